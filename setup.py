@@ -1,0 +1,80 @@
+"""Packages, dependencies and extras of `specialize`."""
+
+import pathlib
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "pytest-httpserver>=1.1",
+    "hypothesis>=6.100",
+    "beartype>=0.20",
+]
+TEACHER = ["openai>=2", "aiolimiter>=1.2"]
+
+setuptools.setup(
+    name="specialize",
+    version="0.1.0",
+    description=(
+        "Specialise small Flan-T5 models towards multi-step reasoning: sparse "
+        "teacher distributions, exact packing, KL training in JAX, trusted judging."
+    ),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_namespace_packages(
+        include=["specialize*", "tasks*", "t5x_configs*"]
+    ),
+    package_data={
+        "t5x_configs": ["**/*.gin"],
+        "specialize": ["py.typed", "**/*.j2", "**/*.html"],
+    },
+    entry_points={"console_scripts": ["specialize = specialize.cli:main"]},
+    install_requires=[
+        "jax>=0.10,<0.11",
+        "flax>=0.12,<0.13",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.12,<0.13",
+        "tensorstore>=0.1.70",
+        "seqio==0.0.20",
+        "clu>=0.0.12",
+        "gin-config>=0.5",
+        "transformers>=5,<6",
+        "huggingface_hub>=1",
+        "safetensors>=0.5",
+        "sentencepiece>=0.2",
+        "numpy>=2",
+        "scipy>=1.13",
+        "rapidfuzz>=3.9",
+        "jaxtyping>=0.3",
+        "msgpack>=1",
+        "jinja2>=3.1",
+        "rich>=13.7",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10,<0.11"],
+        "gpu": ["jax[cuda13]>=0.10,<0.11"],
+        "plan": ["libtpu"],
+        "teacher": TEACHER,
+        "beam": ["apache-beam>=2.60"],
+        "llama": ["llama-cpp-python[server]>=0.3", "gguf>=0.10"],
+        "test": TEST + TEACHER,
+        "dev": TEST
+        + TEACHER
+        + [
+            "ruff>=0.8",
+            "basedpyright>=1.20",
+            "import-linter>=2.1",
+            "pre-commit>=4",
+        ],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+    ],
+)

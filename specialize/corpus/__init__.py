@@ -1,0 +1,1 @@
+"""Words: problems, prompts, completions, alignment, records. No jax here."""

@@ -1,0 +1,212 @@
+"""What travels through the corpus: typed records and the fingerprint they share."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from specialize.errors import InputError
+
+# The four formats of the paper, in-context/zero-shot x CoT/answer-only. A batch holds
+# `FORMAT_IDS[format]` at every target position; 0 means "none" (padding, evaluation).
+FORMATS = (
+    "in_context_cot",
+    "in_context_answer_only",
+    "zero_shot_cot",
+    "zero_shot_answer_only",
+)
+FORMAT_IDS = {name: index for index, name in enumerate(FORMATS, start=1)}
+
+RECORD_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Problem:
+    """One question of a benchmark, as its owner published it.
+
+    Attributes:
+        id: unique within its file, for example "gsm8k-train-17".
+        question: the text, stripped.
+        answers: accepted final answers as text; several where gold has several, none
+            where gold has no usable answer.
+        rationale: the human solution without calculator marks, or None.
+        source: "file:line" or "file#record", for messages.
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    rationale: str | None = None
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TeacherToken:
+    """One sampled teacher token and the alternatives the teacher reported.
+
+    Attributes:
+        token: UTF-8 bytes; a byte-level tokenizer may split a character.
+        logprob: natural logarithm of its probability.
+        top: (bytes, logprob) alternatives, most probable first, each token once,
+            the sampled one included.
+    """
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer of a teacher.
+
+    Attributes:
+        problem_id: the `Problem` it answers.
+        sample: number of the sample, 0-based, unique within the problem.
+        text: the whole text as the teacher returned it.
+        tokens: its tokens with alternatives; None where the teacher reports none
+            (human rationales), which makes every position one-hot.
+        finish_reason: "stop", "length" or what the server said.
+    """
+
+    problem_id: str
+    sample: int
+    text: str
+    tokens: tuple[TeacherToken, ...] | None = None
+    finish_reason: str = "stop"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class AlignedTarget:
+    """A target in student tokens with a sparse teacher distribution a position.
+
+    Attributes:
+        ids: student ids, EOS last.
+        teacher_ids: K ids a position, most probable first; unused slots hold 0.
+        teacher_logprobs: natural logarithms; unused slots hold -inf.
+        tail: probability not on the K ids, computed before rounding.
+        origin: why a position is as it is: an index into `ORIGINS`.
+    """
+
+    ids: Int[np.ndarray, " L"]
+    teacher_ids: Int[np.ndarray, "L K"]
+    teacher_logprobs: Float[np.ndarray, "L K"]
+    tail: Float[np.ndarray, " L"]
+    origin: Int[np.ndarray, " L"]
+
+
+# Why a target position holds what it holds. Index 0 is soft; the others are one-hot.
+ORIGINS = (
+    "soft",
+    "no_distribution",  # the teacher reports none (human rationale, answer-only)
+    "eos",
+    "unmatched",  # dtw: several teacher tokens, or another string
+    "undetermined",  # bytes: the teacher's tokens do not determine this piece
+    "unknown_piece",  # the student's vocabulary cannot write it
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DistillRecord:
+    """One training example in one format.
+
+    Attributes:
+        id: "<problem id>/<sample>/<format>".
+        format: one of `FORMATS`.
+        inputs: encoder text.
+        targets: decoder text.
+        input_ids: student ids of `inputs`, without EOS.
+        target: student ids and teacher rows of `targets`.
+    """
+
+    id: str
+    format: str
+    inputs: str
+    targets: str
+    input_ids: Int[np.ndarray, " S"]
+    target: AlignedTarget
+
+
+@dataclasses.dataclass(frozen=True)
+class Fingerprint:
+    """Everything that must agree before two parts of a run may meet.
+
+    Attributes:
+        vocabulary_sha256: digest of the SentencePiece model file.
+        vocabulary_rows: rows of the student's embedding (32128 for T5).
+        k: teacher alternatives a position.
+        teacher: who answered, for example "human" or "code-davinci-002".
+        alignment: "bytes" or "dtw".
+        prompt_sha256: digest of the prompt the teacher saw ("" where there is none).
+        sampling: temperature, top_p, seed, n and logprob convention, as JSON values.
+        demonstrations: number and seed of in-context demonstrations.
+        record_version: layout of the records on disk.
+    """
+
+    vocabulary_sha256: str
+    vocabulary_rows: int
+    k: int
+    teacher: str
+    alignment: str
+    prompt_sha256: str = ""
+    sampling: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    demonstrations: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    record_version: int = RECORD_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a manifest."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], where: str) -> "Fingerprint":
+        """Reads what `to_json` wrote.
+
+        Args:
+            value: the parsed object.
+            where: the file, for the message.
+
+        Raises:
+            InputError: fields are missing or unknown.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        required = {
+            field.name
+            for field in dataclasses.fields(cls)
+            if field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        }
+        if required - value.keys() or value.keys() - known:
+            raise InputError(
+                f"{where}: fingerprint lacks {sorted(required - value.keys())} and has "
+                f"unknown {sorted(value.keys() - known)}. Rebuild the corpus."
+            )
+        return cls(**value)
+
+    def digest(self) -> str:
+        """Short hexadecimal digest of all fields."""
+        text = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def require(self, where: str, **expected: Any) -> None:
+        """Refuses a corpus that does not fit.
+
+        Args:
+            where: the file or folder this fingerprint came from.
+            **expected: fields and the values they must have.
+
+        Raises:
+            InputError: naming every field that differs, with both values.
+        """
+        differing = [
+            f"{name} is {getattr(self, name)!r}, expected {value!r}"
+            for name, value in expected.items()
+            if getattr(self, name) != value
+        ]
+        if differing:
+            raise InputError(
+                f"{where} does not fit this run: {'; '.join(differing)}. Rebuild it "
+                "with 'specialize corpus build', or use what it was built with."
+            )

@@ -1,0 +1,1 @@
+"""What a run will cost (plan) and what it did cost (bench)."""

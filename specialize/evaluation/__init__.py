@@ -1,0 +1,1 @@
+"""Suites, judges, scores with intervals, the report."""

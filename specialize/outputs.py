@@ -1,0 +1,173 @@
+"""Files and folders that are either whole or not there.
+
+Every command that writes goes through here, so that a killed run never leaves
+something that looks complete, and nobody's folder is overwritten by mistake.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from specialize.errors import InputError
+
+MARKER = "specialize.json"
+
+
+@contextlib.contextmanager
+def staged_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Yields a temporary sibling that replaces `path` when the block succeeds.
+
+    Args:
+        path: the final file; its folder is created.
+
+    Yields:
+        The path to write to. If the block raises, it is removed and `path` keeps
+        what it held.
+    """
+    target = pathlib.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{target.name}.", suffix=".partial", dir=target.parent
+    )
+    os.close(handle)
+    # mkstemp creates files only their owner can read; a result is for everyone.
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(name, 0o666 & ~umask)
+    staged = pathlib.Path(name)
+    try:
+        yield staged
+        with open(staged, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(staged, target)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `text` to `path` atomically (UTF-8)."""
+    with staged_file(path) as staged:
+        staged.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes `value` as indented JSON to `path` atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def check_writable(path: str | os.PathLike[str], kind: str) -> bool:
+    """Checks that `path` may become, or already is, our folder of this kind.
+
+    Args:
+        path: a folder, which need not exist.
+        kind: what the folder holds, for example "corpus" or "run".
+
+    Returns:
+        True if the folder is already ours and of this kind.
+
+    Raises:
+        InputError: `path` is a file, or holds something we did not write.
+    """
+    folder = pathlib.Path(path)
+    if not folder.exists():
+        return False
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is a file; the output must be a folder. Name another --out."
+        )
+    marker = folder / MARKER
+    if marker.exists():
+        found = _kind(marker)
+        if found == kind:
+            return True
+        raise InputError(
+            f"{folder} holds a {found!r} of specialize, not a {kind!r} "
+            f"({marker}). Name another output folder."
+        )
+    if any(folder.iterdir()):
+        raise InputError(
+            f"{folder} is not empty and was not written by specialize (no {MARKER}). "
+            "Name an empty or new output folder; nothing was changed."
+        )
+    return False
+
+
+def claim(path: str | os.PathLike[str], kind: str) -> pathlib.Path:
+    """Makes `path` our folder of this kind, or takes it up again.
+
+    Args:
+        path: a new or empty folder, or one claimed earlier with the same kind.
+        kind: what the folder holds.
+
+    Returns:
+        The folder, created and marked.
+
+    Raises:
+        InputError: as `check_writable`.
+    """
+    folder = pathlib.Path(path)
+    if not check_writable(folder, kind):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / MARKER, {"kind": kind})
+    return folder
+
+
+@contextlib.contextmanager
+def staged_directory(
+    path: str | os.PathLike[str], kind: str, *, replace: bool = False
+) -> Iterator[pathlib.Path]:
+    """Yields a temporary sibling folder that becomes `path` when the block succeeds.
+
+    Args:
+        path: the final folder: absent, empty, or ours if `replace`.
+        kind: what the folder holds; written into its marker.
+        replace: whether an earlier folder of the same kind may be replaced.
+
+    Yields:
+        The folder to write into. If the block raises, it is removed and `path` keeps
+        what it held.
+
+    Raises:
+        InputError: as `check_writable`, or `path` is ours but not `replace`.
+    """
+    target = pathlib.Path(path)
+    if check_writable(target, kind) and not replace:
+        raise InputError(
+            f"{target} already holds a {kind!r}. Name another output folder, or "
+            "remove it if it is no longer needed."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = pathlib.Path(
+        tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+    )
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(staged, 0o777 & ~umask)
+    try:
+        yield staged
+        write_json(staged / MARKER, {"kind": kind})
+        if target.exists():
+            retired = target.with_name(f".{target.name}.retired")
+            shutil.rmtree(retired, ignore_errors=True)
+            os.replace(target, retired)
+            os.replace(staged, target)
+            shutil.rmtree(retired)
+        else:
+            os.replace(staged, target)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _kind(marker: pathlib.Path) -> str:
+    try:
+        return str(json.loads(marker.read_text(encoding="utf-8"))["kind"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{marker} is not a marker of specialize ({error}). "
+            "Name another output folder."
+        ) from error

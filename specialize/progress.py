@@ -1,0 +1,85 @@
+"""Progress on everything longer than a second: a bar, or JSON lines in a log."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+
+# Standard output carries results; progress and remarks go to standard error.
+console = Console(stderr=True)
+
+
+def bars(*, transient: bool = False) -> Progress:
+    """A rich progress display with the columns every command shows."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=transient,
+    )
+
+
+def track(
+    items: Iterable[T],
+    description: str,
+    *,
+    total: int | None = None,
+    log_every_s: float = 30.0,
+) -> Iterator[T]:
+    """Yields `items`, showing how far they are.
+
+    On a terminal this is a bar. Elsewhere it is one JSON object a line on standard
+    error, at most every `log_every_s` seconds and once at the end:
+    `{"progress": description, "done": 12, "total": 50, "seconds": 3.1}`.
+
+    Args:
+        items: what to go through.
+        description: a few words, for example "align completions".
+        total: number of items where `items` has no length.
+        log_every_s: seconds between two lines off a terminal.
+
+    Yields:
+        The items.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if console.is_terminal:
+        with bars() as progress:
+            yield from progress.track(items, description=description, total=total)
+        return
+    start = last = time.monotonic()
+    done = 0
+    for done, item in enumerate(items, start=1):  # noqa: B007 (used after the loop)
+        yield item
+        now = time.monotonic()
+        if now - last >= log_every_s:
+            last = now
+            _log_line(description, done, total, now - start)
+    if time.monotonic() - start > 1.0:
+        _log_line(description, done, total, time.monotonic() - start)
+
+
+def _log_line(description: str, done: int, total: int | None, seconds: float) -> None:
+    line = {
+        "progress": description,
+        "done": done,
+        "total": total,
+        "seconds": round(seconds, 1),
+    }
+    print(json.dumps(line), file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Gin files: models, data, runs, recipes."""

@@ -1,0 +1,1 @@
+"""SeqIO registrations of specialize: importing this package reads no data."""

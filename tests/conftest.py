@@ -1,0 +1,25 @@
+"""Eight simulated devices, strict shapes, and where the real data lie."""
+
+import os
+import pathlib
+
+import pytest
+
+# Before any test module can import jax. setdefault: a GPU run may say otherwise.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> pathlib.Path:
+    """The owners' benchmark files, the real vocabulary, real Codex samples."""
+    path = pathlib.Path(
+        os.environ.get("SPECIALIZE_TEST_DATA", ROOT.parent / "shared" / "data")
+    )
+    if not path.is_dir():
+        pytest.skip(f"needs the benchmark files at {path} (SPECIALIZE_TEST_DATA)")
+    return path
