@@ -1,0 +1,558 @@
+"""Checkpoints of a run: saved without stopping it, whole or not there, verified.
+
+A thin layer over Orbax's `CheckpointManager`, which writes each step into a temporary
+folder beside its siblings and renames it when every process has finished. This
+module adds what it lacks: which steps are kept, sums that expose a flipped bit
+(`integrity`), the way back to an older step when the newest is damaged, and errors
+that say what to do.
+"""
+
+import dataclasses
+import errno
+import functools
+import hashlib
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_manager import StepAlreadyExistsError
+
+from specialize.checkpoints import integrity
+from specialize.errors import InputError
+from specialize.progress import console
+
+STATE = "state"
+METADATA = "metadata"
+
+
+class DamagedCheckpointError(InputError):
+    """A checkpoint that cannot be read back as it was saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    """What the metadata says of one array of the state."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    sums: str | None = None
+
+
+class CheckpointStore:
+    """The checkpoints of one run, one folder a step, `<directory>/<step>`.
+
+    The restore order is stated here and nowhere else: the newest step that reads
+    back exactly as it was saved; a damaged newer one is reported in one line,
+    skipped, and moved aside (`<step>.damaged`) when the run next saves.
+
+    All processes of a run create the store and call its methods together.
+
+    Args:
+        directory: the folder of the steps, usually `<model_dir>/checkpoints`; local
+            or any path that Orbax can write (`gs://...`). Created when first saved.
+        keep: how many of the latest steps to keep, at least 1.
+        best_metric: name of a metric in `metadata["metrics"]`; the best step by it
+            is kept as well. Steps without it, or with NaN, are never the best.
+        best_mode: "max" or "min".
+        asynchronous: write in the background; `save` then returns when the arrays
+            have been copied from the devices.
+        read_only: never write, move or clean anything.
+
+    Raises:
+        InputError: `keep`, `best_mode` or `directory` make no sense.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: int = 3,
+        best_metric: str | None = None,
+        best_mode: str = "max",
+        asynchronous: bool = True,
+        read_only: bool = False,
+    ) -> None:
+        if keep < 1:
+            raise InputError(f"keep={keep}: at least 1 checkpoint has to be kept.")
+        if best_mode not in ("max", "min"):
+            raise InputError(f"best_mode={best_mode!r} is neither 'max' nor 'min'.")
+        self.directory = epath.Path(_absolute(directory))
+        if self.directory.exists() and not self.directory.is_dir():
+            raise InputError(
+                f"{self.directory} is a file; checkpoints need a folder. Name another "
+                "model directory."
+            )
+        self._best_metric = best_metric
+        self._sign = 1.0 if best_mode == "max" else -1.0
+        self._metrics: dict[int, float | None] = {}
+        self._damaged: dict[int, str] = {}
+        self._manager = None if read_only else self._new_manager(keep, asynchronous)
+
+    def _new_manager(self, keep: int, asynchronous: bool) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_LatestAndBest(keep, self.best),
+            save_decision_policy=_Always(),
+            enable_async_checkpointing=asynchronous,
+            cleanup_tmp_directories=True,
+            # Orbax's own metric and time files are not sealed; a damaged one would
+            # end the run here. Ours are read when they are needed.
+            lightweight_initialize=True,
+            save_root_metadata=False,
+        )
+        return ocp.CheckpointManager(
+            self.directory,
+            options=options,
+            item_handlers={
+                STATE: _state_handler(),
+                METADATA: ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def __enter__(self) -> "CheckpointStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def steps(self) -> list[int]:
+        """The finished steps that are not known to be damaged, oldest first."""
+        if self._manager is not None:
+            found = set(self._manager.all_steps())
+        elif self.directory.exists():
+            names = ocp.step.standard_name_format()
+            found = {folder.step for folder in names.find_all(self.directory)}
+        else:
+            found = set()
+        return sorted(found - set(self._damaged))
+
+    def latest(self) -> int | None:
+        """The newest of `steps()`, or None."""
+        return max(self.steps(), default=None)
+
+    def best(self, steps: Sequence[int] | None = None) -> int | None:
+        """The step with the best value of `best_metric`; the later one of a tie."""
+        if self._best_metric is None:
+            return None
+        scored = [
+            (self._sign * value, step)
+            for step in (self.steps() if steps is None else steps)
+            if (value := self._metric(step)) is not None
+        ]
+        return max(scored)[1] if scored else None
+
+    def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
+        """Saves `state` as `step`; returns when the arrays may be overwritten.
+
+        Args:
+            step: number of the step, not smaller than 0.
+            state: pytree of jax arrays, the parameters under `params`.
+            metadata: JSON values to keep beside it; `metadata["metrics"]`, where
+                present, maps names to numbers.
+
+        Raises:
+            InputError: this or an earlier background save failed (disk full, no
+                permission). The earlier checkpoints are untouched.
+        """
+        self._guarded(lambda: self._save(step, state, metadata))
+
+    def _save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
+        if self._manager is None:
+            raise ValueError(f"{self.directory} was opened read-only")
+        # An earlier save's failure is reported before a new one starts.
+        self._manager.wait_until_finished()
+        self._set_damaged_aside(self._manager)
+        leaves = _named_leaves(state)
+        sums = integrity.checksums(leaves)
+        table = {
+            name: [list(leaf.shape), _dtype_name(leaf.dtype), sums[name]]
+            for name, leaf in leaves.items()
+        }
+        sealed = _seal({"step": step, "metadata": dict(metadata), "leaves": table})
+        self._metrics[step] = self._metric_in(metadata)
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(state),
+                    metadata=ocp.args.JsonSave(sealed),
+                ),
+            )
+        except StepAlreadyExistsError as error:
+            raise InputError(
+                f"{self.directory / str(step)} exists already. Resume from it, or "
+                "name another model directory."
+            ) from error
+
+    def restore(
+        self, step: int | None, abstract_state: Any, *, or_older: bool = True
+    ) -> tuple[Any, dict[str, Any]]:
+        """Restores a step onto the shardings of `abstract_state`, and verifies it.
+
+        Each process reads only its own shards.
+
+        Args:
+            step: the step, or None for the newest.
+            abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings (or of
+                arrays, whose values are ignored), structured as the saved state.
+            or_older: when the step is damaged, say so and take the next older one.
+
+        Returns:
+            The state and the metadata given to `save`, with its `"step"` added.
+
+        Raises:
+            InputError: no such step; names, shapes or dtypes differ (all are named).
+            DamagedCheckpointError: no step could be read back.
+        """
+        known = self.steps()
+        wanted = self.latest() if step is None else step
+        if wanted is None or wanted not in known:
+            raise InputError(
+                f"{self.directory} has no checkpoint "
+                f"{'' if wanted is None else f'{wanted} '}"
+                f"(found: {', '.join(map(str, known)) or 'none'})."
+            )
+        candidates = [s for s in reversed(known) if s <= wanted]
+        for candidate in candidates:
+            try:
+                return self._restore_exactly(candidate, abstract_state)
+            except DamagedCheckpointError as damage:
+                self._damaged[candidate] = str(damage)
+                older = [s for s in candidates if s < candidate]
+                if not or_older or not older:
+                    raise
+                console.print(
+                    f"checkpoint {self.directory / str(candidate)} is damaged "
+                    f"({damage}); going back to step {older[0]}.",
+                    soft_wrap=True,
+                    markup=False,
+                    highlight=False,
+                )
+        raise AssertionError("candidates holds at least `wanted`")
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """The metadata of a step, with its `"step"`; no array is read.
+
+        Raises:
+            DamagedCheckpointError: it does not read back as it was saved.
+        """
+        return read_metadata(self.directory / str(step))[0]
+
+    def wait(self) -> None:
+        """Blocks until everything is written.
+
+        Raises:
+            InputError: as `save`.
+        """
+        if self._manager is not None:
+            self._guarded(self._manager.wait_until_finished)
+
+    def close(self) -> None:
+        """Finishes writing and releases the threads.
+
+        Raises:
+            InputError: as `save`.
+        """
+        if self._manager is not None:
+            self._guarded(self._manager.close)
+
+    def _restore_exactly(
+        self, step: int, abstract_state: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        folder = self.directory / str(step)
+        failure = mismatch = None
+        metadata: dict[str, Any] = {}
+        state: Any = None
+        try:
+            metadata, table = read_metadata(folder)
+            mismatch = _mismatch(folder, table, _named_leaves(abstract_state))
+            if mismatch is None:
+                state = read_state(folder, abstract_state)
+        except DamagedCheckpointError as damage:
+            failure = str(damage)
+        # Every process must take the same way, also when only one of them failed.
+        if not _all_agree(failure is None):
+            raise DamagedCheckpointError(failure or "unreadable in another process")
+        if mismatch is not None:
+            raise InputError(mismatch)
+        sums = integrity.checksums(_named_leaves(state))
+        wrong = [name for name in sums if sums[name] != table[name].sums]
+        if wrong:
+            raise DamagedCheckpointError(
+                f"{len(wrong)} of {len(sums)} arrays differ from what was saved: "
+                + _some(wrong)
+            )
+        return state, metadata
+
+    def _metric(self, step: int) -> float | None:
+        if step not in self._metrics:
+            try:
+                metadata, _ = read_metadata(self.directory / str(step))
+                self._metrics[step] = self._metric_in(metadata)
+            except DamagedCheckpointError:
+                self._metrics[step] = None
+        return self._metrics[step]
+
+    def _metric_in(self, metadata: Mapping[str, Any]) -> float | None:
+        value = metadata.get("metrics", {}).get(self._best_metric)
+        if value is None or math.isnan(value):
+            return None
+        return float(value)
+
+    def _set_damaged_aside(self, manager: ocp.CheckpointManager) -> None:
+        """Moves damaged steps out of the way, so that they can be saved again."""
+        if not self._damaged:
+            return
+        if jax.process_index() == 0:
+            for step in self._damaged:
+                folder = self.directory / str(step)
+                if folder.exists():
+                    aside = self.directory / f"{step}.damaged"
+                    if aside.exists():
+                        aside.rmtree()
+                    folder.rename(aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        self._damaged.clear()
+        self._metrics.clear()
+        manager.reload()
+
+    def _guarded(self, action: Any) -> None:
+        try:
+            action()
+        except InputError:
+            raise
+        except Exception as error:
+            reason = _storage_failure(error)
+            if reason is None:
+                raise
+            raise InputError(
+                f"Could not save a checkpoint in {self.directory}: {reason}. Earlier "
+                f"checkpoints are untouched. Make room or name another model directory "
+                "and start again; the run resumes from the last one."
+            ) from error
+
+
+def read_metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, "_Leaf"]]:
+    """Reads the sealed metadata of one step folder.
+
+    Args:
+        folder: `<model_dir>/checkpoints/<step>`.
+
+    Returns:
+        The metadata given to `CheckpointStore.save` with its "step", and what it
+        says of every array.
+
+    Raises:
+        DamagedCheckpointError: missing, unreadable, or not as it was written.
+    """
+    try:
+        sealed = ocp.JsonCheckpointHandler().restore(folder / METADATA)
+        if sealed != _seal(sealed["content"]):
+            raise DamagedCheckpointError(f"{METADATA} is not what was written")
+        content = sealed["content"]
+        table = {
+            name: _Leaf(tuple(shape), dtype, sums)
+            for name, (shape, dtype, sums) in content["leaves"].items()
+        }
+        return {**content["metadata"], "step": content["step"]}, table
+    except DamagedCheckpointError:
+        raise
+    except Exception as error:
+        raise DamagedCheckpointError(
+            f"{METADATA} cannot be read: {_one_line(error)}"
+        ) from error
+
+
+def read_state(
+    folder: epath.Path, abstract_state: Any, *, partial: bool = False
+) -> Any:
+    """Reads the arrays of one step folder, without verifying their sums.
+
+    Args:
+        folder: `<model_dir>/checkpoints/<step>`.
+        abstract_state: as in `CheckpointStore.restore`.
+        partial: read only the arrays of `abstract_state`; the folder may hold more.
+
+    Returns:
+        The state on the shardings of `abstract_state`.
+
+    Raises:
+        DamagedCheckpointError: missing or unreadable.
+    """
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_state)
+    _drop_late_callbacks()
+    try:
+        return _state_handler().restore(
+            folder / STATE,
+            args=ocp.args.PyTreeRestore(
+                item=abstract_state, restore_args=restore_args, partial_restore=partial
+            ),
+        )
+    except Exception as error:  # Orbax and TensorStore raise a dozen kinds.
+        raise DamagedCheckpointError(
+            f"{STATE} cannot be read: {_one_line(error)}"
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _LatestAndBest:
+    """Orbax's preservation protocol: the `keep` latest steps and the best one."""
+
+    keep: int
+    best: Any
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> list[bool]:
+        del context
+        steps = sorted(info.step for info in checkpoints)
+        kept = {*steps[-self.keep :], self.best(steps)}
+        return [info.step in kept for info in checkpoints]
+
+
+class _Always:
+    """Orbax's save protocol: the caller has decided."""
+
+    def should_save(self, *_: object, **__: object) -> bool:
+        return True
+
+
+def _state_handler() -> ocp.PyTreeCheckpointHandler:
+    # Random fp32 mantissas hardly compress (7 %), and zstd would compete with the
+    # input pipeline for the host's cores.
+    return ocp.PyTreeCheckpointHandler(use_compression=False)
+
+
+def _absolute(directory: str | os.PathLike[str]) -> str:
+    text = os.fspath(directory)
+    return text if "://" in text else os.path.abspath(text)
+
+
+def _named_leaves(tree: Any) -> dict[str, Any]:
+    """Leaves by the slash-separated path to them, as `params/encoder/...`."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        "/".join(
+            str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+            for key in path
+        ): leaf
+        for path, leaf in paths
+    }
+
+
+def _mismatch(
+    folder: epath.Path, saved: Mapping[str, _Leaf], wanted: Mapping[str, Any]
+) -> str | None:
+    """One message naming every array in which two states differ, or None."""
+    lines = [f"  missing     {name}" for name in wanted if name not in saved]
+    lines += [
+        f"  unexpected  {name} {saved[name].shape}"
+        for name in saved
+        if name not in wanted
+    ]
+    for name, leaf in wanted.items():
+        if name not in saved:
+            continue
+        have, want = saved[name], (tuple(leaf.shape), _dtype_name(leaf.dtype))
+        if have.shape != want[0]:
+            lines.append(f"  shape       {name} {have.shape}, expected {want[0]}")
+        elif have.dtype != want[1]:
+            lines.append(f"  dtype       {name} {have.dtype}, expected {want[1]}")
+    if not lines:
+        return None
+    return "\n".join(
+        [
+            f"{folder} holds another state than this run ({len(lines)} arrays differ):",
+            *lines,
+            "Use the model and optimizer it was trained with, or start from its "
+            "weights alone with INITIAL_CHECKPOINT_PATH and a new model directory.",
+        ]
+    )
+
+
+def _dtype_name(dtype: Any) -> str:
+    return (
+        str(dtype)
+        if jnp.issubdtype(dtype, jax.dtypes.extended)
+        else (np.dtype(dtype).name)
+    )
+
+
+def _seal(content: Any) -> dict[str, Any]:
+    """The content with the SHA-256 of its JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=True)
+    # Through JSON, so that tuples and int keys compare equal when read back.
+    return {
+        "content": json.loads(text),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+@functools.cache
+def _drop_late_callbacks() -> None:
+    """Keeps one damaged file from printing a traceback for every other array.
+
+    When one read fails, Orbax closes its event loop while TensorStore's threads still
+    deliver the other arrays to it; each then prints "Event loop is closed", and each
+    further failure is logged as never retrieved. Only exactly those are dropped.
+    """
+    previous = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and "loop is closed" in str(error)):
+            previous(unraisable)
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(
+        lambda record: "exception was never retrieved" not in record.getMessage()
+    )
+
+
+def _all_agree(good: bool) -> bool:
+    if jax.process_count() == 1:
+        return good
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
+
+
+def _storage_failure(error: BaseException | None) -> str | None:
+    """Says in a few words which storage failure is behind `error`, if one is."""
+    signs = {
+        "disk is full": ("no space left", "disk quota exceeded", "file too large"),
+        "permission denied": ("permission denied", "read-only file system"),
+    }
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        text = str(error).lower()
+        if isinstance(error, OSError) and error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+        ):
+            return "disk is full"
+        for reason, words in signs.items():
+            if any(word in text for word in words):
+                return reason
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _some(names: Sequence[str], limit: int = 4) -> str:
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _one_line(error: BaseException, limit: int = 200) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
