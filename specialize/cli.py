@@ -1,0 +1,71 @@
+"""The command line: arguments in, one call out.
+
+Each room registers its own commands; nothing heavy is imported until one runs.
+`--gin.NAME=VALUE` may stand anywhere on the line, as under T5X.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from specialize import __version__
+from specialize.errors import InputError
+
+# In the order of the way an example goes, which is the order `--help` shows.
+ROOMS = (
+    "specialize.quickstart",
+    "specialize.corpus.commands",
+    "specialize.checkpoints.commands",
+    "specialize.training.commands",
+    "specialize.evaluation.commands",
+    "specialize.config",
+    "specialize.cost.commands",
+)
+_OVERRIDE = "--gin."
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line, with every room's commands."""
+    top = argparse.ArgumentParser(
+        prog="specialize",
+        description="Specialise small Flan-T5 models towards multi-step reasoning.",
+        epilog="'specialize COMMAND --help' shows a command's options.",
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(metavar="COMMAND", required=True, dest="command")
+    for room in ROOMS:
+        importlib.import_module(room).register(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the arguments; those of the process by default.
+
+    Returns:
+        0, or 2 where the input was at fault (one message on standard error), or 130
+        after an interrupt. Defects keep their traceback.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    overrides = [word for word in words if word.startswith(_OVERRIDE)]
+    top = parser()
+    arguments = top.parse_args([word for word in words if word not in overrides])
+    if overrides and not hasattr(arguments, "gin_file"):
+        top.error(f"{arguments.command} takes no gin settings: {' '.join(overrides)}")
+    arguments.gin_overrides = overrides
+    arguments.main = main
+    try:
+        return int(arguments.run(arguments) or 0)
+    except (InputError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not our failure.
+        sys.stderr.close()
+        return 0
