@@ -1,0 +1,309 @@
+"""Mesh, logical rules, NamedShardings: one device or many, one process or many.
+
+The network names the axes of its parameters and activations ("embed", "mlp",
+"batch", ...); this module alone says which axis of the device mesh carries which. The
+mesh has three axes: `data` (the batch), `fsdp` (the batch too, and the parameters,
+sharded as in ZeRO-3) and `model` (heads, feed-forward units and vocabulary).
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.core import unfreeze
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from specialize.errors import InputError
+
+MESH_AXES = ("data", "fsdp", "model")
+
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+# In order of precedence: "batch" claims its mesh axes before "embed" may, so that an
+# activation's embedding axis is replicated where a parameter's is sharded over fsdp.
+DEFAULT_RULES: Rules = (
+    ("batch", ("data", "fsdp")),
+    ("vocab", "model"),
+    ("mlp", "model"),
+    ("heads", "model"),
+    ("joined_kv", "model"),
+    ("embed", "fsdp"),
+    ("kv", None),
+    ("length", None),
+    ("relpos_buckets", None),
+    ("layers", None),
+    ("stack", None),
+    ("mlp_activations", None),
+)
+
+
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    model: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A device mesh with axes "data", "fsdp" and "model".
+
+    Args:
+        data: devices along the data axis; -1 takes what the others leave.
+        fsdp: devices over which parameters and batch are both sharded; -1 as above.
+        model: devices that share one example's matrices; -1 as above.
+        devices: the devices; all of them if None. With fixed sizes that need fewer
+            devices than there are, the first ones are taken (one process only).
+
+    Returns:
+        The mesh. Its axes are of type Auto: flax's logical constraints refuse the
+        Explicit type that `jax.make_mesh` gives by default.
+
+    Raises:
+        InputError: sizes and number of devices do not fit.
+    """
+    found = list(jax.devices() if devices is None else devices)
+    sizes = {"data": data, "fsdp": fsdp, "model": model}
+    free = [name for name, size in sizes.items() if size == -1]
+    fixed = int(np.prod([size for size in sizes.values() if size != -1]))
+    text = " x ".join(f"{name} {size}" for name, size in sizes.items())
+    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise InputError(
+            f"mesh {text}: sizes are positive and at most one is -1 (what is left)."
+        )
+    if free:
+        if len(found) % fixed:
+            raise InputError(
+                f"mesh {text} needs a multiple of {fixed} devices; there are "
+                f"{len(found)}. Change fsdp or model."
+            )
+        sizes[free[0]] = len(found) // fixed
+    needed = int(np.prod(list(sizes.values())))
+    if needed > len(found) or (needed < len(found) and jax.process_count() > 1):
+        raise InputError(
+            f"mesh {text} needs {needed} devices; there are {len(found)}. Change the "
+            "sizes, or on CPU set JAX_NUM_CPU_DEVICES."
+        )
+    return jax.make_mesh(
+        tuple(sizes.values()),
+        MESH_AXES,
+        axis_types=(AxisType.Auto,) * len(MESH_AXES),
+        devices=found[:needed],
+    )
+
+
+def mesh_from_text(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Reads a mesh from a flag or a gin value.
+
+    Args:
+        text: "2x4" (data x model), "2x2x2" (data x fsdp x model), "8", or names as
+            in "data=2,model=4"; a missing axis is 1, a missing `data` is the rest.
+        devices: as in `make_mesh`.
+
+    Raises:
+        InputError: none of these, or it does not fit the devices.
+    """
+    plain = re.fullmatch(r"(-?\d+)(?:x(-?\d+))?(?:x(-?\d+))?", text.strip())
+    if plain:
+        numbers = [int(group) for group in plain.groups() if group is not None]
+        names = {1: ("data",), 2: ("data", "model"), 3: MESH_AXES}[len(numbers)]
+        return make_mesh(**dict(zip(names, numbers, strict=True)), devices=devices)
+    sizes: dict[str, int] = {}
+    for part in filter(None, re.split(r"[,\s]+", text.strip())):
+        name, _, size = part.partition("=")
+        if name not in MESH_AXES or not re.fullmatch(r"-?\d+", size) or name in sizes:
+            raise InputError(
+                f"mesh {text!r}: {part!r} is not one of {', '.join(MESH_AXES)} with a "
+                "size. Write '2x4' (data x model) or 'data=2,fsdp=2,model=2'."
+            )
+        sizes[name] = int(size)
+    return make_mesh(**sizes, devices=devices)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch over data and fsdp, everything else replicated."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def fit_rules(
+    mesh: Mesh,
+    abstract_params: Any,
+    params_axes: Any,
+    rules: Rules = DEFAULT_RULES,
+) -> Rules:
+    """The rules without those that do not divide this model on this mesh.
+
+    A tiny student may have two heads on a mesh with four model devices. Its heads are
+    then replicated rather than refused; a logical axis is dropped as a whole, so that
+    parameters and activations agree.
+
+    Args:
+        mesh: the device mesh.
+        abstract_params: parameters or their `jax.ShapeDtypeStruct`s.
+        params_axes: flax's "params_axes" collection of the same model.
+        rules: logical to mesh axes, in order of precedence.
+
+    Returns:
+        The rules that hold for every parameter.
+    """
+    sizes: dict[str, set[int]] = {}
+    axes = _flat_axes(params_axes)
+    for name, leaf in flatten_dict(unfreeze(abstract_params)).items():
+        for logical, size in zip(axes[name], leaf.shape, strict=True):
+            sizes.setdefault(logical, set()).add(size)
+    # The heads axis is merged with kv in the attention kernels but shows in the
+    # relative position bias; where the heads do not divide, the merged axis must not be
+    # cut inside a head either.
+    sizes.setdefault("joined_kv", set()).update(sizes.get("heads", set()))
+
+    def divides(logical: str, mesh_axes: str | tuple[str, ...] | None) -> bool:
+        names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
+        parts = int(np.prod([mesh.shape[name] for name in names], dtype=np.int64))
+        return all(size % parts == 0 for size in sizes.get(logical, ()))
+
+    return tuple(rule for rule in rules if rule[0] == "batch" or divides(*rule))
+
+
+def param_shardings(
+    mesh: Mesh,
+    abstract_params: Any,
+    params_axes: Any,
+    rules: Rules = DEFAULT_RULES,
+) -> Any:
+    """One NamedSharding a parameter, from the logical names of its axes.
+
+    Args:
+        mesh: the device mesh.
+        abstract_params: parameters or their shapes, nested dicts.
+        params_axes: flax's "params_axes" collection of the same model.
+        rules: logical to mesh axes; those that do not divide are dropped.
+
+    Returns:
+        The tree of `abstract_params` with a NamedSharding at every leaf.
+    """
+    fitting = fit_rules(mesh, abstract_params, params_axes, rules)
+    axes = _flat_axes(params_axes)
+    flat = {
+        name: NamedSharding(
+            mesh, nn.logical_to_mesh_axes(axes[name], fitting) or PartitionSpec()
+        )
+        for name in flatten_dict(unfreeze(abstract_params))
+    }
+    return unflatten_dict(flat)
+
+
+def state_shardings(
+    mesh: Mesh,
+    abstract_params: Any,
+    params_axes: Any,
+    rules: Rules = DEFAULT_RULES,
+    *,
+    abstract_state: Any = None,
+) -> Any:
+    """Shardings of the parameters, or of any state that contains their like.
+
+    Args:
+        mesh: the device mesh.
+        abstract_params: parameters or their shapes.
+        params_axes: flax's "params_axes" collection.
+        rules: logical to mesh axes.
+        abstract_state: a tree, for example an optimizer's state. A leaf whose path
+            ends in a parameter's path and that has its shape is sharded as that
+            parameter; every other leaf is replicated.
+
+    Returns:
+        Shardings in the tree of `abstract_state`, or of the parameters if None.
+    """
+    shardings = param_shardings(mesh, abstract_params, params_axes, rules)
+    if abstract_state is None:
+        return shardings
+    flat_shardings = flatten_dict(shardings)
+    shapes = {
+        name: leaf.shape for name, leaf in flatten_dict(unfreeze(abstract_params)).items()
+    }
+    whole = replicated(mesh)
+
+    def choose(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        keys = tuple(getattr(part, "key", None) for part in path)
+        for start in range(len(keys)):
+            name = keys[start:]
+            if name in shapes:
+                return flat_shardings[name] if shapes[name] == leaf.shape else whole
+        return whole
+
+    return jax.tree_util.tree_map_with_path(choose, abstract_state)
+
+
+@contextlib.contextmanager
+def activate(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
+    """Makes flax's logical constraints inside a traced function mean this mesh."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        yield
+
+
+def initialize_distributed(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> bool:
+    """Joins the processes of one run; call it before anything touches a device.
+
+    Args:
+        coordinator: "host:port" of process 0. None on one machine, and also where the
+            cluster (TPU pod, Slurm, MPI, Kubernetes) tells JAX by itself if
+            `SPECIALIZE_CLUSTER=1` is set.
+        num_processes: how many there are.
+        process_id: which one this is, from 0.
+
+    Returns:
+        True if several processes are now joined.
+
+    Raises:
+        InputError: only some of the three are given, or they contradict each other.
+    """
+    given = [coordinator is not None, num_processes is not None, process_id is not None]
+    if not any(given):
+        if os.environ.get("SPECIALIZE_CLUSTER") == "1":
+            jax.distributed.initialize()
+            return jax.process_count() > 1
+        return False
+    if not all(given):
+        raise InputError(
+            f"coordinator={coordinator!r}, num_processes={num_processes}, "
+            f"process_id={process_id}: give all three or none."
+        )
+    assert num_processes is not None and process_id is not None
+    if not 0 <= process_id < num_processes:
+        raise InputError(
+            f"process_id={process_id} must lie in 0..{num_processes - 1} "
+            f"(num_processes={num_processes})."
+        )
+    jax.distributed.initialize(
+        coordinator_address=coordinator,
+        num_processes=num_processes,
+        process_id=process_id,
+    )
+    return num_processes > 1
+
+
+def _flat_axes(params_axes: Any) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """{path: logical names} from flax's "<name>_axes" metadata or plain tuples."""
+    flat: Mapping[tuple[str, ...], Any] = flatten_dict(unfreeze(params_axes))
+    axes: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for path, meta in flat.items():
+        name = (*path[:-1], path[-1].removesuffix("_axes"))
+        axes[name] = tuple(getattr(meta, "names", meta))
+    return axes

@@ -1,0 +1,133 @@
+"""Which example comes when: a pure function of (seed, position), at any position.
+
+No generator is carried from step to step. A position of the stream names its example
+directly, so a resumed run, another number of processes or a look at step 90,000 cost
+the same and agree. The random numbers are SplitMix64 hashes of the key, which, unlike
+NumPy's generators, are the same in every version of every library.
+"""
+
+import functools
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Int, UInt64
+
+from specialize.errors import InputError
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def hashed(count: int, *key: int) -> UInt64[np.ndarray, " N"]:
+    """`count` pseudo-random 64-bit numbers that depend on `key` alone.
+
+    SplitMix64 (Steele, Lea, Flood 2014), started from a chain of its own outputs over
+    the parts of the key.
+    """
+    with np.errstate(over="ignore"):
+        state = np.zeros(1, np.uint64)
+        for part in (*key, 0x5EED):
+            state = _mix((state ^ np.uint64(part & 0xFFFFFFFFFFFFFFFF)) + _GOLDEN)
+        return _mix(state + (np.arange(count, dtype=np.uint64) + np.uint64(1)) * _GOLDEN)
+
+
+def shuffled(count: int, *key: int) -> Int[np.ndarray, " N"]:
+    """A permutation of range(count) that depends on `key` alone."""
+    return np.argsort(hashed(count, *key), kind="stable")
+
+
+class MixtureOrder:
+    """Endless streams of several tasks' examples, mixed at exact rates.
+
+    Every task goes through its own epochs, each in a new order, at its own pace. In the
+    first x examples of the mixture, a task with share r has r·x examples, up to one.
+
+    Args:
+        sizes: number of examples of every task.
+        rates: how often each task's examples are asked for, relative to the others.
+        seed: of all orders.
+
+    Raises:
+        InputError: a task without examples or with a rate that is not positive.
+    """
+
+    def __init__(self, sizes: Sequence[int], rates: Sequence[float], seed: int) -> None:
+        if not sizes or len(sizes) != len(rates):
+            raise InputError(f"{len(sizes)} tasks have {len(rates)} rates.")
+        if any(size < 1 for size in sizes) or any(not rate > 0 for rate in rates):
+            raise InputError(
+                f"task sizes {list(sizes)} and rates {list(rates)} must be positive. "
+                "Leave empty tasks out of the mixture."
+            )
+        exact = [Fraction(rate).limit_denominator(10**6) for rate in map(float, rates)]
+        self.sizes = tuple(int(size) for size in sizes)
+        self.shares = tuple(rate / sum(exact) for rate in exact)
+        self.seed = seed
+        # The task with the greatest share takes what the others' rounding leaves.
+        self._main = max(range(len(sizes)), key=lambda task: self.shares[task])
+
+    @property
+    def smallest_window(self) -> int:
+        """The shortest window in which no task's count can become negative."""
+        return len(self.sizes) * max(1, len(self.sizes) - 1)
+
+    def starts(self, position: int) -> list[int]:
+        """Examples of every task among the first `position` of the mixture."""
+        number = len(self.sizes)
+        counts = [
+            # Phases keep rare tasks from all arriving in the same window.
+            int(position * share + Fraction(2 * task + 1, 2 * number))
+            for task, share in enumerate(self.shares)
+        ]
+        counts[self._main] = 0
+        counts[self._main] = position - sum(counts)
+        return counts
+
+    def window(
+        self, index: int, count: int
+    ) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+        """Examples of the `index`-th window of `count` examples.
+
+        Args:
+            index: 0-based.
+            count: N, the length of all windows, at least `smallest_window`.
+
+        Returns:
+            (tasks, examples): task number and number within the task, in the order
+            of the stream: the tasks alternate as evenly as their counts allow.
+        """
+        begin, end = self.starts(index * count), self.starts((index + 1) * count)
+        tasks, examples, when = [], [], []
+        for task, (first, last) in enumerate(zip(begin, end, strict=True)):
+            number = last - first
+            assert number >= 0, (task, first, last)
+            tasks.append(np.full(number, task, np.int64))
+            examples.append(self._examples(task, first, last))
+            when.append((np.arange(number) + 0.5) / max(1, number))
+        order = np.argsort(np.concatenate(when), kind="stable")
+        return np.concatenate(tasks)[order], np.concatenate(examples)[order]
+
+    def epoch(self, position: int) -> list[float]:
+        """Epochs every task has been through after `position` examples."""
+        starts = self.starts(position)
+        return [start / size for start, size in zip(starts, self.sizes, strict=True)]
+
+    def _examples(self, task: int, first: int, last: int) -> Int[np.ndarray, " N"]:
+        size = self.sizes[task]
+        parts = [np.zeros(0, np.int64)]
+        for epoch in range(first // size, -(-last // size)):
+            order = _epoch_order(size, self.seed, task, epoch)
+            low, high = max(first - epoch * size, 0), min(last - epoch * size, size)
+            parts.append(order[low:high])
+        return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=32)
+def _epoch_order(size: int, seed: int, task: int, epoch: int) -> Int[np.ndarray, " N"]:
+    return shuffled(size, seed, 1, task, epoch)
+
+
+def _mix(value: UInt64[np.ndarray, " N"]) -> UInt64[np.ndarray, " N"]:
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
