@@ -1,0 +1,162 @@
+"""Where the tasks' data lie, asked only when data are read.
+
+| what | gin (`tasks.locations.`) | environment |
+|---|---|---|
+| corpus folder | `corpus_dir.path` | `SPECIALIZE_CORPUS_DIR` |
+| benchmark files | `benchmarks_dir.path` | `SPECIALIZE_BENCHMARKS_DIR` |
+| vocabulary | `vocabulary_path.path` | `SPECIALIZE_VOCABULARY` |
+
+gin is asked first. Nothing is read at import, so tasks can be registered before
+anybody has said where their data are.
+"""
+
+import os
+from typing import Any
+
+import gin
+import seqio
+
+from specialize.errors import InputError
+
+CORPUS_DIR = "SPECIALIZE_CORPUS_DIR"
+BENCHMARKS_DIR = "SPECIALIZE_BENCHMARKS_DIR"
+VOCABULARY_PATH = "SPECIALIZE_VOCABULARY"
+
+
+def corpus_dir() -> str:
+    """The folder that `specialize corpus build` wrote.
+
+    Raises:
+        InputError: neither gin nor the environment names a folder, or it is missing.
+    """
+    return _located("corpus folder", "corpus_dir", _corpus_dir(), CORPUS_DIR)
+
+
+def benchmarks_dir() -> str:
+    """The folder with gsm8k/, multiarith/, asdiv/, svamp/ and bbh/.
+
+    Raises:
+        InputError: neither gin nor the environment names a folder, or it is missing.
+    """
+    return _located(
+        "benchmarks folder", "benchmarks_dir", _benchmarks_dir(), BENCHMARKS_DIR
+    )
+
+
+def vocabulary_path() -> str:
+    """The SentencePiece model that corpus, tasks and student share.
+
+    Raises:
+        InputError: neither gin nor the environment names a file, or it is missing.
+    """
+    return _located(
+        "SentencePiece model", "vocabulary_path", _vocabulary_path(), VOCABULARY_PATH
+    )
+
+
+# What gin binds only hands the value on: gin would add its own lines to an error that
+# is raised inside a configurable.
+def _corpus_dir(path: str | None = None) -> str | None:
+    return path
+
+
+def _benchmarks_dir(path: str | None = None) -> str | None:
+    return path
+
+
+def _vocabulary_path(path: str | None = None) -> str | None:
+    return path
+
+
+_corpus_dir = gin.external_configurable(
+    _corpus_dir, name="corpus_dir", module="tasks.locations"
+)
+_benchmarks_dir = gin.external_configurable(
+    _benchmarks_dir, name="benchmarks_dir", module="tasks.locations"
+)
+_vocabulary_path = gin.external_configurable(
+    _vocabulary_path, name="vocabulary_path", module="tasks.locations"
+)
+
+
+def _located(what: str, function: str, path: str | None, variable: str) -> str:
+    origin = f"gin's tasks.locations.{function}.path"
+    if not path:
+        path, origin = os.environ.get(variable), variable
+    if not path:
+        raise InputError(
+            f"No {what} is named. Bind tasks.locations.{function}.path in gin or set "
+            f"{variable}."
+        )
+    path = os.path.expanduser(path)
+    if not os.path.exists(path):
+        raise InputError(f"The {what} {path} does not exist (named by {origin}).")
+    return path
+
+
+class LocatedVocabulary(seqio.SentencePieceVocabulary):
+    """The vocabulary of `vocabulary_path()`, found and loaded on first use.
+
+    Equal to a `seqio.SentencePieceVocabulary` of the same file and extra ids, which
+    is what T5X compares with the model's own. If the location changes, the next use
+    loads the new file.
+
+    Args:
+        extra_ids: sentinel ids behind the pieces; 100 for T5.
+    """
+
+    def __init__(self, extra_ids: int = 100):
+        # The parent's constructor would need the file's name now.
+        seqio.Vocabulary.__init__(self, extra_ids=extra_ids)
+        self._normalizer_spec_overrides = None
+        self._reverse_extra_ids = True
+        self._use_fast_tokenizer = False
+        self._model = None
+        self._loaded_from: str | None = None
+
+    @property
+    def _sentencepiece_model_file(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return vocabulary_path()
+
+    def _model_context(self) -> Any:
+        file = self._sentencepiece_model_file
+        if file != self._loaded_from:
+            self._model, self._loaded_from = None, file
+        return super()._model_context()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What the parent's comparison sees: its own fields, the file resolved."""
+        return {
+            "_sentencepiece_model_file": self._sentencepiece_model_file,
+            "_normalizer_spec_overrides": self._normalizer_spec_overrides,
+            "_reverse_extra_ids": self._reverse_extra_ids,
+            "_use_fast_tokenizer": self._use_fast_tokenizer,
+            "_extra_ids": self._extra_ids,
+        }
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, seqio.SentencePieceVocabulary):
+            return False
+        if isinstance(other, LocatedVocabulary):
+            return self._extra_ids == other._extra_ids
+        ours, theirs = self.__getstate__(), dict(other.__getstate__())
+        for state in (ours, theirs):
+            # "spiece.model" and "./spiece.model" are one file.
+            state["_sentencepiece_model_file"] = os.path.realpath(
+                state["_sentencepiece_model_file"]
+            )
+        return ours == theirs
+
+    # As in the parent: equality without a hash.
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Gin copies what it binds; a copy stays as unresolved as the original."""
+        return LocatedVocabulary, (self._extra_ids,)
+
+    def __str__(self) -> str:
+        # SeqIO prints vocabularies while it registers; that must not read a file.
+        return f"LocatedVocabulary(extra_ids={self._extra_ids})"
+
+
+VOCABULARY = LocatedVocabulary()
