@@ -1,0 +1,81 @@
+"""`specialize config`: the effective configuration with the origin of every value."""
+
+import argparse
+import json
+import sys
+
+from specialize.config.problems import Problem
+from specialize.config.reading import Config, add_flags, read, words_of_flags
+from specialize.config.rules import lint
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `config` to the command line."""
+    command = subparsers.add_parser(
+        "config",
+        help="show a configuration, where each value comes from, and what is wrong",
+        description="Reads gin files as `train` would, prints every effective value "
+        "with the file and line that set it, and lists all problems. Nothing runs.",
+    )
+    add_flags(command)
+    command.add_argument("--json", action="store_true", help="print JSON instead")
+    command.add_argument(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="number of chips the mesh will have, to check the batch against it",
+    )
+    command.add_argument(
+        "--no_imports",
+        action="store_true",
+        help="only read the files: also for an engine that is not installed here",
+    )
+    command.set_defaults(run=run)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Prints the configuration; 2 if anything is wrong with it.
+
+    Args:
+        flags: of `register`.
+
+    Returns:
+        The exit status.
+    """
+    config = read(*words_of_flags(flags))
+    problems = lint(config, devices=flags.devices, imports=not flags.no_imports)
+    if flags.json:
+        report = {
+            "gin_files": list(config.scan.files),
+            "values": config.rows(),
+            "problems": [
+                {"kind": p.kind, "message": p.message, "origin": _place(p)}
+                for p in problems
+            ],
+        }
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        _print(config)
+        for problem in problems:
+            print(f"{problem.kind}: {problem}", file=sys.stderr)
+    return 2 if problems else 0
+
+
+def _place(problem: Problem) -> str | None:
+    return str(problem.origin) if problem.origin else None
+
+
+def _print(config: Config) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    # Off a terminal rich would fold at 80 columns and cut paths in two.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    table = Table("value of", "value", "set at", "instead of", box=None)
+    for row in config.rows():
+        value = str(row["value"])
+        shown = f"{value}  ({row['written']})" if "%" in row["written"] else value
+        cells = (row["name"], shown, row["origin"], " ".join(row["overrides"]))
+        table.add_row(*map(escape, cells))
+    console.print(table)

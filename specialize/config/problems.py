@@ -1,0 +1,222 @@
+"""Everything that is wrong with the names in a configuration, all at once."""
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from specialize.config.scanning import (
+    REQUIRED,
+    Binding,
+    Macro,
+    Origin,
+    Scan,
+    did_you_mean,
+    leaves,
+)
+from specialize.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, where it stands and what to do.
+
+    Attributes:
+        kind: class of mistake: "unused macro", "unknown macro", "requirement",
+            "import", "parameter", "lengths", "loss", "batch", "vocabulary", ...
+        message: what was wrong, the values, the remedy.
+        origin: the statement at fault, or None where no single one is.
+    """
+
+    kind: str
+    message: str
+    origin: Origin | None = None
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.message}" if self.origin else self.message
+
+
+def raise_problems(problems: Sequence[Problem]) -> None:
+    """Raises one InputError that lists all problems, if there are any."""
+    if not problems:
+        return
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = "\n".join(f"  - {problem}" for problem in problems)
+    raise InputError(f"{count} in the configuration:\n{lines}")
+
+
+def macro_problems(scan: Scan, *, allow_missing: Sequence[str] = ()) -> list[Problem]:
+    """Macros unused, mistyped, undefined, circular or still required.
+
+    A macro counts as used when the value of some parameter reaches it. A default that
+    stands in the same file as the use it serves may be overridden without complaint.
+    """
+    macros = scan.macros()
+    effective = {id(binding) for binding in scan.effective().values()}
+    used: set[str] = set()
+    used_at: dict[str, set[str]] = {}
+    unknown: dict[str, Origin] = {}
+
+    def reach(value: Any, binding: Binding, live: bool) -> None:
+        for item in leaves(value):
+            if not isinstance(item, Macro) or "." in item.name:
+                continue
+            used_at.setdefault(item.name, set()).add(binding.origin.file)
+            if live and item.name not in used:
+                used.add(item.name)
+                if item.name in macros:
+                    reach(macros[item.name].value, macros[item.name], live)
+            if item.name not in macros:
+                unknown.setdefault(item.name, binding.origin)
+
+    for binding in scan.bindings:
+        if not binding.is_macro:
+            reach(binding.value, binding, id(binding) in effective)
+    for binding in macros.values():
+        reach(binding.value, binding, False)
+    problems = []
+    for name, origin in unknown.items():
+        hint = did_you_mean(name, macros)
+        problems.append(
+            Problem(
+                "unknown macro",
+                f"%{name} is used but nothing sets it.{hint} Set {name} in a gin "
+                f"file or with --gin.{name}=VALUE.",
+                origin,
+            )
+        )
+    for name, binding in macros.items():
+        if name in used or binding.origin.file in used_at.get(name, set()):
+            continue
+        if name in used_at:
+            text = (
+                f"{name} has no effect: the parameter that uses it was bound directly "
+                "elsewhere. Remove one of the two."
+            )
+        else:
+            hint = did_you_mean(name, used)
+            text = f"{name} is set but nothing uses it.{hint}"
+            text += "" if hint else " Remove it, or give the gin file that uses it."
+        problems.append(Problem("unused macro", text, binding.origin))
+    for binding in scan.effective().values():
+        name = binding.name
+        if binding.value != Macro(REQUIRED) or name in allow_missing:
+            continue
+        if binding.is_macro:
+            hint = f"Set it in a gin file or with --gin.{name}=VALUE."
+        else:
+            hint = "Bind it in a gin file."
+        problems.append(
+            Problem("requirement", f"{name} is required. {hint}", binding.origin)
+        )
+    problems += _circles(macros)
+    return problems
+
+
+def _circles(macros: dict[str, Binding]) -> list[Problem]:
+    problems = []
+    for name, binding in macros.items():
+        seen, frontier = set(), {name}
+        while frontier:
+            inner = {
+                leaf.name
+                for item in frontier
+                if item in macros
+                for leaf in leaves(macros[item].value)
+                if isinstance(leaf, Macro)
+            }
+            if name in inner:
+                text = f"{name} is defined by itself. Give it a value."
+                problems.append(Problem("circular macro", text, binding.origin))
+                break
+            frontier = inner - seen
+            seen |= inner
+    return problems
+
+
+def name_problems(scan: Scan) -> list[Problem]:
+    """Imports, configurables and parameters that do not exist (imports the modules)."""
+    problems = []
+    broken: set[str] = set()
+    for item in scan.imports:
+        if item.module in broken or item.module == "__main__":
+            continue
+        try:
+            importlib.import_module(item.module)
+        except ImportError as error:
+            # `from package import function` names no module; look for the attribute.
+            if target_of(item.module) is None:
+                broken.add(item.module)
+                text = f"cannot import {item.module!r}: {error}."
+                problems.append(Problem("import", text, item.origin))
+    checked: set[tuple[str, str]] = set()
+    named = [(s, "", o) for s, o in scan.blocks]
+    named += [(r.selector, "", o) for r, o in scan.references]
+    named += [(b.selector, b.parameter, b.origin) for b in scan.bindings]
+    for selector, parameter, origin in named:
+        unsure = any(selector.startswith(module) for module in broken)
+        if not selector or (selector, parameter) in checked or unsure:
+            continue
+        checked.add((selector, parameter))
+        problems += _check_name(selector, parameter, origin, scan)
+    return problems
+
+
+def _check_name(
+    selector: str, parameter: str, origin: Origin, scan: Scan
+) -> list[Problem]:
+    if selector.startswith(("__main__.", "gin.")) or selector in ("macro", "constant"):
+        return []
+    target = target_of(selector)
+    if target is None:
+        parent, _, name = selector.rpartition(".")
+        owner = target_of(parent) if parent else None
+        if owner is None and "." not in selector:
+            import gin.config
+
+            if gin.config._REGISTRY.matching_selectors(selector):
+                return []
+        known = dir(owner) if owner is not None else _selectors(scan)
+        hint = did_you_mean(name, known)
+        return [Problem("unknown name", f"there is no {selector!r}.{hint}", origin)]
+    if not parameter:
+        return []
+    parameters = _parameters(target)
+    if parameters is None or parameter in parameters:
+        return []
+    hint = did_you_mean(parameter, parameters)
+    text = f"{selector} has no parameter {parameter!r}.{hint}"
+    return [Problem("parameter", text, origin)]
+
+
+def _selectors(scan: Scan) -> set[str]:
+    return {selector.rpartition(".")[2] for selector, _ in scan.blocks}
+
+
+def target_of(dotted: str) -> Any:
+    """The object a dotted name stands for, or None."""
+    parts = dotted.split(".")
+    for split in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:split]))
+        except ImportError:
+            continue
+        for name in parts[split:]:
+            found = getattr(found, name, None)
+            if found is None:
+                return None
+        return found
+    return None
+
+
+def _parameters(target: Any) -> set[str] | None:
+    """Parameter names of a function or class; None when it takes any."""
+    try:
+        signature = inspect.signature(inspect.unwrap(target))
+    except (TypeError, ValueError):
+        return None
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return None
+    return set(signature.parameters)

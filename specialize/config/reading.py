@@ -1,0 +1,177 @@
+"""Gin files and flags as one account of values: what holds, and who said so."""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from specialize.config import scanning
+from specialize.config.scanning import (
+    REQUIRED,
+    Binding,
+    Macro,
+    Origin,
+    Reference,
+    Scan,
+    map_leaves,
+)
+from specialize.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A parsed configuration: effective values and where each comes from."""
+
+    gin_files: tuple[str, ...]
+    bindings: tuple[str, ...]
+    search_paths: tuple[str, ...]
+    scan: Scan
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """The literal value of a macro, macros inside it replaced.
+
+        Args:
+            name: macro name, for example "BATCH_SIZE".
+            default: returned when the macro is unset or still required.
+
+        Returns:
+            The value; references to configurables stay `Reference` objects.
+        """
+        macros = self.scan.macros()
+        if name not in macros:
+            return default
+        value = resolve(macros[name].value, macros)
+        return default if value == Macro(REQUIRED) else value
+
+    def origin(self, name: str) -> Origin | None:
+        """Where the effective value of a macro was set."""
+        binding = self.scan.macros().get(name)
+        return binding.origin if binding else None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The effective configuration, one row a value.
+
+        Returns:
+            Dictionaries {"name", "value", "written", "origin", "overrides"}: the value
+            with macros replaced and as written, its place, and the places whose
+            values it replaced (latest last). Macros come first.
+        """
+        macros = self.scan.macros()
+        replaced: dict[Any, list[Binding]] = {}
+        for binding in self.scan.bindings:
+            replaced.setdefault(binding.key, []).append(binding)
+        rows = []
+        for key, binding in self.scan.effective().items():
+            rows.append(
+                {
+                    "name": binding.name,
+                    "value": plain(resolve(binding.value, macros)),
+                    "written": repr(binding.value),
+                    "origin": str(binding.origin),
+                    "overrides": [str(b.origin) for b in replaced[key][:-1]],
+                    "macro": binding.is_macro,
+                }
+            )
+        return sorted(rows, key=lambda row: (not row["macro"], row["name"]))
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds T5X's gin flags; the command line itself collects --gin.NAME=VALUE."""
+    group = parser.add_argument_group("configuration (T5X's flags)")
+    group.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="gin file; repeatable, later files win; found here, in "
+        "--gin_search_paths or among the installed t5x_configs",
+    )
+    group.add_argument(
+        "--gin_search_paths",
+        action="append",
+        default=[],
+        metavar="DIR[,DIR]",
+        help="folders for relative gin files and includes",
+    )
+    group.add_argument(
+        "--gin_bindings",
+        action="append",
+        default=[],
+        metavar="'NAME = VALUE'",
+        help="one binding; also written --gin.NAME=VALUE; these win over files",
+    )
+
+
+def words_of_flags(
+    flags: argparse.Namespace,
+) -> tuple[list[str], list[str], list[str]]:
+    """The gin files, bindings and search paths of a parsed command line.
+
+    A bare path or URL gets its quotes, so `--gin.MODEL_DIR=/data/run` means what it
+    says.
+
+    Raises:
+        InputError: a `--gin.` word without `=`.
+    """
+    folders = [f for entry in flags.gin_search_paths for f in entry.split(",") if f]
+    bindings = list(flags.gin_bindings)
+    for word in getattr(flags, "gin_overrides", ()):
+        name, equals, value = word.removeprefix("--gin.").partition("=")
+        if not equals:
+            raise InputError(f"{word!r} has no value. Write --gin.{name}=VALUE.")
+        bindings.append(scanning.binding_of_flag(name, value))
+    return list(flags.gin_file), bindings, folders
+
+
+def read(
+    gin_files: Sequence[str],
+    bindings: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+    *,
+    run_file: str | None = None,
+    entry: str | None = None,
+) -> Config:
+    """Reads a configuration without importing what it names or telling gin.
+
+    Args:
+        gin_files: names as given to --gin_file.
+        bindings: `NAME = value` strings.
+        search_paths: folders for relative names; the installed t5x_configs follows.
+        run_file: put first when no given file binds a parameter of `entry`.
+        entry: full name of the function that the run file configures.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: no file given, or as `scanning.scan`.
+    """
+    if not gin_files and not run_file:
+        raise InputError("No gin file given. Add --gin_file FILE (repeatable).")
+    paths = (*search_paths, str(scanning.package_folder()))
+    found = scanning.scan(gin_files, bindings, paths)
+    if run_file and not any(b.selector == entry for b in found.bindings):
+        gin_files = (run_file, *gin_files)
+        found = scanning.scan(gin_files, bindings, paths)
+    return Config(tuple(gin_files), tuple(bindings), paths, found)
+
+
+def resolve(value: Any, macros: dict[str, Binding]) -> Any:
+    """Replaces macros inside `value` by their values; unknown ones stay."""
+
+    def leaf(item: Any, seen: tuple[str, ...] = ()) -> Any:
+        if isinstance(item, Macro) and item.name in macros and item.name not in seen:
+            inner = macros[item.name].value
+            return map_leaves(inner, lambda i: leaf(i, (*seen, item.name)))
+        return item
+
+    return map_leaves(value, leaf)
+
+
+def plain(value: Any) -> Any:
+    """`value` with macros and references written out, fit for JSON."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return repr(value) if isinstance(value, Macro | Reference) else value

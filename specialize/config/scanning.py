@@ -1,0 +1,388 @@
+"""What the gin files say and where they say it, without importing what they name.
+
+gin itself keeps neither the place of a value nor the macros nobody asked for, and it
+imports every module a file names before it can say anything. This module reads the
+same grammar with gin's own parser, follows the same includes and yields every
+statement with its file and line. It needs no jax, no tensorflow and no T5X, so a
+recipe can be examined for both engines anywhere.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import io
+import pathlib
+import re
+import tokenize
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from gin import config_parser
+
+from specialize.errors import InputError
+
+PACKAGE = "t5x_configs"
+REQUIRED = "gin.REQUIRED"
+# A path or URL typed without quotes: it has a slash and nothing gin's grammar needs.
+_BARE_PATH = re.compile(r"^[\w.~:+-]*/[\w./~:+=-]*$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a statement stands: a file and a line, or the command line."""
+
+    file: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+@dataclasses.dataclass(frozen=True)
+class Macro:
+    """A use of a macro, `%NAME`; names with a dot are gin's constants."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"%{self.name}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A use of a configurable, `@scope/module.name` or `@module.name()`."""
+
+    selector: str
+    scope: str
+    calls: bool
+
+    def __repr__(self) -> str:
+        scope = f"{self.scope}/" if self.scope else ""
+        return f"@{scope}{self.selector}{'()' if self.calls else ''}"
+
+
+Key = tuple[str, str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """One `NAME = value` or `scope/selector.parameter = value`.
+
+    Attributes:
+        scope: gin scope, "" for none; for a macro the part before its last slash.
+        selector: full dotted name of the configurable; "" for a macro.
+        parameter: name of the parameter or of the macro.
+        value: literal with `Macro` and `Reference` leaves.
+        origin: where it stands.
+    """
+
+    scope: str
+    selector: str
+    parameter: str
+    value: Any
+    origin: Origin
+
+    @property
+    def is_macro(self) -> bool:
+        """Whether this sets a macro rather than a parameter."""
+        return not self.selector
+
+    @property
+    def key(self) -> Key:
+        """What this binds; a later binding of the same key wins."""
+        return (self.scope, self.selector, self.parameter)
+
+    @property
+    def name(self) -> str:
+        """The key as one would write it in a gin file."""
+        dotted = ".".join(part for part in (self.selector, self.parameter) if part)
+        return f"{self.scope}/{dotted}" if self.scope else dotted
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """One import statement of a gin file."""
+
+    module: str
+    name: str
+    origin: Origin
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """Every statement of some gin files and bindings, in the order gin applies them."""
+
+    files: tuple[str, ...]
+    bindings: tuple[Binding, ...]
+    imports: tuple[Import, ...]
+    references: tuple[tuple[Reference, Origin], ...]
+    blocks: tuple[tuple[str, Origin], ...]
+
+    def effective(self) -> dict[Key, Binding]:
+        """The binding that holds for each key: the last one."""
+        return {binding.key: binding for binding in self.bindings}
+
+    def macros(self) -> dict[str, Binding]:
+        """The macros' effective bindings by name (with scope, if any)."""
+        return {b.name: b for b in self.effective().values() if b.is_macro}
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Yields the literals, macros and references inside a (nested) value."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from leaves(key)
+            yield from leaves(item)
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """A sentence with the nearest candidate, or "" if none is near."""
+    pool = sorted(set(candidates) - {name})
+    folded = {candidate.lower().replace("_", ""): candidate for candidate in pool}
+    near = difflib.get_close_matches(name.lower().replace("_", ""), folded, 1, 0.7)
+    return f" Did you mean {folded[near[0]]!r}?" if near else ""
+
+
+def package_folder() -> pathlib.Path:
+    """The installed folder of gin files; works from a wheel as from a checkout."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"The package {PACKAGE!r} is not installed beside specialize; install "
+            "specialize again (pip install -e . or its wheel)."
+        )
+    return pathlib.Path(next(iter(spec.submodule_search_locations)))
+
+
+def find(name: str, search_paths: Sequence[str]) -> pathlib.Path | None:
+    """Finds a gin file as gin will: here, in the search paths, in an installed package.
+
+    Args:
+        name: path as given to --gin_file or `include`.
+        search_paths: folders, first to last.
+
+    Returns:
+        The file, or None.
+    """
+    path = pathlib.Path(name)
+    if path.is_absolute():
+        return path if path.is_file() else None
+    for prefix in ("", *search_paths):
+        if (candidate := pathlib.Path(prefix) / path).is_file():
+            return candidate
+    if len(path.parts) > 1:
+        try:
+            spec = importlib.util.find_spec(".".join(path.parts[:-1]))
+        except (ImportError, ValueError):
+            return None
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            if (candidate := pathlib.Path(folder) / path.name).is_file():
+                return candidate
+    return None
+
+
+def available(search_paths: Sequence[str]) -> list[str]:
+    """Names of the gin files that could be given, for "did you mean"."""
+    names: list[str] = []
+    for folder in (*search_paths, str(package_folder())):
+        root = pathlib.Path(folder)
+        names += [str(path.relative_to(root)) for path in root.glob("*/**/*.gin")]
+    return names + [f"{PACKAGE}/{name}" for name in names]
+
+
+def binding_of_flag(name: str, value: str) -> str:
+    """`NAME = value` for one `--gin.NAME=VALUE`; bare paths and URLs get quotes."""
+    value = value.strip()
+    return f"{name} = {value!r}" if _BARE_PATH.match(value) else f"{name} = {value}"
+
+
+def scan(
+    gin_files: Sequence[str],
+    bindings: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+) -> Scan:
+    """Reads gin files and their includes, then single bindings.
+
+    Args:
+        gin_files: names, each found by `find`.
+        bindings: `NAME = value` strings of the command line.
+        search_paths: folders for relative names.
+
+    Returns:
+        Every statement with its origin.
+
+    Raises:
+        InputError: a file is missing, includes itself, or does not parse; with the
+            file and line.
+    """
+    reader = _Reader(search_paths)
+    for name in gin_files:
+        reader.read_file(name, included_from=None)
+    for text in bindings:
+        reader.read_binding(text)
+    return reader.result()
+
+
+class _Delegate(config_parser.ParserDelegate):
+    """Turns gin's two kinds of reference into our records of them."""
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool):
+        scope, _, selector = scoped_configurable_name.rpartition("/")
+        return Reference(selector=selector, scope=scope, calls=evaluate)
+
+    def macro(self, macro_name: str) -> Macro:
+        return Macro(macro_name)
+
+
+class _Reader:
+    def __init__(self, search_paths: Sequence[str]):
+        self.search_paths = search_paths
+        self.files: list[str] = []
+        self.bindings: list[Binding] = []
+        self.imports: list[Import] = []
+        self.references: list[tuple[Reference, Origin]] = []
+        self.blocks: list[tuple[str, Origin]] = []
+        self.open_files: list[pathlib.Path] = []
+
+    def result(self) -> Scan:
+        return Scan(
+            files=tuple(self.files),
+            bindings=tuple(self.bindings),
+            imports=tuple(self.imports),
+            references=tuple(self.references),
+            blocks=tuple(self.blocks),
+        )
+
+    def read_file(self, name: str, included_from: Origin | None) -> None:
+        where = f"{included_from}: " if included_from else ""
+        path = find(name, self.search_paths)
+        if path is None:
+            hint = did_you_mean(name, available(self.search_paths))
+            folders = ", ".join(map(str, (".", *self.search_paths, package_folder())))
+            raise InputError(
+                f"{where}gin file {name!r} not found in {folders}.{hint} "
+                "Add its folder with --gin_search_paths."
+            )
+        resolved = path.resolve()
+        if resolved in self.open_files:
+            raise InputError(f"{where}{name!r} includes itself; remove the include.")
+        self.open_files.append(resolved)
+        self.files.append(str(path))
+        # gin reads bytes as UTF-8 whatever the locale; so do we.
+        self._read(path.read_text(encoding="utf-8"), _display(path))
+        self.open_files.pop()
+
+    def read_binding(self, text: str) -> None:
+        name = text.partition("=")[0].strip()
+        known = {binding.selector for binding in self.bindings} | {
+            selector for selector, _ in self.blocks
+        }
+        self._read(text, f"--gin.{name}", known_selectors=known, numbered=False)
+
+    def _read(
+        self,
+        text: str,
+        file: str,
+        known_selectors: Iterable[str] = (),
+        numbered: bool = True,
+    ) -> None:
+        symbols: dict[str, str] = {}
+
+        def full(selector: str) -> str:
+            head, _, rest = selector.partition(".")
+            if head in symbols:
+                return f"{symbols[head]}.{rest}" if rest else symbols[head]
+            matches = {
+                k
+                for k in known_selectors
+                if k == selector or k.endswith("." + selector)
+            }
+            return matches.pop() if len(matches) == 1 else selector
+
+        for statement in _statements(text, file, numbered):
+            line = statement.location.line_num if numbered else 0
+            origin = Origin(file, line, statement.location.line_content.strip())
+            if isinstance(statement, config_parser.ImportStatement):
+                if statement.module.startswith("__gin__."):
+                    continue
+                name = statement.bound_name()
+                plain = not statement.is_from and not statement.alias
+                symbols[name] = name if plain else statement.module
+                self.imports.append(Import(statement.module, name, origin))
+            elif isinstance(statement, config_parser.IncludeStatement):
+                self.read_file(statement.filename, included_from=origin)
+            elif isinstance(statement, config_parser.BlockDeclaration):
+                self.blocks.append((full(statement.selector), origin))
+            else:
+                self._bind(statement, origin, full)
+
+    def _bind(self, statement: Any, origin: Origin, full: Any) -> None:
+        value = map_leaves(
+            statement.value,
+            lambda leaf: (
+                dataclasses.replace(leaf, selector=full(leaf.selector))
+                if isinstance(leaf, Reference)
+                else leaf
+            ),
+        )
+        for leaf in leaves(value):
+            if isinstance(leaf, Reference):
+                self.references.append((leaf, origin))
+        macro = not statement.arg_name
+        self.bindings.append(
+            Binding(
+                scope=statement.scope or "",
+                selector="" if macro else full(statement.selector),
+                parameter=statement.selector if macro else statement.arg_name,
+                value=value,
+                origin=origin,
+            )
+        )
+
+
+def _statements(text: str, file: str, numbered: bool) -> Iterator[Any]:
+    def place(line: int | None) -> str:
+        return f"{file}:{line}" if numbered and line else file
+
+    stream = io.StringIO(text)
+    try:
+        yield from config_parser.ConfigParser(stream, _Delegate())
+    except SyntaxError as error:
+        content = (error.text or "").strip()
+        quoting = "" if numbered else " Quote text values: --gin.NAME='\"value\"'."
+        reason = error.msg.strip().splitlines()[-1].strip()
+        raise InputError(
+            f"{place(error.lineno)}: not gin: {reason}\n"
+            f"    {content}\n  Mend this line.{quoting}"
+        ) from error
+    except tokenize.TokenError as error:
+        message, (line, _) = error.args
+        raise InputError(
+            f"{place(line)}: not gin: {message}. Close the bracket or string."
+        ) from error
+
+
+def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:
+    """`value` with `function` applied to each of its `leaves`."""
+    if isinstance(value, Mapping):
+        return {
+            map_leaves(k, function): map_leaves(v, function) for k, v in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return type(value)(map_leaves(item, function) for item in value)
+    return function(value)
+
+
+def _display(path: pathlib.Path) -> str:
+    """A short name: relative to here, or inside the installed package."""
+    resolved = path.resolve()
+    for root, prefix in ((pathlib.Path.cwd(), ""), (package_folder(), PACKAGE)):
+        if resolved.is_relative_to(root.resolve()):
+            return str(pathlib.Path(prefix) / resolved.relative_to(root.resolve()))
+    return str(path)

@@ -1,0 +1,1 @@
+"""What a run learns from or is judged on: tasks, lengths, suites."""

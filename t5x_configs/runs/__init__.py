@@ -1,0 +1,1 @@
+"""How each engine runs a recipe."""
