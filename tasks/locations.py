@@ -11,6 +11,7 @@ anybody has said where their data are.
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import gin
@@ -54,29 +55,22 @@ def vocabulary_path() -> str:
     )
 
 
-# What gin binds only hands the value on: gin would add its own lines to an error that
-# is raised inside a configurable.
-def _corpus_dir(path: str | None = None) -> str | None:
-    return path
+def _bindable(name: str) -> Callable[[], str | None]:
+    """What gin binds only hands its value on.
+
+    Gin adds its own lines to an error that is raised inside a configurable.
+    """
+
+    def location(path: str | None = None) -> str | None:
+        return path
+
+    register: Any = gin.external_configurable
+    return register(location, name=name, module="tasks.locations")
 
 
-def _benchmarks_dir(path: str | None = None) -> str | None:
-    return path
-
-
-def _vocabulary_path(path: str | None = None) -> str | None:
-    return path
-
-
-_corpus_dir = gin.external_configurable(
-    _corpus_dir, name="corpus_dir", module="tasks.locations"
-)
-_benchmarks_dir = gin.external_configurable(
-    _benchmarks_dir, name="benchmarks_dir", module="tasks.locations"
-)
-_vocabulary_path = gin.external_configurable(
-    _vocabulary_path, name="vocabulary_path", module="tasks.locations"
-)
+_corpus_dir = _bindable("corpus_dir")
+_benchmarks_dir = _bindable("benchmarks_dir")
+_vocabulary_path = _bindable("vocabulary_path")
 
 
 def _located(what: str, function: str, path: str | None, variable: str) -> str:
