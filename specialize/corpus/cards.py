@@ -1,0 +1,151 @@
+"""Where a corpus comes from: teacher, prompt, sampling, licences, input files.
+
+An export of completions has a card beside it, `<file>.card.json`, which says what was
+asked of which teacher. `build` reads the cards of its inputs, so that the corpus knows
+its teacher without being told, and refuses inputs that contradict each other.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+from specialize import outputs
+from specialize.errors import InputError
+
+Path = str | os.PathLike[str]
+
+HUMAN = "human"
+UNKNOWN = "unknown"
+
+# As their owners publish them. A corpus made from other files names its own.
+LICENCES = {
+    "gsm8k": "MIT (openai/grade-school-math)",
+    "multiarith": "research use (kojima-takeshi188/zero_shot_cot)",
+    "asdiv": "CC BY-NC 4.0 (chaochun/nlu-asdiv-dataset)",
+    "svamp": "MIT (arkilpatel/SVAMP)",
+    "bbh": "MIT (suzgunmirac/BIG-Bench-Hard; carries a canary: never train on it)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What is known about the origin of completions or of a corpus.
+
+    Attributes:
+        teacher: who answered; several joined by "+".
+        prompt_sha256: digest of the prompt the teacher saw, "" where unknown.
+        sampling: what was asked for: temperature, seed, convention of the
+            log-probabilities, and so on; JSON values.
+        licences: of the data, by name.
+        sources: the input files: name, bytes, sha256.
+    """
+
+    teacher: str
+    prompt_sha256: str = ""
+    sampling: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    licences: dict[str, str] = dataclasses.field(default_factory=dict[str, str])
+    sources: list[dict[str, Any]] = dataclasses.field(
+        default_factory=list[dict[str, Any]]
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+
+def card_path(completions: Path) -> pathlib.Path:
+    """Where the card of an export stands."""
+    file = pathlib.Path(completions)
+    return file.with_name(file.name + ".card.json")
+
+
+def write_card(completions: Path, card: Card) -> None:
+    """Writes the card beside an export."""
+    outputs.write_json(card_path(completions), card.to_json())
+
+
+def read_card(completions: Path) -> Card | None:
+    """Reads the card beside an export, if there is one.
+
+    Raises:
+        InputError: it is not a card.
+    """
+    path = card_path(completions)
+    if not path.exists():
+        return None
+    try:
+        value = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+        return Card(**value)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a card of 'specialize corpus export' ({error}). Export the "
+            "completions again, or remove it and name the teacher with --teacher."
+        ) from error
+
+
+def corpus_card(
+    problems: Path,
+    completions: Sequence[Path],
+    *,
+    teacher: str | None,
+    dataset: str,
+    with_human: bool,
+    more_sources: Iterable[Path] = (),
+) -> Card:
+    """The card of a corpus built from these files.
+
+    Args:
+        problems: the benchmark's file.
+        completions: files of completions.
+        teacher: who wrote them; None for what their cards say.
+        dataset: the benchmark, for its licence.
+        with_human: whether human rationales are samples too.
+        more_sources: other input files, for the record.
+
+    Raises:
+        InputError: a file is absent, or the inputs' cards contradict each other.
+    """
+    found = [(path, read_card(path)) for path in completions]
+    known = [(path, card) for path, card in found if card is not None]
+    for field in ("prompt_sha256", "sampling"):
+        values = [(path, getattr(card, field)) for path, card in known]
+        for path, value in values[1:]:
+            if value != values[0][1]:
+                raise InputError(
+                    f"{path} and {values[0][0]} differ in {field}: {value!r} and "
+                    f"{values[0][1]!r}. Build one corpus of each and mix them in "
+                    "training."
+                )
+    names = [HUMAN] if with_human else []
+    if completions:
+        asked = sorted({card.teacher for _, card in known})
+        names += [teacher] if teacher else (asked or [UNKNOWN])
+    first = known[0][1] if known else Card(UNKNOWN)
+    return Card(
+        teacher="+".join(names),
+        prompt_sha256=first.prompt_sha256,
+        sampling=first.sampling,
+        licences={dataset: LICENCES.get(dataset, UNKNOWN)} | first.licences,
+        sources=[source(path) for path in (problems, *completions, *more_sources)],
+    )
+
+
+def source(path: Path) -> dict[str, Any]:
+    """Name, size and digest of an input file.
+
+    Raises:
+        InputError: the file is absent or a folder.
+    """
+    file = pathlib.Path(path)
+    try:
+        with open(file, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise InputError(f"{file} does not exist. Check the path.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{file} is a folder, expected a file.") from error
+    return {"file": file.name, "bytes": file.stat().st_size, "sha256": digest}

@@ -1,0 +1,446 @@
+r"""Files of teacher completions -> `Completion`, and back.
+
+Two layouts are read, both as JSON lines (one object a line, optionally gzipped) or as
+one JSON object in a file:
+
+* our export, which is OpenAI's completions layout with the question's id beside it:
+  `{"problem_id" | "question", "sample", "text", "tokens": ["If", ...],
+  "token_logprobs": [-2.3, ...], "top_logprobs": [{"If": -2.3, ...} | [["If", -2.3],
+  ...], ...], "finish_reason"}`. A token that is not valid UTF-8 by itself is written
+  as OpenAI writes it, `"bytes:\\xe2\\x80"`. `tokens` may be absent: then the teacher
+  reports no probabilities.
+* the dump of the paper's notebooks: `{"question": "Question 0: ...\n", "samples":
+  [{"text", "steps": [[[token, probability], ...], ...]}]}`; entry 0 of a step is the
+  sampled token, the others are what the API reported. There the teacher's prompt ended
+  "Let's think step by", so the first two tokens finish it, and generation stopped
+  behind an empty line.
+
+A malformed line is an `InputError` with file and line; a sample that is merely poor
+gets a reason (`Rejection`), which the funnel counts.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from specialize.corpus.records import Completion, Problem, TeacherToken
+from specialize.corpus.spelling import (
+    LOGPROB_SLACK,
+    spell,
+    teacher_token,
+    token_bytes,
+    token_text,
+)
+from specialize.errors import InputError
+
+Path = str | os.PathLike[str]
+
+_DUMP_PREFIX = re.compile(r"Question \d+: ")
+_DUMP_HEAD = (b" step", b"\n")
+_DUMP_TAIL = (b"\n", b"\n")
+
+
+class Line(NamedTuple):
+    """One JSON object of a file, not yet parsed.
+
+    Attributes:
+        where: "file:line" (or the file alone), for messages.
+        data: its UTF-8 bytes.
+    """
+
+    where: str
+    data: bytes
+
+
+class Sample(NamedTuple):
+    """One completion of a file, ready to be verified, or the reason why it is not.
+
+    Attributes:
+        completion: its text and tokens, without what belongs to the prompt or to the
+            way generation stopped. The tokens spell the text.
+        where: "file:line" or "file:line#sample", for messages.
+        rejection: why the sample cannot be used, or None.
+    """
+
+    completion: Completion
+    where: str
+    rejection: str | None = None
+
+
+class Questions:
+    """Finds the problem a completion answers, by id or by the question's text."""
+
+    def __init__(self, problems: Sequence[Problem]):
+        self._by_id = {problem.id: problem for problem in problems}
+        self._by_text = {_folded(p.question): p for p in reversed(problems)}
+        self._source = problems[0].source.rpartition(":")[0] if problems else ""
+
+    def by_id(self, identity: str) -> Problem:
+        """The problem of this id, which must be there."""
+        return self._by_id[identity]
+
+    def find(self, record: Mapping[str, Any], where: str) -> Problem:
+        """The problem that `problem_id`, or else `question`, names.
+
+        Raises:
+            InputError: the record names none, or one that is not there.
+        """
+        identity, question = record.get("problem_id"), record.get("question")
+        if identity is None and not isinstance(question, str):
+            raise InputError(
+                f"{where}: neither 'problem_id' nor 'question' says which problem this "
+                f"answers; it has {sorted(record)}."
+            )
+        if identity is not None:
+            found = self._by_id.get(str(identity))
+        else:
+            text = _folded(_DUMP_PREFIX.sub("", str(question), count=1))
+            found = self._by_text.get(text) or self._by_text.get(_folded(str(question)))
+        if found is None:
+            named = repr(identity if identity is not None else str(question)[:80])
+            raise InputError(
+                f"{where}: answers {named}, which is not among the "
+                f"{len(self._by_id)} problems of {self._source or 'this run'}. Name "
+                "the problem file the teacher was given."
+            )
+        return found
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Yields the JSON objects of a completions file, unparsed, in order.
+
+    Args:
+        path: JSON lines (`.gz` too), or a file that is one JSON object.
+
+    Yields:
+        One `Line` an object; empty lines are skipped.
+
+    Raises:
+        InputError: the file is absent, unreadable or empty.
+    """
+    file = pathlib.Path(path)
+    some = False
+    try:
+        with _open(file) as stream:
+            first = stream.readline()
+            if first.strip() and not _is_object(first):
+                rest = stream.read()
+                if _is_object(first + rest):
+                    yield Line(str(file), first + rest)
+                    return
+                # Not one object either: let the reader of the line say what is wrong.
+                _parse(Line(f"{file}:1", first))
+            number = 1
+            while first:
+                if first.strip():
+                    some = True
+                    yield Line(f"{file}:{number}", first)
+                first = stream.readline()
+                number += 1
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{file} does not exist. Name a file of completions: an export of "
+            "'specialize corpus export', or a notebook dump."
+        ) from error
+    except IsADirectoryError as error:
+        raise InputError(f"{file} is a folder, expected a completions file.") from error
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise InputError(
+            f"{file}: damaged gzip file ({error}). Copy it again."
+        ) from error
+    if not some:
+        raise InputError(f"{file} is empty. A run needs at least one completion.")
+
+
+def parse_line(line: Line, questions: Questions) -> list[Sample]:
+    """Reads the completions of one JSON object.
+
+    Args:
+        line: one object of a file.
+        questions: the problems that are answered.
+
+    Returns:
+        One sample for an export's line, all of them for a dump.
+
+    Raises:
+        InputError: not JSON, a field missing or of another type, an unknown problem,
+            a probability that is NaN or above 1.
+    """
+    record = _parse(line)
+    problem = questions.find(record, line.where)
+    if "samples" in record:
+        samples = _list(record, "samples", line.where)
+        return [
+            _read_dump(sample, index, problem, f"{line.where}#{index}")
+            for index, sample in enumerate(samples)
+        ]
+    return [_read_export(record, problem, line.where)]
+
+
+def read_completions(path: Path, problems: Sequence[Problem]) -> Iterator[Sample]:
+    """Yields every completion of a file, in order.
+
+    Args:
+        path: see the module's description.
+        problems: the problems that are answered.
+
+    Yields:
+        Samples, poor ones with their `rejection`.
+
+    Raises:
+        InputError: as `read_lines` and `parse_line`.
+    """
+    questions = Questions(problems)
+    for line in read_lines(path):
+        yield from parse_line(line, questions)
+
+
+def completion_to_json(completion: Completion) -> dict[str, Any]:
+    """One line of our export; `parse_line` reads it back.
+
+    Log-probabilities keep 6 decimals: closer than any server's arithmetic, and the
+    files are a third smaller. An impossible token (-inf) is written as null.
+    """
+    record: dict[str, Any] = {
+        "problem_id": completion.problem_id,
+        "sample": completion.sample,
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+    }
+    if completion.tokens is not None:
+        record["tokens"] = [token_text(token.token) for token in completion.tokens]
+        record["token_logprobs"] = [_rounded(t.logprob) for t in completion.tokens]
+        record["top_logprobs"] = [
+            [[token_text(text), _rounded(logprob)] for text, logprob in token.top]
+            for token in completion.tokens
+        ]
+    return record
+
+
+def write_completions(path: Path, completions: Iterable[Completion]) -> int:
+    """Writes an export atomically, gzipped where `path` ends in `.gz`.
+
+    Args:
+        path: the file to write.
+        completions: in the order to write them.
+
+    Returns:
+        How many were written.
+    """
+    from specialize import outputs
+
+    count = 0
+    zipped = pathlib.Path(path).suffix == ".gz"
+    with outputs.staged_file(path) as staged:
+        # mtime 0: the same completions are the same bytes.
+        stream = (
+            gzip.GzipFile(staged, "wb", 6, mtime=0) if zipped else staged.open("wb")
+        )
+        with stream:
+            for completion in completions:
+                text = json.dumps(completion_to_json(completion), ensure_ascii=False)
+                stream.write(text.encode() + b"\n")
+                count += 1
+    return count
+
+
+def digest(lines: Iterable[Line]) -> str:
+    """Digest of what the lines hold, wherever they came from."""
+    total = hashlib.sha256()
+    for line in lines:
+        total.update(line.data)
+    return total.hexdigest()[:16]
+
+
+def _read_export(record: dict[str, Any], problem: Problem, where: str) -> Sample:
+    text = record.get("text")
+    if not isinstance(text, str):
+        raise InputError(f"{where}: 'text' is {text!r}, expected the completion.")
+    sample = record.get("sample")
+    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
+        raise InputError(
+            f"{where}: 'sample' is {sample!r}, expected the sample's number: 0 or "
+            "more, different for every completion of a question."
+        )
+    reason = record.get("finish_reason") or "stop"
+    tokens = _export_tokens(record, where)
+    completion = Completion(problem.id, sample, text, tokens, str(reason))
+    if tokens is not None:
+        spelt = spell(text, tokens)
+        if spelt is None:
+            return Sample(completion, where, "tokens_do_not_spell_the_text")
+        completion = dataclasses.replace(completion, tokens=spelt)
+    return Sample(_trimmed(completion), where)
+
+
+def _export_tokens(
+    record: dict[str, Any], where: str
+) -> tuple[TeacherToken, ...] | None:
+    if record.get("tokens") is None:
+        return None
+    tokens = _list(record, "tokens", where)
+    logprobs = _list(record, "token_logprobs", where)
+    tops = _list(record, "top_logprobs", where)
+    if not len(tokens) == len(logprobs) == len(tops):
+        raise InputError(
+            f"{where}: {len(tokens)} tokens, {len(logprobs)} token_logprobs and "
+            f"{len(tops)} top_logprobs; expected as many of each."
+        )
+    read: list[TeacherToken] = []
+    for index, (token, logprob, top) in enumerate(
+        zip(tokens, logprobs, tops, strict=True)
+    ):
+        place = f"{where}, token {index}"
+        if not isinstance(token, str):
+            raise InputError(f"{place}: the token is {token!r}, expected text.")
+        read.append(
+            teacher_token(
+                token_bytes(token),
+                _number(logprob, place),
+                _pairs(top, place),
+                place,
+            )
+        )
+    return tuple(read)
+
+
+def _pairs(top: Any, where: str) -> Iterator[tuple[bytes, float]]:
+    items: Iterable[Any] = ()
+    if isinstance(top, dict):
+        items = cast(dict[str, Any], top).items()
+    elif isinstance(top, list):
+        items = cast(list[Any], top)
+    elif top is not None:
+        raise InputError(
+            f"{where}: top_logprobs holds {top!r}, expected an object or a list of "
+            "[token, log-probability]."
+        )
+    for item in items:
+        try:
+            text, value = item
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{where}: {item!r} is not a pair [token, log-probability]."
+            ) from error
+        if not isinstance(text, str):
+            raise InputError(f"{where}: the alternative {text!r} is not text.")
+        yield token_bytes(text), _number(value, where)
+
+
+def _read_dump(sample: Any, index: int, problem: Problem, where: str) -> Sample:
+    if not isinstance(sample, dict):
+        raise InputError(f"{where}: expected an object with 'text' and 'steps'.")
+    record = cast(dict[str, Any], sample)
+    text, steps = record.get("text"), _list(record, "steps", where)
+    if not isinstance(text, str):
+        raise InputError(f"{where}: 'text' is {text!r}, expected the completion.")
+    tokens = tuple(
+        _dump_token(step, f"{where}, step {number}")
+        for number, step in enumerate(steps)
+    )
+    completion = Completion(problem.id, index, text, tokens)
+    spelt = spell(text, tokens)
+    if spelt is None:
+        return Sample(completion, where, "tokens_do_not_spell_the_text")
+    head = tuple(token.token for token in spelt[:2])
+    tail = tuple(token.token for token in spelt[-2:])
+    if head != _DUMP_HEAD:
+        return Sample(completion, where, "unexpected_beginning")
+    if tail != _DUMP_TAIL or len(spelt) < 5:
+        return Sample(completion, where, "unfinished")
+    inner = spelt[2:-2]
+    text = b"".join(token.token for token in inner).decode("utf-8", "surrogatepass")
+    return Sample(dataclasses.replace(completion, text=text, tokens=inner), where)
+
+
+def _dump_token(step: Any, where: str) -> TeacherToken:
+    try:
+        pairs = [(token_bytes(text), float(p)) for text, p in step]
+        (token, probability), *reported = pairs
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{where}: {str(step)[:80]} is not a list of [token, probability]."
+        ) from error
+    for text, p in pairs:
+        if math.isnan(p) or p < 0 or p > 1 + LOGPROB_SLACK:
+            raise InputError(
+                f"{where}: the probability of {text!r} is {p}, expected 0 to 1."
+            )
+    logs = [(text, math.log(p) if p > 0 else -math.inf) for text, p in reported]
+    logprob = math.log(probability) if probability > 0 else -math.inf
+    return teacher_token(token, logprob, logs, where)
+
+
+def _trimmed(completion: Completion) -> Completion:
+    """Without the white space tokens around it, which no student piece carries."""
+    tokens = completion.tokens
+    if tokens is None:
+        return dataclasses.replace(completion, text=completion.text.strip())
+    begin, end = 0, len(tokens)
+    while begin < end and not tokens[begin].token.strip():
+        begin += 1
+    while end > begin and not tokens[end - 1].token.strip():
+        end -= 1
+    data = b"".join(token.token for token in tokens[begin:end])
+    text = data.decode("utf-8", "surrogatepass")
+    return dataclasses.replace(completion, text=text, tokens=tokens[begin:end])
+
+
+def _open(file: pathlib.Path) -> BinaryIO:
+    with open(file, "rb") as stream:
+        zipped = stream.read(2) == b"\x1f\x8b"
+    return cast(BinaryIO, gzip.open(file)) if zipped else open(file, "rb")
+
+
+def _is_object(data: bytes) -> bool:
+    try:
+        return isinstance(json.loads(data), dict)
+    except ValueError:
+        return False
+
+
+def _parse(line: Line) -> dict[str, Any]:
+    try:
+        value = json.loads(line.data)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{line.where}: not UTF-8 ({error.reason}).") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{line.where}: not JSON at column {error.colno} ({error.msg}). Expected "
+            "one JSON object a line; a cut last line comes from a copy that was cut."
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{line.where}: expected a JSON object, found {type(value).__name__}."
+        )
+    return cast(dict[str, Any], value)
+
+
+def _list(record: Mapping[str, Any], name: str, where: str) -> list[Any]:
+    value = record.get(name)
+    if not isinstance(value, list):
+        raise InputError(f"{where}: {name!r} is {str(value)[:80]}, expected a list.")
+    return cast(list[Any], value)
+
+
+def _number(value: Any, where: str) -> float:
+    if value is None:
+        return -math.inf
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{where}: {value!r} is not a log-probability.")
+    return float(value)
+
+
+def _rounded(logprob: float) -> float | None:
+    return None if logprob == -math.inf else round(logprob, 6)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split())

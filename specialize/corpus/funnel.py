@@ -1,0 +1,118 @@
+"""How many samples came in, how many stayed, and why the others went."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+STAGES = ("read", "verified", "aligned", "kept")
+
+# Why a sample went, in words for people. The keys stand in manifests.
+REASONS = {
+    "tokens_do_not_spell_the_text": "its tokens do not spell its text",
+    "unexpected_beginning": "does not begin with the end of its prompt",
+    "unfinished": "does not end as a finished answer does",
+    "cut_off": "cut off at the length limit",
+    "empty": "no text",
+    "no_gold": "its question has no gold answer",
+    "no_answer": "states no answer",
+    "wrong_answer": "wrong answer",
+    "near_duplicate": "nearly the same as an earlier sample of its question",
+    "over_budget": "more samples of its question than asked for",
+    "unaligned": "could not be aligned with the student's tokens",
+    "input_too_long": "encoder text too long",
+    "target_too_long": "decoder text too long",
+    "not_wanted": "only answer-only formats asked for, and not its question's first",
+}
+
+
+@dataclasses.dataclass
+class Funnel:
+    """Counts of samples; human rationales are samples too.
+
+    Attributes:
+        read: samples found in the input.
+        verified: of those, samples with the right answer.
+        aligned: of those, samples whose text the student can be taught.
+        kept: of those, samples that stand in at least one record.
+        rejected: reason -> samples that went for it. read = kept + all rejected.
+        questions: questions with at least one sample.
+        solved: of those, questions with a right one.
+    """
+
+    read: int = 0
+    verified: int = 0
+    aligned: int = 0
+    kept: int = 0
+    rejected: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    questions: int = 0
+    solved: int = 0
+
+    def reject(self, reason: str, count: int = 1) -> None:
+        """Counts samples that went for `reason`, one of `REASONS`."""
+        if reason not in REASONS:
+            raise ValueError(f"{reason!r} is not one of {sorted(REASONS)}")
+        self.rejected[reason] = self.rejected.get(reason, 0) + count
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a manifest, reasons in a fixed order."""
+        value = dataclasses.asdict(self)
+        value["rejected"] = {
+            reason: self.rejected[reason]
+            for reason in REASONS
+            if reason in self.rejected
+        }
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Funnel":
+        """Reads what `to_json` wrote."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value[name] for name in known & value.keys()})
+
+    def table(self, records: Mapping[str, int] | None = None) -> Table:
+        """The funnel for people.
+
+        Args:
+            records: records written per format, shown below the samples.
+        """
+        table = Table(title="Funnel", title_justify="left", show_header=True)
+        table.add_column("samples")
+        table.add_column("count", justify="right")
+        table.add_column("of read", justify="right")
+        for stage in STAGES:
+            self._row(table, stage, getattr(self, stage))
+            gone = _REJECTED_BEFORE.get(stage, ())
+            for reason in (r for r in gone if r in self.rejected):
+                self._row(table, f"  - {REASONS[reason]}", self.rejected[reason])
+        table.add_section()
+        table.add_row("questions with a sample", f"{self.questions:,}", "")
+        table.add_row("questions with a right one", f"{self.solved:,}", "")
+        if records:
+            table.add_section()
+            for name, count in records.items():
+                table.add_row(f"records {name}", f"{count:,}", "")
+        return table
+
+    def _row(self, table: Table, label: str, count: int) -> None:
+        share = f"{100 * count / self.read:.1f} %" if self.read else ""
+        table.add_row(label, f"{count:,}", share)
+
+
+# Which reasons stand between a stage and the next, for the table.
+_VERIFY = (
+    "tokens_do_not_spell_the_text",
+    "unexpected_beginning",
+    "unfinished",
+    "cut_off",
+    "empty",
+    "no_gold",
+    "no_answer",
+    "wrong_answer",
+)
+_REJECTED_BEFORE = {
+    "read": _VERIFY,
+    "verified": ("near_duplicate", "over_budget", "not_wanted", "unaligned"),
+    "aligned": ("input_too_long", "target_too_long"),
+}
