@@ -1,0 +1,287 @@
+"""The student's vocabulary: SentencePiece text <-> ids, and which bytes a piece covers.
+
+Ids equal those of `seqio.SentencePieceVocabulary` for the same file and the same
+number of extra ids, so a corpus written here is what a SeqIO task would have encoded;
+tensorflow is not needed to read it.
+"""
+
+import bisect
+import hashlib
+import importlib
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import sentencepiece
+
+from specialize.errors import InputError
+
+# The sign that opens a word; SentencePiece writes a space this way.
+SPACE = "▁"
+
+
+class Span(NamedTuple):
+    """One piece of a text and the UTF-8 bytes of the text that it covers."""
+
+    id: int
+    piece: str
+    begin: int
+    end: int
+
+
+class Segmentation(NamedTuple):
+    """A text in pieces, with the byte where each piece is known to be complete.
+
+    Attributes:
+        ids: ids [L].
+        pieces: pieces [L] in UTF-8; an unknown character stands for itself.
+        ends: bytes [L]; non-decreasing. Nothing after `ends[i]` went into piece i.
+            Differs from the end of a span only inside words that normalisation
+            rewrites (one character "½" becomes the pieces of "1⁄2").
+        word_starts: index [L] of the first piece of the word that piece i is in.
+        begins: byte [L] where that word begins, its leading whitespace included.
+    """
+
+    ids: list[int]
+    pieces: list[bytes]
+    ends: list[int]
+    word_starts: list[int]
+    begins: list[int]
+
+
+class Vocabulary:
+    """A SentencePiece model as the student sees it.
+
+    T5's model normalises (NFKC and more), turns every run of whitespace, newlines
+    included, into one "▁" and puts one before the first word. `spans` nevertheless
+    counts bytes of the text as given.
+
+    Args:
+        path: the `.model` file, for T5 the `spiece.model` of its authors.
+        extra_ids: sentinels appended after the pieces; 100 for every T5.
+        rows: rows of the student's embedding. Default: `size` rounded up to a
+            multiple of 128, which is 32128 for T5.
+
+    Raises:
+        InputError: the file is missing, is no SentencePiece model, does not keep
+            ids 0 and 1 for padding and EOS, or has more ids than `rows`.
+    """
+
+    pad_id = 0
+    eos_id = 1
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        extra_ids: int = 100,
+        rows: int | None = None,
+    ) -> None:
+        self.path = pathlib.Path(path)
+        self.extra_ids = extra_ids
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"cannot read the vocabulary {self.path}: {error.strerror}. Give the "
+                "SentencePiece model of the student, for T5 its spiece.model."
+            ) from error
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        self._processor = _load(content, extra_ids, self.path)
+        self.unk_id: int = self._processor.unk_id()
+        self.size: int = self._processor.get_piece_size()
+        self.rows = -(-self.size // 128) * 128 if rows is None else rows
+        if self.rows < self.size:
+            raise InputError(
+                f"the vocabulary {self.path} has {self.size} ids ({extra_ids} of them "
+                f"extra) but the embedding only {self.rows} rows. Give more rows."
+            )
+        self._pieces: list[str] = [
+            str(self._processor.id_to_piece(i)) for i in range(self.size)
+        ]
+        self._ids = {piece: index for index, piece in enumerate(self._pieces)}
+        # Where no piece reaches over a space, every word is segmented by itself.
+        self.words_are_independent = SPACE in self._ids and not any(
+            SPACE in piece[1:] for piece in self._pieces
+        )
+
+    def __repr__(self) -> str:
+        return f"Vocabulary({str(self.path)!r}, extra_ids={self.extra_ids})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Reloaded in the other process: the C++ processor itself cannot travel.
+        return _restore, (str(self.path), self.extra_ids, self.rows)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without EOS."""
+        return self._processor.encode(_utf8(text))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of every text, without EOS."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids` as SeqIO gives it.
+
+        Ids at or above `size` count as unknown, and nothing after the first EOS is
+        read. Padding and EOS write nothing.
+        """
+        clean: list[int] = []
+        for index in ids:
+            clean.append(int(index) if index < self.size else self.unk_id)
+            if index == self.eos_id:
+                break
+        return self._processor.decode(clean) if clean else ""
+
+    def piece(self, index: int) -> str:
+        """The piece with this id; "<row 32100>" for rows that no piece uses.
+
+        Raises:
+            InputError: the id is outside the embedding.
+        """
+        if 0 <= index < self.size:
+            return self._pieces[index]
+        if self.size <= index < self.rows:
+            return f"<row {index}>"
+        raise InputError(f"id {index} is outside the {self.rows} rows of {self.path}.")
+
+    def id_of(self, piece: str) -> int | None:
+        """The id of a piece by its exact string, or None."""
+        return self._ids.get(piece)
+
+    def spans(self, text: str) -> list[Span]:
+        """The pieces of `text` with the bytes they cover.
+
+        The spans tile the UTF-8 bytes of `text`: a piece's leading whitespace is
+        its own, whitespace at the very end goes to the last piece. Where one
+        character is normalised to several pieces, one of them covers its bytes and
+        the others are empty.
+
+        Returns:
+            One span a piece; empty for a text of whitespace only.
+        """
+        raw = _utf8(text)
+        coded = self._processor.encode(raw, out_type="offset_mapping")
+        ids, offsets = coded["ids"], coded["offsets"]
+        if not ids:
+            return []
+        ends: list[int] = [end for _, end in offsets]
+        ends[-1] = len(raw)
+        begins = [0, *ends[:-1]]
+        return [
+            Span(index, piece.decode("utf-8", "replace"), begin, end)
+            for index, piece, begin, end in zip(
+                ids, coded["pieces"], begins, ends, strict=True
+            )
+        ]
+
+    def segment(self, raw: bytes) -> Segmentation:
+        """The pieces of a text for alignment; see `Segmentation`.
+
+        Args:
+            raw: the text in UTF-8.
+        """
+        coded = self._processor.encode(raw, out_type="offset_mapping")
+        ids: list[int] = coded["ids"]
+        surfaces: list[bytes] = coded["pieces"]
+        ends: list[int] = [end for _, end in coded["offsets"]]
+        word_starts: list[int] = []
+        begins: list[int] = []
+        start = begin = last_end = 0
+        split = self.words_are_independent
+        for index, piece in enumerate(surfaces):
+            if split and index and piece.startswith(_SPACE_BYTES):
+                start, begin = index, last_end
+            word_starts.append(start)
+            begins.append(begin)
+            last_end = ends[index]
+        written = b"".join(surfaces).replace(_SPACE_BYTES, b"")
+        if written != raw.translate(None, _WHITESPACE):
+            for start in sorted(set(word_starts)):
+                stop = bisect.bisect_right(word_starts, start)
+                self._settle(raw, surfaces, ends, start, stop, begins[start])
+        for index, piece in enumerate(surfaces[:-1]):
+            if piece == _SPACE_BYTES:
+                # Whether a space stays alone is known when its successor begins.
+                ends[index] = min(ends[index] + 1, ends[index + 1])
+        return Segmentation(ids, surfaces, ends, word_starts, begins)
+
+    def _settle(
+        self,
+        raw: bytes,
+        surfaces: list[bytes],
+        ends: list[int],
+        start: int,
+        stop: int,
+        begin: int,
+    ) -> None:
+        """Moves the ends of pieces [start, stop) of a word to where they are certain.
+
+        SentencePiece maps all bytes of a rewritten character to its first byte, so
+        the piece before a rewritten character may hold part of it while its span
+        ends earlier. A cut is certain where the text up to it normalises to the
+        pieces up to it.
+        """
+        certain = ends[stop - 1]
+        written = b"".join(surfaces[start:stop]).replace(_SPACE_BYTES, b"")
+        if written == raw[begin:certain].translate(None, _WHITESPACE):
+            return
+        for index in range(stop - 2, start - 1, -1):
+            spelled = b"".join(surfaces[start : index + 1])
+            head = raw[begin : ends[index]].decode("utf-8", "replace")
+            if self._processor.normalize(head).encode() == spelled:
+                certain = ends[index]
+            ends[index] = certain
+
+
+_SPACE_BYTES = SPACE.encode()
+_WHITESPACE = b" \t\n\r\f\v"
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the text {text[:60]!r} holds half of a surrogate pair at character "
+            f"{error.start}, which UTF-8 cannot write. Mend or drop the record."
+        ) from error
+
+
+def _load(
+    content: bytes, extra_ids: int, path: pathlib.Path
+) -> sentencepiece.SentencePieceProcessor:
+    from google.protobuf.message import DecodeError
+
+    # Made at run time by protobuf: nothing a type checker could see.
+    model_pb2: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    remedy = "Give the SentencePiece model of the student, for T5 its spiece.model."
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        model = model_pb2.ModelProto.FromString(content)
+        if not model.pieces:
+            raise RuntimeError("it holds no pieces")
+        # As SeqIO does: the first sentinel gets the highest id.
+        for index in reversed(range(extra_ids)):
+            model.pieces.add(
+                piece=f"{SPACE}<extra_id_{index}>",
+                score=0.0,
+                type=model_pb2.ModelProto.SentencePiece.USER_DEFINED,
+            )
+        processor.LoadFromSerializedProto(model.SerializeToString())
+    except (DecodeError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{path} ({len(content)} bytes) is not a SentencePiece model: {error}. "
+            f"{remedy}"
+        ) from error
+    if processor.pad_id() != 0 or processor.eos_id() != 1:
+        raise InputError(
+            f"the vocabulary {path} has padding id {processor.pad_id()} and EOS id "
+            f"{processor.eos_id()}; a T5 student needs 0 and 1. {remedy}"
+        )
+    return processor
+
+
+def _restore(path: str, extra_ids: int, rows: int) -> Vocabulary:
+    return Vocabulary(path, extra_ids=extra_ids, rows=rows)
