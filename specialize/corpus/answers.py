@@ -1,9 +1,24 @@
-"""The final answer of a text: extract, normalise, compare."""
+"""The judge of final answers, used at both ends of the way of one example.
+
+The same rules decide which teacher samples are kept and which student outputs are
+right. A verdict always says how it was reached:
+
+- "marked": behind "The answer is", `####`, `\\boxed{}` and the like (`passages`);
+- "last": no such mark; the last, leading or only candidate of the text;
+- "none": nothing that could be an answer, or an answer withheld ("is unknown").
+
+What counts as the answer of a passage and when two answers are equal depends on the
+type: `number_answers` and `quantities` for numbers, `label_answers` for the labels of
+BIG-Bench Hard. Nothing is ever compared by substring. The rule "reference" is the
+paper's own code's judge instead (`reference_rule`).
+"""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from specialize.corpus.quantities import find_quantities, normalised, same_quantity
+from specialize.corpus import label_answers, number_answers, reference_rule
+from specialize.corpus.passages import Passage, locate
+from specialize.corpus.quantities import find_quantities, normalised
 
 ANSWER_TYPES = (
     "number",
@@ -16,6 +31,7 @@ ANSWER_TYPES = (
     "text",
 )
 RULES = ("exact", "reference")
+HOWS = ("marked", "last", "none")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,10 +40,9 @@ class Verdict:
 
     Attributes:
         correct: whether the extracted answer equals one of the golds.
-        value: the extracted answer in its one canonical spelling; None if there is
-            none. Predictions with equal values are votes for the same answer.
-        how: "marked" (behind "The answer is", "####", ...), "last" (no mark; the last
-            or only candidate of the text), "none" (nothing that could be an answer).
+        value: the extracted answer in its one spelling ("1080", "(B)"); None if there
+            is none. Predictions with equal values are votes for the same answer.
+        how: one of `HOWS`.
     """
 
     correct: bool
@@ -35,31 +50,127 @@ class Verdict:
     how: str
 
 
+_Readers = tuple[Callable[[Passage], str | None], Callable[[str], str | None]]
+_READERS: dict[str, _Readers] = {
+    "choice": (label_answers.choice_marked, label_answers.choice_unmarked),
+    "words": (label_answers.words_marked, label_answers.words_unmarked),
+    "brackets": (label_answers.brackets_marked, label_answers.brackets_unmarked),
+    "text": (label_answers.text_marked, label_answers.text_unmarked),
+    **{
+        name: (label_answers.label_marked(name), label_answers.label_unmarked(name))
+        for name in ("boolean", "yes_no", "valid_invalid")
+    },
+}
+
+
 def judge(
     prediction: str,
     golds: Sequence[str],
     answer_type: str = "number",
     rule: str = "exact",
+    *,
+    answer_only: bool = False,
 ) -> Verdict:
-    """Judges one prediction."""
-    text = normalised(prediction)
-    how = "last"
-    lowered = text.lower()
-    if "answer is" in lowered:
-        how = "marked"
-        text = text[lowered.rindex("answer is") + len("answer is") :]
-    if answer_type == "number":
-        found = find_quantities(text)
-        if not found:
-            return Verdict(False, None, "none")
-        value = found[0] if how == "marked" else found[-1]
-        correct = any(
-            same_quantity(value, gold)
-            for text in golds
-            for gold in find_quantities(normalised(text))[:1]
+    """Judges one prediction.
+
+    Args:
+        prediction: a model's whole output.
+        golds: accepted answers; equalling any of them is right. A gold with several
+            parts ("5 (ft); 7 (ft)") wants them all. Empty: nothing is right.
+        answer_type: one of `ANSWER_TYPES`.
+        rule: "exact" (default) or "reference", the judge of the paper's code.
+        answer_only: whether the prompt asked for the answer alone, which only the
+            reference's rule for labels wants to know.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        ValueError: unknown answer type or rule.
+    """
+    if answer_type not in ANSWER_TYPES:
+        raise ValueError(
+            f"answer_type is {answer_type!r}, expected one of {ANSWER_TYPES}"
         )
-        return Verdict(correct, str(value), how)
-    value_text = text.strip().rstrip(".").strip()
+    if rule not in RULES:
+        raise ValueError(f"rule is {rule!r}, expected one of {RULES}")
+    if rule == "reference":
+        return _judge_by_reference(prediction, golds, answer_type, answer_only)
+    if answer_type == "number":
+        return _judge_number(prediction, golds)
+    read_marked, read_unmarked = _READERS[answer_type]
+    value, how = locate(prediction, read_marked, read_unmarked)
+    accepted = {spelled_gold(gold, answer_type) for gold in golds}
+    if answer_type == "choice" and value is None or value not in accepted:
+        # Two of BBH's golds are an option's text instead of its letter.
+        text, text_how = locate(
+            prediction, label_answers.text_marked, label_answers.text_unmarked
+        )
+        if answer_type == "choice" and text in accepted:
+            value, how = text, text_how
+    return Verdict(value in accepted, value, how)
+
+
+def spelled_gold(gold: str, answer_type: str) -> str:
+    """A gold in the one spelling of its type, which a verdict's value must equal."""
+    if answer_type == "choice":
+        return label_answers.choice_unmarked(gold) or label_answers.spelled_text(gold)
+    if answer_type == "words":
+        return label_answers.spelled_words(gold)
+    if answer_type == "brackets":
+        return label_answers.spelled_brackets(gold)
+    if answer_type == "text":
+        return label_answers.spelled_text(gold)
+    if answer_type == "number":
+        parts = number_answers.gold_quantities(normalised(gold))
+        return "; ".join(str(part) for part in parts)
+    return _READERS[answer_type][1](gold) or gold.strip()
+
+
+def infer_answer_type(golds: Sequence[str]) -> str:
+    """The narrowest type that fits all golds of a suite; "text" if none does."""
+    stripped = [gold.strip() for gold in golds]
+    lowered = {gold.lower() for gold in stripped}
+    if not stripped:
+        return "text"
+    if all(len(gold) == 3 and gold[0] + gold[2] == "()" for gold in stripped):
+        return "choice"
+    for answer_type, labels in (
+        ("boolean", {"true", "false"}),
+        ("yes_no", {"yes", "no"}),
+        ("valid_invalid", {"valid", "invalid"}),
+    ):
+        if lowered <= labels:
+            return answer_type
+    if all(not set(gold) - set("()[]{}<> ") for gold in stripped):
+        return "brackets"
+    if all(_is_number(gold) for gold in stripped):
+        return "number"
+    return "text"
+
+
+def _is_number(gold: str) -> bool:
+    found = find_quantities(normalised(gold))
+    return len(found) == 1 and not any(character.isalpha() for character in gold)
+
+
+def _judge_number(prediction: str, golds: Sequence[str]) -> Verdict:
+    answer, how = locate(
+        normalised(prediction), number_answers.read_marked, number_answers.read_unmarked
+    )
+    if answer is None:
+        return Verdict(False, None, how)
+    golds = [normalised(gold) for gold in golds]
+    correct = any(number_answers.equals(answer, gold, how) for gold in golds)
+    return Verdict(correct, number_answers.spelled(answer, golds, how), how)
+
+
+def _judge_by_reference(
+    prediction: str, golds: Sequence[str], answer_type: str, answer_only: bool
+) -> Verdict:
+    if answer_type == "number":
+        correct, value = reference_rule.number_equals(prediction, golds)
+        return Verdict(correct, value, "none" if value is None else "last")
     return Verdict(
-        value_text in golds, value_text or None, how if value_text else "none"
+        *reference_rule.label_contained(prediction, golds, answer_only=answer_only)
     )
