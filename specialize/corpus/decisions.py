@@ -53,6 +53,10 @@ def decide(
     Raises:
         InputError: a sample's number occurs twice in a question, or nothing stays.
     """
+    if near_duplicate is not None and not 0 < near_duplicate <= 1:
+        raise InputError(f"near_duplicate is {near_duplicate}, expected (0, 1].")
+    if max_samples is not None and max_samples < 1:
+        raise InputError(f"max_samples is {max_samples}, expected 1 or more.")
     funnel = Funnel(read=len(verdicts))
     by_question: dict[str, list[int]] = {}
     for index, verdict in enumerate(verdicts):

@@ -37,6 +37,7 @@ class Funnel:
         aligned: of those, samples whose text the student can be taught.
         kept: of those, samples that stand in at least one record.
         rejected: reason -> samples that went for it. read = kept + all rejected.
+        dropped: format -> reason -> records left out of samples that may have others.
         questions: questions with at least one sample.
         solved: of those, questions with a right one.
     """
@@ -46,6 +47,9 @@ class Funnel:
     aligned: int = 0
     kept: int = 0
     rejected: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
+    dropped: dict[str, dict[str, int]] = dataclasses.field(
+        default_factory=dict[str, dict[str, int]]
+    )
     questions: int = 0
     solved: int = 0
 
@@ -54,6 +58,11 @@ class Funnel:
         if reason not in REASONS:
             raise ValueError(f"{reason!r} is not one of {sorted(REASONS)}")
         self.rejected[reason] = self.rejected.get(reason, 0) + count
+
+    def drop(self, format: str, reason: str) -> None:
+        """Counts a record that was left out, in one format, for `reason`."""
+        reasons = self.dropped.setdefault(format, {})
+        reasons[reason] = reasons.get(reason, 0) + 1
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a manifest, reasons in a fixed order."""
@@ -93,6 +102,8 @@ class Funnel:
             table.add_section()
             for name, count in records.items():
                 table.add_row(f"records {name}", f"{count:,}", "")
+                for reason, gone in self.dropped.get(name, {}).items():
+                    table.add_row(f"  - {REASONS[reason]}", f"{gone:,}", "")
         return table
 
     def _row(self, table: Table, label: str, count: int) -> None:

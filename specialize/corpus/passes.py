@@ -21,8 +21,9 @@ from specialize.corpus.completions import (
 )
 from specialize.corpus.decisions import DROP, KEEP_FIRST, Verdict
 from specialize.corpus.parallel import ordered_map
-from specialize.corpus.records import DistillRecord, Problem
+from specialize.corpus.records import DistillRecord, Fingerprint, Problem
 from specialize.corpus.rendering import Renderer, Settings, human_completion
+from specialize.corpus.shards import Block, encode_block
 from specialize.corpus.verification import verify
 from specialize.progress import track
 
@@ -79,14 +80,14 @@ class Part(NamedTuple):
     """What became of a chunk's samples.
 
     Attributes:
-        records: in the order of the samples.
+        block: the records, serialised and compressed.
         aligned: samples whose text the student can be taught.
         kept: samples that stand in at least one record.
         rejected: reasons of the others.
         dropped: (format, reason) of records that were too long.
     """
 
-    records: list[DistillRecord]
+    block: Block
     aligned: int
     kept: int
     rejected: list[str]
@@ -139,7 +140,9 @@ def render_all(
     pool: Sequence[Problem] | None,
     judged: Sequence[Judged],
     decisions: Sequence[int],
+    fingerprint: Fingerprint,
     *,
+    num_shards: int,
     processes: int,
 ) -> Iterator[Part]:
     """Aligns and renders the samples that stay.
@@ -151,6 +154,8 @@ def render_all(
         pool: problems to draw demonstrations from; see `Renderer`.
         judged: what `judge_all` returned.
         decisions: what `decide` returned for all verdicts in a row.
+        fingerprint: of the corpus.
+        num_shards: files a format.
         processes: how many work.
 
     Yields:
@@ -171,14 +176,20 @@ def render_all(
         tasks(),
         processes=processes,
         prepare=_prepare_render,
-        arguments=(settings, list(problems), None if pool is None else list(pool)),
+        arguments=(
+            settings,
+            list(problems),
+            None if pool is None else list(pool),
+            fingerprint,
+            num_shards,
+        ),
     )
     yield from track(work, "align and write", total=len(judged))
 
 
 # What a process prepared before its first chunk.
 _judging: tuple[Settings, Questions, bool] | None = None
-_rendering: tuple[Renderer, Questions] | None = None
+_rendering: tuple[Renderer, Questions, Fingerprint, int] | None = None
 
 
 def _prepare_judge(settings: Settings, problems: list[Problem], text: bool) -> None:
@@ -187,10 +198,15 @@ def _prepare_judge(settings: Settings, problems: list[Problem], text: bool) -> N
 
 
 def _prepare_render(
-    settings: Settings, problems: list[Problem], pool: list[Problem] | None
+    settings: Settings,
+    problems: list[Problem],
+    pool: list[Problem] | None,
+    fingerprint: Fingerprint,
+    num_shards: int,
 ) -> None:
     global _rendering
-    _rendering = (Renderer(settings, problems, pool), Questions(problems))
+    renderer = Renderer(settings, problems, pool)
+    _rendering = (renderer, Questions(problems), fingerprint, num_shards)
 
 
 def _judge(chunk: Chunk) -> Judged:
@@ -221,18 +237,21 @@ def _judge(chunk: Chunk) -> Judged:
 
 def _render(task: _Task) -> Part:
     assert _rendering is not None
-    renderer, questions = _rendering
-    part = Part([], 0, 0, [], [])
+    renderer, questions, fingerprint, num_shards = _rendering
+    records: list[DistillRecord] = []
+    rejected: list[str] = []
+    dropped: list[tuple[str, str]] = []
     aligned = kept = 0
     for sample, decision in _kept(task, questions):
         done = renderer.render(sample.completion, first=decision == KEEP_FIRST)
-        part.records.extend(done.records)
-        part.dropped.extend(done.dropped)
+        records.extend(done.records)
+        dropped.extend(done.dropped)
         aligned += done.aligned
         kept += bool(done.records)
         if done.rejection is not None:
-            part.rejected.append(done.rejection)
-    return part._replace(aligned=aligned, kept=kept)
+            rejected.append(done.rejection)
+    block = encode_block(records, fingerprint, num_shards=num_shards)
+    return Part(block, aligned, kept, rejected, dropped)
 
 
 def _kept(task: _Task, questions: Questions) -> Iterator[tuple[Sample, int]]:

@@ -1,0 +1,379 @@
+"""`specialize corpus ...`: arguments in, one call out."""
+
+# pyright: reportPrivateUsage=false
+# argparse gives the type of `add_subparsers` no public name.
+
+import argparse
+from collections.abc import Callable
+from typing import TypeAlias
+
+Command = Callable[[argparse.Namespace], int]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def register(subparsers: Commands) -> None:
+    """Adds `corpus` and its sub-commands."""
+    corpus = subparsers.add_parser(
+        "corpus",
+        help="sample a teacher, verify, align, and write what a student learns",
+    )
+    commands = corpus.add_subparsers(metavar="STEP", required=True, dest="step")
+    _register_sample(commands)
+    _register_export(commands)
+    _register_build(commands)
+
+
+def _add(
+    commands: Commands,
+    name: str,
+    run: Command,
+    help: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_problems(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--problems", required=True, metavar="FILE", help="the benchmark's own file"
+    )
+    parser.add_argument(
+        "--dataset",
+        default="gsm8k",
+        choices=("gsm8k", "multiarith", "asdiv", "svamp", "bbh"),
+        help="whose layout the problem file has",
+    )
+
+
+def _add_judging(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("verification")
+    _add_answer_type(group)
+    group.add_argument(
+        "--near_duplicates",
+        type=float,
+        metavar="SIMILARITY",
+        default=None,
+        help="drop a question's later samples that are at least this similar (0 to 1)",
+    )
+    group.add_argument(
+        "--max_samples",
+        type=int,
+        metavar="N",
+        default=None,
+        help="keep at most N right samples a question",
+    )
+
+
+def _add_answer_type(group: "argparse._ArgumentGroup") -> None:
+    group.add_argument(
+        "--answer_type",
+        default="number",
+        choices=(
+            "number",
+            "choice",
+            "boolean",
+            "yes_no",
+            "valid_invalid",
+            "words",
+            "brackets",
+            "text",
+        ),
+        help="what kind of answer the questions have",
+    )
+    group.add_argument(
+        "--rule",
+        default="exact",
+        choices=("exact", "reference"),
+        help="how answers are read: ours, or as the paper's code does",
+    )
+
+
+def _add_alignment(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("alignment")
+    group.add_argument(
+        "--vocabulary",
+        required=True,
+        metavar="FILE",
+        help="the student's SentencePiece model",
+    )
+    group.add_argument(
+        "--rows",
+        type=int,
+        default=None,
+        help="rows of the student's embedding; default: the vocabulary rounded up to "
+        "a multiple of 128 (32128 for T5)",
+    )
+    group.add_argument("--k", type=int, default=5, help="alternatives a position")
+    group.add_argument(
+        "--alignment", default="bytes", choices=("bytes", "dtw"), help="method"
+    )
+
+
+def _add_formats(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("formats")
+    group.add_argument(
+        "--formats",
+        nargs="+",
+        metavar="FORMAT",
+        default=None,
+        help="which to write; default: all four",
+    )
+    group.add_argument(
+        "--demonstrations", type=int, default=4, help="in-context demonstrations"
+    )
+    group.add_argument(
+        "--demonstrations_from",
+        metavar="FILE",
+        default=None,
+        help="GSM8K file to draw demonstrations from; default: the problems",
+    )
+    group.add_argument("--seed", type=int, default=0, help="of the demonstrations")
+    group.add_argument(
+        "--max_input_tokens", type=int, default=None, help="leave out longer inputs"
+    )
+    group.add_argument(
+        "--max_target_tokens", type=int, default=None, help="leave out longer targets"
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="DIR", help="the corpus folder")
+    parser.add_argument("--shards", type=int, default=4, help="files a format")
+    parser.add_argument(
+        "--replace", action="store_true", help="replace an earlier corpus in DIR"
+    )
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=None,
+        help="how many work; default: one a core. Does not change the result",
+    )
+
+
+def _register_build(
+    commands: Commands,
+) -> None:
+    parser = _add(
+        commands,
+        "build",
+        _build,
+        "local files to a corpus: read, verify, align and write in one go",
+    )
+    _add_problems(parser)
+    parser.add_argument(
+        "--completions",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="files of teacher completions (exports or notebook dumps)",
+    )
+    parser.add_argument(
+        "--teacher", default=None, help="who wrote them; default: what their cards say"
+    )
+    parser.add_argument(
+        "--no_rationales",
+        action="store_true",
+        help="leave the human rationales out",
+    )
+    _add_output(parser)
+    _add_processes(parser)
+    _add_judging(parser)
+    _add_alignment(parser)
+    _add_formats(parser)
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from specialize.corpus import pipeline
+    from specialize.corpus.funnel import Funnel
+    from specialize.corpus.records import FORMATS
+    from specialize.progress import console
+
+    manifest = pipeline.build(
+        arguments.problems,
+        arguments.vocabulary,
+        arguments.out,
+        completions_paths=arguments.completions,
+        dataset=arguments.dataset,
+        teacher=arguments.teacher,
+        rationales=not arguments.no_rationales,
+        formats=arguments.formats or FORMATS,
+        demonstrations=arguments.demonstrations,
+        demonstrations_from=arguments.demonstrations_from,
+        seed=arguments.seed,
+        k=arguments.k,
+        alignment=arguments.alignment,
+        rows=arguments.rows,
+        answer_type=arguments.answer_type,
+        rule=arguments.rule,
+        near_duplicate=arguments.near_duplicates,
+        max_samples=arguments.max_samples,
+        max_input_tokens=arguments.max_input_tokens,
+        max_target_tokens=arguments.max_target_tokens,
+        num_shards=arguments.shards,
+        processes=arguments.processes,
+        replace=arguments.replace,
+    )
+    console.print(Funnel.from_json(manifest.funnel).table(manifest.counts()))
+    return 0
+
+
+def _register_sample(commands: Commands) -> None:
+    parser = _add(
+        commands, "sample", _sample, "ask a served teacher for samples with top-k"
+    )
+    _add_problems(parser)
+    parser.add_argument(
+        "--responses", required=True, metavar="FILE", help="the database of answers"
+    )
+    parser.add_argument("--model", required=True, help="as the server calls it")
+    parser.add_argument(
+        "--base_url", default="https://api.openai.com/v1", help="of the server"
+    )
+    parser.add_argument(
+        "--api", default="completions", choices=("completions", "chat"), help="endpoint"
+    )
+    parser.add_argument(
+        "--prompt",
+        default=None,
+        metavar="FILE",
+        help="worked examples before each question",
+    )
+    parser.add_argument("--system", default=None, help="system message (chat)")
+    parser.add_argument(
+        "--limit", type=int, default=None, help="first N questions only"
+    )
+    parser.add_argument(
+        "--api_key_env",
+        default="OPENAI_API_KEY",
+        help="environment variable that holds the key",
+    )
+    ask = parser.add_argument_group("what to ask for")
+    ask.add_argument("--n", type=int, default=8, help="samples of every question")
+    ask.add_argument(
+        "--max_n",
+        type=int,
+        default=None,
+        help="up to this many of a question without a right one so far",
+    )
+    ask.add_argument("--n_per_request", type=int, default=4, help="choices a request")
+    ask.add_argument("--temperature", type=float, default=0.5, help="of sampling")
+    ask.add_argument("--top_p", type=float, default=1.0, help="of sampling")
+    ask.add_argument("--max_tokens", type=int, default=256, help="of an answer")
+    ask.add_argument(
+        "--stop", nargs="*", default=["\nQuestion:"], help="where an answer ends"
+    )
+    ask.add_argument("--top_logprobs", type=int, default=5, help="alternatives a token")
+    ask.add_argument("--seed", type=int, default=0, help="of the run")
+    ask.add_argument(
+        "--no_seed",
+        action="store_true",
+        help="send no seed, for servers that refuse it",
+    )
+    ask.add_argument(
+        "--logprobs_are",
+        default="auto",
+        choices=("auto", "before_temperature", "after_temperature", "unknown"),
+        help="what the server's log-probabilities are; auto finds out",
+    )
+    pace = parser.add_argument_group("pace and price")
+    pace.add_argument("--concurrency", type=int, default=16, help="requests at once")
+    pace.add_argument("--requests_per_minute", type=float, default=None, help="limit")
+    pace.add_argument("--tokens_per_minute", type=float, default=None, help="limit")
+    pace.add_argument("--attempts", type=int, default=8, help="tries of a request")
+    pace.add_argument("--backoff", type=float, default=0.5, help="first wait, seconds")
+    pace.add_argument("--timeout", type=float, default=120.0, help="seconds")
+    pace.add_argument(
+        "--price_input", type=float, default=0.0, help="of a million prompt tokens"
+    )
+    pace.add_argument(
+        "--price_output", type=float, default=0.0, help="of a million answer tokens"
+    )
+    pace.add_argument("--max_cost", type=float, default=None, help="stop when spent")
+    pace.add_argument(
+        "--log_every", type=float, default=30.0, help="seconds between progress lines"
+    )
+    judging = parser.add_argument_group("verification")
+    _add_answer_type(judging)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from specialize.corpus import pipeline, sample
+    from specialize.corpus.endpoint import Endpoint
+    from specialize.corpus.sampling import Plan
+    from specialize.progress import console
+
+    problems = pipeline.read_problems(arguments.problems, arguments.dataset)
+    tally = sample.sample(
+        problems[: arguments.limit],
+        Endpoint(
+            base_url=arguments.base_url,
+            model=arguments.model,
+            api=arguments.api,
+            top_logprobs=arguments.top_logprobs,
+            temperature=arguments.temperature,
+            top_p=arguments.top_p,
+            max_tokens=arguments.max_tokens,
+            stop=tuple(text.replace("\\n", "\n") for text in arguments.stop),
+            system=arguments.system,
+            send_seed=not arguments.no_seed,
+            timeout_s=arguments.timeout,
+            api_key_env=arguments.api_key_env,
+        ),
+        arguments.responses,
+        Plan(
+            samples=arguments.n,
+            max_samples=arguments.max_n,
+            samples_per_request=arguments.n_per_request,
+            seed=arguments.seed,
+            concurrency=arguments.concurrency,
+            requests_per_minute=arguments.requests_per_minute,
+            tokens_per_minute=arguments.tokens_per_minute,
+            attempts=arguments.attempts,
+            backoff_s=arguments.backoff,
+            price_input=arguments.price_input,
+            price_output=arguments.price_output,
+            max_cost=arguments.max_cost,
+            answer_type=arguments.answer_type,
+            rule=arguments.rule,
+        ),
+        prompt=sample.read_prompt(arguments.prompt),
+        convention=arguments.logprobs_are,
+        dataset=arguments.dataset,
+        log_every_s=arguments.log_every,
+    )
+    missing = tally.planned - tally.cached - tally.done
+    if missing > 0:
+        console.print(
+            f"{missing} samples are missing ({tally.failed} given up). Run the same "
+            "command again to ask for them."
+        )
+    return 1 if missing > 0 else 0
+
+
+def _register_export(commands: Commands) -> None:
+    parser = _add(
+        commands, "export", _export, "the database of answers as sorted JSON lines"
+    )
+    parser.add_argument("--responses", required=True, metavar="FILE", help="database")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help=".jsonl or .jsonl.gz"
+    )
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from specialize.corpus import sample
+    from specialize.progress import console
+
+    count = sample.export(arguments.responses, arguments.out)
+    console.print(f"{count:,} completions in {arguments.out}")
+    return 0

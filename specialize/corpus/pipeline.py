@@ -1,0 +1,196 @@
+"""Local files -> a corpus: read, verify, align, write; the whole way in one call."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+from specialize.corpus import cards, problems, shards
+from specialize.corpus.decisions import decide
+from specialize.corpus.funnel import Funnel
+from specialize.corpus.manifest import Manifest
+from specialize.corpus.parallel import default_processes
+from specialize.corpus.passes import Part, Sources, judge_all, render_all
+from specialize.corpus.problems import read_gsm8k
+from specialize.corpus.records import FORMATS, Fingerprint, Problem
+from specialize.corpus.rendering import Settings
+from specialize.corpus.vocabulary import Vocabulary
+from specialize.errors import InputError
+
+Path = str | os.PathLike[str]
+
+READERS: dict[str, Callable[[Path], list[Problem]]] = {
+    "gsm8k": problems.read_gsm8k,
+    "multiarith": problems.read_multiarith,
+    "asdiv": problems.read_asdiv,
+    "svamp": problems.read_svamp,
+    "bbh": problems.read_bbh,
+}
+
+
+def build(
+    problems_path: Path,
+    vocabulary_path: Path,
+    out: Path,
+    *,
+    completions_paths: Sequence[Path] = (),
+    dataset: str = "gsm8k",
+    teacher: str | None = None,
+    rationales: bool = True,
+    formats: Sequence[str] = FORMATS,
+    demonstrations: int = 4,
+    demonstrations_from: Path | None = None,
+    seed: int = 0,
+    k: int = 5,
+    alignment: str = "bytes",
+    rows: int | None = None,
+    answer_type: str = "number",
+    rule: str = "exact",
+    near_duplicate: float | None = None,
+    max_samples: int | None = None,
+    max_input_tokens: int | None = None,
+    max_target_tokens: int | None = None,
+    num_shards: int = 4,
+    processes: int | None = None,
+    replace: bool = False,
+) -> Manifest:
+    """Writes a corpus from local files: `read`, `verify`, `align`, `write` in one.
+
+    Args:
+        problems_path: the benchmark's own file.
+        vocabulary_path: the student's SentencePiece model.
+        out: the corpus folder: new, empty, or an earlier corpus if `replace`.
+        completions_paths: files of teacher completions; see `completions`.
+        dataset: whose layout `problems_path` has, one of `READERS`.
+        teacher: who wrote the completions; by default what their cards say.
+        rationales: whether human rationales are samples too (one-hot rows).
+        formats: which of the four to write.
+        demonstrations: in-context demonstrations a record.
+        demonstrations_from: GSM8K file to draw them from; by default the problems.
+        seed: of the demonstrations.
+        k: teacher alternatives a target position.
+        alignment: "bytes" or "dtw".
+        rows: rows of the student's embedding; None for the vocabulary's default.
+        answer_type: how answers are judged; see `answers`.
+        rule: "exact", or "reference" for the paper's way to read an answer.
+        near_duplicate: similarity (0, 1] from which a question's later sample goes.
+        max_samples: right samples to keep a question.
+        max_input_tokens: longer encoder texts are left out.
+        max_target_tokens: longer decoder texts are left out.
+        num_shards: files a format.
+        processes: how many work; by default one a core. Does not change the result.
+        replace: whether an earlier corpus in `out` may be replaced.
+
+    Returns:
+        The manifest, as written to `out`.
+
+    Raises:
+        InputError: bad input, or a run that would keep nothing. `out` is as before.
+    """
+    settings = Settings(
+        vocabulary=os.fspath(vocabulary_path),
+        rows=rows,
+        k=k,
+        alignment=alignment,
+        formats=tuple(formats),
+        demonstrations=demonstrations,
+        seed=seed,
+        answer_type=answer_type,
+        rule=rule,
+        max_input_tokens=max_input_tokens,
+        max_target_tokens=max_target_tokens,
+    )
+    shards.check_output(out, replace=replace)
+    questions = read_problems(problems_path, dataset)
+    pool = None if demonstrations_from is None else read_gsm8k(demonstrations_from)
+    card = cards.corpus_card(
+        problems_path,
+        completions_paths,
+        teacher=teacher,
+        dataset=dataset,
+        with_human=rationales,
+        more_sources=() if demonstrations_from is None else (demonstrations_from,),
+    )
+    fingerprint = fingerprint_of(settings, card)
+    shards.check_fingerprint(fingerprint)
+    workers = default_processes() if processes is None else processes
+    samples = Sources(
+        _with_rationale(questions) if rationales else [], completions_paths
+    )
+    judged = judge_all(
+        samples,
+        settings,
+        questions,
+        with_text=near_duplicate is not None,
+        processes=workers,
+    )
+    decisions, funnel = decide(
+        [verdict for chunk in judged for verdict in chunk.verdicts],
+        near_duplicate=near_duplicate,
+        max_samples=max_samples,
+    )
+    parts = render_all(
+        samples,
+        settings,
+        questions,
+        pool,
+        judged,
+        decisions,
+        fingerprint,
+        num_shards=num_shards,
+        processes=workers,
+    )
+    return shards.write_shards(
+        _counted(parts, funnel),
+        out,
+        fingerprint,
+        num_shards=num_shards,
+        card=card.to_json(),
+        funnel=funnel.to_json,
+        replace=replace,
+    )
+
+
+def fingerprint_of(settings: Settings, card: cards.Card) -> Fingerprint:
+    """What the records of these settings must agree in with whoever reads them."""
+    vocabulary = Vocabulary(settings.vocabulary, rows=settings.rows)
+    return Fingerprint(
+        vocabulary_sha256=vocabulary.sha256,
+        vocabulary_rows=vocabulary.rows,
+        k=settings.k,
+        teacher=card.teacher,
+        alignment=settings.alignment,
+        prompt_sha256=card.prompt_sha256,
+        sampling=card.sampling,
+        demonstrations={"count": settings.demonstrations, "seed": settings.seed},
+    )
+
+
+def read_problems(path: Path, dataset: str) -> list[Problem]:
+    """Reads a benchmark's file.
+
+    Raises:
+        InputError: an unknown `dataset`, or what its reader refuses.
+    """
+    if dataset not in READERS:
+        raise InputError(f"dataset is {dataset!r}, expected one of {sorted(READERS)}.")
+    return READERS[dataset](path)
+
+
+def _with_rationale(questions: Sequence[Problem]) -> list[Problem]:
+    return [p for p in questions if p.rationale is not None and p.answers]
+
+
+def _counted(parts: Iterator[Part], funnel: Funnel) -> Iterator[shards.Block]:
+    """Passes the blocks on and completes the funnel on the way."""
+    for part in parts:
+        funnel.aligned += part.aligned
+        funnel.kept += part.kept
+        for reason in part.rejected:
+            funnel.reject(reason)
+        for name, reason in part.dropped:
+            funnel.drop(name, reason)
+        yield part.block
+    if not funnel.kept:
+        raise InputError(
+            f"none of {funnel.read} samples is kept: {funnel.rejected}. Raise the "
+            "length limits, or ask for another alignment or other formats."
+        )
