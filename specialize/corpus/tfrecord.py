@@ -1,0 +1,211 @@
+"""TFRecord files and `tf.train.Example` messages, without tensorflow.
+
+Importing tensorflow costs seconds and half a gigabyte in every process; a corpus is
+written by many processes and read by tools that need neither. Both formats are small
+and frozen: a TFRecord is length, checksum, data, checksum; an Example is a protocol
+buffer with a map from names to lists. tensorflow's own reader is the judge in the
+tests.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import BinaryIO, cast
+
+import google_crc32c
+
+Value = bytes | int
+
+_crc32c = cast(Callable[[bytes], int], google_crc32c.value)  # pyright: ignore[reportUnknownMemberType]
+
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
+_BLOCK = 1 << 20
+
+
+def encode_example(features: Mapping[str, Value]) -> bytes:
+    """Serialises a `tf.train.Example`, names sorted, so equal input gives equal bytes.
+
+    Args:
+        features: bytes become a bytes_list, integers an int64_list, each of length 1.
+    """
+    entries: list[bytes] = []
+    for name in sorted(features):
+        value = features[name]
+        if isinstance(value, int):
+            # int64_list = 3 of a packed varint; negative numbers take ten bytes.
+            feature = _field(3, _field(1, _varint(value & (1 << 64) - 1)))
+        else:
+            feature = _field(1, _field(1, value))
+        entries.append(_field(1, _field(1, name.encode()) + _field(2, feature)))
+    return _field(1, b"".join(entries))
+
+
+def decode_example(data: bytes) -> dict[str, Value]:
+    """Reads what `encode_example` or tensorflow wrote, for lists of length 1.
+
+    Raises:
+        ValueError: the bytes are not such an Example.
+    """
+    features: dict[str, Value] = {}
+    try:
+        for _, group in _fields(data):
+            for _, entry in _fields(_message(group)):
+                parts = dict(_fields(_message(entry)))
+                name = str(_message(parts[1]), "utf-8")
+                ((kind, values),) = _fields(_message(parts[2]))
+                ((_, value),) = _fields(_message(values))
+                if kind == 3 and not isinstance(value, int):
+                    value, _ = _read_varint(value, 0)
+                if kind == 3 and isinstance(value, int):
+                    features[name] = value - (1 << 64) if value >> 63 else value
+                elif kind == 1:
+                    features[name] = bytes(_message(value))
+                else:
+                    raise ValueError(f"feature {name!r} has list type {kind}")
+    except (IndexError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(f"not a tf.train.Example: {error}") from error
+    return features
+
+
+def frame(data: bytes) -> bytes:
+    """One TFRecord: length, its masked CRC-32C, data, its masked CRC-32C."""
+    length = len(data).to_bytes(8, "little")
+    return b"".join(
+        (
+            length,
+            _FOOTER.pack(_masked_crc(length)),
+            data,
+            _FOOTER.pack(_masked_crc(data)),
+        )
+    )
+
+
+def compress(frames: Iterable[bytes], level: int = 6) -> bytes:
+    """One gzip member: no time stamp or name, so equal input gives equal bytes.
+
+    Members can be concatenated; tensorflow, gzip and we read the whole as one file.
+    """
+    # 31: a gzip header around the largest window.
+    packer = zlib.compressobj(level, zlib.DEFLATED, 31)
+    parts = [packer.compress(part) for part in frames]
+    parts.append(packer.flush())
+    return b"".join(parts)
+
+
+def read_frames(stream: BinaryIO) -> Iterator[bytes]:
+    """Yields the records of a gzipped TFRecord stream, checksums verified.
+
+    Args:
+        stream: the compressed bytes. Memory stays within a megabyte and one record.
+
+    Raises:
+        ValueError: damaged or cut short.
+    """
+    data = _Gunzip(stream)
+    while header := data.read(_HEADER.size, optional=True):
+        length, crc = _HEADER.unpack(header)
+        if _masked_crc(header[:8]) != crc:
+            raise ValueError("the checksum of a record's length is wrong")
+        record = data.read(length)
+        (crc,) = _FOOTER.unpack(data.read(_FOOTER.size))
+        if _masked_crc(record) != crc:
+            raise ValueError("the checksum of a record is wrong")
+        yield record
+
+
+class _Gunzip:
+    """Reads concatenated gzip members exactly to their end."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._unpacker = zlib.decompressobj(31)
+        self._ready = bytearray()
+        self._input = b""
+        self._started = False
+
+    def read(self, size: int, *, optional: bool = False) -> bytes:
+        """Exactly `size` bytes; nothing at the end of the stream if `optional`."""
+        while len(self._ready) < size:
+            if not self._fill():
+                if optional and not self._ready:
+                    return b""
+                raise ValueError("it ends within a record")
+        result = bytes(self._ready[:size])
+        del self._ready[:size]
+        return result
+
+    def _fill(self) -> bool:
+        if not self._input:
+            self._input = self._stream.read(_BLOCK)
+        if not self._input and (not self._started or self._unpacker.eof):
+            return False
+        if self._unpacker.eof:
+            self._unpacker = zlib.decompressobj(31)
+        self._started = True
+        try:
+            # No input left: what the unpacker still holds back, if anything.
+            fresh = self._unpacker.decompress(self._input, _BLOCK)
+        except zlib.error as error:
+            raise ValueError(f"the compressed data are damaged: {error}") from error
+        if not fresh and not self._input and not self._unpacker.eof:
+            raise ValueError("the compressed data end too early")
+        self._ready += fresh
+        if self._unpacker.eof:
+            self._input = self._unpacker.unused_data
+        else:
+            self._input = self._unpacker.unconsumed_tail
+        return True
+
+
+def _masked_crc(data: bytes) -> int:
+    crc = _crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    parts = bytearray()
+    while value >= 0x80:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    # Wire type 2: a length, then that many bytes.
+    return bytes((number << 3 | 2,)) + _varint(len(content)) + content
+
+
+def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _fields(data: bytes | memoryview) -> Iterator[tuple[int, memoryview | int]]:
+    view = memoryview(data)
+    at = 0
+    while at < len(view):
+        key, at = _read_varint(view, at)
+        size, at = _read_varint(view, at)
+        if key & 7 == 0:
+            yield key >> 3, size
+        elif key & 7 == 2 and at + size <= len(view):
+            yield key >> 3, view[at : at + size]
+            at += size
+        else:
+            raise ValueError("not a tf.train.Example: a field leads out of it")
+
+
+def _message(value: memoryview | int) -> memoryview:
+    if isinstance(value, int):
+        raise TypeError("a number where a message was expected")
+    return value
