@@ -1,9 +1,9 @@
-"""The judge of final answers, used at both ends of the way of one example.
+r"""The judge of final answers, used at both ends of the way of one example.
 
 The same rules decide which teacher samples are kept and which student outputs are
 right. A verdict always says how it was reached:
 
-- "marked": behind "The answer is", `####`, `\\boxed{}` and the like (`passages`);
+- "marked": behind "The answer is", `####`, `\boxed{}` and the like (`passages`);
 - "last": no such mark; the last, leading or only candidate of the text;
 - "none": nothing that could be an answer, or an answer withheld ("is unknown").
 
@@ -99,14 +99,19 @@ def judge(
     if answer_type == "number":
         return _judge_number(prediction, golds)
     read_marked, read_unmarked = _READERS[answer_type]
-    value, how = locate(prediction, read_marked, read_unmarked)
+    value, how = locate(
+        prediction,
+        read_marked,
+        read_unmarked,
+        deniable=answer_type not in ("boolean", "yes_no", "valid_invalid"),
+    )
     accepted = {spelled_gold(gold, answer_type) for gold in golds}
-    if answer_type == "choice" and value is None or value not in accepted:
+    if answer_type == "choice" and not all(_is_letter(gold) for gold in accepted):
         # Two of BBH's golds are an option's text instead of its letter.
         text, text_how = locate(
             prediction, label_answers.text_marked, label_answers.text_unmarked
         )
-        if answer_type == "choice" and text in accepted:
+        if text in accepted:
             value, how = text, text_how
     return Verdict(value in accepted, value, how)
 
@@ -133,7 +138,7 @@ def infer_answer_type(golds: Sequence[str]) -> str:
     lowered = {gold.lower() for gold in stripped}
     if not stripped:
         return "text"
-    if all(len(gold) == 3 and gold[0] + gold[2] == "()" for gold in stripped):
+    if all(_is_letter(gold) for gold in stripped):
         return "choice"
     for answer_type, labels in (
         ("boolean", {"true", "false"}),
@@ -147,6 +152,10 @@ def infer_answer_type(golds: Sequence[str]) -> str:
     if all(_is_number(gold) for gold in stripped):
         return "number"
     return "text"
+
+
+def _is_letter(gold: str) -> bool:
+    return len(gold) == 3 and gold[0] + gold[2] == "()" and gold[1].isupper()
 
 
 def _is_number(gold: str) -> bool:

@@ -14,15 +14,15 @@ Words are compared as words and lists as lists: `valid` is not in `invalid`, and
 of a list is not the list.
 
 Without a mark: a text that begins with the label means it ("Yes, because no one ...",
-"(B) the falcon"); otherwise the last label of the text that stands as an answer does
-(a choice in parentheses; yes or no at a stop). Lists and free text must be the whole
-text or its last line.
+"(B) the falcon"); otherwise its last sentence does if it holds one label only. A chain
+of thought that was cut off while it weighed the options has no answer: its last label
+is chance. Lists, brackets and free text must be the whole text or its last line.
 """
 
 import re
 from collections.abc import Callable
 
-from specialize.corpus.passages import Passage, first_sentence
+from specialize.corpus.passages import Passage, first_sentence, last_sentence
 
 _EDGE = " \t\r\n*_`\"'“”‘’.,;:!$\\"
 
@@ -30,16 +30,16 @@ _LETTER = r"(?:\((?P<round>[A-Z])\)|\[(?P<square>[A-Z])\]|\{(?P<curly>[A-Z])\})"
 _PARENTHESISED = re.compile(_LETTER)
 _LEADING_LETTER = re.compile(
     r"[\s*_`\"'“$:-]*(?:\\[(\[]\s*)?(?:\\(?:text|mathrm|mathbf|textbf)\s*\{)?"
-    r"(?:(?:the\s+)?(?:option|choice|letter|answer)\s*:?\s*[*_`]*)?"
+    r"(?:(?:[Tt]he\s+)?(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)\s*:?\s*[*_`]*)?"
     rf"(?:{_LETTER}|\((?P<lower>[a-z])\)"
     r"|(?P<bare>[A-Z])(?=\s*(?:$|[\n).:,;!\]}*_`\"'”\\$]"
     r"|(?:because|since|as|is|which|and|or|for|given|explanation)\b))"
-    r"|(?P<named>[B-HJ-Z])(?=\s))",
-    re.IGNORECASE if False else 0,
+    r"|(?P<named>[B-HJ-Z])(?=\s))"
 )
 _MORE_LETTERS = re.compile(
     rf"[\s).,*]*(?:\b(?:or|and)\b|/|&|,)\s*(?:{_LETTER}|(?P<bare>[A-Z])(?=[\s.,)]|$))"
 )
+_CONCLUSION = re.compile(r"(?:so|therefore|thus|hence|then|finally)\b", re.IGNORECASE)
 _LABELS = {
     "boolean": re.compile(r"\b(?P<label>true|false)\b", re.IGNORECASE),
     "yes_no": re.compile(r"\b(?P<label>yes|no)\b", re.IGNORECASE),
@@ -48,6 +48,10 @@ _LABELS = {
     ),
 }
 _STANDING = re.compile(r"[*_`\"'”)]*(?:[.,;:!?\n]|\s*$)")
+_ITEM = re.compile(r"\s*(?:\d+[.)]|[-*•])\s")
+_WORD_LIST = re.compile(
+    r"[\"'`]?[^\W\d][^?()\[\]\".:]*(?:[\"'`],?\s*[\"'`]?[^?()\[\]\".:]*)*"
+)
 _BRACKETS = re.compile(r"[()\[\]{}<>]")
 _BRACKET_RUN = re.compile(
     r"[\s\"'`*:$]*(?P<run>[()\[\]{}<>](?:[\s,\"'`]*[()\[\]{}<>])*)"
@@ -73,15 +77,18 @@ def choice_marked(passage: Passage) -> str | None:
 
 
 def choice_unmarked(text: str) -> str | None:
-    """The letter a text begins with or is, else its last letter in parentheses."""
-    found = [_letter(match) for match in _PARENTHESISED.finditer(text)]
+    """The letter a text begins with, else the one letter of its last sentence."""
+    last = last_sentence(text)
+    letters = {_letter(match) for match in _PARENTHESISED.finditer(last)}
+    if len(letters) == 1 and _CONCLUSION.match(last):
+        return letters.pop()
     leading = _LEADING_LETTER.match(text)
     if leading and leading["named"] is None:
         # "(A) says ... \n(B) says ..." discusses the options one by one.
         others = re.findall(r"(?:\n|[.;]\s+)\s*\(([A-Z])\)", text[leading.end() :])
-        if f"({''.join(others[:1])})" in ("()", _letter(leading)):
+        if all(f"({other})" == _letter(leading) for other in others):
             return _letter(leading)
-    return found[-1] if found else None
+    return letters.pop() if len(letters) == 1 else None
 
 
 def label_marked(answer_type: str) -> Callable[[Passage], str | None]:
@@ -93,13 +100,13 @@ def label_marked(answer_type: str) -> Callable[[Passage], str | None]:
         found = list(pattern.finditer(sentence))
         if not found:
             return None
+        if answer_type == "boolean" and "=" in sentence:
+            return _label(answer_type, found[-1])
         if sentence[: found[0].start()].strip(_EDGE + "(["):
             if passage.kind == "colon":
                 return None
             labels = {_label(answer_type, match) for match in found}
             return labels.pop() if len(labels) == 1 else None
-        if answer_type == "boolean" and "=" in sentence:
-            return _label(answer_type, found[-1])
         return _label(answer_type, found[0])
 
     return read
@@ -112,15 +119,19 @@ def label_unmarked(answer_type: str) -> Callable[[str], str | None]:
     def read(text: str) -> str | None:
         stripped = text.lstrip(_EDGE + "([-")
         leading = pattern.match(stripped)
-        if leading and (
-            answer_type != "boolean" or _STANDING.match(stripped, leading.end())
-        ):
-            if answer_type != "yes_no" or _STANDING.match(stripped, leading.end()):
-                return _label(answer_type, leading)
-        found = list(pattern.finditer(text))
+        if leading and _STANDING.match(stripped, leading.end()):
+            return _label(answer_type, leading)
+        sentence = last_sentence(text)
+        found = list(pattern.finditer(sentence))
+        if answer_type == "boolean" and "=" in sentence:
+            # A calculation counts by its result, if it was written to its end.
+            sentence = sentence.rpartition("=")[2]
+            result = pattern.fullmatch(sentence.strip(_EDGE))
+            return _label(answer_type, result) if result else None
         if answer_type == "yes_no":
-            found = [match for match in found if _STANDING.match(text, match.end())]
-        return _label(answer_type, found[-1]) if found else None
+            found = [match for match in found if _STANDING.match(sentence, match.end())]
+        labels = {_label(answer_type, match) for match in found}
+        return labels.pop() if len(labels) == 1 else None
 
     return read
 
@@ -131,15 +142,16 @@ def words_marked(passage: Passage) -> str | None:
 
 
 def words_unmarked(text: str) -> str | None:
-    """The list of words of a text: its last line, behind a colon if there is one."""
+    """The list of words that a text or its last line is, behind a colon if any."""
     lines = [line for line in text.split("\n") if line.strip(_EDGE)]
-    if not lines:
-        return None
-    if len(lines) > 1 and all(
-        re.match(r"\s*(?:\d+[.)]|[-*•])\s", line) for line in lines
-    ):
+    if len(lines) > 1 and all(_ITEM.match(line) for line in lines):
         return spelled_words(" ".join(lines))
-    return spelled_words(first_sentence(lines[-1].rpartition(": ")[2])) or None
+    for line in reversed(lines):
+        listed = line.rpartition(": ")[2].strip(_EDGE).strip("[]()").strip(_EDGE)
+        if _WORD_LIST.fullmatch(listed):
+            return spelled_words(listed)
+        break
+    return None
 
 
 def spelled_words(text: str) -> str:

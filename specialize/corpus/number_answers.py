@@ -60,6 +60,7 @@ _REST_OF_SHORT = re.compile(
     r"[\s*_`$)\]}\"'”’.]*(?:\\[)\]])?"
     r"(?:[A-Za-z²³$%/()*_.\\}-]+[^\S\n]*){0,5}[.!\s*_`$)\]}\"'”’\\]*(?=\n|$)"
 )
+_HEADING = re.compile(r"\s*\d+[.)]\s+[A-Za-z]")
 _EXPLAINED = re.compile(
     r"[\s*_`$)\]}\"'.,;(-]*(?:[A-Za-z]+\s){0,3}?[\s.,;:(*-]*"
     r"(?:explanation|reason\w*|because|since|solution|step|note|as)\b",
@@ -90,7 +91,9 @@ def read_marked(passage: Passage) -> NumberAnswer | None:
         return _offered(text.replace("\n", " ")) or _words(text)
     if passage.kind == "hashes":
         line = text.split("\n", 1)[0]
-        return _offered(line) if _leads(line) and _is_short(line) else None
+        if _HEADING.match(line) or not (_leads(line) and _is_short(line)):
+            return None
+        return _offered(line)
     sentence = first_sentence(text)
     if passage.kind == "colon":
         # "Answer: 9 eggs are left. She ..." opens a chain of thought.
@@ -219,13 +222,16 @@ def _leads(text: str) -> bool:
 
 
 def _is_short(text: str) -> bool:
-    """Whether at most a unit of a few words follows the numbers of the line."""
+    """Whether a line is a number with at most a unit of a few words, and no more."""
     line = text.split("\n", 1)[0]
-    found = find_quantities(line)
+    sentence = first_sentence(line)
+    if line.lstrip()[len(sentence) :].strip(" .!?*_`$)]}\"'”’\\"):
+        return False
+    found = find_quantities(sentence)
     if not found:
-        words = leading_number(line)
-        return words is not None and bool(_REST_OF_SHORT.match(line, words[1]))
-    return bool(_REST_OF_SHORT.match(line, found[-1].end))
+        words = leading_number(sentence)
+        return words is not None and bool(_REST_OF_SHORT.match(sentence, words[1]))
+    return bool(_REST_OF_SHORT.match(sentence, found[-1].end))
 
 
 def _is_explained(text: str) -> bool:
@@ -250,6 +256,6 @@ def _words(text: str) -> NumberAnswer | None:
 
 
 def _as_ratio(answer: NumberAnswer) -> Quantity | None:
-    """ "3 to 4" as the ratio 3:4, where the gold is one."""
+    """Reads "3 to 4" as the ratio 3:4, where the gold is one."""
     match = re.fullmatch(r"\D*(\d+) to (\d+)\D*", answer.text)
     return find_quantities(f"{match[1]}:{match[2]}")[0] if match else None

@@ -13,10 +13,12 @@ _ONES = (
     "fourteen fifteen sixteen seventeen eighteen nineteen"
 ).split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_SMALL = {word: value for value, word in enumerate(_ONES)}
-_SMALL |= {word: 10 * value for value, word in enumerate(_TENS, start=2)}
+_SMALL = {
+    **{word: value for value, word in enumerate(_ONES)},
+    **{word: 10 * value for value, word in enumerate(_TENS, start=2)},
+}
 _LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_PARTS = {
+_PART = {
     "half": 2,
     "third": 3,
     "quarter": 4,
@@ -28,7 +30,7 @@ _PARTS = {
     "ninth": 9,
     "tenth": 10,
 }
-_PARTS |= {f"{word}s": value for word, value in _PARTS.items()} | {"halves": 2}
+_PARTS = {**_PART, **{f"{word}s": value for word, value in _PART.items()}, "halves": 2}
 _WORD = re.compile(r"[a-z]+")
 
 

@@ -42,7 +42,8 @@ _SUBJECT = (
 )
 _ABOUT = r"(?:\s+(?:to|for|of|here|in|as)\b[^.?!:=\n]{0,80}?)?"
 _VERB = (
-    r"(?:(?:is|are|was|will\s+be|would\s+be|should\s+be|must\s+be|has\s+to\s+be|"
+    r"(?:(?=\s?(?:cannot|can't|can\s+not|could\s+not|isn't)\b)"
+    r"|(?:is|are|was|will\s+be|would\s+be|should\s+be|must\s+be|has\s+to\s+be|"
     r"comes\s+(?:out\s+)?to(?:\s+be)?|equals)\b\s*:?|=|->|→|⇒|⟹)"
 )
 _PHRASE = re.compile(
@@ -53,9 +54,12 @@ _COLON = re.compile(
     rf"|\b(?:answer|ans)|(?:(?<=\n)|^|(?<=[.!?]\s))A)\s*{_EMPHASIS}\s*[:.]\s*{_EMPHASIS}",
     re.IGNORECASE,
 )
-_DENIAL = re.compile(
-    r"[\s:*]*(?:that\s+(?:it\s+is\s+)?)?(?:not\b|n't\b|un(?:known|clear|determined|certain)\b"
-    r"|cannot\b|can't\b|could\s+not\b|impossible\b|insufficient\b|undefined\b|n/a\b)",
+_DENIED = re.compile(r"[\s:*(]*(?:that\s+it\s+is\s+)?(?:not|isn't)\b", re.IGNORECASE)
+_WITHHELD = re.compile(
+    r"[\s:*(]*(?:that\s+(?:it\s+is\s+)?)?"
+    r"(?:not\s+(?:clear|known|given|enough|possible|determin|among|listed|provided)"
+    r"|un(?:known|clear|determined|certain)\b|none\b|neither\b|cannot\b|can't\b"
+    r"|can\s+not\b|could\s+not\b|impossible\b|insufficient\b|undefined\b|n/a\b)",
     re.IGNORECASE,
 )
 _HASHES = re.compile(r"#{4,}\s*:?")
@@ -103,10 +107,22 @@ def first_sentence(text: str) -> str:
     return text[: end.start()] if end else text
 
 
+def last_sentence(text: str) -> str:
+    """The last sentence or line of a text, whether or not it was finished."""
+    text = text.rstrip()
+    begin = 0
+    for end in _SENTENCE_END.finditer(text):
+        if end.end() < len(text):
+            begin = end.end()
+    return text[begin:].strip()
+
+
 def locate(
     text: str,
     read_marked: Callable[[Passage], Answer | None],
     read_unmarked: Callable[[str], Answer | None],
+    *,
+    deniable: bool = True,
 ) -> tuple[Answer | None, str]:
     """Finds the final answer of a text by the rules at the head of this module.
 
@@ -114,6 +130,8 @@ def locate(
         text: a model's output.
         read_marked: reads the answer behind a mark; None if there is none.
         read_unmarked: reads the answer of a whole text that has no mark.
+        deniable: whether "the answer is not ..." withholds an answer; for labels it
+            can be one ("not valid", "not True = False").
 
     Returns:
         (answer, how): `how` is "marked", "last" or "none"; the answer is None exactly
@@ -124,12 +142,18 @@ def locate(
         answer = read_marked(passage)
         if answer is not None:
             return answer, "marked"
+    denied = False
     for passage in reversed(list(marks(text))):
-        if passage.kind != "enclosed" and _DENIAL.match(passage.text):
+        if _WITHHELD.match(passage.text):
             return None, "none"
+        if deniable and _DENIED.match(passage.text):
+            denied = True
+            continue
         answer = read_marked(passage)
         if answer is not None:
             return answer, "marked"
+    if denied:
+        return None, "none"
     answer = read_unmarked(text)
     return (None, "none") if answer is None else (answer, "last")
 
