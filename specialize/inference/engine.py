@@ -120,7 +120,9 @@ class Engine:
             (ids with EOS, batches), longest batches first, so that a lack of memory
             shows at once.
         """
-        ids = [[*self.tokenizer.encode(text), self.tokenizer.eos_id] for text in prompts]
+        ids = [
+            [*self.tokenizer.encode(text), self.tokenizer.eos_id] for text in prompts
+        ]
         order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
         found: list[Bucket] = []
         for begin in range(0, len(order), self.batch_size):

@@ -1,0 +1,126 @@
+"""What an evaluation found, as one JSON file that tables and the report are made of."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from specialize import outputs
+from specialize.errors import InputError
+
+RESULTS_FILE = "results.json"
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Scores of one set of weights, or of predictions made elsewhere.
+
+    Attributes:
+        model: what was evaluated: path, step, number of parameters, digest of the
+            weights; or the predictions' file.
+        settings: split, rule, decoding, number of examples asked for.
+        suites: "suite:prompt" -> score with accuracy, n, low, high and how answers
+            were found (`judges.SuiteScore.to_json`).
+        averages: macro-averages with their own intervals, by name.
+        predictions: "suite:prompt" -> file with a line an example, relative to
+            `folder`.
+        seconds: spent decoding, this time.
+        folder: where the file stands, or None before it is written.
+    """
+
+    model: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    suites: Mapping[str, Mapping[str, Any]]
+    averages: Mapping[str, Mapping[str, Any]]
+    predictions: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    seconds: float = 0.0
+    folder: pathlib.Path | None = None
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps the weights had seen, where known."""
+        step = self.model.get("step")
+        return None if step is None else int(step)
+
+    @property
+    def num_examples(self) -> int:
+        """Examples judged in all."""
+        return sum(int(score["n"]) for score in self.suites.values())
+
+    def metrics(self) -> dict[str, float]:
+        """ "<suite>/accuracy" by suite and average, for logs and for selection."""
+        found: dict[str, float] = {}
+        for key, score in {**self.suites, **self.averages}.items():
+            suite, _, prompt = key.partition(":")
+            # The plain name is the suite's first prompt: what most runs ask for.
+            found.setdefault(f"{suite}/accuracy", float(score["accuracy"]))
+            found[f"{suite}/{prompt}/accuracy" if prompt else f"{suite}/accuracy"] = (
+                float(score["accuracy"])
+            )
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        value = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "folder"
+        }
+        return {"format": FORMAT, **value}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the file, whole or not at all."""
+        outputs.write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Results":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: the file is missing, malformed or of another format.
+        """
+        file = pathlib.Path(path)
+        try:
+            value = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{file} does not exist. Make it with 'specialize evaluate --json'."
+            ) from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"{file} is not JSON ({error}). Evaluate again to replace it."
+            ) from error
+        known = {field.name for field in dataclasses.fields(cls)} - {"folder"}
+        if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
+            raise InputError(
+                f"{file} is not a results file of 'specialize evaluate' (format "
+                f"{FORMAT}). Name another file."
+            )
+        if value.keys() != known:
+            raise InputError(
+                f"{file} lacks {sorted(known - value.keys())} and has unknown "
+                f"{sorted(value.keys() - known)}. Evaluate again to replace it."
+            )
+        return cls(**value, folder=file.parent)
+
+    def lines(self, key: str) -> list[dict[str, Any]]:
+        """The predictions of one suite, a dictionary an example.
+
+        Args:
+            key: "suite:prompt".
+
+        Returns:
+            id, input, prediction, correct, value, how and golds of each example; empty
+            where the file is not there.
+        """
+        name = self.predictions.get(key)
+        if name is None or self.folder is None:
+            return []
+        file = self.folder / name
+        if not file.is_file():
+            return []
+        with open(file, encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]

@@ -1,0 +1,138 @@
+"""What a run left in its folder, as the report reads it.
+
+Everything is optional: a part that is missing is remembered with the command that
+would make it, and the report says so.
+"""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from specialize.errors import InputError
+from specialize.evaluation.results import RESULTS_FILE, Results
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run's folder.
+
+    Attributes:
+        path: the folder.
+        name: its last part.
+        training: lines of the training metrics, by step.
+        during: lines of the evaluations made while training, by step.
+        evaluations: decoded suites, by step (the final ones last).
+        corpus: the manifest of the corpus it learned from, or None.
+        values: effective configuration, name -> value.
+        missing: what was looked for and not found, with the remedy.
+    """
+
+    path: pathlib.Path
+    name: str
+    training: list[dict[str, Any]]
+    during: list[dict[str, Any]]
+    evaluations: list[Results]
+    corpus: dict[str, Any] | None
+    values: dict[str, Any]
+    missing: tuple[str, ...]
+
+    @property
+    def last(self) -> Results | None:
+        """The evaluation that counts: the last one over the most examples."""
+        if not self.evaluations:
+            return None
+        return max(self.evaluations, key=lambda one: (one.num_examples, one.step or 0))
+
+
+def read_run(path: str | pathlib.Path) -> Run:
+    """Reads a run's folder.
+
+    Args:
+        path: the folder that `train` wrote, or a folder with the results of
+            `evaluate`, or such a results file itself.
+
+    Returns:
+        What was found.
+
+    Raises:
+        InputError: there is nothing of ours, or a file is malformed.
+    """
+    folder = pathlib.Path(path)
+    if folder.is_file():
+        return Run(folder, folder.stem, [], [], [Results.load(folder)], None, {}, ())
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} does not exist. Name a run's folder (MODEL_DIR) or a results "
+            "file of 'specialize evaluate --json'."
+        )
+    missing: list[str] = []
+    lines = _lines(folder / METRICS_FILE)
+    if not lines:
+        missing.append(f"training metrics ({METRICS_FILE}): no curves")
+    evaluations = [
+        Results.load(found)
+        for found in sorted(folder.rglob(RESULTS_FILE))
+        if "checkpoints" not in found.parts
+    ]
+    evaluations.sort(key=lambda one: (one.step or 0, one.num_examples))
+    if not evaluations:
+        missing.append("decoded suites: run 'specialize evaluate' on it")
+    values = _values(folder / "config.json")
+    corpus = _corpus(values.get("CORPUS_DIR"))
+    if corpus is None:
+        missing.append("the corpus' manifest (CORPUS_DIR of its configuration)")
+    if not (lines or evaluations or values):
+        raise InputError(
+            f"{folder} holds no metrics, no evaluation and no configuration: it is not "
+            "a run. Name the MODEL_DIR of 'specialize train'."
+        )
+    return Run(
+        folder,
+        folder.resolve().name,
+        [line for line in lines if "train" in line],
+        [line for line in lines if "eval" in line],
+        evaluations,
+        corpus,
+        values,
+        tuple(missing),
+    )
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    found: list[dict[str, Any]] = []
+    text = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(text, start=1):
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(text):  # a line that a kill cut off
+                break
+            raise InputError(
+                f"{path}, line {number} is not JSON ({error}). Remove the line."
+            ) from error
+    return found
+
+
+def _values(path: pathlib.Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["values"]
+        return {row["name"]: row["value"] for row in rows}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a saved configuration ({error!r}). Remove it; the report "
+            "does without."
+        ) from error
+
+
+def _corpus(folder: Any) -> dict[str, Any] | None:
+    manifest = pathlib.Path(str(folder)) / "corpus.json"
+    if not folder or not manifest.is_file():
+        return None
+    return json.loads(manifest.read_text(encoding="utf-8"))

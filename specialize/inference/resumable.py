@@ -1,0 +1,116 @@
+"""Decode many prompts into a file, and go on where a killed run stopped."""
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from specialize.errors import InputError
+from specialize.inference.engine import Engine
+from specialize.progress import track
+
+
+def decode_to_file(
+    engine: Engine,
+    prompts: Sequence[str],
+    path: str | os.PathLike[str],
+    settings: dict[str, Any],
+    *,
+    sampling: dict[str, Any],
+    description: str = "decode",
+) -> list[dict[str, Any]]:
+    """Decodes `prompts`, appending each batch to `path` as it is finished.
+
+    The first line of the file holds `settings`; every other line one prompt. A rerun
+    with the same settings decodes only the batches that are not there; the last line,
+    which a kill may have cut, is decoded again.
+
+    Args:
+        engine: decodes.
+        prompts: encoder texts.
+        path: JSON lines; made, or gone on with.
+        settings: everything the texts depend on, as JSON values.
+        sampling: arguments of `Engine.generate`.
+        description: for the progress bar.
+
+    Returns:
+        One dictionary a prompt, in order: index, texts, scores, num_tokens, truncated.
+
+    Raises:
+        InputError: the file belongs to other settings, or a line is malformed.
+    """
+    file = pathlib.Path(path)
+    found = _read(file, settings)
+    beyond = [index for index in found if not 0 <= index < len(prompts)]
+    if beyond:
+        raise InputError(
+            f"{file} holds prompt {beyond[0]}, but there are {len(prompts)} prompts. "
+            "Remove the file, or name another output."
+        )
+    # Every process decodes; one writes. All must agree on what is done already.
+    leader = jax.process_index() == 0
+    if leader:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _rewrite(file, settings, found)
+    missing = len(prompts) - len(found)
+    if missing:
+        stream = engine.generate(prompts, **sampling, done=set(found))
+        with open(file if leader else os.devnull, "a", encoding="utf-8") as out:
+            for one in track(stream, description, total=missing):
+                line = {
+                    "index": one.index,
+                    "texts": list(one.texts),
+                    "scores": list(one.scores),
+                    "num_tokens": list(one.num_tokens),
+                    "truncated": one.truncated,
+                }
+                found[one.index] = line
+                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+                out.flush()
+    return [found[index] for index in range(len(prompts))]
+
+
+def _read(file: pathlib.Path, settings: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    if not file.is_file():
+        return {}
+    lines = file.read_text(encoding="utf-8").splitlines()
+    parsed: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            parsed.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise InputError(
+                f"{file}, line {number} is not JSON ({error}). Remove the file to "
+                "decode again."
+            ) from error
+    if not parsed:
+        return {}
+    # JSON has no tuples: compare what a file can hold.
+    wanted = json.loads(json.dumps(settings))
+    if parsed[0].get("settings") != wanted:
+        raise InputError(
+            f"{file} was decoded with other settings: {parsed[0].get('settings')}, now "
+            f"{wanted}. Remove it, or name another output."
+        )
+    try:
+        return {int(line["index"]): line for line in parsed[1:]}
+    except KeyError as error:
+        raise InputError(
+            f"{file} has a line without {error}. Remove the file to decode again."
+        ) from error
+
+
+def _rewrite(
+    file: pathlib.Path, settings: dict[str, Any], found: dict[int, dict[str, Any]]
+) -> None:
+    """Writes what is known to be whole, so that appending starts on a new line."""
+    from specialize import outputs
+
+    lines = [{"settings": settings}, *found.values()]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    outputs.write_text(file, text)
