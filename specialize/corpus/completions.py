@@ -30,9 +30,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
 
+from specialize.corpus.alignment_rows import PROBABILITY_SLACK
 from specialize.corpus.records import Completion, Problem, TeacherToken
 from specialize.corpus.spelling import (
-    LOGPROB_SLACK,
     spell,
     teacher_token,
     token_bytes,
@@ -159,12 +159,16 @@ def read_lines(path: Path) -> Iterator[Line]:
         raise InputError(f"{file} is empty. A run needs at least one completion.")
 
 
-def parse_line(line: Line, questions: Questions) -> list[Sample]:
+def parse_line(
+    line: Line, questions: Questions, *, with_tokens: bool = True
+) -> list[Sample]:
     """Reads the completions of one JSON object.
 
     Args:
         line: one object of a file.
         questions: the problems that are answered.
+        with_tokens: False leaves the tokens out, which is many times faster; texts
+            and rejections are the same, and probabilities are not looked at.
 
     Returns:
         One sample for an export's line, all of them for a dump.
@@ -178,10 +182,10 @@ def parse_line(line: Line, questions: Questions) -> list[Sample]:
     if "samples" in record:
         samples = _list(record, "samples", line.where)
         return [
-            _read_dump(sample, index, problem, f"{line.where}#{index}")
+            _read_dump(sample, index, problem, f"{line.where}#{index}", with_tokens)
             for index, sample in enumerate(samples)
         ]
-    return [_read_export(record, problem, line.where)]
+    return [_read_export(record, problem, line.where, with_tokens)]
 
 
 def read_completions(path: Path, problems: Sequence[Problem]) -> Iterator[Sample]:
@@ -259,7 +263,9 @@ def digest(lines: Iterable[Line]) -> str:
     return total.hexdigest()[:16]
 
 
-def _read_export(record: dict[str, Any], problem: Problem, where: str) -> Sample:
+def _read_export(
+    record: dict[str, Any], problem: Problem, where: str, with_tokens: bool
+) -> Sample:
     text = record.get("text")
     if not isinstance(text, str):
         raise InputError(f"{where}: 'text' is {text!r}, expected the completion.")
@@ -270,21 +276,25 @@ def _read_export(record: dict[str, Any], problem: Problem, where: str) -> Sample
             "more, different for every completion of a question."
         )
     reason = record.get("finish_reason") or "stop"
-    tokens = _export_tokens(record, where)
-    completion = Completion(problem.id, sample, text, tokens, str(reason))
-    if tokens is not None:
-        spelt = spell(text, tokens)
-        if spelt is None:
-            return Sample(completion, where, "tokens_do_not_spell_the_text")
-        completion = dataclasses.replace(completion, tokens=spelt)
-    return Sample(_trimmed(completion), where)
-
-
-def _export_tokens(
-    record: dict[str, Any], where: str
-) -> tuple[TeacherToken, ...] | None:
+    completion = Completion(problem.id, sample, text, None, str(reason))
     if record.get("tokens") is None:
-        return None
+        return Sample(dataclasses.replace(completion, text=text.strip()), where)
+    if not with_tokens and _joined(record["tokens"]) == text:
+        return Sample(completion, where)
+    tokens = spell(text, _export_tokens(record, where))
+    if tokens is None:
+        return Sample(completion, where, "tokens_do_not_spell_the_text")
+    return Sample(_trimmed(completion, tokens), where)
+
+
+def _joined(tokens: Any) -> str | None:
+    try:
+        return "".join(tokens)
+    except TypeError:
+        return None  # malformed: the slow way says how
+
+
+def _export_tokens(record: dict[str, Any], where: str) -> tuple[TeacherToken, ...]:
     tokens = _list(record, "tokens", where)
     logprobs = _list(record, "token_logprobs", where)
     tops = _list(record, "top_logprobs", where)
@@ -334,30 +344,37 @@ def _pairs(top: Any, where: str) -> Iterator[tuple[bytes, float]]:
         yield token_bytes(text), _number(value, where)
 
 
-def _read_dump(sample: Any, index: int, problem: Problem, where: str) -> Sample:
+def _read_dump(
+    sample: Any, index: int, problem: Problem, where: str, with_tokens: bool
+) -> Sample:
     if not isinstance(sample, dict):
         raise InputError(f"{where}: expected an object with 'text' and 'steps'.")
     record = cast(dict[str, Any], sample)
     text, steps = record.get("text"), _list(record, "steps", where)
     if not isinstance(text, str):
         raise InputError(f"{where}: 'text' is {text!r}, expected the completion.")
-    tokens = tuple(
-        _dump_token(step, f"{where}, step {number}")
-        for number, step in enumerate(steps)
-    )
-    completion = Completion(problem.id, index, text, tokens)
-    spelt = spell(text, tokens)
-    if spelt is None:
+    completion = Completion(problem.id, index, text)
+    try:
+        sampled = [token_bytes(step[0][0]) for step in steps]
+    except (TypeError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"{where}: 'steps' is not a list of lists of [token, probability]."
+        ) from error
+    if b"".join(sampled) != text.encode("utf-8", "surrogatepass"):
         return Sample(completion, where, "tokens_do_not_spell_the_text")
-    head = tuple(token.token for token in spelt[:2])
-    tail = tuple(token.token for token in spelt[-2:])
-    if head != _DUMP_HEAD:
+    if tuple(sampled[:2]) != _DUMP_HEAD:
         return Sample(completion, where, "unexpected_beginning")
-    if tail != _DUMP_TAIL or len(spelt) < 5:
+    if tuple(sampled[-2:]) != _DUMP_TAIL or len(sampled) < 5:
         return Sample(completion, where, "unfinished")
-    inner = spelt[2:-2]
-    text = b"".join(token.token for token in inner).decode("utf-8", "surrogatepass")
-    return Sample(dataclasses.replace(completion, text=text, tokens=inner), where)
+    inner = b"".join(sampled[2:-2]).decode("utf-8", "surrogatepass")
+    completion = dataclasses.replace(completion, text=inner)
+    if with_tokens:
+        tokens = tuple(
+            _dump_token(step, f"{where}, step {number}")
+            for number, step in enumerate(steps)
+        )
+        completion = dataclasses.replace(completion, tokens=tokens[2:-2])
+    return Sample(completion, where)
 
 
 def _dump_token(step: Any, where: str) -> TeacherToken:
@@ -369,28 +386,26 @@ def _dump_token(step: Any, where: str) -> TeacherToken:
             f"{where}: {str(step)[:80]} is not a list of [token, probability]."
         ) from error
     for text, p in pairs:
-        if math.isnan(p) or p < 0 or p > 1 + LOGPROB_SLACK:
+        if math.isnan(p) or p < 0 or p > 1 + PROBABILITY_SLACK:
             raise InputError(
                 f"{where}: the probability of {text!r} is {p}, expected 0 to 1."
             )
-    logs = [(text, math.log(p) if p > 0 else -math.inf) for text, p in reported]
+    logs = ((text, math.log(p)) for text, p in reported if p > 0)
     logprob = math.log(probability) if probability > 0 else -math.inf
     return teacher_token(token, logprob, logs, where)
 
 
-def _trimmed(completion: Completion) -> Completion:
+def _trimmed(completion: Completion, tokens: tuple[TeacherToken, ...]) -> Completion:
     """Without the white space tokens around it, which no student piece carries."""
-    tokens = completion.tokens
-    if tokens is None:
-        return dataclasses.replace(completion, text=completion.text.strip())
     begin, end = 0, len(tokens)
     while begin < end and not tokens[begin].token.strip():
         begin += 1
     while end > begin and not tokens[end - 1].token.strip():
         end -= 1
-    data = b"".join(token.token for token in tokens[begin:end])
+    tokens = tokens[begin:end]
+    data = b"".join(token.token for token in tokens)
     text = data.decode("utf-8", "surrogatepass")
-    return dataclasses.replace(completion, text=text, tokens=tokens[begin:end])
+    return dataclasses.replace(completion, text=text, tokens=tokens)
 
 
 def _open(file: pathlib.Path) -> BinaryIO:

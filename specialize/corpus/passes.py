@@ -228,7 +228,7 @@ def _judge(chunk: Chunk) -> Judged:
     for problem in chunk.rationales:
         judge(Sample(human_completion(problem), problem.source), problem)
     for line in chunk.lines:
-        samples = parse_line(line, questions)
+        samples = parse_line(line, questions, with_tokens=False)
         counts.append(len(samples))
         for sample in samples:
             judge(sample, questions.by_id(sample.completion.problem_id))
@@ -243,7 +243,9 @@ def _render(task: _Task) -> Part:
     dropped: list[tuple[str, str]] = []
     aligned = kept = 0
     for sample, decision in _kept(task, questions):
-        done = renderer.render(sample.completion, first=decision == KEEP_FIRST)
+        done = renderer.render(
+            sample.completion, first=decision == KEEP_FIRST, where=sample.where
+        )
         records.extend(done.records)
         dropped.extend(done.dropped)
         aligned += done.aligned

@@ -141,7 +141,9 @@ class Renderer:
         source = problems if pool is None else pool
         self.pool = [p for p in source if p.rationale is not None and p.answers]
 
-    def align(self, completion: Completion) -> AlignedTarget | None:
+    def align(
+        self, completion: Completion, where: str = "this completion"
+    ) -> AlignedTarget | None:
         """The completion in student tokens, or None where it cannot be aligned."""
         settings = self.settings
         if completion.tokens is None:
@@ -152,6 +154,7 @@ class Renderer:
             self.vocabulary,
             method=settings.alignment,
             k=settings.k,
+            where=where,
         )
 
     def render(
@@ -160,6 +163,7 @@ class Renderer:
         *,
         first: bool,
         target: AlignedTarget | None = None,
+        where: str = "this completion",
     ) -> Rendered:
         """Writes one sample in every format it is due.
 
@@ -168,6 +172,7 @@ class Renderer:
             first: whether it is its question's first right one, which the answer-only
                 formats are written from.
             target: the aligned completion, where that is already known.
+            where: "file:line", for messages.
 
         Returns:
             Its records, CoT formats first.
@@ -177,7 +182,7 @@ class Renderer:
         formats = settings.cot_formats
         aligned = True
         if formats and target is None:
-            target = self.align(completion)
+            target = self.align(completion, where)
             aligned = target is not None
             formats = formats if aligned else ()
         records: list[DistillRecord] = []

@@ -5,13 +5,12 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 
+from specialize.corpus.alignment_rows import PROBABILITY_SLACK
 from specialize.corpus.records import TeacherToken
 from specialize.errors import InputError
 
-# Rounded inputs: a probability with 4 decimals is off by 5e-5, and top-k lists of up to
-# 20 entries are summed. Beyond this, what a file holds are not probabilities.
-_SUM_SLACK = 2e-3
-LOGPROB_SLACK = 1e-3
+# Below this is -9999 and the like, which servers write for "cannot be sampled".
+IMPOSSIBLE = -1000.0
 
 _BYTES_TOKEN = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)", re.IGNORECASE)
 _LOST = "\ufffd".encode()  # U+FFFD: the server could not decode this token by itself
@@ -30,7 +29,7 @@ def token_text(token: bytes) -> str:
 
 def token_bytes(text: str) -> bytes:
     """Inverse of `token_text`."""
-    match = _BYTES_TOKEN.fullmatch(text)
+    match = _BYTES_TOKEN.fullmatch(text) if text.startswith("bytes:") else None
     if match:
         return bytes.fromhex(match.group(1).replace("\\x", ""))
     # surrogatepass: some servers send half a surrogate pair; it must not end a run.
@@ -57,28 +56,40 @@ def teacher_token(
     Raises:
         InputError: a value is NaN or positive, or together they exceed 1.
     """
-    checked = _checked(logprob, token, where)
-    mass: dict[bytes, float] = {}
-    seen: set[tuple[bytes, float]] = set()
+    options: dict[bytes, float] = {}
+    total = 0.0
     for text, value in alternatives:
-        value = _checked(value, text, where)
-        if (text, value) in seen or value == -math.inf:
+        if not value <= 0.0:  # NaN too
+            value = _checked(value, text, where)
+        if value < IMPOSSIBLE:
             continue
-        seen.add((text, value))
-        mass[text] = mass.get(text, 0.0) + math.exp(value)
-    if token not in mass and checked > -math.inf:
-        mass[token] = math.exp(checked)
-    total = sum(mass.values())
-    if total > 1 + _SUM_SLACK:
+        before = options.get(text)
+        if before is None:
+            options[text] = value
+        elif before != value:
+            options[text] = before + math.log1p(math.exp(value - before))
+        else:
+            continue
+        total += math.exp(value)
+    if not logprob <= 0.0:
+        logprob = _checked(logprob, token, where)
+    if logprob < IMPOSSIBLE:
+        logprob = -math.inf
+    elif token not in options:
+        options[token] = logprob
+        total += math.exp(logprob)
+    if total > 1 + PROBABILITY_SLACK:
         raise InputError(
             f"{where}: the probabilities of the alternatives to {token!r} sum to "
             f"{total:.4f}, more than 1. Expected natural logarithms (or, in a dump, "
             "probabilities) of one distribution."
         )
-    top = sorted(mass.items(), key=lambda pair: (-pair[1], pair[0]))
-    return TeacherToken(
-        token, checked, tuple((text, min(0.0, math.log(p))) for text, p in top)
-    )
+    top = sorted(options.items(), key=_by_probability)
+    return TeacherToken(token, logprob, tuple(top))
+
+
+def _by_probability(option: tuple[bytes, float]) -> tuple[float, bytes]:
+    return -option[1], option[0]
 
 
 def spell(text: str, tokens: Sequence[TeacherToken]) -> tuple[TeacherToken, ...] | None:
@@ -165,10 +176,10 @@ def _merge_replaced(
 
 
 def _checked(logprob: float, token: bytes, where: str) -> float:
-    if math.isnan(logprob) or logprob > LOGPROB_SLACK:
+    """What to read for a value that is not 0 or less."""
+    if math.isnan(logprob) or logprob > PROBABILITY_SLACK:
         raise InputError(
             f"{where}: the log-probability of {token!r} is {logprob}, expected a "
             "natural logarithm of a probability, 0 or less."
         )
-    # -9999 and the like are what servers write for "impossible".
-    return -math.inf if logprob < -1000 else min(0.0, logprob)
+    return 0.0
