@@ -7,7 +7,7 @@ with them, with file, line and "did you mean"; `parse` does both and then config
 gin. `save` and `save_operative` keep it beside the run.
 """
 
-from specialize.config.applying import call, current, from_flags, parse
+from specialize.config.applying import arguments, call, current, from_flags, parse
 from specialize.config.commands import register
 from specialize.config.problems import Problem, raise_problems
 from specialize.config.reading import Config, add_flags, read, words_of_flags
@@ -23,6 +23,7 @@ __all__ = [
     "Problem",
     "Reference",
     "add_flags",
+    "arguments",
     "call",
     "current",
     "did_you_mean",

@@ -47,7 +47,6 @@ def parse(
     bindings: Sequence[str] = (),
     search_paths: Sequence[str] = (),
     *,
-    run_file: str | None = None,
     entry: str | None = None,
     allow_missing: Sequence[str] = (),
     devices: int | None = None,
@@ -58,7 +57,6 @@ def parse(
         gin_files: names as given to --gin_file; at least one.
         bindings: `NAME = value` strings, applied after the files.
         search_paths: folders for relative names.
-        run_file: as `read`.
         entry: as `read`.
         allow_missing: macros that may stay `%gin.REQUIRED`, because the caller does
             not need them; gin then holds None for them.
@@ -70,7 +68,7 @@ def parse(
     Raises:
         InputError: every problem of the configuration, one a line.
     """
-    config = read(gin_files, bindings, search_paths, run_file=run_file, entry=entry)
+    config = read(gin_files, bindings, search_paths, entry=entry)
     raise_problems(lint(config, allow_missing=allow_missing, devices=devices))
     _give_to_gin(config, allow_missing)
     _CURRENT[:] = [config]
@@ -108,6 +106,21 @@ def _found(name: str, config: Config) -> Any:
     return path.resolve()
 
 
+def arguments(function: Callable[..., Any]) -> dict[str, Any]:
+    """The parameters that the configuration binds to a function, evaluated.
+
+    Raises:
+        InputError: a value's own constructor refuses its input.
+    """
+    import gin
+
+    name = f"{function.__module__}.{function.__qualname__}"
+    try:
+        return gin.get_bindings(name)
+    except InputError as error:
+        raise _without_gins_lines(error) from None
+
+
 def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Calls a function with the parameters that the configuration binds to it.
 
@@ -128,6 +141,10 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     try:
         return configured(*args, **kwargs)
     except InputError as error:
-        # gin appends where it was called from; the message stands on its own.
-        message = str(error).split("\n  In call to configurable")[0]
-        raise InputError(message).with_traceback(error.__traceback__) from None
+        raise _without_gins_lines(error) from None
+
+
+def _without_gins_lines(error: InputError) -> InputError:
+    """Gin appends where it was called from; the message stands on its own."""
+    message = str(error).split("\n  In call to configurable")[0]
+    return InputError(message).with_traceback(error.__traceback__)

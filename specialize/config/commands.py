@@ -5,7 +5,7 @@ import json
 import sys
 
 from specialize.config.problems import Problem
-from specialize.config.reading import Config, add_flags, read, words_of_flags
+from specialize.config.reading import RUN_FILES, Config, add_flags, read, words_of_flags
 from specialize.config.rules import lint
 
 
@@ -30,6 +30,12 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="store_true",
         help="only read the files: also for an engine that is not installed here",
     )
+    command.add_argument(
+        "--for",
+        dest="entry",
+        choices=sorted(name.rpartition(".")[2] for name in RUN_FILES),
+        help="put this command's run file first if no file given is one",
+    )
     command.set_defaults(run=run)
 
 
@@ -42,7 +48,8 @@ def run(flags: argparse.Namespace) -> int:
     Returns:
         The exit status.
     """
-    config = read(*words_of_flags(flags))
+    entries = {name.rpartition(".")[2]: name for name in RUN_FILES}
+    config = read(*words_of_flags(flags), entry=entries.get(flags.entry))
     problems = lint(config, devices=flags.devices, imports=not flags.no_imports)
     if flags.json:
         report = {

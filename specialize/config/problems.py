@@ -10,6 +10,7 @@ from specialize.config.scanning import (
     REQUIRED,
     Binding,
     Macro,
+    Name,
     Origin,
     Scan,
     did_you_mean,
@@ -151,47 +152,48 @@ def name_problems(scan: Scan) -> list[Problem]:
                 text = f"cannot import {item.module!r}: {error}."
                 problems.append(Problem("import", text, item.origin))
     checked: set[tuple[str, str]] = set()
-    named = [(s, "", o) for s, o in scan.blocks]
-    named += [(r.selector, "", o) for r, o in scan.references]
-    named += [(b.selector, b.parameter, b.origin) for b in scan.bindings]
-    for selector, parameter, origin in named:
-        unsure = any(selector.startswith(module) for module in broken)
-        if not selector or (selector, parameter) in checked or unsure:
+    for name in scan.names:
+        unsure = any(name.selector.startswith(module) for module in broken)
+        if unsure or (name.selector, name.parameter) in checked:
             continue
-        checked.add((selector, parameter))
-        problems += _check_name(selector, parameter, origin, scan)
+        checked.add((name.selector, name.parameter))
+        problems += _check_name(name, scan)
     return problems
 
 
-def _check_name(
-    selector: str, parameter: str, origin: Origin, scan: Scan
-) -> list[Problem]:
-    if selector.startswith(("__main__.", "gin.")) or selector in ("macro", "constant"):
-        return []
-    target = target_of(selector)
+def _check_name(name: Name, scan: Scan) -> list[Problem]:
+    if name.selector.startswith(("__main__.", "gin.")):
+        return []  # T5X's own script, which is not running here, or gin itself
+    target = (registered(name.selector) if name.registered else None) or target_of(
+        name.selector
+    )
     if target is None:
-        parent, _, name = selector.rpartition(".")
+        parent, _, last = name.selector.rpartition(".")
         owner = target_of(parent) if parent else None
-        if owner is None and "." not in selector:
-            import gin.config
-
-            if gin.config._REGISTRY.matching_selectors(selector):
-                return []
-        known = dir(owner) if owner is not None else _selectors(scan)
-        hint = did_you_mean(name, known)
-        return [Problem("unknown name", f"there is no {selector!r}.{hint}", origin)]
-    if not parameter:
-        return []
+        known = dir(owner) if owner is not None else _last_parts(scan)
+        hint = did_you_mean(last, known)
+        text = f"there is no {name.selector!r} to configure.{hint}"
+        return [Problem("unknown name", text, name.origin)]
     parameters = _parameters(target)
-    if parameters is None or parameter in parameters:
+    if not name.parameter or parameters is None or name.parameter in parameters:
         return []
-    hint = did_you_mean(parameter, parameters)
-    text = f"{selector} has no parameter {parameter!r}.{hint}"
-    return [Problem("parameter", text, origin)]
+    hint = did_you_mean(name.parameter, parameters)
+    text = f"{name.selector} has no parameter {name.parameter!r}.{hint}"
+    return [Problem("parameter", text, name.origin)]
 
 
-def _selectors(scan: Scan) -> set[str]:
-    return {selector.rpartition(".")[2] for selector, _ in scan.blocks}
+def _last_parts(scan: Scan) -> set[str]:
+    return {name.selector.rpartition(".")[2] for name in scan.names}
+
+
+def registered(selector: str) -> Any:
+    """The configurable that gin's registry holds under this name, or None."""
+    import gin
+
+    try:
+        return gin.get_configurable(selector)
+    except (ValueError, KeyError):
+        return None
 
 
 def target_of(dotted: str) -> Any:

@@ -17,6 +17,12 @@ from specialize.config.scanning import (
 )
 from specialize.errors import InputError
 
+# What configures each function that a command calls; a recipe alone is enough then.
+RUN_FILES = {
+    "specialize.training.loop.train": f"{scanning.PACKAGE}/runs/train.gin",
+    "specialize.evaluation.evaluate.evaluate": f"{scanning.PACKAGE}/runs/evaluate.gin",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -128,7 +134,6 @@ def read(
     bindings: Sequence[str] = (),
     search_paths: Sequence[str] = (),
     *,
-    run_file: str | None = None,
     entry: str | None = None,
 ) -> Config:
     """Reads a configuration without importing what it names or telling gin.
@@ -137,8 +142,8 @@ def read(
         gin_files: names as given to --gin_file.
         bindings: `NAME = value` strings.
         search_paths: folders for relative names; the installed t5x_configs follows.
-        run_file: put first when no given file binds a parameter of `entry`.
-        entry: full name of the function that the run file configures.
+        entry: a key of `RUN_FILES`: the function that will be called. Its run file
+            goes first if no given file binds a parameter of it.
 
     Returns:
         The configuration.
@@ -146,12 +151,12 @@ def read(
     Raises:
         InputError: no file given, or as `scanning.scan`.
     """
-    if not gin_files and not run_file:
+    if not gin_files:
         raise InputError("No gin file given. Add --gin_file FILE (repeatable).")
     paths = (*search_paths, str(scanning.package_folder()))
     found = scanning.scan(gin_files, bindings, paths)
-    if run_file and not any(b.selector == entry for b in found.bindings):
-        gin_files = (run_file, *gin_files)
+    if entry and not any(b.selector == entry for b in found.bindings):
+        gin_files = (RUN_FILES[entry], *gin_files)
         found = scanning.scan(gin_files, bindings, paths)
     return Config(tuple(gin_files), tuple(bindings), paths, found)
 

@@ -279,7 +279,7 @@ def _imports(config: Config, package: str) -> bool:
 
 def _configured(config: Config, class_name: str) -> Callable[..., Any] | None:
     """The class of this name that the configuration refers to."""
-    for reference, _ in config.scan.references:
-        if reference.selector.rpartition(".")[2] == class_name:
-            return target_of(reference.selector)
+    for name in config.scan.names:
+        if name.selector.rpartition(".")[2] == class_name:
+            return target_of(name.selector)
     return None

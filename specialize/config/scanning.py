@@ -110,14 +110,31 @@ class Import:
 
 
 @dataclasses.dataclass(frozen=True)
+class Name:
+    """A configurable that a statement names, and the parameter it binds, if any.
+
+    Attributes:
+        selector: full dotted name.
+        parameter: "" for a reference or a block's heading.
+        registered: whether gin's registry must know it already, because the file
+            does not enable dynamic registration.
+        origin: where it stands.
+    """
+
+    selector: str
+    parameter: str
+    registered: bool
+    origin: Origin
+
+
+@dataclasses.dataclass(frozen=True)
 class Scan:
     """Every statement of some gin files and bindings, in the order gin applies them."""
 
     files: tuple[str, ...]
     bindings: tuple[Binding, ...]
     imports: tuple[Import, ...]
-    references: tuple[tuple[Reference, Origin], ...]
-    blocks: tuple[tuple[str, Origin], ...]
+    names: tuple[Name, ...]
 
     def effective(self) -> dict[Key, Binding]:
         """The binding that holds for each key: the last one."""
@@ -246,8 +263,7 @@ class _Reader:
         self.files: list[str] = []
         self.bindings: list[Binding] = []
         self.imports: list[Import] = []
-        self.references: list[tuple[Reference, Origin]] = []
-        self.blocks: list[tuple[str, Origin]] = []
+        self.names: list[Name] = []
         self.open_files: list[pathlib.Path] = []
 
     def result(self) -> Scan:
@@ -255,8 +271,7 @@ class _Reader:
             files=tuple(self.files),
             bindings=tuple(self.bindings),
             imports=tuple(self.imports),
-            references=tuple(self.references),
-            blocks=tuple(self.blocks),
+            names=tuple(self.names),
         )
 
     def read_file(self, name: str, included_from: Origin | None) -> None:
@@ -280,9 +295,7 @@ class _Reader:
 
     def read_binding(self, text: str) -> None:
         name = text.partition("=")[0].strip()
-        known = {binding.selector for binding in self.bindings} | {
-            selector for selector, _ in self.blocks
-        }
+        known = {name.selector for name in self.names}
         self._read(text, f"--gin.{name}", known_selectors=known, numbered=False)
 
     def _read(
@@ -293,6 +306,7 @@ class _Reader:
         numbered: bool = True,
     ) -> None:
         symbols: dict[str, str] = {}
+        dynamic = False
 
         def full(selector: str) -> str:
             head, _, rest = selector.partition(".")
@@ -310,6 +324,7 @@ class _Reader:
             origin = Origin(file, line, statement.location.line_content.strip())
             if isinstance(statement, config_parser.ImportStatement):
                 if statement.module.startswith("__gin__."):
+                    dynamic = True
                     continue
                 name = statement.bound_name()
                 plain = not statement.is_from and not statement.alias
@@ -318,11 +333,14 @@ class _Reader:
             elif isinstance(statement, config_parser.IncludeStatement):
                 self.read_file(statement.filename, included_from=origin)
             elif isinstance(statement, config_parser.BlockDeclaration):
-                self.blocks.append((full(statement.selector), origin))
+                selector = full(statement.selector)
+                self.names.append(Name(selector, "", not dynamic, origin))
             else:
-                self._bind(statement, origin, full)
+                self._bind(statement, origin, full, registered=not dynamic)
 
-    def _bind(self, statement: Any, origin: Origin, full: Any) -> None:
+    def _bind(
+        self, statement: Any, origin: Origin, full: Any, registered: bool
+    ) -> None:
         value = map_leaves(
             statement.value,
             lambda leaf: (
@@ -333,12 +351,16 @@ class _Reader:
         )
         for leaf in leaves(value):
             if isinstance(leaf, Reference):
-                self.references.append((leaf, origin))
+                self.names.append(Name(leaf.selector, "", registered, origin))
         macro = not statement.arg_name
+        selector = "" if macro else full(statement.selector)
+        if not macro:
+            name = Name(selector, statement.arg_name, registered, origin)
+            self.names.append(name)
         self.bindings.append(
             Binding(
                 scope=statement.scope or "",
-                selector="" if macro else full(statement.selector),
+                selector=selector,
                 parameter=statement.selector if macro else statement.arg_name,
                 value=value,
                 origin=origin,
