@@ -1,0 +1,139 @@
+r"""BIG-Bench Hard: its 27 tasks, their answer types and their official prompts.
+
+The owners' prompt files open with a canary line and "-----", which are no part of a
+prompt. What follows is a line of instruction and three worked examples:
+
+    Sort a list of words.
+
+    Q: Sort the following words alphabetically: List: oven costume counterpart
+    A: Let's think step by step.
+    The first letter: ... So the answer is costume counterpart oven.
+
+The answer-only prompt is made from it by keeping each example's question and answer
+("A: costume counterpart oven") and nothing of the reasoning between, which is also how
+the owners' own answer-only prompts read.
+"""
+
+import dataclasses
+import pathlib
+import re
+
+from specialize.errors import InputError
+
+STEP_BY_STEP = "Let's think step by step."
+
+# Tasks whose answers are not choice letters.
+_TYPES = {
+    "boolean_expressions": "boolean",
+    "causal_judgement": "yes_no",
+    "dyck_languages": "brackets",
+    "formal_fallacies": "valid_invalid",
+    "multistep_arithmetic_two": "number",
+    "navigate": "yes_no",
+    "object_counting": "number",
+    "sports_understanding": "yes_no",
+    "web_of_lies": "yes_no",
+    "word_sorting": "words",
+}
+_CHOICES = (
+    "date_understanding",
+    "disambiguation_qa",
+    "geometric_shapes",
+    "hyperbaton",
+    "logical_deduction_five_objects",
+    "logical_deduction_seven_objects",
+    "logical_deduction_three_objects",
+    "movie_recommendation",
+    "penguins_in_a_table",
+    "reasoning_about_colored_objects",
+    "ruin_names",
+    "salient_translation_error_detection",
+    "snarks",
+    "temporal_sequences",
+    "tracking_shuffled_objects_five_objects",
+    "tracking_shuffled_objects_seven_objects",
+    "tracking_shuffled_objects_three_objects",
+)
+ANSWER_TYPES = dict(sorted({**_TYPES, **{task: "choice" for task in _CHOICES}}.items()))
+TASKS = tuple(ANSWER_TYPES)
+
+_CANARY = re.compile(r"\A[^\n]*canary[^\n]*\n(?:-{3,}\s*\n)?", re.IGNORECASE)
+_EXAMPLE = re.compile(r"(?:^|\n\n)Q: ")
+_ANSWER = re.compile(r"\bthe answer is\s+", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WorkedExample:
+    """One worked example of an official prompt.
+
+    Attributes:
+        question: its text.
+        rationale: what stands between "A:" and "So the answer is", the first words
+            included.
+        answer: what follows "So the answer is", without the full stop.
+    """
+
+    question: str
+    rationale: str
+    answer: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OfficialPrompt:
+    """The official prompt of one task, taken apart.
+
+    Attributes:
+        instruction: what stands before the first example.
+        examples: its worked examples.
+        text: the whole, canary line removed.
+    """
+
+    instruction: str
+    examples: tuple[WorkedExample, ...]
+    text: str
+
+    def render(self, question: str, *, answer_only: bool) -> str:
+        """The encoder text for one question behind the worked examples."""
+        if not answer_only:
+            return f"{self.text}\n\nQ: {question}\nA: {STEP_BY_STEP}"
+        shots = [f"Q: {shot.question}\nA: {shot.answer}" for shot in self.examples]
+        opening = [self.instruction] if self.instruction else []
+        return "\n\n".join([*opening, *shots, f"Q: {question}\nA:"])
+
+
+def read_prompt(path: pathlib.Path) -> OfficialPrompt:
+    """Reads one file of `cot-prompts`.
+
+    Args:
+        path: `<task>.txt`.
+
+    Returns:
+        The prompt.
+
+    Raises:
+        InputError: the file is missing, or an example lacks "A:" or "the answer is".
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}). Few-shot prompts of BIG-Bench Hard need "
+            "the owners' cot-prompts; ask for a zero-shot prompt or add the file."
+        ) from error
+    text = _CANARY.sub("", text).strip()
+    instruction, *parts = _EXAMPLE.split(text)
+    if not parts:
+        raise InputError(f"{path}: no example that begins with 'Q: '.")
+    examples: list[WorkedExample] = []
+    for index, part in enumerate(parts):
+        question, found, solution = part.partition("\nA:")
+        marks = list(_ANSWER.finditer(solution))
+        if not found or not marks:
+            raise InputError(
+                f"{path}: example {index} has no 'A:' with 'the answer is' behind it."
+            )
+        # Before the mark stands "So", which belongs to the answer's sentence.
+        rationale = re.sub(r"\bSo\s*$", "", solution[: marks[-1].start()]).strip()
+        answer = solution[marks[-1].end() :].strip().removesuffix(".").strip()
+        examples.append(WorkedExample(question.strip(), rationale, answer))
+    return OfficialPrompt(instruction.strip(), tuple(examples), text)
