@@ -1,0 +1,228 @@
+"""Outputs made elsewhere, judged like our own (`evaluate --predictions FILE`).
+
+One JSON object a line:
+
+    {"suite": "gsm8k", "id": "gsm8k-test-0", "prediction": "... The answer is 18."}
+    {"suite": "bbh/navigate", "input": "If you follow ...", "prediction": "No"}
+
+`id` is the example's; `input` is its question or the whole prompt, white space aside.
+`prediction` is a text, or a list of texts (samples, as many for every example). Every
+example of a suite must be there once. MultiArith asks some questions twice: one line
+with such an `input` answers both, two lines answer one each.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from specialize.errors import InputError
+from specialize.evaluation.suites import Suite, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """One line of a predictions file.
+
+    Attributes:
+        suite: as written: "gsm8k", "bbh/navigate" or "bbh".
+        id: the example's id, or None.
+        input: the question or prompt with single spaces, or None.
+        texts: one or several samples.
+        where: "file:line".
+    """
+
+    suite: str
+    id: str | None
+    input: str | None
+    texts: tuple[str, ...]
+    where: str
+
+
+def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
+    """Reads a predictions file.
+
+    Args:
+        path: JSON lines as above.
+
+    Returns:
+        Its lines, in order.
+
+    Raises:
+        InputError: naming file and line: not readable, not JSON, a field missing or
+            of another type, no line at all.
+    """
+    file = pathlib.Path(path)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read ({error}).") from error
+    found: list[Prediction] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{file}:{number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{where}: not JSON at column {error.colno} ({error.msg}). Expected an "
+                "object a line with 'suite', 'id' or 'input', and 'prediction'."
+            ) from error
+        found.append(_prediction(record, where))
+    if not found:
+        raise InputError(f"{file} holds no prediction.")
+    return found
+
+
+def suite_names(predictions: Sequence[Prediction]) -> list[str]:
+    """The suites a file speaks of, in order of appearance."""
+    return list(dict.fromkeys(prediction.suite for prediction in predictions))
+
+
+def match_predictions(
+    predictions: Sequence[Prediction], suites: Sequence[Suite]
+) -> dict[str, list[tuple[str, ...]]]:
+    """Brings predictions into the order of the suites they answer.
+
+    Args:
+        predictions: of one or several suites.
+        suites: that are to be judged; each at most once.
+
+    Returns:
+        For each `Suite.key` the samples of each of its examples, in its order.
+
+    Raises:
+        InputError: a line of a suite that is not judged, an id or input the suite does
+            not have, an example answered twice or not at all, or unequal numbers of
+            samples.
+    """
+    by_name = {suite.name: _Answers(suite) for suite in suites}
+    families: dict[str, list[_Answers]] = {}
+    for answers in by_name.values():
+        families.setdefault(answers.suite.family, []).append(answers)
+    for prediction in predictions:
+        # A line may keep the prompt it was asked with: "gsm8k:few_shot_cot".
+        name = prediction.suite.partition(":")[0]
+        candidates = [by_name[name]] if name in by_name else families.get(name, [])
+        if not candidates:
+            raise InputError(
+                f"{prediction.where}: predictions of suite {prediction.suite!r}, but "
+                f"{', '.join(by_name)} is judged"
+                f"{did_you_mean(name, list(by_name))} Judge them apart."
+            )
+        if not any(answers.take(prediction) for answers in candidates):
+            what = f"id {prediction.id!r}" if prediction.id else "input"
+            shown = "" if prediction.id else f" {_shortened(prediction.input or '')!r}"
+            raise InputError(
+                f"{prediction.where}: suite {name!r} has no example with this {what}"
+                f"{shown}; its first is {candidates[0].suite.examples[0].id!r}. Is the "
+                "file another suite's or split's?"
+            )
+    return {answers.suite.key: answers.in_order() for answers in by_name.values()}
+
+
+class _Answers:
+    """What has been said about the examples of one suite."""
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self._taken: dict[str, Prediction] = {}
+        self._by_input: dict[str, list[str]] = {}
+        for example in suite.examples:
+            for text in {_spaced(example.problem.question), _spaced(example.inputs)}:
+                self._by_input.setdefault(text, []).append(example.id)
+        self._ids = {example.id for example in suite.examples}
+
+    def take(self, prediction: Prediction) -> bool:
+        """Keeps a prediction if it is this suite's; False if it is not."""
+        if prediction.id is not None:
+            if prediction.id in self.suite.left_out:
+                return True  # another split's example, not asked for
+            if prediction.id not in self._ids:
+                return False
+            self._keep(prediction.id, prediction)
+            return True
+        twins = self._by_input.get(prediction.input or "")
+        if not twins:
+            return False
+        free = [id for id in twins if id not in self._taken]
+        self._keep(free[0] if free else twins[0], prediction)
+        return True
+
+    def in_order(self) -> list[tuple[str, ...]]:
+        """Samples of each example.
+
+        Raises:
+            InputError: some are missing, or their numbers differ.
+        """
+        for ids in self._by_input.values():
+            said = [self._taken[id] for id in ids if id in self._taken]
+            if len(said) == 1 and said[0].id is None:
+                for id in ids:
+                    self._taken.setdefault(id, said[0])
+        wanted = [example.id for example in self.suite.examples]
+        missing = [id for id in wanted if id not in self._taken]
+        if missing:
+            raise InputError(
+                f"suite {self.suite.name!r}: {len(missing)} of {len(wanted)} examples "
+                f"have no prediction, first {', '.join(missing[:3])}. Add them, or "
+                "judge fewer with --max_examples or another split."
+            )
+        first = self._taken[wanted[0]]
+        for id in wanted:
+            if len(self._taken[id].texts) != len(first.texts):
+                raise InputError(
+                    f"{self._taken[id].where}: {len(self._taken[id].texts)} samples, "
+                    f"but {len(first.texts)} at {first.where}. Every example needs as "
+                    "many."
+                )
+        return [self._taken[id].texts for id in wanted]
+
+    def _keep(self, id: str, prediction: Prediction) -> None:
+        if id in self._taken:
+            raise InputError(
+                f"{prediction.where}: example {id!r} was already answered at "
+                f"{self._taken[id].where}. Keep one of the two lines."
+            )
+        self._taken[id] = prediction
+
+
+def _prediction(record: Any, where: str) -> Prediction:
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: expected a JSON object.")
+    for name in ("suite", "id", "input"):
+        if name in record and not isinstance(record[name], str):
+            raise InputError(f"{where}: {name!r} is {record[name]!r}, expected text.")
+    if "suite" not in record or not {"id", "input"} & record.keys():
+        raise InputError(
+            f"{where}: expected 'suite' and 'id' or 'input'; it has {sorted(record)}."
+        )
+    if "prediction" not in record:
+        raise InputError(f"{where}: no field 'prediction'; it has {sorted(record)}.")
+    texts = record["prediction"]
+    texts = [texts] if isinstance(texts, str) else texts
+    is_texts = isinstance(texts, list) and all(isinstance(one, str) for one in texts)
+    if not is_texts or not texts:
+        raise InputError(
+            f"{where}: 'prediction' is {record['prediction']!r}, expected text or a "
+            "list of texts."
+        )
+    id = record.get("id")
+    return Prediction(
+        suite=record["suite"],
+        id=id,
+        input=_spaced(record["input"]) if id is None else None,
+        texts=tuple(texts),
+        where=where,
+    )
+
+
+def _spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
