@@ -91,7 +91,9 @@ def one_hot(text: str, vocabulary: Vocabulary, k: int) -> AlignedTarget:
     )
 
 
-def check_tokens(tokens: Sequence[TeacherToken], raw: bytes, where: str) -> list[Step]:
+def check_tokens(
+    tokens: Sequence[TeacherToken], raw: bytes, where: str, *, scaled: bool = True
+) -> list[Step]:
     """Turns log-probabilities into probabilities and refuses what cannot be true.
 
     Args:
