@@ -1,7 +1,154 @@
 """`specialize evaluate`, `infer` and `report`."""
 
 import argparse
+import os
+import sys
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the evaluation commands."""
+    from specialize import config
+
+    evaluate = subparsers.add_parser(
+        "evaluate",
+        help="decode benchmarks with a checkpoint, judge them, print one table",
+        description="Decodes and judges suites as gin files say, or judges predictions "
+        "made elsewhere (--predictions). A rerun goes on where a killed one stopped.",
+    )
+    config.add_flags(evaluate)
+    evaluate.add_argument("--json", metavar="FILE", help="write the results there too")
+    evaluate.add_argument(
+        "--max_examples", type=int, metavar="N", help="of each suite, for a first look"
+    )
+    evaluate.add_argument(
+        "--predictions",
+        metavar="FILE",
+        help="judge these instead of decoding: JSON lines with suite, id or input, "
+        "and prediction; needs --benchmarks, no gin file",
+    )
+    evaluate.add_argument(
+        "--benchmarks", metavar="DIR", help="folder of the benchmark files"
+    )
+    evaluate.add_argument(
+        "--rule",
+        choices=("exact", "reference"),
+        help="how predictions are judged (default: as configured, else exact)",
+    )
+    evaluate.add_argument(
+        "--base",
+        metavar="FILE",
+        help="results of the base model, for differences and paired tests",
+    )
+    evaluate.set_defaults(run=_evaluate)
+
+    select = subparsers.add_parser(
+        "select",
+        help="score every kept checkpoint on validation, choose one, test it once",
+        description="Chooses a checkpoint by validation accuracy (GSM8K in "
+        "distribution, M-A-S out of distribution), tests the chosen one once and "
+        "writes the choice and its rule down.",
+    )
+    config.add_flags(select)
+    select.add_argument(
+        "--by",
+        choices=("gsm8k", "mas"),
+        default="gsm8k",
+        help="gsm8k: in-distribution; mas: mean of MultiArith, ASDiv and SVAMP",
+    )
+    select.add_argument("--json", metavar="FILE", help="write the choice there too")
+    select.set_defaults(run=_select)
+
+    infer = subparsers.add_parser(
+        "infer",
+        help="turn a file of prompts into texts",
+        description="Decodes prompts as gin files say. A rerun goes on where a killed "
+        "one stopped.",
+    )
+    config.add_flags(infer)
+    infer.add_argument(
+        "--prompts",
+        required=True,
+        metavar="FILE",
+        help='JSON lines with "input" (and "id"), or plain text, a prompt a line',
+    )
+    infer.add_argument("--out", required=True, metavar="FILE", help="JSON lines")
+    infer.set_defaults(run=_infer)
+
+    report = subparsers.add_parser(
+        "report",
+        help="one self-contained page about one or more runs",
+        description="Writes an HTML page (or markdown, if --out ends in .md) about the "
+        "first run; the others stand beside it.",
+    )
+    report.add_argument("runs", nargs="+", metavar="RUN", help="run folders or results")
+    report.add_argument("--base", metavar="RUN", help="the model it started from")
+    report.add_argument("--out", default="report.html", metavar="FILE")
+    report.set_defaults(run=_report)
+
+
+def _evaluate(flags: argparse.Namespace) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if flags.predictions:
+        from specialize.evaluation.elsewhere import evaluate_predictions
+
+        evaluate_predictions(
+            flags.predictions,
+            flags.benchmarks,
+            rule=flags.rule or "exact",
+            max_examples=flags.max_examples,
+            json_path=flags.json,
+            base=flags.base,
+        )
+        return 0
+    from specialize import config
+
+    config.from_flags(flags, entry="specialize.evaluation.evaluate.evaluate")
+    from specialize.evaluation import evaluate
+
+    config.call(
+        evaluate.evaluate,
+        json_path=flags.json,
+        base=flags.base,
+        **_overrides(flags),
+    )
+    return 0
+
+
+def _overrides(flags: argparse.Namespace) -> dict[str, object]:
+    """What a flag says wins over the configuration."""
+    found = {"max_examples": flags.max_examples, "rule": flags.rule}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _select(flags: argparse.Namespace) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from specialize import config
+
+    config.from_flags(flags, entry="specialize.evaluation.evaluate.evaluate")
+    from specialize.evaluation import selection
+
+    config.call(selection.select, by=flags.by, json_path=flags.json)
+    return 0
+
+
+def _infer(flags: argparse.Namespace) -> int:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from specialize import config
+
+    config.from_flags(flags, entry="specialize.evaluation.inferring.infer")
+    from specialize.evaluation import inferring
+
+    config.call(inferring.infer, prompts_path=flags.prompts, out=flags.out)
+    return 0
+
+
+def _report(flags: argparse.Namespace) -> int:
+    from specialize.evaluation.report import report
+
+    words = [os.path.basename(sys.argv[0]) or "specialize", *sys.argv[1:]]
+    runs = report(flags.runs, flags.out, base=flags.base, command=" ".join(words))
+    for run in runs:
+        for text in run.missing:
+            print(f"{run.name}: not found: {text}", file=sys.stderr)
+    print(flags.out)
+    return 0

@@ -14,24 +14,27 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.table import Table
 
 from specialize import outputs
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
-from specialize.evaluation import judges
-from specialize.evaluation.results import RESULTS_FILE, Results
-from specialize.evaluation.suites import Suite, load_suite
+from specialize.evaluation import judges, tables
+from specialize.evaluation.averages import averages
+from specialize.evaluation.results import (
+    RESULTS_FILE,
+    Results,
+    file_stem,
+    write_judged,
+)
+from specialize.evaluation.suites import Suite, load_suites
 from specialize.inference.engine import Engine
 from specialize.inference.resumable import decode_to_file
-from specialize.progress import console
+from specialize.inference.weights import load_student
 
 
-@gin.configurable
 @dataclasses.dataclass(frozen=True)
 class Decoding:
     """How texts are drawn from the student.
@@ -64,8 +67,11 @@ class Decoding:
         names = "method temperature top_p num_samples num_beams seed".split()
         return {name: getattr(self, name) for name in names}
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for results and for what predictions depend on."""
+        return dataclasses.asdict(self)
 
-@gin.configurable
+
 class Evaluation:
     """Which suites are asked, how, and by which rule they are judged.
 
@@ -78,6 +84,7 @@ class Evaluation:
         split: "all", or the paper's "validation" or "test".
         max_examples: of each suite (of each task, for BBH); None is all.
         rule: "exact", or "reference" to reproduce the paper's own judge.
+        demonstrations: of few-shot math prompts.
         decoding: how texts are drawn.
 
     Raises:
@@ -94,6 +101,7 @@ class Evaluation:
         split: str = "all",
         max_examples: int | None = None,
         rule: str = "exact",
+        demonstrations: int = 4,
         decoding: Decoding = Decoding(),
     ):
         if not suites:
@@ -107,13 +115,14 @@ class Evaluation:
         self.split = split
         self.max_examples = max_examples
         self.rule = rule
+        self.demonstrations = demonstrations
         self.decoding = decoding
 
     def load(self) -> dict[str, Suite]:
         """Reads every suite.
 
         Returns:
-            "suite:prompt" -> suite.
+            "suite:prompt" -> suite; a group ("bbh", "mas") gives several.
 
         Raises:
             InputError: an unknown name, or a file that is missing or malformed.
@@ -121,14 +130,15 @@ class Evaluation:
         found: dict[str, Suite] = {}
         for name in self.names:
             suite, _, prompt = name.partition(":")
-            prompt = prompt or self.prompt
-            found[f"{suite}:{prompt}"] = load_suite(
+            for one in load_suites(
                 suite,
                 self.benchmarks_dir,
-                prompt=prompt,
+                prompt=prompt or self.prompt,
                 split=self.split,
                 max_examples=self.max_examples,
-            )
+                demonstrations=self.demonstrations,
+            ):
+                found[one.key] = one
         return found
 
     def run(
@@ -173,22 +183,22 @@ class Evaluation:
             input_length=self.decoding.input_length,
             output_length=self.decoding.output_length,
         )
-        digest = weights_digest(params)
+        weights = weights_digest(params)
         scores: dict[str, judges.SuiteScore] = {}
         files: dict[str, str] = {}
         for key, suite in loaded.items():
             prompts = [example.inputs for example in suite.examples]
             settings = {
                 "suite": key,
-                "prompts": _digest(prompts),
-                "weights": digest,
+                "prompts": digest(prompts),
+                "weights": weights,
                 "vocabulary": vocabulary.sha256,
-                **dataclasses.asdict(self.decoding),
+                **self.decoding.to_json(),
             }
             # Other weights or settings are other predictions: they get another file,
             # and whoever comes back to the old ones finds them as they were.
-            stem = key.replace("/", ".").replace(":", ".")
-            raw = folder / "decoded" / f"{stem}.{_digest(settings)[:12]}.jsonl"
+            stem = file_stem(key)
+            raw = folder / "decoded" / f"{stem}.{digest(settings)[:12]}.jsonl"
             decoded = decode_to_file(
                 engine,
                 prompts,
@@ -197,29 +207,31 @@ class Evaluation:
                 sampling=self.decoding.sampling(),
                 description=key,
             )
-            texts = {
-                example.id: line["texts"]
-                for example, line in zip(suite.examples, decoded, strict=True)
-            }
-            scores[key] = judges.score(suite, texts, rule=self.rule)
+            scores[key] = judges.judge_suite(
+                suite,
+                [line["texts"] for line in decoded],
+                rule=self.rule,
+                vocabulary=vocabulary,
+            )
             files[key] = f"{stem}.jsonl"
             if jax.process_index() == 0:
-                _write_judged(folder / files[key], suite, scores[key], decoded)
+                write_judged(folder / files[key], suite, scores[key])
         results = Results(
             {
                 **(model or {}),
                 "parameters": sum(x.size for x in jax.tree.leaves(params)),
-                "weights_digest": digest,
+                "weights_digest": weights,
             },
             {
                 "split": self.split,
                 "rule": self.rule,
                 "max_examples": self.max_examples,
+                "demonstrations": self.demonstrations,
                 "vocabulary_sha256": vocabulary.sha256,
-                **dataclasses.asdict(self.decoding),
+                **self.decoding.to_json(),
             },
-            {key: score.to_json() for key, score in scores.items()},
-            judges.averages(scores),
+            {key: score.to_json(examples=False) for key, score in scores.items()},
+            averages(list(scores.values())),
             files,
             round(time.monotonic() - began, 1),
             folder,
@@ -227,3 +239,167 @@ class Evaluation:
         if jax.process_index() == 0:
             results.save(folder / RESULTS_FILE)
         return results
+
+
+def evaluate(
+    *,
+    model: Any,
+    checkpoint: str,
+    suites: Sequence[str],
+    benchmarks_dir: str | os.PathLike[str] | None = None,
+    vocabulary_path: str | os.PathLike[str] | None = None,
+    prompt: str = "zero_shot_cot",
+    split: str = "all",
+    max_examples: int | None = None,
+    rule: str = "exact",
+    demonstrations: int = 4,
+    method: str = "greedy",
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    num_samples: int = 1,
+    num_beams: int = 4,
+    batch_size: int = 32,
+    input_length: int = 2048,
+    output_length: int = 256,
+    seed: int = 0,
+    mesh: Mapping[str, int] | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    json_path: str | os.PathLike[str] | None = None,
+    base: str | os.PathLike[str] | None = None,
+) -> Results:
+    """Evaluates a checkpoint and prints one table (`specialize evaluate`).
+
+    Args:
+        model: the student.
+        checkpoint: weights in any layout that `checkpoints.load_params` reads; of a
+            run's folder, its newest checkpoint.
+        suites: as `Evaluation`.
+        benchmarks_dir: as `Evaluation`; None asks SPECIALIZE_BENCHMARKS_DIR.
+        vocabulary_path: as `Evaluation`; None asks SPECIALIZE_VOCABULARY.
+        prompt: as `Evaluation`.
+        split: as `Evaluation`.
+        max_examples: as `Evaluation`.
+        rule: as `Evaluation`.
+        demonstrations: as `Evaluation`.
+        method: as `Decoding`, like the arguments up to `seed`.
+        temperature: of sampling.
+        top_p: of sampling.
+        num_samples: of sampling.
+        num_beams: of beam search.
+        batch_size: prompts a batch.
+        input_length: greatest prompt, in tokens.
+        output_length: greatest answer, in tokens.
+        seed: of sampling.
+        mesh: devices along "data", "fsdp" and "model"; None puts all along data.
+        output_dir: for predictions and results, so that a rerun goes on.
+        json_path: the results' copy.
+        base: results of the base model, for differences and paired tests.
+
+    Returns:
+        The results.
+
+    Raises:
+        InputError: a name, path, checkpoint or combination that does not work.
+    """
+    evaluation = Evaluation(
+        suites=suites,
+        benchmarks_dir=place(benchmarks_dir, "BENCHMARKS_DIR", "BENCHMARKS_DIR"),
+        vocabulary_path=place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
+        prompt=prompt,
+        split=split,
+        max_examples=max_examples,
+        rule=rule,
+        demonstrations=demonstrations,
+        decoding=Decoding(
+            method,
+            temperature,
+            top_p,
+            num_samples,
+            num_beams,
+            seed,
+            batch_size,
+            input_length,
+            output_length,
+        ),
+    )
+    # Refuse a bad suite, or another base, before the weights are read.
+    evaluation.load()
+    Vocabulary(evaluation.vocabulary_path)
+    before = None if base is None else Results.load(base)
+    if output_dir is not None:
+        outputs.claim(output_dir, "evaluation")
+    student = load_student(model, checkpoint, mesh)
+    results = evaluation.run(
+        model.module,
+        student.params,
+        student.mesh,
+        out=output_dir,
+        model={"checkpoint": str(checkpoint), "step": student.step},
+    )
+    if jax.process_index() == 0:
+        tables.show(results, before)
+        if json_path is not None:
+            relative = os.path.relpath(
+                output_dir or ".", pathlib.Path(json_path).parent
+            )
+            dataclasses.replace(
+                results,
+                predictions={
+                    key: os.path.join(relative, name)
+                    for key, name in results.predictions.items()
+                },
+            ).save(json_path)
+    return results
+
+
+def decoding_of(settings: Mapping[str, Any]) -> Decoding:
+    """Decoding from a run file's flat values.
+
+    Raises:
+        InputError: a value that decoding does not know.
+    """
+    known = {field.name for field in dataclasses.fields(Decoding)}
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        raise InputError(f"decoding knows no {', '.join(unknown)}: {sorted(known)}.")
+    return Decoding(**settings)
+
+
+def weights_digest(params: Any) -> str:
+    """A digest of the values of a tree of weights, computed where they lie.
+
+    Sums and sums of squares of every array, in float32: enough to tell checkpoints
+    apart without bringing the weights to the host.
+    """
+
+    @jax.jit
+    def moments(tree: Any) -> Any:
+        return jnp.stack(
+            [
+                jnp.stack([jnp.sum(x, dtype=jnp.float32), jnp.sum(jnp.square(x))])
+                for x in jax.tree.leaves(tree)
+            ]
+        ).astype(jnp.float32)
+
+    values = np.asarray(moments(params))
+    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def place(given: Any, macro: str, variable: str) -> Any:
+    """A path as configured, or from the environment.
+
+    Raises:
+        InputError: neither names it.
+    """
+    found = given or os.environ.get(f"SPECIALIZE_{variable}")
+    if not found:
+        raise InputError(
+            f"{macro} is not set. Set it with --gin.{macro}=\"'PATH'\", or in the "
+            f"environment as SPECIALIZE_{variable}."
+        )
+    return found

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from specialize import __version__, outputs
 from specialize.corpus.records import FORMATS
 from specialize.errors import InputError
-from specialize.evaluation import figures, statistics
+from specialize.evaluation import figures, tables
 from specialize.evaluation.figures import Interval, Series
 from specialize.evaluation.results import Results
 from specialize.evaluation.runs import Run, read_run
@@ -475,16 +475,14 @@ def _curve(
 def _difference(after: Results, before: Results | None, key: str) -> str:
     if before is None or key not in before.suites or key not in after.suites:
         return "–"
-    old = {line["id"]: bool(line["correct"]) for line in before.lines(key)}
-    new = {line["id"]: bool(line["correct"]) for line in after.lines(key)}
-    shared = [name for name in new if name in old]
     delta = after.suites[key]["accuracy"] - before.suites[key]["accuracy"]
-    if not shared:
+    test = tables.paired(key, after, before)
+    if test is None:
         return f"{delta * 100:+.1f}"
-    paired = statistics.compare([old[i] for i in shared], [new[i] for i in shared])
+    change = test.difference
     return (
-        f"{paired.difference * 100:+.1f} "
-        f"[{paired.low * 100:+.1f}, {paired.high * 100:+.1f}], p {_p(paired.p_value)}"
+        f"{change.value * 100:+.1f} [{change.low * 100:+.1f}, "
+        f"{change.high * 100:+.1f}], p {_p(test.p_value)}"
     )
 
 

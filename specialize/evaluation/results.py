@@ -9,6 +9,8 @@ from typing import Any
 
 from specialize import outputs
 from specialize.errors import InputError
+from specialize.evaluation.judges import SuiteScore
+from specialize.evaluation.suites import Suite
 
 RESULTS_FILE = "results.json"
 FORMAT = 1
@@ -51,7 +53,7 @@ class Results:
         return sum(int(score["n"]) for score in self.suites.values())
 
     def metrics(self) -> dict[str, float]:
-        """ "<suite>/accuracy" by suite and average, for logs and for selection."""
+        """Accuracies as `<suite>/accuracy`, for logs and for selection."""
         found: dict[str, float] = {}
         for key, score in {**self.suites, **self.averages}.items():
             suite, _, prompt = key.partition(":")
@@ -61,6 +63,29 @@ class Results:
                 float(score["accuracy"])
             )
         return found
+
+    def beside(
+        self,
+        path: str | os.PathLike[str],
+        suites: Mapping[str, Suite],
+        scores: Mapping[str, SuiteScore],
+    ) -> "Results":
+        """Writes the judged predictions into `<path without ending>/`.
+
+        Args:
+            path: where the results themselves will be saved.
+            suites: "suite:prompt" -> suite.
+            scores: their verdicts.
+
+        Returns:
+            The results, pointing to the files.
+        """
+        file = pathlib.Path(path)
+        names: dict[str, str] = {}
+        for key, suite in suites.items():
+            names[key] = f"{file.stem}/{file_stem(key)}.jsonl"
+            write_judged(file.parent / names[key], suite, scores[key])
+        return dataclasses.replace(self, predictions=names, folder=file.parent)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -124,3 +149,34 @@ class Results:
             return []
         with open(file, encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
+
+
+def file_stem(key: str) -> str:
+    """A file's name for "suite/task:prompt"."""
+    return key.replace("/", ".").replace(":", ".")
+
+
+def write_judged(path: pathlib.Path, suite: Suite, score: SuiteScore) -> None:
+    """Writes what was predicted and what the judge said, a line an example.
+
+    Args:
+        path: the JSON lines file.
+        suite: what was asked.
+        score: its verdicts, in the same order.
+    """
+    lines: list[str] = []
+    for example, judged in zip(suite.examples, score.judged, strict=True):
+        texts = judged.predictions
+        line = {
+            "suite": suite.name,
+            "id": example.id,
+            "prediction": texts[0] if len(texts) == 1 else list(texts),
+            "correct": judged.verdict.correct,
+            "value": judged.verdict.value,
+            "how": judged.verdict.how,
+            "golds": list(example.golds),
+            "question": example.problem.question,
+            "rationale": example.problem.rationale,
+        }
+        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+    outputs.write_text(path, "".join(lines))

@@ -96,8 +96,9 @@ class Engine:
         ways = int(np.prod([mesh.shape[name] for name in axes]))
         if batch_size % ways:
             raise InputError(
-                f"batch_size={batch_size} does not divide over the {ways} data-parallel "
-                f"devices of the mesh {dict(mesh.shape)}. Use a multiple of {ways}."
+                f"batch_size={batch_size} does not divide over the {ways} "
+                f"data-parallel devices of the mesh {dict(mesh.shape)}. Use a multiple "
+                f"of {ways}."
             )
         self.module = module
         self.params = params

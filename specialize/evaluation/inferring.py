@@ -1,0 +1,160 @@
+"""A file of prompts in, a file of texts out (`specialize infer`)."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from specialize import outputs
+from specialize.corpus.vocabulary import Vocabulary
+from specialize.errors import InputError
+from specialize.evaluation.evaluate import Decoding, digest, place, weights_digest
+from specialize.inference.engine import Engine
+from specialize.inference.resumable import decode_to_file
+from specialize.inference.weights import load_student
+from specialize.progress import console
+
+
+def infer(
+    *,
+    model: Any,
+    checkpoint: str,
+    prompts_path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    vocabulary_path: str | os.PathLike[str] | None = None,
+    method: str = "greedy",
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    num_samples: int = 1,
+    num_beams: int = 4,
+    batch_size: int = 32,
+    input_length: int = 2048,
+    output_length: int = 256,
+    seed: int = 0,
+    mesh: Mapping[str, int] | None = None,
+) -> int:
+    """Decodes every prompt of a file.
+
+    Args:
+        model: the student.
+        checkpoint: weights in any layout that `checkpoints.load_params` reads.
+        prompts_path: JSON lines with "input" and, if wanted, "id"; or plain text, a
+            prompt a line.
+        out: JSON lines with id, input and prediction (a list where several samples
+            were asked for), in the order of the prompts. While it is being made,
+            `<out>.decoded.jsonl` holds what is finished, and a rerun goes on there.
+        vocabulary_path: the SentencePiece model; None asks SPECIALIZE_VOCABULARY.
+        method: as `Decoding`, like the arguments up to `seed`.
+        temperature: of sampling.
+        top_p: of sampling.
+        num_samples: of sampling.
+        num_beams: of beam search.
+        batch_size: prompts a batch.
+        input_length: greatest prompt, in tokens.
+        output_length: greatest answer, in tokens.
+        seed: of sampling.
+        mesh: devices along "data", "fsdp" and "model"; None puts all along data.
+
+    Returns:
+        The number of prompts.
+
+    Raises:
+        InputError: the prompts cannot be read, or the checkpoint does not fit.
+    """
+    decoding = Decoding(
+        method,
+        temperature,
+        top_p,
+        num_samples,
+        num_beams,
+        seed,
+        batch_size,
+        input_length,
+        output_length,
+    )
+    asked = read_prompts(prompts_path)
+    vocabulary = Vocabulary(place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"))
+    student = load_student(model, checkpoint, mesh)
+    engine = Engine(
+        model.module,
+        student.params,
+        vocabulary,
+        student.mesh,
+        batch_size=batch_size,
+        input_length=input_length,
+        output_length=output_length,
+    )
+    prompts = [line["input"] for line in asked]
+    settings = {
+        "prompts": digest(prompts),
+        "weights": weights_digest(student.params),
+        "vocabulary": vocabulary.sha256,
+        **decoding.to_json(),
+    }
+    progress = pathlib.Path(f"{os.fspath(out)}.decoded.jsonl")
+    decoded = decode_to_file(
+        engine, prompts, progress, settings, sampling=decoding.sampling()
+    )
+    if jax.process_index() == 0:
+        lines: list[str] = []
+        for line, found in zip(asked, decoded, strict=True):
+            texts = found["texts"]
+            answer = {**line, "prediction": texts[0] if len(texts) == 1 else texts}
+            lines.append(json.dumps(answer, ensure_ascii=False) + "\n")
+        outputs.write_text(out, "".join(lines))
+        progress.unlink()
+        cut = sum(found["truncated"] > 0 for found in decoded)
+        if cut:
+            console.print(
+                f"{cut} prompts were longer than {input_length} tokens and lost their "
+                "beginning; raise INPUT_LENGTH."
+            )
+    return len(asked)
+
+
+def read_prompts(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Reads prompts.
+
+    Args:
+        path: JSON lines (`.jsonl`, `.json`) or plain text.
+
+    Returns:
+        Dictionaries with "id" and "input", and what else their lines hold.
+
+    Raises:
+        InputError: naming file and line: unreadable, not JSON, without "input", an id
+            twice, or no prompt at all.
+    """
+    file = pathlib.Path(path)
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read ({error}).") from error
+    found: list[dict[str, Any]] = []
+    seen: dict[str, int] = {}
+    for number, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        where = f"{file}:{number}"
+        line: Any = {"input": text}
+        if file.suffix in (".jsonl", ".json"):
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{where}: not JSON ({error}).") from error
+            if not isinstance(line, dict) or not isinstance(line.get("input"), str):
+                raise InputError(f'{where}: expected an object with text in "input".')
+        identity = str(line.get("id", number - 1))
+        if identity in seen:
+            raise InputError(
+                f"{where}: id {identity!r} stands at line {seen[identity]} too. Ids "
+                "name prompts; make them unique."
+            )
+        seen[identity] = number
+        found.append({**line, "id": identity})
+    if not found:
+        raise InputError(f"{file} holds no prompt.")
+    return found

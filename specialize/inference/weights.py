@@ -1,0 +1,85 @@
+"""A student's weights, from any checkpoint, onto a mesh for inference."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.sharding import Mesh
+
+from specialize import sharding
+from specialize.checkpoints import load_params
+from specialize.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """Weights on a mesh.
+
+    Attributes:
+        params: the tree, sharded by the logical rules.
+        mesh: where it lies.
+        step: optimizer steps behind it, where the path tells.
+    """
+
+    params: Any
+    mesh: Mesh
+    step: int | None
+
+
+def load_student(
+    model: Any, checkpoint: str, mesh: Mesh | Mapping[str, int] | None = None
+) -> Loaded:
+    """Restores weights shard by shard.
+
+    Args:
+        model: the student; its network says which tensors are wanted.
+        checkpoint: in any layout that `checkpoints.load_params` reads.
+        mesh: a mesh, or devices along "data", "fsdp" and "model"; None puts all along
+            data.
+
+    Returns:
+        The weights and the mesh.
+
+    Raises:
+        InputError: the checkpoint is missing or does not fit the network.
+    """
+    if not isinstance(mesh, Mesh):
+        try:
+            mesh = sharding.make_mesh(**dict(mesh or {}))
+        except TypeError as error:
+            raise InputError(
+                f"MESH is {dict(mesh or {})}; its axes are {sharding.MESH_AXES}."
+            ) from error
+    shapes = {"encoder_input_tokens": (1, 8), "decoder_input_tokens": (1, 8)}
+    types = dict.fromkeys(shapes, jnp.int32)
+    variables = jax.eval_shape(
+        lambda key: model.get_initial_variables(key, shapes, types), jax.random.key(0)
+    )
+    abstract, axes = variables["params"], variables["params_axes"]
+    rules = sharding.fit_rules(mesh, abstract, axes, sharding.DEFAULT_RULES)
+    places = sharding.state_shardings(mesh, abstract, axes, rules)
+    wanted = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        abstract,
+        places,
+    )
+    return Loaded(load_params(checkpoint, wanted), mesh, _step(checkpoint))
+
+
+def _step(checkpoint: str) -> int | None:
+    """The steps of a checkpoint, as names of folders tell them."""
+    named = re.search(r"(?:checkpoints/|checkpoint_)(\d+)/*$", checkpoint)
+    if named:
+        return int(named.group(1))
+    folder = epath.Path(checkpoint) / "checkpoints"
+    if not folder.is_dir():
+        return None
+    return max(
+        (int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=None
+    )
