@@ -1,0 +1,128 @@
+"""The benchmarks as SeqIO tasks that T5X's evaluator runs as well.
+
+| name | what |
+|---|---|
+| `specialize_eval_<suite>_<prompt>` | gsm8k, multiarith, asdiv, svamp |
+| `specialize_eval_bbh_<task>_<prompt>` | one of BIG-Bench Hard's 27 tasks |
+| `specialize_eval_mas_<prompt>` | mixture: multiarith, asdiv, svamp |
+| `specialize_eval_bbh_<prompt>` | mixture: all 27 |
+
+Prompts are those of `evaluation.suites.PROMPTS`; splits are "all", "validation" and
+"test" (`evaluation.splits`). Files are read when a dataset is asked for, from
+`locations.benchmarks_dir()`; importing this module reads no data.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import gin
+import seqio
+import tensorflow as tf
+
+from specialize.evaluation import bbh, splits, suites
+from tasks import locations, metrics
+
+FEATURES = {
+    "inputs": seqio.Feature(locations.VOCABULARY, add_eos=True),
+    "targets": seqio.Feature(locations.VOCABULARY, add_eos=True),
+}
+_SIGNATURE = {
+    "id": tf.TensorSpec([], tf.string),
+    "inputs": tf.TensorSpec([], tf.string),
+    "targets": tf.TensorSpec([], tf.string),
+    "golds": tf.TensorSpec([None], tf.string),
+    "answer_type": tf.TensorSpec([], tf.string),
+    "answer_only": tf.TensorSpec([], tf.bool),
+}
+
+
+@gin.configurable(module="tasks.benchmarks")  # pyright: ignore[reportCallIssue]
+def asking(
+    demonstrations: int = 4, seed: int = 0, max_examples: int | None = None
+) -> dict[str, Any]:
+    """How suites are asked; the defaults are those of `specialize evaluate`.
+
+    Args:
+        demonstrations: of few-shot math prompts.
+        seed: of their draw.
+        max_examples: of each suite, a seeded sample; None is all.
+    """
+    return {
+        "demonstrations": demonstrations,
+        "seed": seed,
+        "max_examples": max_examples,
+    }
+
+
+def dataset(
+    split: str, shuffle_files: bool, seed: int | None = None, *, suite: str, prompt: str
+) -> tf.data.Dataset:
+    """One suite as a dataset of texts, in the order of its file.
+
+    Args:
+        split: "all", "validation" or "test".
+        shuffle_files: ignored; there is one file.
+        seed: ignored with it.
+        suite: as `suites.load_suite` takes it.
+        prompt: one of `suites.PROMPTS`.
+
+    Returns:
+        Examples with `inputs`, `targets` (the first gold), and what the judge needs.
+
+    Raises:
+        InputError: the benchmarks are not named, missing or malformed.
+    """
+    del shuffle_files, seed
+    loaded = suites.load_suite(
+        suite, locations.benchmarks_dir(), prompt=prompt, split=split, **asking()
+    )
+
+    def examples() -> Iterator[dict[str, Any]]:
+        for example in loaded.examples:
+            gold = example.golds[0] if example.golds else ""
+            yield {
+                "id": example.id,
+                "inputs": example.inputs,
+                "targets": f"The answer is {gold}",
+                "golds": list(example.golds),
+                "answer_type": example.answer_type,
+                "answer_only": loaded.answer_only,
+            }
+
+    return tf.data.Dataset.from_generator(examples, output_signature=_SIGNATURE)
+
+
+def task_name(suite: str, prompt: str) -> str:
+    """The SeqIO name of a suite, for example "specialize_eval_bbh_navigate_..."."""
+    return f"specialize_eval_{suite.replace('/', '_')}_{prompt}"
+
+
+def _register(suite: str, prompt: str) -> str:
+    name = task_name(suite, prompt)
+    source: Any = seqio.FunctionDataSource(
+        functools.partial(dataset, suite=suite, prompt=prompt),
+        splits=splits.SPLITS,
+        caching_permitted=False,
+    )
+    seqio.TaskRegistry.add(
+        name,
+        source=source,
+        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+        postprocess_fn=metrics.target_or_prediction,
+        metric_fns=[metrics.accuracy],
+        output_features=FEATURES,
+    )
+    return name
+
+
+for _prompt in suites.PROMPTS:
+    _math = {suite: _register(suite, _prompt) for suite in suites.MATH_FILES}
+    _bbh = [_register(f"bbh/{task}", _prompt) for task in bbh.TASKS]
+    for _group, _members in suites.GROUPS.items():
+        seqio.MixtureRegistry.add(
+            task_name(_group, _prompt),
+            [_math[suite] for suite in _members],
+            default_rate=1.0,
+        )
+    seqio.MixtureRegistry.add(task_name("bbh", _prompt), _bbh, default_rate=1.0)
