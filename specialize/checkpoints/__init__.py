@@ -1,1 +1,19 @@
-"""Weights: saved, restored, converted."""
+"""Weights: saved, restored, converted.
+
+`store.CheckpointStore` keeps a run's checkpoints; `load_params` starts from any format;
+`convert.convert` writes any format. Importing the package imports nothing heavy.
+"""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_params":
+        from specialize.checkpoints.initial import load_params
+
+        return load_params
+    if name == "CheckpointStore":
+        from specialize.checkpoints.store import CheckpointStore
+
+        return CheckpointStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -503,14 +503,14 @@ def _drop_late_callbacks() -> None:
     """Keeps one damaged file from printing a traceback for every other array.
 
     When one read fails, Orbax closes its event loop while TensorStore's threads still
-    deliver the other arrays to it; each then prints "Event loop is closed", and each
-    further failure is logged as never retrieved. Only exactly those are dropped.
+    deliver the other arrays to it; each then prints a traceback ("Event loop is
+    closed", or its own failure to read). Only exactly those are dropped.
     """
     previous = sys.unraisablehook
+    late = ("Event loop is closed", "Encountered error while reading array index")
 
     def hook(unraisable: Any) -> None:
-        error = unraisable.exc_value
-        if not (isinstance(error, RuntimeError) and "loop is closed" in str(error)):
+        if not str(unraisable.exc_value).startswith(late):
             previous(unraisable)
 
     sys.unraisablehook = hook

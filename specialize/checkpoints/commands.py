@@ -1,0 +1,106 @@
+"""`specialize convert`."""
+
+import argparse
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the command."""
+    parser = subparsers.add_parser(
+        "convert",
+        help="weights between Hugging Face, T5X and our runs",
+        description=(
+            "Converts T5 weights between Hugging Face folders, T5X checkpoints and "
+            "runs of specialize, one tensor in memory at a time. Without --target it "
+            "reads the source and prints its parameter count and fingerprint."
+        ),
+    )
+    parser.add_argument(
+        "--source",
+        required=True,
+        help="a Hugging Face folder or hub name, a T5X checkpoint (local, gs:// or "
+        "s3://), a run of specialize or one of its checkpoints; recognised by itself",
+    )
+    parser.add_argument("--target", help="a new or empty folder")
+    parser.add_argument(
+        "--to",
+        choices=("hf", "t5x", "orbax"),
+        help="hf: safetensors, config and tokenizer; t5x: msgpack and zarr; orbax: "
+        "newer T5X. Default: t5x from Hugging Face, hf from everything else",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="type of the target's weights (default: the source's)",
+    )
+    parser.add_argument(
+        "--layers",
+        choices=("unrolled", "scanned", "scalable"),
+        default="unrolled",
+        help="of a T5X target: layers_0, layers_1, ...; stacked as the student with "
+        "scan_layers has them; stacked as T5X's scalable_t5 has them (default: "
+        "unrolled)",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        metavar="spiece.model",
+        help="SentencePiece model to make the tokenizer files from, where the source "
+        "has none",
+    )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        metavar="N",
+        help="vocabulary rows of the target, as 32100 or 32128 (default: the source's)",
+    )
+    parser.add_argument(
+        "--activation",
+        choices=("relu", "gelu", "silu"),
+        help="of the feed-forward block, where the source does not tell it (T5X)",
+    )
+    parser.add_argument(
+        "--shard-size",
+        type=float,
+        default=5.0,
+        metavar="GB",
+        help="largest safetensors file, in 10^9 bytes (default: 5)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Converts, and prints the summary to standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from specialize.checkpoints.convert import convert
+    from specialize.errors import InputError
+
+    if arguments.shard_size <= 0:
+        raise InputError(f"--shard-size {arguments.shard_size}: must be above 0.")
+    summary = convert(
+        arguments.source,
+        arguments.target,
+        to=arguments.to,
+        dtype=arguments.dtype,
+        layers=arguments.layers,
+        rows=arguments.rows,
+        vocabulary=arguments.vocabulary,
+        activation=arguments.activation,
+        max_shard_bytes=int(arguments.shard_size * 10**9),
+    )
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("source", f"{summary.source} ({summary.source_format})")
+    if summary.target is not None:
+        table.add_row("target", f"{summary.target} ({summary.target_format})")
+    table.add_row("parameters", f"{summary.parameters:,} in {summary.tensors} tensors")
+    table.add_row("size", f"{summary.nbytes / 2**20:,.0f} MiB of {summary.dtype}")
+    table.add_row("fingerprint", summary.fingerprint)
+    if summary.step is not None:
+        table.add_row("step", str(summary.step))
+    for note in summary.notes:
+        table.add_row("note", note)
+    table.add_row("time", f"{summary.seconds:.1f} s")
+    Console(soft_wrap=False).print(table)
+    return 0

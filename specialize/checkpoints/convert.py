@@ -1,0 +1,311 @@
+"""From any format of the T5 family to any other, one tensor in memory at a time."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Mapping
+
+from specialize.checkpoints import huggingface, names, orbaxes, t5x, vocabulary_rows
+from specialize.checkpoints.fingerprint import Fingerprint
+from specialize.checkpoints.lazy import LazyTensor
+from specialize.checkpoints.opening import (
+    open_checkpoint,
+    verify_run,
+    vocabulary_of_run,
+)
+from specialize.checkpoints.source import Source
+from specialize.errors import InputError
+from specialize.outputs import check_writable, staged_directory
+from specialize.progress import track
+from specialize.student.network import T5Config
+
+FORMATS = ("hf", "t5x", "orbax")
+DTYPES = ("float32", "bfloat16")
+KIND = "weights"
+
+_USE_IN_TRANSFORMERS = """```python
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+model = AutoModelForSeq2SeqLM.from_pretrained("THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
+```"""
+_USE_IN_T5X = (
+    "Name this folder as `INITIAL_CHECKPOINT_PATH` of `specialize`, or its "
+    "`checkpoint_<step>` folder under T5X."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a conversion did.
+
+    Attributes:
+        source: what was read.
+        source_format: "hf", "t5x", "orbax" or "specialize".
+        target: the folder written, or None if the source was only read.
+        target_format: "hf", "t5x" or "orbax", or None.
+        tensors: number of parameter tensors.
+        parameters: number of parameters.
+        nbytes: bytes of the parameters in the target's type.
+        dtype: their type.
+        fingerprint: of the target's weights (`fingerprint`).
+        step: training steps behind the weights, or None.
+        seconds: how long it took.
+        notes: one line each: what was decided, padded or left out.
+    """
+
+    source: str
+    source_format: str
+    target: str | None
+    target_format: str | None
+    tensors: int
+    parameters: int
+    nbytes: int
+    dtype: str
+    fingerprint: str
+    step: int | None
+    seconds: float
+    notes: tuple[str, ...]
+
+
+def convert(
+    source: str,
+    target: str | None,
+    *,
+    to: str | None = None,
+    dtype: str | None = None,
+    layers: names.Layers = "unrolled",
+    rows: int | None = None,
+    vocabulary: str | None = None,
+    activation: str | None = None,
+    max_shard_bytes: int = 5 * 10**9,
+) -> Summary:
+    """Converts a checkpoint.
+
+    Args:
+        source: anything `opening.open_checkpoint` reads.
+        target: a new or empty folder; None reads the source and reports on it.
+        to: "hf", "t5x" (msgpack and zarr) or "orbax" (newer T5X). By default "t5x"
+            from Hugging Face, and "hf" from everything else.
+        dtype: "float32" or "bfloat16"; by default the source's.
+        layers: layout of a T5X target.
+        rows: rows of the vocabulary in the target; by default the source's.
+        vocabulary: a SentencePiece model, where the source has no tokenizer.
+        activation: "relu", "gelu" or "silu", where the source does not tell.
+        max_shard_bytes: size of a safetensors file.
+
+    Returns:
+        What was done.
+
+    Raises:
+        InputError: the source cannot be read, the target not be written, or they do
+            not fit each other. Nothing is left in the target's place.
+    """
+    started = time.monotonic()
+    if target is not None:
+        if "://" in target:
+            raise InputError(
+                f"{target}: conversions write to a local folder. Convert, then copy it "
+                "(gcloud storage cp -r, aws s3 cp --recursive)."
+            )
+        if check_writable(target, KIND):
+            raise InputError(
+                f"{target} already holds weights. Name another folder, or remove it."
+            )
+    if vocabulary is not None and not pathlib.Path(vocabulary).is_file():
+        raise InputError(
+            f"{vocabulary} does not exist; --vocabulary is a spiece.model."
+        )
+    opened = open_checkpoint(source, activation=activation)
+    if opened.format == "specialize":
+        verify_run(opened)
+    to = to or ("t5x" if opened.format == "hf" else "hf")
+    notes = list(opened.notes)
+    tensors, config = _adapted(opened, rows, notes)
+    if dtype is not None:
+        tensors = {name: tensor.cast(dtype) for name, tensor in tensors.items()}
+    types = sorted({tensor.dtype.name for tensor in tensors.values()})
+    ticks = track(range(len(tensors)), f"convert {opened.format}", total=len(tensors))
+    fingerprint = Fingerprint(on_tensor=lambda: next(ticks, None))
+    observed = {
+        name: fingerprint.observed(name, tensor) for name, tensor in tensors.items()
+    }
+    nbytes = sum(tensor.nbytes for tensor in tensors.values())
+    parameters = sum(tensor.size for tensor in tensors.values())
+    if target is None:
+        for tensor in observed.values():
+            tensor.read()
+    else:
+        optimizer = _optimizer(opened, to, layers, rows, notes)
+        with staged_directory(target, KIND) as staged:
+            if to == "hf":
+                huggingface.write_weights(
+                    staged, observed, max_shard_bytes=max_shard_bytes
+                )
+            else:
+                writer = t5x if to == "t5x" else orbaxes
+                writer.write_folder(
+                    staged / f"{t5x.PREFIX}{opened.step or 0}",
+                    names.laid_out(observed, layers),
+                    step=opened.step or 0,
+                    optimizer=optimizer,
+                )
+            huggingface.write_settings(staged, config, types[0])
+            _write_tokenizer(staged, opened, vocabulary, to, notes)
+            digits = fingerprint.digits()
+            card = _card(opened, config, parameters, digits, to)
+            huggingface.write_card(staged, card, base=_base(source))
+    for _ in ticks:
+        pass
+    return Summary(
+        source=opened.path,
+        source_format=opened.format,
+        target=target,
+        target_format=None if target is None else to,
+        tensors=len(tensors),
+        parameters=parameters,
+        nbytes=nbytes,
+        dtype=", ".join(types),
+        fingerprint=fingerprint.digits(),
+        step=opened.step,
+        seconds=time.monotonic() - started,
+        notes=tuple(notes),
+    )
+
+
+def _adapted(
+    opened: Source, rows: int | None, notes: list[str]
+) -> tuple[dict[str, LazyTensor], T5Config]:
+    """The source's tensors with the wanted number of vocabulary rows."""
+    config = opened.config
+    if rows is None or rows == config.vocab_size:
+        return dict(opened.tensors), config
+    tensors, note = vocabulary_rows.adapted(opened.tensors, rows)
+    if note is None:
+        raise InputError(
+            f"{opened.path} has {config.vocab_size} vocabulary rows; {rows} would be "
+            f"another vocabulary (only the padding up to a multiple of "
+            f"{vocabulary_rows.MULTIPLE} can change)."
+        )
+    notes.append(note)
+    return tensors, dataclasses.replace(config, vocab_size=rows)
+
+
+def _optimizer(
+    opened: Source,
+    to: str,
+    layers: names.Layers,
+    rows: int | None,
+    notes: list[str],
+) -> Mapping[str, LazyTensor | None]:
+    """The optimizer state to write; a line in `notes` if there is one and it stays."""
+    arrays = [tensor for tensor in opened.optimizer.values() if tensor is not None]
+    if not arrays:
+        return {}
+    kept: Mapping[str, LazyTensor | None] | None = None
+    reason = "a Hugging Face folder has no place for it"
+    if to != "hf":
+        reason = "the number of vocabulary rows changes"
+        if rows is None or rows == opened.config.vocab_size:
+            reason = "its arrays are not laid out as the parameters are"
+            kept = (
+                opened.optimizer if opened.layers == layers else _relaid(opened, layers)
+            )
+    if kept is None:
+        notes.append(f"optimizer state ({len(arrays)} arrays) dropped: {reason}")
+        return {}
+    notes.append(f"optimizer state kept ({len(arrays)} arrays)")
+    return kept
+
+
+def _relaid(
+    opened: Source, layers: names.Layers
+) -> dict[str, LazyTensor | None] | None:
+    """Moments in another layout; None if an array is not shaped like its parameter."""
+    result: dict[str, LazyTensor | None] = {}
+    groups: dict[str, dict[str, LazyTensor]] = {}
+    for name, tensor in opened.optimizer.items():
+        parameter = next(
+            (other for other in opened.stored if name.endswith(f"/{other}")), None
+        )
+        if parameter is None or tensor is None:
+            if tensor is not None and tensor.shape:
+                return None
+            result[name] = tensor
+        elif tensor.shape != opened.stored[parameter].shape:
+            return None
+        else:
+            prefix = name.removesuffix(parameter)
+            groups.setdefault(prefix, {})[parameter] = tensor
+    for prefix, moments in groups.items():
+        if set(moments) != set(opened.stored):
+            return None
+        # A table per layer has a moment per layer; they differ and cannot be shared.
+        if "scalable" in (opened.layers, layers):
+            return None
+        canonical = names.unrolled(moments, opened.path)
+        for name, tensor in names.laid_out(canonical, layers).items():
+            result[prefix + name] = tensor
+    return result
+
+
+def _write_tokenizer(
+    folder: pathlib.Path,
+    opened: Source,
+    vocabulary: str | None,
+    to: str,
+    notes: list[str],
+) -> None:
+    """Puts tokenizer files into the folder, from wherever they can be had."""
+    if vocabulary is not None:
+        huggingface.write_tokenizer(pathlib.Path(vocabulary), folder)
+        return
+    if huggingface.copy_companions(opened.companions, folder):
+        return
+    found = vocabulary_of_run(opened.path)
+    if found is not None:
+        huggingface.write_tokenizer(found, folder)
+    elif to == "hf":
+        notes.append(
+            "no tokenizer files: the source has none. Text needs them: name the "
+            "vocabulary with --vocabulary spiece.model"
+        )
+
+
+def _base(source: str) -> str | None:
+    """The hub name, if that is what the source was."""
+    return (
+        source
+        if source.count("/") == 1 and not pathlib.Path(source).exists()
+        else (None)
+    )
+
+
+def _card(
+    opened: Source, config: T5Config, parameters: int, digits: str, to: str
+) -> str:
+    """The text of the model card."""
+    gate = " x ".join(config.mlp_activations)
+    rows = {
+        "converted from": f"{opened.format}, step {opened.step}"
+        if opened.step is not None
+        else opened.format,
+        "parameters": f"{parameters:,}",
+        "weights fingerprint": f"`{digits}`",
+        "layers": f"{config.num_encoder_layers} + {config.num_decoder_layers}",
+        "width / heads / head size / inner": (
+            f"{config.emb_dim} / {config.num_heads} / {config.head_dim} / "
+            f"{config.mlp_dim}"
+        ),
+        "feed-forward": gate,
+        "vocabulary rows": f"{config.vocab_size:,}",
+        "head": "tied to the embedding" if config.logits_via_embedding else "its own",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    steps = _USE_IN_TRANSFORMERS if to == "hf" else _USE_IN_T5X
+    return (
+        "# A T5 encoder-decoder\n\n"
+        "Weights written by `specialize convert`. The fingerprint is the same in every "
+        "format and layout; `specialize convert --source FOLDER` prints it again.\n\n"
+        f"| | |\n|---|---|\n{table}\n\n## Use\n\n{steps}\n"
+    )

@@ -1,0 +1,65 @@
+"""One number for a model's weights, the same in every format and layout.
+
+Each canonical tensor (`names`) gives the SHA-256 of its name, shape and values as
+little-endian float32 in C order; the fingerprint is the SHA-256 of these lines, sorted.
+So scanned and unrolled layers, transposed kernels, shards, and bfloat16 stored as
+float32 do not change it, and one changed value does.
+"""
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+from specialize.checkpoints.lazy import Index, LazyTensor
+
+_ROWS = 4096
+DIGITS = 16
+
+
+class Fingerprint:
+    """Takes note of tensors while a conversion reads them: no second pass.
+
+    Args:
+        on_tensor: called once a tensor, when it has been read whole.
+    """
+
+    def __init__(self, on_tensor: Callable[[], object] = lambda: None) -> None:
+        self._lines: dict[str, str] = {}
+        self._expected: set[str] = set()
+        self._on_tensor = on_tensor
+
+    def observed(self, name: str, tensor: LazyTensor) -> LazyTensor:
+        """The same tensor; reading it whole enters it into the fingerprint."""
+        self._expected.add(name)
+
+        def load(index: Index) -> np.ndarray:
+            array = tensor.load(index)
+            if array.shape == tensor.shape and name not in self._lines:
+                self._lines[name] = f"{name} {tensor.shape} {_digest(array)}"
+                self._on_tensor()
+            return array
+
+        return LazyTensor(tensor.shape, tensor.dtype, load)
+
+    def digits(self) -> str:
+        """The fingerprint, 16 hexadecimal digits.
+
+        Raises:
+            ValueError: an observed tensor was not read.
+        """
+        unread = self._expected - set(self._lines)
+        if unread:
+            raise ValueError(f"not read yet: {', '.join(sorted(unread))}")
+        text = "\n".join(sorted(self._lines.values()))
+        return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
+
+def _digest(array: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    # By rows: a transposed or bfloat16 array is not copied whole.
+    flat = array.reshape(1, -1) if array.ndim < 2 else array
+    for start in range(0, flat.shape[0], _ROWS):
+        part = flat[start : start + _ROWS]
+        digest.update(np.ascontiguousarray(part, dtype="<f4").data)
+    return digest.hexdigest()

@@ -1,0 +1,141 @@
+"""Initial weights from any format, onto the mesh, shard by shard."""
+
+import concurrent.futures
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax.core import FrozenDict, freeze
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from specialize.checkpoints import integrity, names, vocabulary_rows
+from specialize.checkpoints.lazy import LazyTensor
+from specialize.checkpoints.opening import check_sums, open_checkpoint
+from specialize.checkpoints.source import Source
+from specialize.errors import InputError
+from specialize.progress import console, track
+
+# Reads that are under way at the same time; each holds one shard of one tensor.
+_READERS = 4
+
+
+def load_params(
+    source: str,
+    abstract_params: Mapping[str, Any],
+    *,
+    quiet: bool = False,
+) -> Any:
+    """Restores parameters from any checkpoint onto the shardings of a network.
+
+    Every process reads only the parts its own devices hold, whatever the layout of the
+    source: scanned layers are assembled from single ones and taken apart.
+
+    Args:
+        source: a hub name, a Hugging Face folder, a T5X checkpoint or a run of ours
+            (`opening.open_checkpoint`).
+        abstract_params: the network's parameter tree (T5X's names, scanned or not) of
+            `jax.ShapeDtypeStruct` with shardings; values are cast to its types.
+        quiet: whether to leave out the remarks, for example on padded rows.
+
+    Returns:
+        The tree with arrays, of the same kind of mapping as `abstract_params`.
+
+    Raises:
+        InputError: the source cannot be read, or tensors are missing, unexpected or
+            mis-shaped for this network (all are named).
+    """
+    frozen = isinstance(abstract_params, FrozenDict)
+    wanted: dict[str, Any] = {
+        "/".join(key): leaf for key, leaf in flatten_dict(dict(abstract_params)).items()
+    }
+    # No weight depends on the activation, which T5X's checkpoints do not tell.
+    opened = open_checkpoint(source, activation="gelu")
+    tensors, notes = _for_network(opened, wanted)
+    if not quiet and jax.process_index() == 0:
+        for note in [*opened.notes, *notes]:
+            console.print(
+                f"{source}: {note}", soft_wrap=True, markup=False, highlight=False
+            )
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        arrays = track(
+            pool.map(lambda name: _placed(tensors[name], wanted[name]), wanted),
+            f"load {opened.format}",
+            total=len(wanted),
+        )
+        params = unflatten_dict(
+            {
+                tuple(name.split("/")): array
+                for name, array in zip(wanted, arrays, strict=True)
+            }
+        )
+    if opened.format == "specialize":
+        _verify(opened, params)
+    return freeze(params) if frozen else params
+
+
+def _verify(opened: Source, params: Mapping[str, Any]) -> None:
+    """Compares what was loaded with the sums our store saved, where they apply."""
+    loaded: dict[str, Any] = {
+        "/".join(key): array for key, array in flatten_dict(dict(params)).items()
+    }
+    unchanged = {
+        name: array
+        for name, array in loaded.items()
+        if name in opened.stored
+        and opened.stored[name].shape == array.shape
+        and opened.stored[name].dtype == array.dtype
+    }
+    check_sums(opened, integrity.checksums(unchanged))
+
+
+def _for_network(
+    opened: Source, wanted: Mapping[str, Any]
+) -> tuple[dict[str, LazyTensor], list[str]]:
+    """The source's tensors in the layout of `wanted`, or one error naming them all."""
+    notes: list[str] = []
+    tensors = dict(opened.tensors)
+    embedding = wanted.get(names.EMBEDDING)
+    if embedding is not None:
+        tensors, note = vocabulary_rows.adapted(tensors, embedding.shape[0])
+        if note is not None:
+            notes.append(note)
+    found = names.laid_out(tensors, names.layout_of(wanted))
+    lines = names.differences(
+        {name: tensor.shape for name, tensor in found.items()},
+        {name: tuple(leaf.shape) for name, leaf in wanted.items()},
+    )
+    if lines:
+        raise InputError(
+            "\n".join(
+                [f"{opened.path} does not fit the network ({len(lines)} tensors):"]
+                + lines
+                + [
+                    "Name the model file (t5x_configs/models) that belongs to these "
+                    "weights, or the weights that belong to this network."
+                ]
+            )
+        )
+    # Where the layouts agree the stored tensor itself is read: no detour over layers.
+    for name, tensor in opened.stored.items():
+        if not notes and name in found and tensor.shape == found[name].shape:
+            found[name] = tensor
+    return found, notes
+
+
+def _placed(tensor: LazyTensor, leaf: Any) -> jax.Array:
+    """Reads a tensor onto its sharding; a part that several devices hold, once."""
+    parts: dict[Any, np.ndarray] = {}
+    lock = threading.Lock()
+
+    def part(index: Any) -> np.ndarray:
+        key = tuple(s.indices(n)[:2] for s, n in zip(index, tensor.shape, strict=True))
+        with lock:
+            if key not in parts:
+                parts[key] = tensor.read(index).astype(leaf.dtype, copy=False)
+            return parts[key]
+
+    if leaf.sharding is None:
+        return jax.numpy.asarray(part(tuple(slice(None) for _ in tensor.shape)))
+    return jax.make_array_from_callback(tuple(leaf.shape), leaf.sharding, part)

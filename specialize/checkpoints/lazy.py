@@ -1,0 +1,199 @@
+"""Tensors that are read when, and only as far as, someone asks.
+
+Every format opens as a mapping of names to `LazyTensor`s; conversions compose views of
+them (transposed, one layer of a stack, a stack of layers, more or fewer rows), and the
+bytes move when the target reads. So a conversion holds one tensor at a time, and a
+process that restores a shard reads that shard.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+Index = tuple[slice, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that lies in a file.
+
+    Attributes:
+        shape: its shape.
+        dtype: its type as stored.
+        load: reads the part that an index of full-rank slices (start, stop, step 1)
+            names.
+        parts: for a stack, its layers and the axis they are stacked on; a writer may
+            then read one layer at a time.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    load: Callable[[Index], np.ndarray]
+    parts: tuple[Sequence["LazyTensor"], int] | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole tensor."""
+        return self.size * self.dtype.itemsize
+
+    def read(self, index: Sequence[Any] | None = None) -> np.ndarray:
+        """Reads the tensor, or the part that `index` names.
+
+        Args:
+            index: slices, one an axis, with step 1; None reads everything.
+
+        Returns:
+            A C-contiguous array.
+        """
+        full = [slice(None)] * len(self.shape) if index is None else index
+        bounded = tuple(
+            slice(*part.indices(size)[:2])
+            for part, size in zip(full, self.shape, strict=True)
+        )
+        return np.ascontiguousarray(self.load(bounded))
+
+    def blocks(self) -> Iterator[tuple[Index, "LazyTensor"]]:
+        """Yields (where, tensor) pieces that cover this one: its layers, or itself."""
+        if self.parts is None:
+            yield tuple(slice(0, size) for size in self.shape), self
+            return
+        layers, axis = self.parts
+        for number, layer in enumerate(layers):
+            where = [slice(0, size) for size in self.shape]
+            where[axis] = slice(number, number + 1)
+            yield tuple(where), layer.expanded(axis)
+
+    def transposed(self) -> "LazyTensor":
+        """The matrix with its two axes exchanged."""
+        rows, columns = self.shape
+        return LazyTensor(
+            (columns, rows), self.dtype, lambda index: self.load(index[::-1]).T
+        )
+
+    def expanded(self, axis: int) -> "LazyTensor":
+        """The tensor with a new axis of size 1."""
+        shape = (*self.shape[:axis], 1, *self.shape[axis:])
+
+        def load(index: Index) -> np.ndarray:
+            inner = self.load((*index[:axis], *index[axis + 1 :]))
+            return np.expand_dims(inner, axis)
+
+        return LazyTensor(shape, self.dtype, load)
+
+    def layer(self, number: int, axis: int) -> "LazyTensor":
+        """One layer of a stacked tensor, without the stack's axis."""
+        shape = (*self.shape[:axis], *self.shape[axis + 1 :])
+
+        def load(index: Index) -> np.ndarray:
+            where = (*index[:axis], slice(number, number + 1), *index[axis:])
+            return np.squeeze(self.load(where), axis)
+
+        return LazyTensor(shape, self.dtype, load)
+
+    def cast(self, dtype: Any) -> "LazyTensor":
+        """The tensor in another type, rounded to nearest even."""
+        to = np.dtype(dtype)
+        if to == self.dtype:
+            return self
+        return LazyTensor(
+            self.shape,
+            to,
+            lambda index: self.load(index).astype(to),
+            self.parts and ([part.cast(to) for part in self.parts[0]], self.parts[1]),
+        )
+
+    def scaled(self, factor: float) -> "LazyTensor":
+        """The tensor times a number."""
+        return LazyTensor(
+            self.shape,
+            self.dtype,
+            lambda index: (self.load(index) * np.float32(factor)).astype(self.dtype),
+        )
+
+    def with_rows(self, rows: int, axis: int, fill: Callable[[], np.ndarray]) -> Any:
+        """The matrix cut to `rows` along `axis`, or filled up to them.
+
+        Args:
+            rows: the new size of `axis`.
+            axis: 0 or 1.
+            fill: gives the vector (without `axis`) that every new row holds.
+        """
+        shape = tuple(rows if a == axis else s for a, s in enumerate(self.shape))
+        have = self.shape[axis]
+
+        def load(index: Index) -> np.ndarray:
+            wanted = index[axis]
+            inside = slice(min(wanted.start, have), min(wanted.stop, have))
+            part = self.load(_with(index, axis, inside))
+            extra = (wanted.stop - wanted.start) - (inside.stop - inside.start)
+            if not extra:
+                return part
+            other = index[1 - axis]
+            filler = np.expand_dims(fill()[other], axis).astype(self.dtype)
+            return np.concatenate([part, np.repeat(filler, extra, axis)], axis)
+
+        return LazyTensor(shape, self.dtype, load)
+
+
+def from_array(array: np.ndarray) -> LazyTensor:
+    """A tensor that is already in memory (a small one, inlined in its file)."""
+    return LazyTensor(array.shape, array.dtype, lambda index: array[index])
+
+
+def stacked(layers: Sequence[LazyTensor], axis: int) -> LazyTensor:
+    """Layers of one shape as one tensor with a new axis.
+
+    Args:
+        layers: at least one.
+        axis: where the new axis stands.
+    """
+    first = layers[0]
+    shape = (*first.shape[:axis], len(layers), *first.shape[axis:])
+
+    def load(index: Index) -> np.ndarray:
+        inner = (*index[:axis], *index[axis + 1 :])
+        wanted = layers[index[axis]]
+        sizes = [part.stop - part.start for part in inner]
+        whole = np.empty([*sizes[:axis], len(wanted), *sizes[axis:]], first.dtype)
+        for number, layer in enumerate(wanted):
+            whole[(slice(None),) * axis + (number,)] = layer.load(inner)
+        return whole
+
+    return LazyTensor(shape, first.dtype, load, (layers, axis))
+
+
+def remembered(
+    tensor: LazyTensor, slot: dict[int, np.ndarray], limit: int = 512 * 2**20
+) -> LazyTensor:
+    """Reads the whole tensor once and serves its parts from memory.
+
+    Chunks of a stacked tensor usually span all layers, so that reading it layer by
+    layer would read the file as often as there are layers.
+
+    Args:
+        tensor: a stacked tensor.
+        slot: shared by all tensors of a checkpoint; it holds the last one read.
+        limit: a tensor of more bytes is read in parts all the same.
+    """
+    if tensor.nbytes > limit:
+        return tensor
+
+    def load(index: Index) -> np.ndarray:
+        if id(tensor) not in slot:
+            slot.clear()
+            slot[id(tensor)] = tensor.read()
+        return slot[id(tensor)][index]
+
+    return LazyTensor(tensor.shape, tensor.dtype, load)
+
+
+def _with(index: Index, axis: int, part: slice) -> Index:
+    return tuple(part if a == axis else s for a, s in enumerate(index))

@@ -1,0 +1,306 @@
+"""One table of names, Hugging Face <-> T5X, for the whole T5 family.
+
+    T5 1.0           one inner matrix `wi`, no head of its own
+    T5 1.1, UL2      gated, `wi_0` and `wi_1`, and a head `logits_dense`
+
+The canonical form that all conversions go through is T5X's tree with one subtree a
+layer, `decoder/layers_3/mlp/wi_0/kernel`. T5X keeps kernels as (inputs, outputs) and
+the heads of an attention joined in one axis; torch keeps (outputs, inputs). Hence every
+kernel is transposed, and nothing is reshaped.
+
+Scanned trees hold all layers of a stack in one tensor with an extra axis 1:
+`decoder/decoder/mlp/wi_0/kernel` of shape (D, layers, M). T5X's `scalable_t5` moreover
+keeps the relative-position table inside the layer, so once a layer.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import numpy as np
+
+from specialize.checkpoints.lazy import LazyTensor, remembered, stacked
+from specialize.errors import InputError
+from specialize.student.network import T5Config
+
+SCAN_AXIS = 1
+EMBEDDING = "token_embedder/embedding"
+HEAD = "decoder/logits_dense/kernel"
+RELPOS = "relpos_bias/rel_embedding"
+
+Layers = Literal["unrolled", "scanned", "scalable"]
+"""unrolled: `layers_0`, ...; scanned: as the student with `scan_layers`; scalable: as
+T5X's scalable_t5 network with `scan_layers`."""
+
+_PREFIXES = ("encoder", "decoder")
+
+# (name in T5X, name in Hugging Face, whether the matrix is transposed)
+_ONCE = [
+    (EMBEDDING, "shared.weight", False),
+    (HEAD, "lm_head.weight", True),
+] + [
+    row
+    for stack in _PREFIXES
+    for row in (
+        (
+            f"{stack}/relpos_bias/rel_embedding",
+            f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+            True,
+        ),
+        (f"{stack}/{stack}_norm/scale", f"{stack}.final_layer_norm.weight", False),
+    )
+]
+
+
+def _attention(t5x: str, hf: str) -> list[tuple[str, str, bool]]:
+    return [
+        (f"{t5x}/{ours}/kernel", f"{hf}.{theirs}.weight", True)
+        for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "o"))
+    ]
+
+
+def _feed_forward(hf: str) -> list[tuple[str, str, bool]]:
+    return [
+        (f"mlp/{name}/kernel", f"{hf}.DenseReluDense.{name}.weight", True)
+        for name in ("wi", "wi_0", "wi_1", "wo")
+    ]
+
+
+# The same for one layer, below `encoder/layers_0` and `encoder.block.0`.
+_LAYER = {
+    "encoder": [
+        ("pre_attention_layer_norm/scale", "layer.0.layer_norm.weight", False),
+        *_attention("attention", "layer.0.SelfAttention"),
+        ("pre_mlp_layer_norm/scale", "layer.1.layer_norm.weight", False),
+        *_feed_forward("layer.1"),
+    ],
+    "decoder": [
+        ("pre_self_attention_layer_norm/scale", "layer.0.layer_norm.weight", False),
+        *_attention("self_attention", "layer.0.SelfAttention"),
+        ("pre_cross_attention_layer_norm/scale", "layer.1.layer_norm.weight", False),
+        *_attention("encoder_decoder_attention", "layer.1.EncDecAttention"),
+        ("pre_mlp_layer_norm/scale", "layer.2.layer_norm.weight", False),
+        *_feed_forward("layer.2"),
+    ],
+}
+
+_TO_HF = {t5x: (hf, flip) for t5x, hf, flip in _ONCE}
+_TO_T5X = {hf: (t5x, flip) for t5x, hf, flip in _ONCE}
+_LAYER_TO_HF = {
+    stack: {t5x: (hf, flip) for t5x, hf, flip in rows} for stack, rows in _LAYER.items()
+}
+_LAYER_TO_T5X = {
+    stack: {hf: (t5x, flip) for t5x, hf, flip in rows} for stack, rows in _LAYER.items()
+}
+
+_T5X_LAYER = re.compile(r"(encoder|decoder)/layers_(\d+)/(.+)")
+_HF_LAYER = re.compile(r"(encoder|decoder)\.block\.(\d+)\.(.+)")
+_SCANNED = re.compile(r"(encoder|decoder)/\1/(.+)")
+
+
+def to_hf(name: str) -> tuple[str, bool] | None:
+    """Hugging Face's name of a canonical tensor, and whether it is transposed."""
+    if match := _T5X_LAYER.fullmatch(name):
+        stack, number, rest = match.groups()
+        if rest in _LAYER_TO_HF[stack]:
+            theirs, flip = _LAYER_TO_HF[stack][rest]
+            return f"{stack}.block.{number}.{theirs}", flip
+        return None
+    return _TO_HF.get(name)
+
+
+def from_hf(name: str) -> tuple[str, bool] | None:
+    """The canonical name of a Hugging Face tensor, and whether it is transposed."""
+    if name in _TO_T5X:
+        return _TO_T5X[name]
+    if match := _HF_LAYER.fullmatch(name):
+        stack, number, rest = match.groups()
+        if rest in _LAYER_TO_T5X[stack]:
+            ours, flip = _LAYER_TO_T5X[stack][rest]
+            return f"{stack}/layers_{number}/{ours}", flip
+    return None
+
+
+def unrolled(tensors: Mapping[str, LazyTensor], where: str) -> dict[str, LazyTensor]:
+    """The canonical form of a T5X tree, scanned or not.
+
+    Args:
+        tensors: by T5X name.
+        where: what to call the checkpoint in an error.
+
+    Returns:
+        Tensors by canonical name. All layers of a stacked tensor stand together, in
+        the order in which a file holds them best.
+
+    Raises:
+        InputError: layers have relative-position tables of their own that differ.
+    """
+    result: dict[str, LazyTensor] = {}
+    tables: dict[str, list[LazyTensor]] = {}
+    width = _width(tensors)
+    slot: dict[int, np.ndarray] = {}
+    for name, tensor in tensors.items():
+        if match := _SCANNED.fullmatch(name):
+            stack, rest = match.groups()
+            axis = _stack_axis(tensors, stack, width)
+            if len(tensor.shape) <= axis:
+                raise InputError(
+                    f"{where}: {name} has shape {tensor.shape}; a scanned stack of "
+                    f"layers needs an axis {axis}."
+                )
+            whole = remembered(tensor, slot)
+            layers = [whole.layer(i, axis) for i in range(tensor.shape[axis])]
+            if rest == RELPOS:
+                tables[stack] = layers
+            else:
+                for number, layer in enumerate(layers):
+                    result[f"{stack}/layers_{number}/{rest}"] = layer
+        elif (match := _T5X_LAYER.fullmatch(name)) and match[3] == RELPOS:
+            tables.setdefault(match[1], []).append(tensor)
+        else:
+            result[name] = tensor
+    for stack, layers in tables.items():
+        first = layers[0].read()
+        different = [
+            str(number)
+            for number, layer in enumerate(layers)
+            if (layer.read() != first).any()
+        ]
+        if different:
+            raise InputError(
+                f"{where}: the {stack}'s layers have relative-position tables of their "
+                f"own (layers {', '.join(different)} differ from layer 0), as umT5 "
+                "has. T5 shares one table; this network cannot hold these weights."
+            )
+        result[f"{stack}/{RELPOS}"] = layers[0]
+    return result
+
+
+def laid_out(
+    tensors: Mapping[str, LazyTensor], layers: Layers
+) -> dict[str, LazyTensor]:
+    """A canonical tree in the wanted layout: the inverse of `unrolled`.
+
+    Args:
+        tensors: by canonical name.
+        layers: the layout.
+    """
+    if layers == "unrolled":
+        return dict(tensors)
+    stacks: dict[str, list[LazyTensor]] = {}
+    result: dict[str, LazyTensor] = {}
+    for name, tensor in sorted(tensors.items(), key=lambda item: _order(item[0])):
+        if match := _T5X_LAYER.fullmatch(name):
+            stacks.setdefault(f"{match[1]}/{match[1]}/{match[3]}", []).append(tensor)
+        elif layers == "scalable" and name.endswith(RELPOS):
+            stack = name.split("/")[0]
+            result[f"{stack}/{stack}/{RELPOS}"] = stacked(
+                [tensor] * depth(tensors, stack), SCAN_AXIS
+            )
+        else:
+            result[name] = tensor
+    for name, parts in stacks.items():
+        result[name] = stacked(parts, SCAN_AXIS)
+    return result
+
+
+def layout_of(names: Iterable[str]) -> Layers:
+    """The layout of a T5X tree by its names."""
+    scanned = [match for name in names if (match := _SCANNED.fullmatch(name))]
+    if not scanned:
+        return "unrolled"
+    return "scalable" if any(m[2] == RELPOS for m in scanned) else "scanned"
+
+
+def depth(names: Iterable[str], stack: str) -> int:
+    """Number of layers of "encoder" or "decoder" in a canonical tree."""
+    numbers = [
+        int(match[2])
+        for name in names
+        if (match := _T5X_LAYER.fullmatch(name)) and match[1] == stack
+    ]
+    return max(numbers, default=-1) + 1
+
+
+def shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
+    """Every canonical name of a network, and its shape."""
+    width, joined = config.emb_dim, config.num_heads * config.head_dim
+    inner = [
+        f"mlp/{name}/kernel"
+        for name in (
+            ("wi",)
+            if len(config.mlp_activations) == 1
+            else (f"wi_{i}" for i in range(len(config.mlp_activations)))
+        )
+    ]
+    result: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, width)}
+    for stack in _PREFIXES:
+        buckets = config.relpos_num_buckets
+        result[f"{stack}/{RELPOS}"] = (config.num_heads, buckets)
+        for number in range(_depth_of(config, stack)):
+            for name, _, _ in _LAYER[stack]:
+                if name.startswith("mlp/wi"):
+                    if name not in inner:
+                        continue
+                    shape = (width, config.mlp_dim)
+                elif name == "mlp/wo/kernel":
+                    shape = (config.mlp_dim, width)
+                elif name.endswith("out/kernel"):
+                    shape = (joined, width)
+                elif name.endswith("kernel"):
+                    shape = (width, joined)
+                else:
+                    shape = (width,)
+                result[f"{stack}/layers_{number}/{name}"] = shape
+        result[f"{stack}/{stack}_norm/scale"] = (width,)
+    if not config.logits_via_embedding:
+        result[HEAD] = (width, config.vocab_size)
+    return result
+
+
+def differences(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """One line for every tensor that is missing, unexpected or of another shape."""
+    lines = [
+        f"  missing     {name} {shape}"
+        for name, shape in expected.items()
+        if name not in found
+    ]
+    lines += [
+        f"  unexpected  {name} {shape}"
+        for name, shape in found.items()
+        if name not in expected
+    ]
+    lines += [
+        f"  shape       {name} {found[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    return lines
+
+
+def _depth_of(config: T5Config, stack: str) -> int:
+    encoder = stack == "encoder"
+    return config.num_encoder_layers if encoder else config.num_decoder_layers
+
+
+def _width(tensors: Mapping[str, LazyTensor]) -> int | None:
+    embedding = tensors.get(EMBEDDING)
+    return None if embedding is None else embedding.shape[-1]
+
+
+def _stack_axis(
+    tensors: Mapping[str, LazyTensor], stack: str, width: int | None
+) -> int:
+    """T5X stacks on axis 1 by default; a norm's shape tells where it was configured."""
+    for name, tensor in tensors.items():
+        if name.startswith(f"{stack}/{stack}/pre_") and len(tensor.shape) == 2:
+            rows, columns = tensor.shape
+            return 0 if columns == width != rows else SCAN_AXIS
+    return SCAN_AXIS
+
+
+def _order(name: str) -> tuple[str, int]:
+    match = _T5X_LAYER.fullmatch(name)
+    return (f"{match[1]}/{match[3]}", int(match[2])) if match else (name, -1)

@@ -1,0 +1,232 @@
+"""What a user names as a checkpoint, recognised and opened.
+
+    google/flan-t5-base                 a name on the Hugging Face hub
+    path/to/folder                      Hugging Face: config.json and safetensors
+    path/to/checkpoint_1000             T5X, older layout or Orbax
+    path/to/t5x_run                     T5X: its newest checkpoint
+    path/to/run                         a run of ours: its newest good checkpoint
+    path/to/run/checkpoints[/400]       one of them
+
+T5X checkpoints and runs may lie in a bucket (gs://, s3://).
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from etils import epath
+
+from specialize.checkpoints import huggingface, integrity, orbaxes, t5x
+from specialize.checkpoints.source import Source
+from specialize.checkpoints.store import (
+    CheckpointStore,
+    DamagedCheckpointError,
+    read_metadata,
+)
+from specialize.errors import InputError
+from specialize.progress import console, track
+from specialize.student.network import T5Config
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_FILES = ["*.json", "*.safetensors", "spiece.model"]
+_KINDS = (
+    "a Hugging Face folder (config.json and safetensors), a T5X checkpoint "
+    "(checkpoint_<step>), a run of specialize, or a name on the Hugging Face hub such "
+    "as google/flan-t5-base"
+)
+
+
+def open_checkpoint(
+    source: str, *, activation: str | None = None, config: T5Config | None = None
+) -> Source:
+    """Opens whatever `source` names; see the head of this module.
+
+    Args:
+        source: a folder, a URL of a bucket, or a hub name.
+        activation: "relu", "gelu" or "silu", for checkpoints that do not tell.
+        config: the network, where the caller knows it.
+
+    Returns:
+        The opened checkpoint.
+
+    Raises:
+        InputError: there is nothing, nothing that can be read, or something damaged.
+    """
+    remote = "://" in source
+    path = epath.Path(source) if remote else epath.Path(pathlib.Path(source).resolve())
+    if not path.exists():
+        if remote or source.startswith((".", "/", "~")):
+            raise InputError(f"{source} does not exist. Name {_KINDS}.")
+        path = epath.Path(_download(source))
+    if path.is_file():
+        # The msgpack file of T5X, or one safetensors file: its folder is meant.
+        path = path.parent
+    folder = _step_folder(path)
+    if folder is None:
+        return _open_huggingface(path)
+    companions = _companions(folder, path)
+    activation = activation or _activation_of_run(folder)
+    settings = config or _settings(companions)
+    opener = t5x if t5x.is_folder(folder) else orbaxes
+    opened = opener.open_folder(folder, activation=activation, settings=settings)
+    return Source(**{**vars(opened), "companions": companions})
+
+
+def check_sums(opened: Source, sums: Mapping[str, str]) -> None:
+    """Compares sums of parameters with those our store saved with them.
+
+    Args:
+        opened: a checkpoint of a run of ours.
+        sums: by parameter name, as `integrity.checksums` gives them.
+
+    Raises:
+        DamagedCheckpointError: parameters differ from what was saved.
+    """
+    folder = epath.Path(opened.path)
+    if folder.name == orbaxes.STATE:
+        folder = folder.parent
+    _, table = read_metadata(folder)
+    wrong = [
+        name for name, sum_ in sums.items() if table[f"params/{name}"].sums != sum_
+    ]
+    if wrong:
+        raise DamagedCheckpointError(
+            f"{opened.path} is damaged: {len(wrong)} of {len(sums)} parameters differ "
+            f"from what was saved: {', '.join(wrong)}. Name an older checkpoint."
+        )
+
+
+def verify_run(opened: Source) -> None:
+    """Reads every parameter of a run's checkpoint once and checks its sums.
+
+    Raises:
+        DamagedCheckpointError: as `check_sums`.
+    """
+    sums: dict[str, str] = {}
+    for name, tensor in track(opened.stored.items(), "verify"):
+        sums |= integrity.checksums({name: jnp.asarray(tensor.read())})
+    check_sums(opened, sums)
+
+
+def _open_huggingface(path: epath.Path) -> Source:
+    folder = pathlib.Path(path)
+    if not huggingface.is_folder(folder):
+        huggingface.refuse_other_weights(folder)
+        found = sorted(item.name for item in folder.iterdir())
+        raise InputError(
+            f"{folder} holds no checkpoint ({', '.join(found[:6]) or 'it is empty'}). "
+            f"Name {_KINDS}."
+        )
+    return huggingface.open_folder(folder)
+
+
+def _step_folder(path: epath.Path) -> epath.Path | None:
+    """The folder of one step that `path` names, or None if it is of another kind."""
+    if t5x.is_folder(path) or orbaxes.is_folder(path):
+        return path
+    if steps := t5x.steps(path):
+        newest = max(steps)
+        if len(steps) > 1:
+            _say(f"{path}: taking the newest of {len(steps)} checkpoints, {newest}")
+        return steps[newest]
+    for folder in (path / "checkpoints", path):
+        if folder.is_dir():
+            store = CheckpointStore(folder, read_only=True)
+            for step in reversed(store.steps()):
+                if orbaxes.is_folder(folder / str(step)):
+                    return folder / str(step)
+    return None
+
+
+def _companions(folder: epath.Path, path: epath.Path) -> pathlib.Path | None:
+    """Where config.json and the tokenizer files of a T5X conversion lie."""
+    if "://" in str(folder):
+        return None
+    for candidate in (path, folder, folder.parent):
+        here = pathlib.Path(candidate)
+        if _is_t5_config(here / "config.json"):
+            return here
+    return None
+
+
+def _is_t5_config(path: pathlib.Path) -> bool:
+    # A run of ours has a config.json of another kind.
+    return path.is_file() and _json(path).get("model_type") == "t5"
+
+
+def _settings(companions: pathlib.Path | None) -> T5Config | None:
+    if companions is None:
+        return None
+    settings = huggingface.read_config(companions / "config.json")
+    network = huggingface.network(settings, companions)
+    tied = bool(settings.get("tie_word_embeddings", True))
+    return dataclasses.replace(network, logits_via_embedding=tied)
+
+
+def _activation_of_run(folder: epath.Path) -> str | None:
+    """The activation in the configuration that a run of ours saved."""
+    if "://" in str(folder):
+        return None
+    for parent in list(pathlib.Path(folder).parents)[:2]:
+        rows = _json(parent / "config.json").get("values")
+        for row in rows if isinstance(rows, list) else []:
+            if str(row.get("name", "")).endswith("T5Config.mlp_activations"):
+                value = row.get("value")
+                if isinstance(value, list | tuple) and value:
+                    return str(value[0])
+    return None
+
+
+def vocabulary_of_run(path: str) -> pathlib.Path | None:
+    """The vocabulary file in the configuration that a run of ours saved, if any."""
+    for parent in (pathlib.Path(path), *list(pathlib.Path(path).parents)[:2]):
+        rows = _json(parent / "config.json").get("values")
+        for row in rows if isinstance(rows, list) else []:
+            if row.get("name") == "VOCABULARY_PATH" and isinstance(row["value"], str):
+                found = pathlib.Path(row["value"])
+                return found if found.is_file() else None
+    return None
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _download(name: str) -> str:
+    """Fetches a model of the hub, or finds it in the cache; returns its folder."""
+    if not _HUB_NAME.fullmatch(name):
+        raise InputError(f"{name} does not exist. Name {_KINDS}.")
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES)
+    except errors.LocalEntryNotFoundError as error:
+        raise InputError(
+            f"{name} is no folder here, and the Hugging Face hub cannot be reached "
+            "(no network, or HF_HUB_OFFLINE is set) nor is it in the local cache. "
+            f"Fetch it where there is a network (hf download {name}) and name the "
+            "folder."
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.GatedRepoError) as error:
+        raise InputError(
+            f"{name} is no folder here and no model that can be read on the Hugging "
+            "Face hub. Check the spelling, or log in (hf auth login) if it is private."
+        ) from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise InputError(
+            f"{name} could not be fetched from the Hugging Face hub: {error}. Try "
+            "again, or name a folder."
+        ) from error
+
+
+def _say(text: str) -> None:
+    console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,201 @@
+"""Orbax folders: those of T5X's newer checkpoints, and those of our own runs.
+
+    T5X     checkpoint_1000/state/    {"target": ..., "state": {"step", "param_states"}}
+    ours    1000/state/               {"params": ..., "opt_state": ..., "step"}
+
+Both hold one zarr array a leaf, in one OCDBT database or, in older ones, in a folder
+each. What Orbax calls an optimizer's `opt_state/0/mu`, T5X calls `param_states/0/mu`.
+"""
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax.traverse_util import unflatten_dict
+
+from specialize.checkpoints import names, store, t5x, zarrs
+from specialize.checkpoints.lazy import LazyTensor
+from specialize.checkpoints.source import Source, check, config_of
+from specialize.errors import InputError
+
+STATE = "state"
+_METADATA = "_METADATA"
+
+
+def is_folder(path: epath.Path) -> bool:
+    """Whether `path` is one step, or the state inside it."""
+    return (path / _METADATA).exists() or (path / STATE / _METADATA).exists()
+
+
+def open_folder(
+    path: epath.Path, *, activation: str | None = None, settings: Any = None
+) -> Source:
+    """Opens one step of T5X or of a run; array metadata are read, their chunks not.
+
+    Args:
+        path: the step's folder, or the `state` inside it; local or in a bucket.
+        activation: of the feed-forward block, where nothing else tells it.
+        settings: the network, where a file beside the checkpoint tells it.
+
+    Returns:
+        The opened checkpoint, of format "orbax" (T5X) or "specialize" (ours).
+
+    Raises:
+        InputError: damaged or of another kind; tensors missing, unexpected or
+            mis-shaped (all are named).
+    """
+    step_folder = path if (path / STATE / _METADATA).exists() else path.parent
+    folder = path if step_folder != path else path / STATE
+    where = str(path)
+    leaves = _leaves(folder, where)
+    if any(name.startswith("target/") for name in leaves):
+        return t5x.source_of(
+            "orbax", where, leaves, activation=activation, settings=settings
+        )
+    return _source_of_run(step_folder, where, leaves, activation, settings)
+
+
+def write_folder(
+    folder: pathlib.Path,
+    tensors: Mapping[str, LazyTensor],
+    *,
+    step: int,
+    optimizer: Mapping[str, LazyTensor | None],
+) -> None:
+    """Writes one step as newer T5X does, one tensor in memory at a time.
+
+    Args:
+        folder: the `checkpoint_<step>` folder to write into.
+        tensors: parameters by T5X name, in the layout to write.
+        step: training steps behind them.
+        optimizer: `param_states/...`, in the same layout; None for an empty state.
+    """
+    leaves: dict[tuple[str, ...], Any] = {
+        ("target", *name.split("/")): tensor for name, tensor in tensors.items()
+    }
+    for name, tensor in optimizer.items():
+        leaves[("state", *name.split("/"))] = {} if tensor is None else tensor
+    leaves[("state", "step")] = np.asarray(step, np.int32)
+    if not optimizer:
+        leaves[("state", "param_states")] = {}
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (LazyTensor, _OneByOne()),
+        (np.ndarray, ocp.type_handlers.NumpyHandler()),
+        # Never used; without it Orbax warns that it keeps no array metadata.
+        (jax.Array, ocp.type_handlers.ArrayHandler()),
+    )
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    target = epath.Path(folder) / STATE
+    target.mkdir(parents=True, exist_ok=True)
+    handler.save(
+        target, args=ocp.args.PyTreeSave(t5x.with_gaps(unflatten_dict(leaves)))
+    )
+    handler.finalize(target)
+
+
+class _OneByOne(ocp.type_handlers.NumpyHandler):
+    """Orbax's handler of numpy arrays, for lazy ones: each is read in its turn."""
+
+    def __init__(self) -> None:
+        # Nobody changes the arrays meanwhile: no second copy.
+        super().__init__(deepcopy_host_arrays=False)
+
+    async def serialize(
+        self, values: Sequence[Any], infos: Sequence[Any], args: Any = None
+    ) -> Sequence[ocp.Future]:
+        """Writes the tensors one after the other; returns when all are written."""
+        args = args or [ocp.SaveArgs()] * len(values)
+        for value, info, arg in zip(values, infos, args, strict=True):
+            for written in await super().serialize([value.read()], [info], [arg]):
+                written.result()
+        return []
+
+
+def _leaves(folder: epath.Path, where: str) -> dict[str, Any]:
+    """Every array below an Orbax folder by its slash-separated name; None if empty."""
+    try:
+        metadata = ocp.PyTreeCheckpointHandler().metadata(folder)
+        tree = metadata.tree
+        zarr3 = bool(getattr(metadata, "use_zarr3", False))
+    except Exception as error:  # Orbax raises a dozen kinds.
+        raise InputError(
+            f"{where} cannot be opened as an Orbax checkpoint ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}). Write or fetch it again."
+        ) from error
+    base = zarrs.kvstore(str(folder))
+    ocdbt = (folder / "manifest.ocdbt").exists()
+    specs: dict[str, Any] = {}
+    empty: dict[str, None] = {}
+    for name, leaf in _flat(tree, ()):
+        key = ".".join(name)
+        if leaf is None:
+            empty["/".join(name)] = None
+            continue
+        inner = {**base, "path": base["path"] + ("" if ocdbt else key + "/")}
+        specs["/".join(name)] = {
+            "driver": "zarr3" if zarr3 else "zarr",
+            "kvstore": {"driver": "ocdbt", "base": base, "path": key + "/"}
+            if ocdbt
+            else inner,
+        }
+    return {**zarrs.open_all(specs, where), **empty}
+
+
+def _flat(tree: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Leaves by key; None where a node holds nothing (an optimizer's empty state)."""
+    if isinstance(tree, list | tuple):
+        tree = {str(number): value for number, value in enumerate(tree)}
+    if isinstance(tree, Mapping) and tree:
+        for name, value in tree.items():
+            yield from _flat(value, (*key, str(name)))
+    else:
+        yield key, tree or None
+
+
+def _source_of_run(
+    folder: epath.Path,
+    where: str,
+    leaves: Mapping[str, Any],
+    activation: str | None,
+    settings: Any,
+) -> Source:
+    """Makes a `Source` of one step of a run of ours."""
+    stored = {
+        name.removeprefix("params/"): tensor
+        for name, tensor in leaves.items()
+        if name.startswith("params/")
+    }
+    if not stored:
+        raise InputError(
+            f"{where} holds parameters neither under 'target' (T5X) nor under 'params' "
+            f"(ours); found: {', '.join(list(leaves)[:5]) or 'nothing'}."
+        )
+    tensors = names.unrolled(stored, where)
+    notes: list[str] = []
+    config = settings
+    if config is None:
+        config = config_of(tensors, where, activation=activation, notes=notes)
+    check(tensors, config, where)
+    try:
+        step = int(store.read_metadata(folder)[0]["step"])
+    except store.DamagedCheckpointError:
+        step = int(leaves["step"].read()) if "step" in leaves else None
+    return Source(
+        "specialize",
+        where,
+        tensors,
+        config,
+        layers=names.layout_of(stored),
+        stored=stored,
+        step=step,
+        optimizer={
+            "param_states/" + name.removeprefix("opt_state/"): tensor
+            for name, tensor in leaves.items()
+            if name.startswith("opt_state/")
+        },
+        notes=notes,
+    )

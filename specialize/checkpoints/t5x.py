@@ -1,0 +1,252 @@
+"""T5X's older checkpoint layout: a msgpack file whose leaves name zarr folders.
+
+    checkpoint_1000/
+      checkpoint                                     msgpack: version, optimizer
+      target.encoder.layers_0.mlp.wi_0.kernel/       one zarr array a leaf
+      state.param_states.....                        the optimizer's, if it was saved
+
+The public Flan-T5 checkpoints are written so. Leaves that T5X does not partition (the
+step, small vectors) stand in the msgpack file itself.
+"""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from etils import epath
+from flax import serialization
+from flax.traverse_util import unflatten_dict
+
+from specialize.checkpoints import names, zarrs
+from specialize.checkpoints.lazy import LazyTensor, from_array
+from specialize.checkpoints.source import Source, check, config_of
+from specialize.errors import InputError
+
+FILE = "checkpoint"
+PREFIX = "checkpoint_"
+
+# Since version 3 bfloat16 is stored as such; before, as its bits.
+_VERSION = 3
+
+
+def is_folder(path: epath.Path) -> bool:
+    """Whether `path` is one step of T5X's older layout."""
+    return (path / FILE).is_file() and not (path / "_METADATA").exists()
+
+
+def steps(path: epath.Path) -> dict[int, epath.Path]:
+    """The `checkpoint_<step>` folders below `path`, finished ones only."""
+    found = {}
+    if path.is_dir():
+        for folder in path.iterdir():
+            number = folder.name.removeprefix(PREFIX)
+            if folder.name.startswith(PREFIX) and number.isdecimal():
+                found[int(number)] = folder
+    return found
+
+
+def open_folder(
+    path: epath.Path, *, activation: str | None = None, settings: Any = None
+) -> Source:
+    """Opens one step; array metadata are read, their chunks not.
+
+    Args:
+        path: the `checkpoint_<step>` folder, local or in a bucket.
+        activation: of the feed-forward block, where nothing else tells it.
+        settings: the network, where a config.json beside the checkpoint tells it.
+
+    Returns:
+        The opened checkpoint.
+
+    Raises:
+        InputError: truncated or of another kind; tensors missing, unexpected or
+            mis-shaped (all are named).
+    """
+    where = str(path)
+    content = _read_msgpack(path / FILE)
+    version = int(content.get("version", 0))
+    state = content["optimizer"]
+    leaves = dict(_flat(state, ()))
+    specs = {
+        "/".join(key): _spec(leaf, where)
+        for key, leaf in leaves.items()
+        if isinstance(leaf, dict)  # an empty state is None
+    }
+    opened = zarrs.open_all(
+        specs, where, missing_is_zero=lambda name: not name.startswith("target/")
+    )
+    tensors: dict[str, Any] = {}
+    for key, leaf in leaves.items():
+        name = "/".join(key)
+        if leaf is None:
+            tensors[name] = None
+            continue
+        tensor = opened[name] if name in opened else from_array(np.asarray(leaf))
+        tensors[name] = _bits_to_bfloat16(tensor) if version < _VERSION else tensor
+    return source_of("t5x", where, tensors, activation=activation, settings=settings)
+
+
+def source_of(
+    kind: str,
+    where: str,
+    leaves: Mapping[str, Any],
+    *,
+    activation: str | None,
+    settings: Any,
+) -> Source:
+    """Makes a `Source` of a T5X train state.
+
+    Args:
+        kind: the format's name.
+        where: what to call it in an error.
+        leaves: lazy tensors by name, `target/...`, `state/step`,
+            `state/param_states/...`; None for an empty state.
+        activation: as in `open_folder`.
+        settings: as in `open_folder`.
+    """
+    target = {
+        name.removeprefix("target/"): tensor
+        for name, tensor in leaves.items()
+        if name.startswith("target/") and tensor is not None
+    }
+    if not target:
+        raise InputError(
+            f"{where} holds no parameters under 'target' (found: "
+            f"{', '.join(list(leaves)[:5]) or 'nothing'}). It is not a checkpoint of "
+            "T5X."
+        )
+    tensors = names.unrolled(target, where)
+    notes: list[str] = []
+    config = settings
+    if config is None:
+        config = config_of(tensors, where, activation=activation, notes=notes)
+    check(tensors, config, where)
+    step = leaves.get("state/step")
+    optimizer = {
+        name.removeprefix("state/"): tensor
+        for name, tensor in leaves.items()
+        if name.startswith("state/param_states/")
+    }
+    return Source(
+        kind,
+        where,
+        tensors,
+        config,
+        layers=names.layout_of(target),
+        stored=target,
+        step=None if step is None else int(step.read().reshape(-1)[0]),
+        optimizer=optimizer,
+        notes=notes,
+    )
+
+
+def write_folder(
+    folder: pathlib.Path,
+    tensors: Mapping[str, LazyTensor],
+    *,
+    step: int,
+    optimizer: Mapping[str, LazyTensor | None],
+) -> None:
+    """Writes one step, one tensor in memory at a time.
+
+    Args:
+        folder: the `checkpoint_<step>` folder to write into.
+        tensors: parameters by T5X name, in the layout to write.
+        step: training steps behind them.
+        optimizer: `param_states/...`, in the same layout; None for an empty state.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    leaves: dict[str, LazyTensor | None] = {
+        f"target/{name}": tensor for name, tensor in tensors.items()
+    }
+    leaves |= {f"state/{name}": tensor for name, tensor in optimizer.items()}
+    written: dict[tuple[str, ...], Any] = {("state", "step"): np.int32(step)}
+    if not optimizer:
+        written[("state", "param_states")] = {}
+    for name, tensor in leaves.items():
+        key = tuple(name.split("/"))
+        if tensor is None:
+            written[key] = {}
+        elif tensor.shape:
+            relative = name.replace("/", ".")
+            metadata = zarrs.write(tensor, str(folder / relative))
+            written[key] = {
+                "driver": "zarr",
+                "dtype": tensor.dtype.name,
+                "kvstore": {"driver": "file", "path": relative},
+                "metadata": metadata,
+            }
+        else:
+            written[key] = tensor.read()
+    content = {"version": _VERSION, "optimizer": with_gaps(unflatten_dict(written))}
+    (folder / FILE).write_bytes(serialization.msgpack_serialize(content))
+
+
+def with_gaps(tree: Any) -> Any:
+    """Adds the empty states of an optax chain, which have no arrays.
+
+    Flax writes a chain as a mapping "0", "1", ...; T5X refuses it if a number is
+    missing.
+    """
+    if not isinstance(tree, dict):
+        return tree
+    filled = {key: with_gaps(value) for key, value in tree.items()}
+    if filled and all(key.isdecimal() for key in filled):
+        last = max(int(key) for key in filled)
+        filled = {str(i): filled.get(str(i), {}) for i in range(last + 1)}
+    return filled
+
+
+def _read_msgpack(path: epath.Path) -> dict[str, Any]:
+    try:
+        raw = path.read_bytes()
+        if raw.startswith(b"model_checkpoint_path"):
+            raise InputError(
+                f"{path} is a TensorFlow checkpoint (Mesh TensorFlow's T5). Convert it "
+                "with T5X first, or name the T5X or Hugging Face release of the model."
+            )
+        content = serialization.msgpack_restore(raw)
+    except InputError:
+        raise
+    except Exception as error:  # msgpack raises a dozen kinds.
+        raise InputError(
+            f"{path} is truncated or not msgpack ({type(error).__name__}: {error}). "
+            "Fetch the checkpoint again."
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("optimizer"), dict):
+        keys = ", ".join(map(str, content)) if isinstance(content, dict) else "no keys"
+        raise InputError(
+            f"{path} is not a checkpoint of T5X: it holds {keys}; expected version and "
+            "optimizer."
+        )
+    return content
+
+
+def _flat(tree: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Leaves by key; a TensorStore spec is a leaf, an empty mapping becomes None."""
+    if isinstance(tree, dict) and tree and not {"driver", "kvstore"} <= tree.keys():
+        for name, value in tree.items():
+            yield from _flat(value, (*key, str(name)))
+    else:
+        yield key, None if isinstance(tree, dict) and not tree else tree
+
+
+def _spec(leaf: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The array a leaf names, with its path made absolute."""
+    # TensorStore before 0.1.14 kept the path outside the kvstore.
+    path = leaf["kvstore"].get("path") or leaf.get("path")
+    if leaf["driver"] != "zarr" or not path:
+        raise InputError(
+            f"{where}: a leaf names a {leaf['driver']!r} array at {path!r}; T5X writes "
+            "zarr arrays beside the file 'checkpoint'."
+        )
+    return {"driver": "zarr", "kvstore": zarrs.kvstore(f"{where}/{path.strip('/')}")}
+
+
+def _bits_to_bfloat16(tensor: LazyTensor) -> LazyTensor:
+    if tensor.dtype != np.uint16:
+        return tensor
+    to = np.dtype(ml_dtypes.bfloat16)
+    return LazyTensor(tensor.shape, to, lambda index: tensor.load(index).view(to))

@@ -1,0 +1,155 @@
+"""Zarr arrays as lazy tensors, through TensorStore; local or in a bucket."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from specialize.checkpoints.lazy import Index, LazyTensor
+from specialize.errors import InputError
+
+# Chunks are read once; a cache would only hold memory.
+_CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
+_CHUNK_BYTES = 64 * 2**20
+
+
+def kvstore(path: str) -> dict[str, Any]:
+    """TensorStore's key-value store of a folder: a local path, gs:// or s3://."""
+    if match := re.fullmatch(r"(gs|s3)://([^/]+)/?(.*)", path):
+        driver = {"gs": "gcs", "s3": "s3"}[match[1]]
+        return {
+            "driver": driver,
+            "bucket": match[2],
+            "path": match[3].rstrip("/") + "/" if match[3] else "",
+        }
+    return {"driver": "file", "path": os.path.join(os.path.abspath(path), "")}
+
+
+def open_all(
+    specs: Mapping[str, dict[str, Any]],
+    where: str,
+    *,
+    missing_is_zero: Callable[[str], bool] = lambda name: False,
+) -> dict[str, LazyTensor]:
+    """Opens arrays together; their metadata are read, their chunks not.
+
+    Args:
+        specs: TensorStore specs of zarr arrays by name.
+        where: what to call the checkpoint in an error.
+        missing_is_zero: whether absent chunks of an array stand for zeros. TensorStore
+            may leave out chunks of zeros; but a parameter that lost a file would then
+            silently become zero.
+
+    Returns:
+        Lazy tensors by name.
+
+    Raises:
+        InputError: arrays that cannot be opened (all are named); on reading one: a
+            chunk is missing, truncated or damaged.
+    """
+    pending = {
+        name: ts.open(
+            {**spec, "fill_missing_data_reads": missing_is_zero(name)},
+            open=True,
+            read=True,
+            context=_CONTEXT,
+        )
+        for name, spec in specs.items()
+    }
+    opened: dict[str, LazyTensor] = {}
+    failed: list[str] = []
+    for name, future in pending.items():
+        try:
+            store = future.result()
+        except Exception as error:  # TensorStore raises ValueError and its kin.
+            failed.append(f"  {name}: {_short(error)}")
+            continue
+        opened[name] = LazyTensor(
+            tuple(store.shape), store.dtype.numpy_dtype, _reader(store, name, where)
+        )
+    if failed:
+        raise InputError(
+            "\n".join(
+                [f"{where}: {len(failed)} of {len(specs)} arrays cannot be opened:"]
+                + failed
+                + ["Fetch or write the checkpoint again."]
+            )
+        )
+    return opened
+
+
+def write(tensor: LazyTensor, folder: str) -> dict[str, Any]:
+    """Writes a tensor as a zarr array, block by block.
+
+    Args:
+        tensor: what to write.
+        folder: the array's own folder.
+
+    Returns:
+        Its zarr metadata: shape, chunks, compressor.
+    """
+    first = next(tensor.blocks())[0]
+    metadata = {
+        "shape": list(tensor.shape),
+        "chunks": _chunks([part.stop - part.start for part in first], tensor.dtype),
+        "compressor": {"id": "zstd", "level": 1},
+    }
+    store = ts.open(
+        {
+            "driver": "zarr",
+            "kvstore": kvstore(folder),
+            "dtype": tensor.dtype.name,
+            "metadata": metadata,
+            "store_data_equal_to_fill_value": True,
+        },
+        create=True,
+        open=False,
+        write=True,
+        context=_CONTEXT,
+    ).result()
+    for where, block in tensor.blocks():
+        store[where].write(block.read()).result()
+    return metadata
+
+
+def pieces(tensor: LazyTensor) -> Iterator[np.ndarray]:
+    """Reads a tensor in parts of at most 64 MiB along its first axis, in C order."""
+    if not tensor.shape or tensor.nbytes <= _CHUNK_BYTES:
+        yield tensor.read()
+        return
+    rows = max(1, _CHUNK_BYTES * tensor.shape[0] // tensor.nbytes)
+    rest = [slice(None)] * (len(tensor.shape) - 1)
+    for start in range(0, tensor.shape[0], rows):
+        yield tensor.read([slice(start, start + rows), *rest])
+
+
+def _reader(store: Any, name: str, where: str) -> Callable[[Index], np.ndarray]:
+    def load(index: Index) -> np.ndarray:
+        try:
+            return store[index].read().result() if index else store.read().result()
+        except Exception as error:
+            raise InputError(
+                f"{where}: {name} cannot be read: {_short(error)}. A file of it is "
+                "missing, truncated or damaged; fetch or write the checkpoint again."
+            ) from error
+
+    return load
+
+
+def _chunks(shape: list[int], dtype: np.dtype) -> list[int]:
+    """Halves (or divides by the least factor) the longest axis until a chunk fits."""
+    chunk = list(shape)
+    while np.prod(chunk, dtype=np.int64) * dtype.itemsize > _CHUNK_BYTES:
+        axis = int(np.argmax(chunk))
+        size = chunk[axis]
+        chunk[axis] = next(size // f for f in range(2, size + 1) if size % f == 0)
+    return [max(1, size) for size in chunk]
+
+
+def _short(error: Exception, limit: int = 160) -> str:
+    text = " ".join(str(error).split())
+    text = re.sub(r" \[tensorstore_spec=.*", "", text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
