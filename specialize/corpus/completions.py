@@ -22,13 +22,14 @@ gets a reason (`Rejection`), which the funnel counts.
 import dataclasses
 import gzip
 import hashlib
+import io
 import json
 import math
 import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from specialize.corpus.alignment_rows import PROBABILITY_SLACK
 from specialize.corpus.records import Completion, Problem, TeacherToken
@@ -408,10 +409,10 @@ def _trimmed(completion: Completion, tokens: tuple[TeacherToken, ...]) -> Comple
     return dataclasses.replace(completion, text=text, tokens=tokens)
 
 
-def _open(file: pathlib.Path) -> BinaryIO:
+def _open(file: pathlib.Path) -> gzip.GzipFile | io.BufferedReader:
     with open(file, "rb") as stream:
         zipped = stream.read(2) == b"\x1f\x8b"
-    return cast(BinaryIO, gzip.open(file)) if zipped else open(file, "rb")
+    return gzip.open(file) if zipped else open(file, "rb")
 
 
 def _is_object(data: bytes) -> bool:

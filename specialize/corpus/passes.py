@@ -105,7 +105,7 @@ def judge_all(
     settings: Settings,
     problems: Sequence[Problem],
     *,
-    with_text: bool,
+    thorough: bool,
     processes: int,
 ) -> list[Judged]:
     """Judges every sample.
@@ -114,7 +114,8 @@ def judge_all(
         sources: where the samples come from.
         settings: how answers are judged.
         problems: the questions.
-        with_text: whether verdicts carry the text, to find near-duplicates.
+        thorough: whether right samples may still be dropped: then verdicts carry the
+            text, to find near-duplicates, and all tokens are checked now.
         processes: how many work.
 
     Returns:
@@ -128,7 +129,7 @@ def judge_all(
         sources.chunks(),
         processes=processes,
         prepare=_prepare_judge,
-        arguments=(settings, list(problems), with_text),
+        arguments=(settings, list(problems), thorough),
     )
     return list(track(work, "verify samples"))
 
@@ -192,9 +193,9 @@ _judging: tuple[Settings, Questions, bool] | None = None
 _rendering: tuple[Renderer, Questions, Fingerprint, int] | None = None
 
 
-def _prepare_judge(settings: Settings, problems: list[Problem], text: bool) -> None:
+def _prepare_judge(settings: Settings, problems: list[Problem], full: bool) -> None:
     global _judging
-    _judging = (settings, Questions(problems), text)
+    _judging = (settings, Questions(problems), full)
 
 
 def _prepare_render(
@@ -211,7 +212,7 @@ def _prepare_render(
 
 def _judge(chunk: Chunk) -> Judged:
     assert _judging is not None
-    settings, questions, with_text = _judging
+    settings, questions, thorough = _judging
     verdicts: list[Verdict] = []
     counts: list[int] = []
 
@@ -220,7 +221,7 @@ def _judge(chunk: Chunk) -> Judged:
             sample, problem, answer_type=settings.answer_type, rule=settings.rule
         )
         completion = sample.completion
-        text = completion.text if with_text and reason is None else ""
+        text = completion.text if thorough and reason is None else ""
         verdicts.append(
             Verdict(problem.id, completion.sample, reason, sample.where, text)
         )
@@ -232,6 +233,10 @@ def _judge(chunk: Chunk) -> Judged:
         counts.append(len(samples))
         for sample in samples:
             judge(sample, questions.by_id(sample.completion.problem_id))
+        if thorough or any(verdict.reason for verdict in verdicts[-len(samples) :]):
+            # The second pass reads the tokens of what stays. A fault in the others
+            # is a fault of the file all the same.
+            parse_line(line, questions)
     return Judged(verdicts, counts)
 
 

@@ -119,7 +119,7 @@ def build(
         samples,
         settings,
         questions,
-        with_text=near_duplicate is not None,
+        thorough=near_duplicate is not None or max_samples is not None,
         processes=workers,
     )
     decisions, funnel = decide(
