@@ -21,6 +21,7 @@ from specialize.errors import InputError
 RUN_FILES = {
     "specialize.training.loop.train": f"{scanning.PACKAGE}/runs/train.gin",
     "specialize.evaluation.evaluate.evaluate": f"{scanning.PACKAGE}/runs/evaluate.gin",
+    "specialize.evaluation.inferring.infer": f"{scanning.PACKAGE}/runs/infer.gin",
 }
 
 

@@ -1,0 +1,69 @@
+"""What a neutral value of a recipe is called on T5X.
+
+Recipes set `MESH`, `MICROBATCHES` and the like once; these functions stand in T5X's run
+files and translate. They import nothing of T5X.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from specialize.errors import InputError
+
+
+def model_partitions(mesh: Mapping[str, int]) -> int:
+    """T5X's `num_partitions`: the chips that share one example's matrices.
+
+    Args:
+        mesh: chips along "data", "fsdp" and "model"; T5X derives "data" itself.
+
+    Raises:
+        InputError: "model" is -1, which T5X cannot derive.
+    """
+    size = int(mesh.get("model", 1))
+    if size < 1:
+        raise InputError(
+            f"MESH {dict(mesh)!r}: T5X derives the data axis; give 'model' a number."
+        )
+    return size
+
+
+def parameter_dims(mesh: Mapping[str, int]) -> int:
+    """T5X's `parameter_partitioning_dims`: 2 shards parameters over the batch's axis too.
+
+    T5X has one axis where we have "data" and "fsdp": either all of it holds parameters
+    (2) or none (1).
+    """
+    return 1 if mesh.get("fsdp", 1) == 1 else 2
+
+
+def microbatches(number: int) -> int | None:
+    """T5X's `num_microbatches`, which wants None for one."""
+    return None if number == 1 else number
+
+
+def evaluation_task(suites: Sequence[str], prompt: str) -> str:
+    """The SeqIO task or mixture that T5X evaluates for a recipe's `SUITES`.
+
+    Args:
+        suites: exactly one suite or group: T5X evaluates one mixture a run.
+        prompt: how it is asked; a suite written "name:prompt" says so itself.
+
+    Raises:
+        InputError: none, or more than one suite.
+    """
+    if len(suites) != 1:
+        raise InputError(
+            f"SUITES = {tuple(suites)!r}: T5X evaluates one task or mixture a run. Set "
+            "one suite, as in --gin.SUITES=\"('gsm8k',)\", and run it for each."
+        )
+    name, _, own = suites[0].partition(":")
+    return f"specialize_eval_{name.replace('/', '_')}_{own or prompt}"
+
+
+def no_counterpart(**values: Any) -> Mapping[str, Any]:
+    """Values of a recipe that an engine takes from elsewhere or not at all.
+
+    A run file names them here, so that a recipe which sets them is not told that
+    they are unused, and a reader sees what they do not change.
+    """
+    return values

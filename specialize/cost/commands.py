@@ -1,0 +1,180 @@
+"""`specialize plan`: does it fit, on what, for how long, at what price."""
+
+import argparse
+import json
+import pathlib
+import sys
+from typing import TYPE_CHECKING
+
+from specialize.config import add_flags, words_of_flags
+
+if TYPE_CHECKING:
+    from specialize.cost.plan import Plan, Row
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `plan` to the command line."""
+    command = subparsers.add_parser(
+        "plan",
+        help="memory, time and price of a recipe on chips nobody has booked",
+        description="Compiles the step a recipe would run, ahead of time, for a "
+        "topology that need not be here, and reads the memory off the compiler. TPU "
+        "slices need the extra 'plan' (libtpu). Time and price are arithmetic on the "
+        "MFU you state. GPU rows are modelled.",
+    )
+    add_flags(command)
+    command.add_argument(
+        "--topology",
+        action="append",
+        required=True,
+        metavar="KIND:SHAPE",
+        help="v5e:16x4, v5p:4x4x4, v4:2x2x1, v6e:4x4, h200:8, cpu:8; repeatable",
+    )
+    command.add_argument(
+        "--as_written",
+        action="store_true",
+        help="do not look for the cheapest remat policy and the largest batch",
+    )
+    command.add_argument(
+        "--mfu",
+        type=float,
+        default=0.4,
+        metavar="SHARE",
+        help="assumed share of the chips' peak (default 0.4)",
+    )
+    command.add_argument(
+        "--price",
+        type=float,
+        metavar="P",
+        help="of one chip for one hour, in your currency",
+    )
+    command.add_argument(
+        "--peak_flops", type=float, metavar="F", help="FLOP/s of one chip"
+    )
+    command.add_argument(
+        "--teacher_k", type=int, default=5, metavar="K", help="K of the corpus"
+    )
+    command.add_argument("--json", metavar="FILE", help="write the plan there too")
+    command.add_argument(
+        "--no_cache", action="store_true", help="compile even what is known"
+    )
+    command.set_defaults(run=run)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Prints a table; 1 if the recipe fits on none of the topologies.
+
+    Args:
+        flags: of `register`.
+
+    Returns:
+        The exit status.
+    """
+    from specialize.cost import topologies
+
+    files, bindings, folders = words_of_flags(flags)
+    wanted = [topologies.parse(text) for text in flags.topology]
+    for topology in wanted:
+        topologies.prepare(topology)
+    from specialize import outputs
+    from specialize.cost import plan as planning
+
+    plans: list[Plan] = []
+    for topology in wanted:
+        request = planning.Request(
+            gin_files=tuple(files),
+            bindings=tuple(bindings),
+            search_paths=tuple(folders),
+            topology=topology,
+            mfu=flags.mfu,
+            price=flags.price,
+            peak_flops=flags.peak_flops,
+            teacher_k=flags.teacher_k,
+        )
+        plans.append(
+            planning.plan(
+                request, search=not flags.as_written, cache=not flags.no_cache
+            )
+        )
+    show(plans)
+    if flags.json:
+        outputs.write_json(pathlib.Path(flags.json), [p.to_json() for p in plans])
+    fits = any((p.largest or p.cheapest or p.as_written).verdict.fits for p in plans)
+    return 0 if fits else 1
+
+
+COLUMNS = (
+    "",
+    "topology",
+    "mesh",
+    "batch",
+    "remat",
+    "params",
+    "optimizer",
+    "temporaries",
+    "GiB a chip",
+    "fits",
+    "TFLOP/step",
+    "s/step",
+    "hours",
+    "price",
+)
+
+
+def show(plans: "list[Plan]") -> None:
+    """Prints the plans as one table, and what is assumed below it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    # Off a terminal rich would fold at 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else 180)
+    table = Table(*COLUMNS, box=None, header_style="bold")
+    for found in plans:
+        labelled = (
+            ("as written", found.as_written),
+            ("cheapest remat", found.cheapest),
+            ("largest batch", found.largest),
+        )
+        for label, row in labelled:
+            if row is not None:
+                table.add_row(label, *cells(row))
+    console.print(table)
+    for source in sorted({p.as_written.source for p in plans}):
+        console.print(f"memory: {source}", markup=False, highlight=False)
+    assumed = json.dumps(plans[0].assumptions)
+    console.print(f"assumed, not measured: {assumed}", markup=False, highlight=False)
+
+
+def cells(row: "Row") -> list[str]:
+    """A row of the table, in the order of `COLUMNS` after the label.
+
+    Memory is in GiB (2**30 bytes) on one chip.
+    """
+    memory, verdict = row.verdict.memory, row.verdict
+    split = ["-", "-", "-"]
+    if memory is not None:
+        split = [
+            gib(memory.params),
+            gib(memory.optimizer),
+            gib(memory.temporaries + memory.batch + memory.program),
+        ]
+    mesh = " ".join(f"{axis}={size}" for axis, size in row.mesh.items() if size > 1)
+    return [
+        row.topology,
+        mesh or "1",
+        f"{row.batch_size} x {row.lengths['inputs']}/{row.lengths['targets']}",
+        row.remat_policy,
+        *split,
+        gib(verdict.used) if verdict.used is not None else "?",
+        ("yes" if verdict.fits else "no")
+        + (" (modelled)" if row.source.startswith("modelled") else ""),
+        f"{row.flops / 1e12:,.1f}",
+        "-" if row.step_seconds is None else f"{row.step_seconds:.2f}",
+        "-" if row.hours is None else f"{row.hours:,.1f}",
+        "-" if row.price is None else f"{row.price:,.0f}",
+    ]
+
+
+def gib(number: float) -> str:
+    """Bytes as GiB with two decimals."""
+    return f"{number / 2**30:.2f}"

@@ -1,0 +1,220 @@
+"""The program of a recipe, lowered for devices that need not exist.
+
+Nothing here is a model of training: the state, its shardings, the step and the way it
+is jitted are those of `training.loop`, with shapes in the place of arrays.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import unfreeze
+from jax.sharding import Mesh
+
+from specialize import sharding
+from specialize.errors import InputError
+from specialize.training import packing
+from specialize.training.step import initial_state, make_train_step
+
+# Alternatives a position that the published corpora keep.
+TEACHER_K = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one chip.
+
+    Attributes:
+        params: float32 master weights.
+        optimizer: the rest of the state.
+        batch: the step's input.
+        temporaries: everything that lives only during the step: gradients, what the
+            backward pass keeps, gathered weights, and outputs that reuse no input.
+        program: the compiled code.
+    """
+
+    params: int
+    optimizer: int
+    batch: int
+    temporaries: int
+    program: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(dataclasses.astuple(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A lowered step.
+
+    Attributes:
+        lowered: of `jax.jit(...).lower(...)`.
+        mesh: what it was lowered for.
+        params: bytes of weights on one chip.
+        state: bytes of weights and optimizer on one chip.
+        batch: bytes of input on one chip.
+        num_params: numbers in the weights.
+    """
+
+    lowered: Any
+    mesh: Mesh
+    params: int
+    state: int
+    batch: int
+    num_params: int
+
+
+def train_program(
+    arguments: Mapping[str, Any],
+    devices: Sequence[Any],
+    *,
+    teacher_k: int = TEACHER_K,
+) -> Program:
+    """Lowers the training step of a configuration.
+
+    Args:
+        arguments: of `training.loop.train`, as the configuration binds them.
+        devices: what to lower for; of a real or a described topology.
+        teacher_k: K of the corpus.
+
+    Returns:
+        The step, lowered but not compiled.
+
+    Raises:
+        InputError: mesh, batch and microbatches do not fit each other.
+    """
+    model, optimizer = arguments["model"], arguments["optimizer"]
+    lengths = {k: int(v) for k, v in arguments["feature_lengths"].items()}
+    mesh = make_mesh(arguments.get("mesh"), devices)
+    microbatches = arguments.get("microbatches", 1)
+    batch_size = arguments["batch_size"]
+    parts = sharding.batch_shards(mesh) * microbatches
+    if batch_size % parts:
+        raise InputError(
+            f"batch_size={batch_size} does not divide over {microbatches} microbatches "
+            f"and {sharding.batch_shards(mesh)} devices along data x fsdp of mesh "
+            f"{dict(mesh.shape)}. Use a multiple of {parts}."
+        )
+    batch = batch_shapes(
+        lengths,
+        batch_size,
+        packed=arguments.get("pack", True),
+        teacher_k=teacher_k if "teacher_ids" in lengths else 0,
+    )
+    placed = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
+        for name, leaf in batch.items()
+    }
+    shapes = {name: leaf.shape for name, leaf in batch.items()}
+    types = {name: leaf.dtype for name, leaf in batch.items()}
+    seed = arguments.get("seed", 0)
+    abstract = jax.eval_shape(
+        lambda key: model.get_initial_variables(key, shapes, types),
+        jax.random.key(seed),
+    )
+    axes, params = unfreeze(abstract["params_axes"]), unfreeze(abstract["params"])
+    rules = sharding.fit_rules(
+        mesh, params, axes, arguments.get("rules", sharding.DEFAULT_RULES)
+    )
+    chain = optimizer.with_axes(axes)
+    state = jax.eval_shape(lambda values: initial_state(values, chain), params)
+    shardings = sharding.state_shardings(
+        mesh, params, axes, rules, abstract_state=state
+    )
+    state = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        state,
+        shardings,
+    )
+    whole = sharding.replicated(mesh)
+    healthy = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
+    step = make_train_step(model.loss_sums, chain, seed=seed, microbatches=microbatches)
+    with sharding.activate(mesh, rules):
+        lowered = jax.jit(
+            stacked(step),
+            in_shardings=(shardings, whole, placed),
+            out_shardings=(shardings, whole, whole),
+            donate_argnums=0,
+        ).lower(state, healthy, batch)
+    return Program(
+        lowered=lowered,
+        mesh=mesh,
+        params=bytes_per_chip(state["params"]),
+        state=bytes_per_chip(state),
+        batch=bytes_per_chip(batch),
+        num_params=sum(leaf.size for leaf in jax.tree.leaves(params)),
+    )
+
+
+def stacked(step: Any) -> Any:
+    """The step with its metrics as one array, as the loop takes them off the device."""
+
+    def run(state: Any, healthy: Any, batch: Any) -> tuple[Any, Any, Any]:
+        state, healthy, metrics = step(state, healthy, batch)
+        rows = [
+            jnp.stack([value.astype(jnp.float32) for value in metrics[name]])
+            for name in sorted(metrics)
+        ]
+        return state, healthy, jnp.stack(rows)
+
+    return run
+
+
+def make_mesh(mesh: Any, devices: Sequence[Any]) -> Mesh:
+    """The mesh a recipe asks for, over these devices."""
+    if isinstance(mesh, str):
+        return sharding.mesh_from_text(mesh, devices)
+    return sharding.make_mesh(**dict(mesh or {}), devices=devices)
+
+
+def batch_shapes(
+    lengths: Mapping[str, int], rows: int, *, packed: bool, teacher_k: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a training batch, as the packer makes them.
+
+    Args:
+        lengths: of the task's features; "inputs" and "targets" at least.
+        rows: B.
+        packed: whether rows hold several examples.
+        teacher_k: K, or 0 for a corpus without a teacher.
+    """
+    features: dict[str, np.ndarray] = {
+        "inputs": np.ones(1, np.int32),
+        "targets": np.ones(1, np.int32),
+    }
+    if teacher_k:
+        features |= {
+            "teacher_ids": np.ones((1, teacher_k), np.int32),
+            "teacher_probs": np.ones((1, teacher_k), np.float32),
+            "teacher_tail": np.ones(1, np.float32),
+            "format_id": np.ones(1, np.int32),
+        }
+    one = {part: np.ones(1, np.int64) for part in ("inputs", "targets")}
+    begin = {part: np.zeros(1, np.int64) for part in ("inputs", "targets")}
+    row = packing.pack(
+        features, begin, one, np.zeros(1, np.int64), 1, lengths, segments=packed
+    )
+    return {
+        name: jax.ShapeDtypeStruct((rows, *values.shape[1:]), values.dtype)
+        for name, values in row.items()
+    }
+
+
+def bytes_per_chip(tree: Any) -> int:
+    """Bytes that the shards of a tree of shaped, sharded leaves take on one chip."""
+
+    def size(leaf: Any) -> int:
+        shape = leaf.shape
+        if leaf.sharding is not None:
+            shape = leaf.sharding.shard_shape(leaf.shape)
+        return int(np.prod(shape, dtype=np.int64)) * leaf.dtype.itemsize
+
+    return sum(size(leaf) for leaf in jax.tree.leaves(tree))
