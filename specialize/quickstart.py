@@ -116,7 +116,7 @@ def quickstart(
         *("corpus", "build"),
         *("--problems", str(world / "gsm8k" / "train.jsonl")),
         *("--completions", str(world / "completions.jsonl")),
-        *("--teacher", miniature.TEACHER_NAME),
+        *("--teacher", miniature.TEACHER_NAME, "--no_rationales"),
         *("--vocabulary", str(vocabulary)),
         *("--demonstrations", str(DEMONSTRATIONS)),
         *("--seed", str(seed)),
@@ -124,10 +124,7 @@ def quickstart(
     )
 
     def gin(**macros: Any) -> list[str]:
-        places = {
-            "VOCABULARY_PATH": str(vocabulary),
-            "SEED": seed,
-        }
+        places: dict[str, Any] = {"VOCABULARY_PATH": str(vocabulary), "SEED": seed}
         return [f"--gin.{k}={v!r}" for k, v in (places | macros).items()]
 
     _say("3/5", "Base student: a tiny T5 learns the generic tasks and plain sums")
@@ -183,8 +180,8 @@ def _evaluate(
         *("--gin_file", "recipes/quickstart_evaluate.gin"),
         *gin(
             BENCHMARKS_DIR=str(world),
-            INITIAL_CHECKPOINT_PATH=str(model),
-            EVAL_DIR=str(model / "evaluation"),
+            CHECKPOINT_PATH=str(model),
+            OUTPUT_DIR=str(model / "evaluation"),
             SUITES=tuple(SUITES.values()),
         ),
         *("--json", str(json_path)),
@@ -192,10 +189,10 @@ def _evaluate(
 
 
 def _compare(before: pathlib.Path, after: pathlib.Path) -> dict[str, Any]:
-    scores = {
-        when: json.loads(path.read_text(encoding="utf-8"))["suites"]
-        for when, path in (("before", before), ("after", after))
-    }
+    scores = {}
+    for when, path in (("before", before), ("after", after)):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        scores[when] = {**found["suites"], **found["averages"]}
     return {
         name: {
             when: {

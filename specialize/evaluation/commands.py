@@ -87,7 +87,6 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _evaluate(flags: argparse.Namespace) -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if flags.predictions:
         from specialize.evaluation.elsewhere import evaluate_predictions
 
@@ -121,7 +120,6 @@ def _overrides(flags: argparse.Namespace) -> dict[str, object]:
 
 
 def _select(flags: argparse.Namespace) -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from specialize import config
 
     config.from_flags(flags, entry="specialize.evaluation.evaluate.evaluate")
@@ -132,7 +130,6 @@ def _select(flags: argparse.Namespace) -> int:
 
 
 def _infer(flags: argparse.Namespace) -> int:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from specialize import config
 
     config.from_flags(flags, entry="specialize.evaluation.inferring.infer")

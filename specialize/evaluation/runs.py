@@ -6,6 +6,7 @@ would make it, and the report says so.
 
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -47,7 +48,7 @@ class Run:
         return max(self.evaluations, key=lambda one: (one.num_examples, one.step or 0))
 
 
-def read_run(path: str | pathlib.Path) -> Run:
+def read_run(path: str | os.PathLike[str]) -> Run:
     """Reads a run's folder.
 
     Args:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 
@@ -68,7 +68,7 @@ def wilson(correct: float, n: int, *, confidence: float = CONFIDENCE) -> Interva
     """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"correct is {correct} of n={n}, expected 0 <= correct <= n")
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = float(special.ndtri(0.5 + confidence / 2))
     share = correct / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = (
@@ -122,6 +122,9 @@ def mcnemar(won: int, lost: int) -> float:
     """
     if won + lost == 0:
         return 1.0
+    # scipy.stats takes a second to import, which tasks should not pay for.
+    from scipy import stats
+
     return float(stats.binomtest(won, won + lost, 0.5).pvalue)
 
 

@@ -49,7 +49,8 @@ def load_student(
     """
     if not isinstance(mesh, Mesh):
         try:
-            mesh = sharding.make_mesh(**dict(mesh or {}))
+            sizes: dict[str, Any] = dict(mesh or {})
+            mesh = sharding.make_mesh(**sizes)
         except TypeError as error:
             raise InputError(
                 f"MESH is {dict(mesh or {})}; its axes are {sharding.MESH_AXES}."

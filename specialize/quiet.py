@@ -1,0 +1,36 @@
+"""TensorFlow imported once, in silence and without the accelerator.
+
+SeqIO brings TensorFlow for its input pipelines. On import its C++ side writes lines to
+standard error that no setting stops, and on a GPU machine it would take the memory that
+the training step needs.
+"""
+
+import os
+import sys
+import tempfile
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow before anything else does, and hides accelerators from it.
+
+    What it writes while it is imported is shown only if the import fails.
+    """
+    if "tensorflow" in sys.modules:
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.set_visible_devices([], "GPU")
+            tf.config.set_visible_devices([], "TPU")
+        except BaseException:
+            said.seek(0)
+            os.write(saved, said.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
