@@ -46,7 +46,10 @@ MATH_FILES = {
     "svamp": "svamp/SVAMP.json",
 }
 DEMONSTRATION_FILE = "gsm8k/train.jsonl"
-GROUPS = {"mas": ("multiarith", "asdiv", "svamp")}
+GROUPS = {
+    "mas": ("multiarith", "asdiv", "svamp"),
+    "math": ("gsm8k", "multiarith", "asdiv", "svamp"),
+}
 _BBH_FILES = "bbh/bbh"
 _BBH_PROMPTS = "bbh/cot-prompts"
 
