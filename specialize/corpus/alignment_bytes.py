@@ -76,8 +76,10 @@ class _Text:
         self._raw = raw
         self._reader: Reader = reader_of(vocabulary)
         self._starts, self._first_open = _cuts(steps, self.segmentation)
+        self._same = _speaks_as_student(steps, self.segmentation, self._reader)
+        if self._same:
+            self._first_open = list(range(len(steps) + 1))
         self._open_endings = _open_endings(steps, self._starts, raw, self.segmentation)
-        self._same = _cuts_as_student(steps, self.segmentation)
         self._node = 0
 
     def extend(self) -> None:
@@ -237,13 +239,23 @@ def _open_endings(
     return found
 
 
-def _cuts_as_student(steps: Sequence[Step], segmentation: Segmentation) -> bool:
-    """Whether every token of the text is a piece of the student's, one for one."""
+def _speaks_as_student(
+    steps: Sequence[Step], segmentation: Segmentation, reader: Reader
+) -> bool:
+    """Whether every token and every alternative of a text is a piece of the student's.
+
+    Then the teacher has the student's vocabulary, and an alternative is the piece of
+    its name, also where T5 would cut the text so far in another way.
+    """
     pieces = segmentation.pieces
     if len(steps) != len(pieces):
         return False
     space = SPACE.encode()
-    return all(
-        piece.replace(space, b" ") == step.token
-        for piece, step in zip(pieces[1:], steps[1:], strict=True)
-    ) and pieces[0].replace(space, b"") == steps[0].token.lstrip(b" ")
+    return (
+        pieces[0].replace(space, b"") == steps[0].token.lstrip(b" ")
+        and all(
+            piece.replace(space, b" ") == step.token
+            for piece, step in zip(pieces[1:], steps[1:], strict=True)
+        )
+        and all(reader.is_name(text) for step in steps for text, _ in step.others)
+    )

@@ -112,7 +112,7 @@ def _costs(tokens: list[str], pieces: list[str]) -> Int[np.ndarray, "T L"]:
     own_tokens = {text: index for index, text in enumerate(dict.fromkeys(tokens))}
     own_pieces = {text: index for index, text in enumerate(dict.fromkeys(pieces))}
     distances = process.cdist(
-        list(own_tokens), list(own_pieces), scorer=Levenshtein.distance, dtype=np.int64
+        list(own_tokens), list(own_pieces), scorer=Levenshtein.distance, dtype=np.int32
     )
     lines = [own_tokens[text] for text in tokens]
     columns = [own_pieces[text] for text in pieces]

@@ -94,6 +94,14 @@ class Reader:
         pieces, how, settled = reading
         return pieces[:settled] if how in open_endings else pieces
 
+    def is_name(self, alternative: bytes) -> bool:
+        """Whether this can be a token of a teacher with the student's vocabulary."""
+        return (
+            alternative in self.by_name
+            or _END.fullmatch(alternative) is not None
+            or _CONTROL.fullmatch(alternative) is not None
+        )
+
     def _read(self, context: bytes, alternative: bytes) -> _Reading:
         if _END.fullmatch(alternative):
             ids = self._vocabulary.segment(context).ids

@@ -8,10 +8,11 @@ tensorflow is not needed to read it.
 import bisect
 import hashlib
 import importlib
+import operator
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import sentencepiece
 
@@ -101,9 +102,12 @@ class Vocabulary:
             str(self._processor.id_to_piece(i)) for i in range(self.size)
         ]
         self._ids = {piece: index for index, piece in enumerate(self._pieces)}
-        # Where no piece reaches over a space, every word is segmented by itself.
-        self.words_are_independent = SPACE in self._ids and not any(
-            SPACE in piece[1:] for piece in self._pieces
+        # Where no piece reaches over a space, and spaces are written as T5 writes
+        # them, every word is segmented by itself.
+        self.words_are_independent = (
+            SPACE in self._ids
+            and not any(SPACE in piece[1:] for piece in self._pieces)
+            and self.encode("  a  b") == self.encode("a b")
         )
 
     def __repr__(self) -> str:
@@ -121,25 +125,26 @@ class Vocabulary:
         """Ids of every text, without EOS."""
         return [self.encode(text) for text in texts]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Text of `ids` as SeqIO gives it.
 
         Ids at or above `size` count as unknown, and nothing after the first EOS is
         read. Padding and EOS write nothing.
         """
         clean: list[int] = []
-        for index in ids:
-            clean.append(int(index) if index < self.size else self.unk_id)
+        for index in map(operator.index, ids):
+            clean.append(index if index < self.size else self.unk_id)
             if index == self.eos_id:
                 break
         return self._processor.decode(clean) if clean else ""
 
-    def piece(self, index: int) -> str:
+    def piece(self, index: SupportsIndex) -> str:
         """The piece with this id; "<row 32100>" for rows that no piece uses.
 
         Raises:
             InputError: the id is outside the embedding.
         """
+        index = operator.index(index)
         if 0 <= index < self.size:
             return self._pieces[index]
         if self.size <= index < self.rows:
