@@ -23,6 +23,23 @@ from specialize.errors import InputError
 
 MESH_AXES = ("data", "fsdp", "model")
 
+
+def _widen_thread_pool() -> None:
+    """Gives simulated CPU devices threads enough to meet in a collective.
+
+    XLA's CPU client has as many threads as cores, at least one a device. With two
+    programs in flight, each can hold some of them while it waits for ever for its
+    other devices to join a reduction. Read when the first device is touched.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    found = re.search(r"xla_force_host_platform_device_count=(\d+)", flags)
+    devices = os.environ.get("JAX_NUM_CPU_DEVICES") or (found and found[1]) or "1"
+    if devices.isdigit() and int(devices) > 1:
+        os.environ.setdefault("PJRT_NPROC", str(4 * int(devices)))
+
+
+_widen_thread_pool()
+
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
 # In order of precedence: "batch" claims its mesh axes before "embed" may, so that an
@@ -133,6 +150,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def simulated(mesh: Mesh) -> bool:
+    """Whether several devices of the mesh are one process's share of a CPU."""
+    local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
+    return len(local) > 1 and local[0].platform == "cpu"
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
@@ -232,7 +255,8 @@ def state_shardings(
         return shardings
     flat_shardings = flatten_dict(shardings)
     shapes = {
-        name: leaf.shape for name, leaf in flatten_dict(unfreeze(abstract_params)).items()
+        name: leaf.shape
+        for name, leaf in flatten_dict(unfreeze(abstract_params)).items()
     }
     whole = replicated(mesh)
 

@@ -8,6 +8,8 @@ import pytest
 # Before any test module can import jax. setdefault: a GPU run may say otherwise.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+# Threads enough for eight devices to meet in a collective (specialize/sharding.py).
+os.environ.setdefault("PJRT_NPROC", "32")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

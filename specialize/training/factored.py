@@ -169,9 +169,7 @@ def scale_by_factored_rms(
                 row = _blend(decay, rows[path], squared.mean(way.columns))
                 col = _blend(decay, cols[path], squared.mean(way.rows))
                 rows[path], cols[path] = row, col
-                inner = tuple(
-                    d - sum(c < d for c in way.columns) for d in way.rows
-                )
+                inner = tuple(d - sum(c < d for c in way.columns) for d in way.rows)
                 row = row / row.mean(inner, keepdims=True)
                 step = (
                     gradient
@@ -200,7 +198,9 @@ def _names(params_axes: Any) -> dict[tuple[str, ...], tuple[str, ...]] | None:
     if params_axes is None:
         return None
     return {
-        (*path[:-1], path[-1].removesuffix("_axes")): tuple(getattr(meta, "names", meta))
+        (*path[:-1], path[-1].removesuffix("_axes")): tuple(
+            getattr(meta, "names", meta)
+        )
         for path, meta in flatten_dict(unfreeze(params_axes)).items()
     }
 

@@ -28,7 +28,9 @@ def hashed(count: int, *key: int) -> UInt64[np.ndarray, " N"]:
         state = np.zeros(1, np.uint64)
         for part in (*key, 0x5EED):
             state = _mix((state ^ np.uint64(part & 0xFFFFFFFFFFFFFFFF)) + _GOLDEN)
-        return _mix(state + (np.arange(count, dtype=np.uint64) + np.uint64(1)) * _GOLDEN)
+        return _mix(
+            state + (np.arange(count, dtype=np.uint64) + np.uint64(1)) * _GOLDEN
+        )
 
 
 def shuffled(count: int, *key: int) -> Int[np.ndarray, " N"]:

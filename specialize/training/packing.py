@@ -128,7 +128,8 @@ def greatest_count(
     while high - low > max(1, bound // 256):
         middle = (low + high) // 2
         low, high = (middle, high) if feasible(middle) else (low, middle)
-    return low
+    # The windows to come differ: leave them some room.
+    return max(min(rows, bound), low - bound // 128)
 
 
 def pack(

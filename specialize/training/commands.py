@@ -1,0 +1,93 @@
+"""`specialize train`."""
+
+import argparse
+import os
+import sys
+
+
+def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `train`."""
+    from specialize import config
+
+    command = subparsers.add_parser(
+        "train",
+        help="train a student as gin files say; the same command resumes it",
+        description="Trains a student. The run's folder (MODEL_DIR) is made, or taken "
+        "up again where its newest checkpoint stands. SIGTERM saves and exits with 0.",
+    )
+    config.add_flags(command)
+    processes = command.add_argument_group(
+        "several processes", "one run over several machines (all three, or none)"
+    )
+    processes.add_argument(
+        "--coordinator_address",
+        "--coordinator",
+        dest="coordinator",
+        metavar="HOST:PORT",
+        help="where process 0 listens",
+    )
+    processes.add_argument(
+        "--process_count",
+        "--num_processes",
+        dest="num_processes",
+        type=int,
+        metavar="N",
+        help="number of processes",
+    )
+    processes.add_argument(
+        "--process_index",
+        "--process_id",
+        dest="process_id",
+        type=int,
+        metavar="I",
+        help="which one this is, from 0",
+    )
+    processes.add_argument(
+        "--multiprocess_gpu",
+        action="store_true",
+        help="let the cluster (Slurm, MPI, TPU pod) say all three",
+    )
+    command.add_argument(
+        "--profile",
+        nargs="?",
+        const="10:15",
+        metavar="FIRST:LAST",
+        help="trace these steps into MODEL_DIR/profile (10:15 if not said)",
+    )
+    command.set_defaults(run=_run)
+
+
+def _run(flags: argparse.Namespace) -> int:
+    from specialize import config, quiet, sharding
+
+    # Before gin imports modules that might touch a device.
+    if flags.multiprocess_gpu:
+        os.environ["SPECIALIZE_CLUSTER"] = "1"
+    sharding.initialize_distributed(
+        flags.coordinator, flags.num_processes, flags.process_id
+    )
+    options = {}
+    if flags.profile:
+        options["profile_steps"] = _steps(flags.profile)
+    quiet.import_tensorflow()
+    config.from_flags(flags, entry="specialize.training.loop.train")
+    from specialize.training import loop
+    from specialize.training.survival import NonFiniteError
+
+    try:
+        config.call(loop.train, **options)
+    except NonFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _steps(text: str) -> tuple[int, int]:
+    from specialize.errors import InputError
+
+    first, _, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
+        raise InputError(
+            f"--profile {text!r}: write FIRST:LAST with FIRST < LAST, as in 10:15."
+        )
+    return int(first), int(last)

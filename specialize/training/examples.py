@@ -1,0 +1,382 @@
+"""A task's examples after preprocessing, flat on disk, read by any process at random.
+
+SeqIO reads and preprocesses a task once, in order, without shuffling; the result lies
+in one folder of raw arrays that are mapped into memory. Batches then need no Python
+per example and any process can read any example. The folder is keyed by everything it
+was made from, so a changed corpus, length or preprocessor makes a new one.
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from specialize import outputs
+from specialize.errors import InputError
+from specialize.progress import console, track
+
+if TYPE_CHECKING:
+    import seqio
+
+LAYOUT = 1
+META = "examples.json"
+RECORD_ID = "record_id"
+# What a task may report about each example: demonstrations dropped, encoder tokens
+# cut, decoder tokens cut (tasks/preprocessors.py).
+CUTS = ("demonstrations_dropped", "input_tokens_cut", "target_tokens_cut")
+READ_BATCH = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """One task's examples.
+
+    Attributes:
+        task: its SeqIO name.
+        features: flat values by feature, [total tokens, ...].
+        starts: for "inputs" and "targets", where each example begins.
+        lengths: tokens of each example, encoder and decoder.
+        counts: examples read, kept and left out, and how many were cut, by kind.
+        digest: of everything above; two equal digests are the same examples.
+    """
+
+    task: str
+    features: Mapping[str, Shaped[np.ndarray, "..."]]
+    starts: Mapping[str, Int[np.ndarray, " N"]]
+    lengths: Int[np.ndarray, "N 2"]
+    counts: Mapping[str, int]
+    digest: str
+    _ids: tuple[Shaped[np.ndarray, "..."], Int[np.ndarray, "..."]]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def record_id(self, example: int) -> str:
+        """The record an example came from."""
+        characters, ends = self._ids
+        begin = int(ends[example - 1]) if example else 0
+        return bytes(characters[begin : int(ends[example])]).decode()
+
+
+def load_examples(
+    task: "seqio.Task",
+    split: str,
+    feature_lengths: Mapping[str, int],
+    cache_dir: str | os.PathLike[str],
+    *,
+    reuse: bool = True,
+) -> Examples:
+    """Reads a task's examples from the cache, after filling it if needed.
+
+    Args:
+        task: a SeqIO task.
+        split: of its data.
+        feature_lengths: greatest lengths; what exceeds them is cut by the task's
+            preprocessors, or at the right end by SeqIO.
+        cache_dir: folder of the cache; local to the machine or shared.
+        reuse: whether examples made earlier from the same things may be used.
+
+    Returns:
+        The examples, mapped into memory.
+
+    Raises:
+        InputError: the task has no such split or no examples, lacks "inputs" or
+            "targets", or has an example with an empty side.
+    """
+    if split not in task.splits:
+        raise InputError(
+            f"task {task.name!r} has no split {split!r}; it has "
+            f"{', '.join(sorted(task.splits)) or 'none'}."
+        )
+    key, repeatable = _key(task, split, feature_lengths)
+    name = f"{task.name}-{split}-{key}"
+    folder = pathlib.Path(cache_dir) / name
+    if not (reuse and repeatable and (folder / META).exists()):
+        _fill(task, split, feature_lengths, folder)
+    return _open(folder, task.name)
+
+
+def _fill(
+    task: "seqio.Task",
+    split: str,
+    feature_lengths: Mapping[str, int],
+    folder: pathlib.Path,
+) -> None:
+    dataset = task.get_dataset(
+        dict(feature_lengths), split, shuffle=False, seed=0, try_in_mem_cache=False
+    )
+    spec = dataset.element_spec
+    names = [n for n in task.output_features if n in feature_lengths and n in spec]
+    missing = {"inputs", "targets"} - set(names)
+    if missing:
+        raise InputError(
+            f"task {task.name!r} has no feature {sorted(missing)}; training needs "
+            "'inputs' and 'targets', each with a length in feature_lengths."
+        )
+    kept = [n for n in (*names, RECORD_ID, "cuts") if n in spec]
+
+    def keep(example: Mapping[str, Any]) -> dict[str, Any]:
+        import tensorflow as tf
+
+        chosen = {name: example[name] for name in kept}
+        if "cuts" in chosen:
+            chosen["cuts"] = tf.ensure_shape(chosen["cuts"], [len(CUTS)])
+        return chosen
+
+    dataset = dataset.map(keep)
+    dataset = dataset.ragged_batch(READ_BATCH)
+    known = task.source.num_input_examples(split)
+    batches = None if known is None else -(-known // READ_BATCH)
+    try:
+        with outputs.staged_directory(folder, "examples", replace=True) as staged:
+            _write(
+                track(
+                    dataset,
+                    f"prepare {task.name} ({split}), x{READ_BATCH}",
+                    total=batches,
+                ),
+                staged,
+                task,
+                split,
+                names,
+                known,
+            )
+    except OSError:
+        # Another process of this run made the same folder in the meantime.
+        if not (folder / META).exists():
+            raise
+
+
+def _write(
+    batches: Iterator[Any],
+    folder: pathlib.Path,
+    task: "seqio.Task",
+    split: str,
+    names: list[str],
+    known: int | None,
+) -> None:
+    kinds = {name: _kind(task.output_features[name]) for name in names}
+    files = {name: open(folder / f"{name}.bin", "wb") for name in names}
+    digests = {name: hashlib.sha256() for name in (*names, "lengths", RECORD_ID)}
+    shapes: dict[str, tuple[int, ...]] = {}
+    lengths: list[np.ndarray] = []
+    ids: list[bytes] = []
+    cuts = np.zeros(len(CUTS), np.int64)
+    cut_examples = count = 0
+    try:
+        for batch in batches:
+            sizes = np.stack([_sizes(batch[n]) for n in ("inputs", "targets")], axis=1)
+            if not sizes.all():
+                index = count + int((sizes == 0).any(1).argmax())
+                raise InputError(
+                    f"task {task.name!r} ({split}), example {index}: inputs or targets "
+                    "are empty. Drop such records, or append EOS in the task."
+                )
+            for name in names:
+                side = 0 if name == "inputs" else 1
+                _check_aligned(task.name, name, batch[name], sizes[:, side], count)
+                values = np.ascontiguousarray(
+                    batch[name].flat_values.numpy(), kinds[name]
+                )
+                shapes[name] = values.shape[1:]
+                raw = values.tobytes()
+                digests[name].update(raw)
+                files[name].write(raw)
+            lengths.append(sizes)
+            if RECORD_ID in batch:
+                ids += batch[RECORD_ID].numpy().tolist()
+            else:
+                ids += [
+                    f"{task.name}/{split}/{count + i}".encode()
+                    for i in range(len(sizes))
+                ]
+            if "cuts" in batch:
+                found = batch["cuts"].numpy()
+                cuts += (found > 0).sum(0)
+                cut_examples += int((found > 0).any(1).sum())
+            count += len(sizes)
+    finally:
+        for file in files.values():
+            file.close()
+    if count == 0:
+        raise InputError(
+            f"task {task.name!r} ({split}) keeps no example within {dict(known=known)} "
+            "read. Raise the feature lengths, or look at the corpus."
+        )
+    table = np.concatenate(lengths).astype(np.int32)
+    ends = np.cumsum([len(value) for value in ids], dtype=np.int64)
+    (folder / "lengths.bin").write_bytes(table.tobytes())
+    (folder / "ids.bin").write_bytes(b"".join(ids))
+    (folder / "id_ends.bin").write_bytes(ends.tobytes())
+    digests["lengths"].update(table.tobytes())
+    digests[RECORD_ID].update(b"\0".join(ids))
+    counts = {
+        "read": known if known is not None else count,
+        "kept": count,
+        "left_out": max(0, known - count) if known is not None else 0,
+        "cut": cut_examples,
+        **{name: int(value) for name, value in zip(CUTS, cuts, strict=True)},
+    }
+    meta = {
+        "task": task.name,
+        "split": split,
+        "examples": count,
+        "features": {
+            name: {"dtype": np.dtype(kinds[name]).str, "shape": list(shapes[name])}
+            for name in names
+        },
+        "counts": counts,
+        "digests": {name: digest.hexdigest() for name, digest in digests.items()},
+    }
+    outputs.write_json(folder / META, meta)
+
+
+def _open(folder: pathlib.Path, task: str) -> Examples:
+    meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    number = meta["examples"]
+    lengths = np.fromfile(folder / "lengths.bin", np.int32).reshape(number, 2)
+    features = {
+        name: np.memmap(folder / f"{name}.bin", kind["dtype"], "r").reshape(
+            -1, *kind["shape"]
+        )
+        for name, kind in meta["features"].items()
+    }
+    ends = np.cumsum(lengths, axis=0, dtype=np.int64)
+    starts = {
+        name: ends[:, side] - lengths[:, side]
+        for side, name in enumerate(("inputs", "targets"))
+    }
+    for name, values in features.items():
+        expected = int(ends[-1, 0 if name == "inputs" else 1])
+        if len(values) != expected:
+            raise InputError(
+                f"{folder / name}.bin holds {len(values)} tokens, expected {expected}: "
+                "the file is damaged. Remove the folder; it is made again."
+            )
+    text = json.dumps(meta["digests"], sort_keys=True)
+    return Examples(
+        task=task,
+        features=features,
+        starts=starts,
+        lengths=lengths,
+        counts=meta["counts"],
+        digest=hashlib.sha256(text.encode()).hexdigest()[:16],
+        _ids=(
+            np.memmap(folder / "ids.bin", np.uint8, "r"),
+            np.fromfile(folder / "id_ends.bin", np.int64),
+        ),
+    )
+
+
+def report(examples: Examples) -> None:
+    """Tells what was cut or left out, if anything was."""
+    counts = examples.counts
+    if not counts["cut"] and not counts["left_out"]:
+        return
+    kinds = ", ".join(f"{name} {counts[name]}" for name in CUTS if counts[name])
+    console.print(
+        f"{examples.task}: of {counts['read']} examples {counts['cut']} were cut "
+        f"({kinds or '-'}) and {counts['left_out']} left out: longer than the feature "
+        "lengths.",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )
+
+
+def _key(
+    task: "seqio.Task", split: str, feature_lengths: Mapping[str, int]
+) -> tuple[str, bool]:
+    """A digest of everything the examples are made from, and whether it is complete.
+
+    Files count by path, size and time of change, preprocessors by their source file
+    and bound arguments. A source without files (a function) cannot be told apart from
+    its next version, so it is never reused.
+    """
+    files = [pathlib.Path(str(path)) for path in task.source.list_shards(split)]
+    repeatable = bool(files) and all(path.is_file() for path in files)
+    stats = [
+        [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+        for path in files
+        if repeatable
+    ]
+    features = {
+        name: [
+            str(feature.dtype),
+            feature.rank,
+            feature.add_eos,
+            _vocabulary_key(feature.vocabulary),
+        ]
+        for name, feature in task.output_features.items()
+    }
+    sources = [_source_key(step) for step in task.preprocessors]
+    # A source whose examples depend on more than its files says on what.
+    settings = getattr(task.source, "settings", dict)()
+    parts = [LAYOUT, task.name, split, sorted(feature_lengths.items()), stats, settings]
+    text = json.dumps([*parts, features, sources], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16], repeatable
+
+
+def _vocabulary_key(vocabulary: Any) -> list[Any]:
+    file = getattr(vocabulary, "sentencepiece_model_file", None)
+    size = vocabulary.vocab_size
+    if file is None or not os.path.isfile(file):
+        return [type(vocabulary).__name__, size]
+    return [hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest(), size]
+
+
+def _source_key(step: Any) -> list[str]:
+    bound: list[str] = []
+    while hasattr(step, "func"):
+        bound += [repr(step.args), repr(sorted(step.keywords.items()))]
+        step = step.func
+    step = inspect.unwrap(step)
+    function = step if hasattr(step, "__qualname__") else type(step)
+    if function is not step:
+        # A callable object: its fields are its arguments.
+        bound.append(repr(step))
+    try:
+        file = inspect.getsourcefile(function)
+        source = pathlib.Path(file).read_bytes() if file else b""
+    except (TypeError, OSError):
+        source = b""
+    name = f"{function.__module__}.{function.__qualname__}"
+    return [name, hashlib.sha256(source).hexdigest(), *bound]
+
+
+def _kind(feature: Any) -> str:
+    """How a feature is stored: ids in 16 bits where the vocabulary allows it."""
+    kind = np.dtype(feature.dtype.as_numpy_dtype)
+    if kind.kind == "f":
+        return "<f4"
+    return "<u2" if feature.vocabulary.vocab_size <= 1 << 16 else "<i4"
+
+
+def _sizes(value: Any) -> Int[np.ndarray, " B"]:
+    return np.asarray(value.row_lengths().numpy(), np.int64)
+
+
+def _check_aligned(
+    task: str, name: str, value: Any, sizes: Int[np.ndarray, " B"], first: int
+) -> None:
+    found = _sizes(value)
+    if (found != sizes).any():
+        index = int((found != sizes).argmax())
+        raise InputError(
+            f"task {task!r}, example {first + index}: {name} has {found[index]} rows "
+            f"beside {sizes[index]} tokens. Teacher rows must be attached after EOS is "
+            "in place."
+        )
+
+
+def remove(cache_dir: str | os.PathLike[str]) -> None:
+    """Deletes all cached examples below a folder."""
+    shutil.rmtree(cache_dir, ignore_errors=True)

@@ -1,0 +1,309 @@
+"""What a run shows: the step line, JSON lines and TensorBoard.
+
+Metrics are (sum, count) pairs of one step; a line shows the quotient of the sums over
+the steps since the last line. Sums are float64 on the host and travel with the
+checkpoint, so a resumed run writes the lines an undisturbed one would have written.
+"""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from specialize import outputs
+from specialize.progress import console
+
+METRICS_FILE = "metrics.jsonl"
+
+Pair = tuple[float, float]
+
+
+class Interval:
+    """Metrics and tokens since the last line.
+
+    Attributes:
+        sums: name -> [sum, count].
+        steps: how many were added.
+    """
+
+    def __init__(self, saved: Mapping[str, Any] | None = None) -> None:
+        saved = saved or {}
+        self.sums: dict[str, list[float]] = {
+            name: [float(total), float(count)]
+            for name, (total, count) in saved.get("sums", {}).items()
+        }
+        self.steps = int(saved.get("steps", 0))
+
+    def add(self, metrics: Mapping[str, Pair]) -> None:
+        """Adds one step's metrics."""
+        self.steps += 1
+        for name, (total, count) in metrics.items():
+            pair = self.sums.setdefault(name, [0.0, 0.0])
+            pair[0] += float(total)
+            pair[1] += float(count)
+
+    def means(self) -> dict[str, float]:
+        """Sum over count of every metric that was counted."""
+        return {
+            name: total / count for name, (total, count) in self.sums.items() if count
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """What the constructor reads; floats survive JSON exactly."""
+        return {"sums": self.sums, "steps": self.steps}
+
+
+class Clock:
+    """Seconds a step, from when results arrived; the first step compiles."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._average: float | None = None
+        self._interval = 0.0
+        self._steps = 0
+
+    def tick(self) -> None:
+        """Notes that one more step has ended."""
+        now = time.perf_counter()
+        if self._last is not None:
+            self._interval += now - self._last
+            self._steps += 1
+        self._last = now
+
+    def pause(self) -> None:
+        """Leaves what happens until the next tick out (evaluation, saving)."""
+        self._last = None
+
+    def read(self) -> float | None:
+        """Mean seconds a step since the last reading."""
+        if not self._steps:
+            return self._average
+        seconds = self._interval / self._steps
+        self._interval, self._steps = 0.0, 0
+        old = self._average
+        self._average = seconds if old is None else 0.7 * old + 0.3 * seconds
+        return seconds
+
+    @property
+    def average(self) -> float | None:
+        """Seconds a step, smoothed over lines; for the time that is left."""
+        return self._average
+
+
+class Sight:
+    """Writes lines on process 0, and nothing elsewhere.
+
+    Args:
+        model_dir: the run's folder.
+        total_steps: of the run.
+        first_step: steps already taken; later lines of an earlier run are dropped.
+        flops_per_step: model FLOPs of a step.
+        peak: FLOP/s the devices could do.
+        active: whether this process writes.
+        tensorboard: whether to write summaries for TensorBoard.
+    """
+
+    def __init__(
+        self,
+        model_dir: pathlib.Path,
+        *,
+        total_steps: int,
+        first_step: int,
+        flops_per_step: float,
+        peak: float,
+        active: bool = True,
+        tensorboard: bool = True,
+    ) -> None:
+        self.total_steps = total_steps
+        self.flops_per_step = flops_per_step
+        self.peak = peak
+        self.active = active
+        self._path = model_dir / METRICS_FILE
+        self._writer = None
+        if not active:
+            return
+        _drop_after(self._path, first_step)
+        self._file = open(self._path, "a", encoding="utf-8")
+        if tensorboard:
+            from clu import metric_writers
+
+            self._writer = metric_writers.AsyncWriter(
+                metric_writers.SummaryWriter(os.fspath(model_dir / "tensorboard"))
+            )
+
+    def line(
+        self,
+        step: int,
+        means: Mapping[str, float],
+        *,
+        seconds: float | None,
+        average: float | None,
+        tokens_per_step: float,
+        learning_rate: float,
+        padding: float,
+        epochs: Mapping[str, float],
+    ) -> None:
+        """Shows and writes the training metrics up to a step.
+
+        Args:
+            step: steps taken.
+            means: metric -> value.
+            seconds: a step, since the last line; None where unknown.
+            average: a step, smoothed.
+            tokens_per_step: encoder and decoder tokens, padding apart.
+            learning_rate: of the last step.
+            padding: share of positions that are padding.
+            epochs: gone through, by task.
+        """
+        if not self.active:
+            return
+        speed: dict[str, float] = {}
+        if seconds:
+            speed = {
+                "seconds_per_step": seconds,
+                "tokens_per_second": tokens_per_step / seconds,
+                "flops_per_second": self.flops_per_step / seconds,
+                "model_flops_utilization": self.flops_per_step / seconds / self.peak,
+            }
+        if average:
+            speed["eta_seconds"] = average * (self.total_steps - step)
+        record = {
+            "step": step,
+            "train": dict(sorted(means.items())),
+            "learning_rate": learning_rate,
+            "padding": padding,
+            "epochs": dict(epochs),
+            "speed": speed,
+        }
+        self._write(record)
+        self._summaries(
+            step,
+            {f"train/{name}": value for name, value in means.items()}
+            | {f"speed/{name}": value for name, value in speed.items()}
+            | {f"epochs/{name}": value for name, value in epochs.items()}
+            | {"train/learning_rate": learning_rate, "train/padding": padding},
+        )
+        if console.is_terminal:
+            text = step_line(step, self.total_steps, record)
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Shows and writes the metrics of an evaluation at a step."""
+        if not self.active:
+            return
+        self._write({"step": step, "eval": dict(sorted(metrics.items()))})
+        self._summaries(step, {f"eval/{name}": v for name, v in metrics.items()})
+        if console.is_terminal:
+            # Totals first; the formats' own lines are in the files.
+            shown = [n for n in metrics if n.count("/") <= 1 and n.endswith(_SHOWN)]
+            text = "  ".join(f"{name} {_short(metrics[name])}" for name in shown)
+            console.print(
+                f"step {step}  evaluation  {text}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def close(self) -> None:
+        """Writes everything out."""
+        if self.active:
+            self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        text = json.dumps(_finite(record))
+        self._file.write(text + "\n")
+        self._file.flush()
+        if not console.is_terminal:
+            print(text, file=sys.stderr, flush=True)
+
+    def _summaries(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self._writer is not None:
+            finite = {n: v for n, v in scalars.items() if math.isfinite(v)}
+            self._writer.write_scalars(step, finite)
+
+
+_SHOWN = ("loss", "kl", "ce", "accuracy")
+
+
+def step_line(step: int, total_steps: int, record: Mapping[str, Any]) -> str:
+    """One line for people.
+
+    `step 120/4000  3.1 s  41 TFLOP/s  MFU 38 %  8.7k tok/s (pad 3 %)  kl .412 ce .88
+    lr 4e-4  eta 2h10`
+    """
+    speed, means = record["speed"], record["train"]
+    parts = [f"step {step}/{total_steps}"]
+    if "seconds_per_step" in speed:
+        parts += [
+            f"{speed['seconds_per_step']:.3g} s",
+            f"{_scaled(speed['flops_per_second'])}FLOP/s",
+            f"MFU {100 * speed['model_flops_utilization']:.0f} %",
+            f"{_scaled(speed['tokens_per_second']).replace(' ', '')} tok/s "
+            f"(pad {100 * record['padding']:.0f} %)",
+        ]
+    losses = [f"{name} {_short(means[name])}" for name in ("kl", "ce") if name in means]
+    parts.append(" ".join(losses) or f"loss {_short(means.get('loss', math.nan))}")
+    parts.append(f"lr {_rate(record['learning_rate'])}")
+    if "eta_seconds" in speed:
+        parts.append(f"eta {_duration(speed['eta_seconds'])}")
+    return "  ".join(parts)
+
+
+def _scaled(value: float) -> str:
+    for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g} {unit}"
+    return f"{value:.3g} "
+
+
+def _short(value: float) -> str:
+    text = f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
+    return text[1:] if text.startswith("0.") else text
+
+
+def _rate(value: float) -> str:
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(exponent)}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d{hour:02d}h"
+    if hours:
+        return f"{hours}h{minute:02d}"
+    return f"{minute}m{second:02d}" if minute else f"{second}s"
+
+
+def _drop_after(path: pathlib.Path, step: int) -> None:
+    """Drops lines behind a step, and a last line that was cut off by a kill."""
+    if not path.exists():
+        return
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    outputs.write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: it becomes null."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,162 @@
+"""One optimizer step and one evaluation step, as pure functions of arrays.
+
+The loss arrives as (sum, weight): microbatches, devices and hosts add, and the division
+happens once. A step whose loss or gradient is not finite changes nothing, and neither
+does any step after it: the state stays the last good one without the host having to
+look before it sends the next batch.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, tuple[Array, Array]]
+
+
+class Sums(Protocol):
+    """What a model returns for a batch: sums over target positions."""
+
+    loss: Float[Array, ""]
+    weight: Float[Array, ""]
+    metrics: Any
+
+
+LossSums = Callable[[Any, Batch, Array | None], Any]
+
+
+def split_rows(batch: Batch, microbatches: int) -> dict[str, Shaped[Array, "M b ..."]]:
+    """[B ...] -> [M B/M ...]; microbatch m takes the rows m, m + M, m + 2M, ...
+
+    Strided, so that every device's rows are divided among the microbatches and none
+    has to be sent elsewhere.
+    """
+
+    def split(values: Array) -> Array:
+        rows = values.shape[0] // microbatches
+        parts = values.reshape(rows, microbatches, *values.shape[1:])
+        return jnp.swapaxes(parts, 0, 1)
+
+    return {name: split(values) for name, values in batch.items()}
+
+
+def gradient_sums(
+    loss_sums: LossSums,
+    params: Any,
+    batch: Batch,
+    key: Array,
+    microbatches: int,
+) -> tuple[Any, Any]:
+    """Sum of the loss over a batch, and its gradient, in `microbatches` parts.
+
+    Args:
+        loss_sums: (params, batch, dropout key) -> sums.
+        params: differentiated.
+        batch: arrays with B rows; B is a multiple of `microbatches`.
+        key: for dropout; each microbatch folds in its number.
+        microbatches: how many parts are gone through one after another.
+
+    Returns:
+        (sums, gradient of the loss sum), in float32.
+    """
+
+    def part_sums(part: Batch, number: Any) -> tuple[Any, Any]:
+        def scalar(values: Any) -> tuple[Array, Any]:
+            sums = loss_sums(values, part, jax.random.fold_in(key, number))
+            return sums.loss, sums
+
+        (_, sums), gradient = jax.value_and_grad(scalar, has_aux=True)(params)
+        return sums, gradient
+
+    if microbatches == 1:
+        return part_sums(batch, 0)
+    parts = split_rows(batch, microbatches)
+
+    def add(total: Any, item: tuple[Any, Any]) -> tuple[Any, None]:
+        part, number = item
+        return jax.tree.map(jnp.add, total, part_sums(part, number)), None
+
+    first = jax.tree.map(lambda values: values[0], parts)
+    rest = jax.tree.map(lambda values: values[1:], parts)
+    numbers = jnp.arange(1, microbatches)
+    total, _ = jax.lax.scan(add, part_sums(first, 0), (rest, numbers))
+    return total
+
+
+def make_train_step(
+    loss_sums: LossSums,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    microbatches: int = 1,
+) -> Callable[[Any, Bool[Array, ""], Batch], tuple[Any, Bool[Array, ""], Metrics]]:
+    """The function of one optimizer step, ready for `jax.jit`.
+
+    Args:
+        loss_sums: (params, batch, dropout key) -> sums.
+        optimizer: an optax chain.
+        seed: of dropout; the key of a step is this seed with the step folded in.
+        microbatches: parts of a batch; they never change the result beyond rounding.
+
+    Returns:
+        (state, healthy, batch) -> (state, healthy, metrics). The state is a dict of
+        "params", "opt_state" and "step" (int32, steps taken). `healthy` becomes
+        False with the first step that is not finite. Metrics are (sum, count) pairs.
+    """
+
+    def train_step(
+        state: dict[str, Any], healthy: Bool[Array, ""], batch: Batch
+    ) -> tuple[dict[str, Any], Bool[Array, ""], Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        sums, gradient = gradient_sums(
+            loss_sums, state["params"], batch, key, microbatches
+        )
+        # The one division. A batch without targets (all weights 0) changes nothing.
+        weight = jnp.maximum(sums.weight, jnp.finfo(jnp.float32).tiny)
+        gradient = jax.tree.map(lambda g: g / weight, gradient)
+        norm = optax.global_norm(gradient)
+        updates, opt_state = optimizer.update(
+            gradient, state["opt_state"], state["params"]
+        )
+        new = {
+            "params": optax.apply_updates(state["params"], updates),
+            "opt_state": opt_state,
+            "step": state["step"] + 1,
+        }
+        finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm)
+        healthy = healthy & finite
+        state = jax.tree.map(lambda a, b: jnp.where(healthy, a, b), new, state)
+        one = jnp.ones((), jnp.float32)
+        metrics = {
+            **dict(sums.metrics),
+            "loss": (sums.loss, sums.weight),
+            "grad_norm": (norm, one),
+            "finite": (finite.astype(jnp.float32), one),
+        }
+        return state, healthy, metrics
+
+    return train_step
+
+
+def make_eval_step(
+    loss_sums: LossSums,
+) -> Callable[[Any, Batch], Metrics]:
+    """(params, batch) -> (sum, count) metrics of a batch, without dropout."""
+
+    def eval_step(params: Any, batch: Batch) -> Metrics:
+        sums = loss_sums(params, batch, None)
+        return {**dict(sums.metrics), "loss": (sums.loss, sums.weight)}
+
+    return eval_step
+
+
+def initial_state(
+    params: Any, optimizer: optax.GradientTransformation
+) -> dict[str, Any]:
+    """The state before the first step."""
+    step: Int[Array, ""] = jnp.zeros((), jnp.int32)
+    return {"params": params, "opt_state": optimizer.init(params), "step": step}

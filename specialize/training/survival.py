@@ -1,0 +1,141 @@
+"""Ends that are not the end: a signal, a NaN, a run that is taken up again."""
+
+import contextlib
+import json
+import pathlib
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from specialize import outputs
+from specialize.errors import InputError
+
+
+class NonFiniteError(FloatingPointError):
+    """A step's loss or gradient was not finite; the state before it was saved."""
+
+
+class Stop:
+    """Whether this run was asked to end.
+
+    Attributes:
+        asked: True after SIGTERM or SIGINT on this process.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def at(self, step: int) -> bool:
+        """Whether all processes end after this step.
+
+        Several processes may be told at different moments; the coordination service
+        of `jax.distributed` chooses one step for all of them.
+        """
+        if jax.process_count() == 1:
+            return self.asked
+        from jax.experimental import multihost_utils
+
+        return bool(multihost_utils.reached_preemption_sync_point(step))
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Stop]:
+    """Turns SIGTERM and the first SIGINT into a wish to stop after the current step.
+
+    A second SIGINT interrupts at once. In several processes JAX itself listens for
+    SIGTERM (its preemption service), so only SIGINT is taken over.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        del frame
+        if stop.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    taken = [signal.SIGTERM] if jax.process_count() == 1 else []
+    if jax.process_count() == 1:
+        taken.append(signal.SIGINT)
+    before = {number: signal.signal(number, ask) for number in taken}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def record_nonfinite(
+    model_dir: pathlib.Path,
+    step: int,
+    metrics: Mapping[str, tuple[float, float]],
+    batch: Mapping[str, np.ndarray],
+    record_ids: list[list[str]],
+) -> pathlib.Path:
+    """Writes down the batch that was not finite.
+
+    Args:
+        model_dir: the run's folder.
+        step: 0-based number of the step.
+        metrics: its (sum, count) pairs.
+        batch: the rows this process made.
+        record_ids: records in every row of the global batch.
+
+    Returns:
+        The JSON file; the arrays lie beside it as .npz.
+    """
+    path = model_dir / f"nonfinite-{step}.json"
+    with outputs.staged_file(path.with_suffix(".npz")) as staged:
+        with open(staged, "wb") as file:
+            np.savez_compressed(file, **{name: batch[name] for name in batch})
+    shown = {name: [repr(float(v)) for v in pair] for name, pair in metrics.items()}
+    outputs.write_text(
+        path,
+        json.dumps(
+            {"step": step, "metrics": shown, "record_ids": record_ids}, indent=1
+        ),
+    )
+    return path
+
+
+def nonfinite_message(
+    step: int, path: pathlib.Path, saved: int, record_ids: list[list[str]]
+) -> str:
+    """What to say when a step was not finite."""
+    ids = [record for row in record_ids for record in row]
+    some = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
+    return (
+        f"loss or gradient of step {step + 1} is not finite. The state before it is saved "
+        f"as checkpoint {saved}; the batch is in {path} (records {some}). Lower "
+        "LEARNING_RATE, set CLIP_NORM, or look at those records; then start again."
+    )
+
+
+def check_resumable(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuses to go on from a checkpoint of another run.
+
+    Args:
+        saved: what decided the run's trajectory when the checkpoint was written.
+        now: the same of this run.
+
+    Raises:
+        InputError: naming what differs, with both values.
+    """
+    differing = [
+        f"{name} was {saved.get(name)!r}, is {value!r}"
+        for name, value in now.items()
+        if saved.get(name) != value
+    ]
+    if differing:
+        raise InputError(
+            "The checkpoint belongs to another run: "
+            + "; ".join(differing)
+            + ". Set these back, or name another MODEL_DIR (INITIAL_CHECKPOINT_PATH can "
+            "take its weights)."
+        )

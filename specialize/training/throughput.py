@@ -1,0 +1,116 @@
+"""What a step costs in floating-point operations, and what the machine could do."""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# Dense bfloat16 peaks, FLOP/s a device (makers' data sheets); by prefix of JAX's
+# `device_kind`, lower case, the longest first.
+PEAKS = {
+    "nvidia h200": 989e12,
+    "nvidia h100 pcie": 756e12,
+    "nvidia h100": 989e12,
+    "nvidia a100": 312e12,
+    "nvidia l4": 121e12,
+    "tpu v6 lite": 918e12,
+    "tpu v6e": 918e12,
+    "tpu v5 lite": 197e12,
+    "tpu v5e": 197e12,
+    "tpu v5p": 459e12,
+    "tpu v5": 459e12,
+    "tpu v4": 275e12,
+    "tpu v3": 61.5e12,
+    "tpu v2": 23e12,
+}
+
+
+class Shape(NamedTuple):
+    """The numbers of a T5 that decide its operations.
+
+    Attributes:
+        emb_dim: D.
+        joined_kv: heads times their size.
+        mlp_dim: units of a feed-forward layer.
+        gates: matrices into the feed-forward units (2 where gated).
+        encoder_layers: of the encoder.
+        decoder_layers: of the decoder.
+        vocab_size: V, rows of the head.
+    """
+
+    emb_dim: int
+    joined_kv: int
+    mlp_dim: int
+    gates: int
+    encoder_layers: int
+    decoder_layers: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, config: Any) -> "Shape":
+        """From a `T5Config`."""
+        return cls(
+            emb_dim=config.emb_dim,
+            joined_kv=config.num_heads * config.head_dim,
+            mlp_dim=config.mlp_dim,
+            gates=len(config.mlp_activations),
+            encoder_layers=config.num_encoder_layers,
+            decoder_layers=config.num_decoder_layers,
+            vocab_size=config.vocab_size,
+        )
+
+
+def training_flops(
+    shape: Shape, rows: int, input_length: int, target_length: int
+) -> float:
+    """Model FLOPs of one training step (Chowdhery et al., 2022, appendix B).
+
+    Matrix products only, forward once and backward twice; what rematerialisation
+    repeats does not count, padding does.
+
+    Args:
+        shape: of the network.
+        rows: B.
+        input_length: S.
+        target_length: L.
+    """
+    s, t = input_length, target_length
+    attention = 4 * shape.emb_dim * shape.joined_kv
+    mlp = (shape.gates + 1) * shape.emb_dim * shape.mlp_dim
+    encoder = s * (attention + mlp) + 2 * s * s * shape.joined_kv
+    # Cross-attention: queries and outputs on targets, keys and values on inputs.
+    cross = (t + s) * attention / 2 + 2 * s * t * shape.joined_kv
+    decoder = t * (attention + mlp) + 2 * t * t * shape.joined_kv + cross
+    head = t * shape.emb_dim * shape.vocab_size
+    multiplications = (
+        shape.encoder_layers * encoder + shape.decoder_layers * decoder + head
+    )
+    return 6.0 * rows * multiplications
+
+
+def peak_flops(devices: int) -> tuple[float, str]:
+    """FLOP/s all devices could do together, and where the figure comes from.
+
+    Known accelerators have their maker's dense bfloat16 figure. Of anything else, a
+    2048 x 2048 float32 product under jit is measured; simulated devices of one CPU
+    share it.
+    """
+    kind = jax.devices()[0].device_kind.lower()
+    for name, peak in PEAKS.items():
+        if kind.startswith(name):
+            return peak * devices, f"{name}, dense bfloat16"
+    return measured_matmul(), f"{kind}, measured 2048 x 2048 float32"
+
+
+def measured_matmul(size: int = 2048, repetitions: int = 3) -> float:
+    """FLOP/s of a square float32 product under jit on one device: the best run."""
+    matrix = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    product(matrix).block_until_ready()
+    best = float("inf")
+    for _ in range(repetitions):
+        begin = time.perf_counter()
+        product(matrix).block_until_ready()
+        best = min(best, time.perf_counter() - begin)
+    return 2.0 * size**3 / best

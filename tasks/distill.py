@@ -1,0 +1,235 @@
+"""The corpus as four tasks, one a format, and mixtures of them.
+
+| name | what |
+|---|---|
+| `specialize_gsm8k_<format>` | one of the four formats of `corpus.records.FORMATS` |
+| `specialize_gsm8k_four_formats` | all four |
+| `specialize_gsm8k_in_context`, `specialize_gsm8k_zero_shot` | the paper's ablations |
+
+Rates are examples drawn of each task, relative to the others. By default they are the
+numbers of records in the corpus, so that every record is seen equally often; gin
+(`tasks.distill.rate.<format>`) sets them otherwise. Importing this module reads no data.
+"""
+
+import functools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+import seqio
+import tensorflow as tf
+
+from specialize.corpus import shards
+from specialize.corpus.manifest import Manifest
+from specialize.corpus.records import FORMATS
+from specialize.errors import InputError
+from tasks import locations, preprocessors
+
+# Buckets of the hash that decides which problems are held out.
+BUCKETS = 10_000
+
+
+@gin.configurable(module="tasks.distill")
+def held_out(fraction: float = 0.0) -> float:
+    """Share of the problems that split "validation" has and "train" has not.
+
+    Whole problems are held out, by a hash of their ids: no other sample or format of
+    theirs is trained on. In-context inputs may still show them as demonstrations.
+
+    Raises:
+        InputError: not within [0, 1).
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise InputError(f"tasks.distill.held_out.fraction={fraction}: 0 <= it < 1.")
+    return fraction
+
+
+@gin.configurable(module="tasks.distill")
+def rate(
+    task: Any,
+    in_context_cot: float | None = None,
+    in_context_answer_only: float | None = None,
+    zero_shot_cot: float | None = None,
+    zero_shot_answer_only: float | None = None,
+) -> float:
+    """How often a task's examples are drawn in the mixtures.
+
+    Args:
+        task: the SeqIO task.
+        in_context_cot: rate of this format; None is its number of records.
+        in_context_answer_only: as above.
+        zero_shot_cot: as above.
+        zero_shot_answer_only: as above.
+
+    Raises:
+        InputError: a rate is negative, or there is no corpus to count.
+    """
+    rates = {
+        "in_context_cot": in_context_cot,
+        "in_context_answer_only": in_context_answer_only,
+        "zero_shot_cot": zero_shot_cot,
+        "zero_shot_answer_only": zero_shot_answer_only,
+    }
+    name = task.source.format
+    chosen = rates[name]
+    if chosen is None:
+        return float(Manifest.load(locations.corpus_dir()).counts().get(name, 0))
+    if chosen < 0:
+        raise InputError(f"tasks.distill.rate.{name}={chosen} must not be negative.")
+    return float(chosen)
+
+
+class CorpusSource(seqio.DataSource):
+    """The records of one format in the corpus folder, found when they are read.
+
+    Args:
+        format: one of `FORMATS`.
+    """
+
+    def __init__(self, format: str) -> None:
+        super().__init__(splits=("train", "validation"))
+        self.format = format
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """Any number of shards: records are dealt out one by one."""
+        return True
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        """The files of this format, after the checks of `get_dataset`."""
+        del split
+        return self._paths()
+
+    def num_input_examples(self, split: str) -> int | None:
+        """Records of a split; None where a share is held out."""
+        if held_out():
+            return None
+        counts = Manifest.load(locations.corpus_dir()).counts()
+        return counts.get(self.format, 0) if split == "train" else 0
+
+    def get_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+    ) -> tf.data.Dataset:
+        """Reads and parses the records of a split.
+
+        Raises:
+            InputError: no corpus, not whole, made with another vocabulary, without
+                this format, or nothing held out for "validation".
+        """
+        paths = self._paths()
+        k = Manifest.load(locations.corpus_dir()).fingerprint.k
+        fraction = held_out()
+        if split == "validation" and not fraction:
+            raise InputError(
+                f"{self.format}: no records are held out. Set "
+                "tasks.distill.held_out.fraction, for example to 0.02, or measure no "
+                "held-out loss."
+            )
+        files = tf.data.Dataset.from_tensor_slices(list(paths))
+        if shuffle:
+            files = files.shuffle(len(paths), seed=seed)
+        dataset = files.interleave(
+            lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP"),
+            cycle_length=len(paths),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        if shard_info is not None:
+            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
+        dataset = dataset.map(
+            functools.partial(shards.parse_example, k=k),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        if fraction:
+            wanted = split == "validation"
+            limit = round(fraction * BUCKETS)
+
+            def in_split(record: dict[str, tf.Tensor]) -> tf.Tensor:
+                problem = tf.strings.regex_replace(record["id"], "/.*", "")
+                bucket = tf.strings.to_hash_bucket_fast(problem, BUCKETS)
+                return tf.equal(bucket < limit, wanted)
+
+            dataset = dataset.filter(in_split)
+        return dataset
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the records besides the files."""
+        return {"held_out": held_out()}
+
+    def _paths(self) -> list[str]:
+        vocabulary = locations.VOCABULARY
+        digest = _sha256(vocabulary.sentencepiece_model_file)
+        return shards.shard_paths(
+            locations.corpus_dir(), self.format, vocabulary_sha256=digest
+        )
+
+
+@functools.lru_cache(maxsize=4)
+def _digest(path: str, size: int, changed: int) -> str:
+    import hashlib
+    import pathlib
+
+    del size, changed
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def _sha256(path: str) -> str:
+    stat = os.stat(path)
+    return _digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+class StudentIds(seqio.PassThroughVocabulary):
+    """Ids of the student's vocabulary that are not to be tokenized."""
+
+    def __init__(self) -> None:
+        super().__init__(size=1 << 16)
+
+
+def output_features() -> dict[str, seqio.Feature]:
+    """Features of a distillation task; the teacher's are aligned with "targets"."""
+    text = {
+        name: seqio.Feature(locations.VOCABULARY, add_eos=True)
+        for name in ("inputs", "targets")
+    }
+    ids = StudentIds()
+
+    def teacher(rank: int, dtype: tf.DType) -> seqio.Feature:
+        return seqio.Feature(ids, add_eos=False, rank=rank, dtype=dtype)
+
+    return {
+        **text,
+        "teacher_ids": teacher(2, tf.int32),
+        "teacher_probs": teacher(2, tf.float32),
+        "teacher_tail": teacher(1, tf.float32),
+        "format_id": teacher(1, tf.int32),
+    }
+
+
+for _format in FORMATS:
+    seqio.TaskRegistry.add(
+        f"specialize_gsm8k_{_format}",
+        source=CorpusSource(_format),
+        preprocessors=[
+            preprocessors.distillation_features,
+            preprocessors.fit_records,
+        ],
+        output_features=output_features(),
+        metric_fns=[],
+        shuffle_buffer_size=10_000,
+    )
+
+for _mixture, _formats in {
+    "four_formats": FORMATS,
+    "in_context": [name for name in FORMATS if name.startswith("in_context")],
+    "zero_shot": [name for name in FORMATS if name.startswith("zero_shot")],
+}.items():
+    seqio.MixtureRegistry.add(
+        f"specialize_gsm8k_{_mixture}",
+        [f"specialize_gsm8k_{name}" for name in _formats],
+        default_rate=rate,
+    )

@@ -1,0 +1,196 @@
+"""From records to features: teacher rows beside tokens, and lengths that fit.
+
+What does not fit is cut by one rule, in this order:
+
+1. An in-context input loses whole demonstrations from the front until it fits. The
+   question, the last part, is never cut.
+2. An example whose question alone does not fit is left out.
+3. A target loses tokens from its end, with their teacher rows; EOS and its row stay.
+
+Every example says in "cuts" what it lost: [demonstrations dropped, input tokens cut,
+target tokens cut]. The embedded engine counts them and shows the counts.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+# What stands between two demonstrations, and before the question (corpus/prompts.py).
+SEPARATOR = "\n\nQ: "
+TEACHER_FEATURES = ("teacher_ids", "teacher_probs", "teacher_tail", "format_id")
+
+Example = dict[str, tf.Tensor]
+
+
+@seqio.map_over_dataset
+def name_records(example: Example) -> Example:
+    """{"line": 3, ...} -> {"record_id": "3", ...}."""
+    rest = {key: value for key, value in example.items() if key != "line"}
+    return {**rest, "record_id": tf.strings.as_string(example["line"])}
+
+
+def fit_text(
+    dataset: tf.data.Dataset,
+    output_features: Mapping[str, seqio.Feature],
+    sequence_length: Mapping[str, int] | None = None,
+) -> tf.data.Dataset:
+    """Cuts plain inputs and targets at their ends and appends EOS.
+
+    Nothing is known of such a text, so an input too long loses its end, as in SeqIO.
+    """
+
+    def fit(example: Example) -> Example:
+        out = dict(example)
+        cuts = [tf.constant(0, tf.int32)]
+        for name in ("inputs", "targets"):
+            out[name], cut = _cut(
+                example[name], output_features[name], (sequence_length or {}).get(name)
+            )
+            cuts.append(cut)
+        out["cuts"] = tf.stack(cuts)
+        return out
+
+    return dataset.map(fit, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def distillation_features(
+    dataset: tf.data.Dataset,
+    output_features: Mapping[str, seqio.Feature],
+) -> tf.data.Dataset:
+    """Parsed records -> features, EOS and teacher rows in place.
+
+    Args:
+        dataset: elements with the fields of `corpus.shards.parse_example`:
+            "input_ids" [S], "target_ids" [L] (EOS last), "teacher_ids" and
+            "teacher_probs" [L K], "teacher_tail" [L], "format_id", "inputs", "targets"
+            and "id".
+        output_features: of the task.
+
+    Returns:
+        Elements with "inputs" [S+1] int32 (EOS in place), "targets" [L] int32,
+        "teacher_ids" [L K] int32, "teacher_probs" [L K] float32, "teacher_tail" [L]
+        float32, "format_id" [L] int32, and on the host "record_id",
+        "inputs_pretokenized", "targets_pretokenized".
+    """
+    eos = output_features["inputs"].vocabulary.eos_id
+
+    def convert(record: Example) -> Example:
+        targets = record["target_ids"]
+        probs, tail = normalised(record["teacher_logprobs"], record["teacher_tail"])
+        inputs = tf.cast(record["input_ids"], tf.int32)
+        return {
+            "inputs": tf.concat([inputs, [eos]], 0),
+            "targets": targets,
+            "teacher_ids": tf.cast(record["teacher_ids"], tf.int32),
+            "teacher_probs": probs,
+            "teacher_tail": tail,
+            "format_id": tf.fill(
+                tf.shape(targets), tf.cast(record["format"], tf.int32)
+            ),
+            "record_id": record["id"],
+            "inputs_pretokenized": record["inputs"],
+            "targets_pretokenized": record["targets"],
+        }
+
+    return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def fit_records(
+    dataset: tf.data.Dataset,
+    output_features: Mapping[str, seqio.Feature],
+    sequence_length: Mapping[str, int] | None = None,
+) -> tf.data.Dataset:
+    """Makes inputs and targets fit by the rule at the head of this module."""
+    limits = dict(sequence_length or {})
+    vocabulary = output_features["inputs"].vocabulary
+
+    def fit(example: Example) -> Example:
+        out = dict(example)
+        dropped = tf.constant(0, tf.int32)
+        if limits.get("inputs"):
+            out["inputs"], dropped = _drop_demonstrations(
+                example["inputs"],
+                example["inputs_pretokenized"],
+                vocabulary,
+                int(limits["inputs"]),
+            )
+        cut = tf.constant(0, tf.int32)
+        if limits.get("targets"):
+            limit = int(limits["targets"])
+            cut = tf.maximum(tf.shape(example["targets"])[0] - limit, 0)
+            for name in ("targets", *TEACHER_FEATURES):
+                out[name] = _keep_last(example[name], limit)
+        out["cuts"] = tf.stack([dropped, tf.constant(0, tf.int32), cut])
+        return out
+
+    dataset = dataset.map(fit, num_parallel_calls=tf.data.AUTOTUNE)
+    if limits.get("inputs"):
+        limit = int(limits["inputs"])
+        dataset = dataset.filter(
+            lambda example: tf.shape(example["inputs"])[0] <= limit
+        )
+    return dataset
+
+
+def _drop_demonstrations(
+    ids: tf.Tensor, text: tf.Tensor, vocabulary: Any, limit: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Drops whole demonstrations from the front until `ids` has `limit` tokens.
+
+    SentencePiece pieces never cross white space, so the ids of the text that remains
+    are the ids it would have had alone.
+    """
+
+    def shorten() -> tuple[tf.Tensor, tf.Tensor]:
+        parts = tf.strings.split(text, SEPARATOR)
+        last = tf.shape(parts)[0] - 1
+
+        def encoded(dropped: tf.Tensor) -> tf.Tensor:
+            rest = tf.strings.reduce_join(parts[dropped:], separator=SEPARATOR)
+            rest = tf.where(dropped > 0, tf.strings.join(["Q: ", rest]), rest)
+            tokens = tf.cast(vocabulary.encode_tf(rest), tf.int32)
+            return tf.concat([tokens, [vocabulary.eos_id]], 0)
+
+        def too_long(dropped: tf.Tensor, tokens: tf.Tensor) -> tf.Tensor:
+            return (tf.shape(tokens)[0] > limit) & (dropped < last)
+
+        def one_more(
+            dropped: tf.Tensor, tokens: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            del tokens
+            return dropped + 1, encoded(dropped + 1)
+
+        dropped, tokens = tf.while_loop(
+            too_long,
+            one_more,
+            (tf.constant(0, tf.int32), ids),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([None])),
+        )
+        return tokens, dropped
+
+    fits = tf.shape(ids)[0] <= limit
+    return tf.cond(fits, lambda: (ids, tf.constant(0, tf.int32)), shorten)
+
+
+def _keep_last(values: tf.Tensor, limit: int) -> tf.Tensor:
+    """The first `limit` rows, the last of them replaced by the last of all (EOS)."""
+    shape = values.shape
+    values = tf.cond(
+        tf.shape(values)[0] <= limit,
+        lambda: values,
+        lambda: tf.concat([values[: limit - 1], values[-1:]], 0),
+    )
+    return tf.ensure_shape(values, [None, *shape[1:]])
+
+
+def _cut(
+    tokens: tf.Tensor, feature: seqio.Feature, limit: int | None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    eos = [feature.vocabulary.eos_id]
+    length = tf.shape(tokens)[0]
+    if limit is None:
+        return tf.concat([tokens, eos], 0), tf.constant(0, tf.int32)
+    cut = tf.maximum(length - (int(limit) - 1), 0)
+    return tf.concat([tokens[: int(limit) - 1], eos], 0), cut

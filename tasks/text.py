@@ -1,0 +1,137 @@
+"""Plain text-to-text files: pre-training, baselines, anything without a teacher.
+
+`specialize_text_to_text` reads JSON lines {"inputs": ..., "targets": ...} from the file
+that gin (`tasks.text.text_files.train`) or SPECIALIZE_TEXT_PATH names; a second file
+(`.validation`, SPECIALIZE_TEXT_VALIDATION_PATH) is its split "validation". It trains
+with cross-entropy through the same loop as the distillation tasks.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+
+import gin
+import seqio
+import tensorflow as tf
+
+from specialize.errors import InputError
+from tasks import locations, preprocessors
+
+VARIABLES = {
+    "train": "SPECIALIZE_TEXT_PATH",
+    "validation": "SPECIALIZE_TEXT_VALIDATION_PATH",
+}
+
+
+@gin.configurable(module="tasks.text")
+def text_files(
+    train: str | None = None, validation: str | None = None
+) -> dict[str, str]:
+    """The file of each split that has one; gin first, then the environment."""
+    named = {"train": train, "validation": validation}
+    found = {
+        split: path or os.environ.get(VARIABLES[split]) for split, path in named.items()
+    }
+    return {split: path for split, path in found.items() if path}
+
+
+class JsonLinesSource(seqio.DataSource):
+    """JSON lines with the string fields "inputs" and "targets", found when read."""
+
+    def __init__(self) -> None:
+        super().__init__(splits=tuple(VARIABLES))
+
+    @property
+    def supports_arbitrary_sharding(self) -> bool:
+        """Any number of shards: lines are dealt out one by one."""
+        return True
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        """The one file of a split."""
+        return [os.fspath(self._path(split))]
+
+    def num_input_examples(self, split: str) -> int | None:
+        """Unknown before the file is read."""
+        del split
+        return None
+
+    def get_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
+    ) -> tf.data.Dataset:
+        """Reads a split.
+
+        Raises:
+            InputError: no file is named, it is missing, or a line is malformed.
+        """
+        inputs, targets, numbers = _read(self._path(split))
+        count = len(inputs)
+        dataset = tf.data.Dataset.from_tensor_slices(
+            {"inputs": inputs, "targets": targets, "line": numbers}
+        )
+        if shard_info is not None:
+            dataset = dataset.shard(shard_info.num_shards, shard_info.index)
+        if shuffle:
+            dataset = dataset.shuffle(count, seed=seed)
+        return dataset
+
+    def _path(self, split: str) -> pathlib.Path:
+        files = text_files()
+        if split not in files:
+            raise InputError(
+                f"No text file is named for split {split!r}. Bind tasks.text.text_files."
+                f"{split} in gin, or set {VARIABLES[split]}."
+            )
+        path = pathlib.Path(files[split]).expanduser()
+        if not path.is_file():
+            raise InputError(f"The text file {path} (split {split!r}) does not exist.")
+        return path
+
+
+def _read(path: pathlib.Path) -> tuple[list[str], list[str], list[int]]:
+    inputs: list[str] = []
+    targets: list[str] = []
+    numbers: list[int] = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                pair = record["inputs"], record["targets"]
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise InputError(
+                    f"{path}:{number}: expected a JSON object with 'inputs' and "
+                    f"'targets' ({error!r}). Mend or remove the line."
+                ) from error
+            if not all(isinstance(text, str) and text.strip() for text in pair):
+                raise InputError(
+                    f"{path}:{number}: 'inputs' and 'targets' must be texts that are "
+                    f"not empty; got {pair!r}. Mend or remove the line."
+                )
+            inputs.append(pair[0])
+            targets.append(pair[1])
+            numbers.append(number)
+    if not inputs:
+        raise InputError(f"{path} holds no line of JSON.")
+    return inputs, targets, numbers
+
+
+seqio.TaskRegistry.add(
+    "specialize_text_to_text",
+    source=JsonLinesSource(),
+    preprocessors=[
+        preprocessors.name_records,
+        seqio.preprocessors.tokenize,
+        preprocessors.fit_text,
+    ],
+    output_features={
+        name: seqio.Feature(locations.VOCABULARY, add_eos=True)
+        for name in ("inputs", "targets")
+    },
+    metric_fns=[],
+)
