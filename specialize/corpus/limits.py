@@ -36,7 +36,7 @@ class Limits:
                 await self._tokens.acquire(part)
                 due -= part
 
-    def settle(self, estimated: float, real: float | None) -> None:
+    def settle(self, estimated: float, real: int | None) -> None:
         """Says what a request really cost, in tokens."""
         if real is not None:
             self._debt += real - estimated

@@ -89,7 +89,8 @@ class ResponseStore:
         if self.path.is_dir():
             raise InputError(f"{self.path} is a folder, expected a database file.")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        mode = "rwc" if create else "ro"
+        # A reader opens "rw", too: what a killed run left in the log is read so.
+        mode = "rwc" if create else "rw" if os.access(self.path, os.W_OK) else "ro"
         self._writes = create
         try:
             # The writer's thread is the event loop's executor, so not this one.
@@ -98,7 +99,7 @@ class ResponseStore:
                 uri=True,
                 isolation_level=None,
                 check_same_thread=False,
-                timeout=5.0,
+                timeout=0.5,
             )
             self._prepare()
         except sqlite3.OperationalError as error:
@@ -301,6 +302,7 @@ class ResponseStore:
                 )
             return
         # FULL: an answer that was paid for survives a power cut, too.
+        execute("PRAGMA locking_mode = EXCLUSIVE")
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = FULL")
         if empty:
@@ -308,6 +310,8 @@ class ResponseStore:
                 f"BEGIN; PRAGMA application_id = {_APPLICATION}; {_TABLES} "
                 f"INSERT INTO meta VALUES ('layout', '{_LAYOUT}'); COMMIT;"
             )
+        execute("BEGIN IMMEDIATE")  # takes the lock now, for as long as we are open
+        execute("COMMIT")
         layout = self._get("layout")
         if layout != _LAYOUT:
             raise InputError(

@@ -5,7 +5,7 @@ An answer that cannot be used says why (`Unusable`), one that may come later say
 """
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from specialize.corpus.records import TeacherToken
 
@@ -93,6 +93,7 @@ class Unusable(Exception):
         self.again = again
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """Whoever answers questions with samples and their top-k."""
 

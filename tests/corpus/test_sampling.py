@@ -1,0 +1,476 @@
+"""Sampling from a server that fails in every way a server can."""
+
+import asyncio
+import collections
+import json
+import sqlite3
+import time
+
+import pytest
+
+from specialize.corpus import panel, sample
+from specialize.corpus.completions import read_completions
+from specialize.corpus.endpoint import Endpoint
+from specialize.corpus.problems import read_gsm8k
+from specialize.corpus.sampling import Plan
+from specialize.errors import InputError
+
+from fault_server import FaultServer  # isort: skip
+
+
+@pytest.fixture
+def problems(world):
+    return read_gsm8k(world.problems)[:6]
+
+
+@pytest.fixture
+def server(problems):
+    server = FaultServer({p.question: p.answers[0] for p in problems})
+    with server.running() as server.url:
+        yield server
+
+
+def ask(
+    server, problems, tmp_path, *, plan=None, endpoint=None, name="r.sqlite", **options
+):
+    plan = {
+        "samples": 4,
+        "samples_per_request": 2,
+        "concurrency": 4,
+        "backoff_s": 0.01,
+    } | (plan or {})
+    endpoint = {"base_url": server.url, "model": "tiny", "timeout_s": 2.0} | (
+        endpoint or {}
+    )
+    options = {"convention": "unknown"} | options
+    path = tmp_path / name
+    return sample.sample(
+        problems, Endpoint(**endpoint), path, Plan(**plan), **options
+    ), path
+
+
+def exported(path):
+    out = path.with_suffix(".jsonl")
+    sample.export(path, out)
+    return out.read_bytes()
+
+
+def test_every_sample_is_asked_once_and_exported_in_order(server, problems, tmp_path):
+    tally, path = ask(server, problems, tmp_path)
+    assert (tally.done, tally.failed, tally.planned) == (24, 0, 24)
+    assert len({r.key for r in server.requests}) == len(server.requests) == 12
+    lines = [json.loads(line) for line in exported(path).splitlines()]
+    assert [(line["problem_id"], line["sample"]) for line in lines] == [
+        (problem.id, number) for problem in problems for number in range(4)
+    ]
+    samples = list(read_completions(path.with_suffix(".jsonl"), problems))
+    assert all(s.rejection is None and s.completion.tokens for s in samples)
+    seeds = {r.question: r.body["seed"] for r in server.requests}
+    assert samples[0].completion.text in {
+        server.text(problems[0].question, seed, index).strip()
+        for seed in [r.body["seed"] for r in server.requests]
+        for index in range(2)
+    }
+    assert len(set(seeds.values())) == len(problems)
+
+
+def test_a_second_run_asks_for_nothing_and_more_samples_only_for_the_new(
+    server, problems, tmp_path
+):
+    ask(server, problems, tmp_path)
+    before = len(server.requests)
+    tally, path = ask(server, problems, tmp_path)
+    assert (tally.cached, tally.done) == (24, 0)
+    assert len(server.requests) == before
+    first = exported(path)
+    tally, _ = ask(server, problems, tmp_path, plan={"samples": 6})
+    assert (tally.cached, tally.done) == (24, 12)
+    assert len({r.key for r in server.requests}) == len(server.requests)
+    assert set(first.splitlines()) < set(exported(path).splitlines())
+
+
+FAULTS = (
+    "429",
+    "500",
+    "hang",
+    "cut",
+    "malformed",
+    "no logprobs",
+    "nan",
+    "null",
+    "positive",
+    "fewer",
+    "mismatch",
+    "no choices",
+)
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_each_fault_is_survived_and_changes_no_answer(server, problems, tmp_path, api):
+    _, path = ask(server, problems, tmp_path, name="calm.sqlite", endpoint={"api": api})
+    calm = exported(path)
+    left = collections.deque(FAULTS)
+    server.requests.clear()
+    met = {}
+
+    def once(request):
+        # The first time a block is asked for, something goes wrong.
+        if request.key in met or not left:
+            return None
+        met[request.key] = left.popleft()
+        return met[request.key]
+
+    server.fault = once
+    tally, path = ask(
+        server,
+        problems,
+        tmp_path,
+        endpoint={"api": api, "timeout_s": 1.0},
+        plan={"concurrency": 3},
+    )
+    assert not left, "not every fault was met"
+    assert (tally.done, tally.failed) == (24, 0)
+    assert tally.retries == {
+        "rate_limit": 1,
+        "server_error": 1,
+        "timeout": 1,
+        "connection": 1,
+        "malformed": 1,
+        "no_logprobs": 2,
+        "bad_logprobs": 2,
+        "tokens_differ": 1,
+        "no_choices": 1,
+    }
+    faulty = exported(path)
+    if "fewer" in met.values():
+        # The rest of that block was asked for by itself, with a seed of its own.
+        (question, _, _) = next(key for key, fault in met.items() if fault == "fewer")
+        identity = next(p.id for p in problems if p.question == question)
+        differing = set(calm.splitlines()) ^ set(faulty.splitlines())
+        assert len(differing) == 2
+        assert all(json.loads(line)["problem_id"] == identity for line in differing)
+
+
+def test_a_server_that_gives_one_choice_at_a_time_is_asked_for_the_rest(
+    server, problems, tmp_path
+):
+    server.max_choices = 1
+    tally, path = ask(server, problems, tmp_path)
+    assert tally.done == 24
+    assert len(server.requests) == 24
+    texts = [json.loads(line)["text"] for line in exported(path).splitlines()]
+    assert len(set(texts)) > 12, "a seed was used twice"
+
+
+def test_retry_after_holds_every_request_back(server, problems, tmp_path):
+    times = []
+
+    def fault(request):
+        times.append(time.monotonic())
+        return "429" if request.number == 0 else None
+
+    server.fault = fault
+    ask(server, problems, tmp_path, plan={"concurrency": 1})
+    assert times[1] - times[0] >= 0.2
+
+
+def test_a_request_that_never_succeeds_is_given_up_and_asked_again_by_the_next_run(
+    server, problems, tmp_path
+):
+    doomed = problems[2].question
+    server.fault = lambda request: "500" if request.question == doomed else None
+    tally, path = ask(server, problems, tmp_path, plan={"attempts": 2})
+    assert (tally.done, tally.failed) == (20, 4)
+    store = sqlite3.connect(path)
+    rows = store.execute(
+        "SELECT question, first_sample, reason FROM failures"
+    ).fetchall()
+    store.close()
+    assert rows == [(problems[2].id, n, "server_error") for n in (0, 2)]
+    server.fault = lambda request: None
+    tally, path = ask(server, problems, tmp_path)
+    assert (tally.cached, tally.done, tally.failed) == (20, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("401", "refuses the key in OPENAI_API_KEY"),
+        ("404", "Check --base_url, --model and --api"),
+        ("400", "5 requests in a row were given up.*refused"),
+        ("no logprobs", "given up.*no_logprobs.*Start the server with log-prob"),
+    ],
+)
+def test_a_run_that_cannot_succeed_ends_with_one_message_and_keeps_what_came(
+    server, problems, tmp_path, fault, message
+):
+    server.fault = lambda request: None if request.number < 2 else fault
+    with pytest.raises(InputError, match=message):
+        ask(server, problems, tmp_path, plan={"concurrency": 2})
+    server.fault = lambda request: None
+    tally, path = ask(server, problems, tmp_path)
+    assert tally.cached == 4
+    assert tally.done == 20
+
+
+def test_no_server_at_all_is_one_message(problems, tmp_path):
+    class Nobody:
+        url = "http://127.0.0.1:9/v1"
+
+    with pytest.raises(InputError, match="connection.*--base_url is right"):
+        ask(Nobody, problems, tmp_path, plan={"attempts": 2})
+
+
+def test_the_key_reaches_the_server_and_no_file_or_message(
+    server, problems, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-123456")
+    server.fault = lambda request: {0: "500", 1: "429"}.get(request.number)
+    ask(server, problems, tmp_path, convention="auto")
+    assert server.requests[0].headers["authorization"] == "Bearer sk-secret-123456"
+    server.fault = lambda request: "401"
+    with pytest.raises(InputError) as caught:
+        ask(server, problems, tmp_path, plan={"samples": 6})
+    exported(tmp_path / "r.sqlite")
+    server.fault = lambda request: "500"
+    with pytest.raises(InputError) as given_up:
+        ask(server, problems, tmp_path, plan={"samples": 8, "attempts": 1})
+    said = "".join(capfd.readouterr()) + str(caught.value) + str(given_up.value)
+    assert "sk-secret" not in said
+    assert "***" in str(given_up.value), "the server's echo of the key was not covered"
+    written = b"".join(p.read_bytes() for p in tmp_path.iterdir())
+    assert b"sk-secret" not in written
+
+
+def test_other_settings_on_the_same_database_are_refused_by_name(
+    server, problems, tmp_path
+):
+    ask(server, problems, tmp_path)
+    with pytest.raises(InputError, match=r"temperature was 0\.5, now 0\.9"):
+        ask(server, problems, tmp_path, endpoint={"temperature": 0.9})
+    with pytest.raises(InputError, match="prompt_sha256 was"):
+        ask(server, problems, tmp_path, prompt="Question: 1?\nThe answer is 1\n")
+
+
+def test_another_problem_file_on_the_same_database_is_refused(
+    server, problems, tmp_path
+):
+    import dataclasses
+
+    ask(server, problems[:1], tmp_path)
+    other = dataclasses.replace(problems[0], question="How many?")
+    with pytest.raises(InputError, match="was another question"):
+        ask(server, [other], tmp_path)
+
+
+def test_two_runs_cannot_pay_for_the_same_samples_at_once(server, problems, tmp_path):
+    from specialize.corpus.responses import ResponseStore
+
+    with ResponseStore(tmp_path / "r.sqlite", create=True):
+        with pytest.raises(InputError, match="another process"):
+            ResponseStore(tmp_path / "r.sqlite", create=True)
+
+
+@pytest.mark.parametrize("content", [b"hello", b"SQLite format 3\x00" + bytes(200)])
+def test_a_file_that_is_no_database_of_ours_is_left_alone(
+    server, problems, tmp_path, content
+):
+    path = tmp_path / "r.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"r\.sqlite"):
+        ask(server, problems, tmp_path)
+    assert path.read_bytes() == content
+
+
+def test_a_database_of_another_program_is_left_alone(server, problems, tmp_path):
+    path = tmp_path / "r.sqlite"
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE theirs (x)")
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="another program"):
+        ask(server, problems, tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_questions_without_a_right_sample_get_more_until_the_limit(
+    server, problems, tmp_path
+):
+    server.right_share = 0.15
+    tally, path = ask(
+        server, problems, tmp_path, plan={"samples": 2, "max_samples": 10}
+    )
+    lines = [json.loads(line) for line in exported(path).splitlines()]
+    gold = {p.id: p.answers[0] for p in problems}
+    by_question = collections.defaultdict(list)
+    for line in lines:
+        by_question[line["problem_id"]].append(
+            line["text"].endswith(f"The answer is {gold[line['problem_id']]}")
+        )
+    unsolved = 0
+    for right in by_question.values():
+        blocks = [any(right[begin : begin + 2]) for begin in range(0, len(right), 2)]
+        assert not any(blocks[:-1]), "asked for more though one was right"
+        assert blocks[-1] or len(right) == 10
+        unsolved += not blocks[-1]
+    assert tally.unsolved == unsolved
+    assert max(map(len, by_question.values())) > 2
+    assert tally.right == sum(map(sum, by_question.values()))
+    again, _ = ask(server, problems, tmp_path, plan={"samples": 2, "max_samples": 10})
+    assert (again.done, again.unsolved) == (0, unsolved)
+
+
+def test_no_more_requests_are_under_way_than_allowed(server, problems, tmp_path):
+    server.delay_s = 0.03
+    ask(server, problems, tmp_path, plan={"concurrency": 3})
+    assert server.busiest == 3
+
+
+def test_the_request_limit_holds(server, problems, tmp_path):
+    times = []
+    server.fault = lambda request: times.append(time.monotonic())
+    ask(server, problems, tmp_path, plan={"requests_per_minute": 300.0})
+    # 12 requests at 5 a second, behind the first second's allowance of 5.
+    assert len(times) == 12
+    assert times[-1] - times[0] >= 1.3
+
+
+def test_the_token_limit_holds(server, problems, tmp_path):
+    began = time.monotonic()
+    # About 100 prompt and 2 x 20 answer tokens a request, 12 requests: 1,700 tokens.
+    ask(server, problems, tmp_path, plan={"tokens_per_minute": 60_000.0})
+    assert time.monotonic() - began >= 0.7
+
+
+def test_money_is_counted_projected_and_limited(server, problems, tmp_path):
+    price = {"price_input": 1000.0, "price_output": 2000.0}
+    tally, _ = ask(server, problems, tmp_path, plan=price)
+    assert tally.prompt_tokens == 1200
+    expected = tally.prompt_tokens * 1e-3 + tally.completion_tokens * 2e-3
+    assert tally.spent == pytest.approx(expected)
+    assert tally.projected == pytest.approx(expected)
+    halted, _ = ask(
+        server,
+        problems,
+        tmp_path,
+        name="limited.sqlite",
+        plan=price | {"max_cost": expected / 2, "concurrency": 1},
+    )
+    assert expected / 2 <= halted.spent < expected
+    assert halted.projected == pytest.approx(expected, rel=0.2)
+    resumed, _ = ask(server, problems, tmp_path, name="limited.sqlite", plan=price)
+    assert resumed.cached == halted.done
+    assert resumed.spent == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+@pytest.mark.parametrize(
+    ("raw", "found"), [(True, "before_temperature"), (False, "after_temperature")]
+)
+def test_the_convention_of_the_log_probabilities_is_found_out_and_recorded(
+    server, problems, tmp_path, api, raw, found
+):
+    server.raw_logprobs = raw
+    _, path = ask(
+        server, problems[:1], tmp_path, convention="auto", endpoint={"api": api}
+    )
+    exported(path)
+    card = json.loads((tmp_path / "r.jsonl.card.json").read_text())
+    assert card["sampling"]["logprobs"] == found
+    assert card["teacher"] == "tiny"
+    probes = [r for r in server.requests if r.body["max_tokens"] == 1]
+    assert len(probes) == 2
+
+
+def test_a_stop_waits_for_what_is_under_way(server, problems, tmp_path):
+    from specialize.corpus.endpoint import OpenAITeacher
+    from specialize.corpus.responses import ResponseStore
+    from specialize.corpus.sampling import Sampler
+
+    server.delay_s = 0.1
+
+    async def run():
+        teacher = OpenAITeacher(Endpoint(base_url=server.url, model="tiny"))
+        with ResponseStore(tmp_path / "r.sqlite", create=True) as store:
+            store.add_questions(problems)
+            plan = Plan(samples=4, samples_per_request=2, concurrency=3)
+            sampler = Sampler(problems, teacher, store, "", plan)
+            asyncio.get_running_loop().call_later(0.05, sampler.stop)
+            tally = await sampler.run()
+            await teacher.close()
+            return tally
+
+    tally = asyncio.run(run())
+    assert len(server.requests) == 3
+    assert tally.done == 6
+
+
+def test_progress_is_json_lines_where_there_is_no_terminal(
+    server, problems, tmp_path, capfd
+):
+    server.delay_s = 0.05
+    ask(server, problems, tmp_path, log_every_s=0.05)
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert len(lines) > 2
+    last = lines[-1]
+    assert last["progress"] == "sample"
+    assert (last["done"], last["planned"], last["failed"]) == (24, 24, 0)
+    assert 0 < last["acceptance"] <= 1
+    assert last["requests_per_minute"] > 0
+
+
+def test_the_panel_shows_what_people_ask_for(server, problems, tmp_path):
+    from rich.console import Console
+
+    tally, _ = ask(server, problems, tmp_path, plan={"price_output": 1000.0})
+    console = Console(
+        record=True, width=120, force_terminal=True, file=open("/dev/null", "w")
+    )
+    console.print(panel.render(tally))
+    console.file.close()
+    text = console.export_text()
+    for word in (
+        "24 done",
+        "0 cached",
+        "0 failed",
+        "requests/min",
+        "tokens/min",
+        "spent",
+        "projected",
+        "%",
+        "questions with none correct",
+    ):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "message"),
+    [
+        ({"base_url": "localhost:8000"}, "expected http"),
+        ({"base_url": "http://me:key@localhost/v1"}, "holds credentials"),
+        ({"temperature": 3.0}, "temperature is 3"),
+        ({"api": "responses"}, "api is 'responses'"),
+        ({"top_logprobs": 0}, "top_logprobs is 0"),
+        ({"base_url": "https://api.openai.com/v1"}, "has no OPENAI_API_KEY"),
+    ],
+)
+def test_settings_that_no_server_accepts_are_refused_before_asking(
+    server, problems, tmp_path, monkeypatch, endpoint, message
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(InputError, match=message):
+        ask(server, problems, tmp_path, endpoint=endpoint)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ({"samples": 0}, "samples is 0"),
+        ({"max_samples": 2}, "max_samples is 2, less than samples"),
+        ({"requests_per_minute": 0.0}, "requests_per_minute is 0"),
+    ],
+)
+def test_plans_that_cannot_be_are_refused(server, problems, tmp_path, plan, message):
+    with pytest.raises(InputError, match=message):
+        ask(server, problems, tmp_path, plan=plan)
