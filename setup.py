@@ -42,6 +42,7 @@ setuptools.setup(
         "tensorstore>=0.1.70",
         "seqio==0.0.20",
         "clu>=0.0.12",
+        "tensorboard>=2.19",
         "gin-config>=0.5",
         "transformers>=5,<6",
         "huggingface_hub>=1",
