@@ -320,12 +320,13 @@ def _require_distinct(
 ) -> None:
     seen: dict[Hashable, str] = {}
     for problem in problems:
-        first = seen.setdefault(key(problem), problem.source)
-        if first != problem.source:
+        identity = key(problem)
+        if identity in seen:
             raise InputError(
-                f"{problem.source}: {what} was already given at {first}. Every record "
-                "must be there once; remove one of them."
+                f"{problem.source}: {what} was already given at {seen[identity]}. "
+                "Every record must be there once; remove one of them."
             )
+        seen[identity] = problem.source
 
 
 def _require_some(problems: list[Problem], file: pathlib.Path) -> list[Problem]:

@@ -1,0 +1,161 @@
+"""The owners' files become problems; anything else is refused by name and place."""
+
+import json
+
+import pytest
+
+from specialize.corpus import problems
+from specialize.errors import InputError
+
+
+def gsm8k_line(question="How many?", answer="1 + 1 = <<1+1=2>>2.\n#### 2"):
+    return json.dumps({"question": question, "answer": answer})
+
+
+def asdiv(*bodies):
+    return (
+        '<?xml version="1.0" encoding="UTF-8" ?><Machine-Reading-Corpus-File>'
+        f"<ProblemSet>{''.join(bodies)}</ProblemSet></Machine-Reading-Corpus-File>"
+    )
+
+
+def asdiv_problem(id="nluds-0001", body="Two.", question="How many?", answer="2 (x)"):
+    return (
+        f'<Problem ID="{id}"><Body>{body}</Body><Question>{question}</Question>'
+        f"<Answer>{answer}</Answer></Problem>"
+    )
+
+
+def test_gsm8k_gives_question_answer_and_rationale_without_calculator_marks(tmp_path):
+    file = tmp_path / "train.jsonl"
+    file.write_text(gsm8k_line() + "\n\n" + gsm8k_line("And 1,080?", "x\n#### 1,080"))
+    first, second = problems.read_gsm8k(file)
+    assert (first.id, first.question, first.answers) == (
+        "gsm8k-train-0",
+        "How many?",
+        ("2",),
+    )
+    assert first.rationale == "1 + 1 = 2."
+    assert (second.id, second.answers) == ("gsm8k-train-1", ("1,080",))
+    assert second.source == f"{file}:3"
+
+
+def test_svamp_joins_body_and_question_with_one_stop(tmp_path):
+    file = tmp_path / "SVAMP.json"
+    record = {
+        "ID": "chal-1",
+        "Body": "He had 3 left",
+        "Question": "Why?",
+        "Answer": 5.0,
+    }
+    other = record | {"ID": "chal-2", "Body": "He left.", "Answer": 0.5}
+    file.write_text(json.dumps([record, other]))
+    first, second = problems.read_svamp(file)
+    assert (first.id, first.question) == ("svamp-chal-1", "He had 3 left. Why?")
+    assert second.question == "He left. Why?"
+    assert (first.answers, second.answers) == (("5",), ("0.5",))
+
+
+def test_asdiv_keeps_units_and_gives_no_answer_where_gold_has_no_number(tmp_path):
+    file = tmp_path / "ASDiv.xml"
+    file.write_text(asdiv(asdiv_problem(), asdiv_problem("b", answer="Mrs. Hilt")))
+    first, second = problems.read_asdiv(file)
+    assert (first.id, first.question) == ("asdiv-nluds-0001", "Two. How many?")
+    assert (first.answers, second.answers) == (("2 (x)",), ())
+
+
+def test_multiarith_and_bbh_are_read_from_their_layouts(tmp_path):
+    multiarith = tmp_path / "MultiArith.json"
+    multiarith.write_text(
+        json.dumps([{"iIndex": 7, "sQuestion": " A? ", "lSolutions": [39.0]}])
+    )
+    assert problems.read_multiarith(multiarith)[0].id == "multiarith-7"
+    assert problems.read_multiarith(multiarith)[0].answers == ("39",)
+    bbh = tmp_path / "navigate.json"
+    bbh.write_text(json.dumps({"examples": [{"input": "Go.", "target": "No"}]}))
+    assert problems.read_bbh(bbh)[0].id == "bbh-navigate-0"
+    assert problems.read_bbh(bbh)[0].answers == ("No",)
+
+
+@pytest.mark.parametrize(
+    ("reader", "text", "words"),
+    [
+        ("read_gsm8k", "", ["holds no problem"]),
+        ("read_gsm8k", gsm8k_line() + "\n{", [":2:", "not JSON"]),
+        ("read_gsm8k", "[1]", [":1:", "JSON object"]),
+        ("read_gsm8k", '{"question": "x"}', [":1:", "'answer'", "['question']"]),
+        ("read_gsm8k", gsm8k_line(question=" "), [":1:", "'question'"]),
+        ("read_gsm8k", gsm8k_line(answer="2"), [":1:", "####"]),
+        ("read_gsm8k", gsm8k_line(answer="2 ####"), [":1:", "gold number"]),
+        ("read_gsm8k", gsm8k_line(answer="#### two"), [":1:", "gold number"]),
+        ("read_gsm8k", gsm8k_line() + "\n" + gsm8k_line(), [":2:", ":1", "already"]),
+        ("read_multiarith", "{}", ["JSON list", "dict"]),
+        ("read_multiarith", "[{}]", ["#0", "lSolutions"]),
+        ("read_multiarith", '[\n{"a": }]', [":2:", "not JSON"]),
+        (
+            "read_multiarith",
+            '[{"iIndex": 1, "sQuestion": "A", "lSolutions": ["x"]}]',
+            ["#0", "'x'", "number"],
+        ),
+        (
+            "read_svamp",
+            '[{"ID": "a", "Body": "B", "Question": "Q", "Answer": NaN}]',
+            ["#0", "'Answer'"],
+        ),
+        (
+            "read_svamp",
+            '[{"ID": "a", "Body": "B", "Question": "Q", "Answer": true}]',
+            ["#0", "'Answer'"],
+        ),
+        ("read_asdiv", "<a><b></a>", [":1:", "not XML"]),
+        ("read_asdiv", asdiv(), ["holds no problem"]),
+        ("read_asdiv", asdiv(asdiv_problem(answer="")), ["nluds-0001", "<Answer>"]),
+        (
+            "read_asdiv",
+            asdiv(asdiv_problem(), asdiv_problem()),
+            ["nluds-0001", "already"],
+        ),
+        ("read_bbh", "[]", ["examples"]),
+        ("read_bbh", '{"examples": [{"input": "x"}]}', ["#0", "'target'"]),
+        ("read_bbh", '{"examples": []}', ["holds no problem"]),
+        (
+            "read_bbh",
+            '{"examples": [{"id": "a", "input": "x", "target": "y"}, '
+            '{"id": "a", "input": "z", "target": "y"}]}',
+            ["#1", "#0", "already"],
+        ),
+    ],
+)
+def test_a_faulty_file_is_refused_by_name_and_place(tmp_path, reader, text, words):
+    file = tmp_path / "file"
+    file.write_text(text)
+    with pytest.raises(InputError) as refusal:
+        getattr(problems, reader)(file)
+    for word in (str(file), *words):
+        assert word in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "reader", ["read_gsm8k", "read_multiarith", "read_asdiv", "read_svamp", "read_bbh"]
+)
+def test_a_missing_file_a_folder_and_a_binary_are_refused(tmp_path, reader):
+    binary = tmp_path / "test.jsonl.gz"
+    binary.write_bytes(b"\x1f\x8b\x08\x00\xff")
+    for path in (tmp_path / "none.json", tmp_path, binary):
+        with pytest.raises(InputError, match=path.name):
+            getattr(problems, reader)(path)
+
+
+def test_the_owners_files_are_read_whole(shared_data):
+    train = problems.read_gsm8k(shared_data / "gsm8k/train.jsonl")
+    assert len(train) == 7473
+    assert not any("<<" in problem.rationale for problem in train)
+    assert len(problems.read_gsm8k(shared_data / "gsm8k/test.jsonl")) == 1319
+    multiarith = problems.read_multiarith(shared_data / "multiarith/MultiArith.json")
+    assert len(multiarith) == 600
+    assert len(problems.read_svamp(shared_data / "svamp/SVAMP.json")) == 1000
+    asdiv = problems.read_asdiv(shared_data / "asdiv/ASDiv.xml")
+    assert len(asdiv) == 2305
+    assert sum(not problem.answers for problem in asdiv) == 56
+    bbh = [problems.read_bbh(file) for file in (shared_data / "bbh/bbh").glob("*")]
+    assert (len(bbh), sum(map(len, bbh))) == (27, 6511)
