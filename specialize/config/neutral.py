@@ -28,7 +28,7 @@ def model_partitions(mesh: Mapping[str, int]) -> int:
 
 
 def parameter_dims(mesh: Mapping[str, int]) -> int:
-    """T5X's `parameter_partitioning_dims`: 2 shards parameters over the batch's axis too.
+    """T5X's `parameter_partitioning_dims`: with 2, parameters share the batch's axis.
 
     T5X has one axis where we have "data" and "fsdp": either all of it holds parameters
     (2) or none (1).

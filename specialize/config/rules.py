@@ -8,8 +8,10 @@ are unset or absent on this machine is silent.
 
 import hashlib
 import json
+import math
 import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -90,8 +92,7 @@ def length_problems(config: Config) -> list[Problem]:
         return []
     origin = config.origin("TASK_FEATURE_LENGTHS")
     if not isinstance(lengths, Mapping) or not all(
-        isinstance(n, int) and not isinstance(n, bool) and n > 0
-        for n in lengths.values()
+        _positive(length) for length in lengths.values()
     ):
         text = (
             f"TASK_FEATURE_LENGTHS is {lengths!r}; it must map each feature to a "
@@ -123,62 +124,83 @@ def length_problems(config: Config) -> list[Problem]:
 
 
 def batch_problems(config: Config, *, devices: int | None = None) -> list[Problem]:
-    """Batches and microbatches that the mesh does not divide."""
+    """A mesh that is none, and batches or microbatches that it does not divide."""
     mesh = config.value("MESH")
     if mesh is None:
         return []
-    origin = config.origin("MESH")
-    if not isinstance(mesh, Mapping) or set(mesh) - set(AXES):
-        hint = "".join(did_you_mean(str(a), AXES) for a in set(mesh) - set(AXES))
-        text = f"MESH is {mesh!r}; it maps {', '.join(AXES)} to numbers of chips.{hint}"
-        return [Problem("mesh", text, origin)]
-    sizes = {axis: mesh.get(axis, -1 if axis == "data" else 1) for axis in AXES}
-    free = [axis for axis, size in sizes.items() if size == -1]
-    known = 1
-    for size in sizes.values():
-        known *= size if size != -1 else 1
-    if len(free) > 1 or any(
-        not isinstance(size, int) or (size < 1 and size != -1)
-        for size in sizes.values()
-    ):
-        text = (
-            f"MESH is {mesh!r}; sizes are positive, and at most one may be -1 (rest)."
-        )
-        return [Problem("mesh", text, origin)]
-    if devices is not None:
-        if free and devices % known == 0:
-            sizes[free[0]] = devices // known
-        elif free or known != devices:
-            text = (
-                f"MESH {sizes} needs a multiple of" if free else f"MESH {sizes} needs"
-            )
-            return [
-                Problem("mesh", f"{text} {known} chips; there are {devices}.", origin)
-            ]
+    sizes, problem = mesh_sizes(mesh, devices)
+    if problem:
+        return [Problem("mesh", problem, config.origin("MESH"))]
     # Without the number of chips a free axis still obliges the batch to the others.
-    rows = 1
-    for axis in ("data", "fsdp"):
-        rows *= sizes[axis] if sizes[axis] != -1 else 1
+    rows = max(sizes["data"], 1) * max(sizes["fsdp"], 1)
     problems = []
-    microbatches = config.value("MICROBATCHES", 1) or 1
+    microbatches = config.value("MICROBATCHES", 1)
+    if not _positive(microbatches):
+        text = f"MICROBATCHES is {microbatches!r}; it must be a positive number."
+        return [Problem("batch", text, config.origin("MICROBATCHES"))]
     for name, parts in (("BATCH_SIZE", microbatches), ("EVAL_BATCH_SIZE", 1)):
         batch = config.value(name)
         if batch is None:
             continue
-        if not isinstance(batch, int) or batch < 1:
-            text = f"{name} is {batch!r}; it must be a positive number of sequences."
+        if not _positive(batch):
+            text = f"{name} is {batch!r}; it must be a positive number of rows."
             problems.append(Problem("batch", text, config.origin(name)))
-        elif not isinstance(parts, int) or parts < 1 or batch % parts:
-            text = f"MICROBATCHES = {parts!r} does not divide {name} = {batch}."
-            problems.append(Problem("batch", text, config.origin("MICROBATCHES")))
-        elif (batch // parts) % rows:
-            each = f" / {parts} microbatches" if parts > 1 else ""
+        elif batch % (rows * parts):
+            each = f" and {parts} microbatches" if parts > 1 else ""
+            shape = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
             text = (
-                f"{name} = {batch}{each} is not a multiple of data x fsdp = {rows} "
-                f"(MESH {sizes}). Use a multiple of {rows * parts}."
+                f"{name} = {batch} does not divide over data x fsdp = {rows}{each} "
+                f"(mesh: {shape}). Use a multiple of {rows * parts}."
             )
             problems.append(Problem("batch", text, config.origin(name)))
     return problems
+
+
+def mesh_sizes(mesh: Any, devices: int | None) -> tuple[dict[str, int], str]:
+    """Chips along each axis of a recipe's mesh, and what is wrong with it.
+
+    Args:
+        mesh: sizes by axis, or text such as "2x4" (data x model), "1x16x4" (data x
+            fsdp x model) or "data=2,model=4".
+        devices: number of chips, if known; -1 is then replaced by the rest.
+
+    Returns:
+        (sizes, ""), or ({}, what is wrong).
+    """
+    given = mesh
+    if isinstance(mesh, str):
+        numbers = re.fullmatch(r"-?\d+(x-?\d+){0,2}", mesh.strip())
+        if numbers:
+            found = [int(number) for number in mesh.split("x")]
+            names = {1: AXES[:1], 2: (AXES[0], AXES[2]), 3: AXES}[len(found)]
+            mesh = dict(zip(names, found, strict=True))
+        else:
+            pairs = re.findall(r"([^=,\s]+)=(-?\d+)", mesh)
+            mesh = {name: int(size) for name, size in pairs}
+    if not isinstance(mesh, Mapping) or not mesh or set(mesh) - set(AXES):
+        unknown = set(mesh) - set(AXES) if isinstance(mesh, Mapping) else set()
+        hint = "".join(did_you_mean(str(axis), AXES) for axis in sorted(unknown))
+        text = f"MESH is {given!r}; it gives {', '.join(AXES)} a number of chips.{hint}"
+        return {}, text
+    sizes = {axis: mesh.get(axis, -1 if axis == "data" else 1) for axis in AXES}
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) > 1 or not all(
+        _positive(size) or size == -1 for size in sizes.values()
+    ):
+        return {}, f"MESH is {given!r}; sizes are positive, and one at most -1 (rest)."
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if devices is None:
+        return sizes, ""
+    if free and devices % known == 0:
+        return {**sizes, free[0]: devices // known}, ""
+    if free or known != devices:
+        many = f"a multiple of {known}" if free else str(known)
+        return {}, f"MESH {given!r} needs {many} chips; there are {devices}."
+    return sizes, ""
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def vocabulary_problems(config: Config) -> list[Problem]:

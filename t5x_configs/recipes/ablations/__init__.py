@@ -1,0 +1,1 @@
+"""Small files on top of a recipe: what one ablation changes."""
