@@ -248,7 +248,7 @@ def _speaks_as_student(
     its name, also where T5 would cut the text so far in another way.
     """
     pieces = segmentation.pieces
-    if len(steps) != len(pieces):
+    if not pieces or len(steps) != len(pieces):
         return False
     space = SPACE.encode()
     return (

@@ -7,10 +7,11 @@ buffer with a map from names to lists. tensorflow's own reader is the judge in t
 tests.
 """
 
+import io
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import BinaryIO, cast
+from typing import cast
 
 import google_crc32c
 
@@ -93,7 +94,7 @@ def compress(frames: Iterable[bytes], level: int = 6) -> bytes:
     return b"".join(parts)
 
 
-def read_frames(stream: BinaryIO) -> Iterator[bytes]:
+def read_frames(stream: io.BufferedIOBase) -> Iterator[bytes]:
     """Yields the records of a gzipped TFRecord stream, checksums verified.
 
     Args:
@@ -117,7 +118,7 @@ def read_frames(stream: BinaryIO) -> Iterator[bytes]:
 class _Gunzip:
     """Reads concatenated gzip members exactly to their end."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream = stream
         self._unpacker = zlib.decompressobj(31)
         self._ready = bytearray()
