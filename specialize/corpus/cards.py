@@ -42,6 +42,8 @@ class Card:
             log-probabilities, and so on; JSON values.
         licences: of the data, by name.
         sources: the input files: name, bytes, sha256.
+        funnel: samples that came and went so far, between two stages.
+        alignment: method, K and vocabulary, behind `align`.
     """
 
     teacher: str
@@ -51,10 +53,13 @@ class Card:
     sources: list[dict[str, Any]] = dataclasses.field(
         default_factory=list[dict[str, Any]]
     )
+    funnel: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    alignment: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return dataclasses.asdict(self)
+        """Plain values, without what is empty."""
+        value = dataclasses.asdict(self)
+        return {name: part for name, part in value.items() if part or name == "teacher"}
 
 
 def card_path(completions: Path) -> pathlib.Path:
@@ -88,7 +93,7 @@ def read_card(completions: Path) -> Card | None:
 
 
 def corpus_card(
-    problems: Path,
+    problems: Path | None,
     completions: Sequence[Path],
     *,
     teacher: str | None,
@@ -99,7 +104,7 @@ def corpus_card(
     """The card of a corpus built from these files.
 
     Args:
-        problems: the benchmark's file.
+        problems: the benchmark's file, where it goes into what is made.
         completions: files of completions.
         teacher: who wrote them; None for what their cards say.
         dataset: the benchmark, for its licence.
@@ -125,12 +130,13 @@ def corpus_card(
         asked = sorted({card.teacher for _, card in known})
         names += [teacher] if teacher else (asked or [UNKNOWN])
     first = known[0][1] if known else Card(UNKNOWN)
+    files = (() if problems is None else (problems,)) + (*completions, *more_sources)
     return Card(
         teacher="+".join(names),
         prompt_sha256=first.prompt_sha256,
         sampling=first.sampling,
         licences={dataset: LICENCES.get(dataset, UNKNOWN)} | first.licences,
-        sources=[source(path) for path in (problems, *completions, *more_sources)],
+        sources=[source(path) for path in files],
     )
 
 

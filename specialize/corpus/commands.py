@@ -5,7 +5,10 @@
 
 import argparse
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from specialize.corpus.manifest import Manifest
 
 Command = Callable[[argparse.Namespace], int]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -20,6 +23,9 @@ def register(subparsers: Commands) -> None:
     commands = corpus.add_subparsers(metavar="STEP", required=True, dest="step")
     _register_sample(commands)
     _register_export(commands)
+    _register_verify(commands)
+    _register_align(commands)
+    _register_write(commands)
     _register_build(commands)
 
 
@@ -48,6 +54,20 @@ def _add_problems(parser: argparse.ArgumentParser) -> None:
         default="gsm8k",
         choices=("gsm8k", "multiarith", "asdiv", "svamp", "bbh"),
         help="whose layout the problem file has",
+    )
+
+
+def _add_completions(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--completions",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="files of teacher completions (exports or notebook dumps)",
+    )
+    parser.add_argument(
+        "--teacher", default=None, help="who wrote them; default: what their cards say"
     )
 
 
@@ -159,6 +179,134 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _register_verify(commands: Commands) -> None:
+    parser = _add(commands, "verify", _verify, "keep the completions that are right")
+    _add_problems(parser)
+    _add_completions(parser)
+    parser.add_argument("--out", required=True, metavar="FILE", help=".jsonl[.gz]")
+    parser.add_argument(
+        "--rejected",
+        default=None,
+        metavar="FILE",
+        help="list the others there, with the reason",
+    )
+    _add_processes(parser)
+    _add_judging(parser)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from specialize.corpus import pipeline, stages
+    from specialize.progress import console
+
+    funnel = stages.verify(
+        pipeline.read_problems(arguments.problems, arguments.dataset),
+        arguments.completions,
+        arguments.out,
+        dataset=arguments.dataset,
+        teacher=arguments.teacher,
+        answer_type=arguments.answer_type,
+        rule=arguments.rule,
+        near_duplicate=arguments.near_duplicates,
+        max_samples=arguments.max_samples,
+        rejected=arguments.rejected,
+        processes=arguments.processes,
+    )
+    console.print(funnel.table())
+    return 0
+
+
+def _register_align(commands: Commands) -> None:
+    parser = _add(
+        commands, "align", _align, "verified completions to rows over student tokens"
+    )
+    _add_problems(parser)
+    parser.add_argument(
+        "--completions", required=True, metavar="FILE", help="what 'verify' wrote"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help=".jsonl[.gz]")
+    _add_processes(parser)
+    _add_alignment(parser)
+
+
+def _align(arguments: argparse.Namespace) -> int:
+    from specialize.corpus import pipeline, stages
+    from specialize.corpus.rendering import Settings
+    from specialize.progress import console
+
+    funnel = stages.align(
+        pipeline.read_problems(arguments.problems, arguments.dataset),
+        arguments.completions,
+        arguments.out,
+        Settings(
+            vocabulary=arguments.vocabulary,
+            rows=arguments.rows,
+            k=arguments.k,
+            alignment=arguments.alignment,
+        ),
+        processes=arguments.processes,
+    )
+    console.print(funnel.table())
+    return 0
+
+
+def _register_write(commands: Commands) -> None:
+    parser = _add(
+        commands, "write", _write, "aligned samples and human rationales to a corpus"
+    )
+    _add_problems(parser)
+    parser.add_argument(
+        "--aligned", required=True, metavar="FILE", help="what 'align' wrote"
+    )
+    parser.add_argument(
+        "--no_rationales", action="store_true", help="leave the human rationales out"
+    )
+    _add_output(parser)
+    _add_processes(parser)
+    _add_alignment(parser)
+    _add_formats(parser)
+
+
+def _write(arguments: argparse.Namespace) -> int:
+    from specialize.corpus import pipeline, stages
+    from specialize.corpus.problems import read_gsm8k
+    from specialize.corpus.records import FORMATS
+    from specialize.corpus.rendering import Settings
+
+    pool = arguments.demonstrations_from
+    manifest = stages.write(
+        arguments.problems,
+        pipeline.read_problems(arguments.problems, arguments.dataset),
+        arguments.aligned,
+        arguments.out,
+        Settings(
+            vocabulary=arguments.vocabulary,
+            rows=arguments.rows,
+            k=arguments.k,
+            alignment=arguments.alignment,
+            formats=tuple(arguments.formats or FORMATS),
+            demonstrations=arguments.demonstrations,
+            seed=arguments.seed,
+            max_input_tokens=arguments.max_input_tokens,
+            max_target_tokens=arguments.max_target_tokens,
+        ),
+        pool=None if pool is None else read_gsm8k(pool),
+        rationales=not arguments.no_rationales,
+        dataset=arguments.dataset,
+        num_shards=arguments.shards,
+        processes=arguments.processes,
+        replace=arguments.replace,
+    )
+    return _show(manifest)
+
+
+def _show(manifest: "Manifest") -> int:
+    from specialize.corpus.funnel import Funnel
+    from specialize.progress import console
+
+    console.print(Funnel.from_json(manifest.funnel).table(manifest.counts()))
+    return 0
+
+
 def _register_build(
     commands: Commands,
 ) -> None:
@@ -169,17 +317,7 @@ def _register_build(
         "local files to a corpus: read, verify, align and write in one go",
     )
     _add_problems(parser)
-    parser.add_argument(
-        "--completions",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FILE",
-        help="files of teacher completions (exports or notebook dumps)",
-    )
-    parser.add_argument(
-        "--teacher", default=None, help="who wrote them; default: what their cards say"
-    )
+    _add_completions(parser)
     parser.add_argument(
         "--no_rationales",
         action="store_true",
@@ -194,9 +332,7 @@ def _register_build(
 
 def _build(arguments: argparse.Namespace) -> int:
     from specialize.corpus import pipeline
-    from specialize.corpus.funnel import Funnel
     from specialize.corpus.records import FORMATS
-    from specialize.progress import console
 
     manifest = pipeline.build(
         arguments.problems,
@@ -223,8 +359,7 @@ def _build(arguments: argparse.Namespace) -> int:
         processes=arguments.processes,
         replace=arguments.replace,
     )
-    console.print(Funnel.from_json(manifest.funnel).table(manifest.counts()))
-    return 0
+    return _show(manifest)
 
 
 def _register_sample(commands: Commands) -> None:

@@ -20,18 +20,15 @@ gets a reason (`Rejection`), which the funnel counts.
 """
 
 import dataclasses
-import gzip
-import hashlib
-import io
 import json
 import math
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from specialize.corpus.alignment_rows import PROBABILITY_SLACK
+from specialize.corpus.lines import Line, parse_object, read_lines, staged_lines
 from specialize.corpus.records import Completion, Problem, TeacherToken
 from specialize.corpus.spelling import (
     spell,
@@ -46,18 +43,6 @@ Path = str | os.PathLike[str]
 _DUMP_PREFIX = re.compile(r"Question \d+: ")
 _DUMP_HEAD = (b" step", b"\n")
 _DUMP_TAIL = (b"\n", b"\n")
-
-
-class Line(NamedTuple):
-    """One JSON object of a file, not yet parsed.
-
-    Attributes:
-        where: "file:line" (or the file alone), for messages.
-        data: its UTF-8 bytes.
-    """
-
-    where: str
-    data: bytes
 
 
 class Sample(NamedTuple):
@@ -83,9 +68,13 @@ class Questions:
         self._by_text = {_folded(p.question): p for p in reversed(problems)}
         self._source = problems[0].source.rpartition(":")[0] if problems else ""
 
-    def by_id(self, identity: str) -> Problem:
-        """The problem of this id, which must be there."""
-        return self._by_id[identity]
+    def get(self, identity: str, where: str) -> Problem:
+        """The problem of this id.
+
+        Raises:
+            InputError: there is none.
+        """
+        return self.find({"problem_id": identity}, where)
 
     def find(self, record: Mapping[str, Any], where: str) -> Problem:
         """The problem that `problem_id`, or else `question`, names.
@@ -114,52 +103,6 @@ class Questions:
         return found
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """Yields the JSON objects of a completions file, unparsed, in order.
-
-    Args:
-        path: JSON lines (`.gz` too), or a file that is one JSON object.
-
-    Yields:
-        One `Line` an object; empty lines are skipped.
-
-    Raises:
-        InputError: the file is absent, unreadable or empty.
-    """
-    file = pathlib.Path(path)
-    some = False
-    try:
-        with _open(file) as stream:
-            first = stream.readline()
-            if first.strip() and not _is_object(first):
-                rest = stream.read()
-                if _is_object(first + rest):
-                    yield Line(str(file), first + rest)
-                    return
-                # Not one object either: let the reader of the line say what is wrong.
-                _parse(Line(f"{file}:1", first))
-            number = 1
-            while first:
-                if first.strip():
-                    some = True
-                    yield Line(f"{file}:{number}", first)
-                first = stream.readline()
-                number += 1
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{file} does not exist. Name a file of completions: an export of "
-            "'specialize corpus export', or a notebook dump."
-        ) from error
-    except IsADirectoryError as error:
-        raise InputError(f"{file} is a folder, expected a completions file.") from error
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise InputError(
-            f"{file}: damaged gzip file ({error}). Copy it again."
-        ) from error
-    if not some:
-        raise InputError(f"{file} is empty. A run needs at least one completion.")
-
-
 def parse_line(
     line: Line, questions: Questions, *, with_tokens: bool = True
 ) -> list[Sample]:
@@ -178,7 +121,7 @@ def parse_line(
         InputError: not JSON, a field missing or of another type, an unknown problem,
             a probability that is NaN or above 1.
     """
-    record = _parse(line)
+    record = parse_object(line)
     problem = questions.find(record, line.where)
     if "samples" in record:
         samples = _list(record, "samples", line.where)
@@ -208,10 +151,9 @@ def read_completions(path: Path, problems: Sequence[Problem]) -> Iterator[Sample
 
 
 def completion_to_json(completion: Completion) -> dict[str, Any]:
-    """One line of our export; `parse_line` reads it back.
+    """One line of our export; `parse_line` reads it back exactly.
 
-    Log-probabilities keep 6 decimals: closer than any server's arithmetic, and the
-    files are a third smaller. An impossible token (-inf) is written as null.
+    An impossible token's log-probability (-inf) is written as null.
     """
     record: dict[str, Any] = {
         "problem_id": completion.problem_id,
@@ -221,9 +163,9 @@ def completion_to_json(completion: Completion) -> dict[str, Any]:
     }
     if completion.tokens is not None:
         record["tokens"] = [token_text(token.token) for token in completion.tokens]
-        record["token_logprobs"] = [_rounded(t.logprob) for t in completion.tokens]
+        record["token_logprobs"] = [_finite(t.logprob) for t in completion.tokens]
         record["top_logprobs"] = [
-            [[token_text(text), _rounded(logprob)] for text, logprob in token.top]
+            [[token_text(text), _finite(logprob)] for text, logprob in token.top]
             for token in completion.tokens
         ]
     return record
@@ -239,29 +181,13 @@ def write_completions(path: Path, completions: Iterable[Completion]) -> int:
     Returns:
         How many were written.
     """
-    from specialize import outputs
-
     count = 0
-    zipped = pathlib.Path(path).suffix == ".gz"
-    with outputs.staged_file(path) as staged:
-        # mtime 0: the same completions are the same bytes.
-        stream = (
-            gzip.GzipFile(staged, "wb", 6, mtime=0) if zipped else staged.open("wb")
-        )
-        with stream:
-            for completion in completions:
-                text = json.dumps(completion_to_json(completion), ensure_ascii=False)
-                stream.write(text.encode() + b"\n")
-                count += 1
+    with staged_lines(path) as stream:
+        for completion in completions:
+            text = json.dumps(completion_to_json(completion), ensure_ascii=False)
+            stream.write(text.encode() + b"\n")
+            count += 1
     return count
-
-
-def digest(lines: Iterable[Line]) -> str:
-    """Digest of what the lines hold, wherever they came from."""
-    total = hashlib.sha256()
-    for line in lines:
-        total.update(line.data)
-    return total.hexdigest()[:16]
 
 
 def _read_export(
@@ -409,36 +335,6 @@ def _trimmed(completion: Completion, tokens: tuple[TeacherToken, ...]) -> Comple
     return dataclasses.replace(completion, text=text, tokens=tokens)
 
 
-def _open(file: pathlib.Path) -> gzip.GzipFile | io.BufferedReader:
-    with open(file, "rb") as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
-    return gzip.open(file) if zipped else open(file, "rb")
-
-
-def _is_object(data: bytes) -> bool:
-    try:
-        return isinstance(json.loads(data), dict)
-    except ValueError:
-        return False
-
-
-def _parse(line: Line) -> dict[str, Any]:
-    try:
-        value = json.loads(line.data)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{line.where}: not UTF-8 ({error.reason}).") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{line.where}: not JSON at column {error.colno} ({error.msg}). Expected "
-            "one JSON object a line; a cut last line comes from a copy that was cut."
-        ) from error
-    if not isinstance(value, dict):
-        raise InputError(
-            f"{line.where}: expected a JSON object, found {type(value).__name__}."
-        )
-    return cast(dict[str, Any], value)
-
-
 def _list(record: Mapping[str, Any], name: str, where: str) -> list[Any]:
     value = record.get(name)
     if not isinstance(value, list):
@@ -454,8 +350,8 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
-def _rounded(logprob: float) -> float | None:
-    return None if logprob == -math.inf else round(logprob, 6)
+def _finite(logprob: float) -> float | None:
+    return None if logprob == -math.inf else logprob
 
 
 def _folded(text: str) -> str:

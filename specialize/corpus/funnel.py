@@ -64,6 +64,13 @@ class Funnel:
         reasons = self.dropped.setdefault(format, {})
         reasons[reason] = reasons.get(reason, 0) + 1
 
+    def follow(self, earlier: "Funnel") -> None:
+        """Adds what earlier stages rejected, to samples that came through them."""
+        self.read += earlier.read - earlier.kept
+        self.verified += earlier.verified - earlier.kept
+        for reason, count in earlier.rejected.items():
+            self.reject(reason, count)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for a manifest, reasons in a fixed order."""
         value = dataclasses.asdict(self)

@@ -12,16 +12,17 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from specialize.corpus.completions import (
-    Line,
-    Questions,
-    Sample,
-    parse_line,
-    read_lines,
-)
+from specialize.corpus.aligned import aligned_completion, parse_aligned
+from specialize.corpus.completions import Questions, Sample, parse_line
 from specialize.corpus.decisions import DROP, KEEP_FIRST, Verdict
+from specialize.corpus.lines import Line, read_lines
 from specialize.corpus.parallel import ordered_map
-from specialize.corpus.records import DistillRecord, Fingerprint, Problem
+from specialize.corpus.records import (
+    AlignedTarget,
+    DistillRecord,
+    Fingerprint,
+    Problem,
+)
 from specialize.corpus.rendering import Renderer, Settings, human_completion
 from specialize.corpus.shards import Block, encode_block
 from specialize.corpus.verification import verify
@@ -39,16 +40,20 @@ class Sources:
 
     Attributes:
         rationales: problems whose human rationale is a sample.
-        files: completions files.
+        files: completions files, or files that `align` wrote.
+        aligned: which of the two.
     """
 
     rationales: Sequence[Problem]
     files: Sequence[Path]
+    aligned: bool = False
 
     def chunks(self) -> Iterator["Chunk"]:
         """Pieces of work: the rationales first, then the files' lines in order."""
         for begin in range(0, len(self.rationales), _CHUNK_PROBLEMS):
-            yield Chunk(list(self.rationales[begin : begin + _CHUNK_PROBLEMS]), [])
+            yield Chunk(
+                list(self.rationales[begin : begin + _CHUNK_PROBLEMS]), [], False
+            )
         for path in self.files:
             lines: list[Line] = []
             size = 0
@@ -56,10 +61,10 @@ class Sources:
                 lines.append(line)
                 size += len(line.data)
                 if size >= _CHUNK_BYTES:
-                    yield Chunk([], lines)
+                    yield Chunk([], lines, self.aligned)
                     lines, size = [], 0
             if lines:
-                yield Chunk([], lines)
+                yield Chunk([], lines, self.aligned)
 
 
 class Chunk(NamedTuple):
@@ -67,6 +72,7 @@ class Chunk(NamedTuple):
 
     rationales: list[Problem]
     lines: list[Line]
+    aligned: bool
 
 
 class Judged(NamedTuple):
@@ -94,7 +100,9 @@ class Part(NamedTuple):
     dropped: list[tuple[str, str]]
 
 
-class _Task(NamedTuple):
+class Task(NamedTuple):
+    """A chunk whose samples were decided upon."""
+
     chunk: Chunk
     decisions: list[int]
     counts: list[int]
@@ -102,9 +110,10 @@ class _Task(NamedTuple):
 
 def judge_all(
     sources: Sources,
-    settings: Settings,
     problems: Sequence[Problem],
     *,
+    answer_type: str,
+    rule: str,
     thorough: bool,
     processes: int,
 ) -> list[Judged]:
@@ -112,8 +121,9 @@ def judge_all(
 
     Args:
         sources: where the samples come from.
-        settings: how answers are judged.
         problems: the questions.
+        answer_type: how answers are judged; see `answers`. Aligned samples were judged.
+        rule: likewise.
         thorough: whether right samples may still be dropped: then verdicts carry the
             text, to find near-duplicates, and all tokens are checked now.
         processes: how many work.
@@ -129,9 +139,28 @@ def judge_all(
         sources.chunks(),
         processes=processes,
         prepare=_prepare_judge,
-        arguments=(settings, list(problems), thorough),
+        arguments=(list(problems), answer_type, rule, thorough),
     )
     return list(track(work, "verify samples"))
+
+
+def decided(
+    sources: Sources, judged: Sequence[Judged], decisions: Sequence[int]
+) -> Iterator[Task]:
+    """The chunks again, those that keep something, with what was decided.
+
+    Args:
+        sources: as given to `judge_all`.
+        judged: what it returned.
+        decisions: what `decide` returned for all verdicts in a row.
+    """
+    begin = 0
+    for chunk, (verdicts, counts) in zip(sources.chunks(), judged, strict=True):
+        end = begin + len(verdicts)
+        mine = list(decisions[begin:end])
+        begin = end
+        if any(mine):
+            yield Task(chunk, mine, counts)
 
 
 def render_all(
@@ -162,19 +191,9 @@ def render_all(
     Yields:
         One `Part` a chunk that keeps something, in order.
     """
-
-    def tasks() -> Iterator[_Task]:
-        begin = 0
-        for chunk, (verdicts, counts) in zip(sources.chunks(), judged, strict=True):
-            end = begin + len(verdicts)
-            mine = list(decisions[begin:end])
-            begin = end
-            if any(mine):
-                yield _Task(chunk, mine, counts)
-
     work = ordered_map(
         _render,
-        tasks(),
+        decided(sources, judged, decisions),
         processes=processes,
         prepare=_prepare_render,
         arguments=(
@@ -189,13 +208,15 @@ def render_all(
 
 
 # What a process prepared before its first chunk.
-_judging: tuple[Settings, Questions, bool] | None = None
+_judging: tuple[Questions, str, str, bool] | None = None
 _rendering: tuple[Renderer, Questions, Fingerprint, int] | None = None
 
 
-def _prepare_judge(settings: Settings, problems: list[Problem], full: bool) -> None:
+def _prepare_judge(
+    problems: list[Problem], answer_type: str, rule: str, thorough: bool
+) -> None:
     global _judging
-    _judging = (settings, Questions(problems), full)
+    _judging = (Questions(problems), answer_type, rule, thorough)
 
 
 def _prepare_render(
@@ -212,14 +233,14 @@ def _prepare_render(
 
 def _judge(chunk: Chunk) -> Judged:
     assert _judging is not None
-    settings, questions, thorough = _judging
+    questions, answer_type, rule, thorough = _judging
     verdicts: list[Verdict] = []
     counts: list[int] = []
 
     def judge(sample: Sample, problem: Problem) -> None:
-        reason = verify(
-            sample, problem, answer_type=settings.answer_type, rule=settings.rule
-        )
+        reason = None
+        if not chunk.aligned:
+            reason = verify(sample, problem, answer_type=answer_type, rule=rule)
         completion = sample.completion
         text = completion.text if thorough and reason is None else ""
         verdicts.append(
@@ -229,10 +250,15 @@ def _judge(chunk: Chunk) -> Judged:
     for problem in chunk.rationales:
         judge(Sample(human_completion(problem), problem.source), problem)
     for line in chunk.lines:
-        samples = parse_line(line, questions, with_tokens=False)
+        if chunk.aligned:
+            samples = [Sample(aligned_completion(line), line.where)]
+        else:
+            samples = parse_line(line, questions, with_tokens=False)
         counts.append(len(samples))
         for sample in samples:
-            judge(sample, questions.by_id(sample.completion.problem_id))
+            judge(sample, questions.get(sample.completion.problem_id, sample.where))
+        if chunk.aligned:
+            continue
         if thorough or any(verdict.reason for verdict in verdicts[-len(samples) :]):
             # The second pass reads the tokens of what stays. A fault in the others
             # is a fault of the file all the same.
@@ -240,16 +266,19 @@ def _judge(chunk: Chunk) -> Judged:
     return Judged(verdicts, counts)
 
 
-def _render(task: _Task) -> Part:
+def _render(task: Task) -> Part:
     assert _rendering is not None
     renderer, questions, fingerprint, num_shards = _rendering
     records: list[DistillRecord] = []
     rejected: list[str] = []
     dropped: list[tuple[str, str]] = []
     aligned = kept = 0
-    for sample, decision in _kept(task, questions):
+    for sample, target, decision in kept_samples(task, questions, renderer.settings.k):
         done = renderer.render(
-            sample.completion, first=decision == KEEP_FIRST, where=sample.where
+            sample.completion,
+            first=decision == KEEP_FIRST,
+            target=target,
+            where=sample.where,
         )
         records.extend(done.records)
         dropped.extend(done.dropped)
@@ -261,22 +290,38 @@ def _render(task: _Task) -> Part:
     return Part(block, aligned, kept, rejected, dropped)
 
 
-def _kept(task: _Task, questions: Questions) -> Iterator[tuple[Sample, int]]:
-    begin = 0
+def kept_samples(
+    task: Task, questions: Questions, k: int
+) -> Iterator[tuple[Sample, AlignedTarget | None, int]]:
+    """The samples of a chunk that stay, with what was decided about each.
+
+    Args:
+        task: the chunk.
+        questions: the problems.
+        k: alternatives a position, for aligned samples.
+
+    Yields:
+        (sample, its target where it was aligned before, decision).
+    """
     if task.chunk.rationales:
         for problem, decision in zip(
             task.chunk.rationales, task.decisions, strict=True
         ):
             if decision != DROP:
-                yield Sample(human_completion(problem), problem.source), decision
+                yield Sample(human_completion(problem), problem.source), None, decision
         return
+    begin = 0
     for line, count in zip(task.chunk.lines, task.counts, strict=True):
         decisions = task.decisions[begin : begin + count]
         begin += count
         if not any(decisions):
             continue
+        if task.chunk.aligned:
+            completion, target = parse_aligned(line, k)
+            yield Sample(completion, line.where), target, decisions[0]
+            continue
         for sample, decision in zip(
             parse_line(line, questions), decisions, strict=True
         ):
             if decision != DROP:
-                yield sample, decision
+                yield sample, None, decision

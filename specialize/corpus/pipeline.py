@@ -109,16 +109,66 @@ def build(
         with_human=rationales,
         more_sources=() if demonstrations_from is None else (demonstrations_from,),
     )
+    return assemble(
+        Sources(with_rationale(questions) if rationales else [], completions_paths),
+        settings,
+        questions,
+        pool,
+        card,
+        out,
+        near_duplicate=near_duplicate,
+        max_samples=max_samples,
+        num_shards=num_shards,
+        processes=processes,
+        replace=replace,
+    )
+
+
+def assemble(
+    samples: Sources,
+    settings: Settings,
+    questions: Sequence[Problem],
+    pool: Sequence[Problem] | None,
+    card: cards.Card,
+    out: Path,
+    *,
+    earlier: Funnel | None = None,
+    near_duplicate: float | None = None,
+    max_samples: int | None = None,
+    num_shards: int = 4,
+    processes: int | None = None,
+    replace: bool = False,
+) -> Manifest:
+    """Judges, decides, renders and writes: what `build` and `write` have in common.
+
+    Args:
+        samples: completions, or aligned samples, and rationales.
+        settings: what to write and how.
+        questions: the problems.
+        pool: problems to draw demonstrations from; see `Renderer`.
+        card: origin of the data.
+        out: the corpus folder.
+        earlier: the funnel of earlier stages, where samples were aligned before.
+        near_duplicate: see `build`.
+        max_samples: see `build`.
+        num_shards: see `build`.
+        processes: see `build`.
+        replace: see `build`.
+
+    Returns:
+        The manifest, as written to `out`.
+
+    Raises:
+        InputError: as `build`.
+    """
     fingerprint = fingerprint_of(settings, card)
     shards.check_fingerprint(fingerprint)
     workers = default_processes() if processes is None else processes
-    samples = Sources(
-        _with_rationale(questions) if rationales else [], completions_paths
-    )
     judged = judge_all(
         samples,
-        settings,
         questions,
+        answer_type=settings.answer_type,
+        rule=settings.rule,
         thorough=near_duplicate is not None or max_samples is not None,
         processes=workers,
     )
@@ -127,6 +177,8 @@ def build(
         near_duplicate=near_duplicate,
         max_samples=max_samples,
     )
+    if earlier is not None:
+        funnel.follow(earlier)
     parts = render_all(
         samples,
         settings,
@@ -175,7 +227,8 @@ def read_problems(path: Path, dataset: str) -> list[Problem]:
     return READERS[dataset](path)
 
 
-def _with_rationale(questions: Sequence[Problem]) -> list[Problem]:
+def with_rationale(questions: Sequence[Problem]) -> list[Problem]:
+    """Those whose human rationale can be a sample."""
     return [p for p in questions if p.rationale is not None and p.answers]
 
 
