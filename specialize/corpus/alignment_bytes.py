@@ -24,7 +24,7 @@ from specialize.corpus.alignment_rows import (
     Rows,
     Step,
 )
-from specialize.corpus.readings import Reader, ending, reader_of
+from specialize.corpus.readings import Book, Reader, ending, reader_of
 from specialize.corpus.vocabulary import SPACE, Segmentation, Vocabulary
 
 # A sampled token whose probability was rounded to 0 still happened. Anything far below
@@ -89,7 +89,8 @@ class _Text:
         reaches into.
         """
         ids, total, first_open = self.ids, self.total, self._first_open
-        read, open_endings = self._reader.read, self._open_endings
+        open_endings, by_name = self._open_endings, self._reader.by_name
+        new_words = self._reader.book(b"", ())
         node = self._node
         base = len(self.masses)
         # By position from `base` on: mass by piece, and all mass that leaves there.
@@ -102,43 +103,38 @@ class _Text:
             token, sampled, others, rest = self._steps[node]
             if at > reach:
                 reach = at
-            if at - base >= len(found):
                 _lengthen(found, leaving, at - base)
-            leaving[at - base] += weight * rest
+            here, own = found[at - base], ids[at]
+            left = rest
+            book, fresh = self._book(node)
             # At the start of a text a piece's own space may have been stripped.
             same = self._same and (node > 0 or token.startswith(b" "))
-            context, offset, fresh = self._context(node)
             for alternative, probability in others:
-                mass = weight * probability
-                pieces = self._reader.by_name.get(alternative) if same else None
-                if pieces is None:
+                if same and alternative in by_name:
+                    pieces = by_name[alternative]
+                else:
                     if fresh and alternative[0] in _WHITESPACE:
-                        pieces = read(b"", alternative, open_endings)
+                        pieces, how, certain = new_words[alternative]
                     else:
-                        pieces = read(context, alternative, open_endings)
-                        if offset:
-                            # An alternative that would cut settled pieces anew is
-                            # not settled itself.
-                            settled = tuple(ids[at - offset : at])
-                            pieces = (
-                                pieces[offset:] if pieces[:offset] == settled else ()
-                            )
-                position = at
-                piece = None
-                for piece in pieces:
-                    if position == total or ids[position] != piece:
-                        break
-                    position += 1
-                    piece = None
-                if position > at:
+                        pieces, how, certain = book[alternative]
+                    if how in open_endings:
+                        pieces = pieces[:certain]
+                if not pieces:
+                    left += probability
+                elif pieces[0] != own:
+                    piece = pieces[0]
+                    left += probability
+                    here[piece] = here.get(piece, 0.0) + weight * probability
+                else:
+                    position, piece = self._departure(pieces, at)
                     if position > reach:
                         reach = position
-                    if position - base >= len(found):
                         _lengthen(found, leaving, position - base)
-                leaving[position - base] += mass
-                if piece is not None:
-                    here = found[position - base]
-                    here[piece] = here.get(piece, 0.0) + mass
+                    leaving[position - base] += weight * probability
+                    if piece is not None:
+                        there = found[position - base]
+                        there[piece] = there.get(piece, 0.0) + weight * probability
+            leaving[at - base] += weight * left
             weight *= sampled if sampled > _LEAST else _LEAST
             node += 1
             if first_open[node] > reach or first_open[node] == total:
@@ -146,20 +142,31 @@ class _Text:
         self._node = node
         self._close(first_open[node], weight, found, leaving)
 
-    def _context(self, node: int) -> tuple[bytes, int, bool]:
-        """What an alternative to token `node` continues.
+    def _departure(self, pieces: tuple[int, ...], at: int) -> tuple[int, int | None]:
+        """Where `pieces`, laid on the text from position `at`, leave it, and to what.
 
         Returns:
-            (the text of the word so far, how many settled pieces it has, whether it
-            is a whole word, so that an alternative with a space begins a new one).
+            (position, piece); the piece is None where they end before they leave.
+        """
+        for position, piece in enumerate(pieces, start=at):
+            if position == self.total or self.ids[position] != piece:
+                return position, piece
+        return at + len(pieces), None
+
+    def _book(self, node: int) -> tuple[Book, bool]:
+        """How to read what could stand in place of token `node`.
+
+        Returns:
+            (readings after the word so far, whether that word is whole, so that an
+            alternative with a space begins a new one).
         """
         byte, piece = self._starts[node], self._first_open[node]
         starts, begins = self.segmentation.word_starts, self.segmentation.begins
-        if begins[piece] < byte:
-            return self._raw[begins[piece] : byte], piece - starts[piece], False
-        if piece == 0:
-            return b"", 0, True
-        return self._raw[begins[piece - 1] : byte], piece - starts[piece - 1], True
+        fresh = begins[piece] == byte
+        last = piece - 1 if fresh and piece else piece
+        context = self._raw[begins[last] : byte]
+        settled = tuple(self.ids[starts[last] : piece])
+        return self._reader.book(context, settled), fresh
 
     def _close(
         self,
@@ -177,6 +184,12 @@ class _Text:
             leaving: all mass that leaves the text's own pieces, by position.
         """
         base = len(self.masses)
+        if end == base + 1 == base + len(found):
+            # Nothing reaches further, so what arrives is 1 up to rounding.
+            own = self.ids[base]
+            found[0][own] = found[0].get(own, 0.0) + weight
+            self.masses.append(found[0])
+            return
         _lengthen(found, leaving, end - base)
         passing = weight + sum(leaving[end - base :])
         for position in range(end - 1, base - 1, -1):

@@ -1,5 +1,6 @@
 """What both alignments hand over, and how it becomes arrays."""
 
+import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ def assemble(rows: Rows, vocabulary: Vocabulary, k: int) -> AlignedTarget:
             teacher_ids[at] = index
             probs[at] = 1.0
             continue
-        items = sorted(mass.items(), key=_by_probability)
+        items = sorted(mass.items(), key=_probability, reverse=True)
         if len(items) > k:
             cut = items[:k]
             own = mass.get(index, 0.0)
@@ -106,5 +107,4 @@ def assemble(rows: Rows, vocabulary: Vocabulary, k: int) -> AlignedTarget:
     )
 
 
-def _by_probability(item: tuple[int, float]) -> tuple[float, int]:
-    return -item[1], item[0]
+_probability = operator.itemgetter(1)

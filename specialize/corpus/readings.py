@@ -15,7 +15,6 @@ segmentation of that text; a piece counts only where nothing we know speaks agai
 
 import re
 import weakref
-from collections.abc import Set
 from typing import NamedTuple
 
 from specialize.corpus.vocabulary import SPACE, Vocabulary
@@ -36,18 +35,45 @@ _RUN = re.compile(r"(?:[^\W\d_]+|\d+|\S)\Z")
 _CACHE = 1 << 18
 
 
-class _Reading(NamedTuple):
-    """Pieces of a text, and how it ends.
+class Reading(NamedTuple):
+    """The pieces an alternative begins with.
 
     Attributes:
-        pieces: ids from the beginning of its word.
-        ending: key of its ending, see `ending`, or None where nothing could go on.
-        settled: how many pieces remain where that ending is open.
+        pieces: student ids, after those that were settled before it.
+        ending: key of how it ends, see `ending`; None where nothing can go on.
+        certain: how many of the pieces remain where that ending is open.
     """
 
     pieces: tuple[int, ...]
     ending: bytes | None
-    settled: int
+    certain: int
+
+
+_NOTHING = Reading((), None, 0)
+
+
+class Book(dict[bytes, Reading]):
+    """Readings of alternatives that continue one and the same word.
+
+    Attributes:
+        context: the text of the word so far.
+        settled: the pieces of it that are settled.
+    """
+
+    __slots__ = ("_reader", "context", "settled")
+
+    def __init__(
+        self, reader: "Reader", context: bytes, settled: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self._reader = reader
+        self.context = context
+        self.settled = settled
+
+    def __missing__(self, alternative: bytes) -> Reading:
+        reading = self._reader.read(self.context, self.settled, alternative)
+        self[alternative] = reading
+        return reading
 
 
 class Reader:
@@ -63,7 +89,7 @@ class Reader:
         self._vocabulary = weakref.proxy(vocabulary)
         self._unk_id = vocabulary.unk_id
         self._eos_id = vocabulary.eos_id
-        self._known: dict[bytes, dict[bytes, _Reading]] = {}
+        self._books: dict[tuple[bytes, tuple[int, ...]], Book] = {}
         self._count = 0
         self.by_name: dict[bytes, tuple[int, ...]] = {}
         for index in range(vocabulary.size):
@@ -71,28 +97,22 @@ class Reader:
                 name = vocabulary.piece(index).replace(SPACE, " ").encode()
                 self.by_name[name] = (index,)
 
-    def read(
-        self, context: bytes, alternative: bytes, open_endings: Set[bytes]
-    ) -> tuple[int, ...]:
-        """The settled pieces of `context` + `alternative`.
+    def book(self, context: bytes, settled: tuple[int, ...]) -> Book:
+        """The readings of what may continue a word.
 
         Args:
-            context: the text of the word so far.
-            alternative: the teacher's token.
-            open_endings: endings that settle nothing.
+            context: the text of the word so far; empty at its beginning.
+            settled: the pieces of it that are settled.
         """
-        here = self._known.get(context)
-        if here is None:
-            here = self._known[context] = {}
-        reading = here.get(alternative)
-        if reading is None:
-            reading = here[alternative] = self._read(context, alternative)
-            self._count += 1
+        key = (context, settled)
+        book = self._books.get(key)
+        if book is None:
             if self._count > _CACHE:
-                self._known.clear()
+                self._books.clear()
                 self._count = 0
-        pieces, how, settled = reading
-        return pieces[:settled] if how in open_endings else pieces
+            self._count += 1
+            book = self._books[key] = Book(self, context, settled)
+        return book
 
     def is_name(self, alternative: bytes) -> bool:
         """Whether this can be a token of a teacher with the student's vocabulary."""
@@ -102,33 +122,42 @@ class Reader:
             or _CONTROL.fullmatch(alternative) is not None
         )
 
-    def _read(self, context: bytes, alternative: bytes) -> _Reading:
+    def read(
+        self, context: bytes, settled: tuple[int, ...], alternative: bytes
+    ) -> Reading:
+        """Reads one alternative; `Book` remembers the result."""
+        self._count += 1
         if _END.fullmatch(alternative):
             ids = self._vocabulary.segment(context).ids
-            return self._writable([*ids, self._eos_id], None, 0)
+            return self._after(settled, [*ids, self._eos_id], None, 0)
         if _CONTROL.fullmatch(alternative):
-            return _Reading((), None, 0)
+            return _NOTHING
         text = context + alternative
         whole = _whole_characters(text)
-        segmentation = self._vocabulary.segment(whole)
-        ids = segmentation.ids
+        ids, _, ends, word_starts, _ = self._vocabulary.segment(whole)
         if len(whole) < len(text):
             # The rest of the character may change the word it stands in.
-            last = segmentation.word_starts[-1] if ids else 0
-            return self._writable(ids[:last], None, 0)
+            last = word_starts[-1] if ids else 0
+            return self._after(settled, ids[:last], None, 0)
         how = ending(alternative)
         if how is None:
-            return self._writable(ids, None, 0)
+            return self._after(settled, ids, None, 0)
         key, length = how
-        cut = len(text) - length
-        settled = sum(end <= cut for end in segmentation.ends)
-        return self._writable(ids, key, settled)
+        certain = sum(end <= len(text) - length for end in ends)
+        return self._after(settled, ids, key, certain)
 
-    def _writable(self, ids: list[int], key: bytes | None, settled: int) -> _Reading:
+    def _after(
+        self, settled: tuple[int, ...], ids: list[int], key: bytes | None, certain: int
+    ) -> Reading:
+        """What of `ids` comes after the settled pieces and can be written."""
+        known = len(settled)
+        if tuple(ids[:known]) != settled:
+            # It would cut settled pieces anew: it is not settled itself.
+            return _NOTHING
+        ids = ids[known:]
         if self._unk_id in ids:
             ids = ids[: ids.index(self._unk_id)]
-            key = key if settled < len(ids) else None
-        return _Reading(tuple(ids), key, settled)
+        return Reading(tuple(ids), key, max(0, certain - known))
 
 
 def ending(token: bytes) -> tuple[bytes, int] | None:
