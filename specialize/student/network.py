@@ -22,7 +22,7 @@ from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
 from specialize.errors import InputError
-from specialize.student import layers
+from specialize.student import cache, layers
 
 SCAN_AXIS = 1
 
@@ -201,6 +201,43 @@ class DecoderLayer(nn.Module):
         x = self.mlp(self.pre_mlp_layer_norm(y), deterministic)
         return _add(y, self.mlp_dropout(x, deterministic))
 
+    def remember(self, encoded: Float[Array, "B S D"]) -> cache.KeysValues:
+        """Returns keys and values of the encoder's states, once for all steps."""
+        keys, values = self.encoder_decoder_attention.keys_values(encoded)
+        return cache.arrange(keys[:, None], values[:, None])
+
+    def step(
+        self,
+        y: Float[Array, "B N D"],
+        past: cache.KeysValues,
+        source: cache.KeysValues,
+        view: cache.View,
+    ) -> tuple[Float[Array, "B N D"], cache.KeysValues]:
+        """One position of N continuations of each row; no dropout.
+
+        Args:
+            y: the embedded tokens of this position.
+            past: keys and values of the positions before.
+            source: what `remember` returned.
+            view: the position, and what may be seen from it.
+
+        Returns:
+            (the layer's output, `past` with this position added).
+        """
+        attention = self.self_attention
+        x = self.pre_self_attention_layer_norm(y)
+        queries = attention.split_heads(attention.query(x))
+        past = cache.append(past, *attention.keys_values(x), view.position)
+        mixed = cache.attend_own(queries, past, view)
+        y = y + attention.out(attention.join_heads(mixed))
+
+        attention = self.encoder_decoder_attention
+        x = self.pre_cross_attention_layer_norm(y)
+        queries = attention.split_heads(attention.query(x))
+        mixed = cache.attend_shared(queries, source, view.source)
+        y = y + attention.out(attention.join_heads(mixed))
+        return y + self.mlp(self.pre_mlp_layer_norm(y)), past
+
 
 class ScanEncoderLayer(EncoderLayer):
     """An encoder layer in the form `nn.scan` takes: (carry, ...) -> (carry, None)."""
@@ -312,6 +349,21 @@ class Decoder(nn.Module):
             y = y * jnp.asarray(self.config.emb_dim**-0.5, y.dtype)
         return y
 
+    def step(
+        self,
+        tokens: Int[Array, "B N"],
+        pasts: Sequence[cache.KeysValues],
+        sources: Sequence[cache.KeysValues],
+        view: cache.View,
+    ) -> tuple[Float[Array, "B N D"], list[cache.KeysValues]]:
+        """`DecoderLayer.step` through the stack, and the final norm."""
+        y = self.shared_embedding(tokens)
+        grown = []
+        for layer, past, source in zip(self.layers, pasts, sources, strict=True):
+            y, past = layer.step(y, past, source, view)
+            grown.append(past)
+        return self.finish(y, deterministic=True), grown
+
     def logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Applies the output head; float32 whatever the compute type."""
         if self.config.logits_via_embedding:
@@ -418,6 +470,31 @@ class Transformer(nn.Module):
             enable_dropout,
             return_hidden,
         )
+
+    def remember(self, encoded: Float[Array, "B S D"]) -> list[cache.KeysValues]:
+        """Returns the encoder's keys and values for every decoder layer."""
+        return [layer.remember(encoded) for layer in self.decoder.layers]
+
+    def position_bias(self, length: int) -> Float[Array, "H L"]:
+        """Returns the self-attention bias towards length-1, ..., 1, 0 positions ago."""
+        return self.decoder.relpos_bias.by_distance(1 - length, 0)
+
+    def step(
+        self,
+        tokens: Int[Array, "B N"],
+        pasts: Sequence[cache.KeysValues],
+        sources: Sequence[cache.KeysValues],
+        view: cache.View,
+    ) -> tuple[Float[Array, "B N V"], list[cache.KeysValues]]:
+        """One decoding position of N continuations of each row (`decoding.generate`).
+
+        Needs the unrolled layout: a scan would copy the whole cache at every step.
+
+        Returns:
+            (logits of the next token, keys and values with this position added).
+        """
+        hidden, pasts = self.decoder.step(tokens, pasts, sources, view)
+        return self.decoder.logits(hidden), pasts
 
 
 def head_kernel(params: Mapping[str, Any]) -> Float[Array, "D V"]:

@@ -1,0 +1,275 @@
+"""`Student`: network, loss and decoding, as T5X and our engine ask for them.
+
+It follows the model contract of T5X by duck typing: the same object trains on both
+engines. Our own calls `loss_sums`, which does not divide; T5X calls `loss_fn`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from specialize.errors import InputError
+from specialize.student import decoding, losses
+from specialize.student.losses import LossConfig, LossSums
+from specialize.student.network import Transformer, head_kernel
+
+Batch = Mapping[str, Array]
+
+# Optional keys of a batch and the arguments of the network they become.
+_PACKING = (
+    "encoder_segment_ids",
+    "decoder_segment_ids",
+    "encoder_positions",
+    "decoder_positions",
+)
+
+# T5X's names of what the loss sum is divided by.
+_NORMALIZERS = ("NUM_REAL_TARGET_TOKENS", "NUM_TOTAL_TARGET_TOKENS")
+
+
+class Student:
+    """A T5 that learns from sparse teacher distributions.
+
+    Attributes:
+        module: the network.
+        optimizer_def: for T5X; our engine has its own.
+        loss: what `loss_sums` measures.
+        FEATURE_CONVERTER_CLS: makes batches; T5X calls it.
+    """
+
+    FEATURE_CONVERTER_CLS: Any = None
+
+    def __init__(
+        self,
+        module: Transformer,
+        input_vocabulary: Any = None,
+        output_vocabulary: Any = None,
+        *,
+        optimizer_def: Any = None,
+        feature_converter_cls: Any = None,
+        loss: LossConfig = losses.DEFAULT,
+        fused: bool = True,
+        loss_normalizing_factor: Any = "NUM_REAL_TARGET_TOKENS",
+        method: str = "greedy",
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        num_samples: int = 1,
+        num_beams: int = 4,
+        length_penalty: float = 1.0,
+        early_stopping: bool | str = False,
+        eos_id: int = 1,
+    ):
+        """Binds a network to its loss and its way of decoding.
+
+        Args:
+            module: the network.
+            input_vocabulary: SeqIO vocabulary of the inputs, which T5X compares with
+                the task's; None where nobody asks.
+            output_vocabulary: the same for the targets.
+            optimizer_def: T5X's optimizer.
+            feature_converter_cls: SeqIO feature converter.
+            loss: the objective.
+            fused: whether the loss applies the output head itself, chunk by chunk, so
+                that [B L V] logits never exist. The result is the same.
+            loss_normalizing_factor: T5X's convention, `loss_fn` only: None (the sum),
+                a number, "NUM_REAL_TARGET_TOKENS" (the batch's weights) or
+                "NUM_TOTAL_TARGET_TOKENS" (padding too).
+            method: of `predict_batch`: "greedy", "sample" or "beam".
+            temperature: see `decoding.generate`, as for the rest.
+            top_p: see there.
+            num_samples: see there; `predict_batch` then returns [B n L].
+            num_beams: see there.
+            length_penalty: see there.
+            early_stopping: see there.
+            eos_id: ends a sequence.
+
+        Raises:
+            InputError: an unknown `loss_normalizing_factor`.
+        """
+        self.module = module
+        self.input_vocabulary = input_vocabulary
+        self.output_vocabulary = output_vocabulary
+        self.optimizer_def = optimizer_def
+        self.loss = loss
+        self.fused = fused
+        self._normalizer = _normalizer(loss_normalizing_factor)
+        if feature_converter_cls is not None:
+            self.FEATURE_CONVERTER_CLS = feature_converter_cls
+        self._decoding: dict[str, Any] = dict(
+            method=method,
+            temperature=temperature,
+            top_p=top_p,
+            num_samples=num_samples,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            eos_id=eos_id,
+        )
+
+    def get_initial_variables(
+        self,
+        rng: jax.Array,
+        input_shapes: Mapping[str, Any],
+        input_types: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Returns fresh {"params", "params_axes"} for batches of these shapes.
+
+        Args:
+            rng: key of the initial values.
+            input_shapes: of the batch, by key; only the tokens' matter.
+            input_types: accepted for T5X; tokens are int32.
+        """
+        del input_types  # T5X's default says float32, for token ids too
+
+        def ones(key: str) -> Int[Array, "B L"]:
+            return jnp.ones(tuple(input_shapes[key]), jnp.int32)
+
+        variables = self.module.init(
+            rng,
+            ones("encoder_input_tokens"),
+            ones("decoder_input_tokens"),
+            ones("decoder_input_tokens"),
+            enable_dropout=False,
+        )
+        return dict(variables)
+
+    def loss_sums(
+        self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None = None
+    ) -> LossSums:
+        """Returns sums of loss, weight and metrics over the batch's target positions.
+
+        Args:
+            params: of the network.
+            batch: SeqIO's encoder-decoder features and, of a distillation,
+                `decoder_teacher_ids` [B L K], `decoder_teacher_probs` [B L K],
+                `decoder_teacher_tail` [B L] and `decoder_format_ids` [B L]. Without
+                teacher rows the loss is the cross-entropy.
+            dropout_rng: drops out if given.
+
+        Raises:
+            InputError: only some of the teacher's keys are there.
+        """
+        targets = batch["decoder_target_tokens"]
+        weights = batch.get("decoder_loss_weights")
+        if weights is None:
+            weights = targets > 0
+        teacher = tuple(
+            batch.get(f"decoder_teacher_{part}") for part in ("ids", "probs", "tail")
+        )
+        arguments: tuple[Any, ...] = (
+            targets,
+            *teacher,
+            weights.astype(jnp.float32),
+            batch.get("decoder_format_ids"),
+            self.loss,
+        )
+        outputs = self._apply(params, batch, dropout_rng, return_hidden=self.fused)
+        if self.fused:
+            head = head_kernel(params)
+            return losses.fused_distillation_loss(outputs, head, *arguments)
+        return losses.distillation_loss(outputs, *arguments)
+
+    def loss_fn(
+        self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None
+    ) -> tuple[Float[Array, ""], dict[str, Any]]:
+        """Returns (loss, clu metrics); divides as `loss_normalizing_factor` says."""
+        from clu import metrics as clu_metrics
+
+        average: Any = clu_metrics.Average
+        sums = self.loss_sums(params, batch, dropout_rng)
+        metrics: dict[str, Any] = {
+            name: average(total=total, count=count)
+            for name, (total, count) in sums.metrics.items()
+        }
+        metrics["loss"] = average(total=sums.loss, count=sums.weight)
+        if self._normalizer is None:
+            return sums.loss, metrics
+        divisor = self._normalizer
+        if divisor == "NUM_REAL_TARGET_TOKENS":
+            divisor = jnp.maximum(sums.weight, jnp.finfo(jnp.float32).tiny)
+        elif divisor == "NUM_TOTAL_TARGET_TOKENS":
+            divisor = batch["decoder_target_tokens"].size
+        return sums.loss / divisor, metrics
+
+    def eval_fn(
+        self, params: PyTree, batch: Batch
+    ) -> tuple[Float[Array, ""], dict[str, Any]]:
+        """Returns `loss_fn` without dropout."""
+        return self.loss_fn(params, batch, None)
+
+    def predict_batch(
+        self, params: PyTree, batch: Batch, rng: jax.Array | None = None
+    ) -> Int[Array, "B L"] | Int[Array, "B n L"]:
+        """Returns decoded ids, as long as the batch's decoder features."""
+        return self._generate(params, batch, rng).tokens
+
+    def predict_batch_with_aux(
+        self, params: PyTree, batch: Batch, rng: jax.Array | None = None
+    ) -> tuple[Array, dict[str, Array]]:
+        """Returns decoded ids and {"scores"}: their log-probabilities in nats."""
+        generated = self._generate(params, batch, rng)
+        return generated.tokens, {"scores": generated.scores}
+
+    def score_batch(self, params: PyTree, batch: Batch) -> Float[Array, " B"]:
+        """Returns the log-probability of each row's targets, in nats."""
+        logits = self._apply(params, batch, None)
+        targets = batch["decoder_target_tokens"]
+        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        logprobs = chosen - jax.nn.logsumexp(logits, axis=-1)
+        weights = batch.get("decoder_loss_weights")
+        if weights is None:
+            weights = targets > 0
+        return jnp.sum(logprobs * weights.astype(jnp.float32), axis=-1)
+
+    def _apply(
+        self,
+        params: PyTree,
+        batch: Batch,
+        dropout_rng: jax.Array | None,
+        *,
+        return_hidden: bool = False,
+    ) -> jax.Array:
+        packing: dict[str, Any] = {key: batch[key] for key in _PACKING if key in batch}
+        outputs: Any = self.module.apply(
+            {"params": params},
+            batch["encoder_input_tokens"],
+            batch["decoder_input_tokens"],
+            batch["decoder_target_tokens"],
+            **packing,
+            enable_dropout=dropout_rng is not None,
+            return_hidden=return_hidden,
+            rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+        )
+        return outputs
+
+    def _generate(
+        self, params: PyTree, batch: Batch, rng: jax.Array | None
+    ) -> decoding.Generated:
+        return decoding.generate(
+            self.module,
+            params,
+            batch["encoder_input_tokens"],
+            max_length=batch["decoder_input_tokens"].shape[1],
+            rng=rng,
+            **self._decoding,
+        )
+
+
+def _normalizer(factor: Any) -> Any:
+    """Returns None, a number or one of `_NORMALIZERS`; takes T5X's enumeration too."""
+    name = getattr(factor, "name", factor)
+    if isinstance(name, str):
+        if name.upper() not in _NORMALIZERS:
+            raise InputError(
+                f"loss_normalizing_factor = {name!r}; it can be None, a number, "
+                f"{' or '.join(_NORMALIZERS)}."
+            )
+        return name.upper()
+    if factor is not None and not factor > 0:
+        raise InputError(
+            f"loss_normalizing_factor = {factor}; a number must be positive."
+        )
+    return factor
