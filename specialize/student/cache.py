@@ -1,8 +1,8 @@
 """Keys and values that a decoding step looks back at.
 
 Axes: B rows (prompts), N continuations of each (beams or samples), H heads, T
-positions, d size of a head. The encoder's keys and values are kept once a row and shared by its
-continuations.
+positions, d size of a head. The encoder's keys and values are kept once a row and
+shared by its continuations.
 """
 
 from typing import NamedTuple
