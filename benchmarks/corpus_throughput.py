@@ -1,0 +1,144 @@
+"""How long a corpus of the paper's size takes, and how much memory.
+
+Repeats the real Codex completions until there are as many as the paper kept, builds
+the four formats with `specialize corpus build`, and prints one JSON row:
+
+    python benchmarks/corpus_throughput.py --data ../shared/data --count 207000
+
+The limit is 15 minutes and 2 GiB on two cores. Memory is the largest sum of the
+proportional set sizes of all processes of the run, sampled five times a second.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True, help="folder with gsm8k, codex and t5")
+    parser.add_argument("--count", type=int, default=207_000, help="completions")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--alignment", default="bytes", choices=("bytes", "dtw"))
+    arguments = parser.parse_args()
+    data = pathlib.Path(arguments.data)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        completions = folder / "completions.jsonl"
+        write_completions(data, completions, arguments.count)
+        words = [sys.executable, "-m", "specialize", "corpus", "build"]
+        words += ["--problems", str(data / "gsm8k" / "train.jsonl")]
+        words += ["--vocabulary", str(data / "t5" / "spiece.model")]
+        words += ["--completions", str(completions), "--teacher", "code-davinci-002"]
+        words += ["--no_rationales", "--alignment", arguments.alignment]
+        words += ["--processes", str(arguments.processes), "--shards", "16"]
+        words += ["--out", str(folder / "corpus")]
+        began = time.monotonic()
+        run = subprocess.Popen(words)
+        memory = Memory(run.pid)
+        status = run.wait()
+        seconds = time.monotonic() - began
+        peak = memory.stop()
+        if status:
+            raise SystemExit(status)
+        manifest = json.loads((folder / "corpus" / "corpus.json").read_text())
+        written = sum(shard["bytes"] for shard in manifest["shards"])
+    row = {
+        "benchmark": "corpus_throughput",
+        "completions": arguments.count,
+        "records": {name: f["records"] for name, f in manifest["formats"].items()},
+        "alignment": arguments.alignment,
+        "processes": arguments.processes,
+        "seconds": round(seconds, 1),
+        "completions_per_second": round(arguments.count / seconds, 1),
+        "minutes_for_207000": round(207_000 / arguments.count * seconds / 60, 2),
+        "peak_mib": round(peak / 2**20),
+        "written_mib": round(written / 2**20),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "commit": commit(),
+    }
+    print(json.dumps(row))
+
+
+def write_completions(data: pathlib.Path, path: pathlib.Path, count: int) -> None:
+    """Exports the real samples again and again, each with a number of its own."""
+    from specialize.corpus.completions import completion_to_json, read_completions
+    from specialize.corpus.problems import read_gsm8k
+
+    problems = read_gsm8k(data / "gsm8k" / "train.jsonl")
+    dump = data / "codex" / "codex_raw_q0_50samples.json"
+    records = [
+        completion_to_json(sample.completion)
+        for sample in read_completions(dump, problems)
+    ]
+    with open(path, "w", encoding="utf-8") as file:
+        for number in range(count):
+            record = records[number % len(records)] | {"sample": number}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+class Memory:
+    """Samples the memory of a process and its descendants until stopped."""
+
+    def __init__(self, pid: int):
+        """Starts sampling."""
+        self._pid = pid
+        self._peak = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """The largest sum seen, in bytes."""
+        self._done.set()
+        self._thread.join()
+        return self._peak
+
+    def _sample(self) -> None:
+        while not self._done.wait(0.2):
+            total = sum(proportional(pid) for pid in descendants(self._pid))
+            self._peak = max(self._peak, total)
+
+
+def descendants(pid: int) -> list[int]:
+    """`pid` and everything below it."""
+    found = [pid]
+    for parent in found:
+        try:
+            for task in pathlib.Path(f"/proc/{parent}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+        except OSError:
+            continue
+    return found
+
+
+def proportional(pid: int) -> int:
+    """Proportional set size in bytes: shared pages count once over all sharers."""
+    try:
+        for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def commit() -> str:
+    """The commit of the working tree this ran from, or "unknown"."""
+    here = pathlib.Path(__file__).parent
+    words = ["git", "-C", str(here), "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()
