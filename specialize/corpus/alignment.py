@@ -55,7 +55,13 @@ def align(
     """
     if method not in METHODS:
         raise InputError(f"alignment is {method!r}, expected one of {list(METHODS)}.")
-    raw = text.encode("utf-8", "surrogatepass")
+    try:
+        raw = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where}: its text holds half of a surrogate pair at character "
+            f"{error.start}, which UTF-8 cannot write. Mend or drop the record."
+        ) from error
     if method == "bytes":
         steps = check_tokens(tokens, raw, where)
         rows = alignment_bytes.rows(steps, raw, vocabulary)

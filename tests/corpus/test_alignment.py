@@ -196,3 +196,10 @@ def test_what_no_teacher_can_have_reported_is_refused(
 def test_an_unknown_method_is_refused(small: Vocabulary) -> None:
     with pytest.raises(InputError, match="'fast'.*bytes.*dtw"):
         align([], "", small, method="fast", k=2)
+
+
+def test_half_a_surrogate_pair_is_refused(small: Vocabulary) -> None:
+    with pytest.raises(
+        InputError, match="file.jsonl:7: .*surrogate pair at character 1"
+    ):
+        align([token("a", 1.0)], "a\ud83d", small, k=2, where="file.jsonl:7")

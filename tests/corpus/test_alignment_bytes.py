@@ -187,9 +187,10 @@ def dense_rows(
     cut = vocabulary.segment(raw)
     starts = list(itertools.accumulate((len(t.token) for t in tokens), initial=0))
     open_endings = {
-        ending(t.token)[0]  # type: ignore[index]
+        how[0]
         for t, byte in zip(tokens, starts[1:-1], strict=False)
-        if byte not in cut.ends
+        if (how := ending(t.token)) is not None
+        and byte not in cut.ends
         and not raw[byte - 1 : byte].isspace()
         and not raw[byte : byte + 1].isspace()
     }
