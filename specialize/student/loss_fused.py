@@ -11,6 +11,7 @@ chunk only the statistics travel, and both gradients are exchanged once, at the 
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +85,7 @@ def make_plan(
 
 
 def ambient_mesh() -> Mesh | AbstractMesh | None:
-    """The mesh of `jax.set_mesh` or of `with mesh:`, unless we are inside its shards."""
+    """The mesh of `jax.set_mesh` or `with mesh:`, unless we are inside its shards."""
     abstract = jax.sharding.get_abstract_mesh()
     if not abstract.empty:
         manual = AxisType.Manual in abstract.axis_types
@@ -100,7 +101,7 @@ def fused(
     hidden: Float[Array, "N D"],
     head: Float[Array, "D V"],
     rows: Rows,
-):
+) -> Any:
     """The loss sum and the metric table of `hidden @ head`.
 
     Args:
@@ -160,7 +161,9 @@ def _split(config, plan: Plan, hidden, head, rows: Rows, *, differentiate: bool)
     return loss, table, gradients
 
 
-def _loop(config, plan: Plan, hidden, head, rows: Rows, *, differentiate: bool):
+def _loop(
+    config, plan: Plan, hidden, head, rows: Rows, *, differentiate: bool
+) -> tuple[Array, Array, Any]:
     """Value, table and, if asked for, gradients of the tokens at hand."""
     dtype = rows.probs.dtype
     vocabulary = loss_kernel.WHOLE
@@ -171,7 +174,7 @@ def _loop(config, plan: Plan, hidden, head, rows: Rows, *, differentiate: bool):
     tokens = hidden.shape[0]
     chunk = min(plan.chunk, tokens)
 
-    def step(hidden, rows):
+    def step(hidden, rows) -> tuple[Array, Any]:
         logits = jnp.dot(hidden, weight, preferred_element_type=dtype)
         statistics, exponentials = loss_kernel.summarise(
             logits, rows, config.temperature, vocabulary
@@ -203,7 +206,7 @@ def _loop(config, plan: Plan, hidden, head, rows: Rows, *, differentiate: bool):
     return table[0, 0, 0], table, gradients
 
 
-def _chunked(step, plan: Plan, hidden, rows: Rows, chunk: int):
+def _chunked(step, plan: Plan, hidden, rows: Rows, chunk: int) -> tuple[Array, Any]:
     """Applies `step` to the tokens that count, `chunk` at a time, and adds."""
     tokens = hidden.shape[0]
     hidden, rows = jax.tree.map(lambda x: _padded(x, -tokens % chunk), (hidden, rows))
@@ -212,7 +215,7 @@ def _chunked(step, plan: Plan, hidden, rows: Rows, chunk: int):
     used = jnp.sum(rows.weights != 0, dtype=jnp.int32)
     chunks = -(-used // chunk)
     if plan.mesh is not None:
-        # Devices exchange statistics inside the loop, so all of them turn equally often.
+        # Devices exchange statistics inside the loop: all of them turn equally often.
         axes = (*plan.batch_axes, plan.vocabulary_axis)
         chunks = jax.lax.pmax(chunks, tuple(axis for axis in axes if axis))
 

@@ -75,7 +75,7 @@ def paper_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0):
 
 
 def renormalized_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0):
-    """T^2 KL(p_T || q_T) with p_T the teacher's K probabilities, tempered, summing to 1.
+    """T^2 KL(p_T || q_T), p_T the teacher's K probabilities, tempered and normalised.
 
     The factor T^2 keeps the size of the gradient, T (q_T - p_T), as T grows.
     """
@@ -157,7 +157,7 @@ def objective(
 
 
 def conditioned(rows: Rows, temperature: float) -> Float[Array, "N K"]:
-    """The teacher's probabilities among its own ids: p^(1/T), normalised; 0 if empty."""
+    """The teacher's probabilities on its ids: p^(1/T), normalised; 0 if empty."""
     if not rows.ids.shape[-1]:
         return rows.probs
     logits = safe_log(rows.probs) / temperature

@@ -61,7 +61,7 @@ class LossConfig:
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
                 raise InputError(
-                    f"{name} is {value}; a loss weight is a finite number of at least 0."
+                    f"{name} is {value}; it must be finite and at least 0."
                 )
         if self.kl_weight == 0 and self.ce_weight == 0:
             raise InputError(
@@ -168,7 +168,7 @@ def make_rows(
         weights=weights.reshape(positions).astype(dtype),
         formats=formats.reshape(positions),
     )
-    # The teacher and the weights are data: nothing is differentiated with respect to them.
+    # The teacher and the weights are data; no gradient flows to them.
     return jax.tree.map(jax.lax.stop_gradient, rows)
 
 

@@ -31,6 +31,8 @@ __all__ = [
     "fused_distillation_loss",
 ]
 
+DEFAULT = LossConfig()
+
 
 @flax.struct.dataclass
 class LossSums:
@@ -62,7 +64,7 @@ def distillation_loss(
     teacher_tail: Float[Array, "B L"] | None,
     weights: Float[Array, "B L"],
     format_ids: Int[Array, "B L"] | None = None,
-    config: LossConfig = LossConfig(),
+    config: LossConfig = DEFAULT,
 ) -> LossSums:
     """The configured loss of these logits, in nats, summed over positions.
 
@@ -91,7 +93,7 @@ def distillation_loss(
         targets, teacher_ids, teacher_probs, teacher_tail, weights, format_ids, dtype
     )
     flat = logits.reshape(-1, logits.shape[-1]).astype(dtype)
-    return _sums(*_plain(config, flat, rows), rows, config)
+    return _sums(_plain(config, flat, rows), rows, config)
 
 
 def cross_entropy_loss(
@@ -99,7 +101,7 @@ def cross_entropy_loss(
     targets: Int[Array, "B L"],
     weights: Float[Array, "B L"],
     format_ids: Int[Array, "B L"] | None = None,
-    config: LossConfig = LossConfig(),
+    config: LossConfig = DEFAULT,
 ) -> LossSums:
     """Cross-entropy on the target ids, with the configured z-loss and nothing else."""
     return distillation_loss(
@@ -116,7 +118,7 @@ def fused_distillation_loss(
     teacher_tail: Float[Array, "B L"] | None,
     weights: Float[Array, "B L"],
     format_ids: Int[Array, "B L"] | None = None,
-    config: LossConfig = LossConfig(),
+    config: LossConfig = DEFAULT,
     *,
     chunk: int | None = None,
     mesh: Mesh | None = None,
@@ -160,8 +162,7 @@ def fused_distillation_loss(
         mesh, tuple(batch_axes), vocabulary_axis, head.shape[1], chunk
     )
     flat = hidden.reshape(-1, hidden.shape[-1])
-    loss, table = loss_fused.fused(config, plan, flat, head, rows)
-    return _sums(loss, table, rows, config)
+    return _sums(loss_fused.fused(config, plan, flat, head, rows), rows, config)
 
 
 def fused_cross_entropy_loss(
@@ -170,17 +171,17 @@ def fused_cross_entropy_loss(
     targets: Int[Array, "B L"],
     weights: Float[Array, "B L"],
     format_ids: Int[Array, "B L"] | None = None,
-    config: LossConfig = LossConfig(),
+    config: LossConfig = DEFAULT,
     **how,
 ) -> LossSums:
-    """`cross_entropy_loss` of `hidden @ head`; `how` as in `fused_distillation_loss`."""
+    """`cross_entropy_loss` of `hidden @ head`; `how`: see `fused_distillation_loss`."""
     return fused_distillation_loss(
         hidden, head, targets, None, None, None, weights, format_ids, config, **how
     )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _plain(config: LossConfig, logits: Float[Array, "N V"], rows: Rows):
+def _plain(config: LossConfig, logits: Float[Array, "N V"], rows: Rows) -> Any:
     return _plain_forward(config, logits, rows)[0]
 
 
@@ -204,7 +205,8 @@ def _plain_backward(config: LossConfig, residuals, cotangents):
 _plain.defvjp(_plain_forward, _plain_backward)
 
 
-def _sums(loss, table, rows: Rows, config: LossConfig) -> LossSums:
+def _sums(result: Any, rows: Rows, config: LossConfig) -> LossSums:
+    loss, table = result
     columns = loss_metrics.names(config, rows.ids.shape[-1])
     table = jax.lax.stop_gradient(table)
     return LossSums(loss, table[1, 0, 0], loss_metrics.label(table, columns))
