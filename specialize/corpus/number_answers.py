@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from specialize.corpus.number_words import leading_number
 from specialize.corpus.passages import Passage, first_sentence
 from specialize.corpus.quantities import (
+    Clock,
     Quantity,
     find_quantities,
     same_quantities,
@@ -125,9 +126,7 @@ def equals(answer: NumberAnswer, gold: str, how: str) -> bool:
     if not parts:
         return False
     if len(parts) == 1:
-        single = answer.single
-        if single is None and ":" in gold:
-            single = _as_ratio(answer)
+        single = _single(answer, parts[0], how)
         return single is not None and same_quantity(single, parts[0])
     offered = answer.several
     if how == "last":
@@ -141,7 +140,9 @@ def spelled(answer: NumberAnswer, golds: Sequence[str], how: str) -> str:
     if wanted > 1:
         offered = answer.several[-wanted:] if how == "last" else answer.several
         return "; ".join(sorted(str(quantity) for quantity in offered))
-    return str(answer.single) if answer.single is not None else answer.text
+    wants = [part for gold in golds for part in gold_quantities(gold)]
+    single = _single(answer, wants[0], how) if wants else answer.single
+    return str(single) if single is not None else answer.text
 
 
 def gold_quantities(gold: str) -> list[Quantity]:
@@ -159,8 +160,20 @@ def gold_quantities(gold: str) -> list[Quantity]:
     return parts
 
 
+def _single(answer: NumberAnswer, wanted: Quantity, how: str) -> Quantity | None:
+    """The one number offered; where a time is wanted, times count before others."""
+    if isinstance(wanted.value, Clock):
+        if answer.single is None:
+            return _as_ratio(answer)
+        if how == "last":
+            # A text that ends "at 11:55 p.m. on 24 December" answers with its time.
+            clocks = [one for one in answer.several if not _is_number(one)]
+            return clocks[-1] if clocks else answer.single
+    return answer.single
+
+
 def _is_number(quantity: Quantity) -> bool:
-    return not hasattr(quantity.value, "parts")
+    return not isinstance(quantity.value, Clock)
 
 
 def _offered(sentence: str) -> NumberAnswer | None:
@@ -187,8 +200,8 @@ def _offered(sentence: str) -> NumberAnswer | None:
     else:
         single = first
     if single is not None and _NEGATIVE_WORD.search(sentence[: single.begin]):
-        assert not hasattr(single.value, "parts")
-        single = dataclasses.replace(single, value=-single.value)  # pyright: ignore
+        if not isinstance(single.value, Clock):
+            single = dataclasses.replace(single, value=-single.value)
     text = " ".join(clause.split())
     return NumberAnswer(single, tuple(found), text)
 

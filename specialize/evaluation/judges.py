@@ -10,7 +10,7 @@ T5).
 import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
@@ -20,6 +20,7 @@ from specialize.evaluation import statistics
 from specialize.evaluation.suites import Example, Suite
 
 
+@runtime_checkable
 class Writes(Protocol):
     """The part of a vocabulary that tells what it can write."""
 

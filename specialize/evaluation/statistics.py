@@ -51,7 +51,7 @@ class Paired:
     p_value: float
 
 
-def wilson(correct: float, n: int, *, confidence: float = CONFIDENCE) -> Interval:
+def wilson(correct: int | float, n: int, *, confidence: float = CONFIDENCE) -> Interval:
     """Accuracy with Wilson's score interval (E. B. Wilson, JASA 1927).
 
     Args:
@@ -80,7 +80,7 @@ def wilson(correct: float, n: int, *, confidence: float = CONFIDENCE) -> Interva
 
 
 def macro_average(
-    scores: Sequence[tuple[float, int]], *, confidence: float = CONFIDENCE
+    scores: Sequence[tuple[int | float, int]], *, confidence: float = CONFIDENCE
 ) -> Interval:
     """Mean of suites' accuracies, each suite counting the same, with its interval.
 
@@ -130,7 +130,7 @@ def mcnemar(won: int, lost: int) -> float:
 
 def compare(
     before: Bool[np.ndarray, " n"],
-    after: Bool[np.ndarray, " n"],
+    after: Bool[np.ndarray, " m"],
     *,
     confidence: float = CONFIDENCE,
     resamples: int = 10_000,

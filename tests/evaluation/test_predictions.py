@@ -1,0 +1,136 @@
+"""Outputs made elsewhere answer every example of their suite once, or are refused."""
+
+import json
+
+import pytest
+
+from specialize.errors import InputError
+from specialize.evaluation import suites
+from specialize.evaluation.predictions import (
+    match_predictions,
+    read_predictions,
+    suite_names,
+)
+
+
+def write(tmp_path, records):
+    file = tmp_path / "predictions.jsonl"
+    file.write_text("\n".join(json.dumps(record) for record in records) + "\n")
+    return file
+
+
+def by_id(suite, text="The answer is 1."):
+    return [
+        {"suite": suite.name, "id": example.id, "prediction": f"{n} {text}"}
+        for n, example in enumerate(suite.examples)
+    ]
+
+
+def test_predictions_come_into_the_suites_order(benchmarks, tmp_path):
+    gsm8k = suites.load_suite("gsm8k", benchmarks)
+    turning = suites.load_suite("bbh/turning", benchmarks)
+    file = write(tmp_path, [*reversed(by_id(gsm8k)), *by_id(turning)])
+    read = read_predictions(file)
+    assert suite_names(read) == ["gsm8k", "bbh/turning"]
+    matched = match_predictions(read, [gsm8k, turning])
+    assert set(matched) == {gsm8k.key, turning.key}
+    assert matched[gsm8k.key][3] == ("3 The answer is 1.",)
+
+
+def test_an_input_is_a_question_or_a_prompt_whatever_its_spaces(benchmarks, tmp_path):
+    suite = suites.load_suite("svamp", benchmarks)
+    records = [
+        {"suite": "svamp", "input": text, "prediction": str(n)}
+        for n, example in enumerate(suite.examples)
+        for text in [example.problem.question if n % 2 else f" {example.inputs}\n"]
+    ]
+    matched = match_predictions(read_predictions(write(tmp_path, records)), [suite])
+    assert matched[suite.key] == [("0",), ("1",), ("2",), ("3",)]
+
+
+def test_one_line_answers_a_question_asked_twice_and_two_answer_one_each(
+    benchmarks, tmp_path
+):
+    suite = suites.load_suite("multiarith", benchmarks)  # every question twice
+    once = [
+        {"suite": "multiarith", "input": f"Twice {n}?", "prediction": str(n)}
+        for n in range(3)
+    ]
+    matched = match_predictions(read_predictions(write(tmp_path, once)), [suite])
+    assert [texts[0] for texts in matched[suite.key]] == list("001122")
+    twice = once + [record | {"prediction": "x"} for record in once]
+    matched = match_predictions(read_predictions(write(tmp_path, twice)), [suite])
+    assert [texts[0] for texts in matched[suite.key]] == list("0x1x2x")
+    thrice = read_predictions(write(tmp_path, [*twice, once[0]]))
+    with pytest.raises(InputError, match=":7: example.*already answered at.*:1"):
+        match_predictions(thrice, [suite])
+
+
+def test_bbh_may_be_named_as_a_whole_and_a_prompt_may_follow(benchmarks, tmp_path):
+    loaded = suites.load_suites("bbh", benchmarks)
+    records = [
+        record | {"suite": name}
+        for suite, name in zip(loaded, ("bbh", "bbh/turning:few_shot_cot"), strict=True)
+        for record in by_id(suite)
+    ]
+    matched = match_predictions(read_predictions(write(tmp_path, records)), loaded)
+    assert [len(matched[suite.key]) for suite in loaded] == [1, 5]
+
+
+def test_predictions_for_examples_that_were_not_asked_are_left_out(
+    benchmarks, tmp_path
+):
+    every = suites.load_suite("gsm8k", benchmarks)
+    test = suites.load_suite("gsm8k", benchmarks, split="test")
+    read = read_predictions(write(tmp_path, by_id(every)))
+    matched = match_predictions(read, [test])
+    assert len(matched[test.key]) == len(test.examples) < 20
+
+
+def test_samples_are_a_list_as_long_for_every_example(benchmarks, tmp_path):
+    suite = suites.load_suite("svamp", benchmarks)
+    records = [record | {"prediction": ["1", "2"]} for record in by_id(suite)]
+    matched = match_predictions(read_predictions(write(tmp_path, records)), [suite])
+    assert matched[suite.key][0] == ("1", "2")
+    records[2]["prediction"] = "1"
+    with pytest.raises(InputError, match=":3: 1 samples, but 2 at .*:1"):
+        match_predictions(read_predictions(write(tmp_path, records)), [suite])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda records: records.pop(), ["1 of 4", "svamp-chal-3"]),
+        (lambda records: records.append(records[0]), [":5", "already", ":1"]),
+        (lambda records: records[1].update(suite="gsm8k"), [":2", "'gsm8k'", "svamp"]),
+        (lambda records: records[1].update(suite="svanp"), [":2", "mean 'svamp'"]),
+        (lambda records: records[1].update(id="gsm8k-test-1"), [":2", "another"]),
+        (lambda records: records[1].pop("id"), [":2", "'id' or 'input'"]),
+        (lambda records: records[1].pop("suite"), [":2", "'suite'"]),
+        (lambda records: records[1].pop("prediction"), [":2", "'prediction'"]),
+        (lambda records: records[1].update(prediction=5), [":2", "5", "text"]),
+        (lambda records: records[1].update(prediction=[]), [":2", "[]"]),
+        (lambda records: records[1].update(id=5), [":2", "'id' is 5"]),
+        (lambda records: records.insert(0, []), [":1", "JSON object"]),
+    ],
+)
+def test_what_does_not_fit_the_suite_is_refused(benchmarks, tmp_path, spoil, words):
+    suite = suites.load_suite("svamp", benchmarks)
+    records = by_id(suite)
+    spoil(records)
+    with pytest.raises(InputError) as refusal:
+        match_predictions(read_predictions(write(tmp_path, records)), [suite])
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_a_faulty_file_is_refused(tmp_path):
+    file = tmp_path / "predictions.jsonl"
+    with pytest.raises(InputError, match="cannot be read"):
+        read_predictions(file)
+    file.write_text("\n")
+    with pytest.raises(InputError, match="holds no prediction"):
+        read_predictions(file)
+    file.write_text('{"suite": "a", "id": "b", "prediction": "c"}\n{"suite":')
+    with pytest.raises(InputError, match=":2: not JSON"):
+        read_predictions(file)
