@@ -59,7 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.main = main
     try:
         return int(arguments.run(arguments) or 0)
-    except (InputError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+    except (
+        InputError,
+        FileNotFoundError,
+        NotADirectoryError,
+        PermissionError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

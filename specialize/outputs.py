@@ -143,7 +143,9 @@ def staged_directory(
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = pathlib.Path(
-        tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+        tempfile.mkdtemp(
+            prefix=f".{target.name}.", suffix=".partial", dir=target.parent
+        )
     )
     umask = os.umask(0)
     os.umask(umask)

@@ -195,9 +195,7 @@ def _compare(before: pathlib.Path, after: pathlib.Path) -> dict[str, Any]:
         scores[when] = {**found["suites"], **found["averages"]}
     return {
         name: {
-            when: {
-                key: found[suite][key] for key in ("accuracy", "n", "low", "high")
-            }
+            when: {key: found[suite][key] for key in ("accuracy", "n", "low", "high")}
             for when, found in scores.items()
         }
         for name, suite in SUITES.items()

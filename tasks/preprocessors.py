@@ -78,17 +78,13 @@ def distillation_features(
 
     def convert(record: Example) -> Example:
         targets = record["target_ids"]
-        probs, tail = normalised(record["teacher_logprobs"], record["teacher_tail"])
-        inputs = tf.cast(record["input_ids"], tf.int32)
         return {
-            "inputs": tf.concat([inputs, [eos]], 0),
+            "inputs": tf.concat([record["input_ids"], [eos]], 0),
             "targets": targets,
-            "teacher_ids": tf.cast(record["teacher_ids"], tf.int32),
-            "teacher_probs": probs,
-            "teacher_tail": tail,
-            "format_id": tf.fill(
-                tf.shape(targets), tf.cast(record["format"], tf.int32)
-            ),
+            "teacher_ids": record["teacher_ids"],
+            "teacher_probs": record["teacher_probs"],
+            "teacher_tail": record["teacher_tail"],
+            "format_id": tf.fill(tf.shape(targets), record["format_id"]),
             "record_id": record["id"],
             "inputs_pretokenized": record["inputs"],
             "targets_pretokenized": record["targets"],
