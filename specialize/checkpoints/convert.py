@@ -240,8 +240,8 @@ def _relaid(
     for prefix, moments in groups.items():
         if set(moments) != set(opened.stored):
             return None
-        # A table per layer has a moment per layer; they differ and cannot be shared.
-        if "scalable" in (opened.layers, layers):
+        # A table per layer has moments per layer; they differ and cannot be shared.
+        if layers == "scalable" or names.has_tables_per_layer(opened.stored):
             return None
         canonical = names.unrolled(moments, opened.path)
         for name, tensor in names.laid_out(canonical, layers).items():

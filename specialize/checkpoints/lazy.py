@@ -98,6 +98,40 @@ class LazyTensor:
 
         return LazyTensor(shape, self.dtype, load)
 
+    def joined(self, axis: int) -> "LazyTensor":
+        """The tensor with `axis` and the next one as one axis."""
+        inner = self.shape[axis + 1]
+        shape = (*self.shape[:axis], self.shape[axis] * inner, *self.shape[axis + 2 :])
+
+        def load(index: Index) -> np.ndarray:
+            start, stop = index[axis].start, index[axis].stop
+            first, last = start // inner, -(-stop // inner)
+            both = (slice(first, last), slice(0, inner))
+            part = self.load((*index[:axis], *both, *index[axis + 1 :]))
+            merged = part.reshape(
+                *part.shape[:axis], (last - first) * inner, *part.shape[axis + 2 :]
+            )
+            wanted = slice(start - first * inner, stop - first * inner)
+            return merged[(slice(None),) * axis + (wanted,)]
+
+        return LazyTensor(shape, self.dtype, load)
+
+    def split(self, axis: int, outer: int) -> "LazyTensor":
+        """The tensor with `axis` as two, the first of size `outer`."""
+        inner = self.shape[axis] // outer
+        shape = (*self.shape[:axis], outer, inner, *self.shape[axis + 1 :])
+
+        def load(index: Index) -> np.ndarray:
+            first, last = index[axis].start, index[axis].stop
+            both = slice(first * inner, last * inner)
+            part = self.load((*index[:axis], both, *index[axis + 2 :]))
+            halved = part.reshape(
+                *part.shape[:axis], last - first, inner, *part.shape[axis + 1 :]
+            )
+            return halved[(slice(None),) * (axis + 1) + (index[axis + 1],)]
+
+        return LazyTensor(shape, self.dtype, load)
+
     def cast(self, dtype: Any) -> "LazyTensor":
         """The tensor in another type, rounded to nearest even."""
         to = np.dtype(dtype)

@@ -6,11 +6,12 @@
 The canonical form that all conversions go through is T5X's tree with one subtree a
 layer, `decoder/layers_3/mlp/wi_0/kernel`. T5X keeps kernels as (inputs, outputs) and
 the heads of an attention joined in one axis; torch keeps (outputs, inputs). Hence every
-kernel is transposed, and nothing is reshaped.
+kernel is transposed.
 
 Scanned trees hold all layers of a stack in one tensor with an extra axis 1:
 `decoder/decoder/mlp/wi_0/kernel` of shape (D, layers, M). T5X's `scalable_t5` moreover
-keeps the relative-position table inside the layer, so once a layer.
+keeps the relative-position table inside the layer, so once a layer, and the heads of an
+attention in an axis of their own: `query` (D, H, size), `out` (H, size, D).
 """
 
 import re
@@ -93,6 +94,10 @@ _LAYER_TO_T5X = {
     stack: {hf: (t5x, flip) for t5x, hf, flip in rows} for stack, rows in _LAYER.items()
 }
 
+# Where an attention's kernel keeps its heads.
+_HEADS = {"query": 1, "key": 1, "value": 1, "out": 0}
+_KERNEL = re.compile(r".*attention/(query|key|value|out)/kernel")
+
 _T5X_LAYER = re.compile(r"(encoder|decoder)/layers_(\d+)/(.+)")
 _HF_LAYER = re.compile(r"(encoder|decoder)\.block\.(\d+)\.(.+)")
 _SCANNED = re.compile(r"(encoder|decoder)/\1/(.+)")
@@ -129,7 +134,8 @@ def unrolled(tensors: Mapping[str, LazyTensor], where: str) -> dict[str, LazyTen
         where: what to call the checkpoint in an error.
 
     Returns:
-        Tensors by canonical name. All layers of a stacked tensor stand together, in
+        Tensors by canonical name, the heads of attentions joined. All layers of a
+        stacked tensor stand together, in
         the order in which a file holds them best.
 
     Raises:
@@ -173,6 +179,10 @@ def unrolled(tensors: Mapping[str, LazyTensor], where: str) -> dict[str, LazyTen
                 "has. T5 shares one table; this network cannot hold these weights."
             )
         result[f"{stack}/{RELPOS}"] = layers[0]
+    for name, tensor in result.items():
+        kernel = _KERNEL.fullmatch(name)
+        if kernel and len(tensor.shape) == 3:
+            result[name] = tensor.joined(_HEADS[kernel[1]])
     return result
 
 
@@ -191,6 +201,10 @@ def laid_out(
     result: dict[str, LazyTensor] = {}
     for name, tensor in sorted(tensors.items(), key=lambda item: _order(item[0])):
         if match := _T5X_LAYER.fullmatch(name):
+            kernel = _KERNEL.fullmatch(name)
+            if layers == "scalable" and kernel:
+                heads = tensors[f"{match[1]}/{RELPOS}"].shape[0]
+                tensor = tensor.split(_HEADS[kernel[1]], heads)
             stacks.setdefault(f"{match[1]}/{match[1]}/{match[3]}", []).append(tensor)
         elif layers == "scalable" and name.endswith(RELPOS):
             stack = name.split("/")[0]
@@ -210,6 +224,11 @@ def layout_of(names: Iterable[str]) -> Layers:
     if not scanned:
         return "unrolled"
     return "scalable" if any(m[2] == RELPOS for m in scanned) else "scanned"
+
+
+def has_tables_per_layer(names: Iterable[str]) -> bool:
+    """Whether a T5X tree keeps relative-position tables inside its layers."""
+    return any(name.endswith(f"/{RELPOS}") and name.count("/") > 2 for name in names)
 
 
 def depth(names: Iterable[str], stack: str) -> int:

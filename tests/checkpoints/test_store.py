@@ -1,0 +1,403 @@
+"""The store: what is kept, what is restored, and what damage does to it."""
+
+import pathlib
+import random
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from specialize.checkpoints.store import CheckpointStore, DamagedCheckpointError
+from specialize.errors import InputError
+
+
+def mesh_of(data: int, model: int) -> Mesh:
+    devices = np.asarray(jax.devices()[: data * model]).reshape(data, model)
+    return Mesh(devices, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+
+def placed(mesh: Mesh, value, *spec):
+    return jax.device_put(value, NamedSharding(mesh, PartitionSpec(*spec)))
+
+
+def some_state(mesh: Mesh | None = None, seed: int = 0):
+    mesh = mesh or mesh_of(2, 4)
+    keys = jax.random.split(jax.random.key(seed), 2)
+    params = {
+        "encoder": {
+            "kernel": placed(mesh, jax.random.normal(keys[0], (8, 64)), "data", "model")
+        },
+        "scale": placed(mesh, jax.random.normal(keys[1], (16,)).astype(jnp.bfloat16)),
+    }
+    return {
+        "params": params,
+        "opt_state": jax.jit(optax.adamw(1e-3).init)(params),
+        "step": placed(mesh, jnp.int32(seed)),
+        "rng": placed(mesh, jax.random.key(seed + 7)),
+        "done": placed(mesh, jnp.asarray(True)),
+    }
+
+
+def abstract(state):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
+def raw(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf).tobytes()
+
+
+def same(first, second) -> bool:
+    return jax.tree.structure(first) == jax.tree.structure(second) and all(
+        raw(a) == raw(b)
+        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    )
+
+
+@pytest.fixture
+def two_steps(tmp_path: pathlib.Path) -> pathlib.Path:
+    with CheckpointStore(tmp_path / "checkpoints") as store:
+        store.save(1, some_state(seed=1), {"note": "first"})
+        store.save(2, some_state(seed=2), {"note": "second"})
+    return tmp_path / "checkpoints"
+
+
+def test_a_state_comes_back_bit_for_bit_with_its_metadata(two_steps):
+    state = some_state(seed=2)
+    with CheckpointStore(two_steps) as store:
+        restored, metadata = store.restore(None, abstract(state))
+    assert same(state, restored)
+    assert metadata == {"note": "second", "step": 2}
+
+
+def test_a_state_comes_back_onto_another_mesh(two_steps):
+    small = some_state(mesh_of(1, 2), seed=2)
+    with CheckpointStore(two_steps) as store:
+        restored, _ = store.restore(2, abstract(small))
+    assert same(small, restored)
+    kernel = restored["params"]["encoder"]["kernel"]
+    assert kernel.sharding == small["params"]["encoder"]["kernel"].sharding
+
+
+def test_the_latest_and_the_best_are_kept(tmp_path):
+    state = some_state()
+    values = {10: 0.1, 20: 0.9, 30: 0.2, 40: float("nan"), 50: 0.3}
+    with CheckpointStore(tmp_path, keep=2, best_metric="acc") as store:
+        for step, value in values.items():
+            store.save(step, state, {"metrics": {"acc": value}})
+        store.wait()
+        assert store.steps() == [20, 40, 50]
+        assert (store.latest(), store.best()) == (50, 20)
+    with CheckpointStore(tmp_path, keep=1, best_metric="acc", best_mode="min") as store:
+        assert store.best() == 20 or store.best() == 50
+        store.save(60, state, {"metrics": {"acc": 0.05}})
+        store.wait()
+        assert store.steps() == [60]
+
+
+def test_a_save_is_not_disturbed_by_donating_the_state(tmp_path):
+    state = some_state(seed=3)
+    expected = jax.tree.map(raw, state)
+    overwrite = jax.jit(
+        lambda s: jax.tree.map(
+            lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x + x, s
+        ),
+        donate_argnums=0,
+    )
+    with CheckpointStore(tmp_path) as store:
+        shapes = abstract(state)
+        store.save(1, state, {})
+        state = overwrite(state)
+        restored, _ = store.restore(1, shapes) if store.wait() is None else (None, None)
+    assert jax.tree.map(raw, restored) == expected
+
+
+def test_a_state_of_another_shape_is_refused_naming_every_array(two_steps):
+    state = abstract(some_state(seed=2))
+    state["params"]["scale"] = jax.ShapeDtypeStruct((17,), jnp.bfloat16)
+    state["params"]["encoder"]["bias"] = jax.ShapeDtypeStruct((3,), jnp.float32)
+    state["step"] = jax.ShapeDtypeStruct((), jnp.float32)
+    del state["rng"]
+    with (
+        CheckpointStore(two_steps) as store,
+        pytest.raises(InputError, match="4 arrays differ") as refusal,
+    ):
+        store.restore(None, state)
+    text = str(refusal.value)
+    assert "missing     params/encoder/bias" in text
+    assert "unexpected  rng" in text
+    assert "shape       params/scale (16,), expected (17,)" in text
+    assert "dtype       step int32, expected float32" in text
+    assert not isinstance(refusal.value, DamagedCheckpointError)
+
+
+def flip_bit(path: pathlib.Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position // 8] ^= 1 << position % 8
+    path.write_bytes(bytes(content))
+
+
+def test_a_flipped_bit_anywhere_never_changes_what_is_restored(two_steps):
+    first, second = some_state(seed=1), some_state(seed=2)
+    shapes = abstract(second)
+    rng = random.Random(0)
+    outcomes: set[int] = set()
+    for path in sorted(p for p in (two_steps / "2").rglob("*") if p.is_file()):
+        intact = path.read_bytes()
+        for _ in range(3):
+            flip_bit(path, rng.randrange(8 * len(intact)))
+            with CheckpointStore(two_steps, read_only=True) as store:
+                restored, metadata = store.restore(None, shapes)
+            outcomes.add(metadata["step"])
+            assert same(restored, {1: first, 2: second}[metadata["step"]]), path
+            path.write_bytes(intact)
+    assert outcomes == {1, 2}
+
+
+def test_every_flipped_bit_of_an_array_changes_its_sums():
+    from specialize.checkpoints.integrity import checksums
+
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    intact = checksums({"x": jnp.asarray(values)})["x"]
+    for position in range(values.nbytes * 8):
+        damaged = bytearray(values.tobytes())
+        damaged[position // 8] ^= 1 << position % 8
+        array = np.frombuffer(bytes(damaged), np.float32).reshape(3, 4)
+        assert checksums({"x": jnp.asarray(array)})["x"] != intact
+    swapped = values[::-1].copy()
+    assert checksums({"x": jnp.asarray(swapped)})["x"] != intact
+
+
+def test_the_sums_do_not_depend_on_the_sharding():
+    from specialize.checkpoints.integrity import checksums
+
+    values = np.random.default_rng(0).standard_normal((8, 16)).astype(np.float32)
+    alone = checksums({"x": jnp.asarray(values)})
+    for spec in ((), ("data",), ("data", "model"), (None, ("data", "model"))):
+        assert checksums({"x": placed(mesh_of(2, 4), values, *spec)}) == alone
+
+
+def largest_file(folder: pathlib.Path) -> pathlib.Path:
+    return max(
+        (p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
+
+
+def test_a_damaged_newest_step_is_reported_in_one_line_and_saved_again(
+    two_steps, capsys
+):
+    state = some_state(seed=2)
+    (two_steps / "2" / "metadata" / "metadata").write_text("{}")
+    with CheckpointStore(two_steps) as store:
+        capsys.readouterr()
+        restored, metadata = store.restore(None, abstract(state))
+        said = capsys.readouterr().err
+        assert metadata["step"] == 1 and same(restored, some_state(seed=1))
+        assert said.count("\n") == 1
+        assert "2 is damaged" in said and "going back to step 1" in said
+        assert store.steps() == [1]
+        store.save(2, state, {"note": "again"})
+        store.wait()
+        assert store.restore(2, abstract(state))[1]["note"] == "again"
+    assert (two_steps / "2.damaged").is_dir()
+
+
+def test_a_damaged_step_that_was_asked_for_alone_is_refused(two_steps):
+    flip = largest_file(two_steps / "2" / "metadata")
+    flip_bit(flip, 400)
+    shapes = abstract(some_state())
+    with CheckpointStore(two_steps) as store, pytest.raises(DamagedCheckpointError):
+        store.restore(2, shapes, or_older=False)
+
+
+def test_nothing_left_to_go_back_to_is_an_error(two_steps):
+    for step in (1, 2):
+        (two_steps / str(step) / "metadata" / "metadata").write_text("")
+    shapes = abstract(some_state())
+    with CheckpointStore(two_steps) as store, pytest.raises(DamagedCheckpointError):
+        store.restore(None, shapes)
+    with (
+        CheckpointStore(two_steps / "nothing") as store,
+        pytest.raises(InputError, match="no checkpoint"),
+    ):
+        store.restore(None, shapes)
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_the_last_good_step(two_steps):
+    """A limit on the size of files stands for the disk."""
+    state = some_state(seed=2)
+    big = {"params": {"w": jnp.zeros((512, 512))}}
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = CheckpointStore(two_steps)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+        with pytest.raises(InputError, match="disk is full.*Earlier checkpoints"):
+            store.save(3, big, {})
+            store.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    with CheckpointStore(two_steps) as again:
+        assert again.steps() == [1, 2]
+        assert same(again.restore(None, abstract(state))[0], state)
+        again.save(3, state, {})
+        again.wait()
+        assert again.steps() == [1, 2, 3]
+
+
+KILLED = """
+    import sys
+    import jax, jax.numpy as jnp
+    from specialize.checkpoints.store import CheckpointStore
+
+    store = CheckpointStore(sys.argv[1], keep=2)
+    for step in range(int(sys.argv[2]), 1000):
+        store.save(step, {"params": {"w": jnp.full((512, 512), step, jnp.float32)}}, {})
+        print(step, flush=True)
+"""
+
+
+def kill_while_saving(folder: pathlib.Path, first: int, saves: int, pause: float):
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), str(first)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    for _ in range(saves):
+        process.stdout.readline()
+    import time
+
+    time.sleep(pause)
+    process.kill()
+    process.wait()
+
+
+def check_survivor(folder: pathlib.Path, at_least: int) -> int:
+    shape = jax.ShapeDtypeStruct((512, 512), jnp.float32)
+    shape = jax.ShapeDtypeStruct(
+        shape.shape, shape.dtype, sharding=placed(mesh_of(2, 4), 0.0).sharding
+    )
+    with CheckpointStore(folder, keep=2) as store:
+        state, metadata = store.restore(None, {"params": {"w": shape}})
+    assert np.all(np.asarray(state["params"]["w"]) == metadata["step"])
+    assert metadata["step"] >= at_least
+    return metadata["step"]
+
+
+def test_kill_9_while_saving_leaves_the_last_good_step(tmp_path):
+    kill_while_saving(tmp_path, 0, saves=4, pause=0.0)
+    # The third save began after the second was finished.
+    assert check_survivor(tmp_path, at_least=2) <= 4
+
+
+@pytest.mark.slow
+def test_kill_9_at_many_moments_leaves_the_last_good_step(tmp_path):
+    first = 0
+    for pause in (0.0, 0.003, 0.01, 0.02, 0.04, 0.08):
+        kill_while_saving(tmp_path, first, saves=3, pause=pause)
+        first = 1 + check_survivor(tmp_path, at_least=first + 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"keep": 0}, "keep=0"), ({"best_mode": "most"}, "'most'")],
+)
+def test_senseless_options_are_refused(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        CheckpointStore(tmp_path, **options)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        CheckpointStore(tmp_path / "file")
+
+
+TWO_PROCESSES = """
+    import sys
+    import jax, jax.numpy as jnp, numpy as np
+    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+    from specialize.checkpoints.store import CheckpointStore
+
+    folder, port, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", 2, rank)
+    mesh = Mesh(np.asarray(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    values = np.arange(64, dtype=np.float32).reshape(8, 8)
+
+    def state(step):
+        make = lambda index: (values + step)[index]
+        return {"params": {"w": jax.make_array_from_callback((8, 8), rows, make)}}
+
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0)
+    )
+    with CheckpointStore(folder) as store:
+        store.save(1, state(1), {})
+        store.save(2, state(2), {})
+        store.wait()
+    with CheckpointStore(folder) as store:
+        if rank == 1:
+            # Only this process finds the newest step unreadable.
+            import specialize.checkpoints.store as module
+            real = module.read_state
+            def read(folder, *args, **kwargs):
+                if folder.name == "2":
+                    raise module.DamagedCheckpointError("unreadable here")
+                return real(folder, *args, **kwargs)
+            module.read_state = read
+        restored, metadata = store.restore(None, shapes)
+        assert metadata["step"] == 1
+        for shard in restored["params"]["w"].addressable_shards:
+            assert (np.asarray(shard.data) == (values + 1)[shard.index]).all()
+        store.save(2, state(2), {})
+        store.wait()
+        assert store.steps() == [1, 2]
+    print("good")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_save_restore_and_agree_on_what_is_damaged(tmp_path):
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    environment = {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    import os
+
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                textwrap.dedent(TWO_PROCESSES),
+                str(tmp_path / "checkpoints"),
+                str(port),
+                str(rank),
+            ],
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0 and "good" in out, err[-3000:]
