@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 # A figure is drawn at the width of a phone and grows with its column.
-WIDTH, HEIGHT = 440, 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 42
+WIDTH, HEIGHT = 440.0, 270.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 14.0, 42.0
 _SERIES = 6
 
 
@@ -127,9 +127,9 @@ def intervals(rows: Sequence[Interval], *, title: str, x_title: str) -> str:
     names = list(dict.fromkeys(name for row in rows for name, *_ in row.values))
     step = 14 + 13 * len(names)
     height = _TOP + step * len(rows) + _BOTTOM
-    left = 132
+    left = 132.0
     high = max(value[3] for row in rows for value in row.values)
-    axis = _Axis(0.0, min(1.0, max(high, 0.05)), left, WIDTH - 46, pad=0.0)
+    axis = _Axis(0.0, min(1.0, max(high, 0.05)), left, WIDTH - 46.0, pad=0.0)
     parts: list[str] = []
     for tick in axis.ticks():
         x = axis.at(tick)
@@ -282,7 +282,7 @@ def _log_ticks(axis: _Axis) -> list[float]:
 
 def _svg(title: str, body: str, height: float) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
+        f'<svg viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" '
         f'aria-label="{escape(title, quote=True)}">{body}</svg>'
     )
 

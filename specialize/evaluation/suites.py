@@ -8,9 +8,9 @@
 | svamp | svamp/SVAMP.json | number |
 | bbh/<task> | bbh/bbh/<task>.json | by task |
 
-"bbh" is every task file there is, "mas" is MultiArith, ASDiv and SVAMP. A file of
-BBH's layout with another name works too: its answer type is what the file declares
-(`"answer_type"` beside `"examples"`) or else follows from its targets.
+"bbh" is every task file there is, "math" the first four, "mas" MultiArith, ASDiv and
+SVAMP. A file of BBH's layout with another name works too: its answer type is what the
+file declares (`"answer_type"` beside `"examples"`) or else follows from its targets.
 
 Prompts: math questions are asked in the formats of the corpus, few-shot ones behind
 demonstrations drawn from gsm8k/train.jsonl (another four for every question, so that
