@@ -27,6 +27,7 @@ def register(subparsers: Commands) -> None:
     _register_align(commands)
     _register_write(commands)
     _register_build(commands)
+    _register_import(commands)
 
 
 def _add(
@@ -512,3 +513,49 @@ def _export(arguments: argparse.Namespace) -> int:
     count = sample.export(arguments.responses, arguments.out)
     console.print(f"{count:,} completions in {arguments.out}")
     return 0
+
+
+def _register_import(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "import-released",
+        _import_released,
+        "the paper authors' released pickles to a corpus, read safely",
+    )
+    parser.add_argument(
+        "--pickles", required=True, nargs="+", metavar="FILE", help="one a format"
+    )
+    parser.add_argument(
+        "--problems",
+        default=None,
+        metavar="FILE",
+        help="GSM8K's training file, so that records carry its ids",
+    )
+    parser.add_argument(
+        "--vocabulary", required=True, metavar="FILE", help="T5's SentencePiece model"
+    )
+    parser.add_argument("--rows", type=int, default=None, help="embedding rows")
+    parser.add_argument("--teacher", default="code-davinci-002", help="who answered")
+    parser.add_argument("--k", type=int, default=5, help="alternatives a position")
+    _add_output(parser)
+    _add_processes(parser)
+
+
+def _import_released(arguments: argparse.Namespace) -> int:
+    from specialize.corpus.problems import read_gsm8k
+    from specialize.corpus.released import import_released
+
+    return _show(
+        import_released(
+            arguments.pickles,
+            arguments.vocabulary,
+            arguments.out,
+            problems=read_gsm8k(arguments.problems) if arguments.problems else (),
+            teacher=arguments.teacher,
+            k=arguments.k,
+            rows=arguments.rows,
+            num_shards=arguments.shards,
+            processes=arguments.processes,
+            replace=arguments.replace,
+        )
+    )

@@ -91,6 +91,7 @@ class Part(NamedTuple):
         kept: samples that stand in at least one record.
         rejected: reasons of the others.
         dropped: (format, reason) of records that were too long.
+        verified: samples found right, where that was not decided before.
     """
 
     block: Block
@@ -98,6 +99,7 @@ class Part(NamedTuple):
     kept: int
     rejected: list[str]
     dropped: list[tuple[str, str]]
+    verified: int = 0
 
 
 class Task(NamedTuple):

@@ -191,7 +191,7 @@ def assemble(
         processes=workers,
     )
     return shards.write_shards(
-        _counted(parts, funnel),
+        counted(parts, funnel),
         out,
         fingerprint,
         num_shards=num_shards,
@@ -232,9 +232,10 @@ def with_rationale(questions: Sequence[Problem]) -> list[Problem]:
     return [p for p in questions if p.rationale is not None and p.answers]
 
 
-def _counted(parts: Iterator[Part], funnel: Funnel) -> Iterator[shards.Block]:
+def counted(parts: Iterator[Part], funnel: Funnel) -> Iterator[shards.Block]:
     """Passes the blocks on and completes the funnel on the way."""
     for part in parts:
+        funnel.verified += part.verified
         funnel.aligned += part.aligned
         funnel.kept += part.kept
         for reason in part.rejected:

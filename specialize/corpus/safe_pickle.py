@@ -1,0 +1,84 @@
+"""Pickles of plain data, read without running anything that is in them.
+
+A pickle is a program: it may name any function and call it. This reader admits the
+names of three containers and refuses every other name before it is looked up; lists,
+dicts, tuples, strings, bytes and numbers need no name at all. What may still happen is
+that a hostile file asks for much memory.
+"""
+
+import collections
+import os
+import pathlib
+import pickle
+from typing import Any
+
+from specialize.errors import InputError
+
+_ADMITTED: dict[tuple[str, str], type] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("__builtin__", "set"): set,
+    ("__builtin__", "frozenset"): frozenset,
+}
+
+
+class _Refused(Exception):
+    """A pickle names something that is not a plain container."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str, /) -> Any:
+        # Everything that is not plain data comes through here, extension codes too.
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            raise _Refused(f"{module}.{name}") from None
+
+    def persistent_load(self, pid: Any, /) -> Any:
+        raise _Refused(f"a reference to something outside it ({pid!r})")
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """Reads a pickle of plain containers, strings and numbers.
+
+    Args:
+        path: the file.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        InputError: absent, damaged, or it names anything but plain containers; the
+            message says what. Nothing of the file was run.
+    """
+    file = pathlib.Path(path)
+    try:
+        with open(file, "rb") as stream:
+            return _Unpickler(stream).load()
+    except _Refused as error:
+        raise InputError(
+            f"{file} is refused: it asks for {error}, and a pickle may run anything it "
+            "asks for. Only plain lists, dicts, strings and numbers are read; convert "
+            "it where it came from, or do not trust it."
+        ) from error
+    except FileNotFoundError as error:
+        raise InputError(f"{file} does not exist. Check the path.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{file} is a folder, expected a pickle.") from error
+    except (
+        # What a damaged file makes of `load` is not one kind of error.
+        pickle.UnpicklingError,
+        EOFError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        raise InputError(
+            f"{file} is not a readable pickle ({type(error).__name__}: {error}). Copy "
+            "it again."
+        ) from error
