@@ -7,7 +7,7 @@ the same random keys, so resuming never changes a text.
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from specialize.student import decoding
 _LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What the engine needs of a vocabulary."""
 
@@ -222,7 +223,7 @@ class Engine:
                 )
 
             self._compiled[signature] = jax.jit(run, out_shardings=self._replicated)
-        with self.mesh:
+        with jax.set_mesh(self.mesh):
             return self._compiled[signature](self.params, batch, key)
 
     def _spell(

@@ -1,0 +1,177 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specialize import sharding
+from specialize.errors import InputError
+from specialize.inference.engine import Engine
+from specialize.inference.resumable import decode_to_file
+from specialize.student import decoding
+from specialize.student.network import T5Config, Transformer
+
+LENGTH = 12
+
+
+class Bytes:
+    """A tokenizer of letters: 'a' is 3, 'b' is 4, ..."""
+
+    eos_id = 1
+
+    def encode(self, text):
+        return [ord(letter) - 94 for letter in text]
+
+    def decode(self, ids):
+        kept = []
+        for index in ids:
+            if index == self.eos_id:
+                break
+            kept.append(chr(index + 94) if index > 2 else "_")
+        return "".join(kept)
+
+
+@pytest.fixture(scope="module")
+def network():
+    config = T5Config(
+        vocab_size=32,
+        emb_dim=16,
+        num_heads=2,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        head_dim=8,
+        mlp_dim=32,
+        mlp_activations=("gelu", "linear"),
+        dropout_rate=0.0,
+    )
+    module = Transformer(config)
+    ones = jnp.ones((1, 4), jnp.int32)
+    params = module.init(jax.random.key(1), ones, ones, ones, enable_dropout=False)
+    # Larger weights: a random model at initialisation says nearly the same always.
+    return module, jax.tree.map(lambda x: 3 * x, params["params"])
+
+
+def engine(network, *, devices=1, batch_size=4, input_length=64):
+    module, params = network
+    mesh = sharding.make_mesh(data=devices)
+    return Engine(
+        module,
+        jax.device_put(params, sharding.replicated(mesh)),
+        Bytes(),
+        mesh,
+        batch_size=batch_size,
+        input_length=input_length,
+        output_length=LENGTH,
+    )
+
+
+@pytest.fixture(scope="module")
+def one(network):
+    return engine(network)
+
+
+PROMPTS = ["abc", "z", "hello", "abcabcabc" * 5, "ba", "qwertz", "abc", "mnop", "x"]
+
+
+@pytest.fixture(scope="module")
+def texts(one):
+    return {g.index: g.texts[0] for g in one.generate(PROMPTS)}
+
+
+def test_every_prompt_is_answered_as_if_it_were_alone(network, texts):
+    module, params = network
+    alone = jax.jit(
+        lambda tokens: decoding.generate(
+            module, params, tokens, max_length=LENGTH, eos_id=1
+        )
+    )
+    for index, prompt in enumerate(PROMPTS):
+        tokens = np.zeros((1, 64), np.int32)
+        ids = [*Bytes().encode(prompt), 1]
+        tokens[0, : len(ids)] = ids
+        expected = Bytes().decode(np.asarray(alone(tokens).tokens)[0].tolist())
+        assert texts[index] == expected
+    assert len(set(texts.values())) > 3
+
+
+def test_eight_devices_say_what_one_says(network, texts):
+    many = engine(network, devices=8, batch_size=8)
+    assert {g.index: g.texts[0] for g in many.generate(PROMPTS)} == texts
+
+
+def test_prompts_are_bucketed_by_length_longest_first(one):
+    ids, buckets = one.buckets(PROMPTS)
+    assert [b.length for b in buckets] == sorted(b.length for b in buckets)[::-1]
+    assert sorted(i for b in buckets for i in b.indices) == list(range(len(PROMPTS)))
+    assert all(len(ids[i]) <= b.length for b in buckets for i in b.indices)
+
+
+def test_a_prompt_too_long_loses_its_front_and_says_so(network):
+    small = engine(network, input_length=8)
+    (cut,) = small.generate(["aaaabcdefgh"])
+    (short,) = small.generate(["bcdefgh"])
+    assert (cut.texts, cut.truncated) == (short.texts, 4)
+    assert short.truncated == 0
+
+
+def test_samples_depend_on_the_seed_and_resume_unchanged(one):
+    def drawn(seed, done=()):
+        stream = one.generate(
+            PROMPTS, method="sample", num_samples=2, seed=seed, done=done
+        )
+        return {g.index: g.texts for g in stream}
+
+    first = drawn(0)
+    assert first != drawn(1)
+    assert all(len(texts) == 2 for texts in first.values())
+    _, buckets = one.buckets(PROMPTS)
+    rest = drawn(0, done=set(buckets[0].indices))
+    assert rest == {i: t for i, t in first.items() if i not in buckets[0].indices}
+
+
+def test_a_killed_run_goes_on_and_repeats_no_finished_batch(one, tmp_path, monkeypatch):
+    path = tmp_path / "decoded.jsonl"
+    settings = {"weights": "w"}
+    undisturbed = decode_to_file(
+        one, PROMPTS, tmp_path / "calm.jsonl", settings, sampling={}
+    )
+    decode, calls = one._decode, []
+
+    def dies(bucket, *rest):
+        calls.append(bucket.number)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return decode(bucket, *rest)
+
+    monkeypatch.setattr(one, "_decode", dies)
+    with pytest.raises(KeyboardInterrupt):
+        decode_to_file(one, PROMPTS, path, settings, sampling={})
+    with open(path, "a") as file:
+        file.write('{"index": 3, "te')  # the line that the kill cut
+    finished = len(path.read_text().splitlines()) - 2
+    assert finished == 4
+    calls.clear()
+    calls.extend([None] * 3)
+    resumed = decode_to_file(one, PROMPTS, path, settings, sampling={})
+    assert calls[3:] == [1, 2]  # batch 0 was whole
+    assert resumed == undisturbed
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sorted(line["index"] for line in lines[1:]) == list(range(len(PROMPTS)))
+
+
+def test_predictions_of_other_weights_are_refused(one, tmp_path):
+    path = tmp_path / "decoded.jsonl"
+    decode_to_file(one, PROMPTS[:1], path, {"weights": "w"}, sampling={})
+    with pytest.raises(InputError, match="other settings"):
+        decode_to_file(one, PROMPTS[:1], path, {"weights": "v"}, sampling={})
+
+
+def test_a_batch_that_does_not_divide_over_the_mesh_is_refused(network):
+    with pytest.raises(InputError, match="multiple of 8"):
+        engine(network, devices=8, batch_size=12)
+
+
+def test_an_unknown_method_is_refused(one):
+    with pytest.raises(InputError, match="greedy"):
+        next(one.generate(["a"], method="gready"))
