@@ -110,7 +110,7 @@ def test_without_a_gradient_the_value_is_the_same_and_no_gradient_is_computed():
 def test_tokens_of_weight_zero_are_set_aside_even_if_they_are_broken():
     case, hidden, head = student(3)
     dropped = case.weights == 0
-    assert dropped.sum() > 7
+    assert dropped.sum() > 3
     sums, (d_hidden, d_head) = run((hidden, head, *case.teacher()), chunk=7)
     broken = jnp.where(dropped[..., None], np.float32(1e30), hidden)
     again, (d_broken, d_again) = run((broken, head, *case.teacher()), chunk=7)
@@ -149,6 +149,7 @@ def test_eight_devices_are_one_device(shape):
         assert_equal(value(*arguments), one[0])
 
 
+@pytest.mark.filterwarnings("ignore:.with mesh:DeprecationWarning")
 @pytest.mark.parametrize("context", ["jax.set_mesh", "with mesh"])
 def test_the_mesh_of_the_context_is_found(context):
     mesh = make_mesh((2, 4))
