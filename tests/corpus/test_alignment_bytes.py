@@ -258,7 +258,7 @@ def taught_texts(draw: st.DrawFn, alphabet: str, words: tuple[str, ...] = ()) ->
 WORDS = (" cat", " cats", " do", " dog", "/2", " 48", " sells", "\n", ".", "'s", " a")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(taught=taught_texts("catsdog48/2 \n", WORDS))
 def test_rows_are_the_definition_summed_over_all_known_paths(
     exact: Vocabulary, taught: Taught
@@ -294,7 +294,7 @@ def taught_bytes(draw: st.DrawFn) -> Taught:
     return taught
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(taught=taught_bytes())
 def test_for_any_text_masses_are_probabilities_that_multiply_to_the_teachers(
     small: Vocabulary, taught: Taught

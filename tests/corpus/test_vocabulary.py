@@ -86,7 +86,7 @@ def test_the_published_t5_tokenizations_are_reproduced(
     assert [*t5.encode(t5.decode(target)), t5.eos_id] == target
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=st.text(max_size=20) | st.sampled_from(HARD))
 def test_spans_cover_every_byte_of_the_text_once(small: Vocabulary, text: str) -> None:
     spans = small.spans(text)
