@@ -22,7 +22,7 @@ import numpy as np
 
 from specialize.checkpoints.lazy import LazyTensor, remembered, stacked
 from specialize.errors import InputError
-from specialize.student.network import T5Config
+from specialize.student.architecture import T5Config
 
 SCAN_AXIS = 1
 EMBEDDING = "token_embedder/embedding"

@@ -8,7 +8,7 @@ import pytest
 
 from specialize.checkpoints import huggingface, names
 from specialize.checkpoints.lazy import LazyTensor, from_array
-from specialize.student.network import T5Config
+from specialize.student.architecture import T5Config
 
 FAMILIES = {
     "t5_1_0": T5Config(
