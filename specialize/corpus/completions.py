@@ -193,9 +193,7 @@ def write_completions(path: Path, completions: Iterable[Completion]) -> int:
 def _read_export(
     record: dict[str, Any], problem: Problem, where: str, with_tokens: bool
 ) -> Sample:
-    text = record.get("text")
-    if not isinstance(text, str):
-        raise InputError(f"{where}: 'text' is {text!r}, expected the completion.")
+    text = _text(record, where)
     sample = record.get("sample")
     if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
         raise InputError(
@@ -277,9 +275,7 @@ def _read_dump(
     if not isinstance(sample, dict):
         raise InputError(f"{where}: expected an object with 'text' and 'steps'.")
     record = cast(dict[str, Any], sample)
-    text, steps = record.get("text"), _list(record, "steps", where)
-    if not isinstance(text, str):
-        raise InputError(f"{where}: 'text' is {text!r}, expected the completion.")
+    text, steps = _text(record, where), _list(record, "steps", where)
     completion = Completion(problem.id, index, text)
     try:
         sampled = [token_bytes(step[0][0]) for step in steps]
@@ -333,6 +329,20 @@ def _trimmed(completion: Completion, tokens: tuple[TeacherToken, ...]) -> Comple
     data = b"".join(token.token for token in tokens)
     text = data.decode("utf-8", "surrogatepass")
     return dataclasses.replace(completion, text=text, tokens=tokens)
+
+
+def _text(record: Mapping[str, Any], where: str) -> str:
+    text = record.get("text")
+    if not isinstance(text, str):
+        raise InputError(f"{where}: 'text' is {text!r}, expected the completion.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where}: 'text' holds half of a surrogate pair at character "
+            f"{error.start}, which is no Unicode text. Mend or drop the line."
+        ) from error
+    return text
 
 
 def _list(record: Mapping[str, Any], name: str, where: str) -> list[Any]:

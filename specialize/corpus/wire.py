@@ -73,7 +73,8 @@ def _choice(index: int, choice: Any, where: str, spelt: bool) -> Choice:
         reason = str(choice.get("finish_reason") or "stop")
     except (KeyError, TypeError, AttributeError) as error:
         raise Unusable("malformed", f"{where}: no text ({error})") from error
-    if not isinstance(text, str):
+    if not isinstance(text, str) or any("\ud800" <= char <= "\udfff" for char in text):
+        # Half of a surrogate pair: no file could hold it.
         raise Unusable("malformed", f"{where}: the text is {text!r}")
     if not isinstance(logprobs, dict):
         raise Unusable("no_logprobs", f"{where}: the server sent no log-probabilities")
