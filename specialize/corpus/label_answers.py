@@ -19,6 +19,7 @@ of thought that was cut off while it weighed the options has no answer: its last
 is chance. Lists, brackets and free text must be the whole text or its last line.
 """
 
+import itertools
 import re
 from collections.abc import Callable
 
@@ -31,7 +32,7 @@ _PARENTHESISED = re.compile(_LETTER)
 _LEADING_LETTER = re.compile(
     r"[\s*_`\"'“$:-]*(?:\\[(\[]\s*)?(?:\\(?:text|mathrm|mathbf|textbf)\s*\{)?"
     r"(?:(?:[Tt]he\s+)?(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)\s*:?\s*[*_`]*)?"
-    rf"(?:{_LETTER}|\((?P<lower>[a-z])\)"
+    rf"(?:{_LETTER}|\((?P<lower>[a-z])\)|(?P<tiny>[a-z])(?=[.)]?\s*$)"
     r"|(?P<bare>[A-Z])(?=\s*(?:$|[\n).:,;!\]}*_`\"'”\\$]"
     r"|(?:because|since|as|is|which|and|or|for|given|explanation)\b))"
     r"|(?P<named>[B-HJ-Z])(?=\s))"
@@ -137,21 +138,32 @@ def label_unmarked(answer_type: str) -> Callable[[str], str | None]:
 
 
 def words_marked(passage: Passage) -> str | None:
-    """The list of words behind a mark, to the end of its line."""
+    """The list of words behind a mark: its items, or to the end of its line."""
+    lines = passage.text.lstrip(" \t\r\n:*").split("\n")
+    if _ITEM.match(lines[0]):
+        return _items(lines) or None
     return spelled_words(first_sentence(passage.text)) or None
 
 
 def words_unmarked(text: str) -> str | None:
-    """The list of words that a text or its last line is, behind a colon if any."""
+    """The list of words that a text ends with: its items, or its last line."""
     lines = [line for line in text.split("\n") if line.strip(_EDGE)]
-    if len(lines) > 1 and all(_ITEM.match(line) for line in lines):
-        return spelled_words(" ".join(lines))
-    for line in reversed(lines):
-        listed = line.rpartition(": ")[2].strip(_EDGE).strip("[]()").strip(_EDGE)
+    first = len(lines)
+    while first and _ITEM.match(lines[first - 1]):
+        first -= 1
+    if len(lines) - first > 1:
+        return _items(lines[first:]) or None
+    if lines:
+        listed = lines[-1].rpartition(": ")[2].strip(_EDGE).strip("[]()").strip(_EDGE)
         if _WORD_LIST.fullmatch(listed):
             return spelled_words(listed)
-        break
     return None
+
+
+def _items(lines: list[str]) -> str:
+    """The words of the list items that lines begin with."""
+    listed = list(itertools.takewhile(_ITEM.match, lines))
+    return spelled_words(" ".join(listed))
 
 
 def spelled_words(text: str) -> str:

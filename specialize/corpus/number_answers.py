@@ -100,7 +100,7 @@ def read_marked(passage: Passage) -> NumberAnswer | None:
         # "Answer: 9 eggs are left. She ..." opens a chain of thought.
         if not (_leads(sentence) or _words(text)):
             return None
-        if not (_is_short(text) or _is_explained(text)):
+        if not (_stands_alone(text) or _is_explained(text)):
             return None
     return _offered(sentence) or _words(sentence)
 
@@ -190,7 +190,9 @@ def _offered(sentence: str) -> NumberAnswer | None:
         end = _CLAUSE_END.search(sentence, first.end)
         clause = sentence[: end.start()] if end else sentence
     if _is_calculation(clause, found) and (
-        not leads or _OPERATOR.match(sentence, first.end)
+        not leads
+        or _OPERATOR.match(sentence, first.end)
+        or sentence.startswith("^", first.end)
     ):
         single = _result(clause)
     elif not leads:
@@ -223,8 +225,8 @@ def _result(clause: str) -> Quantity | None:
 
 
 def _is_hedged(sentence: str, found: list[Quantity]) -> bool:
-    if len(found) < 2:
-        return False
+    if len(found) < 2 or same_quantity(found[0], found[1]):
+        return False  # "5/2 or 2.5"
     return bool(_HEDGE.fullmatch(sentence, found[0].end, found[1].begin))
 
 
@@ -245,6 +247,18 @@ def _is_short(text: str) -> bool:
         words = leading_number(sentence)
         return words is not None and bool(_REST_OF_SHORT.match(sentence, words[1]))
     return bool(_REST_OF_SHORT.match(sentence, found[-1].end))
+
+
+def _stands_alone(text: str) -> bool:
+    """Whether a short line is the answer and not the first step of a solution."""
+    line, _, rest = text.partition("\n")
+    if not _is_short(line):
+        return False
+    if not rest.strip() or _EXPLAINED.match(rest.lstrip()):
+        return True
+    # "A: 16 - 7 = 9" with more lines behind it is a first step; "Answer: 18" and a
+    # blank line is an answer with its reasons.
+    return not rest.split("\n", 1)[0].strip() and "=" not in line
 
 
 def _is_explained(text: str) -> bool:

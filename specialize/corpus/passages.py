@@ -6,7 +6,8 @@ A model's output is read in this order:
    where the model went on to a next question (`Q:`, `Question:` ... behind its
    answer): what it says there is not about this question.
 2. **Marks.** The answer stands behind `####` (the first that holds one ends the text:
-   it is GSM8K's own end mark), inside `\boxed{}` or `<answer></answer>`, or behind
+   it is GSM8K's own end mark), inside `\boxed{}`, `<answer></answer>` or a JSON
+   field "answer", or behind
    "the answer is", "the correct option is", "Answer:", "A:" and the like. Of several
    the last one counts that holds an answer, so that a correction counts.
 3. **No mark.** Each answer type says which candidate of the whole text counts.
@@ -49,9 +50,12 @@ _VERB = (
 _PHRASE = re.compile(
     rf"\b{_SUBJECT}{_EMPHASIS}{_ABOUT}\s*{_EMPHASIS}\s*{_VERB}", re.IGNORECASE
 )
+_ASIDE = r"(?:\s?\([^()\n]{1,40}\))?"  # "Answer (in dollars):"
 _COLON = re.compile(
-    rf"(?:(?P<final>\b(?:final|correct|right)\s+(?:answer|option|choice))"
-    rf"|\b(?:answer|ans)|(?:(?<=\n)|^|(?<=[.!?]\s))A)\s*{_EMPHASIS}\s*[:.]\s*{_EMPHASIS}",
+    rf"(?:(?P<final>\b(?:final|correct|right)\s+(?:answer|option|choice)){_ASIDE}"
+    rf"\s*{_EMPHASIS}\s*(?::|(?=\s[$\d]))"
+    rf"|\b(?:answer{_ASIDE}|ans\b\.?)\s*{_EMPHASIS}\s*:"
+    rf"|(?:(?<=\n)|^|(?<=[.!?]\s))A\s*{_EMPHASIS}\s*:|\bAns\.)\s*{_EMPHASIS}",
     re.IGNORECASE,
 )
 _DENIED = re.compile(r"[\s:*(]*(?:that\s+it\s+is\s+)?(?:not|isn't)\b", re.IGNORECASE)
@@ -63,6 +67,9 @@ _WITHHELD = re.compile(
     re.IGNORECASE,
 )
 _HASHES = re.compile(r"#{4,}\s*:?")
+_FIELD = re.compile(
+    r"[\"'](?:final_)?answer[\"']\s*:\s*([\"']?)(.*?)(?:\1\s*[,}\n]|\1\s*$)"
+)
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.IGNORECASE | re.DOTALL)
 _BOX = re.compile(r"\\f?boxed\s*\{")
 
@@ -184,6 +191,8 @@ def marks(text: str) -> Iterator[Passage]:
 def _enclosed(text: str) -> Iterator[Passage]:
     for match in _TAG.finditer(text):
         yield Passage(match[1], "enclosed", match.start(), match.end())
+    for match in _FIELD.finditer(text):
+        yield Passage(match[2], "enclosed", match.start(), match.end())
     for match in _BOX.finditer(text):
         depth, end = 1, match.end()
         while end < len(text) and depth:

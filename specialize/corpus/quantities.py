@@ -32,6 +32,14 @@ from fractions import Fraction
 _MINUS = "-\u2212\u2013\ufe63"
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
+# The 2 of "18 m²", "18 m^2" or "18 m2" is no number of its own.
+_UNIT_EXPONENT = re.compile(
+    r"(?<=[\s\d}](?:mm|cm|dm|km|ft|in|yd|mi))(?:\^\{?[23]\}?|[23²³])(?![\d.]\d|\d)"
+    r"|(?<=[\s\d}]m)(?:\^\{?[23]\}?|[23²³])(?![\d.]\d|\d)"
+    r"|(?<=(?:units|meter|metre|miles|yards))(?:\^\{?[23]\}?|[²³])"
+    r"|(?<=(?:inches|meters|metres))(?:\^\{?[23]\}?|[²³])"
+    r"|(?<=(?:feet|foot|unit|inch))(?:\^\{?[23]\}?|[²³])"
+)
 _VULGAR = re.compile("(?<=[0-9])(?=[¼-¾⅐-⅞])")
 
 _GROUPED = (
@@ -202,6 +210,7 @@ def normalised(text: str) -> str:
     """
     text = re.sub(r"<<[^<>\n]*?>>(?=\s?[$\d.-])", "", text)
     text = re.sub(r"<<[^<>\n]*?=([^<>=\n]*)>>", r"\1", text)
+    text = _UNIT_EXPONENT.sub("", text)
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{run[0].translate(_SUPERSCRIPTS)}", text)
     text = _VULGAR.sub(" ", text)
     separators = "[\u00a0\u2009\u202f]"
