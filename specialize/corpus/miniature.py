@@ -264,10 +264,27 @@ def _same(draw: random.Random) -> tuple[str, str]:
 
 
 def _sum(draw: random.Random) -> tuple[str, str]:
-    left, size = draw.randint(0, 40), draw.randint(1, 9)
+    left, size = draw.randint(0, 45), draw.randint(1, 9)
     if draw.random() < 0.5 and size <= left:
-        return f"What is {left} - {size}", str(left - size)
-    return f"What is {left} + {size}", str(left + size)
+        return f"{left} - {size} =", str(left - size)
+    return f"{left} + {size} =", str(left + size)
+
+
+def _first(draw: random.Random) -> tuple[str, str]:
+    problem = problems(1, seed=draw.randrange(2**32), prefix="reading")[0]
+    story, _, _ = problem.question.rpartition(" How many ")
+    return f"{story} What was there at first?", str(problem.start)
+
+
+def _change(draw: random.Random) -> tuple[str, str]:
+    problem = problems(1, seed=draw.randrange(2**32), prefix="reading")[0]
+    story, _, _ = problem.question.rpartition(" How many ")
+    number = draw.randrange(len(problem.changes))
+    change = problem.changes[number]
+    which = ("first", "second", "third")[number]
+    return f"{story} What was the {which} change?", (
+        f"{'+' if change > 0 else '-'} {abs(change)}"
+    )
 
 
 # Generic abilities of the base student, which specialisation does not train.
@@ -294,7 +311,7 @@ def write(
     num_train: int = 2000,
     num_test: int = 200,
     num_samples: int = 4,
-    num_pretraining: int = 12000,
+    num_pretraining: int = 24000,
 ) -> pathlib.Path:
     """Writes the world into a new folder, laid out as the real benchmarks are.
 
@@ -380,9 +397,9 @@ def write(
 
 
 def _pretraining(count: int, *, seed: int) -> Iterator[dict[str, str]]:
-    """Generic tasks and plain sums: what a base model knows before it reasons."""
+    """Generic tasks, sums and reading: what a base model knows before it reasons."""
     draw = random.Random(f"pretraining-{seed}")
-    tasks = [*GENERIC_TASKS.values(), _sum]
+    tasks = [*GENERIC_TASKS.values(), _sum, _sum, _first, _change, _change]
     for _ in range(count):
         text, target = draw.choice(tasks)(draw)
         yield {"inputs": f"Q: {text}\nA:", "targets": target}
