@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
-from conftest import FAMILIES, random_weights
 from flax.traverse_util import unflatten_dict
+from weight_cases import FAMILIES, random_weights
 
 from specialize.checkpoints import names, t5x
 from specialize.checkpoints.convert import convert

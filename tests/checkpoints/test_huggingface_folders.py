@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import FAMILIES, random_weights
+from weight_cases import FAMILIES, random_weights
 
 from specialize.checkpoints import huggingface, names
 from specialize.errors import InputError

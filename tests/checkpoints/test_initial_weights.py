@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FAMILIES, random_weights
 from flax.core import FrozenDict, freeze
 from flax.traverse_util import flatten_dict
 from jax.sharding import NamedSharding, PartitionSpec
+from weight_cases import FAMILIES, random_weights
 
 from specialize import sharding
 from specialize.checkpoints import initial, load_params, names

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import FAMILIES, random_weights
+from weight_cases import FAMILIES, random_weights
 
 from specialize.checkpoints.convert import convert
 from specialize.checkpoints.opening import open_checkpoint
@@ -53,7 +53,8 @@ def test_all_missing_unexpected_and_misshaped_tensors_are_named(hf_folder):
         r"missing     encoder/layers_2/attention/query/kernel (24, 12)",
         r"unexpected  encoder.block.0.layer.1.DenseReluDense.wi_2.weight (40, 24)",
         r"unexpected  encoder.adapter.weight (3,)",
-        r"shape       encoder/layers_1/attention/out/kernel (13, 24), expected (12, 24)",
+        r"shape       encoder/layers_1/attention/out/kernel (13, 24), "
+        r"expected (12, 24)",
     ):
         assert line in text
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import FAMILIES, lazily, random_weights
 from flax.traverse_util import flatten_dict
+from weight_cases import FAMILIES, lazily, random_weights
 
 from specialize.checkpoints import names
 from specialize.errors import InputError
