@@ -156,6 +156,16 @@ def simulated(mesh: Mesh) -> bool:
     return len(local) > 1 and local[0].platform == "cpu"
 
 
+def gathered(tree: Any) -> Any:
+    """Global arrays, whole on every device: what one process can then read."""
+
+    def gather(array: jax.Array) -> jax.Array:
+        place = replicated(array.sharding.mesh)
+        return jax.jit(lambda x: x, out_shardings=place)(array)
+
+    return jax.tree.map(gather, tree)
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Into how many parts the rows of a batch are split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]

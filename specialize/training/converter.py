@@ -88,7 +88,9 @@ class SpecializeFeatureConverter(_WindowPacking):
         """
         teacher = [name for name in packing.TEACHER_FEATURES if name in ds.element_spec]
         if not teacher:
-            lengths = {name: task_feature_lengths[name] for name in ("inputs", "targets")}
+            lengths = {
+                name: task_feature_lengths[name] for name in ("inputs", "targets")
+            }
             return self._plain(ds, lengths)
         if len(teacher) < len(packing.TEACHER_FEATURES):
             missing = sorted(packing.TEACHER_FEATURES.keys() - set(teacher))

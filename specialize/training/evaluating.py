@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from specialize import sharding
-from specialize.errors import InputError
 from specialize.training.batches import (
     Mixture,
     held_out_batches,
@@ -103,8 +102,8 @@ def decoded_suites(
         model_dir: the run's folder; predictions go to its `evaluation/<step>`.
         suites: names as `load_suite` takes them.
         prompt: how suites are asked that do not say it themselves.
-        benchmarks_dir: where the benchmark files lie.
-        vocabulary_path: the student's SentencePiece model.
+        benchmarks_dir: where the benchmark files lie; the environment says it if None.
+        vocabulary_path: the student's SentencePiece model; as above.
         batch_size: prompts decoded together.
         max_examples: of each suite; None is all.
         feature_lengths: lengths of prompts and answers.
@@ -115,18 +114,12 @@ def decoded_suites(
     Raises:
         InputError: the benchmarks or the vocabulary are not named.
     """
-    from specialize.evaluation.evaluate import Decoding, Evaluation
+    from specialize.evaluation.evaluate import Decoding, Evaluation, place
 
-    if benchmarks_dir is None or vocabulary_path is None:
-        raise InputError(
-            "suites are evaluated during training, but benchmarks_dir="
-            f"{benchmarks_dir!r} and vocabulary_path={vocabulary_path!r}. Set "
-            "BENCHMARKS_DIR and VOCABULARY_PATH, or SUITES = ()."
-        )
     evaluation = Evaluation(
         suites=suites,
-        benchmarks_dir=benchmarks_dir,
-        vocabulary_path=vocabulary_path,
+        benchmarks_dir=place(benchmarks_dir, "BENCHMARKS_DIR", "BENCHMARKS_DIR"),
+        vocabulary_path=place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
         prompt=prompt,
         split="validation",
         max_examples=max_examples,

@@ -24,7 +24,7 @@ from specialize.errors import InputError
 from specialize.progress import console
 from specialize.training import batches as batches_lib
 from specialize.training import survival, throughput
-from specialize.training.batches import BatchSource
+from specialize.training.batches import BatchSource, Mixture
 from specialize.training.evaluating import Evaluator, held_out_loss
 from specialize.training.optimizers import Optimizer
 from specialize.training.sight import Clock, Interval, Sight
@@ -56,7 +56,7 @@ def train(
     *,
     model: Any,
     model_dir: str | os.PathLike[str],
-    mixture: str,
+    mixture: str | Mixture,
     feature_lengths: Mapping[str, int],
     batch_size: int,
     total_steps: int,
@@ -76,7 +76,7 @@ def train(
     log_period: int = 10,
     eval_period: int = 500,
     eval_split: str | None = None,
-    eval_mixture: str | None = None,
+    eval_mixture: str | Mixture | None = None,
     eval_batch_size: int = 32,
     eval_examples: int | None = None,
     suites: Sequence[str] = (),
@@ -95,7 +95,7 @@ def train(
     Args:
         model: the student (`student.model.Student`).
         model_dir: the run's folder, new or of an earlier run with the same settings.
-        mixture: name of a registered SeqIO mixture or task.
+        mixture: name of a registered SeqIO mixture or task, or examples in memory.
         feature_lengths: greatest lengths by task feature; "inputs" and "targets" are
             the lengths of a row.
         batch_size: rows of the global batch.
@@ -169,19 +169,19 @@ def train(
     # -- 2. Data: prepared once, then any step's batch is a function of (seed, step). --
     lengths = {name: int(size) for name, size in feature_lengths.items()}
     cache_dir = examples_dir or model_dir / "examples"
-    with _one_after_another():
-        data = batches_lib.load_mixture(
-            mixture, split, lengths, cache_dir, reuse=reuse_examples
-        )
-        held_out = None
-        if eval_split is not None:
-            held_out = batches_lib.load_mixture(
-                eval_mixture or mixture,
-                eval_split,
-                lengths,
-                cache_dir,
-                reuse=reuse_examples,
+
+    def examples(chosen: str | Mixture, part: str) -> Mixture:
+        if isinstance(chosen, Mixture):
+            return chosen
+        with _one_after_another():
+            return batches_lib.load_mixture(
+                chosen, part, lengths, cache_dir, reuse=reuse_examples
             )
+
+    data = examples(mixture, split)
+    held_out = None
+    if eval_split is not None or isinstance(eval_mixture, Mixture):
+        held_out = examples(eval_mixture or mixture, eval_split or "validation")
     source = BatchSource(
         data,
         batch_size=batch_size,
@@ -219,7 +219,7 @@ def train(
     store = CheckpointStore(
         model_dir / CHECKPOINTS, keep=keep, best_metric=best_metric, best_mode=best_mode
     )
-    identity = {**source.identity(), "mixture": mixture, "split": split}
+    identity = {**source.identity(), "mixture": data.name, "split": split}
     interval = Interval()
     metrics: dict[str, float] = {}
     with contextlib.ExitStack() as exits:
@@ -259,7 +259,11 @@ def train(
 
         # -- 4. The step, compiled once. ---------------------------------------------
         train_step = make_train_step(
-            model.loss_sums, chain, seed=seed, microbatches=microbatches
+            model.loss_sums,
+            chain,
+            seed=seed,
+            microbatches=microbatches,
+            learning_rate=optimizer.learning_rate,
         )
         names, stacked = _stack_metrics(train_step)
         whole = sharding.replicated(mesh)
@@ -326,7 +330,7 @@ def train(
                 )
             )
         _say(
-            f"{mixture}: {sum(map(len, data.tasks))} examples; batch {batch_size} x "
+            f"{data.name}: {sum(map(len, data.tasks))} examples; batch {batch_size} x "
             f"{lengths['inputs']}/{lengths['targets']}; mesh {dict(mesh.shape)}; compiled "
             f"in {time.perf_counter() - began:.1f} s"
         )
@@ -345,6 +349,7 @@ def train(
                 for name, (total, count) in zip(names, np.asarray(values), strict=True)
             }
             clock.tick()
+            learning_rate, _ = pairs.pop("learning_rate")
             if not pairs.pop("finite")[0]:
                 _end_at_nonfinite(index, pairs)
             tokens = float(plan.encoder_tokens + plan.decoder_tokens)
@@ -362,11 +367,11 @@ def train(
                     seconds=clock.read(),
                     average=clock.average,
                     tokens_per_step=tokens,
-                    learning_rate=float(optimizer.learning_rate(index)),
+                    learning_rate=learning_rate,
                     padding=1.0 - filled,
                     epochs=source.epochs(taken),
                 )
-                interval.__init__()
+                interval.clear()
 
         def save(taken: int) -> None:
             if store.latest() != taken:
@@ -390,6 +395,7 @@ def train(
             path = survival.record_nonfinite(
                 model_dir, index, pairs, source.batch(index, rows), ids
             )
+            _together("batch that is not finite")
             raise survival.NonFiniteError(
                 survival.nonfinite_message(index, path, taken, ids)
             )

@@ -71,20 +71,22 @@ def assign_rows(
     if dims > 2:
         raise ValueError(f"lengths has {dims} dimensions; packing knows 1 or 2")
     sizes, capacity = _units(lengths, capacities)
-    fixed = rows is not None
-    total = sizes.sum(0).max()
-    number = rows if fixed else max(1, int(total / capacity / DENSE) + 1)
-    table = _Table(sizes, capacity, number)
-    kept, tried = count, 0
+    if rows is None:
+        total = int(sizes.sum(0).max())
+        table = _Table(sizes, capacity, max(1, int(total / capacity / DENSE) + 1))
+        if not table.exchange(seed, 0, sweeps):
+            table.spill()
+        return table.rows()
+    # What exceeds the rows in sum need not be tried.
+    kept = int((sizes.cumsum(0) <= capacity * rows).all(1).sum())
+    table = _Table(sizes[:kept], capacity, rows)
+    tried = 0
     while not table.exchange(seed, tried, sweeps if tried == 0 else sweeps // 4):
         tried += sweeps
-        if fixed:
-            fewer = max(0, kept - max(1, count // 500))
-            table.remove(np.arange(fewer, kept))
-            kept = fewer
-        else:
-            table.add_rows(max(1, number // 100))
-    return table.rows()
+        fewer = max(0, kept - max(1, count // 200))
+        table.remove(np.arange(fewer, kept))
+        kept = fewer
+    return np.concatenate([table.rows(), np.full(count - table.count, -1)])
 
 
 def greatest_count(
@@ -303,14 +305,40 @@ class _Table:
         self.table[np.isin(self.table, examples)] = self.count
         self.loads = self.sizes[self.table].sum(1)
 
-    def add_rows(self, number: int) -> None:
-        """Appends empty rows."""
-        width = self.table.shape[1]
-        empty = np.full((number, width), self.count, np.int64)
-        self.table = np.concatenate([self.table, empty])
-        self.loads = np.concatenate(
-            [self.loads, np.zeros((number, self.loads.shape[1]), np.int64)]
-        )
+    def spill(self) -> None:
+        """Moves what overflows to new rows: first fit, largest first."""
+        moved: list[int] = []
+        for row in np.flatnonzero((self.loads > self.capacity).any(1)):
+            while (self.loads[row] > self.capacity).any():
+                here = self.table[row]
+                size = self.sizes[here].max(1)
+                # The smallest example that alone cures the row, or else the largest.
+                cures = (self.sizes[here] >= self.loads[row] - self.capacity).all(1)
+                if cures.any():
+                    place = int(np.where(cures, size, np.iinfo(np.int64).max).argmin())
+                else:
+                    place = int(size.argmax())
+                moved.append(int(here[place]))
+                self.loads[row] -= self.sizes[here[place]]
+                self.table[row, place] = self.count
+        spilled: list[list[int]] = []
+        loads = np.zeros((0, self.sizes.shape[1]), np.int64)
+        for example in sorted(moved, key=lambda e: (-int(self.sizes[e].max()), e)):
+            fits = (loads + self.sizes[example] <= self.capacity).all(1)
+            if not fits.any():
+                loads = np.concatenate([loads, np.zeros_like(self.sizes[:1])])
+                spilled.append([])
+                fits = np.append(fits, True)
+            row = int(fits.argmax())
+            loads[row] += self.sizes[example]
+            spilled[row].append(example)
+        width = max(self.table.shape[1], *(len(examples) for examples in spilled))
+        rows = len(self.table) + len(spilled)
+        table = np.full((rows, width), self.count, np.int64)
+        table[: len(self.table), : self.table.shape[1]] = self.table
+        for row, examples in enumerate(spilled, start=len(self.table)):
+            table[row, : len(examples)] = examples
+        self.table, self.loads = table, self.sizes[table].sum(1)
 
     def rows(self) -> Int[np.ndarray, " N"]:
         """The row of every example, -1 where it is in none."""

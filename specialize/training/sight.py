@@ -48,6 +48,10 @@ class Interval:
             pair[0] += float(total)
             pair[1] += float(count)
 
+    def clear(self) -> None:
+        """Begins the next interval."""
+        self.sums, self.steps = {}, 0
+
     def means(self) -> dict[str, float]:
         """Sum over count of every metric that was counted."""
         return {

@@ -93,6 +93,7 @@ def make_train_step(
     *,
     seed: int,
     microbatches: int = 1,
+    learning_rate: Callable[[Any], Any] | None = None,
 ) -> Callable[[Any, Bool[Array, ""], Batch], tuple[Any, Bool[Array, ""], Metrics]]:
     """The function of one optimizer step, ready for `jax.jit`.
 
@@ -101,6 +102,7 @@ def make_train_step(
         optimizer: an optax chain.
         seed: of dropout; the key of a step is this seed with the step folded in.
         microbatches: parts of a batch; they never change the result beyond rounding.
+        learning_rate: step -> rate, to be shown; the chain has its own.
 
     Returns:
         (state, healthy, batch) -> (state, healthy, metrics). The state is a dict of
@@ -111,7 +113,8 @@ def make_train_step(
     def train_step(
         state: dict[str, Any], healthy: Bool[Array, ""], batch: Batch
     ) -> tuple[dict[str, Any], Bool[Array, ""], Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state["step"])
+        number = state["step"]
+        key = jax.random.fold_in(jax.random.key(seed), number)
         sums, gradient = gradient_sums(
             loss_sums, state["params"], batch, key, microbatches
         )
@@ -125,7 +128,7 @@ def make_train_step(
         new = {
             "params": optax.apply_updates(state["params"], updates),
             "opt_state": opt_state,
-            "step": state["step"] + 1,
+            "step": number + 1,
         }
         finite = jnp.isfinite(sums.loss) & jnp.isfinite(norm)
         healthy = healthy & finite
@@ -137,6 +140,9 @@ def make_train_step(
             "grad_norm": (norm, one),
             "finite": (finite.astype(jnp.float32), one),
         }
+        if learning_rate is not None:
+            rate = jnp.asarray(learning_rate(number), jnp.float32)
+            metrics["learning_rate"] = (rate, one)
         return state, healthy, metrics
 
     return train_step

@@ -88,12 +88,15 @@ def record_nonfinite(
         record_ids: records in every row of the global batch.
 
     Returns:
-        The JSON file; the arrays lie beside it as .npz.
+        The JSON file, which process 0 writes; each process's arrays lie beside it.
     """
     path = model_dir / f"nonfinite-{step}.json"
-    with outputs.staged_file(path.with_suffix(".npz")) as staged:
+    arrays = path.with_name(f"{path.stem}.{jax.process_index()}.npz")
+    with outputs.staged_file(arrays) as staged:
         with open(staged, "wb") as file:
             np.savez_compressed(file, **{name: batch[name] for name in batch})
+    if jax.process_index() != 0:
+        return path
     shown = {name: [repr(float(v)) for v in pair] for name, pair in metrics.items()}
     outputs.write_text(
         path,

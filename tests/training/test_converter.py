@@ -40,7 +40,10 @@ def as_dataset(examples):
 
 
 def teacher_lengths():
-    return {**LENGTHS, **{name: LENGTHS["targets"] for name in packing.TEACHER_FEATURES}}
+    return {
+        **LENGTHS,
+        **{name: LENGTHS["targets"] for name in packing.TEACHER_FEATURES},
+    }
 
 
 def split_segments(row):

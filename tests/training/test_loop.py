@@ -1,0 +1,234 @@
+import json
+import os
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from specialize.checkpoints.store import CheckpointStore
+from specialize.errors import InputError
+from specialize.training import batches, survival
+from specialize.training.batches import BatchSource, Mixture
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, compiled):
+    """Eleven steps with dropout in one go: (result, folder)."""
+    folder = tmp_path_factory.mktemp("runs") / "undisturbed"
+    return tiny_run.run(folder, 11, dropout=0.2, period=100), folder
+
+
+def test_the_loss_falls_on_soft_rows(tmp_path, compiled):
+    result = tiny_run.run(tmp_path / "run", 60, learning_rate=2e-2, log_period=10)
+    kl = [line["train"]["kl"] for line in tiny_run.lines(tmp_path / "run")]
+    assert result.step == 60
+    assert kl[-1] < 0.9 * kl[0]
+
+
+def test_a_resumed_run_ends_bit_for_bit_where_an_undisturbed_one_does(
+    tmp_path, undisturbed, same_parameters
+):
+    expected, folder = undisturbed
+    tiny_run.run(tmp_path / "run", 6, dropout=0.2, period=100)
+    resumed = tiny_run.run(tmp_path / "run", 11, dropout=0.2, period=100)
+    same_parameters(tiny_run.parameters(resumed), tiny_run.parameters(expected))
+    # The first run ended with a line of its own at 6; others agree to the last bit.
+    lines = {line["step"]: line for line in tiny_run.lines(tmp_path / "run")}
+    for line in tiny_run.lines(folder):
+        if line["step"] != 8:
+            assert lines[line["step"]] == line
+
+
+def test_lines_of_a_run_that_was_cut_off_are_those_of_one_that_was_not(
+    tmp_path, undisturbed, monkeypatch
+):
+    _, folder = undisturbed
+    real = survival.Stop.at
+    monkeypatch.setattr(survival.Stop, "at", lambda self, step: step == 6)
+    stopped = tiny_run.run(tmp_path / "run", 11, dropout=0.2, period=100)
+    assert stopped.stopped and stopped.step == 6
+    monkeypatch.setattr(survival.Stop, "at", real)
+    tiny_run.run(tmp_path / "run", 11, dropout=0.2, period=100)
+    assert tiny_run.lines(tmp_path / "run") == tiny_run.lines(folder)
+
+
+def test_a_complete_run_is_left_alone(undisturbed):
+    _, folder = undisturbed
+    before = sorted(os.listdir(folder / "checkpoints"))
+    again = tiny_run.run(folder, 11, dropout=0.2, period=100)
+    assert again.step == 11
+    assert sorted(os.listdir(folder / "checkpoints")) == before
+
+
+def test_a_checkpoint_of_other_data_is_refused_by_name(undisturbed):
+    _, folder = undisturbed
+    with pytest.raises(InputError, match=r"seed was 0, is 5.*another MODEL_DIR"):
+        tiny_run.run(folder, 12, dropout=0.2, seed=5)
+
+
+def test_a_folder_that_is_not_ours_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="not written by specialize"):
+        tiny_run.run(tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"microbatches": 3}, "multiple of 3"),
+        ({"mesh": "3"}, "multiple of 3"),
+        ({"mesh": "99"}, "needs 99 devices"),
+        ({"mesh": {"rows": 2}}, "no axis \\['rows'\\]"),
+        ({"log_period": 0}, "log_period=0"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    tmp_path, options, said
+):
+    with pytest.raises(InputError, match=said):
+        tiny_run.run(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_nan_stops_with_step_records_and_the_state_before_it(
+    tmp_path, compiled, same_parameters
+):
+    poisoned = tiny_run.mixture()
+    tails = poisoned.tasks[0].features["teacher_tail"]
+    source = BatchSource(
+        poisoned, batch_size=8, feature_lengths=tiny_run.LENGTHS, window_rows=16
+    )
+    plan = source.plan(2)
+    earlier = {
+        (int(t), int(e))
+        for step in (0, 1)
+        for t, e in zip(
+            source.plan(step).tasks, source.plan(step).examples, strict=True
+        )
+    }
+    fresh = [
+        (int(t), int(e))
+        for t, e in zip(plan.tasks, plan.examples, strict=True)
+        if t == 0 and (int(t), int(e)) not in earlier
+    ]
+    _, example = fresh[0]
+    tails[poisoned.tasks[0].starts["targets"][example]] = np.nan
+    with pytest.raises(survival.NonFiniteError, match="step 3 is not finite"):
+        tiny_run.run(tmp_path / "run", 9, mixture=poisoned)
+    report = json.loads((tmp_path / "run" / "nonfinite-2.json").read_text())
+    assert f"a-{example}" in sum(report["record_ids"], [])
+    with np.load(tmp_path / "run" / "nonfinite-2.0.npz") as arrays:
+        assert np.isnan(arrays["decoder_teacher_tail"]).any()
+    # What was saved is the state after two sound steps.
+    sound = tiny_run.run(tmp_path / "sound", 2)
+    with CheckpointStore(tmp_path / "run" / "checkpoints", read_only=True) as store:
+        assert store.latest() == 2
+    resumed = tiny_run.run(tmp_path / "run", 2, mixture=poisoned)
+    same_parameters(tiny_run.parameters(resumed), tiny_run.parameters(sound))
+
+
+def test_held_out_loss_is_measured_and_its_best_checkpoint_kept(tmp_path, compiled):
+    held_out = Mixture("held out", [tiny_run.examples("h", 30, 9)], [1.0])
+    scores = iter([3.0, 1.0, 2.0, 2.5])
+    tiny_run.run(
+        tmp_path / "run",
+        8,
+        eval_mixture=held_out,
+        eval_period=2,
+        eval_batch_size=4,
+        keep=1,
+        best_metric="mine/score",
+        best_mode="min",
+        evaluators=[lambda params, step: {"mine/score": next(scores)}],
+    )
+    lines = [line for line in tiny_run.lines(tmp_path / "run") if "eval" in line]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert all(np.isfinite(line["eval"]["held_out/kl"]) for line in lines)
+    with CheckpointStore(tmp_path / "run" / "checkpoints", read_only=True) as store:
+        assert store.steps() == [4, 8]
+
+
+def test_held_out_loss_equals_the_loss_of_all_records_at_once(tmp_path, compiled):
+    held_out = Mixture("held out", [tiny_run.examples("h", 10, 9)], [1.0])
+    result = tiny_run.run(tmp_path / "run", 1, eval_mixture=held_out, eval_batch_size=2)
+    (batch, number), *more = batches.held_out_batches(
+        held_out, batch_size=10, feature_lengths=tiny_run.LENGTHS, pack=False
+    )
+    assert number == 10 and not more
+    sums = jax.jit(tiny_run.student().loss_sums)(result.params, batch, None)
+    expected = float(sums.loss / sums.weight)
+    np.testing.assert_allclose(result.metrics["held_out/loss"], expected, rtol=1e-5)
+
+
+def wait_for_line(process, folder, seconds=120):
+    """Until the run has written its first line."""
+    path = folder / "metrics.jsonl"
+    until = time.monotonic() + seconds
+    while not (path.exists() and path.read_text()):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until, "no line in time"
+        time.sleep(0.05)
+
+
+def test_sigterm_saves_and_exits_with_0_and_the_run_goes_on(
+    tmp_path, start, same_parameters, compiled
+):
+    folder = tmp_path / "run"
+    options = {"model_dir": str(folder), "steps": 2000, "period": 10_000}
+    process = start(**options)
+    wait_for_line(process, folder)
+    process.send_signal(signal.SIGTERM)
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert out.startswith("stopped")
+    reached = int(out.split()[1])
+    with CheckpointStore(folder / "checkpoints", read_only=True) as store:
+        assert store.latest() == reached
+    resumed = tiny_run.run(folder, reached + 2, period=10_000)
+    straight = tiny_run.run(tmp_path / "straight", reached + 2, period=10_000)
+    same_parameters(tiny_run.parameters(resumed), tiny_run.parameters(straight))
+
+
+def survive_kills(tmp_path, start, same_parameters, kills, steps, seed):
+    """Kills a run at random moments; it must end as one that nobody touched."""
+    rng = np.random.default_rng(seed)
+    folder = tmp_path / "killed"
+    options = {
+        "model_dir": str(folder),
+        "steps": steps,
+        "dropout": 0.2,
+        "period": 3,
+        "save_as": str(tmp_path / "killed.npz"),
+    }
+    for _ in range(kills):
+        process = start(**options)
+        # Sometimes within the start, mostly between two steps or within a save.
+        if rng.random() < 0.2:
+            time.sleep(rng.uniform(0.5, 3))
+        else:
+            wait_for_line(process, folder)
+            time.sleep(rng.uniform(0, 1.5))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+    process = start(**options)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    undisturbed = tiny_run.run(tmp_path / "whole", steps, dropout=0.2, period=3)
+    with np.load(tmp_path / "killed.npz") as found:
+        same_parameters(dict(found), tiny_run.parameters(undisturbed))
+    assert tiny_run.lines(folder) == tiny_run.lines(tmp_path / "whole")
+
+
+def test_three_random_kills_leave_no_trace(tmp_path, start, same_parameters):
+    survive_kills(tmp_path, start, same_parameters, kills=3, steps=150, seed=0)
+
+
+@pytest.mark.slow
+def test_twenty_random_kills_leave_no_trace(tmp_path, start, same_parameters):
+    survive_kills(tmp_path, start, same_parameters, kills=20, steps=1500, seed=1)

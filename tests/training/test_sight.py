@@ -1,0 +1,93 @@
+import json
+
+import pytest
+
+from specialize.training import sight
+from specialize.training.sight import Interval, Sight
+
+
+def test_the_step_line_says_what_people_ask_for():
+    record = {
+        "train": {"kl": 0.412, "ce": 0.88, "loss": 1.2},
+        "learning_rate": 4e-4,
+        "padding": 0.03,
+        "speed": {
+            "seconds_per_step": 3.1,
+            "flops_per_second": 41e12,
+            "model_flops_utilization": 0.38,
+            "tokens_per_second": 8700.0,
+            "eta_seconds": 7800.0,
+        },
+    }
+    assert sight.step_line(120, 4000, record) == (
+        "step 120/4000  3.1 s  41 TFLOP/s  MFU 38 %  8.7k tok/s (pad 3 %)  "
+        "kl .412 ce .880  lr 4e-4  eta 2h10"
+    )
+
+
+def test_an_interval_goes_through_json_exactly():
+    one, other = Interval(), Interval()
+    steps = [{"kl": (0.1 * i, 3.0), "loss": (1 / (i + 1), 7.0)} for i in range(10)]
+    for metrics in steps:
+        one.add(metrics)
+    for metrics in steps[:4]:
+        other.add(metrics)
+    other = Interval(json.loads(json.dumps(other.to_json())))
+    for metrics in steps[4:]:
+        other.add(metrics)
+    assert one.means() == other.means()
+    assert one.to_json() == other.to_json()
+
+
+def test_a_mean_is_over_all_tokens_not_over_steps():
+    interval = Interval()
+    interval.add({"kl": (2.0, 1.0), "never": (0.0, 0.0)})
+    interval.add({"kl": (6.0, 3.0), "never": (0.0, 0.0)})
+    assert interval.means() == {"kl": 2.0}
+
+
+def open_sight(folder, first_step):
+    return Sight(
+        folder,
+        total_steps=100,
+        first_step=first_step,
+        flops_per_step=1.0,
+        peak=1.0,
+        tensorboard=False,
+    )
+
+
+def write_lines(shown, steps):
+    for step in steps:
+        shown.line(
+            step,
+            {"kl": 1.0 / step, "bad": float("nan")},
+            seconds=None,
+            average=None,
+            tokens_per_step=1.0,
+            learning_rate=0.1,
+            padding=0.0,
+            epochs={},
+        )
+
+
+def test_a_resumed_run_replaces_the_lines_behind_its_checkpoint(tmp_path):
+    first = open_sight(tmp_path, 0)
+    write_lines(first, [10, 20, 30])
+    first.close()
+    path = tmp_path / "metrics.jsonl"
+    # A kill may cut the last line.
+    path.write_text(path.read_text() + '{"step": 40, "tr')
+    second = open_sight(tmp_path, 20)
+    write_lines(second, [30])
+    second.close()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record["step"] for record in records] == [10, 20, 30]
+    assert records[0]["train"]["bad"] is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "5s"), (65, "1m05"), (7800, "2h10"), (200_000, "2d07h")]
+)
+def test_durations_are_short(seconds, text):
+    assert sight._duration(seconds) == text

@@ -1,0 +1,157 @@
+"""A run small enough to be repeated: random records, a two-layer student, V = 48.
+
+Imported by the tests, and started by them as a process:
+`python tiny_run.py '{"model_dir": ..., "steps": 12}'`.
+"""
+
+import json
+import os
+import sys
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+VOCABULARY = 48
+LENGTHS = {"inputs": 24, "targets": 12}
+K = 3
+
+
+def examples(name="tiny", count=96, seed=0, teacher=True, longest=(14, 8)):
+    """Random records in memory, as `load_examples` would give them."""
+    import numpy as np
+
+    from specialize.training.examples import Examples
+
+    rng = np.random.default_rng(seed)
+    lengths = np.stack([rng.integers(2, most, count) for most in longest], axis=1)
+    total = lengths.sum(0)
+    features = {
+        "inputs": rng.integers(2, VOCABULARY, total[0]).astype(np.uint16),
+        "targets": rng.integers(2, VOCABULARY, total[1]).astype(np.uint16),
+    }
+    if teacher:
+        probs = rng.dirichlet(np.ones(K + 1), total[1]).astype(np.float32)
+        ids = np.argsort(rng.random((total[1], VOCABULARY)), axis=1)[:, :K]
+        features |= {
+            "teacher_ids": ids.astype(np.uint16),
+            "teacher_probs": probs[:, :K],
+            "teacher_tail": probs[:, K],
+            "format_id": np.full(total[1], 1 + seed % 4, np.uint16),
+        }
+    ends = np.cumsum(lengths, axis=0)
+    ids = [f"{name}-{i}".encode() for i in range(count)]
+    return Examples(
+        task=name,
+        features=features,
+        starts={
+            "inputs": ends[:, 0] - lengths[:, 0],
+            "targets": ends[:, 1] - lengths[:, 1],
+        },
+        lengths=lengths.astype(np.int32),
+        counts={"read": count, "kept": count, "left_out": 0, "cut": 0},
+        digest=f"{name}-{count}-{seed}",
+        _ids=(
+            np.frombuffer(b"".join(ids), np.uint8),
+            np.cumsum([len(i) for i in ids]),
+        ),
+    )
+
+
+def mixture(teacher=True):
+    from specialize.training.batches import Mixture
+
+    tasks = [examples("a", 96, 0, teacher), examples("b", 40, 1, teacher)]
+    return Mixture("tiny", tasks, [3.0, 1.0])
+
+
+def student(dropout=0.0, heads=4):
+    from specialize.student import model, network
+
+    config = network.T5Config(
+        vocab_size=VOCABULARY,
+        emb_dim=16,
+        num_heads=heads,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        head_dim=4,
+        mlp_dim=32,
+        mlp_activations=("gelu", "linear"),
+        dropout_rate=dropout,
+    )
+    return model.Student(network.Transformer(config))
+
+
+def run(
+    model_dir,
+    steps=12,
+    *,
+    mesh="1",
+    dropout=0.0,
+    optimizer="adamw",
+    learning_rate=1e-3,
+    period=5,
+    **options,
+):
+    """Trains the tiny student; everything off that would cost a second."""
+    from specialize.training import loop, optimizers
+
+    return loop.train(
+        model=student(dropout),
+        model_dir=model_dir,
+        mixture=options.pop("mixture", None) or mixture(),
+        feature_lengths=LENGTHS,
+        batch_size=8,
+        total_steps=steps,
+        optimizer=optimizers.make_optimizer(
+            optimizer,
+            learning_rate=learning_rate,
+            schedule="cosine",
+            # The same for a run and its shorter beginning.
+            total_steps=1000,
+            warmup_steps=3,
+        ),
+        mesh=mesh,
+        window_rows=16,
+        checkpoint_period=period,
+        log_period=options.pop("log_period", 4),
+        tensorboard=False,
+        peak_flops=1e9,
+        **options,
+    )
+
+
+def parameters(result):
+    """The weights by name, on the host."""
+    import jax
+    from flax.traverse_util import flatten_dict
+
+    return flatten_dict(jax.device_get(result.params), sep="/")
+
+
+def lines(model_dir):
+    """The run's training lines without what depends on the clock."""
+    path = os.path.join(model_dir, "metrics.jsonl")
+    with open(path, encoding="utf-8") as file:
+        records = [json.loads(line) for line in file]
+    for record in records:
+        record.pop("speed", None)
+    return records
+
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[1])
+    processes = options.pop("processes", None)
+    save_as = options.pop("save_as", None)
+    from specialize import sharding
+
+    if processes:
+        sharding.initialize_distributed(*processes)
+    outcome = run(**options)
+    if save_as:
+        import jax
+        import numpy as np
+        from flax.traverse_util import flatten_dict
+
+        values = jax.device_get(sharding.gathered(outcome.params))
+        if jax.process_index() == 0:
+            np.savez(save_as, **flatten_dict(values, sep="/"))
+    print("stopped" if outcome.stopped else "done", outcome.step, flush=True)
