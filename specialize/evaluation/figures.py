@@ -127,7 +127,7 @@ def intervals(rows: Sequence[Interval], *, title: str, x_title: str) -> str:
     names = list(dict.fromkeys(name for row in rows for name, *_ in row.values))
     step = 14 + 13 * len(names)
     height = _TOP + step * len(rows) + _BOTTOM
-    left = 132.0
+    left = 150.0
     high = max(value[3] for row in rows for value in row.values)
     axis = _Axis(0.0, min(1.0, max(high, 0.05)), left, WIDTH - 46.0, pad=0.0)
     parts: list[str] = []
@@ -143,7 +143,7 @@ def intervals(rows: Sequence[Interval], *, title: str, x_title: str) -> str:
         top = _TOP + step * index
         parts.append(
             f'<text class="label" x="{left - 8}" y="{top + step / 2 + 4:.1f}" '
-            f'text-anchor="end">{escape(_short(row.label, 22))}</text>'
+            f'text-anchor="end">{escape(_short(row.label, 24))}</text>'
         )
         for name, value, low, up in row.values:
             number = names.index(name)

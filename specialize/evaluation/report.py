@@ -166,9 +166,9 @@ def _scores(runs: Sequence[Run], base: Run | None) -> Section:
     header = ("suite", "n", "base", "student", "difference (paired)", "answers found")
     return Section(
         title,
-        "Dots are accuracies, lines 95 % intervals (Wilson for a suite, bootstrap for "
-        "an average). The difference is paired: the same examples, before and after, "
-        "with McNemar's exact test.",
+        "Dots are accuracies, lines 95 % intervals (Wilson's for a suite, the suites' "
+        "combined for an average). The difference is paired: the same examples before "
+        "and after, its interval by bootstrap, p by McNemar's exact test.",
         figures=[
             (
                 "Accuracy by suite, in per cent",

@@ -144,7 +144,9 @@ def test_the_difference_is_paired_and_tested(runs, tmp_path):
 def test_a_run_with_missing_parts_still_renders_and_says_what_is_missing(tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
-    (bare / "config.json").write_text(json.dumps({"values": [{"name": "SEED", "value": 0}]}))
+    (bare / "config.json").write_text(
+        json.dumps({"values": [{"name": "SEED", "value": 0}]})
+    )
     report([bare], tmp_path / "r.html")
     text = (tmp_path / "r.html").read_text()
     parsed(text)
