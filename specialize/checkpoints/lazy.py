@@ -58,7 +58,8 @@ class LazyTensor:
             slice(*part.indices(size)[:2])
             for part, size in zip(full, self.shape, strict=True)
         )
-        return np.ascontiguousarray(self.load(bounded))
+        # Not np.ascontiguousarray, which makes a vector of a scalar.
+        return np.asarray(self.load(bounded), order="C")
 
     def blocks(self) -> Iterator[tuple[Index, "LazyTensor"]]:
         """Yields (where, tensor) pieces that cover this one: its layers, or itself."""

@@ -18,7 +18,7 @@ from etils import epath
 from flax.traverse_util import unflatten_dict
 
 from specialize.checkpoints import names, store, t5x, zarrs
-from specialize.checkpoints.lazy import LazyTensor
+from specialize.checkpoints.lazy import LazyTensor, from_array
 from specialize.checkpoints.source import Source, check, config_of
 from specialize.errors import InputError
 
@@ -79,12 +79,13 @@ def write_folder(
     }
     for name, tensor in optimizer.items():
         leaves[("state", *name.split("/"))] = {} if tensor is None else tensor
-    leaves[("state", "step")] = np.asarray(step, np.int32)
+    # Lazy too: what Orbax writes by itself, it writes in the background, and might
+    # still be writing when a failure has removed the folder.
+    leaves[("state", "step")] = from_array(np.asarray(step, np.int32))
     if not optimizer:
         leaves[("state", "param_states")] = {}
     registry = ocp.type_handlers.create_type_handler_registry(
         (LazyTensor, _OneByOne()),
-        (np.ndarray, ocp.type_handlers.NumpyHandler()),
         # Never used; without it Orbax warns that it keeps no array metadata.
         (jax.Array, ocp.type_handlers.ArrayHandler()),
     )
@@ -117,6 +118,7 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
 
 def _leaves(folder: epath.Path, where: str) -> dict[str, Any]:
     """Every array below an Orbax folder by its slash-separated name; None if empty."""
+    store.drop_late_callbacks()
     try:
         metadata = ocp.PyTreeCheckpointHandler().metadata(folder)
         tree = metadata.tree

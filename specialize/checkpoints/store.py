@@ -390,7 +390,7 @@ def read_state(
         DamagedCheckpointError: missing or unreadable.
     """
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_state)
-    _drop_late_callbacks()
+    drop_late_callbacks()
     try:
         return _state_handler().restore(
             folder / STATE,
@@ -499,7 +499,7 @@ def _seal(content: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _drop_late_callbacks() -> None:
+def drop_late_callbacks() -> None:
     """Keeps one damaged file from printing a traceback for every other array.
 
     When one read fails, Orbax closes its event loop while TensorStore's threads still
