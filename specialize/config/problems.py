@@ -1,6 +1,7 @@
 """Everything that is wrong with the names in a configuration, all at once."""
 
 import dataclasses
+import functools
 import importlib
 import inspect
 from collections.abc import Sequence
@@ -196,6 +197,7 @@ def registered(selector: str) -> Any:
         return None
 
 
+@functools.lru_cache(maxsize=1024)
 def target_of(dotted: str) -> Any:
     """The object a dotted name stands for, or None."""
     parts = dotted.split(".")
@@ -212,7 +214,8 @@ def target_of(dotted: str) -> Any:
     return None
 
 
-def _parameters(target: Any) -> set[str] | None:
+@functools.lru_cache(maxsize=1024)
+def _parameters(target: Any) -> frozenset[str] | None:
     """Parameter names of a function or class; None when it takes any."""
     try:
         signature = inspect.signature(inspect.unwrap(target))
@@ -221,4 +224,4 @@ def _parameters(target: Any) -> set[str] | None:
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:
         return None
-    return set(signature.parameters)
+    return frozenset(signature.parameters)

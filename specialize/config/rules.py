@@ -138,9 +138,14 @@ def batch_problems(config: Config, *, devices: int | None = None) -> list[Proble
     if not _positive(microbatches):
         text = f"MICROBATCHES is {microbatches!r}; it must be a positive number."
         return [Problem("batch", text, config.origin("MICROBATCHES"))]
+    # Training rounds its evaluations' batch up by itself, and evaluation ignores the
+    # batch of training.
+    called = {binding.selector for binding in config.scan.bindings}
+    trains = bool(called & {"specialize.training.loop.train", "__main__.train"})
+    evaluates = any(name.endswith((".evaluate", ".infer")) for name in called)
     for name, parts in (("BATCH_SIZE", microbatches), ("EVAL_BATCH_SIZE", 1)):
         batch = config.value(name)
-        if batch is None:
+        if batch is None or (trains if name.startswith("EVAL") else evaluates):
             continue
         if not _positive(batch):
             text = f"{name} is {batch!r}; it must be a positive number of rows."

@@ -9,6 +9,7 @@ recipe can be examined for both engines anywhere.
 
 import dataclasses
 import difflib
+import functools
 import importlib.util
 import io
 import pathlib
@@ -166,6 +167,7 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     return f" Did you mean {folded[near[0]]!r}?" if near else ""
 
 
+@functools.cache
 def package_folder() -> pathlib.Path:
     """The installed folder of gin files; works from a wheel as from a checkout."""
     spec = importlib.util.find_spec(PACKAGE)

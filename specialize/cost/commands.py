@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from specialize.config import add_flags, words_of_flags
 
 if TYPE_CHECKING:
-    from specialize.cost.plan import Plan, Row
+    from specialize.cost.plan import Plan
+    from specialize.cost.rows import Row
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -29,6 +30,20 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         required=True,
         metavar="KIND:SHAPE",
         help="v5e:16x4, v5p:4x4x4, v4:2x2x1, v6e:4x4, h200:8, cpu:8; repeatable",
+    )
+    command.add_argument(
+        "--for",
+        dest="command_planned",
+        choices=("train", "evaluate"),
+        default="train",
+        help="what the recipe will be run with (default train)",
+    )
+    command.add_argument(
+        "--questions",
+        type=int,
+        default=1319,
+        metavar="N",
+        help="prompts of an evaluation (default 1319, GSM8K's test set)",
     )
     command.add_argument(
         "--as_written",
@@ -74,14 +89,16 @@ def run(flags: argparse.Namespace) -> int:
 
     files, bindings, folders = words_of_flags(flags)
     wanted = [topologies.parse(text) for text in flags.topology]
-    for topology in wanted:
+    # The CPU's number of devices is settled once, by the largest.
+    for topology in sorted(wanted, key=lambda one: -one.chips):
         topologies.prepare(topology)
     from specialize import outputs
     from specialize.cost import plan as planning
+    from specialize.cost.rows import Request
 
     plans: list[Plan] = []
     for topology in wanted:
-        request = planning.Request(
+        request = Request(
             gin_files=tuple(files),
             bindings=tuple(bindings),
             search_paths=tuple(folders),
@@ -90,10 +107,14 @@ def run(flags: argparse.Namespace) -> int:
             price=flags.price,
             peak_flops=flags.peak_flops,
             teacher_k=flags.teacher_k,
+            questions=flags.questions,
         )
         plans.append(
             planning.plan(
-                request, search=not flags.as_written, cache=not flags.no_cache
+                request,
+                command=flags.command_planned,
+                search=not flags.as_written,
+                cache=not flags.no_cache,
             )
         )
     show(plans)
@@ -112,7 +133,7 @@ COLUMNS = (
     "params",
     "optimizer",
     "temporaries",
-    "GiB a chip",
+    "a chip",
     "fits",
     "TFLOP/step",
     "s/step",
@@ -146,17 +167,14 @@ def show(plans: "list[Plan]") -> None:
 
 
 def cells(row: "Row") -> list[str]:
-    """A row of the table, in the order of `COLUMNS` after the label.
-
-    Memory is in GiB (2**30 bytes) on one chip.
-    """
+    """A row of the table, in the order of `COLUMNS` after the label."""
     memory, verdict = row.verdict.memory, row.verdict
     split = ["-", "-", "-"]
     if memory is not None:
         split = [
-            gib(memory.params),
-            gib(memory.optimizer),
-            gib(memory.temporaries + memory.batch + memory.program),
+            size(memory.params),
+            size(memory.optimizer),
+            size(memory.temporaries + memory.batch + memory.program),
         ]
     mesh = " ".join(f"{axis}={size}" for axis, size in row.mesh.items() if size > 1)
     return [
@@ -165,7 +183,7 @@ def cells(row: "Row") -> list[str]:
         f"{row.batch_size} x {row.lengths['inputs']}/{row.lengths['targets']}",
         row.remat_policy,
         *split,
-        gib(verdict.used) if verdict.used is not None else "?",
+        size(verdict.used) if verdict.used is not None else "?",
         ("yes" if verdict.fits else "no")
         + (" (modelled)" if row.source.startswith("modelled") else ""),
         f"{row.flops / 1e12:,.1f}",
@@ -175,6 +193,8 @@ def cells(row: "Row") -> list[str]:
     ]
 
 
-def gib(number: float) -> str:
-    """Bytes as GiB with two decimals."""
-    return f"{number / 2**30:.2f}"
+def size(number: float) -> str:
+    """Bytes in GiB, or in MiB where that would be mostly zeros."""
+    if number < 2**30 / 10:
+        return f"{number / 2**20:.1f} MiB"
+    return f"{number / 2**30:.2f} GiB"

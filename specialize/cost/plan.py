@@ -6,98 +6,17 @@ utilisation, and are labelled so. Nothing in a plan has been measured on the chi
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
-from specialize import config as configuration
-from specialize.cost import compiling, program, topologies
-from specialize.cost.compiling import Verdict
-from specialize.cost.topologies import Topology
+from specialize.cost import rows, topologies
+from specialize.cost.rows import Request, Row
 from specialize.errors import InputError
-from specialize.progress import console
-from specialize.training import throughput
 
-TRAIN = "specialize.training.loop.train"
 # From the least repeated arithmetic to the least memory.
 REMAT_POLICIES = ("none", "save_dots", "minimal", "save_mlp", "full")
-# What a plan does not need although a run does.
-UNNEEDED = ("MODEL_DIR", "MIXTURE_OR_TASK_NAME", "CHECKPOINT_PATH", "OUTPUT_DIR")
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What to plan.
-
-    Attributes:
-        gin_files: as given to --gin_file.
-        bindings: as given to --gin.NAME=VALUE.
-        search_paths: as given to --gin_search_paths.
-        topology: for which chips.
-        mfu: share of the chips' peak that useful arithmetic will reach: an assumption.
-        price: of one chip for one hour, in any currency; None leaves money out.
-        peak_flops: of one chip; None takes the maker's dense bfloat16 figure.
-        teacher_k: alternatives a position in the corpus.
-    """
-
-    gin_files: tuple[str, ...]
-    bindings: tuple[str, ...]
-    search_paths: tuple[str, ...]
-    topology: Topology
-    mfu: float = 0.4
-    price: float | None = None
-    peak_flops: float | None = None
-    teacher_k: int = program.TEACHER_K
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One configuration on one topology.
-
-    Attributes:
-        topology: as written.
-        chips: how many.
-        source: who says what memory it takes.
-        mesh: chips along each axis.
-        batch_size: rows of the global batch.
-        microbatches: parts it is gone through in.
-        lengths: of inputs and targets.
-        optimizer: its name.
-        remat_policy: what the layers keep.
-        parameters: numbers in the weights.
-        verdict: the compiler's.
-        hbm_bytes: of one chip.
-        flops: model FLOPs of a step.
-        steps: of the whole run.
-        step_seconds: at the assumed utilisation; None without a peak.
-        hours: of all steps.
-        price: of the whole run, if a price was given.
-    """
-
-    topology: str
-    chips: int
-    source: str
-    mesh: dict[str, int]
-    batch_size: int
-    microbatches: int
-    lengths: dict[str, int]
-    optimizer: str
-    remat_policy: str
-    parameters: int
-    verdict: Verdict
-    hbm_bytes: float
-    flops: float
-    steps: int
-    step_seconds: float | None
-    hours: float | None
-    price: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; memory in bytes."""
-        row = dataclasses.asdict(self)
-        if math.isinf(self.hbm_bytes):
-            row["hbm_bytes"] = None
-        return row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +46,20 @@ class Plan:
         }
 
 
-def plan(request: Request, *, search: bool = True, cache: bool = True) -> Plan:
-    """Plans a training run.
+def plan(
+    request: Request,
+    *,
+    command: str = "train",
+    search: bool = True,
+    cache: bool = True,
+) -> Plan:
+    """Plans a run.
 
     Args:
         request: what and for which chips.
-        search: whether to look for the cheapest remat policy and the largest batch.
+        command: "train" or "evaluate".
+        search: whether to look for the cheapest remat policy (of training) and the
+            largest batch.
         cache: whether earlier answers of the compiler will do.
 
     Returns:
@@ -143,103 +70,28 @@ def plan(request: Request, *, search: bool = True, cache: bool = True) -> Plan:
     """
     if not 0 < request.mfu <= 1:
         raise InputError(f"--mfu {request.mfu}: a share between 0 and 1 is meant.")
-    topologies.prepare(request.topology)
-
-    def ask(**overrides: Any) -> Row:
-        return row(request, cache=cache, **overrides)
-
+    topologies.prepare(topologies.stand_in(request.topology))
+    ask = {"train": rows.train_row, "evaluate": rows.evaluate_row}[command]
+    ask = functools.partial(ask, request, cache=cache)
     written = ask()
     cheapest = largest = None
     if search:
-        cheapest = cheapest_remat(ask, written)
-        if cheapest is not None:
-            largest = largest_batch(ask, cheapest)
+        best = cheapest = cheapest_remat(ask, written) if command == "train" else None
+        if command == "evaluate" and written.verdict.fits:
+            best = written
+        if best is not None:
+            largest = largest_batch(ask, best)
     assumptions = {
         "mfu": request.mfu,
         "price_per_chip_hour": request.price,
-        "teacher_k": request.teacher_k,
-        "time": "model FLOPs / (chips x peak x mfu); nothing was run",
+        "time": "model FLOPs / (chips x peak x mfu)",
     }
+    if command == "evaluate":
+        assumptions["questions"] = request.questions
+        assumptions["time"] += ", but each token reads the decoder's weights once"
+    else:
+        assumptions["teacher_k"] = request.teacher_k
     return Plan(written, cheapest, largest, assumptions)
-
-
-def row(request: Request, *, cache: bool = True, **overrides: Any) -> Row:
-    """Compiles one variant of the recipe.
-
-    Args:
-        request: what and for which chips.
-        cache: whether an earlier answer will do.
-        **overrides: macros to set, such as BATCH_SIZE=64.
-
-    Returns:
-        Its row.
-    """
-    topology, compiled_for = request.topology, topologies.stand_in(request.topology)
-    bindings = [*request.bindings, *(f"{k} = {v!r}" for k, v in overrides.items())]
-    if topology.compiler == "tpu":
-        # Chosen by the backend that runs, which is this host's.
-        bindings.append("T5Config.embedding_lookup = 'one_hot'")
-    parsed = configuration.parse(
-        request.gin_files,
-        bindings,
-        request.search_paths,
-        entry=TRAIN,
-        allow_missing=UNNEEDED,
-        devices=topology.chips,
-    )
-    from specialize.training import loop
-
-    arguments = configuration.arguments(loop.train)
-    lowered = program.train_program(
-        arguments, topologies.devices(compiled_for), teacher_k=request.teacher_k
-    )
-    network = arguments["model"].module.config
-    told = " ".join(f"{k}={v}" for k, v in overrides.items())
-    _say(
-        f"{topology.text}: {lowered.num_params / 1e9:.2f}B parameters, mesh "
-        f"{dict(lowered.mesh.shape)}, batch {arguments['batch_size']}, remat "
-        f"{network.remat_policy}{' (' + told + ')' if told else ''}: compiling"
-    )
-    verdict = compiling.judge(lowered, compiled_for, cache=cache)
-    source = f"{verdict.compiler} for {compiled_for.text}"
-    if compiled_for is not topology:
-        source = f"modelled ({source}, the same mesh)"
-        fits = verdict.used is not None and verdict.used <= topology.chip.hbm_bytes
-        verdict = dataclasses.replace(verdict, fits=fits)
-    lengths = {k: int(arguments["feature_lengths"][k]) for k in ("inputs", "targets")}
-    flops = throughput.training_flops(
-        throughput.Shape.of(network),
-        arguments["batch_size"],
-        lengths["inputs"],
-        lengths["targets"],
-    )
-    steps = int(arguments["total_steps"])
-    peak = request.peak_flops or topology.chip.peak_flops
-    seconds = flops / (topology.chips * peak * request.mfu)
-    seconds = None if math.isnan(seconds) else seconds
-    hours = None if seconds is None else seconds * steps / 3600
-    price = None
-    if request.price is not None and hours is not None:
-        price = hours * topology.chips * request.price
-    return Row(
-        topology=topology.text,
-        chips=topology.chips,
-        source=source,
-        mesh=dict(lowered.mesh.shape),
-        batch_size=arguments["batch_size"],
-        microbatches=arguments.get("microbatches", 1),
-        lengths=lengths,
-        optimizer=str(parsed.value("OPTIMIZER", arguments["optimizer"].name)),
-        remat_policy=network.remat_policy,
-        parameters=lowered.num_params,
-        verdict=verdict,
-        hbm_bytes=topology.chip.hbm_bytes,
-        flops=flops,
-        steps=steps,
-        step_seconds=seconds,
-        hours=hours,
-        price=price,
-    )
 
 
 def cheapest_remat(ask: Callable[..., Row], written: Row) -> Row | None:
@@ -294,10 +146,11 @@ def largest_batch(ask: Callable[..., Row], base: Row) -> Row | None:
     """
     if math.isinf(base.hbm_bytes) or base.verdict.used is None:
         return None
-    policy = base.remat_policy
+    name = "BATCH_SIZE" if base.kind == "train" else "EVAL_BATCH_SIZE"
+    kept = {"REMAT_POLICY": base.remat_policy}
     unit = base.mesh["data"] * base.mesh["fsdp"] * base.microbatches
-    best, worst = base, None
-    second = ask(REMAT_POLICY=policy, BATCH_SIZE=base.batch_size + unit)
+    worst = None
+    second = ask(**kept, **{name: base.batch_size + unit})
     if not second.verdict.fits:
         return base
     best = second
@@ -311,13 +164,9 @@ def largest_batch(ask: Callable[..., Row], base: Row) -> Row | None:
         batch = min(best.batch_size + units * unit, ceiling)
         if batch <= best.batch_size:
             break
-        tried = ask(REMAT_POLICY=policy, BATCH_SIZE=int(batch))
+        tried = ask(**kept, **{name: int(batch)})
         if tried.verdict.fits:
             best = tried
         else:
             worst = tried
     return best
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

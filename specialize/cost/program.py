@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from specialize import sharding
 from specialize.errors import InputError
+from specialize.student import decoding
 from specialize.training import packing
 from specialize.training.step import initial_state, make_train_step
 
@@ -59,6 +60,7 @@ class Program:
         state: bytes of weights and optimizer on one chip.
         batch: bytes of input on one chip.
         num_params: numbers in the weights.
+        decoder: bytes of weights on one chip that each decoded token reads.
     """
 
     lowered: Any
@@ -67,6 +69,7 @@ class Program:
     state: int
     batch: int
     num_params: int
+    decoder: int = 0
 
 
 def train_program(
@@ -127,13 +130,7 @@ def train_program(
     shardings = sharding.state_shardings(
         mesh, params, axes, rules, abstract_state=state
     )
-    state = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=place
-        ),
-        state,
-        shardings,
-    )
+    state = _placed(state, shardings)
     whole = sharding.replicated(mesh)
     healthy = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
     step = make_train_step(model.loss_sums, chain, seed=seed, microbatches=microbatches)
@@ -151,6 +148,77 @@ def train_program(
         state=bytes_per_chip(state),
         batch=bytes_per_chip(batch),
         num_params=sum(leaf.size for leaf in jax.tree.leaves(params)),
+    )
+
+
+def decode_program(arguments: Mapping[str, Any], devices: Sequence[Any]) -> Program:
+    """Lowers the decoding of one batch of prompts of the greatest length.
+
+    Args:
+        arguments: of `evaluation.evaluate.evaluate`, as the configuration binds them.
+        devices: what to lower for.
+
+    Returns:
+        The program `inference.engine` runs a batch with, lowered but not compiled.
+
+    Raises:
+        InputError: mesh and batch do not fit each other.
+    """
+    model = arguments["model"]
+    mesh = make_mesh(arguments.get("mesh"), devices)
+    rows, length = arguments["batch_size"], arguments["input_length"]
+    if rows % sharding.batch_shards(mesh):
+        raise InputError(
+            f"batch_size={rows} does not divide over the "
+            f"{sharding.batch_shards(mesh)} devices along data x fsdp of mesh "
+            f"{dict(mesh.shape)}. Use a multiple of it."
+        )
+    shapes = {"encoder_input_tokens": (1, 8), "decoder_input_tokens": (1, 8)}
+    abstract = jax.eval_shape(
+        lambda key: model.get_initial_variables(key, shapes), jax.random.key(0)
+    )
+    axes, params = unfreeze(abstract["params_axes"]), unfreeze(abstract["params"])
+    rules = sharding.fit_rules(mesh, params, axes)
+    params = _placed(params, sharding.state_shardings(mesh, params, axes, rules))
+    tokens = jax.ShapeDtypeStruct(
+        (rows, length), jnp.int32, sharding=sharding.batch_sharding(mesh)
+    )
+    whole = sharding.replicated(mesh)
+    key = jax.eval_shape(jax.random.key, 0)
+    names = "method temperature top_p num_samples num_beams".split()
+    options = {name: arguments[name] for name in names if name in arguments}
+
+    def run(params: Any, batch: jax.Array, key: jax.Array) -> Any:
+        return decoding.generate(
+            model.module,
+            params,
+            batch,
+            max_length=arguments["output_length"],
+            rng=key,
+            **options,
+        )
+
+    with mesh:
+        lowered = jax.jit(run, out_shardings=whole).lower(params, tokens, key)
+    return Program(
+        lowered=lowered,
+        mesh=mesh,
+        params=bytes_per_chip(params),
+        state=bytes_per_chip(params),
+        batch=bytes_per_chip(tokens),
+        num_params=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        decoder=bytes_per_chip(params["decoder"]),
+    )
+
+
+def _placed(tree: Any, shardings: Any) -> Any:
+    """Shapes with where they lie."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=place
+        ),
+        tree,
+        shardings,
     )
 
 

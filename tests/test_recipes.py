@@ -1,0 +1,221 @@
+"""Every recipe resolves on both engines, and no listed mistake in one goes unseen."""
+
+import importlib.util
+import re
+
+import pytest
+
+from specialize import config
+from specialize.config import scanning
+from specialize.config.scanning import Macro, leaves
+
+FOLDER = scanning.package_folder()
+RECIPES = FOLDER / "recipes"
+MODELS = sorted(p.stem for p in (FOLDER / "models").glob("*.gin"))
+EVALUATIONS = sorted(p.name for p in RECIPES.glob("evaluate_*.gin"))
+EVALUATIONS.append("tiny_evaluate.gin")
+QUICKSTART = sorted(p.name for p in RECIPES.glob("quickstart*.gin"))
+TRAININGS = sorted(
+    {p.name for p in RECIPES.glob("*.gin")} - {*EVALUATIONS, *QUICKSTART}
+)
+ABLATIONS = sorted(p.name for p in (RECIPES / "ablations").glob("*.gin"))
+SIZES = ("base", "large", "xl", "xxl")
+
+TRAIN_RUNS = ("train", "t5x_train")
+EVALUATION_RUNS = ("evaluate", "infer", "t5x_evaluate", "t5x_infer")
+HERE = ("train", "evaluate", "infer")  # what needs no T5X
+
+# What whoever launches a recipe says on the command line.
+LAUNCH = (
+    "MODEL_DIR = 'run'",
+    "OUTPUT_DIR = 'out'",
+    "CHECKPOINT_PATH = 'checkpoint'",
+)
+# As T5X wants it for evaluation: one suite a run.
+ONE_SUITE = ("SUITES = ('gsm8k',)",)
+CHIPS = 16
+
+
+def chips(files: tuple[str, ...]) -> int:
+    """How many devices a recipe is for."""
+    return 8 if "tiny" in files[0] else CHIPS
+
+
+def combinations(sizes_of_ablations=SIZES) -> list[tuple[str, ...]]:
+    """Every training recipe, and every ablation on sizes it is meant for."""
+    found: list[tuple[str, ...]] = [(f"recipes/{name}",) for name in TRAININGS]
+    for ablation in ABLATIONS:
+        own = [size for size in SIZES if ablation.endswith(f"_{size}.gin")]
+        sizes = own or sizes_of_ablations
+        for size in sizes:
+            found.append(
+                (f"recipes/flan_t5_{size}.gin", f"recipes/ablations/{ablation}")
+            )
+    return found
+
+
+def resolves_here(run: str) -> bool:
+    """Whether the modules that a run file names can be imported."""
+    return run in HERE or importlib.util.find_spec("t5x") is not None
+
+
+def problems(run: str, files: tuple[str, ...], *bindings: str, devices: int = CHIPS):
+    found = config.read([f"runs/{run}.gin", *files], [*LAUNCH, *bindings])
+    return config.lint(found, devices=devices, imports=resolves_here(run))
+
+
+@pytest.mark.parametrize("run", TRAIN_RUNS)
+@pytest.mark.parametrize("files", combinations(), ids=" + ".join)
+def test_a_recipe_resolves_on_both_engines(run, files):
+    assert problems(run, files, devices=chips(files)) == []
+
+
+def test_the_quickstarts_recipes_resolve():
+    for name in QUICKSTART:
+        run = "evaluate" if "evaluate" in name else "train"
+        left_open = ("TRAIN_STEPS = 9", *ONE_SUITE)
+        assert problems(run, (f"recipes/{name}",), *left_open, devices=1) == []
+
+
+@pytest.mark.parametrize("run", EVALUATION_RUNS)
+@pytest.mark.parametrize("name", [*EVALUATIONS, *TRAININGS])
+def test_an_evaluation_resolves_on_both_engines(run, name):
+    model = ("models/flan_t5_xl.gin",) if name.startswith("evaluate") else ()
+    files = (*model, f"recipes/{name}")
+    bindings = ONE_SUITE if name in TRAININGS else ()
+    assert problems(run, files, *bindings, devices=chips(files[-1:])) == []
+
+
+@pytest.mark.parametrize("run", [*TRAIN_RUNS, *EVALUATION_RUNS])
+def test_a_run_file_uses_every_value_a_recipe_may_set(run):
+    values = config.read(["runs/values.gin"]).scan.macros()
+    found = config.read([f"runs/{run}.gin"])
+    used = {
+        leaf.name
+        for binding in found.scan.bindings
+        if not binding.is_macro
+        for leaf in leaves(binding.value)
+        if isinstance(leaf, Macro)
+    }
+    assert set(values) <= used
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_file_holds_the_network_and_nothing_else(name):
+    found = config.read([f"models/{name}.gin"])
+    assert {binding.selector for binding in found.scan.bindings} == {
+        "specialize.student.network.T5Config"
+    }
+
+
+# Published sizes (Raffel et al. 2020, table of section 3.7; Chung et al. 2022;
+# Tay et al. 2022), counted with the 128 rows of rounding and untied heads.
+PARAMETERS = {
+    "t5_small": 60.5e6,
+    "t5_base": 222.9e6,
+    "t5_large": 737.7e6,
+    "t5_3b": 2.852e9,
+    "t5_11b": 11.307e9,
+    "flan_t5_small": 77.0e6,
+    "flan_t5_base": 247.6e6,
+    "flan_t5_large": 783.2e6,
+    "flan_t5_xl": 2.8498e9,
+    "flan_t5_xxl": 11.135e9,
+    "flan_ul2": 19.46e9,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_network_has_its_published_number_of_parameters(name):
+    found = config.read([f"models/{name}.gin"])
+    n = {b.parameter: b.value for b in found.scan.effective().values()}
+    d, kv = n["emb_dim"], n["num_heads"] * n["head_dim"]
+    attention = 4 * d * kv
+    mlp = (len(n["mlp_activations"]) + 1) * d * n["mlp_dim"]
+    encoder = n["num_encoder_layers"] * (attention + mlp + 2 * d)
+    decoder = n["num_decoder_layers"] * (2 * attention + mlp + 3 * d)
+    heads = 1 if n["logits_via_embedding"] else 2
+    total = encoder + decoder + heads * n["vocab_size"] * d + 2 * d
+    total += 2 * 32 * n["num_heads"]
+    assert total == pytest.approx(PARAMETERS[name], rel=1e-3)
+
+
+HEADER = ("command", "hardware", "memory", "hours", "accuracy")
+
+
+@pytest.mark.parametrize("name", [*TRAININGS, *EVALUATIONS])
+def test_a_recipes_header_states_its_price_and_its_promise(name):
+    text = (RECIPES / name).read_text()
+    header = text[
+        : text.index("\ninclude") if "\ninclude" in text else text.index("\nSUITES")
+    ]
+    for word in HEADER:
+        line = re.search(rf"^# {word}\s+(.+)$", header, re.MULTILINE)
+        assert line, f"{name}: no {word!r} line"
+        assert "@" not in line.group(1), f"{name}: {line.group(0)}"
+
+
+# ---- The sweep: every listed mistake, in every recipe -------------------------------
+
+
+def mistakes(found: config.Config) -> list[tuple[str, str, str]]:
+    """(binding, kind that must be reported, words that must be in the message)."""
+    listed = []
+    own = [b.name for b in found.scan.macros().values() if "recipes" in b.origin.file]
+    for name in own:
+        typed = name.replace("_", "", 1) if "_" in name else name + "S"
+        listed.append((f"{typed} = 1", "unused macro", f"Did you mean '{name}'?"))
+    for name in ("TRAIN_STEPS", "TASK_FEATURE_LENGTHS", "MIXTURE_OR_TASK_NAME"):
+        listed.append((f"{name} = %gin.REQUIRED", "requirement", f"{name} is required"))
+    listed.append(("SEED = %SEEED", "unknown macro", "Did you mean"))
+    lengths = found.value("TASK_FEATURE_LENGTHS")
+    for name in lengths:
+        without = {key: size for key, size in lengths.items() if key != name}
+        listed.append((f"TASK_FEATURE_LENGTHS = {without!r}", "lengths", f"'{name}'"))
+    extra = {**lengths, "teacher_tails": lengths["targets"]}
+    listed.append((f"TASK_FEATURE_LENGTHS = {extra!r}", "lengths", "teacher_tail'"))
+    uneven = {**lengths, "teacher_ids": lengths["targets"] + 1}
+    listed.append((f"TASK_FEATURE_LENGTHS = {uneven!r}", "lengths", "of one length"))
+    typo = found.value("MIXTURE_OR_TASK_NAME").replace("gsm8k", "gms8k")
+    listed.append((f"MIXTURE_OR_TASK_NAME = {typo!r}", "task", "Did you mean"))
+    listed.append(("TEMPERATURE = 2.0\nLOSS_MODE = 'tail'", "loss", "temperature"))
+    listed.append(("LOSS_MODE = 'conditional'", "loss", "conditional"))
+    listed.append(("LOSS_MODE = 'papre'", "loss", "paper"))
+    listed.append(("CE_WEIGHT = -1.0", "loss", "ce_weight"))
+    batch = found.value("BATCH_SIZE")
+    listed.append((f"BATCH_SIZE = {batch + 1}", "batch", "does not divide"))
+    listed.append((f"MICROBATCHES = {batch + 1}", "batch", "microbatches"))
+    listed.append(("EVAL_BATCH_SIZE = 3", "batch", "does not divide"))
+    listed.append(("MESH = {'data': 3}", "mesh", "needs"))
+    listed.append(("MESH = {'date': -1}", "mesh", "Did you mean 'data'?"))
+    listed.append(("loop.train.total_step = 1", "unknown name", "loop.train"))
+    return listed
+
+
+@pytest.mark.parametrize("files", combinations(("base",)), ids=" + ".join)
+def test_every_listed_mistake_in_a_recipe_is_found(files, tmp_path):
+    sound = config.read(["runs/train.gin", *files], LAUNCH)
+    for binding, kind, words in mistakes(sound):
+        broken = config.read(
+            ["runs/train.gin", *files], [*LAUNCH, *binding.split("\n")]
+        )
+        found = config.lint(broken, devices=chips(files))
+        assert [p for p in found if p.kind == kind and words in str(p)], (
+            f"{binding}: {[(p.kind, str(p)) for p in found]}"
+        )
+
+
+@pytest.mark.parametrize("files", combinations(("base",)), ids=" + ".join)
+def test_a_vocabulary_that_is_not_the_checkpoints_is_found_in_a_recipe(files, tmp_path):
+    (tmp_path / "mine.model").write_bytes(b"mine")
+    (tmp_path / "spiece.model").write_bytes(b"theirs")
+    broken = config.read(
+        ["runs/train.gin", *files],
+        [
+            *LAUNCH,
+            f"VOCABULARY_PATH = {str(tmp_path / 'mine.model')!r}",
+            f"INITIAL_CHECKPOINT_PATH = {str(tmp_path)!r}",
+        ],
+    )
+    found = config.lint(broken, imports=False)
+    assert [problem.kind for problem in found] == ["vocabulary"]
