@@ -21,6 +21,7 @@ ROOMS = (
     "specialize.evaluation.commands",
     "specialize.config",
     "specialize.cost.commands",
+    "specialize.cost.bench",
 )
 _OVERRIDE = "--gin."
 

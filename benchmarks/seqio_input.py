@@ -1,0 +1,71 @@
+"""Baseline: SeqIO's packing of the same stream of examples as our input pipeline.
+
+    specialize bench input --peers
+
+SeqIO packs rank-1 integers only, so its examples are without teacher rows, which our
+own case packs as well. Shuffling and preprocessing are left out of both.
+"""
+
+import itertools
+import platform
+import sys
+from importlib import metadata
+
+import seqio
+import tensorflow as tf
+
+from specialize.cost import bench_protocol
+from specialize.cost.bench_cases import STREAM_LENGTHS
+from specialize.cost.bench_shapes import SHAPES
+from specialize.cost.bench_stream import example_lengths, examples
+
+SAMPLE = 100  # batches over which filling is counted
+
+
+def build(shape, which):
+    if which == "formats":
+        lengths, name, number = STREAM_LENGTHS, "all", 8000
+    else:
+        lengths = (shape.input_length, shape.target_length)
+        name, number = "zero_shot_cot", 4000
+    sizes = example_lengths(name, number, lengths)
+    stored = examples(sizes, shape)
+
+    def stream():
+        for index in itertools.cycle(range(len(sizes))):
+            yield {
+                side: stored.features[side][begin : begin + length]
+                for side, begin, length in (
+                    ("inputs", stored.starts["inputs"][index], sizes[index, 0]),
+                    ("targets", stored.starts["targets"][index], sizes[index, 1]),
+                )
+            }
+
+    kind = tf.TensorSpec([None], tf.int32)
+    dataset = tf.data.Dataset.from_generator(
+        stream, output_signature={"inputs": kind, "targets": kind}
+    )
+    converter = seqio.EncDecFeatureConverter(pack=True)
+    packed = converter(dataset, {"inputs": lengths[0], "targets": lengths[1]})
+    batches = packed.batch(shape.batch).prefetch(2).as_numpy_iterator()
+    encoder = decoder = 0
+    for batch in itertools.islice(batches, SAMPLE):
+        encoder += int((batch["encoder_input_tokens"] > 0).sum())
+        decoder += int((batch["decoder_target_tokens"] > 0).sum())
+    positions = SAMPLE * shape.batch
+    return bench_protocol.Case(
+        lambda: next(batches),
+        {
+            "versions": {"python": platform.python_version()}
+            | {name: metadata.version(name) for name in ("seqio", "tensorflow")},
+            "device": "CPU",
+            "useful_tokens": (encoder + decoder) // SAMPLE,
+            "positions": shape.batch * sum(lengths),
+            "encoder_filled": encoder / (positions * lengths[0]),
+            "decoder_filled": decoder / (positions * lengths[1]),
+        },
+    )
+
+
+if __name__ == "__main__":
+    bench_protocol.serve(lambda: build(SHAPES[sys.argv[1]], sys.argv[2]))
