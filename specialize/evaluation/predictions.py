@@ -5,7 +5,8 @@ One JSON object a line:
     {"suite": "gsm8k", "id": "gsm8k-test-0", "prediction": "... The answer is 18."}
     {"suite": "bbh/navigate", "input": "If you follow ...", "prediction": "No"}
 
-`id` is the example's; `input` is its question or the whole prompt, white space aside.
+`id` is the example's; `input` is its question or a prompt that ends with it, white
+space aside.
 `prediction` is a text, or a list of texts (samples, as many for every example). Every
 example of a suite must be there once. MultiArith asks some questions twice: one line
 with such an `input` answers both, two lines answer one each.
@@ -15,11 +16,21 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from specialize.errors import InputError
 from specialize.evaluation.suites import Suite, did_you_mean
+
+# Where a prompt's last question begins and what may follow it. A question may itself
+# begin with "Question:" (web_of_lies), so the last few beginnings are tried.
+_QUESTION = re.compile(r"(?:\bQ|\bQuestion|\bProblem|\bInput)\s?:\s")
+_TAIL = re.compile(
+    r"\s(?:(?:A|Answer|Solution|Output)\s?:|Let's think step by step)(?:(?!\sQ:).)*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_MAX_NESTED = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,29 +110,53 @@ def match_predictions(
             not have, an example answered twice or not at all, or unequal numbers of
             samples.
     """
-    by_name = {suite.name: _Answers(suite) for suite in suites}
-    families: dict[str, list[_Answers]] = {}
-    for answers in by_name.values():
-        families.setdefault(answers.suite.family, []).append(answers)
+    every = [_Answers(suite) for suite in suites]
     for prediction in predictions:
-        # A line may keep the prompt it was asked with: "gsm8k:few_shot_cot".
-        name = prediction.suite.partition(":")[0]
-        candidates = [by_name[name]] if name in by_name else families.get(name, [])
-        if not candidates:
-            raise InputError(
-                f"{prediction.where}: predictions of suite {prediction.suite!r}, but "
-                f"{', '.join(by_name)} is judged"
-                f"{did_you_mean(name, list(by_name))} Judge them apart."
-            )
+        candidates = _asked(prediction, every)
+        # What is written out is looked up first; then a prompt of any other make is
+        # searched for the question it holds.
         if not any(answers.take(prediction) for answers in candidates):
-            what = f"id {prediction.id!r}" if prediction.id else "input"
-            shown = "" if prediction.id else f" {_shortened(prediction.input or '')!r}"
-            raise InputError(
-                f"{prediction.where}: suite {name!r} has no example with this {what}"
-                f"{shown}; its first is {candidates[0].suite.examples[0].id!r}. Is the "
-                "file another suite's or split's?"
-            )
-    return {answers.suite.key: answers.in_order() for answers in by_name.values()}
+            if not any(answers.take_quoted(prediction) for answers in candidates):
+                raise _unknown(prediction, candidates)
+    return {answers.suite.key: answers.in_order() for answers in every}
+
+
+def _asked(prediction: Prediction, every: Sequence["_Answers"]) -> list["_Answers"]:
+    """The suites that a line may speak of.
+
+    Raises:
+        InputError: none of them is judged, or one with several prompts is, and the
+            line does not say with which it was asked.
+    """
+    name, _, prompt = prediction.suite.partition(":")
+    exact = [answers for answers in every if answers.suite.key == prediction.suite]
+    if prompt and exact:
+        return exact
+    named = [answers for answers in every if answers.suite.name == name]
+    if len(named) > 1:
+        prompts = " or ".join(repr(answers.suite.key) for answers in named)
+        raise InputError(
+            f"{prediction.where}: suite {prediction.suite!r} is judged with several "
+            f"prompts; say {prompts}."
+        )
+    family = [answers for answers in every if answers.suite.family == name]
+    if not named and not family:
+        names = list(dict.fromkeys(answers.suite.name for answers in every))
+        raise InputError(
+            f"{prediction.where}: predictions of suite {prediction.suite!r}, but "
+            f"{', '.join(names)} is judged{did_you_mean(name, names)} Judge them apart."
+        )
+    return named or family
+
+
+def _unknown(prediction: Prediction, candidates: Sequence["_Answers"]) -> InputError:
+    what = f"id {prediction.id!r}" if prediction.id else "input"
+    shown = "" if prediction.id else f" {_shortened(prediction.input or '')!r}"
+    first = candidates[0].suite.examples[0].id
+    return InputError(
+        f"{prediction.where}: suite {prediction.suite!r} has no example with this "
+        f"{what}{shown}; its first is {first!r}. Is it another suite's or file's?"
+    )
 
 
 class _Answers:
@@ -135,6 +170,7 @@ class _Answers:
             for text in {_spaced(example.problem.question), _spaced(example.inputs)}:
                 self._by_input.setdefault(text, []).append(example.id)
         self._ids = {example.id for example in suite.examples}
+        self._left_out = {_spaced(question) for question in suite.left_out.values()}
 
     def take(self, prediction: Prediction) -> bool:
         """Keeps a prediction if it is this suite's; False if it is not."""
@@ -145,11 +181,28 @@ class _Answers:
                 return False
             self._keep(prediction.id, prediction)
             return True
-        twins = self._by_input.get(prediction.input or "")
-        if not twins:
+        for text in _questions(prediction.input or ""):
+            if text in self._left_out:
+                return True
+            if text in self._by_input:
+                self._keep_one(self._by_input[text], prediction)
+                return True
+        return False
+
+    def take_quoted(self, prediction: Prediction) -> bool:
+        """Keeps a prediction whose input quotes one of the questions, the last one."""
+        text = prediction.input or ""
+        ends = {
+            quoted: text.rfind(quoted) + len(quoted)
+            for quoted in (*self._by_input, *self._left_out)
+            if quoted in text
+        }
+        if not ends:
             return False
-        free = [id for id in twins if id not in self._taken]
-        self._keep(free[0] if free else twins[0], prediction)
+        # Of two that end together the longer one is meant.
+        quoted = max(ends, key=lambda one: (ends[one], len(one)))
+        if quoted in self._by_input:
+            self._keep_one(self._by_input[quoted], prediction)
         return True
 
     def in_order(self) -> list[tuple[str, ...]]:
@@ -180,6 +233,10 @@ class _Answers:
                     "many."
                 )
         return [self._taken[id].texts for id in wanted]
+
+    def _keep_one(self, twins: list[str], prediction: Prediction) -> None:
+        free = [id for id in twins if id not in self._taken]
+        self._keep(free[0] if free else twins[0], prediction)
 
     def _keep(self, id: str, prediction: Prediction) -> None:
         if id in self._taken:
@@ -218,6 +275,17 @@ def _prediction(record: Any, where: str) -> Prediction:
         texts=tuple(texts),
         where=where,
     )
+
+
+def _questions(input: str) -> Iterator[str]:
+    """What may be the question of an input: itself, or what a prompt ends with.
+
+    "... Q: {question} A: Let's think step by step." yields the question as well.
+    """
+    yield input
+    ends = [match.end() for match in _QUESTION.finditer(input)]
+    for end in reversed(ends[-_MAX_NESTED:]):
+        yield _TAIL.sub("", input[end:]).strip()
 
 
 def _spaced(text: str) -> str:

@@ -23,7 +23,7 @@ import difflib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specialize.corpus import problems, prompts
@@ -90,7 +90,7 @@ class Suite:
         prompt: one of `PROMPTS`.
         examples: the chosen ones, in the order of the file.
         split: one of `splits.SPLITS`.
-        left_out: ids of the file that were not chosen.
+        left_out: id -> question of the file's examples that were not chosen.
         file: where it was read.
     """
 
@@ -98,7 +98,7 @@ class Suite:
     prompt: str
     examples: tuple[Example, ...]
     split: str = "all"
-    left_out: frozenset[str] = frozenset()
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     file: str = ""
 
     @property
@@ -229,11 +229,11 @@ def load_suites(
                     for index in positions
                 ),
                 split=split,
-                left_out=frozenset(
-                    problem.id
+                left_out={
+                    problem.id: problem.question
                     for index, problem in enumerate(read)
                     if index not in kept
-                ),
+                },
                 file=str(file),
             )
         )

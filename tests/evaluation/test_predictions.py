@@ -48,6 +48,51 @@ def test_an_input_is_a_question_or_a_prompt_whatever_its_spaces(benchmarks, tmp_
     assert matched[suite.key] == [("0",), ("1",), ("2",), ("3",)]
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Q: Another?\nA: 5.\n\nQ: {}\nA: Let's think step by step.",
+        "Question: {}\nLet's think step by step",
+        "Solve this problem.\n\n{}\n\nGive a number.",
+        "<|user|>\nFirst: test: what is 5 + 1? Then:\n{} Reason.<|assistant|>",
+    ],
+)
+@pytest.mark.parametrize("split", ["all", "validation"])
+def test_a_prompt_of_another_make_is_known_by_its_question(
+    benchmarks, tmp_path, prompt, split
+):
+    every = suites.load_suite("gsm8k", benchmarks)
+    asked = suites.load_suite("gsm8k", benchmarks, split=split)
+    records = [
+        {
+            "suite": "gsm8k",
+            "input": prompt.format(example.problem.question),
+            "prediction": example.id,
+        }
+        for example in every.examples
+    ]
+    matched = match_predictions(read_predictions(write(tmp_path, records)), [asked])
+    said = [texts[0] for texts in matched[asked.key]]
+    assert said == [example.id for example in asked.examples]
+
+
+def test_one_suite_with_two_prompts_is_told_apart(benchmarks, tmp_path):
+    loaded = [
+        suites.load_suite("svamp", benchmarks, prompt=prompt)
+        for prompt in ("zero_shot_cot", "few_shot_cot")
+    ]
+    records = [
+        record | {"suite": suite.key, "prediction": suite.prompt}
+        for suite in loaded
+        for record in by_id(suite)
+    ]
+    matched = match_predictions(read_predictions(write(tmp_path, records)), loaded)
+    assert matched["svamp:few_shot_cot"] == [("few_shot_cot",)] * 4
+    records[1]["suite"] = "svamp"
+    with pytest.raises(InputError, match=":2: .*several prompts; say 'svamp:zero"):
+        match_predictions(read_predictions(write(tmp_path, records)), loaded)
+
+
 def test_one_line_answers_a_question_asked_twice_and_two_answer_one_each(
     benchmarks, tmp_path
 ):
