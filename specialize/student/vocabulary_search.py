@@ -32,7 +32,8 @@ def top_k(
     """
     size = scores.shape[-1]
     if size <= k * BLOCK:
-        return jax.lax.top_k(scores, k)
+        values, indices = jax.lax.top_k(scores, k)
+        return values, indices
     blocks = _blocks(scores, -jnp.inf)
     _, chosen = jax.lax.top_k(jnp.max(blocks, axis=-1), k)
     chosen = jnp.sort(chosen, axis=-1)  # equal scores: the lowest index wins

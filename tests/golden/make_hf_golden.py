@@ -1,0 +1,82 @@
+"""Writes hf_t5.npz: what Hugging Face's T5 computes for tiny random models.
+
+    python tests/golden/make_hf_golden.py      (needs CPU torch and transformers 5)
+
+Per family: weights under Hugging Face's names, padded inputs, encoder states, logits,
+and greedy and beam-4 generations. `test_student_hf_golden.py` compares ours with them.
+"""
+
+import pathlib
+import sys
+import tempfile
+
+import numpy as np
+import transformers
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "student"))
+
+import hf_t5  # noqa: E402
+import reference_t5  # noqa: E402
+
+from specialize.student.network import T5Config  # noqa: E402
+
+SIZES = dict(
+    vocab_size=96,
+    emb_dim=16,
+    num_heads=3,
+    head_dim=6,
+    mlp_dim=24,
+    num_encoder_layers=2,
+    num_decoder_layers=1,
+)
+
+
+def main() -> None:
+    """Writes the file beside this script."""
+    arrays: dict[str, np.ndarray] = {}
+    for family, shape in reference_t5.FAMILIES.items():
+        config = T5Config(**(SIZES | shape))
+        params = reference_t5.random_params(config, 11)
+        rng = np.random.default_rng(12)
+        x = rng.integers(2, 96, (4, 40))
+        x[0, 25:] = 0
+        x[1, :17] = 0
+        x[2, rng.permutation(40)[:15]] = 0
+        t = rng.integers(2, 96, (4, 12))
+        t[0, 7:] = 0
+        t[1, :3] = 0
+        with tempfile.TemporaryDirectory() as folder:
+            model = hf_t5.build(config, params, pathlib.Path(folder))
+        encoded, logits = hf_t5.run(model, x, t)
+        greedy = hf_t5.generate(model, x, 64)
+        ids, counts = np.unique(greedy[:, 6:30], return_counts=True)
+        eos_id = int(ids[np.argmax(counts)])
+        found = {
+            "inputs": x.astype(np.int32),
+            "targets": t.astype(np.int32),
+            "encoded": encoded,
+            "logits": logits,
+            "greedy": greedy.astype(np.int32),
+            "eos_id": np.int32(eos_id),
+            "greedy_eos": hf_t5.generate(model, x, 64, eos_token_id=eos_id),
+            "beam": hf_t5.generate(model, x, 64, num_beams=4, eos_token_id=eos_id),
+            "beam_early": hf_t5.generate(
+                model, x, 64, num_beams=4, eos_token_id=eos_id, early_stopping=True
+            ),
+        }
+        state = {
+            name: value.numpy()
+            for name, value in model.state_dict().items()
+            # Aliases of shared.weight.
+            if not name.endswith("embed_tokens.weight")
+            and not (name == "lm_head.weight" and config.logits_via_embedding)
+        }
+        arrays |= {f"{family}/{name}": value for name, value in found.items()}
+        arrays |= {f"{family}/weights/{name}": value for name, value in state.items()}
+    arrays["transformers"] = np.array(transformers.__version__)
+    np.savez_compressed(HERE / "hf_t5.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main()

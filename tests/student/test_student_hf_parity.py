@@ -1,0 +1,172 @@
+"""Against Hugging Face's T5 in torch, live; `hf_golden` keeps it in the ordinary suite.
+
+Needs an environment with CPU torch beside the project:
+    python -m pytest tests/student/test_student_hf_parity.py
+"""
+
+import jax
+import numpy as np
+import pytest
+import reference_t5
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+import hf_t5  # noqa: E402
+
+from specialize.student import decoding  # noqa: E402
+from specialize.student.network import T5Config, Transformer  # noqa: E402
+
+FAMILIES = sorted(reference_t5.FAMILIES)
+PADDING = ["none", "right", "left", "both", "holes"]
+
+
+def config(family: str, **changes) -> T5Config:
+    sizes = dict(
+        vocab_size=512,
+        emb_dim=64,
+        num_heads=4,
+        head_dim=16,
+        mlp_dim=128,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+    )
+    return T5Config(**(sizes | reference_t5.FAMILIES[family] | changes))
+
+
+@st.composite
+def cases(draw):
+    return (
+        config(
+            draw(st.sampled_from(FAMILIES)),
+            vocab_size=draw(st.sampled_from([100, 512, 3001])),
+            emb_dim=draw(st.sampled_from([32, 96, 256])),
+            num_heads=draw(st.sampled_from([1, 3, 6])),
+            head_dim=draw(st.sampled_from([8, 20, 64])),
+            mlp_dim=draw(st.sampled_from([40, 512])),
+            num_encoder_layers=draw(st.integers(1, 4)),
+            num_decoder_layers=draw(st.integers(1, 4)),
+        ),
+        draw(st.sampled_from(PADDING)),
+        draw(st.integers(0, 2**16)),
+    )
+
+
+def real_positions(rng, kind, shape):
+    real = np.ones(shape, bool)
+    length = shape[1]
+    for row in real:
+        cut = int(rng.integers(0, length))
+        if kind in ("right", "both"):
+            row[length - cut // 2 - 1 :] = False
+        if kind in ("left", "both"):
+            row[: cut // 2] = False
+        if kind == "holes":
+            row[rng.permutation(length)[:cut]] = False
+        if not row.any():
+            row[length // 2] = True
+    return real
+
+
+@settings(
+    max_examples=24,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(case=cases())
+def test_our_error_is_at_most_twice_that_of_hugging_face(case, tmp_path_factory):
+    cfg, padding, seed = case
+    params = reference_t5.random_params(cfg, seed)
+    rng = np.random.default_rng(seed)
+    x = rng.integers(1, cfg.vocab_size, (3, 150))
+    x = x * real_positions(rng, padding, x.shape)
+    t = rng.integers(1, cfg.vocab_size, (3, 40))
+    t = t * real_positions(rng, "left" if padding == "left" else "right", t.shape)
+    y = reference_t5.shift_right(t)
+    module = Transformer(cfg)
+
+    def run(params):
+        encoded = module.apply(
+            {"params": params}, x, enable_dropout=False, method="encode"
+        )
+        return encoded, module.apply(
+            {"params": params}, encoded, x, y, t, enable_dropout=False, method="decode"
+        )
+
+    ours = jax.tree.map(np.asarray, jax.jit(run)(params))
+    theirs = hf_t5.run(hf_t5.build(cfg, params, tmp_path_factory.mktemp("hf")), x, t)
+    reference = reference_t5.Reference(cfg, params)
+    errors = {"encoder": ([], []), "decoder": ([], [])}
+    for row in range(len(x)):
+        at, to = np.flatnonzero(x[row]), np.flatnonzero(t[row])
+        hidden = reference.encode(x[row, at], at)
+        logits = reference.decode(hidden, y[row, to], to)
+        for which in (0, 1):
+            for side, exact, where in (
+                ("encoder", hidden, at),
+                ("decoder", logits, to),
+            ):
+                found = (ours, theirs)[which][side == "decoder"][row, where]
+                errors[side][which].append(np.abs(found - exact).ravel())
+    for side, (our_error, their_error) in errors.items():
+        our_error, their_error = map(np.concatenate, (our_error, their_error))
+        assert np.abs(our_error).max() <= 2 * their_error.max(), side
+        rms = [np.sqrt(np.mean(e**2)) for e in (our_error, their_error)]
+        assert rms[0] <= 2 * rms[1], side
+
+
+def questions(shared_data, count):
+    """GSM8K questions as ids of the real vocabulary, as long as they really are."""
+    import json
+
+    import sentencepiece
+
+    model = next(shared_data.rglob("*piece*.model"))
+    pieces = sentencepiece.SentencePieceProcessor(str(model))
+    lines = (shared_data / "gsm8k" / "test.jsonl").read_text().splitlines()[:count]
+    rows = [pieces.encode(json.loads(line)["question"]) + [1] for line in lines]
+    x = np.zeros((count, max(map(len, rows))), np.int32)
+    for row, ids in zip(x, rows, strict=True):
+        row[: len(ids)] = ids
+    return x
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_and_beam_4_generate_the_same_64_tokens_for_64_real_questions(
+    family, shared_data, tmp_path
+):
+    cfg = config(family, vocab_size=32128)
+    params = reference_t5.random_params(cfg, 1)
+    x = questions(shared_data, 64)
+    module = Transformer(cfg)
+    theirs = hf_t5.build(cfg, params, tmp_path)
+
+    def ours(**options):
+        run = jax.jit(
+            lambda p, x: decoding.generate(module, p, x, max_length=64, **options)
+        )
+        return np.asarray(run(params, x).tokens)
+
+    endless = hf_t5.generate(theirs, x, 64)
+    np.testing.assert_array_equal(ours(), endless)
+    # Random weights hardly ever say EOS: declare ids they do say, early and late.
+    ids, counts = np.unique(endless[:, 8:40], return_counts=True)
+    eos_id = int(ids[np.argmax(counts)])
+    found = ours(eos_id=eos_id)
+    ends = (found == 0).any(axis=1)
+    assert 0 < ends.sum()
+    np.testing.assert_array_equal(
+        found, hf_t5.generate(theirs, x, 64, eos_token_id=eos_id)
+    )
+    for options in (
+        {},
+        dict(early_stopping=True, length_penalty=0.6),
+        dict(early_stopping="never", length_penalty=2.0),
+    ):
+        np.testing.assert_array_equal(
+            ours(method="beam", num_beams=4, eos_id=eos_id, **options),
+            hf_t5.generate(theirs, x, 64, num_beams=4, eos_token_id=eos_id, **options),
+        )
