@@ -328,12 +328,21 @@ def _register_build(
     )
     _add_output(parser)
     _add_processes(parser)
+    parser.add_argument(
+        "--beam",
+        default=None,
+        metavar="OPTIONS",
+        help="work on Apache Beam, with these options of its runner in one word, for "
+        "example '--runner=FlinkRunner --flink_master=host:8081'",
+    )
     _add_judging(parser)
     _add_alignment(parser)
     _add_formats(parser)
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    import shlex
+
     from specialize.corpus import pipeline
     from specialize.corpus.records import FORMATS
 
@@ -361,6 +370,7 @@ def _build(arguments: argparse.Namespace) -> int:
         num_shards=arguments.shards,
         processes=arguments.processes,
         replace=arguments.replace,
+        beam_options=None if arguments.beam is None else shlex.split(arguments.beam),
     )
     return _show(manifest)
 

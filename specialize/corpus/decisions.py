@@ -53,42 +53,80 @@ def decide(
     Raises:
         InputError: a sample's number occurs twice in a question, or nothing stays.
     """
+    check_limits(near_duplicate, max_samples)
+    funnel = Funnel()
+    by_question: dict[str, list[int]] = {}
+    for index, verdict in enumerate(verdicts):
+        by_question.setdefault(verdict.problem_id, []).append(index)
+    decisions = [DROP] * len(verdicts)
+    for members in by_question.values():
+        decided, part = decide_question(
+            [verdicts[index] for index in members],
+            near_duplicate=near_duplicate,
+            max_samples=max_samples,
+        )
+        funnel.merge(part)
+        for index, decision in zip(members, decided, strict=True):
+            decisions[index] = decision
+    if not any(decisions):
+        raise nothing_kept(funnel)
+    return decisions, funnel
+
+
+def decide_question(
+    verdicts: Sequence[Verdict],
+    *,
+    near_duplicate: float | None = None,
+    max_samples: int | None = None,
+) -> tuple[list[int], Funnel]:
+    """Decides about the samples of one question; see `decide`.
+
+    Raises:
+        InputError: a sample's number occurs twice.
+    """
+    funnel = Funnel(read=len(verdicts), questions=1)
+    members = sorted(range(len(verdicts)), key=lambda index: verdicts[index].sample)
+    _require_distinct(verdicts[index] for index in members)
+    for verdict in verdicts:
+        if verdict.reason is not None:
+            funnel.reject(verdict.reason)
+    right = [index for index in members if verdicts[index].reason is None]
+    funnel.verified = len(right)
+    funnel.solved = int(bool(right))
+    stay = right
+    if near_duplicate is not None:
+        repeated = near_duplicates([verdicts[i].text for i in right], near_duplicate)
+        stay = [i for i, again in zip(right, repeated, strict=True) if not again]
+        _count(funnel, "near_duplicate", len(right) - len(stay))
+    if max_samples is not None:
+        _count(funnel, "over_budget", max(0, len(stay) - max_samples))
+        stay = stay[:max_samples]
+    decisions = [DROP] * len(verdicts)
+    for rank, index in enumerate(stay):
+        decisions[index] = KEEP if rank else KEEP_FIRST
+    return decisions, funnel
+
+
+def check_limits(near_duplicate: float | None, max_samples: int | None) -> None:
+    """Refuses limits that cannot be.
+
+    Raises:
+        InputError: naming the value.
+    """
     if near_duplicate is not None and not 0 < near_duplicate <= 1:
         raise InputError(f"near_duplicate is {near_duplicate}, expected (0, 1].")
     if max_samples is not None and max_samples < 1:
         raise InputError(f"max_samples is {max_samples}, expected 1 or more.")
-    funnel = Funnel(read=len(verdicts))
-    by_question: dict[str, list[int]] = {}
-    for index, verdict in enumerate(verdicts):
-        by_question.setdefault(verdict.problem_id, []).append(index)
-        if verdict.reason is not None:
-            funnel.reject(verdict.reason)
-    decisions = [DROP] * len(verdicts)
-    for members in by_question.values():
-        members.sort(key=lambda index: verdicts[index].sample)
-        _require_distinct(verdicts[index] for index in members)
-        right = [index for index in members if verdicts[index].reason is None]
-        funnel.verified += len(right)
-        funnel.solved += bool(right)
-        stay = right
-        if near_duplicate is not None:
-            texts = [verdicts[index].text for index in right]
-            repeated = near_duplicates(texts, near_duplicate)
-            stay = [i for i, again in zip(right, repeated, strict=True) if not again]
-            _count(funnel, "near_duplicate", len(right) - len(stay))
-        if max_samples is not None:
-            _count(funnel, "over_budget", max(0, len(stay) - max_samples))
-            stay = stay[:max_samples]
-        for rank, index in enumerate(stay):
-            decisions[index] = KEEP if rank else KEEP_FIRST
-    funnel.questions = len(by_question)
-    if not any(decisions):
-        raise InputError(
-            f"none of {funnel.read} samples is kept: {funnel.rejected}. Compare one of "
-            "them with its question's gold answer ('specialize corpus verify' says why "
-            "each went), and check that file and problems belong together."
-        )
-    return decisions, funnel
+
+
+def nothing_kept(funnel: Funnel) -> InputError:
+    """What to raise where no sample is left, with the reasons and a remedy."""
+    return InputError(
+        f"none of {funnel.read} samples is kept: {funnel.rejected}. Compare one of "
+        "them with its question's gold answer ('specialize corpus verify --rejected' "
+        "says why each went), see that file and problems belong together, and that no "
+        "length limit is too low."
+    )
 
 
 def _count(funnel: Funnel, reason: str, count: int) -> None:

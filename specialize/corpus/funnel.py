@@ -1,5 +1,6 @@
 """How many samples came in, how many stayed, and why the others went."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -59,10 +60,20 @@ class Funnel:
             raise ValueError(f"{reason!r} is not one of {sorted(REASONS)}")
         self.rejected[reason] = self.rejected.get(reason, 0) + count
 
-    def drop(self, format: str, reason: str) -> None:
-        """Counts a record that was left out, in one format, for `reason`."""
+    def drop(self, format: str, reason: str, count: int = 1) -> None:
+        """Counts records that were left out, in one format, for `reason`."""
         reasons = self.dropped.setdefault(format, {})
-        reasons[reason] = reasons.get(reason, 0) + 1
+        reasons[reason] = reasons.get(reason, 0) + count
+
+    def merge(self, other: "Funnel") -> None:
+        """Adds the counts over other samples."""
+        for name in (*STAGES, "questions", "solved"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for reason, count in other.rejected.items():
+            self.reject(reason, count)
+        for name, reasons in other.dropped.items():
+            for reason, count in reasons.items():
+                self.drop(name, reason, count)
 
     def follow(self, earlier: "Funnel") -> None:
         """Adds what earlier stages rejected, to samples that came through them."""
@@ -79,13 +90,20 @@ class Funnel:
             for reason in REASONS
             if reason in self.rejected
         }
+        value["dropped"] = {
+            name: dict(sorted(self.dropped[name].items()))
+            for name in sorted(self.dropped)
+        }
         return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Funnel":
         """Reads what `to_json` wrote."""
         known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value[name] for name in known & value.keys()})
+        # Copied: counts go on from here, and the value is somebody's manifest.
+        return copy.deepcopy(
+            cls(**{name: value[name] for name in known & value.keys()})
+        )
 
     def table(self, records: Mapping[str, int] | None = None) -> Table:
         """The funnel for people.

@@ -16,6 +16,7 @@ from specialize.corpus.aligned import aligned_completion, parse_aligned
 from specialize.corpus.completions import Questions, Sample, parse_line
 from specialize.corpus.decisions import DROP, KEEP_FIRST, Verdict
 from specialize.corpus.lines import Line, read_lines
+from specialize.corpus.mixing import Spooled, SpoolWriter
 from specialize.corpus.parallel import ordered_map
 from specialize.corpus.records import (
     AlignedTarget,
@@ -24,7 +25,6 @@ from specialize.corpus.records import (
     Problem,
 )
 from specialize.corpus.rendering import Renderer, Settings, human_completion
-from specialize.corpus.shards import Block, encode_block
 from specialize.corpus.verification import verify
 from specialize.progress import track
 
@@ -86,7 +86,7 @@ class Part(NamedTuple):
     """What became of a chunk's samples.
 
     Attributes:
-        block: the records, serialised and compressed.
+        spooled: the records, serialised; see `mixing`.
         aligned: samples whose text the student can be taught.
         kept: samples that stand in at least one record.
         rejected: reasons of the others.
@@ -94,7 +94,7 @@ class Part(NamedTuple):
         verified: samples found right, where that was not decided before.
     """
 
-    block: Block
+    spooled: Spooled
     aligned: int
     kept: int
     rejected: list[str]
@@ -174,6 +174,7 @@ def render_all(
     decisions: Sequence[int],
     fingerprint: Fingerprint,
     *,
+    spool: str,
     num_shards: int,
     processes: int,
 ) -> Iterator[Part]:
@@ -187,6 +188,7 @@ def render_all(
         judged: what `judge_all` returned.
         decisions: what `decide` returned for all verdicts in a row.
         fingerprint: of the corpus.
+        spool: folder for the records.
         num_shards: files a format.
         processes: how many work.
 
@@ -203,6 +205,7 @@ def render_all(
             list(problems),
             None if pool is None else list(pool),
             fingerprint,
+            spool,
             num_shards,
         ),
     )
@@ -211,7 +214,7 @@ def render_all(
 
 # What a process prepared before its first chunk.
 _judging: tuple[Questions, str, str, bool] | None = None
-_rendering: tuple[Renderer, Questions, Fingerprint, int] | None = None
+_rendering: tuple[Renderer, Questions, Fingerprint, SpoolWriter, int] | None = None
 
 
 def _prepare_judge(
@@ -226,11 +229,13 @@ def _prepare_render(
     problems: list[Problem],
     pool: list[Problem] | None,
     fingerprint: Fingerprint,
+    spool: str,
     num_shards: int,
 ) -> None:
     global _rendering
     renderer = Renderer(settings, problems, pool)
-    _rendering = (renderer, Questions(problems), fingerprint, num_shards)
+    writer = SpoolWriter(spool)
+    _rendering = (renderer, Questions(problems), fingerprint, writer, num_shards)
 
 
 def _judge(chunk: Chunk) -> Judged:
@@ -270,7 +275,7 @@ def _judge(chunk: Chunk) -> Judged:
 
 def _render(task: Task) -> Part:
     assert _rendering is not None
-    renderer, questions, fingerprint, num_shards = _rendering
+    renderer, questions, fingerprint, spool, num_shards = _rendering
     records: list[DistillRecord] = []
     rejected: list[str] = []
     dropped: list[tuple[str, str]] = []
@@ -288,8 +293,8 @@ def _render(task: Task) -> Part:
         kept += bool(done.records)
         if done.rejection is not None:
             rejected.append(done.rejection)
-    block = encode_block(records, fingerprint, num_shards=num_shards)
-    return Part(block, aligned, kept, rejected, dropped)
+    spooled = spool.append(records, fingerprint, num_shards)
+    return Part(spooled, aligned, kept, rejected, dropped)
 
 
 def kept_samples(

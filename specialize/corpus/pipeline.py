@@ -1,19 +1,23 @@
 """Local files -> a corpus: read, verify, align, write; the whole way in one call."""
 
 import os
+import pathlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 from specialize.corpus import cards, problems, shards
-from specialize.corpus.decisions import decide
+from specialize.corpus.decisions import decide, nothing_kept
 from specialize.corpus.funnel import Funnel
 from specialize.corpus.manifest import Manifest
-from specialize.corpus.parallel import default_processes
+from specialize.corpus.mixing import Collected, gather
+from specialize.corpus.parallel import default_processes, ordered_map
 from specialize.corpus.passes import Part, Sources, judge_all, render_all
 from specialize.corpus.problems import read_gsm8k
 from specialize.corpus.records import FORMATS, Fingerprint, Problem
 from specialize.corpus.rendering import Settings
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
+from specialize.progress import track
 
 Path = str | os.PathLike[str]
 
@@ -51,6 +55,7 @@ def build(
     num_shards: int = 4,
     processes: int | None = None,
     replace: bool = False,
+    beam_options: Sequence[str] | None = None,
 ) -> Manifest:
     """Writes a corpus from local files: `read`, `verify`, `align`, `write` in one.
 
@@ -78,6 +83,8 @@ def build(
         num_shards: files a format.
         processes: how many work; by default one a core. Does not change the result.
         replace: whether an earlier corpus in `out` may be replaced.
+        beam_options: options of a Beam runner, which then does the work instead of
+            local processes (see `beam`); the corpus is the same.
 
     Returns:
         The manifest, as written to `out`.
@@ -109,8 +116,28 @@ def build(
         with_human=rationales,
         more_sources=() if demonstrations_from is None else (demonstrations_from,),
     )
+    samples = Sources(
+        with_rationale(questions) if rationales else [], completions_paths
+    )
+    if beam_options is not None:
+        from specialize.corpus import beam
+
+        return beam.assemble(
+            samples,
+            settings,
+            questions,
+            pool,
+            card,
+            fingerprint_of(settings, card),
+            out,
+            options=beam_options,
+            near_duplicate=near_duplicate,
+            max_samples=max_samples,
+            num_shards=num_shards,
+            replace=replace,
+        )
     return assemble(
-        Sources(with_rationale(questions) if rationales else [], completions_paths),
+        samples,
         settings,
         questions,
         pool,
@@ -179,26 +206,71 @@ def assemble(
     )
     if earlier is not None:
         funnel.follow(earlier)
-    parts = render_all(
-        samples,
-        settings,
-        questions,
-        pool,
-        judged,
-        decisions,
-        fingerprint,
-        num_shards=num_shards,
-        processes=workers,
-    )
-    return shards.write_shards(
-        counted(parts, funnel),
+    return write(
+        lambda spool: render_all(
+            samples,
+            settings,
+            questions,
+            pool,
+            judged,
+            decisions,
+            fingerprint,
+            spool=spool,
+            num_shards=num_shards,
+            processes=workers,
+        ),
         out,
         fingerprint,
+        card,
+        funnel,
         num_shards=num_shards,
-        card=card.to_json(),
-        funnel=funnel.to_json,
+        processes=workers,
         replace=replace,
     )
+
+
+def write(
+    render: Callable[[str], Iterator[Part]],
+    out: Path,
+    fingerprint: Fingerprint,
+    card: cards.Card,
+    funnel: Funnel,
+    *,
+    num_shards: int,
+    processes: int,
+    replace: bool,
+) -> Manifest:
+    """Spools records, mixes them, and writes them as shards.
+
+    Args:
+        render: yields what became of the chunks, given the folder of the spool.
+        out: the corpus folder.
+        fingerprint: of every record.
+        card: origin of the data.
+        funnel: up to "verified"; completed on the way.
+        num_shards: files a format.
+        processes: how many compress.
+        replace: whether an earlier corpus in `out` may be replaced.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: nothing is kept, or `out` is not ours.
+    """
+    parent = pathlib.Path(out).absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    name = pathlib.Path(out).name
+    with tempfile.TemporaryDirectory(".spool", f".{name}.", parent) as spool:
+        return shards.write_shards(
+            _blocks(render, spool, funnel, num_shards, processes),
+            out,
+            fingerprint,
+            num_shards=num_shards,
+            card=card.to_json(),
+            funnel=funnel.to_json,
+            replace=replace,
+        )
 
 
 def fingerprint_of(settings: Settings, card: cards.Card) -> Fingerprint:
@@ -232,9 +304,16 @@ def with_rationale(questions: Sequence[Problem]) -> list[Problem]:
     return [p for p in questions if p.rationale is not None and p.answers]
 
 
-def counted(parts: Iterator[Part], funnel: Funnel) -> Iterator[shards.Block]:
-    """Passes the blocks on and completes the funnel on the way."""
-    for part in parts:
+def _blocks(
+    render: Callable[[str], Iterator[Part]],
+    spool: str,
+    funnel: Funnel,
+    num_shards: int,
+    processes: int,
+) -> Iterator[shards.Block]:
+    """Completes the funnel, then passes on one block a shard."""
+    collected = Collected(spool, num_shards)
+    for part in render(spool):
         funnel.verified += part.verified
         funnel.aligned += part.aligned
         funnel.kept += part.kept
@@ -242,9 +321,16 @@ def counted(parts: Iterator[Part], funnel: Funnel) -> Iterator[shards.Block]:
             funnel.reject(reason)
         for name, reason in part.dropped:
             funnel.drop(name, reason)
-        yield part.block
+        collected.add(part.spooled)
     if not funnel.kept:
-        raise InputError(
-            f"none of {funnel.read} samples is kept: {funnel.rejected}. Raise the "
-            "length limits, or ask for another alignment or other formats."
-        )
+        raise nothing_kept(funnel)
+    yield collected.statistics()
+    total = len(collected)
+    work = ordered_map(
+        gather, collected.tasks(), processes=processes, prepare=_prepare_nothing
+    )
+    yield from track(work, "mix and compress shards", total=total)
+
+
+def _prepare_nothing() -> None:
+    """Gathering needs nothing but its task."""

@@ -24,9 +24,10 @@ from specialize.corpus.alignment_rows import (
 )
 from specialize.corpus.funnel import Funnel
 from specialize.corpus.manifest import Manifest
+from specialize.corpus.mixing import SpoolWriter
 from specialize.corpus.parallel import default_processes, ordered_map
 from specialize.corpus.passes import Part
-from specialize.corpus.pipeline import counted
+from specialize.corpus.pipeline import write
 from specialize.corpus.records import DistillRecord, Fingerprint, Problem
 from specialize.corpus.safe_pickle import load
 from specialize.corpus.vocabulary import Vocabulary
@@ -107,20 +108,27 @@ def import_released(
         sources=[cards.source(path) for path in paths],
     )
     funnel = Funnel()
-    work = ordered_map(
-        _convert,
-        _chunks(paths, problems, funnel),
-        processes=default_processes() if processes is None else processes,
-        prepare=_prepare,
-        arguments=(os.fspath(vocabulary_path), rows, fingerprint, num_shards),
-    )
-    return shards.write_shards(
-        counted(track(work, "import released records"), funnel),
+    workers = default_processes() if processes is None else processes
+    path = os.fspath(vocabulary_path)
+
+    def render(spool: str) -> Iterator[Part]:
+        work = ordered_map(
+            _convert,
+            _chunks(paths, problems, funnel),
+            processes=workers,
+            prepare=_prepare,
+            arguments=(path, rows, fingerprint, spool, num_shards),
+        )
+        yield from track(work, "import released records")
+
+    return write(
+        render,
         out,
         fingerprint,
+        card,
+        funnel,
         num_shards=num_shards,
-        card=card.to_json(),
-        funnel=funnel.to_json,
+        processes=workers,
         replace=replace,
     )
 
@@ -264,19 +272,24 @@ def _mass(step: Any, vocabulary: Vocabulary, where: str) -> dict[int, float]:
 
 
 # What a process prepared before its first chunk.
-_state: tuple[Vocabulary, Fingerprint, int] | None = None
+_state: tuple[Vocabulary, Fingerprint, SpoolWriter, int] | None = None
 
 
 def _prepare(
-    path: str, rows: int | None, fingerprint: Fingerprint, num_shards: int
+    path: str,
+    rows: int | None,
+    fingerprint: Fingerprint,
+    spool: str,
+    num_shards: int,
 ) -> None:
     global _state
-    _state = (Vocabulary(path, rows=rows), fingerprint, num_shards)
+    vocabulary = Vocabulary(path, rows=rows)
+    _state = (vocabulary, fingerprint, SpoolWriter(spool), num_shards)
 
 
 def _convert(items: list[_Item]) -> Part:
     assert _state is not None
-    vocabulary, fingerprint, num_shards = _state
+    vocabulary, fingerprint, spool, num_shards = _state
     records: list[DistillRecord] = []
     rejected: list[str] = []
     for item in items:
@@ -285,6 +298,6 @@ def _convert(items: list[_Item]) -> Part:
             rejected.append(done)
         else:
             records.append(done)
-    block = shards.encode_block(records, fingerprint, num_shards=num_shards)
+    spooled = spool.append(records, fingerprint, num_shards)
     verified = len(items) - rejected.count("wrong_answer")
-    return Part(block, len(records), len(records), rejected, [], verified)
+    return Part(spooled, len(records), len(records), rejected, [], verified)

@@ -1,0 +1,72 @@
+"""On Beam the corpus is the same to the byte."""
+
+import json
+
+import pytest
+
+from specialize.corpus import pipeline
+from specialize.errors import InputError
+
+pytest.importorskip("apache_beam", reason="needs the extra 'beam'")
+
+RUNNER = ("--runner=DirectRunner", "--direct_running_mode=in_memory")
+
+
+def build(world, out, **options):
+    arguments = {
+        "completions_paths": [world.completions],
+        "teacher": "grammar",
+        "demonstrations": 2,
+        "num_shards": 3,
+        "processes": 1,
+    } | options
+    return pipeline.build(world.problems, world.vocabulary, out, **arguments)
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"near_duplicate": 0.9, "max_samples": 2, "max_input_tokens": 220},
+        {"rationales": False, "formats": ["zero_shot_cot"], "alignment": "dtw"},
+    ],
+)
+def test_the_corpus_is_that_of_one_machine(world, tmp_path, options):
+    here = build(world, tmp_path / "here", **options)
+    beam = build(world, tmp_path / "beam", beam_options=RUNNER, **options)
+    assert beam == here
+    assert files_of(tmp_path / "beam") == files_of(tmp_path / "here")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["beam", "here"]
+
+
+def test_a_fault_in_a_file_is_one_message_there_too(world, tmp_path):
+    lines = world.completions.read_text().splitlines()
+    lines[7] = lines[7][:50]
+    (tmp_path / "cut.jsonl").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"cut\.jsonl:8: not JSON") as caught:
+        build(
+            world,
+            tmp_path / "out",
+            completions_paths=[tmp_path / "cut.jsonl"],
+            beam_options=RUNNER,
+        )
+    assert "while running" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["cut.jsonl"]
+
+
+def test_a_run_that_keeps_nothing_is_an_error_there_too(world, tmp_path):
+    line = {"problem_id": "gsm8k-train-0", "sample": 0, "text": "I do not know"}
+    (tmp_path / "x.jsonl").write_text(json.dumps(line))
+    with pytest.raises(InputError, match="none of 1 samples is kept"):
+        build(
+            world,
+            tmp_path / "out",
+            completions_paths=[tmp_path / "x.jsonl"],
+            rationales=False,
+            beam_options=RUNNER,
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
