@@ -26,7 +26,7 @@ SUITES = {
 }
 # Demonstrations an in-context prompt holds here; the paper's four would triple the
 # time of a two-core run and teach the miniature world nothing more.
-DEMONSTRATIONS = 2
+DEMONSTRATIONS = 1
 
 Command = Callable[[Sequence[str]], int]
 

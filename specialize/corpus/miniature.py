@@ -452,6 +452,7 @@ def train_vocabulary(
             model_writer=model,
             vocab_size=size,
             hard_vocab_limit=False,
+            character_coverage=1.0,
             model_type="bpe",
             pad_id=0,
             eos_id=1,
