@@ -169,7 +169,7 @@ def write_folder(
         key = tuple(name.split("/"))
         if tensor is None:
             written[key] = {}
-        elif tensor.shape:
+        elif tensor.size > 1:
             relative = name.replace("/", ".")
             metadata = zarrs.write(tensor, str(folder / relative))
             written[key] = {
@@ -179,6 +179,8 @@ def write_folder(
                 "metadata": metadata,
             }
         else:
+            # T5X does not partition these (the step, Adafactor's unused factors) and
+            # then reads them from here alone.
             written[key] = tensor.read()
     content = {"version": _VERSION, "optimizer": with_gaps(unflatten_dict(written))}
     (folder / FILE).write_bytes(serialization.msgpack_serialize(content))

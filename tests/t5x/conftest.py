@@ -17,6 +17,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.t5x)
 
 
+@pytest.fixture(autouse=True)
+def as_t5x_expects():
+    """On CPU T5X puts all devices on the model axis, and promotes ranks."""
+    import jax
+
+    if jax.device_count() != 1:
+        pytest.skip("T5X on CPU needs JAX_NUM_CPU_DEVICES=1 (docs/t5x.md)")
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def one_device() -> dict[str, str]:
     """The environment of a T5X process: T5X ignores the mesh on CPU."""

@@ -101,12 +101,9 @@ def save(kind: str, folder, made, partitioner, state) -> None:
 
 def restore(kind: str, path, made, partitioner, **options):
     """Has T5X restore the state stored at `path`."""
-    shape = made.global_train_state_shape
-    opener = (
-        checkpoints.Checkpointer
-        if kind == "legacy"
-        else checkpoints.OrbaxCheckpointManagerInterface
-    )
-    return opener(shape, partitioner, str(path.parent)).restore(
-        path=str(path), **options
-    )
+    shape, parent = made.global_train_state_shape, str(path.parent)
+    if kind == "legacy":
+        store = checkpoints.Checkpointer(shape, partitioner, parent)
+    else:
+        store = checkpoints.OrbaxCheckpointManagerInterface(parent, shape, partitioner)
+    return store.restore(path=str(path), **options)
