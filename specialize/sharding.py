@@ -9,7 +9,7 @@ sharded as in ZeRO-3) and `model` (heads, feed-forward units and vocabulary).
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -64,7 +64,7 @@ def make_mesh(
     data: int = -1,
     fsdp: int = 1,
     model: int = 1,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Mesh:
     """A device mesh with axes "data", "fsdp" and "model".
 
@@ -112,7 +112,7 @@ def make_mesh(
     )
 
 
-def mesh_from_text(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def mesh_from_text(text: str, devices: Sequence[Any] | None = None) -> Mesh:
     """Reads a mesh from a flag or a gin value.
 
     Args:
@@ -159,7 +159,7 @@ def simulated(mesh: Mesh) -> bool:
 def gathered(tree: Any) -> Any:
     """Global arrays, whole on every device: what one process can then read."""
 
-    def gather(array: jax.Array) -> jax.Array:
+    def gather(array: Any) -> jax.Array:
         place = replicated(array.sharding.mesh)
         return jax.jit(lambda x: x, out_shardings=place)(array)
 
@@ -194,7 +194,8 @@ def fit_rules(
     """
     sizes: dict[str, set[int]] = {}
     axes = _flat_axes(params_axes)
-    for name, leaf in flatten_dict(unfreeze(abstract_params)).items():
+    leaves: dict[Any, Any] = flatten_dict(unfreeze(abstract_params))
+    for name, leaf in leaves.items():
         for logical, size in zip(axes[name], leaf.shape, strict=True):
             sizes.setdefault(logical, set()).add(size)
     # The heads axis is merged with kv in the attention kernels but shows in the
@@ -231,7 +232,8 @@ def param_shardings(
     axes = _flat_axes(params_axes)
     flat = {
         name: NamedSharding(
-            mesh, nn.logical_to_mesh_axes(axes[name], fitting) or PartitionSpec()
+            mesh,
+            nn.spmd.logical_to_mesh_axes(axes[name], fitting) or PartitionSpec(),
         )
         for name in flatten_dict(unfreeze(abstract_params))
     }
@@ -263,11 +265,9 @@ def state_shardings(
     shardings = param_shardings(mesh, abstract_params, params_axes, rules)
     if abstract_state is None:
         return shardings
-    flat_shardings = flatten_dict(shardings)
-    shapes = {
-        name: leaf.shape
-        for name, leaf in flatten_dict(unfreeze(abstract_params)).items()
-    }
+    flat_shardings: dict[Any, Any] = flatten_dict(shardings)
+    leaves: dict[Any, Any] = flatten_dict(unfreeze(abstract_params))
+    shapes = {name: leaf.shape for name, leaf in leaves.items()}
     whole = replicated(mesh)
 
     def choose(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
@@ -333,9 +333,27 @@ def initialize_distributed(
     return num_processes > 1
 
 
+def meet(what: str) -> None:
+    """Waits until every process of the run has come here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
+
+
+@contextlib.contextmanager
+def one_after_another() -> Iterator[None]:
+    """Process 0 first: the others then find on a shared disk what it prepared."""
+    if jax.process_index() != 0:
+        meet("prepared by process 0")
+    yield
+    if jax.process_index() == 0:
+        meet("prepared by process 0")
+
+
 def _flat_axes(params_axes: Any) -> dict[tuple[str, ...], tuple[str, ...]]:
     """{path: logical names} from flax's "<name>_axes" metadata or plain tuples."""
-    flat: Mapping[tuple[str, ...], Any] = flatten_dict(unfreeze(params_axes))
+    flat: dict[Any, Any] = flatten_dict(unfreeze(params_axes))
     axes: dict[tuple[str, ...], tuple[str, ...]] = {}
     for path, meta in flat.items():
         name = (*path[:-1], path[-1].removesuffix("_axes"))

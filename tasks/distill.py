@@ -8,7 +8,8 @@
 
 Rates are examples drawn of each task, relative to the others. By default they are the
 numbers of records in the corpus, so that every record is seen equally often; gin
-(`tasks.distill.rate.<format>`) sets them otherwise. Importing this module reads no data.
+(`tasks.distill.rate.<format>`) sets them otherwise. Importing this module reads
+nothing.
 """
 
 import functools

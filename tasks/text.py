@@ -83,8 +83,8 @@ class JsonLinesSource(seqio.DataSource):
         files = text_files()
         if split not in files:
             raise InputError(
-                f"No text file is named for split {split!r}. Bind tasks.text.text_files."
-                f"{split} in gin, or set {VARIABLES[split]}."
+                f"No text file is named for split {split!r}. Bind "
+                f"tasks.text.text_files.{split} in gin, or set {VARIABLES[split]}."
             )
         path = pathlib.Path(files[split]).expanduser()
         if not path.is_file():

@@ -188,7 +188,8 @@ def mistakes(found: config.Config) -> list[tuple[str, str, str]]:
     listed.append(("EVAL_BATCH_SIZE = 3", "batch", "does not divide"))
     listed.append(("MESH = {'data': 3}", "mesh", "needs"))
     listed.append(("MESH = {'date': -1}", "mesh", "Did you mean 'data'?"))
-    listed.append(("loop.train.total_step = 1", "unknown name", "loop.train"))
+    listed.append(("loop.train.total_step = 1", "parameter", "'total_steps'"))
+    listed.append(("loop.trian.seed = 1", "unknown name", "loop.trian"))
     return listed
 
 

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from specialize import quiet
 from specialize.config.scanning import (
     REQUIRED,
     Binding,
@@ -141,6 +142,8 @@ def name_problems(scan: Scan) -> list[Problem]:
     """Imports, configurables and parameters that do not exist (imports the modules)."""
     problems = []
     broken: set[str] = set()
+    if any(item.module.split(".")[0] in ("tasks", "seqio") for item in scan.imports):
+        quiet.import_tensorflow()
     for item in scan.imports:
         if item.module in broken or item.module == "__main__":
             continue

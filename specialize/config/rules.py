@@ -273,8 +273,6 @@ def task_features(name: str) -> set[str] | None:
 
     The gin files have imported the package that registers tasks.
     """
-    # TensorFlow greets on standard error otherwise.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import seqio
 
     try:

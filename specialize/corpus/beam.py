@@ -62,7 +62,9 @@ try:
     from apache_beam.options.pipeline_options import PipelineOptions
     from apache_beam.transforms.window import GlobalWindow
     from apache_beam.utils.windowed_value import WindowedValue
-except ImportError as missing:
+except ModuleNotFoundError as missing:
+    if missing.name != "apache_beam":
+        raise
     raise InputError(
         "building on Beam needs the extra 'beam': pip install 'specialize[beam]'."
     ) from missing
@@ -439,11 +441,10 @@ def _blocks(
 def _run(pipeline: ab.Pipeline) -> None:
     try:
         pipeline.run().wait_until_finish()
-    except InputError:
-        raise
     except Exception as error:
-        # Runners pass a worker's exception on as text.
-        found = _REFUSAL.search(str(error))
+        # Runners add the step to a worker's exception, or pass it on as text.
+        text = f"InputError: {error}" if isinstance(error, InputError) else str(error)
+        found = _REFUSAL.search(text)
         if found is None:
             raise
         raise InputError(found[1]) from error

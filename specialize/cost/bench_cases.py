@@ -108,7 +108,7 @@ def train(shape: BenchShape, *, fused: bool = True) -> Case:
                 shape.input_length,
                 shape.target_length,
             ),
-            temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
+            temporary_bytes=_temporary_bytes(compiled),
         ),
         _device_peak(),
     )
@@ -126,7 +126,7 @@ def loss(shape: BenchShape, *, fused: bool = True) -> Case:
     batch = packed_batch(wide)
     names = ["target_tokens", "teacher_ids", "teacher_probs", "teacher_tail"]
     names += ["loss_weights", "format_ids"]
-    teacher = [jnp.asarray(batch[f"decoder_{name}"]) for name in names]
+    teacher: Any = [jnp.asarray(batch[f"decoder_{name}"]) for name in names]
     key = jax.random.key(0)
     width, dtype = shape.emb_dim, jnp.dtype(shape.dtype)
     hidden = jax.random.normal(key, (lines, shape.target_length, width), dtype)
@@ -150,7 +150,7 @@ def loss(shape: BenchShape, *, fused: bool = True) -> Case:
             useful_tokens=int((batch["decoder_loss_weights"] > 0).sum()),
             positions=wide.tokens,
             flops=6.0 * wide.tokens * width * shape.vocabulary,
-            temporary_bytes=compiled.memory_analysis().temp_size_in_bytes,
+            temporary_bytes=_temporary_bytes(compiled),
         ),
         _device_peak(),
     )
@@ -264,3 +264,8 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or "CPU"
+
+
+def _temporary_bytes(compiled: Any) -> int:
+    """What the compiler sets aside beside arguments and results."""
+    return int(compiled.memory_analysis().temp_size_in_bytes)

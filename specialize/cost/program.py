@@ -18,7 +18,8 @@ from specialize import sharding
 from specialize.errors import InputError
 from specialize.student import decoding
 from specialize.training import packing
-from specialize.training.step import initial_state, make_train_step
+from specialize.training.state import plan_state
+from specialize.training.step import make_train_step, stack_metrics
 
 # Alternatives a position that the published corpora keep.
 TEACHER_K = 5
@@ -103,51 +104,51 @@ def train_program(
             f"and {sharding.batch_shards(mesh)} devices along data x fsdp of mesh "
             f"{dict(mesh.shape)}. Use a multiple of {parts}."
         )
-    batch = batch_shapes(
+    placed = sharding.batch_sharding(mesh)
+    shapes = batch_shapes(
         lengths,
         batch_size,
         packed=arguments.get("pack", True),
         teacher_k=teacher_k if "teacher_ids" in lengths else 0,
     )
-    placed = sharding.batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
-        for name, leaf in batch.items()
+        for name, leaf in shapes.items()
     }
-    shapes = {name: leaf.shape for name, leaf in batch.items()}
-    types = {name: leaf.dtype for name, leaf in batch.items()}
-    seed = arguments.get("seed", 0)
-    abstract = jax.eval_shape(
-        lambda key: model.get_initial_variables(key, shapes, types),
-        jax.random.key(seed),
-    )
-    axes, params = unfreeze(abstract["params_axes"]), unfreeze(abstract["params"])
-    rules = sharding.fit_rules(
-        mesh, params, axes, arguments.get("rules", sharding.DEFAULT_RULES)
-    )
-    chain = optimizer.with_axes(axes)
-    state = jax.eval_shape(lambda values: initial_state(values, chain), params)
-    shardings = sharding.state_shardings(
-        mesh, params, axes, rules, abstract_state=state
-    )
-    state = _placed(state, shardings)
+    rules = arguments.get("rules", sharding.DEFAULT_RULES)
+    # Arrays of the right shape that occupy one number each.
+    hollow = {
+        name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+        for name, leaf in shapes.items()
+    }
+    layout = plan_state(model, optimizer, hollow, mesh, rules)
     whole = sharding.replicated(mesh)
     healthy = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
-    step = make_train_step(model.loss_sums, chain, seed=seed, microbatches=microbatches)
-    with sharding.activate(mesh, rules):
+    _, step = stack_metrics(
+        make_train_step(
+            model.loss_sums,
+            layout.chain,
+            seed=arguments.get("seed", 0),
+            microbatches=microbatches,
+            learning_rate=optimizer.learning_rate,
+        )
+    )
+    with sharding.activate(mesh, layout.rules):
         lowered = jax.jit(
-            stacked(step),
-            in_shardings=(shardings, whole, placed),
-            out_shardings=(shardings, whole, whole),
+            step,
+            in_shardings=(layout.shardings, whole, placed),
+            out_shardings=(layout.shardings, whole, whole),
             donate_argnums=0,
-        ).lower(state, healthy, batch)
+        ).lower(layout.abstract, healthy, batch)
     return Program(
         lowered=lowered,
         mesh=mesh,
-        params=bytes_per_chip(state["params"]),
-        state=bytes_per_chip(state),
+        params=bytes_per_chip(layout.abstract["params"]),
+        state=bytes_per_chip(layout.abstract),
         batch=bytes_per_chip(batch),
-        num_params=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        num_params=sum(
+            leaf.size for leaf in jax.tree.leaves(layout.abstract["params"])
+        ),
     )
 
 
@@ -220,20 +221,6 @@ def _placed(tree: Any, shardings: Any) -> Any:
         tree,
         shardings,
     )
-
-
-def stacked(step: Any) -> Any:
-    """The step with its metrics as one array, as the loop takes them off the device."""
-
-    def run(state: Any, healthy: Any, batch: Any) -> tuple[Any, Any, Any]:
-        state, healthy, metrics = step(state, healthy, batch)
-        rows = [
-            jnp.stack([value.astype(jnp.float32) for value in metrics[name]])
-            for name in sorted(metrics)
-        ]
-        return state, healthy, jnp.stack(rows)
-
-    return run
 
 
 def make_mesh(mesh: Any, devices: Sequence[Any]) -> Mesh:

@@ -24,9 +24,11 @@ from specialize.errors import InputError
 from specialize.student import loss_kernel, loss_metrics, loss_modes
 from specialize.student.loss_rows import LossConfig, Rows
 
-# One chunk's float32 logits. Large enough that a matmul runs at its peak and that
-# adding to the head's gradient once a chunk is cheap beside it; small beside a model.
-CHUNK_BYTES = 64 * 2**20
+# One chunk's float32 logits, in bytes. On a CPU they stay in the last cache; elsewhere
+# a chunk is large enough that a matmul runs at its peak and that adding to the head's
+# gradient once a chunk is cheap beside it.
+CHUNK_BYTES = {"cpu": 16 * 2**20}
+OTHER_CHUNK_BYTES = 256 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,8 @@ def make_plan(
         if not batch_axes and split is None:
             mesh = None
     if chunk is None:
-        chunk = max(16, CHUNK_BYTES // (4 * vocabulary_size) // 16 * 16)
+        size = CHUNK_BYTES.get(jax.default_backend(), OTHER_CHUNK_BYTES)
+        chunk = max(16, size // (4 * vocabulary_size) // 16 * 16)
     elif chunk < 1:
         raise InputError(
             f"chunk is {chunk}; the loss needs at least 1 token at a time."

@@ -1,6 +1,6 @@
-"""The global batch as a function of (seed, step), and its way to the devices.
+"""The global batch as a function of (seed, step).
 
-    mixture --order--> window of examples --packing--> rows --pack--> batch --> mesh
+    mixture --order--> window of examples --packing--> rows --pack--> batch
 
 A window is a fixed number of examples packed into a fixed number of rows, which are
 dealt to a fixed number of steps. No window knows of another, so any step's batch can be
@@ -8,26 +8,18 @@ made without the ones before it, by any number of processes; each materialises o
 rows its own devices hold.
 """
 
-import collections
 import concurrent.futures
-import dataclasses
-import os
-import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from specialize.errors import InputError
 from specialize.training import packing
-from specialize.training.examples import Examples, load_examples, report
+from specialize.training.mixtures import Mixture
 from specialize.training.order import MixtureOrder, hashed, shuffled
-
-if TYPE_CHECKING:
-    import jax
-    from jax.sharding import Mesh
 
 # Rows of a window, at least; more fill no better (docs/training.md) and cost more.
 WINDOW_ROWS = 512
@@ -35,106 +27,6 @@ WINDOW_ROWS = 512
 CALIBRATION_WINDOWS = 2
 
 Batch = dict[str, Shaped[np.ndarray, "B ..."]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Mixture:
-    """Tasks and how often each is asked for.
-
-    Attributes:
-        name: of the SeqIO mixture or task.
-        tasks: the examples of each task.
-        rates: relative rate of each task, in examples.
-    """
-
-    name: str
-    tasks: Sequence[Examples]
-    rates: Sequence[float]
-
-    @property
-    def digest(self) -> str:
-        """Of all examples and rates."""
-        parts = [
-            f"{t.digest}:{r!r}" for t, r in zip(self.tasks, self.rates, strict=True)
-        ]
-        return "-".join(parts)
-
-    @property
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Read, kept, cut and left out, by task."""
-        return {task.task: dict(task.counts) for task in self.tasks}
-
-
-def load_mixture(
-    name: str,
-    split: str,
-    feature_lengths: Mapping[str, int],
-    cache_dir: str | os.PathLike[str],
-    *,
-    reuse: bool = True,
-) -> Mixture:
-    """Loads all tasks of a registered SeqIO mixture or task.
-
-    Args:
-        name: as registered. Whoever registers it must have been imported.
-        split: of the data; tasks without it are skipped.
-        feature_lengths: greatest lengths by task feature.
-        cache_dir: folder for the prepared examples.
-        reuse: whether examples prepared earlier may be used.
-
-    Raises:
-        InputError: unknown name, no task with this split or a positive rate, or as
-            `load_examples`.
-    """
-    import seqio
-
-    try:
-        provider = seqio.get_mixture_or_task(name)
-    except ValueError as error:
-        raise InputError(unknown_task(name)) from error
-    found = seqio.get_subtasks(provider)
-    tasks = [task for task in found if split in task.splits]
-    if not tasks:
-        raise InputError(
-            f"{name!r} has no task with split {split!r}; its splits are "
-            f"{sorted({s for task in found for s in task.splits})}."
-        )
-    if isinstance(provider, seqio.Mixture):
-        rates = [float(provider.get_rate(task)) for task in tasks]
-    else:
-        rates = [1.0]
-    asked = [(t, r) for t, r in zip(tasks, rates, strict=True) if r > 0]
-    if not asked:
-        raise InputError(f"mixture {name!r}: no task has a positive rate ({rates}).")
-    lengths = {
-        key: int(value)
-        for key, value in feature_lengths.items()
-        if key in asked[0][0].output_features
-    }
-    loaded = [
-        load_examples(task, split, lengths, cache_dir, reuse=reuse) for task, _ in asked
-    ]
-    for examples in loaded:
-        report(examples)
-    return Mixture(name, loaded, [rate for _, rate in asked])
-
-
-def unknown_task(name: str) -> str:
-    """What to say of a name nobody registered."""
-    import difflib
-    import sys
-
-    import seqio
-
-    names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
-    near = difflib.get_close_matches(name, names, n=3)
-    module = sys.modules.get("tasks")
-    place = getattr(module, "__file__", None) or getattr(module, "__path__", None)
-    where = (
-        f"'tasks' was imported from {place}" if module else "no 'tasks' was imported"
-    )
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"no SeqIO task or mixture is called {name!r}; {where}.{hint}"
 
 
 class Plan(NamedTuple):
@@ -441,114 +333,6 @@ def _ranges(
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(total)
 
 
-class Fed(NamedTuple):
-    """One step's batch on the devices.
-
-    Attributes:
-        step: 0-based.
-        batch: global arrays, rows over data and fsdp.
-        plan: what it holds.
-    """
-
-    step: int
-    batch: dict[str, "jax.Array"]
-    plan: Plan
-
-
-def place(source: BatchSource, step: int, mesh: "Mesh") -> dict[str, "jax.Array"]:
-    """Makes a step's global batch; this process materialises only its own rows.
-
-    Args:
-        source: all batches.
-        step: 0-based.
-        mesh: the device mesh.
-
-    Returns:
-        Global arrays, rows over the data and fsdp axes.
-    """
-    from specialize.sharding import batch_sharding
-
-    sharding = batch_sharding(mesh)
-    rows = local_rows(source.batch_size, mesh)
-    return put(source.batch(step, rows), rows, source.batch_size, sharding)
-
-
-def local_rows(batch_size: int, mesh: "Mesh") -> Int[np.ndarray, " R"]:
-    """Rows of the global batch that this process's devices hold, ascending."""
-    from specialize.sharding import batch_sharding
-
-    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
-    mine = [np.arange(batch_size)[index] for index in slices.values() if index]
-    return np.unique(np.concatenate(mine))
-
-
-def put(
-    local: Batch, rows: Int[np.ndarray, " R"], batch_size: int, sharding: Any
-) -> dict[str, "jax.Array"]:
-    """Makes global arrays from this process's rows."""
-    import jax
-
-    def one(values: np.ndarray) -> "jax.Array":
-        def shard(index: tuple[slice, ...]) -> np.ndarray:
-            first, last, _ = index[0].indices(batch_size)
-            return values[np.searchsorted(rows, first) : np.searchsorted(rows, last)]
-
-        shape = (batch_size, *values.shape[1:])
-        return jax.make_array_from_callback(shape, sharding, shard)
-
-    return {name: one(values) for name, values in local.items()}
-
-
-def feed(
-    source: BatchSource, mesh: "Mesh", first: int, last: int, *, ahead: int = 2
-) -> Iterator[Fed]:
-    """Yields the batches of steps first..last-1, made in the background.
-
-    Args:
-        source: all batches.
-        mesh: the device mesh.
-        first: 0-based step.
-        last: step behind the last one.
-        ahead: batches that wait on the devices.
-
-    Yields:
-        Batches in order. What fails in the background is raised here.
-    """
-    ready: queue.Queue[Fed | BaseException] = queue.Queue(maxsize=ahead)
-    stop = threading.Event()
-
-    def offer(item: Fed | BaseException) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for step in range(first, last):
-                if stop.is_set():
-                    return
-                plan = source.plan(step)
-                source.plan_ahead(step)
-                offer(Fed(step, place(source, step, mesh), plan))
-        except BaseException as error:
-            offer(error)
-
-    worker = threading.Thread(target=work, name="batches", daemon=True)
-    worker.start()
-    try:
-        for _ in range(first, last):
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        worker.join()
-
-
 def held_out_batches(
     mixture: Mixture,
     *,
@@ -600,12 +384,3 @@ def held_out_batches(
             segments=pack,
         )
         yield batch, int(last - first)
-
-
-def rates_of(mixture: Mixture) -> dict[str, float]:
-    """Share of each task's examples in the mixture."""
-    total = sum(mixture.rates)
-    shares: dict[str, float] = collections.defaultdict(float)
-    for examples, rate in zip(mixture.tasks, mixture.rates, strict=True):
-        shares[examples.task] += rate / total
-    return dict(shares)

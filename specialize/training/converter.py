@@ -86,7 +86,8 @@ class SpecializeFeatureConverter(_WindowPacking):
             InputError: lengths that do not fit together, or some teacher features
                 without the others.
         """
-        teacher = [name for name in packing.TEACHER_FEATURES if name in ds.element_spec]
+        given: Any = ds.element_spec
+        teacher = [name for name in packing.TEACHER_FEATURES if name in given]
         if not teacher:
             lengths = {
                 name: task_feature_lengths[name] for name in ("inputs", "targets")
@@ -151,7 +152,8 @@ def pack_windows(
         Which examples share a row is ours; what the row looks like is SeqIO's.
     """
     names = list(lengths)
-    spec = {name: ds.element_spec[name] for name in names}
+    given: Any = ds.element_spec
+    spec = {name: given[name] for name in names}
 
     def trim(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {name: example[name][: lengths[name]] for name in names}

@@ -1,4 +1,4 @@
-"""What is measured while a student trains: loss on held-out records, decoded answers."""
+"""What is measured during training: loss on held-out records, decoded answers."""
 
 import os
 import pathlib
@@ -10,12 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from specialize import sharding
-from specialize.training.batches import (
-    Mixture,
-    held_out_batches,
-    local_rows,
-    put,
-)
+from specialize.training.batches import held_out_batches
+from specialize.training.feed import local_rows, put
+from specialize.training.mixtures import Mixture
 from specialize.training.step import LossSums, make_eval_step
 
 # (params, steps taken) -> metric -> value. Called by every process of a run.

@@ -134,7 +134,7 @@ def scale_by_factored_rms(
         return factoring(tuple(leaf.shape), axes, min_dim_size_to_factor)
 
     def init(params: Any) -> FactoredState:
-        flat = flatten_dict(unfreeze(params))
+        flat: dict[Any, Any] = flatten_dict(unfreeze(params))
         unused = jnp.zeros((1,), jnp.float32)
         v_row, v_col, v = {}, {}, {}
         for path, leaf in flat.items():
@@ -156,10 +156,11 @@ def scale_by_factored_rms(
             raise ValueError("Adafactor's update needs the parameters")
         t = jnp.asarray(state.count - step_offset, jnp.float32) + 1.0
         decay = 1.0 - t ** (-decay_rate)
-        gradients = flatten_dict(unfreeze(updates))
-        values = flatten_dict(unfreeze(params))
-        rows, cols = flatten_dict(state.v_row), flatten_dict(state.v_col)
-        full = flatten_dict(state.v)
+        gradients: dict[Any, Any] = flatten_dict(unfreeze(updates))
+        values: dict[Any, Any] = flatten_dict(unfreeze(params))
+        rows: dict[Any, Any] = flatten_dict(state.v_row)
+        cols: dict[Any, Any] = flatten_dict(state.v_col)
+        full: dict[Any, Any] = flatten_dict(state.v)
         out = {}
         for path, gradient in gradients.items():
             way = plan(path, gradient)
@@ -191,17 +192,19 @@ def scale_by_factored_rms(
         new = FactoredState(state.count + 1, *map(unflatten_dict, (rows, cols, full)))
         return unflatten_dict(out), new
 
-    return optax.GradientTransformation(init, update)
+    # optax's protocol is stricter about names than about what it calls.
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 
 def _names(params_axes: Any) -> dict[tuple[str, ...], tuple[str, ...]] | None:
     if params_axes is None:
         return None
+    flat: dict[Any, Any] = flatten_dict(unfreeze(params_axes))
     return {
         (*path[:-1], path[-1].removesuffix("_axes")): tuple(
             getattr(meta, "names", meta)
         )
-        for path, meta in flatten_dict(unfreeze(params_axes)).items()
+        for path, meta in flat.items()
     }
 
 

@@ -1,8 +1,8 @@
 """train(): one page, read from top to bottom.
 
 A run is its folder. `train` makes it or takes it up again where its newest checkpoint
-stands; which of the two follows from the folder alone, so the same command starts a run,
-resumes it after a kill, and does nothing when it is complete.
+stands; which of the two follows from the folder alone, so the same command starts a
+run, resumes it after a kill, and does nothing when it is complete.
 """
 
 import contextlib
@@ -10,25 +10,27 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from specialize import outputs, sharding
+from specialize import config, outputs, sharding
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 from specialize.progress import console
-from specialize.training import batches as batches_lib
-from specialize.training import survival, throughput
-from specialize.training.batches import BatchSource, Mixture
-from specialize.training.evaluating import Evaluator, held_out_loss
+from specialize.training import feed, survival, throughput
+from specialize.training.batches import BatchSource
+from specialize.training.evaluating import Evaluator, decoded_suites, held_out_loss
+from specialize.training.ledger import Ledger, NotFinite
+from specialize.training.mixtures import Mixture, load_mixture
 from specialize.training.optimizers import Optimizer
-from specialize.training.sight import Clock, Interval, Sight
-from specialize.training.step import initial_state, make_train_step
+from specialize.training.profiling import Profiler
+from specialize.training.sight import Interval, Sight
+from specialize.training.state import create_state, plan_state
+from specialize.training.step import make_train_step, stack_metrics
 
 CHECKPOINTS = "checkpoints"
 
@@ -62,6 +64,7 @@ def train(
     total_steps: int,
     optimizer: Optimizer,
     initial_checkpoint_path: str | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     split: str = "train",
     seed: int = 0,
     mesh: Mesh | Mapping[str, int] | str | None = None,
@@ -103,6 +106,8 @@ def train(
         optimizer: of `optimizers.make_optimizer`.
         initial_checkpoint_path: weights to start from, in any layout that
             `checkpoints.load_params` reads; None starts from random weights.
+        checkpoint_dir: where checkpoints go, a folder or a bucket (gs://, s3://);
+            `<model_dir>/checkpoints` if None.
         split: of the data.
         seed: of initial weights, order, packing and dropout.
         mesh: a mesh, sizes by axis ({"data": 2, "model": 4}), text ("2x4"), or None
@@ -164,19 +169,18 @@ def train(
     model_dir = pathlib.Path(model_dir)
     if jax.process_index() == 0:
         outputs.claim(model_dir, "run")
-    _together("run folder")
+        config.save(model_dir)  # every value and its origin
+    sharding.meet("run folder")
 
     # -- 2. Data: prepared once, then any step's batch is a function of (seed, step). --
     lengths = {name: int(size) for name, size in feature_lengths.items()}
-    cache_dir = examples_dir or model_dir / "examples"
 
     def examples(chosen: str | Mixture, part: str) -> Mixture:
         if isinstance(chosen, Mixture):
             return chosen
-        with _one_after_another():
-            return batches_lib.load_mixture(
-                chosen, part, lengths, cache_dir, reuse=reuse_examples
-            )
+        folder = examples_dir or model_dir / "examples"
+        with sharding.one_after_another():
+            return load_mixture(chosen, part, lengths, folder, reuse=reuse_examples)
 
     data = examples(mixture, split)
     held_out = None
@@ -191,113 +195,67 @@ def train(
         window_rows=window_rows,
     )
 
-    # -- 3. State: shapes, shardings, and whose values it starts from. -------------
-    first_batch = source.batch(0, np.arange(batch_size))
-    shapes = {name: values.shape for name, values in first_batch.items()}
-    types = {name: jnp.dtype(values.dtype) for name, values in first_batch.items()}
-
-    def variables(key: jax.Array) -> Any:
-        return model.get_initial_variables(key, shapes, types)
-
-    abstract = jax.eval_shape(variables, jax.random.key(seed))
-    axes, abstract_params = abstract["params_axes"], abstract["params"]
-    fitting = sharding.fit_rules(mesh, abstract_params, axes, rules)
-    chain = optimizer.with_axes(axes)
-    abstract_state = jax.eval_shape(
-        lambda params: initial_state(params, chain), abstract_params
-    )
-    shardings = sharding.state_shardings(
-        mesh, abstract_params, axes, fitting, abstract_state=abstract_state
-    )
-    abstract_state = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=place
-        ),
-        abstract_state,
-        shardings,
-    )
-    store = CheckpointStore(
-        model_dir / CHECKPOINTS, keep=keep, best_metric=best_metric, best_mode=best_mode
-    )
+    # -- 3. State: of the newest checkpoint, of given weights, or random. ----------
+    sample = source.batch(0)
+    layout = plan_state(model, optimizer, sample, mesh, rules)
     identity = {**source.identity(), "mixture": data.name, "split": split}
-    interval = Interval()
-    metrics: dict[str, float] = {}
+    interval, metrics, step = Interval(), dict[str, float](), 0
     with contextlib.ExitStack() as exits:
-        exits.callback(store.close)
         stop = exits.enter_context(survival.stop_on_signals())
+        store = exits.enter_context(
+            CheckpointStore(
+                checkpoint_dir or model_dir / CHECKPOINTS,
+                keep=keep,
+                best_metric=best_metric,
+                best_mode=best_mode,
+            )
+        )
         if store.latest() is not None:
-            state, saved = store.restore(None, abstract_state)
+            state, saved = store.restore(None, layout.abstract)
             survival.check_resumable(saved["run"], identity)
-            interval = Interval(saved["interval"])
-            metrics = dict(saved["metrics"])
+            interval, metrics = Interval(saved["interval"]), dict(saved["metrics"])
             step = int(saved["step"])
             _say(f"resuming {model_dir} at step {step}")
         else:
-            with sharding.activate(mesh, fitting):
-                if initial_checkpoint_path is None:
-                    create = jax.jit(
-                        lambda key: variables(key)["params"],
-                        out_shardings=shardings["params"],
-                    )
-                    params = create(jax.random.key(seed))
-                else:
-                    from specialize.checkpoints import load_params
-
-                    params = load_params(
-                        initial_checkpoint_path, abstract_state["params"]
-                    )
-                state = jax.jit(
-                    lambda params: initial_state(params, chain),
-                    out_shardings=shardings,
-                    donate_argnums=0,
-                )(params)
-                del params
-            step = 0
+            state = create_state(
+                model,
+                layout,
+                sample,
+                mesh,
+                seed=seed,
+                initial_checkpoint_path=initial_checkpoint_path,
+            )
         if step >= total_steps:
             _say(f"{model_dir} is complete: {step} of {total_steps} steps")
             return TrainResult(step, metrics, False, model_dir, state["params"])
 
-        # -- 4. The step, compiled once. ---------------------------------------------
-        train_step = make_train_step(
-            model.loss_sums,
-            chain,
-            seed=seed,
-            microbatches=microbatches,
-            learning_rate=optimizer.learning_rate,
-        )
-        names, stacked = _stack_metrics(train_step)
-        whole = sharding.replicated(mesh)
-        healthy = jax.device_put(jnp.ones((), bool), whole)
-        placed = batches_lib.place(source, step, mesh)
+        # -- 4. The step, compiled once; and what is measured on the way. ------------
         began = time.perf_counter()
-        with sharding.activate(mesh, fitting):
+        names, train_step = stack_metrics(
+            make_train_step(
+                model.loss_sums,
+                layout.chain,
+                seed=seed,
+                microbatches=microbatches,
+                learning_rate=optimizer.learning_rate,
+            )
+        )
+        whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+        healthy = jax.device_put(jnp.ones((), bool), whole)
+        with sharding.activate(mesh, layout.rules):
             compiled = (
                 jax.jit(
-                    stacked,
-                    in_shardings=(shardings, whole, sharding.batch_sharding(mesh)),
-                    out_shardings=(shardings, whole, whole),
+                    train_step,
+                    in_shardings=(layout.shardings, whole, rows),
+                    out_shardings=(layout.shardings, whole, whole),
                     donate_argnums=0,
                 )
-                .lower(state, healthy, placed)
+                .lower(state, healthy, feed.place(source, step, mesh))
                 .compile()
             )
-        del placed
-        flops = throughput.training_flops(
-            throughput.Shape.of(model.module.config),
-            batch_size,
-            lengths["inputs"],
-            lengths["targets"],
-        )
-        sight = Sight(
-            model_dir,
-            total_steps=total_steps,
-            first_step=step,
-            flops_per_step=flops,
-            peak=peak_flops or throughput.peak_flops(mesh.size)[0],
-            active=jax.process_index() == 0,
-            tensorboard=tensorboard,
-        )
-        exits.callback(sight.close)
+        if jax.process_index() == 0:
+            config.save_operative(model_dir)  # defaults included
+        eval_rows = -(-eval_batch_size // shards) * shards
         measure: list[Evaluator] = list(evaluators)
         if held_out is not None:
             measure.append(
@@ -305,16 +263,14 @@ def train(
                     model.loss_sums,
                     held_out,
                     mesh,
-                    fitting,
-                    batch_size=-(-eval_batch_size // shards) * shards,
+                    layout.rules,
+                    batch_size=eval_rows,
                     feature_lengths=lengths,
                     pack=pack,
                     max_examples=eval_examples,
                 )
             )
         if suites:
-            from specialize.training.evaluating import decoded_suites
-
             measure.append(
                 decoded_suites(
                     model,
@@ -324,125 +280,109 @@ def train(
                     prompt=prompt,
                     benchmarks_dir=benchmarks_dir,
                     vocabulary_path=vocabulary_path,
-                    batch_size=-(-eval_batch_size // shards) * shards,
+                    batch_size=eval_rows,
                     max_examples=eval_examples,
                     feature_lengths=lengths,
                 )
             )
+        sight = Sight(
+            model_dir,
+            total_steps=total_steps,
+            first_step=step,
+            flops_per_step=throughput.training_flops(
+                throughput.Shape.of(model.module.config),
+                batch_size,
+                lengths["inputs"],
+                lengths["targets"],
+            ),
+            peak=peak_flops or throughput.peak_flops(mesh.size)[0],
+            active=jax.process_index() == 0,
+            tensorboard=tensorboard,
+        )
+        exits.callback(sight.close)
+        ledger = Ledger(source, sight, names, log_period=log_period, interval=interval)
+        profiler = Profiler(model_dir / "profile", profile_steps)
+        exits.callback(profiler.stop)
         _say(
-            f"{data.name}: {sum(map(len, data.tasks))} examples; batch {batch_size} x "
-            f"{lengths['inputs']}/{lengths['targets']}; mesh {dict(mesh.shape)}; compiled "
-            f"in {time.perf_counter() - began:.1f} s"
+            f"{data.name}: {sum(map(len, data.tasks))} examples; {batch_size} rows of "
+            f"{lengths['inputs']}/{lengths['targets']}; mesh {dict(mesh.shape)}; "
+            f"compiled in {time.perf_counter() - began:.1f} s"
         )
 
-        # -- 5. The loop. Results are read one step late: the host never holds up ---
-        # --    the devices, except to evaluate or to save. ----------------------------
-        clock = Clock()
-        positions = batch_size * (lengths["inputs"] + lengths["targets"])
-        pending: tuple[int, Any, batches_lib.Plan] | None = None
-
-        def absorb(done: tuple[int, Any, batches_lib.Plan]) -> None:
-            """Takes in the metrics of a step that has been dispatched."""
-            index, values, plan = done
-            pairs = {
-                name: (float(total), float(count))
-                for name, (total, count) in zip(names, np.asarray(values), strict=True)
-            }
-            clock.tick()
-            learning_rate, _ = pairs.pop("learning_rate")
-            if not pairs.pop("finite")[0]:
-                _end_at_nonfinite(index, pairs)
-            tokens = float(plan.encoder_tokens + plan.decoder_tokens)
-            pairs["_tokens"] = (tokens, 1.0)
-            pairs["_filled"] = (tokens, float(positions))
-            interval.add(pairs)
-            taken = index + 1
-            if taken % log_period == 0 or taken == total_steps:
-                means = interval.means()
-                tokens, filled = means.pop("_tokens"), means.pop("_filled")
-                metrics.update({f"train/{name}": v for name, v in means.items()})
-                sight.line(
-                    taken,
-                    means,
-                    seconds=clock.read(),
-                    average=clock.average,
-                    tokens_per_step=tokens,
-                    learning_rate=learning_rate,
-                    padding=1.0 - filled,
-                    epochs=source.epochs(taken),
-                )
-                interval.clear()
-
+        # -- 5. The loop. Results are read one step late; only evaluating and saving ---
+        # --    hold the devices up. ---------------------------------------------------
         def save(taken: int) -> None:
+            metrics.update(ledger.latest)
             if store.latest() != taken:
-                store.save(
-                    taken,
-                    state,
-                    {
-                        "metrics": metrics,
-                        "interval": interval.to_json(),
-                        "run": identity,
-                    },
-                )
-            clock.pause()
+                record = {
+                    "metrics": metrics,
+                    "interval": ledger.interval.to_json(),
+                    "run": identity,
+                }
+                store.save(taken, state, record)
 
-        def _end_at_nonfinite(index: int, pairs: Any) -> None:
+        # Simulated devices of one CPU share a pool of threads. Two steps at once could
+        # each hold some of them and wait for ever for the rest to join a reduction.
+        one_at_a_time = sharding.simulated(mesh)
+        stopped = False
+        fed = exits.enter_context(
+            contextlib.closing(feed.feed(source, mesh, step, total_steps))
+        )
+        try:
+            for number, batch, plan in fed:
+                profiler.before(number)
+                state, healthy, results = compiled(state, healthy, batch)
+                if one_at_a_time:
+                    jax.block_until_ready((state, results))
+                ledger.enter(number, results, plan)
+                step = number + 1
+                last = step == total_steps
+                stopped = stop.at(step) and not last
+                evaluated = bool(measure) and (step % eval_period == 0 or last)
+                if not (evaluated or stopped or last or step % checkpoint_period == 0):
+                    continue
+                ledger.settle()
+                if evaluated and not stopped:
+                    scores: dict[str, float] = {}
+                    for evaluator in measure:
+                        scores.update(evaluator(state["params"], step))
+                    sight.evaluation(step, scores)
+                    metrics.update(scores)
+                if (
+                    stopped
+                    or last
+                    or step % checkpoint_period == 0
+                    or best_metric is not None
+                ):
+                    save(step)
+                ledger.pause()
+                if stopped:
+                    break
+        except NotFinite as fault:
+            # The step froze the state: it is still the one before the fault.
             taken = int(state["step"])
             save(taken)
             store.wait()
-            ids = source.record_ids(index)
-            rows = batches_lib.local_rows(batch_size, mesh)
+            mine = feed.local_rows(batch_size, mesh)
+            ids = source.record_ids(fault.step)
             path = survival.record_nonfinite(
-                model_dir, index, pairs, source.batch(index, rows), ids
+                model_dir,
+                fault.step,
+                fault.metrics,
+                source.batch(fault.step, mine),
+                ids,
             )
-            _together("batch that is not finite")
+            sharding.meet("batch that is not finite")
             raise survival.NonFiniteError(
-                survival.nonfinite_message(index, path, taken, ids)
-            )
-
-        profiling = _Profiler(model_dir / "profile", profile_steps)
-        exits.callback(profiling.stop)
-        stopped = False
-        # Simulated devices of one CPU share a small pool of threads. Two steps at once
-        # can each hold some of them and wait for ever for the rest to join a reduction.
-        one_at_a_time = sharding.simulated(mesh)
-        feed = batches_lib.feed(source, mesh, step, total_steps)
-        exits.callback(feed.close)
-        for fed in feed:
-            profiling.before(fed.step)
-            state, healthy, values = compiled(state, healthy, fed.batch)
-            if one_at_a_time:
-                jax.block_until_ready((state, values))
-            if pending is not None:
-                absorb(pending)
-            pending = (fed.step, values, fed.plan)
-            step = fed.step + 1
-            stopped = stop.at(step) and step < total_steps
-            evaluated = bool(measure) and (
-                step % eval_period == 0 or step == total_steps
-            )
-            saved = step % checkpoint_period == 0 or step == total_steps or stopped
-            if evaluated or saved:
-                absorb(pending)
-                pending = None
-            if evaluated and not stopped:
-                scores: dict[str, float] = {}
-                for evaluator in measure:
-                    scores.update(evaluator(state["params"], step))
-                sight.evaluation(step, scores)
-                metrics.update(scores)
-            if saved or (evaluated and best_metric is not None):
-                save(step)
-            if evaluated:
-                clock.pause()
-            if stopped:
-                break
+                survival.nonfinite_message(fault.step, path, taken, ids)
+            ) from None
         store.wait()
         if stopped:
             _say(f"asked to stop: step {step} is saved; the same command goes on")
         left_out = source.left_out(0, step)
         if left_out:
             _say(f"packing left {left_out} examples out of their windows")
+        metrics.update(ledger.latest)
         return TrainResult(step, metrics, stopped, model_dir, state["params"])
 
 
@@ -451,7 +391,7 @@ def _mesh(mesh: Mesh | Mapping[str, int] | str | None) -> Mesh:
         return mesh
     if isinstance(mesh, str):
         return sharding.mesh_from_text(mesh)
-    sizes = dict(mesh or {})
+    sizes: dict[str, Any] = dict(mesh or {})
     unknown = sizes.keys() - set(sharding.MESH_AXES)
     if unknown:
         raise InputError(
@@ -467,68 +407,6 @@ def _check_positive(**values: int) -> None:
             raise InputError(f"{name}={value} must be at least 1.")
 
 
-def _stack_metrics(
-    train_step: Callable[..., Any],
-) -> tuple[list[str], Callable[..., Any]]:
-    """The step with its metrics as one [n, 2] array, and their names once traced.
-
-    One array is one transfer; sixty scalars would be a hundred and twenty.
-    """
-    names: list[str] = []
-
-    def stacked(state: Any, healthy: Any, batch: Any) -> tuple[Any, Any, Any]:
-        state, healthy, metrics = train_step(state, healthy, batch)
-        names[:] = sorted(metrics)
-        rows = [jnp.stack([v.astype(jnp.float32) for v in metrics[n]]) for n in names]
-        return state, healthy, jnp.stack(rows)
-
-    return names, stacked
-
-
 def _say(text: str) -> None:
     if jax.process_index() == 0:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _together(what: str) -> None:
-    """Waits until every process has come here."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(what)
-
-
-@contextlib.contextmanager
-def _one_after_another() -> Iterator[None]:
-    """Process 0 first: the others then find on a shared disk what it prepared."""
-    if jax.process_index() != 0:
-        _together("prepared by process 0")
-        yield
-    else:
-        yield
-        _together("prepared by process 0")
-
-
-class _Profiler:
-    """Traces some steps for TensorBoard's or Perfetto's viewer."""
-
-    def __init__(self, folder: pathlib.Path, steps: tuple[int, int] | None) -> None:
-        self._folder, self._steps, self._active = folder, steps, False
-
-    def before(self, step: int) -> None:
-        """Starts and ends the trace."""
-        if self._steps is None:
-            return
-        if step >= self._steps[0] and not self._active and step < self._steps[1]:
-            jax.profiler.start_trace(os.fspath(self._folder))
-            self._active = True
-        if step >= self._steps[1]:
-            self.stop()
-
-    def stop(self) -> None:
-        """Ends the trace if one is being made."""
-        if self._active:
-            jax.profiler.stop_trace()
-            self._active = False
-            self._steps = None
-            _say(f"trace written to {self._folder}")

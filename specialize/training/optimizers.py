@@ -43,12 +43,12 @@ class Optimizer:
 
     @property
     def init(self) -> Callable[..., Any]:
-        """optax's `init`."""
+        """The `init` of optax."""
         return self.build(None).init
 
     @property
     def update(self) -> Callable[..., Any]:
-        """optax's `update`."""
+        """The `update` of optax."""
         return self.build(None).update
 
 

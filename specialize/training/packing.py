@@ -220,7 +220,8 @@ def _places(
     if len(rows) and (in_row + lengths).max() > length:
         worst = int(rows[(in_row + lengths).argmax()])
         raise ValueError(
-            f"row {worst} holds {int((in_row + lengths).max())} tokens, more than {length}"
+            f"row {worst} holds {int((in_row + lengths).max())} tokens, more than "
+            f"{length}"
         )
     source = np.repeat(starts.astype(np.int64), lengths) + position
     target = np.repeat(rows.astype(np.int64) * length + in_row, lengths) + position

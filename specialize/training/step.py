@@ -148,6 +148,31 @@ def make_train_step(
     return train_step
 
 
+def stack_metrics(
+    train_step: Callable[..., Any],
+) -> tuple[list[str], Callable[..., Any]]:
+    """The step with its metrics as one array: one transfer, not a hundred.
+
+    Args:
+        train_step: of `make_train_step`.
+
+    Returns:
+        (names, step): the step gives float32 [n 2], sum and count of each metric, and
+        fills in the names of the rows when it is traced.
+    """
+    names: list[str] = []
+
+    def stacked(
+        state: dict[str, Any], healthy: Bool[Array, ""], batch: Batch
+    ) -> tuple[dict[str, Any], Bool[Array, ""], Float[Array, "n 2"]]:
+        state, healthy, metrics = train_step(state, healthy, batch)
+        names[:] = sorted(metrics)
+        rows = [jnp.stack([v.astype(jnp.float32) for v in metrics[n]]) for n in names]
+        return state, healthy, jnp.stack(rows)
+
+    return names, stacked
+
+
 def make_eval_step(
     loss_sums: LossSums,
 ) -> Callable[[Any, Batch], Metrics]:

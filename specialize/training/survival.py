@@ -94,7 +94,8 @@ def record_nonfinite(
     arrays = path.with_name(f"{path.stem}.{jax.process_index()}.npz")
     with outputs.staged_file(arrays) as staged:
         with open(staged, "wb") as file:
-            np.savez_compressed(file, **{name: batch[name] for name in batch})
+            named: dict[str, Any] = dict(batch)
+            np.savez_compressed(file, **named)
     if jax.process_index() != 0:
         return path
     shown = {name: [repr(float(v)) for v in pair] for name, pair in metrics.items()}
@@ -114,8 +115,8 @@ def nonfinite_message(
     ids = [record for row in record_ids for record in row]
     some = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
     return (
-        f"loss or gradient of step {step + 1} is not finite. The state before it is saved "
-        f"as checkpoint {saved}; the batch is in {path} (records {some}). Lower "
+        f"loss or gradient of step {step + 1} is not finite. The state before it is "
+        f"saved as checkpoint {saved}; the batch is in {path} (records {some}). Lower "
         "LEARNING_RATE, set CLIP_NORM, or look at those records; then start again."
     )
 
@@ -139,6 +140,6 @@ def check_resumable(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         raise InputError(
             "The checkpoint belongs to another run: "
             + "; ".join(differing)
-            + ". Set these back, or name another MODEL_DIR (INITIAL_CHECKPOINT_PATH can "
-            "take its weights)."
+            + ". Set these back, or name another MODEL_DIR (INITIAL_CHECKPOINT_PATH "
+            "can take its weights)."
         )

@@ -239,7 +239,7 @@ def test_a_corpus_of_another_vocabulary_is_refused_by_field(
 
 
 def test_an_unknown_name_says_which_tasks_package_was_imported(tasks, tmp_path):
-    from specialize.training.batches import load_mixture
+    from specialize.training.mixtures import load_mixture
 
     with pytest.raises(InputError) as caught:
         load_mixture("specialize_gsm8k_four_format", "train", lengths(), tmp_path)
@@ -250,7 +250,7 @@ def test_an_unknown_name_says_which_tasks_package_was_imported(tasks, tmp_path):
 
 def test_plain_text_is_a_task_without_a_teacher(tasks, corpus, tmp_path):
     from specialize.corpus.vocabulary import Vocabulary
-    from specialize.training.batches import load_mixture
+    from specialize.training.mixtures import load_mixture
 
     sizes = {"inputs": 30, "targets": 10}
     found = examples("specialize_text_to_text", sizes)

@@ -5,8 +5,9 @@ import tiny_run
 
 from specialize import sharding
 from specialize.errors import InputError
-from specialize.training import batches, packing
-from specialize.training.batches import BatchSource, Mixture
+from specialize.training import batches, feed, packing
+from specialize.training.batches import BatchSource
+from specialize.training.mixtures import Mixture
 
 
 def source(seed=0, batch_size=8, pack=True, mixture=None, **options):
@@ -140,7 +141,7 @@ def test_held_out_batches_hold_every_example_once():
 def test_the_devices_hold_the_global_batch_in_the_order_of_its_rows():
     mesh = sharding.make_mesh(2, 2, 2)
     found = source()
-    placed = batches.place(found, 4, mesh)
+    placed = feed.place(found, 4, mesh)
     expected = found.batch(4)
     assert placed.keys() == expected.keys()
     for name, values in placed.items():
@@ -153,7 +154,7 @@ def test_the_devices_hold_the_global_batch_in_the_order_of_its_rows():
 def test_the_feed_gives_every_step_in_order_and_passes_errors_on():
     mesh = sharding.make_mesh(1, devices=jax.devices()[:1])
     found = source()
-    fed = list(batches.feed(found, mesh, 3, 9))
+    fed = list(feed.feed(found, mesh, 3, 9))
     assert [one.step for one in fed] == list(range(3, 9))
     np.testing.assert_array_equal(
         fed[2].batch["decoder_target_tokens"], found.batch(5)["decoder_target_tokens"]
@@ -164,7 +165,7 @@ def test_the_feed_gives_every_step_in_order_and_passes_errors_on():
 
     found.batch = broken
     with pytest.raises(OSError, match="disk gone"):
-        next(batches.feed(found, mesh, 0, 2))
+        next(feed.feed(found, mesh, 0, 2))
 
 
 def test_a_step_far_away_costs_what_the_first_one_costs():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
+from test_packing import seqio_rows
 
 from specialize.errors import InputError
 from specialize.training import converter, packing
@@ -101,6 +102,11 @@ def test_fewer_rows_are_needed_than_seqio_needs():
         sum(1 for _ in kind(pack=True)(as_dataset(examples), LENGTHS))
         for kind in (converter.SpecializeFeatureConverter, seqio.EncDecFeatureConverter)
     ]
+    table = np.asarray([[len(e["inputs"]), len(e["targets"])] for e in examples])
+    # SeqIO packs so many examples at a time; the length of its longest row.
+    size = LENGTHS["inputs"]
+    batches = [table[i : i + size] for i in range(0, len(table), size)]
+    assert counts[1] == sum(seqio_rows(b, tuple(LENGTHS.values())) for b in batches)
     tokens = sum(len(e["targets"]) for e in examples)
     assert counts[0] < 0.9 * counts[1]
     assert counts[0] >= tokens / LENGTHS["targets"]

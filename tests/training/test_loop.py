@@ -11,7 +11,8 @@ import tiny_run
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 from specialize.training import batches, survival
-from specialize.training.batches import BatchSource, Mixture
+from specialize.training.batches import BatchSource
+from specialize.training.mixtures import Mixture
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ def examples(name="tiny", count=96, seed=0, teacher=True, longest=(14, 8)):
 
 
 def mixture(teacher=True):
-    from specialize.training.batches import Mixture
+    from specialize.training.mixtures import Mixture
 
     tasks = [examples("a", 96, 0, teacher), examples("b", 40, 1, teacher)]
     return Mixture("tiny", tasks, [3.0, 1.0])

@@ -1,0 +1,105 @@
+"""The table of docs/plan.md, from the compiler; run it as a script.
+
+Needs the extra `plan`. Every answer of the compiler is cached, so a second run takes
+seconds; `--only xxl` makes some rows only and leaves the rest as they are cached.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+
+from specialize.cost import rows, topologies
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "plan.md"
+BEGIN, END = "<!-- begin: {} -->", "<!-- end: {} -->"
+
+# (recipe, topology, values on top of the recipe)
+ADAFACTOR = {"OPTIMIZER": "adafactor"}
+BY_SIZE = [
+    *(("base", chips, {}) for chips in ("v5e:2x2", "v5p:2x2x1", "v4:2x2x1")),
+    *(("large", chips, {}) for chips in ("v5e:2x4", "v5p:2x2x1", "v4:2x2x2")),
+    *(("xl", chips, {}) for chips in ("v5e:4x4", "v5p:2x2x1", "v4:2x2x2")),
+    *(("xxl", chips, {}) for chips in ("v5e:4x8", "v5p:2x2x2", "v4:2x4x4")),
+    *(("xxl", chips, ADAFACTOR) for chips in ("v5e:4x8", "v5p:2x2x2", "v4:2x4x4")),
+]
+LENGTHS = {
+    name: 1024 if name == "inputs" else 256
+    for name in (
+        "inputs targets teacher_ids teacher_probs teacher_tail format_id".split()
+    )
+}
+ISSUE = {"TASK_FEATURE_LENGTHS": LENGTHS, "DROPOUT_RATE": 0.1}
+XXL = [
+    ("xxl", "v5e:16x4", {**ISSUE, "BATCH_SIZE": 128}),
+    ("xxl", "v5e:16x4", {**ISSUE, "BATCH_SIZE": 128, **ADAFACTOR}),
+    ("xxl", "v5e:4x8", {**ISSUE, "BATCH_SIZE": 64}),
+    ("xxl", "v5e:4x4", {**ISSUE, "BATCH_SIZE": 32}),
+    ("xxl", "v5e:4x4", {**ISSUE, "BATCH_SIZE": 32, **ADAFACTOR}),
+]
+TABLES = {"sizes": BY_SIZE, "xxl": XXL}
+HEAD = (
+    "| model | optimizer | slice | mesh | batch | remat | state | temporaries "
+    "| total | fits | s/step | hours |"
+)
+
+
+def line(size: str, found: rows.Row) -> str:
+    """One row of the table; GiB a chip."""
+    memory, used = found.verdict.memory, found.verdict.used
+    state = temporaries = "-"
+    if memory is not None:
+        state = f"{(memory.params + memory.optimizer) / 2**30:.2f}"
+        rest = memory.temporaries + memory.batch + memory.program
+        temporaries = f"{rest / 2**30:.2f}"
+    mesh = " ".join(f"{k}={v}" for k, v in found.mesh.items() if v > 1)
+    cells = [
+        f"Flan-T5 {size}",
+        found.optimizer,
+        found.topology,
+        mesh,
+        f"{found.batch_size} x {found.lengths['inputs']}/{found.lengths['targets']}",
+        found.remat_policy,
+        state,
+        temporaries,
+        "?" if used is None else f"{used / 2**30:.2f}",
+        "yes" if found.verdict.fits else "no",
+        "-" if found.step_seconds is None else f"{found.step_seconds:.2f}",
+        "-" if found.hours is None else f"{found.hours:,.0f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Compiles what is not cached and rewrites the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="rows whose text contains this")
+    parser.add_argument("--print", action="store_true", help="leave the page alone")
+    flags = parser.parse_args()
+    topologies.prepare(topologies.parse("v5e:2x2"))
+    page = PAGE.read_text(encoding="utf-8")
+    for name, wanted in TABLES.items():
+        lines = [HEAD, re.sub(r"[^|]+", "---", HEAD)]
+        for size, chips, values in wanted:
+            label = f"{name} {size} {chips} {json.dumps(values)}"
+            if flags.only and flags.only not in label:
+                continue
+            request = rows.Request(
+                gin_files=(f"recipes/flan_t5_{size}.gin",),
+                bindings=(),
+                search_paths=(),
+                topology=topologies.parse(chips),
+            )
+            lines.append(line(size, rows.train_row(request, **values)))
+            print(lines[-1], flush=True)
+        begin, end = BEGIN.format(name), END.format(name)
+        before, rest = page.split(begin)
+        page = before + begin + "\n" + "\n".join(lines) + "\n" + end
+        page += rest.split(end, 1)[1]
+    if not flags.print and not flags.only:
+        PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
