@@ -62,7 +62,7 @@ setuptools.setup(
         "gpu": ["jax[cuda13]>=0.10,<0.11"],
         "plan": ["libtpu"],
         "teacher": TEACHER,
-        "beam": ["apache-beam>=2.60"],
+        "beam": ["apache-beam>=2.60", "sentencepiece<0.2.3"],
         "llama": ["llama-cpp-python[server]>=0.3", "gguf>=0.10"],
         "test": TEST + TEACHER,
         "dev": TEST
