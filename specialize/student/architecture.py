@@ -41,6 +41,8 @@ class T5Config:
             scaled by D^-0.5 before it (T5 1.0).
         scan_layers: one compiled layer per stack, however deep.
         remat_policy: a key of `REMAT_POLICIES`.
+        attention_block: at most this many queries attend at a time; 0 for all
+            (`layers.Attention`).
         embedding_lookup: "auto", "gather" or "one_hot" (`layers.Embed`).
         relpos_num_buckets: size of the relative-position table.
         relpos_max_distance: where its last bucket begins.
@@ -60,6 +62,7 @@ class T5Config:
     logits_via_embedding: bool = False
     scan_layers: bool = False
     remat_policy: str = "none"
+    attention_block: int = 0
     embedding_lookup: str = "auto"
     relpos_num_buckets: int = 32
     relpos_max_distance: int = 128

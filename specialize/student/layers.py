@@ -243,6 +243,8 @@ class Attention(nn.Module):
         features: D, the size of the result.
         dtype: type of the projections; scores and softmax are float32.
         dropout_rate: dropout of the attention weights, one mask for all queries.
+        block: at most this many queries at a time, so that [B H Q K] scores never
+            exist whole, forward or backward; 0 takes all. The result is the same.
     """
 
     num_heads: int
@@ -250,6 +252,7 @@ class Attention(nn.Module):
     features: int
     dtype: Any = jnp.float32
     dropout_rate: float = 0.0
+    block: int = 0
 
     def setup(self):
         """Declares the four projections."""
@@ -296,17 +299,69 @@ class Attention(nn.Module):
         """Attends from `inputs` to `attended` where `mask` is true."""
         queries = self.split_heads(self.query(inputs))
         keys, values = self.keys_values(attended)
-        scores = jnp.einsum(
-            "bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32
-        )
-        weights = _softmax(scores, bias, mask).astype(self.dtype)
+        kept = None
         if not deterministic and self.dropout_rate > 0.0:
             keep = 1.0 - self.dropout_rate
-            shape = (*weights.shape[:2], 1, weights.shape[3])
-            kept = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-            weights = weights * (kept.astype(self.dtype) / keep).astype(self.dtype)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, values)
+            shape = (queries.shape[0], self.num_heads, 1, keys.shape[1])
+            drawn = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
+            kept = (drawn.astype(self.dtype) / keep).astype(self.dtype)
+
+        def attend(queries: Any, bias: Any, mask: Any) -> Any:
+            scores = jnp.einsum(
+                "bqhd,bkhd->bhqk", queries, keys, preferred_element_type=jnp.float32
+            )
+            weights = _softmax(scores, bias, mask).astype(self.dtype)
+            if kept is not None:
+                weights = weights * kept
+            return jnp.einsum("bhqk,bkhd->bqhd", weights, values)
+
+        block = block_size(queries.shape[1], self.block)
+        if block == queries.shape[1]:
+            mixed = attend(queries, bias, mask)
+        else:
+            mixed = _in_blocks(attend, block, queries, bias, mask)
         return self.out(self.join_heads(mixed))
+
+
+def block_size(queries: int, limit: int) -> int:
+    """Queries at a time: the largest divisor up to `limit`, or all of them.
+
+    All, too, where the divisors are so small that blocks would only cost time.
+    """
+    if limit < 1 or queries <= limit:
+        return queries
+    best = max(size for size in range(1, limit + 1) if queries % size == 0)
+    return best if 4 * best > limit else queries
+
+
+def _in_blocks(
+    attend: Callable[..., Any],
+    block: int,
+    queries: Float[Array, "B Q H d"],
+    bias: Float[Array, "1 H Q K"] | None,
+    mask: Bool[Array, "B 1 Q K"] | None,
+) -> Float[Array, "B Q H d"]:
+    """Applies `attend` to `block` queries after another.
+
+    Each block's scores are computed again in the backward pass: two small products
+    for a [B H Q K] that is never held.
+    """
+    blocks = queries.shape[1] // block
+
+    def split(values: Any, axis: int) -> Any:
+        if values is None:
+            return None
+        shape = values.shape
+        parts = (*shape[:axis], blocks, block, *shape[axis + 1 :])
+        return jnp.moveaxis(values.reshape(parts), axis, 0)
+
+    def one(parts: Any) -> Any:
+        return attend(*parts)
+
+    parts = (split(queries, 1), split(bias, 2), split(mask, 2))
+    # Inside a loop nothing can merge the two computations; no barrier is needed.
+    mixed = jax.lax.map(jax.checkpoint(one, prevent_cse=False), parts)
+    return jnp.moveaxis(mixed, 0, 1).reshape(queries.shape)
 
 
 def _softmax(

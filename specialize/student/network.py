@@ -420,6 +420,7 @@ def _attention(cfg: T5Config) -> layers.Attention:
         cfg.emb_dim,
         dtype=cfg.dtype,
         dropout_rate=cfg.dropout_rate,
+        block=cfg.attention_block,
     )
 
 

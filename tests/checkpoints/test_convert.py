@@ -1,6 +1,9 @@
 """Conversions: bit-exact round trips, fingerprints, what is kept and what is said."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -184,6 +187,35 @@ def test_a_failed_conversion_leaves_nothing(hf_folder, tmp_path):
         with pytest.raises(InputError, match=r"target/decoder/decoder_norm/scale"):
             convert(str(tmp_path / "t5x"), str(tmp_path / f"out_{to}"), to=to)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["hf", "t5x", "orbax"])
+def test_a_killed_conversion_leaves_nothing_that_looks_complete(
+    hf_folder, tmp_path, to
+):
+    """Killed in the middle of writing: the target does not exist."""
+    source = hf_folder(UNTIED)
+    program = (
+        "import sys, os, signal\n"
+        "from specialize.checkpoints import fingerprint, convert\n"
+        "digest, count = fingerprint._digest, [0]\n"
+        "def dying(array):\n"
+        "    count[0] += 1\n"
+        "    if count[0] == 40: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return digest(array)\n"
+        "fingerprint._digest = dying\n"
+        "convert.convert(*sys.argv[1:3], to=sys.argv[3])\n"
+    )
+    target = tmp_path / "out"
+    words = [sys.executable, "-c", program, str(source), str(target), to]
+    assert subprocess.run(words, capture_output=True).returncode == -signal.SIGKILL
+    assert not target.exists()
+    left = [path for path in tmp_path.iterdir() if path != source]
+    assert [path.suffix for path in left] == [".partial"]
+    # What is left is in nobody's way.
+    convert(str(source), str(target), to=to)
+    assert_holds(target, random_weights(UNTIED))
 
 
 def test_a_target_in_use_is_refused_before_anything_is_read(hf_folder, tmp_path):
