@@ -200,7 +200,9 @@ def train(
     layout = plan_state(model, optimizer, sample, mesh, rules)
     identity = {**source.identity(), "mixture": data.name, "split": split}
     interval, metrics, step = Interval(), dict[str, float](), 0
+    evaluation_due = False
     with contextlib.ExitStack() as exits:
+        exits.enter_context(survival.full_disk(model_dir))
         stop = exits.enter_context(survival.stop_on_signals())
         store = exits.enter_context(
             CheckpointStore(
@@ -214,7 +216,7 @@ def train(
             state, saved = store.restore(None, layout.abstract)
             survival.check_resumable(saved["run"], identity)
             interval, metrics = Interval(saved["interval"]), dict(saved["metrics"])
-            step = int(saved["step"])
+            step, evaluation_due = int(saved["step"]), bool(saved["evaluation_due"])
             _say(f"resuming {model_dir} at step {step}")
         else:
             state = create_state(
@@ -311,19 +313,30 @@ def train(
 
         # -- 5. The loop. Results are read one step late; only evaluating and saving ---
         # --    hold the devices up. ---------------------------------------------------
-        def save(taken: int) -> None:
+        def save(taken: int, *, evaluation_due: bool = False) -> None:
             metrics.update(ledger.latest)
             if store.latest() != taken:
                 record = {
                     "metrics": metrics,
                     "interval": ledger.interval.to_json(),
+                    "evaluation_due": evaluation_due,
                     "run": identity,
                 }
                 store.save(taken, state, record)
 
+        def evaluate(taken: int) -> None:
+            scores: dict[str, float] = {}
+            for evaluator in measure:
+                scores.update(evaluator(state["params"], taken))
+            sight.evaluation(taken, scores)
+            metrics.update(scores)
+            ledger.pause()
+
         # Simulated devices of one CPU share a pool of threads. Two steps at once could
         # each hold some of them and wait for ever for the rest to join a reduction.
         one_at_a_time = sharding.simulated(mesh)
+        if evaluation_due and measure:
+            evaluate(step)
         stopped = False
         fed = exits.enter_context(
             contextlib.closing(feed.feed(source, mesh, step, total_steps))
@@ -339,23 +352,16 @@ def train(
                 last = step == total_steps
                 stopped = stop.at(step) and not last
                 evaluated = bool(measure) and (step % eval_period == 0 or last)
-                if not (evaluated or stopped or last or step % checkpoint_period == 0):
+                saved = stopped or last or step % checkpoint_period == 0
+                if not (evaluated or saved):
                     continue
                 ledger.settle()
                 if evaluated and not stopped:
-                    scores: dict[str, float] = {}
-                    for evaluator in measure:
-                        scores.update(evaluator(state["params"], step))
-                    sight.evaluation(step, scores)
-                    metrics.update(scores)
-                if (
-                    stopped
-                    or last
-                    or step % checkpoint_period == 0
-                    or best_metric is not None
-                ):
-                    save(step)
-                ledger.pause()
+                    evaluate(step)
+                if saved or best_metric is not None:
+                    # Whoever asks us to stop does not wait for an evaluation.
+                    save(step, evaluation_due=evaluated and stopped)
+                    ledger.pause()
                 if stopped:
                     break
         except NotFinite as fault:

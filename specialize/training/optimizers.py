@@ -81,6 +81,10 @@ def make_optimizer(
     Raises:
         InputError: unknown name or schedule, or values that make no sense.
     """
+    if name not in OPTIMIZERS:
+        raise InputError(
+            f"optimizer {name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}."
+        )
     if schedule not in SCHEDULES:
         raise InputError(
             f"schedule {schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}."
@@ -100,13 +104,7 @@ def make_optimizer(
         rate = make_endless(learning_rate, warmup_steps=warmup_steps)
     if name == "adamw":
         return adamw(rate, weight_decay=weight_decay, clip_norm=clip_norm, **options)
-    if name == "adafactor":
-        return adafactor(
-            rate, weight_decay=weight_decay, clip_norm=clip_norm, **options
-        )
-    raise InputError(
-        f"optimizer {name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}."
-    )
+    return adafactor(rate, weight_decay=weight_decay, clip_norm=clip_norm, **options)
 
 
 def adamw(

@@ -1,6 +1,7 @@
 """Ends that are not the end: a signal, a NaN, a run that is taken up again."""
 
 import contextlib
+import errno
 import json
 import pathlib
 import signal
@@ -69,6 +70,25 @@ def stop_on_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def full_disk(model_dir: pathlib.Path) -> Iterator[None]:
+    """Turns a disk without room into one clear error.
+
+    Raises:
+        InputError: the disk of `model_dir` is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"The disk of {model_dir} is full ({error.strerror}). Its finished "
+            "checkpoints are untouched: make room, and the same command goes on from "
+            "the newest."
+        ) from error
 
 
 def record_nonfinite(

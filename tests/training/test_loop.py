@@ -1,6 +1,8 @@
+import contextlib
 import json
 import os
 import signal
+import subprocess
 import time
 
 import jax
@@ -153,6 +155,23 @@ def test_held_out_loss_is_measured_and_its_best_checkpoint_kept(tmp_path, compil
         assert store.steps() == [4, 8]
 
 
+def test_an_evaluation_that_a_stop_prevented_is_made_up_for(
+    tmp_path, compiled, monkeypatch
+):
+    seen = []
+    options = {
+        "eval_period": 3,
+        "evaluators": [lambda params, step: seen.append(step) or {"mine": 1.0}],
+    }
+    real = survival.Stop.at
+    monkeypatch.setattr(survival.Stop, "at", lambda self, step: step == 3)
+    assert tiny_run.run(tmp_path / "run", 6, **options).stopped
+    assert seen == []
+    monkeypatch.setattr(survival.Stop, "at", real)
+    tiny_run.run(tmp_path / "run", 6, **options)
+    assert seen == [3, 6]
+
+
 def test_held_out_loss_equals_the_loss_of_all_records_at_once(tmp_path, compiled):
     held_out = Mixture("held out", [tiny_run.examples("h", 10, 9)], [1.0])
     result = tiny_run.run(tmp_path / "run", 1, eval_mixture=held_out, eval_batch_size=2)
@@ -163,6 +182,41 @@ def test_held_out_loss_equals_the_loss_of_all_records_at_once(tmp_path, compiled
     sums = jax.jit(tiny_run.student().loss_sums)(result.params, batch, None)
     expected = float(sums.loss / sums.weight)
     np.testing.assert_allclose(result.metrics["held_out/loss"], expected, rtol=1e-5)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own with a few MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)],
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("may not mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
+    small_disk, tmp_path, compiled, same_parameters
+):
+    run = small_disk / "run"
+    tiny_run.run(run, 4, period=4)
+    filler = small_disk / "filler"
+    with open(filler, "wb") as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+            file.flush()
+    with pytest.raises(InputError, match="full"):
+        tiny_run.run(run, 40, period=1)
+    filler.unlink()
+    with CheckpointStore(run / "checkpoints", read_only=True) as store:
+        assert store.latest() is not None
+    resumed = tiny_run.run(run, 12, period=4)
+    straight = tiny_run.run(tmp_path / "straight", 12, period=4)
+    same_parameters(tiny_run.parameters(resumed), tiny_run.parameters(straight))
 
 
 def wait_for_line(process, folder, seconds=120):

@@ -87,7 +87,7 @@ def test_a_resumed_run_replaces_the_lines_behind_its_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(5, "5s"), (65, "1m05"), (7800, "2h10"), (200_000, "2d07h")]
+    ("seconds", "text"), [(5.0, "5s"), (65.0, "1m05"), (7800.0, "2h10"), (2e5, "2d07h")]
 )
 def test_durations_are_short(seconds, text):
     assert sight._duration(seconds) == text
