@@ -87,9 +87,9 @@ class Ledger:
         (step, results, plan), self._pending = self._pending, None
         self._read(step, np.asarray(results), plan)
 
-    def pause(self) -> None:
-        """Keeps what happens until the next step out of the seconds a step takes."""
-        self._clock.pause()
+    def restart_clock(self) -> None:
+        """Keeps what happened since the last step out of the seconds a step takes."""
+        self._clock.restart()
 
     def _read(self, step: int, results: Float[np.ndarray, "N 2"], plan: Plan) -> None:
         pairs = {

@@ -215,7 +215,7 @@ def train(
         if store.latest() is not None:
             state, saved = store.restore(None, layout.abstract)
             survival.check_resumable(saved["run"], identity)
-            interval, metrics = Interval(saved["interval"]), dict(saved["metrics"])
+            interval, metrics = Interval(saved["interval"]), dict(saved["latest"])
             step, evaluation_due = int(saved["step"]), bool(saved["evaluation_due"])
             _say(f"resuming {model_dir} at step {step}")
         else:
@@ -313,11 +313,15 @@ def train(
 
         # -- 5. The loop. Results are read one step late; only evaluating and saving ---
         # --    hold the devices up. ---------------------------------------------------
+        scores: dict[str, float] = {}
+
         def save(taken: int, *, evaluation_due: bool = False) -> None:
             metrics.update(ledger.latest)
             if store.latest() != taken:
                 record = {
-                    "metrics": metrics,
+                    # A checkpoint is judged by what was measured on it alone.
+                    "metrics": ledger.latest | scores,
+                    "latest": metrics,
                     "interval": ledger.interval.to_json(),
                     "evaluation_due": evaluation_due,
                     "run": identity,
@@ -325,12 +329,11 @@ def train(
                 store.save(taken, state, record)
 
         def evaluate(taken: int) -> None:
-            scores: dict[str, float] = {}
             for evaluator in measure:
                 scores.update(evaluator(state["params"], taken))
             sight.evaluation(taken, scores)
             metrics.update(scores)
-            ledger.pause()
+            ledger.restart_clock()
 
         # Simulated devices of one CPU share a pool of threads. Two steps at once could
         # each hold some of them and wait for ever for the rest to join a reduction.
@@ -358,10 +361,12 @@ def train(
                 ledger.settle()
                 if evaluated and not stopped:
                     evaluate(step)
+                else:
+                    scores.clear()
                 if saved or best_metric is not None:
                     # Whoever asks us to stop does not wait for an evaluation.
                     save(step, evaluation_due=evaluated and stopped)
-                    ledger.pause()
+                    ledger.restart_clock()
                 if stopped:
                     break
         except NotFinite as fault:

@@ -80,9 +80,9 @@ class Clock:
             self._steps += 1
         self._last = now
 
-    def pause(self) -> None:
-        """Leaves what happens until the next tick out (evaluation, saving)."""
-        self._last = None
+    def restart(self) -> None:
+        """Leaves out what happened since the last tick (evaluation, saving)."""
+        self._last = time.perf_counter()
 
     def read(self) -> float | None:
         """Mean seconds a step since the last reading."""

@@ -134,9 +134,10 @@ def test_one_batch_and_state_give_the_same_step_on_both_engines(mode, scan):
     # Ours.
     sums, gradient = step.gradient_sums(model.loss_sums, params, batch, key, 1)
     gradient = jax.tree.map(lambda g: g / sums.weight, gradient)
-    train_step = jax.jit(step.make_train_step(model.loss_sums, chain, seed=0))
+    own = chain.with_axes({})
+    train_step = jax.jit(step.make_train_step(model.loss_sums, own, seed=0))
     ours, healthy, ours_metrics = train_step(
-        step.initial_state(params, chain), jnp.asarray(True), batch
+        step.initial_state(params, own), jnp.asarray(True), batch
     )
     assert bool(healthy)
 
