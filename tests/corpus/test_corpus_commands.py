@@ -1,4 +1,4 @@
-"""Every subcommand: bad input is one message, exit status 2, and nothing left behind."""
+"""Every subcommand: bad input is one message, exit status 2, nothing left behind."""
 
 import json
 import subprocess
