@@ -1,9 +1,10 @@
 """Progress on everything longer than a second: a bar, or JSON lines in a log."""
 
 import json
+import operator
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -57,8 +58,9 @@ def track(
     Yields:
         The items.
     """
-    if total is None and isinstance(items, Sized):
-        total = len(items)
+    if total is None:  # tf.data answers len() with TypeError where it cannot know
+        known = operator.length_hint(items, -1)
+        total = None if known < 0 else known
     if console.is_terminal:
         with bars() as progress:
             yield from progress.track(items, description=description, total=total)

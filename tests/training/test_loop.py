@@ -205,10 +205,9 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
     run = small_disk / "run"
     tiny_run.run(run, 4, period=4)
     filler = small_disk / "filler"
-    with open(filler, "wb") as file, contextlib.suppress(OSError):
+    with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(b"x" * 4096)
-            file.flush()
     with pytest.raises(InputError, match="full"):
         tiny_run.run(run, 40, period=1)
     filler.unlink()
