@@ -163,20 +163,6 @@ def test_a_bad_file_is_one_error_and_leaves_nothing(place, shared_data, words, s
     assert not (place / "runs" / "refused").exists()
 
 
-def test_help_answers_without_heavy_imports():
-    code = (
-        "import sys; from specialize.cli import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'jax', 'flax', 'tensorflow', 'seqio', 'transformers', 'scipy'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
 def test_a_mistyped_macro_is_refused_with_the_right_name(place):
     _, (devices, train), _ = readme_commands()
     done = run([*train, "--gin.TRIAN_STEPS=3"], place, **devices)

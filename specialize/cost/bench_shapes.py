@@ -5,8 +5,10 @@ given differs in nothing but the keys they expect.
 """
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +88,14 @@ SHAPES = {
 }
 
 
-def packed_batch(shape: BenchShape, seed: int = 0) -> dict[str, np.ndarray]:
+def packed_batch(shape: BenchShape, seed: int = 0) -> "dict[str, np.ndarray]":
     """A batch of random tokens, packed, with the keys our student takes.
 
     Half of the target positions have a soft teacher row, the rest are one-hot: about
     what the paper's data has after alignment.
     """
+    import numpy as np  # not for the names of the shapes, which --help lists
+
     random = np.random.default_rng(seed)
     rows, targets, slots = shape.batch, shape.target_length, shape.teacher_k
     encoder = _segments(random, shape, shape.input_length)
