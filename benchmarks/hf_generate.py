@@ -12,7 +12,8 @@ import torch
 from torch_model import build_model, facts
 
 from specialize.cost import bench_protocol
-from specialize.cost.bench_shapes import SHAPES, packed_batch
+from specialize.cost.bench_batch import packed_batch
+from specialize.cost.bench_shapes import SHAPES
 
 
 def build(shape, threads):

@@ -21,7 +21,8 @@ from t5x.examples.t5 import network
 from t5x.train_state import FlaxOptimTrainState
 
 from specialize.cost import bench_protocol
-from specialize.cost.bench_shapes import SHAPES, packed_batch
+from specialize.cost.bench_batch import packed_batch
+from specialize.cost.bench_shapes import SHAPES
 
 
 def build(shape):

@@ -337,9 +337,9 @@ def cells(entry: dict[str, Any]) -> list[str]:
         show(
             "device_peak_bytes" if "device_peak_bytes" in entry else "peak_bytes",
             ",.0f",
-            2**20,
+            2.0**20,
         ),
-        show("growth_bytes", ",.0f", 2**20),
-        show("temporary_bytes", ",.0f", 2**20),
+        show("growth_bytes", ",.0f", 2.0**20),
+        show("temporary_bytes", ",.0f", 2.0**20),
         filled,
     ]

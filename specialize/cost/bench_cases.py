@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from specialize import sharding
+from specialize.cost.bench_batch import packed_batch
 from specialize.cost.bench_protocol import Case
-from specialize.cost.bench_shapes import BenchShape, packed_batch
+from specialize.cost.bench_shapes import BenchShape
 from specialize.cost.bench_stream import example_lengths, examples
 from specialize.student.architecture import T5Config
 from specialize.student.decoding import generate

@@ -8,8 +8,9 @@ import pytest
 
 from specialize import cli
 from specialize.cost import bench
+from specialize.cost.bench_batch import packed_batch
 from specialize.cost.bench_protocol import Worker, WorkerError
-from specialize.cost.bench_shapes import SHAPES, packed_batch
+from specialize.cost.bench_shapes import SHAPES
 from specialize.cost.bench_stream import example_lengths, examples
 
 SERVE = """
