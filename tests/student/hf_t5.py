@@ -50,8 +50,12 @@ def generate(model, x: np.ndarray, length: int, **options: Any) -> np.ndarray:
             attention_mask=torch.tensor(x != 0, dtype=torch.long),
             max_new_tokens=length,
             do_sample=False,
+            # Configurations without one have EOS pad what has ended.
+            pad_token_id=0,
             **options,
         ).numpy()
     tokens = np.zeros((len(x), length), np.int64)
     tokens[:, : found.shape[1] - 1] = found[:, 1:]
-    return tokens
+    # transformers fills beams with `pad_token_id or eos_token_id`: 0 means EOS there.
+    ends = tokens == options.get("eos_token_id", model.config.eos_token_id)
+    return np.where(np.cumsum(ends, axis=1) - ends > 0, 0, tokens)

@@ -167,15 +167,17 @@ class Reference:
     def _bias(self, side, positions, *, bidirectional):
         table = side["relpos_bias"]["rel_embedding"].astype(np.float64)
         distances = positions[None] - positions[:, None]
-        buckets = np.vectorize(
-            lambda distance: exact_bucket(
+        unique, inverse = np.unique(distances, return_inverse=True)
+        buckets = [
+            exact_bucket(
                 int(distance),
                 bidirectional,
                 self.config.relpos_num_buckets,
                 self.config.relpos_max_distance,
             )
-        )(distances)
-        return table[:, buckets]
+            for distance in unique
+        ]
+        return table[:, np.array(buckets)[inverse.reshape(distances.shape)]]
 
 
 def exact_bucket(distance: int, bidirectional: bool, buckets: int, most: int) -> int:

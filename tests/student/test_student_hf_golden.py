@@ -3,6 +3,7 @@
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_t5
@@ -28,7 +29,7 @@ def golden(request):
     for name in [name for name in arrays if name.startswith("weights/")]:
         ours, flipped = names.from_hf(name.removeprefix("weights/"))
         value = arrays.pop(name)
-        params[ours] = value.T if flipped else value
+        params[ours] = jnp.asarray(value.T if flipped else value)
     config = T5Config(
         vocab_size=96,
         emb_dim=16,
@@ -48,7 +49,7 @@ def test_states_and_logits_err_at_most_twice_as_much_as_hugging_faces(golden):
     y = reference_t5.shift_right(t)
     module = Transformer(config)
 
-    def run(params):
+    def run(params, x, y, t):
         encoded = module.apply(
             {"params": params}, x, enable_dropout=False, method="encode"
         )
@@ -56,8 +57,8 @@ def test_states_and_logits_err_at_most_twice_as_much_as_hugging_faces(golden):
             {"params": params}, encoded, x, y, t, enable_dropout=False, method="decode"
         )
 
-    encoded, logits = jax.tree.map(np.asarray, jax.jit(run)(params))
-    reference = reference_t5.Reference(config, params)
+    encoded, logits = jax.tree.map(np.asarray, jax.jit(run)(params, x, y, t))
+    reference = reference_t5.Reference(config, jax.tree.map(np.asarray, params))
     errors = np.zeros((2, 2))  # encoder, decoder; ours, theirs
     for row in range(len(x)):
         at, to = np.flatnonzero(x[row]), np.flatnonzero(t[row])

@@ -1,5 +1,7 @@
 """Scanned and unrolled are the same network; scanning keeps programs small."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +35,7 @@ def batch():
     return tuple(map(jnp.asarray, (x, reference_t5.shift_right(y), y)))
 
 
+@functools.lru_cache
 def loss(module):
     def total(params):
         logits = module.apply({"params": params}, *batch(), enable_dropout=False)
@@ -93,11 +96,12 @@ def test_a_scanned_network_computes_what_the_unrolled_one_computes():
 
 @pytest.mark.parametrize("policy", sorted(set(REMAT_POLICIES) - {"none"}))
 def test_recomputing_activations_changes_no_gradient(policy):
-    params = scan_params(reference_t5.random_params(config(), 2))
-    (value, _), gradient = loss(Transformer(config(scan_layers=True)))(params)
-    (found, _), recomputed = loss(
-        Transformer(config(scan_layers=True, remat_policy=policy))
-    )(params)
+    sizes = dict(scan_layers=True, num_encoder_layers=2)
+    params = scan_params(reference_t5.random_params(config(num_encoder_layers=2), 2))
+    (value, _), gradient = loss(Transformer(config(**sizes)))(params)
+    (found, _), recomputed = loss(Transformer(config(remat_policy=policy, **sizes)))(
+        params
+    )
     np.testing.assert_allclose(found, value, rtol=1e-6)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),

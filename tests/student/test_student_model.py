@@ -1,5 +1,6 @@
 """`Student` keeps T5X's contract and divides only where it is told to."""
 
+import functools
 import inspect
 
 import gin
@@ -63,14 +64,19 @@ def plain(batch):
     return {key: value for key, value in batch.items() if "teacher" not in key}
 
 
-def log_softmax(model, params, batch):
-    logits = model.module.apply(
+@functools.partial(jax.jit, static_argnums=0)
+def all_logits(module, params, batch):
+    return module.apply(
         {"params": params},
         batch["encoder_input_tokens"],
         batch["decoder_input_tokens"],
         batch["decoder_target_tokens"],
         enable_dropout=False,
     )
+
+
+def log_softmax(model, params, batch):
+    logits = all_logits(model.module, params, batch)
     return np.asarray(jax.nn.log_softmax(logits, axis=-1), np.float64)
 
 
@@ -118,26 +124,30 @@ def test_half_a_teacher_is_refused(params, batch):
 
 
 def test_loss_fn_divides_as_t5x_says_and_its_metrics_add(params, batch):
-    sums = student().loss_sums(params, batch)
-    expected = {
-        None: sums.loss,
-        4.0: sums.loss / 4,
-        "NUM_REAL_TARGET_TOKENS": sums.loss / 10,
-        "num_total_target_tokens": sums.loss / 12,
-    }
-    for factor, value in expected.items():
-        model = student(loss_normalizing_factor=factor)
-        loss, metrics = model.loss_fn(params, batch, None)
-        np.testing.assert_allclose(loss, value, rtol=1e-6)
+    factors = (None, 4.0, "NUM_REAL_TARGET_TOKENS", "num_total_target_tokens")
+
+    @jax.jit
+    def both(params, batch):
+        models = [student(loss_normalizing_factor=factor) for factor in factors]
+        return (
+            models[0].loss_sums(params, batch),
+            [model.loss_fn(params, batch, None) for model in models],
+            [model.eval_fn(params, batch)[0] for model in models],
+        )
+
+    sums, found, evaluated = both(params, batch)
+    divisors = (1, 4, 10, 12)
+    for (loss, metrics), again, divisor in zip(found, evaluated, divisors, strict=True):
+        np.testing.assert_allclose(loss, sums.loss / divisor, rtol=1e-6)
         np.testing.assert_allclose(metrics["loss"].compute(), sums.loss / 10, rtol=1e-6)
         metrics["learning_rate"] = None  # T5X adds to the same dict
-        again, _ = model.eval_fn(params, batch)
         assert again == loss
     halves = [
         {key: value[row : row + 1] for key, value in batch.items()} for row in (0, 1)
     ]
-    parts = [student().loss_fn(params, half, None)[1] for half in halves]
-    whole = student().loss_fn(params, batch, None)[1]
+    loss_fn = jax.jit(lambda batch: student().loss_fn(params, batch, None)[1])
+    parts = [loss_fn(half) for half in halves]
+    whole = found[2][1]
     for name in ("loss", "kl", "zero_shot_cot/kept_mass"):
         merged = parts[0][name].merge(parts[1][name]).compute()
         np.testing.assert_allclose(merged, whole[name].compute(), rtol=1e-5)
@@ -152,16 +162,22 @@ def test_an_unknown_normalizer_is_refused(factor):
 def test_a_key_drops_out_and_none_does_not(params, batch):
     model = student()
     loss = jax.jit(lambda key: model.loss_fn(params, batch, key)[0])
-    assert loss(jax.random.key(0)) == loss(jax.random.key(0))
-    assert loss(jax.random.key(0)) != loss(jax.random.key(1))
-    assert loss(jax.random.PRNGKey(0)) != model.eval_fn(params, batch)[0]
+    # PRNGKey: the untyped keys that T5X passes.
+    assert loss(jax.random.PRNGKey(0)) == loss(jax.random.PRNGKey(0))
+    assert loss(jax.random.PRNGKey(0)) != loss(jax.random.PRNGKey(1))
+    evaluated = jax.jit(lambda: model.eval_fn(params, batch)[0])()
+    assert loss(jax.random.PRNGKey(0)) != evaluated
 
 
 def test_initial_variables_take_the_call_of_t5x():
     for family in reference_t5.FAMILIES:
         model = student(family)
-        types = dict.fromkeys(SHAPES, jnp.float32)
-        variables = model.get_initial_variables(jax.random.PRNGKey(0), SHAPES, types)
+        call = functools.partial(
+            model.get_initial_variables,
+            input_shapes=SHAPES,
+            input_types=dict.fromkeys(SHAPES, jnp.float32),
+        )
+        variables = jax.eval_shape(call, jax.random.PRNGKey(0))
         assert set(variables) == {"params", "params_axes"}
         expected = reference_t5.random_params(model.module.config, 0)
         assert jax.tree.map(jnp.shape, variables["params"]) == jax.tree.map(
@@ -186,7 +202,7 @@ def test_predictions_fill_the_decoder_length_and_end_in_padding(params, batch):
 
 def test_scores_of_predictions_are_the_scores_of_the_batch_they_make(params, batch):
     model = student(eos_id=10**6)
-    tokens, aux = model.predict_batch_with_aux(params, batch)
+    tokens, aux = jax.jit(model.predict_batch_with_aux)(params, batch)
     echo = dict(
         encoder_input_tokens=batch["encoder_input_tokens"],
         decoder_input_tokens=jnp.pad(tokens, ((0, 0), (1, 0)))[:, :-1],
@@ -194,21 +210,23 @@ def test_scores_of_predictions_are_the_scores_of_the_batch_they_make(params, bat
         decoder_loss_weights=jnp.ones((2, 6)),
     )
     np.testing.assert_allclose(
-        model.score_batch(params, echo), aux["scores"], rtol=1e-5
+        jax.jit(model.score_batch)(params, echo), aux["scores"], rtol=1e-5
     )
 
 
 def test_score_batch_is_the_log_probability_of_the_weighted_targets(params, batch):
     model = student()
     expected = -(nll(model, params, batch) * batch["decoder_loss_weights"]).sum(-1)
-    np.testing.assert_allclose(model.score_batch(params, batch), expected, rtol=1e-5)
+    found = jax.jit(model.score_batch)(params, batch)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_sampling_takes_its_key_under_the_name_t5x_looks_for(params, batch):
     model = student(method="sample", temperature=2.0, num_samples=3)
     assert "rng" in inspect.signature(model.predict_batch).parameters
     assert "rng" in inspect.signature(model.predict_batch_with_aux).parameters
-    tokens, aux = model.predict_batch_with_aux(params, batch, rng=jax.random.PRNGKey(0))
+    predict = jax.jit(model.predict_batch_with_aux)
+    tokens, aux = predict(params, batch, rng=jax.random.PRNGKey(0))
     assert tokens.shape == (2, 3, 6) and aux["scores"].shape == (2, 3)
     with pytest.raises(InputError, match="random key"):
         model.predict_batch(params, batch)

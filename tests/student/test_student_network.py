@@ -2,7 +2,7 @@
 
 import functools
 
-import flax.linen as nn
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +29,10 @@ TINY = dict(
 )
 
 
+# Where depth proves nothing: compiled in half the time.
+FLAT = dict(num_encoder_layers=1, num_decoder_layers=1)
+
+
 def tiny(family="t5_1_1", **changes) -> T5Config:
     return T5Config(**(TINY | reference_t5.FAMILIES[family] | changes))
 
@@ -38,7 +42,7 @@ def model(config: T5Config, seed: int = 0):
     return Transformer(config), reference_t5.random_params(config, seed)
 
 
-@functools.partial(jax.jit, static_argnums=(0,), static_argnames=("dropout", "hidden"))
+@functools.partial(jax.jit, static_argnums=(0,), static_argnames=("hidden",))
 def forward(module, params, x, y, segments=(None, None), *, dropout=None, hidden=False):
     targets = jnp.concatenate([y[:, 1:], y[:, :1] * 0 + 1], axis=1)
     return module.apply(
@@ -49,8 +53,13 @@ def forward(module, params, x, y, segments=(None, None), *, dropout=None, hidden
         *segments,
         enable_dropout=dropout is not None,
         return_hidden=hidden,
-        rngs=None if dropout is None else {"dropout": jax.random.key(dropout)},
+        rngs=None if dropout is None else {"dropout": dropout_key(dropout)},
     )
+
+
+def dropout_key(seed):
+    # A generator whose program is small: Threefry's takes seconds to compile.
+    return jax.random.key(seed, impl="unsafe_rbg")
 
 
 def random_rows(seed, rows=2, source=9, target=7, vocabulary=61):
@@ -72,8 +81,8 @@ def cases(draw):
         num_heads=heads,
         head_dim=draw(st.sampled_from([4, 7, 16])),
         mlp_dim=draw(st.integers(5, 40)),
-        num_encoder_layers=draw(st.integers(1, 3)),
-        num_decoder_layers=draw(st.integers(1, 3)),
+        num_encoder_layers=draw(st.integers(1, 2)),
+        num_decoder_layers=draw(st.integers(1, 2)),
     )
     padding = draw(st.sampled_from(["none", "right", "left", "both", "holes"]))
     # Beyond 128 positions all distances share a bucket; both sides of that are drawn.
@@ -102,7 +111,7 @@ def pad(rng, kind, shape):
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
@@ -162,6 +171,7 @@ def test_position_biases_are_the_table_at_the_buckets_of_key_minus_query(queries
     module = RelativeBias(num_heads=3, bidirectional=True)
     table = np.random.default_rng(0).standard_normal((3, 32)).astype(np.float32)
 
+    @jax.jit
     def bias(table):
         return module.apply({"params": {"rel_embedding": table}}, queries, keys)
 
@@ -175,63 +185,63 @@ def test_position_biases_are_the_table_at_the_buckets_of_key_minus_query(queries
 
 
 def test_packed_examples_get_the_logits_they_have_alone():
-    config = tiny()
-    module, params = model(config)
-    x, y = random_rows(1, rows=1, source=12, target=10)
-    x_parts, y_parts = ((0, 5), (5, 9)), ((0, 4), (4, 8))
-    segments = (
-        jnp.array([[1] * 5 + [2] * 4 + [0] * 3]),
-        jnp.array([[1] * 4 + [2] * 4 + [0] * 2]),
-    )
-    x = x * (segments[0] > 0)
-    y = y.at[0, 4].set(0)
-    packed = module.apply(
-        {"params": params},
-        x,
-        y,
-        jnp.asarray(segments[1] > 0, jnp.int32),
-        *segments,
-        enable_dropout=False,
-    )
-    for (a, b), (c, d) in zip(x_parts, y_parts, strict=True):
-        alone = module.apply(
-            {"params": params},
-            x[:, a:b],
-            y[:, c:d],
-            jnp.ones((1, d - c), jnp.int32),
-            enable_dropout=False,
+    module, params = model(tiny())
+    rng = np.random.default_rng(1)
+    x, t = rng.integers(1, 61, (1, 12)), rng.integers(1, 61, (1, 10))
+    x_segments = np.array([[1] * 5 + [2] * 4 + [0] * 3])
+    t_segments = np.array([[1] * 4 + [2] * 5 + [0]])
+    x, t = x * (x_segments > 0), t * (t_segments > 0)
+    y = reference_t5.shift_right(t)
+    y[0, 4] = 0
+
+    @jax.jit
+    def logits(params, x, y, t, x_segments, t_segments):
+        return module.apply(
+            {"params": params}, x, y, t, x_segments, t_segments, enable_dropout=False
         )
-        np.testing.assert_allclose(packed[:, c:d], alone, rtol=2e-5, atol=2e-5)
+
+    packed = logits(params, x, y, t, x_segments, t_segments)
+    for segment in (1, 2):
+        # Alone at the beginning of a row of the same length.
+        own_x, own_y, own_t = np.zeros_like(x), np.zeros_like(y), np.zeros_like(t)
+        at, to = x_segments[0] == segment, t_segments[0] == segment
+        own_x[0, : at.sum()] = x[0, at]
+        own_y[0, : to.sum()], own_t[0, : to.sum()] = y[0, to], t[0, to]
+        alone = logits(params, own_x, own_y, own_t, own_x * 0 + 1, own_t * 0 + 1)
+        np.testing.assert_allclose(
+            packed[0, to], alone[0, : to.sum()], rtol=2e-5, atol=2e-5
+        )
 
 
 def test_a_row_of_padding_gives_finite_logits_and_gradients():
-    module, params = model(tiny())
+    module, params = model(tiny(**FLAT))
     x, y = random_rows(2)
     x = x.at[1].set(0)
 
     def total(params):
         return jnp.sum(forward(module, params, x, y) ** 2)
 
-    value, gradient = jax.value_and_grad(total)(params)
+    value, gradient = jax.jit(jax.value_and_grad(total))(params)
     assert np.isfinite(value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
-def test_hidden_states_times_the_head_are_the_logits():
-    for family in reference_t5.FAMILIES:
-        module, params = model(tiny(family))
-        x, y = random_rows(3)
+@pytest.mark.parametrize("family", sorted(reference_t5.FAMILIES))
+def test_hidden_states_times_the_head_are_the_logits(family):
+    module, params = model(tiny(family, **FLAT))
+    x, y = random_rows(3)
+
+    @jax.jit
+    def both(params):
         hidden = forward(module, params, x, y, hidden=True)
-        np.testing.assert_allclose(
-            hidden @ head_kernel(params),
-            forward(module, params, x, y),
-            rtol=1e-4,
-            atol=1e-4,
-        )
+        return hidden @ head_kernel(params), forward(module, params, x, y)
+
+    product, logits = both(params)
+    np.testing.assert_allclose(product, logits, rtol=1e-4, atol=1e-4)
 
 
 def test_dropout_needs_a_key_changes_logits_and_can_be_left_off():
-    module, params = model(tiny(dropout_rate=0.5))
+    module, params = model(tiny(dropout_rate=0.5, **FLAT))
     x, y = random_rows(4)
     plain = forward(module, params, x, y)
     first, again, other = (
@@ -241,12 +251,14 @@ def test_dropout_needs_a_key_changes_logits_and_can_be_left_off():
     assert np.abs(first - plain).max() > 0.1
     assert np.abs(first - other).max() > 0.1
     np.testing.assert_array_equal(plain, forward(module, params, x, y))
+    with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
+        module.apply({"params": params}, x, y, y)
 
 
 def test_dropout_draws_one_mask_for_all_positions():
     # Zeroed layers leave only the dropout of the embedded inputs and the last one,
     # which T5X draws per position in the encoder and per row in the decoder.
-    config = tiny(dropout_rate=0.5)
+    config = tiny(dropout_rate=0.5, **FLAT)
     module, params = model(config)
     params = jax.tree_util.tree_map_with_path(
         lambda path, leaf: (
@@ -261,31 +273,32 @@ def test_dropout_draws_one_mask_for_all_positions():
     dropped = np.asarray(hidden == 0)
     assert (dropped == dropped[:1]).all()
     assert 0 < dropped[0].sum() < config.emb_dim
-    encoded = module.apply(
-        {"params": params},
-        x,
-        method="encode",
-        rngs={"dropout": jax.random.key(0)},
-    )[0]
-    dropped = np.asarray(encoded == 0)
+    encode = functools.partial(module.apply, method="encode")
+    encoded = jax.jit(encode)({"params": params}, x, rngs={"dropout": dropout_key(0)})
+    dropped = np.asarray(encoded[0] == 0)
     assert not (dropped == dropped[:1]).all()
 
 
 def test_bfloat16_keeps_float32_parameters_and_logits_close_to_them():
-    config = tiny()
-    module, params = model(config)
-    half = Transformer(tiny(dtype="bfloat16"))
+    module, params = model(tiny(**FLAT))
+    half = Transformer(tiny(dtype="bfloat16", **FLAT))
     x, y = random_rows(6)
-    exact, rough = forward(module, params, x, y), forward(half, params, x, y)
+
+    @jax.jit
+    def rough_and_gradient(params):
+        rough, pull = jax.vjp(lambda p: forward(half, p, x, y), params)
+        return rough, pull(jnp.ones_like(rough))[0]
+
+    exact = forward(module, params, x, y)
+    rough, gradient = rough_and_gradient(params)
     assert rough.dtype == jnp.float32
     assert 0 < np.abs(exact - rough).max() < 0.05 * np.abs(exact).max()
-    gradient = jax.grad(lambda p: forward(half, p, x, y).sum())(params)
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
 
 
 def test_one_hot_and_gathered_embeddings_are_equal():
-    module, params = model(tiny(embedding_lookup="gather"))
-    other = Transformer(tiny(embedding_lookup="one_hot"))
+    module, params = model(tiny(embedding_lookup="gather", **FLAT))
+    other = Transformer(tiny(embedding_lookup="one_hot", **FLAT))
     x, y = random_rows(7)
     np.testing.assert_array_equal(
         forward(module, params, x, y), forward(other, params, x, y)
@@ -293,7 +306,7 @@ def test_one_hot_and_gathered_embeddings_are_equal():
 
 
 def test_an_id_outside_the_vocabulary_shows_as_nan():
-    module, params = model(tiny())
+    module, params = model(tiny(**FLAT))
     x, y = random_rows(8)
     x = x.at[0, 3].set(61)
     assert np.isnan(forward(module, params, x, y)[0]).all()
@@ -301,7 +314,7 @@ def test_an_id_outside_the_vocabulary_shows_as_nan():
 
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2), (1, 1, 3)])
 def test_eight_devices_give_the_logits_and_gradients_of_one(shape):
-    config = tiny(vocab_size=64, emb_dim=16, mlp_dim=24)
+    config = tiny(vocab_size=64, emb_dim=16, mlp_dim=24, **FLAT)
     module, params = model(config)
     x, y = random_rows(9, rows=8)
     mesh = sharding.make_mesh(*shape)
@@ -354,8 +367,11 @@ def test_logical_axes_are_named_for_every_parameter(dtype):
         assert {name for names in axes.values() for name in names} <= known
 
 
-# Counts of the published checkpoints (32128 rows): google/t5-*, t5-v1_1-*, flan-t5-*,
-# ul2. Sizes are heads, head size, D, MLP, layers.
+# Counts of the published checkpoints (32128 rows): google/t5-*, t5-v1_1-*, flan-t5-*.
+# Sizes are heads, head size, D, MLP, layers. Of UL2 its owners publish the sizes (Tay
+# et al. 2022) and "19.5B" (the card of google/flan-ul2): that is the sum with a tied
+# head. With one of its own it would be 19.59B, and a runtime that does not scale the
+# output by D^-0.5 would not saturate on it as one does (ggml-org/llama.cpp#9085).
 PUBLISHED = {
     "t5-small": ("t5_1_0", 8, 64, 512, 2048, 6, 60_506_624),
     "t5-base": ("t5_1_0", 12, 64, 768, 3072, 12, 222_903_552),
@@ -367,13 +383,14 @@ PUBLISHED = {
     "flan-t5-large": ("t5_1_1", 16, 64, 1024, 2816, 24, 783_150_080),
     "flan-t5-xl": ("t5_1_1", 32, 64, 2048, 5120, 24, 2_849_757_184),
     "flan-t5-xxl": ("t5_1_1", 64, 64, 4096, 10240, 24, 11_135_332_352),
-    "ul2": ("ul2", 16, 256, 4096, 16384, 32, 19_459_612_672),
+    "ul2": ("ul2", 16, 256, 4096, 16384, 32, 19_459_613_696),
 }
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_parameter_counts_are_the_published_ones(name):
     family, heads, size, d, mlp, layers, expected = PUBLISHED[name]
+    head = {"logits_via_embedding": True} if name == "ul2" else {}
     config = T5Config(
         vocab_size=32128,
         num_heads=heads,
@@ -383,7 +400,7 @@ def test_parameter_counts_are_the_published_ones(name):
         num_encoder_layers=layers,
         num_decoder_layers=layers,
         scan_layers=True,
-        **reference_t5.FAMILIES[family],
+        **(reference_t5.FAMILIES[family] | head),
     )
     token = jnp.ones((1, 1), jnp.int32)
     variables = jax.eval_shape(
@@ -414,11 +431,13 @@ def test_a_configuration_that_cannot_work_is_refused(change, message):
 
 
 def test_logical_constraints_shard_activations_under_rules():
-    module, params = model(tiny())
+    module, params = model(tiny(**FLAT))
     x, y = random_rows(1, rows=8)
-    mesh = sharding.make_mesh(8, 1, 1)
-    with mesh, nn.logical_axis_rules(sharding.DEFAULT_RULES):
+    mesh = sharding.make_mesh(4, 2, 1)
+    # Numpy arguments have no sharding to pass on: only a constraint can cut the rows.
+    with sharding.activate(mesh):
         logits = jax.jit(
             lambda p, x, y: module.apply({"params": p}, x, y, y, enable_dropout=False)
-        )(params, x, y)
+        )(params, np.asarray(x), np.asarray(y))
     assert logits.sharding.spec[0] == ("data", "fsdp")
+    assert {shard.data.shape for shard in logits.addressable_shards} == {(1, 7, 61)}
