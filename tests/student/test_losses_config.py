@@ -13,6 +13,8 @@ from specialize.errors import InputError
 from specialize.student import losses
 from specialize.student.losses import LossConfig, distillation_loss
 
+compiled = jax.jit(distillation_loss, static_argnums=7)
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -61,7 +63,7 @@ def test_metrics_are_dense_quantities_at_temperature_one_whatever_the_objective(
     config = LossConfig(mode, ce_weight=0.5, z_loss=1e-3, temperature=heat)
     case = random_case(seed=12, batch=6, length=10)
     with jax.enable_x64(True):
-        sums = distillation_loss(jnp.asarray(case.logits), *case.teacher(), config)
+        sums = compiled(jnp.asarray(case.logits), *case.teacher(), config)
         metrics = {k: (float(s), float(c)) for k, (s, c) in sums.metrics.items()}
     p, own = dense_rows(case)
     q = softmax(case.logits)
@@ -106,13 +108,13 @@ def test_metrics_do_not_let_gradient_through():
     def kl(logits):
         return distillation_loss(logits, *case.teacher()).metrics["kl"][0]
 
-    assert not jax.grad(kl)(jnp.asarray(case.logits)).any()
+    assert not jax.jit(jax.grad(kl))(jnp.asarray(case.logits)).any()
 
 
 def test_a_broken_position_of_weight_zero_stays_out_of_the_metrics():
     case = random_case(seed=13).cast(np.float32)
     case.logits[case.weights == 0] = np.nan
-    sums = distillation_loss(jnp.asarray(case.logits), *case.teacher())
+    sums = compiled(jnp.asarray(case.logits), *case.teacher())
     assert all(np.isfinite(x) for x in jax.tree.leaves(sums))
 
 
@@ -120,7 +122,7 @@ def test_parts_of_a_batch_add():
     case = random_case(seed=14).cast(np.float32)
     parts = [dataclasses.replace(case, weights=case.weights * m) for m in (0.25, 0.75)]
     whole, *halves = (
-        distillation_loss(jnp.asarray(c.logits), *c.teacher()) for c in (case, *parts)
+        compiled(jnp.asarray(c.logits), *c.teacher()) for c in (case, *parts)
     )
     added = halves[0] + halves[1]
     assert isinstance(added, losses.LossSums)

@@ -79,10 +79,11 @@ def test_the_layouts_are_those_the_network_declares():
 
 
 def test_a_scanned_network_computes_what_the_unrolled_one_computes():
-    params = reference_t5.random_params(config(), 1)
-    (value, logits), gradient = loss(Transformer(config()))(params)
+    sizes = dict(num_encoder_layers=2, num_decoder_layers=2)
+    params = reference_t5.random_params(config(**sizes), 1)
+    (value, logits), gradient = loss(Transformer(config(**sizes)))(params)
     (scanned_value, scanned_logits), scanned_gradient = loss(
-        Transformer(config(scan_layers=True))
+        Transformer(config(scan_layers=True, **sizes))
     )(scan_params(params))
     np.testing.assert_array_equal(scanned_logits, logits)
     np.testing.assert_array_equal(scanned_value, value)
