@@ -125,11 +125,12 @@ def intervals(rows: Sequence[Interval], *, title: str, x_title: str) -> str:
     if not rows:
         return ""
     names = list(dict.fromkeys(name for row in rows for name, *_ in row.values))
-    step = 14 + 13 * len(names)
+    # Labels stand above their dots: a suite's name needs the width of a phone.
+    step = 24 + 13 * len(names)
     height = _TOP + step * len(rows) + _BOTTOM
-    left = 150.0
+    left, right = 14.0, WIDTH - 46.0
     high = max(value[3] for row in rows for value in row.values)
-    axis = _Axis(0.0, min(1.0, max(high, 0.05)), left, WIDTH - 46.0, pad=0.0)
+    axis = _Axis(0.0, min(1.0, max(high, 0.05)), left, right, pad=0.0)
     parts: list[str] = []
     for tick in axis.ticks():
         x = axis.at(tick)
@@ -142,12 +143,12 @@ def intervals(rows: Sequence[Interval], *, title: str, x_title: str) -> str:
     for index, row in enumerate(rows):
         top = _TOP + step * index
         parts.append(
-            f'<text class="label" x="{left - 8}" y="{top + step / 2 + 4:.1f}" '
-            f'text-anchor="end">{escape(_short(row.label, 24))}</text>'
+            f'<text class="label" x="{left}" y="{top + 12}">'
+            f"{escape(_short(row.label, 60))}</text>"
         )
         for name, value, low, up in row.values:
             number = names.index(name)
-            y = top + 13 + 13 * number
+            y = top + 24 + 13 * number
             style = f"s{number % _SERIES}"
             parts.append(
                 f'<line class="whisker {style}" x1="{axis.at(low):.1f}" '
@@ -157,7 +158,7 @@ def intervals(rows: Sequence[Interval], *, title: str, x_title: str) -> str:
                 f'<text class="note" x="{axis.at(up) + 5:.1f}" y="{y + 4}">'
                 f"{value * 100:.1f}</text>"
             )
-    parts.append(_x_title(x_title, (left + WIDTH - 46) / 2, height))
+    parts.append(_x_title(x_title, (left + right) / 2, height))
     return _svg(title, "".join(parts), height) + _legend(names)
 
 

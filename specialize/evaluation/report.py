@@ -123,17 +123,26 @@ def _lead(run: Run, base: Run | None) -> str:
     after, before = run.last, base.last if base else None
     if after is None:
         return "This run has not been evaluated yet."
+    # The average stands for its 27 tasks.
+    found = {
+        key: score
+        for key, score in {**after.suites, **after.averages}.items()
+        if not (
+            key.startswith("bbh/") and f"bbh:{key.partition(':')[2]}" in after.averages
+        )
+    }
     if before is None:
         parts = [
             f"{_label(key)} {_percent(score['accuracy'])}"
-            for key, score in after.suites.items()
+            for key, score in found.items()
         ]
         return "Accuracy: " + ", ".join(parts) + "."
+    earlier = {**before.suites, **before.averages}
     changes = [
-        f"{_label(key)} {_percent(before.suites[key]['accuracy'])} → "
+        f"{_label(key)} {_percent(earlier[key]['accuracy'])} → "
         f"{_percent(score['accuracy'])}"
-        for key, score in after.suites.items()
-        if key in before.suites
+        for key, score in found.items()
+        if key in earlier
     ]
     return "Before → after: " + "; ".join(changes) + "."
 
