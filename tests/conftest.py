@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 import pytest
 
@@ -15,7 +17,20 @@ os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# What one worker, or a process that a test starts, compiled is compiled once.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes a compilation cache for this run; the workers inherit its name."""
+    if CACHE not in os.environ:
+        folder = tempfile.mkdtemp(prefix="specialize-tests-")
+        os.environ[CACHE] = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(scope="session")

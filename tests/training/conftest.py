@@ -9,25 +9,8 @@ import pytest
 HERE = pathlib.Path(__file__).parent
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
-    """A compilation cache that this folder's tests and their processes share."""
-    import jax
-
-    folder = tmp_path_factory.mktemp("compiled")
-    options = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield {name.upper(): str(value) for name, value in options.items()}
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
 @pytest.fixture
-def start(compiled):
+def start():
     """Starts tiny_run.py as a process: `start(model_dir=..., steps=...)`."""
     import json
 
@@ -36,7 +19,6 @@ def start(compiled):
     def run(devices=1, **options):
         environment = {
             **os.environ,
-            **compiled,
             "JAX_NUM_CPU_DEVICES": str(devices),
             "PYTHONPATH": str(HERE.parent.parent),
         }

@@ -18,13 +18,13 @@ from specialize.training.mixtures import Mixture
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, compiled):
+def undisturbed(tmp_path_factory):
     """Eleven steps with dropout in one go: (result, folder)."""
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
     return tiny_run.run(folder, 11, dropout=0.2, period=100), folder
 
 
-def test_the_loss_falls_on_soft_rows(tmp_path, compiled):
+def test_the_loss_falls_on_soft_rows(tmp_path):
     result = tiny_run.run(tmp_path / "run", 40, learning_rate=2e-2, log_period=10)
     kl = [line["train"]["kl"] for line in tiny_run.lines(tmp_path / "run")]
     assert result.step == 40
@@ -98,7 +98,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 
 
 def test_a_nan_stops_with_step_records_and_the_state_before_it(
-    tmp_path, compiled, same_parameters
+    tmp_path, same_parameters
 ):
     poisoned = tiny_run.mixture()
     tails = poisoned.tasks[0].features["teacher_tail"]
@@ -134,7 +134,7 @@ def test_a_nan_stops_with_step_records_and_the_state_before_it(
     same_parameters(tiny_run.parameters(resumed), tiny_run.parameters(sound))
 
 
-def test_held_out_loss_is_measured_and_its_best_checkpoint_kept(tmp_path, compiled):
+def test_held_out_loss_is_measured_and_its_best_checkpoint_kept(tmp_path):
     held_out = Mixture("held out", [tiny_run.examples("h", 30, 9)], [1.0])
     scores = iter([3.0, 1.0, 2.0, 2.5])
     tiny_run.run(
@@ -155,9 +155,7 @@ def test_held_out_loss_is_measured_and_its_best_checkpoint_kept(tmp_path, compil
         assert store.steps() == [4, 8]
 
 
-def test_an_evaluation_that_a_stop_prevented_is_made_up_for(
-    tmp_path, compiled, monkeypatch
-):
+def test_an_evaluation_that_a_stop_prevented_is_made_up_for(tmp_path, monkeypatch):
     seen = []
     options = {
         "eval_period": 3,
@@ -172,7 +170,7 @@ def test_an_evaluation_that_a_stop_prevented_is_made_up_for(
     assert seen == [3, 6]
 
 
-def test_held_out_loss_equals_the_loss_of_all_records_at_once(tmp_path, compiled):
+def test_held_out_loss_equals_the_loss_of_all_records_at_once(tmp_path):
     held_out = Mixture("held out", [tiny_run.examples("h", 10, 9)], [1.0])
     result = tiny_run.run(tmp_path / "run", 1, eval_mixture=held_out, eval_batch_size=2)
     (batch, number), *more = batches.held_out_batches(
@@ -200,7 +198,7 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
-    small_disk, tmp_path, compiled, same_parameters
+    small_disk, tmp_path, same_parameters
 ):
     run = small_disk / "run"
     tiny_run.run(run, 4, period=4)
@@ -218,18 +216,23 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
     same_parameters(tiny_run.parameters(resumed), tiny_run.parameters(straight))
 
 
-def wait_for_line(process, folder, seconds=120):
-    """Until the run has written its first line."""
+def count_lines(folder):
     path = folder / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def wait_for_line(process, folder, seconds=120):
+    """Until the run has written a line beyond those it found."""
+    before = count_lines(folder)
     until = time.monotonic() + seconds
-    while not (path.exists() and path.read_text()):
+    while count_lines(folder) <= before:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until, "no line in time"
         time.sleep(0.05)
 
 
 def test_sigterm_saves_and_exits_with_0_and_the_run_goes_on(
-    tmp_path, start, same_parameters, compiled
+    tmp_path, start, same_parameters
 ):
     folder = tmp_path / "run"
     options = {"model_dir": str(folder), "steps": 2000, "period": 10_000}
@@ -265,9 +268,8 @@ def survive_kills(tmp_path, start, same_parameters, kills, steps, seed):
             time.sleep(rng.uniform(0.5, 3))
         else:
             wait_for_line(process, folder)
-            time.sleep(rng.uniform(0, 1.5))
-        if process.poll() is not None:
-            break
+            time.sleep(rng.uniform(0, 0.3))
+        assert process.poll() is None, "the run ended before it could be killed"
         process.kill()
         process.wait()
     process = start(**options)

@@ -11,7 +11,7 @@ from specialize.training.batches import BatchSource
 
 
 @pytest.fixture(scope="module")
-def world(compiled):
+def world():
     """Student, its parameters and one packed batch of 8 rows."""
     source = BatchSource(
         tiny_run.mixture(),

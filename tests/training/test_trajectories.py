@@ -15,7 +15,7 @@ def losses(folder):
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory, compiled):
+def reference(tmp_path_factory):
     """Fifty steps on one device, without and with dropout."""
     found = {}
     for dropout in (0.0, 0.2):
@@ -61,35 +61,37 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_two_processes_of_four_devices_take_the_same_way(
-    tmp_path, reference, same_parameters, start, dropout
+    tmp_path, reference, same_parameters, start
 ):
     coordinator = f"localhost:{free_port()}"
-    folder = tmp_path / "run"
+    runs = [
+        {
+            "model_dir": str(tmp_path / f"run-{dropout}"),
+            "steps": STEPS,
+            "mesh": "data=4,fsdp=1,model=2",
+            "dropout": dropout,
+            "log_period": 1,
+            "period": 30,
+            "save_as": str(tmp_path / f"{dropout}.npz"),
+        }
+        for dropout in reference
+    ]
     processes = [
-        start(
-            devices=4,
-            processes=[coordinator, 2, index],
-            model_dir=str(folder),
-            steps=STEPS,
-            mesh="data=4,fsdp=1,model=2",
-            dropout=dropout,
-            log_period=1,
-            period=30,
-            save_as=str(tmp_path / "weights.npz"),
-        )
+        start(devices=4, processes=[coordinator, 2, index], runs=runs)
         for index in (0, 1)
     ]
     for process in processes:
         _, error = process.communicate(timeout=400)
         assert process.returncode == 0, error
-    with np.load(tmp_path / "weights.npz") as found:
-        agree(folder, dict(found), reference[dropout], same_parameters)
+    for dropout, expected in reference.items():
+        with np.load(tmp_path / f"{dropout}.npz") as found:
+            folder = tmp_path / f"run-{dropout}"
+            agree(folder, dict(found), expected, same_parameters)
 
 
 def test_a_run_goes_on_with_another_number_of_devices(
-    tmp_path, reference, same_parameters, compiled
+    tmp_path, reference, same_parameters
 ):
     options = {"log_period": 1, "period": 1000}
     tiny_run.run(tmp_path / "run", 20, mesh="2x4", **options)

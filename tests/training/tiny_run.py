@@ -1,7 +1,7 @@
 """A run small enough to be repeated: random records, a two-layer student, V = 48.
 
 Imported by the tests, and started by them as a process:
-`python tiny_run.py '{"model_dir": ..., "steps": 12}'`.
+`python tiny_run.py '{"model_dir": ..., "steps": 12}'`, or several by {"runs": [...]}.
 """
 
 import json
@@ -137,21 +137,27 @@ def lines(model_dir):
     return records
 
 
-if __name__ == "__main__":
-    options = json.loads(sys.argv[1])
-    processes = options.pop("processes", None)
-    save_as = options.pop("save_as", None)
+def run_and_save(save_as=None, **options):
+    """A run whose weights the test that started this process can read."""
+    import jax
+    import numpy as np
+    from flax.traverse_util import flatten_dict
+
     from specialize import sharding
 
-    if processes:
-        sharding.initialize_distributed(*processes)
     outcome = run(**options)
     if save_as:
-        import jax
-        import numpy as np
-        from flax.traverse_util import flatten_dict
-
         values = jax.device_get(sharding.gathered(outcome.params))
         if jax.process_index() == 0:
             np.savez(save_as, **flatten_dict(values, sep="/"))
     print("stopped" if outcome.stopped else "done", outcome.step, flush=True)
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    if processes := given.pop("processes", None):
+        from specialize import sharding
+
+        sharding.initialize_distributed(*processes)
+    for each in given.pop("runs", [given]):
+        run_and_save(**each)
