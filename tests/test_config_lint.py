@@ -212,6 +212,23 @@ def test_a_vocabulary_that_is_not_the_manifests_is_found(lint, tmp_path):
     assert list(lint(vocabulary_text(folder, mine))) == ["vocabulary"]
 
 
+@pytest.mark.parametrize("inner", ["checkpoint_7", "checkpoints/7", "checkpoints", "."])
+def test_a_checkpoint_inside_a_folder_belongs_to_its_vocabulary(lint, tmp_path, inner):
+    for name in ("mine", "theirs"):
+        (tmp_path / f"{name}.model").write_bytes(name.encode())
+    run = tmp_path / "run"
+    (run / inner).mkdir(parents=True, exist_ok=True)
+    text = vocabulary_text(run / inner, tmp_path / "mine.model")
+    row = {"name": "VOCABULARY_PATH", "value": str(tmp_path / "theirs.model")}
+    (run / "config.json").write_text(json.dumps({"values": [row]}))
+    assert list(lint(text)) == ["vocabulary"]
+    row["value"] = str(tmp_path / "mine.model")
+    (run / "config.json").write_text(json.dumps({"values": [row]}))
+    assert lint(text) == {}
+    (run / "spiece.model").write_bytes(b"theirs")
+    assert list(lint(text)) == ["vocabulary"]
+
+
 def test_a_vocabulary_that_is_not_there_is_found(lint, tmp_path):
     found = lint(vocabulary_text(tmp_path, tmp_path / "absent.model"))
     assert "absent.model' does not exist" in found["vocabulary"]

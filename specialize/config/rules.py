@@ -217,7 +217,7 @@ def vocabulary_problems(config: Config) -> list[Problem]:
     if not os.path.isfile(path):
         text = f"VOCABULARY_PATH {path!r} does not exist. Name T5's spiece.model."
         return [Problem("vocabulary", text, origin)]
-    mine = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+    mine = _sha256(pathlib.Path(path))
     problems = []
     for macro in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH", "CORPUS_DIR"):
         folder = config.value(macro)
@@ -235,37 +235,52 @@ def vocabulary_problems(config: Config) -> list[Problem]:
 
 
 def _vocabularies_of(folder: pathlib.Path) -> list[tuple[str, str]]:
-    """(sha256, where it is written) of the vocabulary a folder belongs to."""
-    found = []
-    for name in ("spiece.model", "sentencepiece.model"):
-        if (folder / name).is_file():
-            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            found.append((digest, name))
-    # A run keeps its configuration; a corpus its fingerprint.
-    for name in ("corpus.json", "config.json", "specialize.json"):
-        file = folder / name
-        if not file.is_file():
-            continue
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            continue
-        digest = _digest_in(content)
-        if digest:
-            found.append((digest, name))
-    return found
+    """(sha256, where it is written) of the vocabulary a folder belongs to.
+
+    A conversion puts the tokenizer beside its `checkpoint_7`, and a run keeps its
+    configuration above its `checkpoints/7`: the nearest folder that says is asked.
+    """
+    place = folder.resolve()
+    for _ in range(3):
+        found = [
+            (_sha256(place / name), name)
+            for name in ("spiece.model", "sentencepiece.model")
+            if (place / name).is_file()
+        ]
+        for name in ("corpus.json", "config.json"):
+            if digest := _digest_in(_json(place / name)):
+                found.append((digest, name))
+        if found or not re.fullmatch(r"checkpoint_\d+|checkpoints|\d+", place.name):
+            return found
+        place = place.parent
+    return []
 
 
 def _digest_in(content: Any) -> str | None:
-    """The vocabulary's sha256 in a manifest, wherever its fingerprint stands."""
-    if isinstance(content, Mapping):
-        for key in ("vocabulary_sha256", "vocabulary"):
-            if isinstance(content.get(key), str) and len(content[key]) == 64:
-                return content[key]
-        for value in content.values():
-            if digest := _digest_in(value):
-                return digest
-    return None
+    """The vocabulary's sha256 in a corpus's manifest or a run's configuration."""
+    if not isinstance(content, Mapping):
+        return None
+    digest = content.get("vocabulary_sha256")
+    if isinstance(digest, str):
+        return digest
+    values = content.get("values")
+    for row in values if isinstance(values, list) else ():
+        path = row["value"] if row.get("name") == "VOCABULARY_PATH" else None
+        if isinstance(path, str) and os.path.isfile(path):
+            return _sha256(pathlib.Path(path))
+    inner = (_digest_in(value) for value in content.values())
+    return next(filter(None, inner), None)
+
+
+def _sha256(file: pathlib.Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _json(file: pathlib.Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def task_features(name: str) -> set[str] | None:
