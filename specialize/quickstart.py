@@ -27,6 +27,8 @@ SUITES = {
 # Demonstrations an in-context prompt holds here; the paper's four would triple the
 # time of a two-core run and teach the miniature world nothing more.
 DEMONSTRATIONS = 1
+# Of both students; a shorter run, for a first look, warms up for less.
+WARMUP_STEPS = 20
 
 Command = Callable[[Sequence[str]], int]
 
@@ -47,10 +49,13 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--base_steps", type=int, default=400, help="steps of the base student"
     )
     command.add_argument(
-        "--steps", type=int, default=800, help="steps of the specialisation"
+        "--steps", type=int, default=500, help="steps of the specialisation"
     )
     command.add_argument(
         "--problems", type=int, default=2000, help="problems the teacher solves"
+    )
+    command.add_argument(
+        "--test_problems", type=int, default=200, help="questions of each math suite"
     )
     command.set_defaults(run=_run)
 
@@ -64,6 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
         base_steps=arguments.base_steps,
         steps=arguments.steps,
         problems=arguments.problems,
+        test_problems=arguments.test_problems,
     )
     return 0
 
@@ -74,8 +80,9 @@ def quickstart(
     command: Command,
     seed: int = 0,
     base_steps: int = 400,
-    steps: int = 800,
+    steps: int = 500,
     problems: int = 2000,
+    test_problems: int = 200,
 ) -> dict[str, Any]:
     """Runs the whole way and writes `results.json`.
 
@@ -86,23 +93,29 @@ def quickstart(
         base_steps: optimizer steps of the base student's pre-training.
         steps: optimizer steps of the specialisation.
         problems: training problems of the world.
+        test_problems: questions of each math suite.
 
     Returns:
         What `results.json` holds: `suites.<name>.<before|after>` with accuracy, n and
         the 95 % Wilson interval.
 
     Raises:
-        InputError: `out` is not ours, or a step refused its input.
+        InputError: a number is below 1, `out` is not ours, or a step refused its
+            input.
     """
     from specialize.corpus import miniature
 
+    sizes = dict(base_steps=base_steps, steps=steps, problems=problems)
+    for name, value in {**sizes, "test_problems": test_problems}.items():
+        if value < 1:
+            raise InputError(f"--{name} is {value}; it must be at least 1.")
     began = time.monotonic()
     folder = outputs.claim(out, "quickstart")
     world, vocabulary = folder / "world", folder / "vocabulary.model"
     base, student = folder / "base", folder / "student"
 
     _say("1/5", "A miniature world: problems, an exact teacher, generic tasks")
-    miniature.write(world, seed=seed, num_train=problems)
+    miniature.write(world, seed=seed, num_train=problems, num_test=test_problems)
     miniature.train_vocabulary(world / "text.txt", vocabulary)
 
     def run(*words: str) -> None:
@@ -135,6 +148,7 @@ def quickstart(
             TEXT_PATH=str(world / "pretraining.jsonl"),
             MODEL_DIR=str(base),
             TRAIN_STEPS=base_steps,
+            WARMUP_STEPS=min(WARMUP_STEPS, base_steps // 4),
         ),
     )
     before = folder / "before.json"
@@ -149,6 +163,7 @@ def quickstart(
             INITIAL_CHECKPOINT_PATH=str(base),
             MODEL_DIR=str(student),
             TRAIN_STEPS=steps,
+            WARMUP_STEPS=min(WARMUP_STEPS, steps // 4),
         ),
     )
 

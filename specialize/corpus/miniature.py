@@ -33,6 +33,12 @@ _THINGS = ("apples", "books", "coins", "dolls", "eggs", "flags", "gems", "hats")
 _OTHER_PEOPLE = ("Kate", "Liam", "Mona", "Nico", "Olga", "Paul")
 _OTHER_THINGS = ("pens", "roses", "shells", "tiles", "urns", "vases")
 
+# Numbers of the problems. What a student of 1M parameters learns last are the sums, and
+# these bounds say how many there are: about 2 x 6 x 30.
+_START = (2, 12)
+_CHANGE = (1, 6)
+_LARGEST = _START[1] + 3 * _CHANGE[1]
+
 _GAINS = (
     "{name} buys {n} more.",
     "{name} finds {n} more.",
@@ -125,11 +131,11 @@ def problems(
     while len(found) < count:
         name, friend = draw.sample(list(people), 2)
         thing = draw.choice(list(things))
-        start = value = draw.randint(3, 20)
+        start = value = draw.randint(*_START)
         sentences = [f"{name} has {start} {thing}."]
         changes: list[int] = []
         for _ in range(draw.choice((2, 2, 3))):
-            size = draw.randint(1, 9)
+            size = draw.randint(*_CHANGE)
             gain = draw.random() < 0.5 or size > value
             template = draw.choice(_GAINS if gain else _LOSSES)
             sentences.append(template.format(name=name, friend=friend, n=size))
@@ -264,7 +270,7 @@ def _same(draw: random.Random) -> tuple[str, str]:
 
 
 def _sum(draw: random.Random) -> tuple[str, str]:
-    left, size = draw.randint(0, 45), draw.randint(1, 9)
+    left, size = draw.randint(0, _LARGEST), draw.randint(*_CHANGE)
     if draw.random() < 0.5 and size <= left:
         return f"{left} - {size} =", str(left - size)
     return f"{left} + {size} =", str(left + size)

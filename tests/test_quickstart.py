@@ -1,0 +1,67 @@
+"""A newcomer's command: small in the ordinary suite, whole in the slow one."""
+
+import json
+
+import pytest
+
+from specialize import cli
+
+SUITES = ("in_distribution", "out_of_distribution", "in_context", "generic")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Two steps each on a handful of problems: all of the way, none of the skill."""
+    out = tmp_path_factory.mktemp("quickstart") / "run"
+    words = ["--problems", "40", "--test_problems", "8"]
+    words += ["--base_steps", "2", "--steps", "2"]
+    assert cli.main(["quickstart", "--out", str(out), *words]) == 0
+    return out
+
+
+def test_the_whole_way_ends_with_results_and_a_page(small):
+    results = json.loads((small / "results.json").read_text())
+    assert tuple(results["suites"]) == SUITES
+    for name, scores in results["suites"].items():
+        for when in ("before", "after"):
+            score = scores[when]
+            assert score["n"] == (16 if name == "generic" else 8)
+            assert 0 <= score["low"] <= score["accuracy"] <= score["high"] <= 1
+    page = (small / "report.html").read_text()
+    assert "Math against generic ability" in page
+    assert "http" not in page  # nothing is fetched
+
+
+def test_every_step_leaves_what_a_user_can_open_alone(small):
+    for path in (
+        "world/gsm8k/train.jsonl",
+        "world/completions.jsonl",
+        "vocabulary.model",
+        "corpus/corpus.json",
+        "base/metrics.jsonl",
+        "student/metrics.jsonl",
+        "student/evaluation/results.json",
+        "before.json",
+        "after.json",
+    ):
+        assert (small / path).stat().st_size > 0, path
+
+
+def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path, capfd):
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert cli.main(["quickstart", "--out", str(tmp_path)]) == 2
+    assert "was not written by specialize" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.slow
+def test_a_student_becomes_a_specialist_and_pays_for_it(tmp_path):
+    out = tmp_path / "run"
+    assert cli.main(["quickstart", "--out", str(out)]) == 0
+    results = json.loads((out / "results.json").read_text())
+    before = {name: s["before"]["accuracy"] for name, s in results["suites"].items()}
+    after = {name: s["after"]["accuracy"] for name, s in results["suites"].items()}
+    assert before["in_distribution"] <= 0.10
+    assert after["in_distribution"] >= 0.85
+    assert after["out_of_distribution"] > before["out_of_distribution"] + 0.5
+    assert before["generic"] > 0.9 > after["generic"]
