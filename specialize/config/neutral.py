@@ -4,7 +4,7 @@ Recipes set `MESH`, `MICROBATCHES` and the like once; these functions stand in T
 files and translate. They import nothing of T5X.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specialize.errors import InputError
@@ -39,6 +39,28 @@ def parameter_dims(mesh: Mapping[str, int]) -> int:
 def microbatches(number: int) -> int | None:
     """T5X's `num_microbatches`, which wants None for one."""
     return None if number == 1 else number
+
+
+def optimizer(name: str, **kinds: Callable[[], Any]) -> Any:
+    """T5X's optimizer of this name.
+
+    Args:
+        name: one of the keywords.
+        **kinds: name=constructor; the one that is named is called.
+
+    Raises:
+        InputError: none of them has that name.
+    """
+    if name not in kinds:
+        raise InputError(
+            f"OPTIMIZER = {name!r}: T5X's run file offers {', '.join(kinds)}."
+        )
+    return kinds[name]()
+
+
+def learning_rate(optimizer: Any) -> Callable[[Any], Any]:
+    """The schedule of our optimizer, step -> rate, as T5X's trainer asks for it."""
+    return optimizer.learning_rate
 
 
 def evaluation_task(suites: Sequence[str], prompt: str) -> str:
