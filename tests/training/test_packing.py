@@ -158,4 +158,5 @@ def test_the_real_mixture_fills_97_and_95_percent_at_the_rates_asked(shared_data
     # Useful tokens a row, hence a second: against one example a row, and SeqIO's.
     mean = (shares[:, None] * [lengths[name].mean(0) for name in names]).sum(0)
     assert encoder >= 3 * mean[0] / CAPACITIES[0]
-    assert rows_of_seqio >= 1.4 * windows * rows
+    # SeqIO's packing fills 79 % here, so that no packing whatever gains more than 1.27.
+    assert rows_of_seqio >= 1.2 * windows * rows
