@@ -124,6 +124,11 @@ def convert(
     tensors, config = _adapted(opened, rows, notes)
     if dtype is not None:
         tensors = {name: tensor.cast(dtype) for name, tensor in tensors.items()}
+    if to == "hf" and config.num_decoder_layers > config.num_encoder_layers:
+        notes.append(
+            "the decoder is deeper than the encoder: transformers 5 generates from "
+            "such a model with use_cache=False only"
+        )
     types = sorted({tensor.dtype.name for tensor in tensors.values()})
     ticks = track(range(len(tensors)), f"convert {opened.format}", total=len(tensors))
     fingerprint = Fingerprint(on_tensor=lambda: next(ticks, None))
