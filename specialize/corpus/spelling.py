@@ -1,6 +1,8 @@
 """Teacher tokens as servers report them -> bytes that spell the text."""
 
+import bisect
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -96,26 +98,29 @@ def spell(text: str, tokens: Sequence[TeacherToken]) -> tuple[TeacherToken, ...]
     """Makes the tokens spell the text, or says that they do not.
 
     Tokens behind the end of the text (an end-of-sequence mark, a stop string the
-    server cut) are dropped. A server that reports parts of a character as U+FFFD has
-    lost their bytes: such a run of tokens becomes one token, the characters that stand
-    there in the text, whose probability is the run's by the chain rule and whose
-    alternatives are unknown.
+    server cut) are dropped. A server that reports parts of a character as U+FFFD
+    (vLLM) or as nothing (llama-cpp-python) has lost their bytes: such a run of tokens
+    becomes one token, the characters that stand there in the text, whose probability
+    is the run's by the chain rule and whose alternatives are those of its first token,
+    as far as they are known.
 
     Args:
         text: what the teacher answered.
         tokens: what it says it sampled.
 
     Returns:
-        The tokens, or None where they cannot be made to spell the text.
+        The tokens, or None where they cannot be made to spell the text, or can in
+        several ways.
     """
-    data = text.encode("utf-8", "surrogatepass")
-    kept = _covering(tokens, data)
-    if kept is not None:
-        return kept
-    if any(_LOST in token.token for token in tokens):
-        merged = _merge_replaced(text, tokens)
-        return None if merged is None else _covering(merged, data)
-    return None
+    kept = _covering(tokens, text.encode("utf-8", "surrogatepass"))
+    if kept is None and any(map(_is_lost, tokens)):
+        return _merge_lost(text, tokens)
+    return kept
+
+
+def _is_lost(token: TeacherToken) -> bool:
+    """Whether bytes of a token may be missing."""
+    return not token.token or _LOST in token.token
 
 
 def _covering(
@@ -141,38 +146,108 @@ def _covering(
     return tuple(tokens) if position == len(data) else None
 
 
-def _merge_replaced(
+def _merge_lost(
     text: str, tokens: Sequence[TeacherToken]
-) -> list[TeacherToken] | None:
-    groups: list[tuple[bool, list[TeacherToken]]] = []
-    for token in tokens:
-        unknown = _LOST in token.token
-        if groups and unknown and groups[-1][0]:
-            groups[-1][1].append(token)
-        else:
-            groups.append((unknown, [token]))
-
-    def pattern(lazy: str) -> str:
-        return "".join(
-            f"([^\x00-\x7f]+{lazy})"
-            if unknown
-            else re.escape(group[0].token.decode("utf-8", "replace"))
-            for unknown, group in groups
-        )
-
-    wide, narrow = re.match(pattern(""), text), re.match(pattern("?"), text)
-    if not wide or not narrow or wide.groups() != narrow.groups():
+) -> tuple[TeacherToken, ...] | None:
+    """The tokens where every run of lost ones is what it must have written."""
+    runs = [(lost, list(run)) for lost, run in itertools.groupby(tokens, key=_is_lost)]
+    try:
+        places = _only_places(text, [_elements(run) for _, run in runs])
+    except UnicodeDecodeError:
+        return None  # half characters as bytes, beside lost ones
+    if places is None:
         return None
-    characters = iter(wide.groups())
     merged: list[TeacherToken] = []
-    for unknown, group in groups:
-        if unknown:
-            logprob = sum(token.logprob for token in group)
-            token = next(characters).encode("utf-8", "surrogatepass")
-            merged.append(TeacherToken(token, logprob, ((token, logprob),)))
+    for (lost, run), (begin, end) in zip(runs, itertools.pairwise(places), strict=True):
+        if begin == len(text):
+            break
+        written = text[begin:end].encode("utf-8", "surrogatepass")
+        if not lost:
+            merged.extend(_covering(run, written) or ())
+        elif not written:
+            merged.extend(run)  # marks that write nothing
         else:
-            merged.extend(group)
-    return merged
+            logprob = sum(token.logprob for token in run)
+            # What is empty or replaced is not known.
+            others = [
+                (other, value)
+                for other, value in run[0].top
+                if other and _LOST not in other and other != written
+            ]
+            top = sorted([(written, logprob), *others], key=_by_probability)
+            merged.append(TeacherToken(written, logprob, tuple(top)))
+    return _covering(merged, text.encode("utf-8", "surrogatepass"))
+
+
+def _elements(run: Sequence[TeacherToken]) -> list[str]:
+    """What a run wrote: texts, "" for lost characters, "\ufffd" for at least one."""
+    elements: list[str] = []
+    for token in run:
+        parts = re.split("(\ufffd+)", token.token.decode("utf-8", "surrogatepass"))
+        for part in [part[:1] if part[:1] == "\ufffd" else part for part in parts]:
+            lost_before = bool(elements) and elements[-1] in ("", "\ufffd")
+            if part == "\ufffd" and lost_before:
+                elements[-1] = part
+            elif part or (len(parts) == 1 and not lost_before):
+                elements.append(part)
+    return elements
+
+
+def _only_places(text: str, runs: Sequence[Sequence[str]]) -> list[int] | None:
+    """The characters of the text between which the runs lie, if only one way fits.
+
+    Args:
+        text: what all runs wrote together, maybe without the end of it.
+        runs: elements; a lost one is characters that take several bytes.
+
+    Returns:
+        One place more than there are runs.
+    """
+    size = len(text)
+    wide = [size] * (size + 1)  # where the characters above ASCII from here on end
+    for place in range(size - 1, -1, -1):
+        wide[place] = wide[place + 1] if text[place] > "\x7f" else place
+
+    def after(element: str, place: int, cut: bool) -> range:
+        if element in ("", "\ufffd"):
+            first = place + (element != "" and not (cut and place == size))
+            return range(first, wide[place] + 1)
+        end = place + len(element)
+        if cut and end > size:
+            return range(size, size + element.startswith(text[place:]))
+        return range(end, end + text.startswith(element, place))
+
+    # If no way writes the text as a whole, its end was cut off.
+    for cut in (False, True):
+        reached = [[0]]
+        for element in itertools.chain.from_iterable(runs):
+            ends: list[int] = []
+            for place in reached[-1]:  # in rising order, so each end is added once
+                found = after(element, place, cut)
+                least = max(found.start, ends[-1] + 1 if ends else 0)
+                ends.extend(range(least, found.stop))
+            reached.append(ends)
+        if size in reached[-1]:
+            break
+    else:
+        return None
+    # Backwards, only the places from which the end is reached stay.
+    reached.pop()
+    kept = [size]
+    places = [size]
+    for run in reversed(runs):
+        for element in reversed(run):
+            before: list[int] = []
+            for place in reached.pop():
+                found = after(element, place, cut)
+                index = bisect.bisect_left(kept, found.start)
+                if index < len(kept) and kept[index] < found.stop:
+                    before.append(place)
+            kept = before
+        if len(kept) != 1:
+            return None
+        places.append(*kept)
+    return places[::-1]
 
 
 def _checked(logprob: float, token: bytes, where: str) -> float:
