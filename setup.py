@@ -47,7 +47,7 @@ setuptools.setup(
         "transformers>=5,<6",
         "huggingface_hub>=1",
         "safetensors>=0.5",
-        "sentencepiece>=0.2.3",
+        "sentencepiece>=0.2.2",
         "numpy>=2",
         "scipy>=1.13",
         "rapidfuzz>=3.9",

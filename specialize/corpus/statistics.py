@@ -25,9 +25,9 @@ class FormatStatistics:
         sampled: sum over soft positions of the probability of the target token.
     """
 
-    inputs: Int[np.ndarray, " N"] = dataclasses.field(default_factory=_counts)
-    targets: Int[np.ndarray, " N"] = dataclasses.field(default_factory=_counts)
-    origins: Int[np.ndarray, " N"] = dataclasses.field(
+    inputs: Int[np.ndarray, " I"] = dataclasses.field(default_factory=_counts)
+    targets: Int[np.ndarray, " T"] = dataclasses.field(default_factory=_counts)
+    origins: Int[np.ndarray, " O"] = dataclasses.field(
         default_factory=lambda: np.zeros(len(ORIGINS), np.int64)
     )
     kept: float = 0.0
