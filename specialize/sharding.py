@@ -42,8 +42,9 @@ _widen_thread_pool()
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
-# In order of precedence: "batch" claims its mesh axes before "embed" may, so that an
-# activation's embedding axis is replicated where a parameter's is sharded over fsdp.
+# In order of precedence: "batch" claims its mesh axes before "embed" may, so that a
+# parameter's embedding axis is sharded over fsdp and an activation's, between layers,
+# over model: what a layer keeps for the backward pass is then not kept `model` times.
 DEFAULT_RULES: Rules = (
     ("batch", ("data", "fsdp")),
     ("vocab", "model"),
@@ -51,6 +52,7 @@ DEFAULT_RULES: Rules = (
     ("heads", "model"),
     ("joined_kv", "model"),
     ("embed", "fsdp"),
+    ("embed", "model"),
     ("kv", None),
     ("length", None),
     ("relpos_buckets", None),

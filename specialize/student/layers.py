@@ -224,9 +224,20 @@ class RelativeBias(nn.Module):
         table = jnp.asarray(self.rel_embedding, jnp.float32)
         return jnp.take(table, buckets, axis=1)
 
-    def __call__(self, queries: int, keys: int) -> Float[Array, "1 H Q K"]:
-        """Returns the bias of `queries` positions against `keys`, both from 0."""
-        matrix: Array = skewed(self.by_distance(1 - queries, keys - 1), queries)
+    def __call__(
+        self, queries: int, keys: int, limit: int = 0
+    ) -> Float[Array, "1 H Q K"] | Float[Array, "H R"]:
+        """Returns the bias of `queries` positions against `keys`, both from 0.
+
+        Where at most `limit` queries attend at a time, only its diagonals: the layers
+        then make each block's part where they need it, and neither the matrix nor the
+        sum of its gradients over the layers is ever held (XXL on 64 TPU chips: 0.5 GiB
+        a chip).
+        """
+        diagonals = self.by_distance(1 - queries, keys - 1)
+        if block_size(queries, limit) < queries:
+            return diagonals
+        matrix: Array = skewed(diagonals, queries)
         return matrix[None]
 
 
@@ -355,11 +366,19 @@ class Attention(nn.Module):
         self,
         inputs: Float[Array, "B Q D"],
         attended: Float[Array, "B K D"],
-        bias: Float[Array, "1 H Q K"] | None,
+        bias: Float[Array, "1 H Q K"] | Float[Array, "H R"] | None,
         mask: Bool[Array, "B 1 Q K"] | None,
         deterministic: bool = True,
     ) -> Float[Array, "B Q D"]:
-        """Attends from `inputs` to `attended` where `mask` is true."""
+        """Attends from `inputs` to `attended` where `mask` is true.
+
+        Args:
+            inputs: whence.
+            attended: whither.
+            bias: what `RelativeBias` returned for the same numbers and `block`.
+            mask: which query may see which key.
+            deterministic: without dropout.
+        """
         queries = self.split_heads(self.query(inputs))
         keys, values = self.keys_values(attended)
         kept = None
@@ -408,7 +427,7 @@ def _in_blocks(
     attend: Callable[..., Any],
     block: int,
     queries: Float[Array, "B Q H d"],
-    bias: Float[Array, "1 H Q K"] | None,
+    diagonals: Float[Array, "H R"] | None,
     mask: Bool[Array, "B 1 Q K"] | None,
 ) -> Float[Array, "B Q H d"]:
     """Applies `attend` to `block` queries after another.
@@ -416,7 +435,8 @@ def _in_blocks(
     Each block's scores are computed again in the backward pass: two small products
     for a [B H Q K] that is never held.
     """
-    blocks = queries.shape[1] // block
+    length = queries.shape[1]
+    blocks = length // block
 
     def split(values: Any, axis: int) -> Any:
         if values is None:
@@ -426,9 +446,19 @@ def _in_blocks(
         return jnp.moveaxis(values.reshape(parts), axis, 0)
 
     def one(parts: Any) -> Any:
-        return attend(*parts)
+        first, queries, mask = parts
+        bias = None
+        if diagonals is not None:
+            # Of the distances 1 - Q ... K - 1, those that this block's queries have.
+            count = diagonals.shape[1] - length + block
+            own = jax.lax.dynamic_slice_in_dim(
+                diagonals, length - block - first, count, axis=1
+            )
+            matrix: Array = skewed(own, block)
+            bias = matrix[None]
+        return attend(queries, bias, mask)
 
-    parts = (split(queries, 1), split(bias, 2), split(mask, 2))
+    parts = (block * jnp.arange(blocks), split(queries, 1), split(mask, 2))
     # Inside a loop nothing can merge the two computations; no barrier is needed.
     mixed = jax.lax.map(jax.checkpoint(one, prevent_cse=False), parts)
     return jnp.moveaxis(mixed, 0, 1).reshape(queries.shape)

@@ -65,6 +65,7 @@ def make_plan(
 ) -> Plan:
     """Chooses axes and chunk; see `losses.fused_distillation_loss`."""
     mesh = ambient_mesh() if mesh is None else mesh
+    platform = _platform(mesh)
     if mesh is None or mesh.size == 1:
         mesh, batch_axes, split = None, (), None
     else:
@@ -78,7 +79,7 @@ def make_plan(
         if not batch_axes and split is None:
             mesh = None
     if chunk is None:
-        size = CHUNK_BYTES.get(jax.default_backend(), OTHER_CHUNK_BYTES)
+        size = CHUNK_BYTES.get(platform, OTHER_CHUNK_BYTES)
         chunk = max(16, size // (4 * vocabulary_size) // 16 * 16)
     elif chunk < 1:
         raise InputError(
@@ -98,6 +99,13 @@ def ambient_mesh() -> Mesh | AbstractMesh | None:
     resources = getattr(mesh_library, "thread_resources", None)
     mesh = resources.env.physical_mesh if resources is not None else None
     return None if mesh is None or mesh.empty else mesh
+
+
+def _platform(mesh: Mesh | AbstractMesh | None) -> str:
+    """What the mesh's devices are; a mesh may be of chips that are not here."""
+    abstract = mesh.abstract_mesh if isinstance(mesh, Mesh) else mesh
+    device = None if abstract is None else abstract.abstract_device
+    return jax.default_backend() if device is None else device.platform
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -56,7 +56,7 @@ class EncoderLayer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B S D"],
-        bias: Float[Array, "1 H S S"],
+        bias: Float[Array, "1 H S S"] | Float[Array, "H R"],
         mask: Bool[Array, "B 1 S S"],
         deterministic: bool,
     ) -> Float[Array, "B S D"]:
@@ -90,7 +90,7 @@ class DecoderLayer(nn.Module):
         self,
         y: Float[Array, "B L D"],
         encoded: Float[Array, "B S D"],
-        bias: Float[Array, "1 H L L"],
+        bias: Float[Array, "1 H L L"] | Float[Array, "H R"],
         mask: Bool[Array, "B 1 L L"],
         cross_mask: Bool[Array, "B 1 L S"],
         deterministic: bool,
@@ -189,7 +189,8 @@ class Encoder(nn.Module):
     ) -> Float[Array, "B S D"]:
         """Returns the normalised hidden states."""
         x = self.input_dropout(self.shared_embedding(tokens), deterministic)
-        bias = self.relpos_bias(tokens.shape[1], tokens.shape[1])
+        length = tokens.shape[1]
+        bias = self.relpos_bias(length, length, self.config.attention_block)
         if self.config.scan_layers:
             x, _ = self.encoder(x, bias, mask, deterministic)
         else:
@@ -236,7 +237,8 @@ class Decoder(nn.Module):
     ) -> Float[Array, "B L D"]:
         """Returns the hidden states that the output head takes."""
         y = self.input_dropout(self.shared_embedding(tokens), deterministic)
-        bias = self.relpos_bias(tokens.shape[1], tokens.shape[1])
+        length = tokens.shape[1]
+        bias = self.relpos_bias(length, length, self.config.attention_block)
         if self.config.scan_layers:
             y, _ = self.decoder(y, encoded, bias, mask, cross_mask, deterministic)
         else:

@@ -1,0 +1,94 @@
+"""Attention in blocks of queries is attention: same values, same gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference_t5
+
+from specialize.student import layers
+from specialize.student.layers import RelativeBias, block_size
+from specialize.student.network import T5Config, Transformer
+
+CONFIG = T5Config(
+    vocab_size=61,
+    emb_dim=16,
+    num_heads=3,
+    head_dim=6,
+    mlp_dim=24,
+    mlp_activations=("gelu", "linear"),
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    dropout_rate=0.1,
+)
+BLOCK, SOURCE, TARGET = 4, 12, 8
+
+
+def rows(length, seed):
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(1, CONFIG.vocab_size, (2, length))
+    # Two examples a row, and padding behind them.
+    segments = np.repeat([[1] * 3 + [2] * (length - 4) + [0]], 2, axis=0)
+    return jnp.asarray(tokens * (segments > 0)), jnp.asarray(segments)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_and_gradients(module, params):
+    (x, source), (y, target) = rows(SOURCE, 0), rows(TARGET, 1)
+    weights = jax.random.normal(jax.random.key(2), (2, TARGET, CONFIG.vocab_size))
+
+    def loss(params):
+        logits = module.apply(
+            {"params": params},
+            x,
+            jnp.roll(y, 1, axis=1),
+            y,
+            source,
+            target,
+            rngs={"dropout": jax.random.key(3, impl="unsafe_rbg")},
+        )
+        counted = jnp.where((target > 0)[..., None], logits, 0.0)
+        return jnp.sum(counted * weights), counted
+
+    (_, logits), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    return logits, gradients
+
+
+def test_blocks_of_queries_change_no_logit_and_no_gradient():
+    params = reference_t5.random_params(CONFIG, 0)
+    whole = logits_and_gradients(Transformer(CONFIG), params)
+    blocked = CONFIG.replace(attention_block=BLOCK, remat_policy="full")
+    found = logits_and_gradients(Transformer(blocked), params)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
+        found,
+        whole,
+    )
+    for stack in ("encoder", "decoder"):
+        table = found[1][stack]["relpos_bias"]["rel_embedding"]
+        assert np.abs(table).max() > 0.1  # the bias does learn
+
+
+@pytest.mark.parametrize("keys", [4, 12, 17])
+def test_a_blocks_bias_is_its_rows_of_the_whole_bias(keys):
+    module = RelativeBias(num_heads=3, bidirectional=True)
+    made = functools.partial(module.init_with_output, jax.random.key(0))
+    (whole, _), (diagonals, _) = made(12, keys), made(12, keys, BLOCK)
+    assert diagonals.shape == (3, 12 + keys - 1)
+    none = jnp.zeros((1, 12, 3, keys))
+    by_query = layers._in_blocks(
+        lambda queries, bias, mask: jnp.swapaxes(bias, 1, 2),
+        BLOCK,
+        none,
+        diagonals,
+        None,
+    )
+    np.testing.assert_array_equal(jnp.swapaxes(by_query, 1, 2), whole)
+
+
+def test_a_length_without_a_good_divisor_attends_at_once():
+    assert block_size(12, 0) == block_size(12, 12) == 12
+    assert block_size(12, 8) == 6
+    assert block_size(13, 8) == 13  # blocks of one query would only cost time
