@@ -37,11 +37,12 @@ XXL = [
     ("xxl", "v5e:4x8", {**ISSUE, "BATCH_SIZE": 64}),
     ("xxl", "v5e:4x4", {**ISSUE, "BATCH_SIZE": 32}),
     ("xxl", "v5e:4x4", {**ISSUE, "BATCH_SIZE": 32, **ADAFACTOR}),
+    ("xxl", "v5e:2x4", {**ISSUE, "BATCH_SIZE": 16, **ADAFACTOR}),
 ]
-TABLES = {"sizes": BY_SIZE, "xxl": XXL}
+TABLES = {"xxl": XXL, "sizes": BY_SIZE}
 HEAD = (
     "| model | optimizer | slice | mesh | batch | remat | state | temporaries "
-    "| total | fits | s/step | hours |"
+    "| total | peak | fits | s/step | hours | compiled in |"
 )
 
 
@@ -64,9 +65,11 @@ def line(size: str, found: rows.Row) -> str:
         state,
         temporaries,
         "?" if used is None else f"{used / 2**30:.2f}",
+        "-" if found.verdict.peak is None else f"{found.verdict.peak / 2**30:.2f}",
         "yes" if found.verdict.fits else "no",
         "-" if found.step_seconds is None else f"{found.step_seconds:.2f}",
-        "-" if found.hours is None else f"{found.hours:,.0f}",
+        "-" if found.hours is None else f"{found.hours:,.1f}",
+        f"{found.verdict.seconds:,.0f} s",
     ]
     return "| " + " | ".join(cells) + " |"
 

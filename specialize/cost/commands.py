@@ -193,7 +193,7 @@ def cells(row: "Row") -> list[str]:
     ]
 
 
-def size(number: float) -> str:
+def size(number: int) -> str:
     """Bytes in GiB, or in MiB where that would be mostly zeros."""
     if number < 2**30 / 10:
         return f"{number / 2**20:.1f} MiB"

@@ -31,6 +31,8 @@ class Verdict:
         memory: what it takes, if it fits.
         used: bytes on one chip in all; also where it does not fit, if the compiler
             said so.
+        peak: the most bytes alive at one time, by the compiler; less than `used`,
+            which counts buffers at their own sizes although they share places.
         limit: bytes a program may use, if the compiler said so.
         seconds: compiling took, when it was done.
         cached: whether that was an earlier time.
@@ -40,6 +42,7 @@ class Verdict:
     fits: bool
     memory: Memory | None
     used: int | None
+    peak: int | None
     limit: int | None
     seconds: float
     cached: bool
@@ -85,7 +88,7 @@ def judge(program: Program, topology: Topology, *, cache: bool = True) -> Verdic
             raise
         used, limit = _numbers(str(error))
         verdict = Verdict(
-            False, None, used, limit, time.perf_counter() - begin, False, compiler
+            False, None, used, None, limit, time.perf_counter() - begin, False, compiler
         )
     else:
         memory = memory_of(compiled, program)
@@ -93,6 +96,7 @@ def judge(program: Program, topology: Topology, *, cache: bool = True) -> Verdic
             True,
             memory,
             memory.total,
+            int(compiled.memory_analysis().peak_memory_in_bytes),
             None,
             time.perf_counter() - begin,
             False,

@@ -199,7 +199,7 @@ def decode_program(arguments: Mapping[str, Any], devices: Sequence[Any]) -> Prog
             **options,
         )
 
-    with mesh:
+    with jax.set_mesh(mesh):
         lowered = jax.jit(run, out_shardings=whole).lower(params, tokens, key)
     return Program(
         lowered=lowered,

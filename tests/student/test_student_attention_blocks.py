@@ -1,5 +1,6 @@
 """Attention in blocks of queries is attention: same values, same gradients."""
 
+import dataclasses
 import functools
 
 import jax
@@ -59,7 +60,7 @@ def logits_and_gradients(module, params):
 def test_blocks_of_queries_change_no_logit_and_no_gradient():
     params = reference_t5.random_params(CONFIG, 0)
     whole = logits_and_gradients(Transformer(CONFIG), params)
-    blocked = CONFIG.replace(attention_block=BLOCK, remat_policy="full")
+    blocked = dataclasses.replace(CONFIG, attention_block=BLOCK, remat_policy="full")
     found = logits_and_gradients(Transformer(blocked), params)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),

@@ -1,0 +1,196 @@
+"""A plan: the real step, compiled for what is not there; arithmetic that adds up."""
+
+import dataclasses
+import importlib.util
+import json
+import math
+
+import pytest
+
+from specialize import cli
+from specialize.cost import plan as planning
+from specialize.cost import rows, topologies
+from specialize.cost.compiling import Verdict
+from specialize.cost.program import Memory
+from specialize.errors import InputError
+
+TINY = "recipes/tiny_gsm8k.gin"
+SHALLOW = ("--gin_bindings", "network.T5Config.num_encoder_layers = 1")
+SHALLOW += ("--gin_bindings", "network.T5Config.num_decoder_layers = 1")
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs the extra 'plan'"
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """An empty cache of verdicts, for all tests of this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("plan")
+        patch.setenv("SPECIALIZE_CACHE", str(folder))
+        yield folder
+
+
+def planned(tmp_path, capsys, *words):
+    """The plan of a command line, as JSON, and what it printed."""
+    file = tmp_path / "plan.json"
+    assert cli.main(["plan", *words, "--json", str(file)]) == 0
+    return json.loads(file.read_text()), capsys.readouterr().out
+
+
+def test_the_tiny_recipe_is_planned_once_and_remembered(cache, tmp_path, capsys):
+    words = ("--gin_file", TINY, *SHALLOW, "--topology", "cpu:8", "--as_written")
+    words += ("--price", "2", "--peak_flops", "1e12", "--mfu", "0.5")
+    (first,), table = planned(tmp_path, capsys, *words)
+    row = first["as_written"]
+    memory = row["verdict"]["memory"]
+    assert row["mesh"] == {"data": 2, "fsdp": 1, "model": 4}
+    assert row["verdict"]["used"] == sum(memory.values())
+    # float32 weights, split by four or not at all, and AdamW's two moments.
+    assert row["parameters"] / 4 < memory["params"] / 4 < row["parameters"]
+    assert memory["optimizer"] == pytest.approx(2 * memory["params"], rel=0.01)
+    # 200 steps at half of 8 x 1 TFLOP/s, and two units of money a device-hour.
+    assert row["step_seconds"] == pytest.approx(row["flops"] / 4e12)
+    assert row["hours"] == pytest.approx(200 * row["step_seconds"] / 3600)
+    assert row["price"] == pytest.approx(row["hours"] * 8 * 2)
+    assert not row["verdict"]["cached"]
+    assert "assumed, not measured" in table and "jaxlib" in table
+
+    (again,), _ = planned(tmp_path, capsys, *words)
+    assert again["as_written"]["verdict"] == {**row["verdict"], "cached": True}
+    assert len(list((cache / "plan").glob("*.json"))) == 1
+
+
+@pytest.mark.slow
+def test_evaluation_is_planned_too(cache, tmp_path, capsys):
+    words = ("--gin_file", "recipes/tiny_evaluate.gin", "--for", "evaluate")
+    words += ("--topology", "cpu:1", "--as_written", "--questions", "65")
+    (found,), table = planned(tmp_path, capsys, *words)
+    row = found["as_written"]
+    assert row["kind"] == "evaluate" and row["lengths"]["targets"] == 64
+    assert row["steps"] == math.ceil(65 / 32)
+    assert row["verdict"]["memory"]["optimizer"] == 0
+    assert "each token reads the decoder's weights once" in table
+
+
+@needs_libtpu
+def test_a_tpu_slice_nobody_booked_is_compiled_for(cache, tmp_path, capsys):
+    # Of 2 x 4 chips; its memory is the TPU compiler's, and it is far below a chip's.
+    words = ("--gin_file", TINY, "--topology", "v5e:2x4", "--as_written")
+    (found,), table = planned(tmp_path, capsys, *words)
+    row = found["as_written"]
+    assert row["source"].startswith("libtpu ") and "modelled" not in table
+    assert row["verdict"]["fits"]
+    assert 1e6 < row["verdict"]["used"] < 2e9
+    assert 0 < row["verdict"]["peak"] <= row["verdict"]["used"]
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_gpu_row_says_that_it_is_modelled(cache, tmp_path, capsys):
+    words = ("--gin_file", TINY, "--topology", "h200:8", "--as_written")
+    (found,), table = planned(tmp_path, capsys, *words)
+    assert found["as_written"]["source"].startswith("modelled (libtpu ")
+    assert "yes (modelled)" in table
+
+
+# ---- The search, over a compiler whose answers are a formula ------------------------
+
+KEPT = dict(zip(planning.REMAT_POLICIES, (40, 22, 12, 9, 5), strict=True))
+
+
+def compiler(*, limit, batch=8, remat="full", kind="train"):
+    """(ask, first row, what was asked): memory is 100 + kept · rows, up to `limit`."""
+    asked = []
+
+    def ask(**values):
+        asked.append(values)
+        size = values.get("BATCH_SIZE", values.get("EVAL_BATCH_SIZE", batch))
+        policy = values.get("REMAT_POLICY", remat)
+        used = 100 + KEPT[policy] * size
+        fits = used <= limit
+        memory = Memory(100, 0, 0, used - 100, 0) if fits else None
+        verdict = Verdict(fits, memory, used, used, limit, 0.0, False, "formula")
+        return rows.Row(
+            kind=kind,
+            topology="v5e:2x4",
+            chips=8,
+            source="formula",
+            mesh={"data": 4, "fsdp": 1, "model": 2},
+            batch_size=size,
+            microbatches=1,
+            lengths={},
+            optimizer="adamw",
+            remat_policy=policy,
+            parameters=1,
+            verdict=verdict,
+            hbm_bytes=float(limit),
+            flops=1.0,
+            steps=1,
+            step_seconds=None,
+            hours=None,
+            price=None,
+        )
+
+    first = ask()
+    asked.clear()
+    return ask, first, asked
+
+
+@pytest.mark.parametrize("written", planning.REMAT_POLICIES)
+@pytest.mark.parametrize(
+    ("limit", "best"),
+    [
+        (420, "none"),
+        (419, "save_dots"),
+        (275, "minimal"),
+        (173, "save_mlp"),
+        (140, "full"),
+        (139, None),
+    ],
+)
+def test_the_cheapest_policy_that_fits_is_found(limit, best, written):
+    ask, first, asked = compiler(limit=limit, remat=written)
+    found = planning.cheapest_remat(ask, first)
+    assert (found and found.remat_policy) == best
+    assert len(asked) <= 3
+
+
+@pytest.mark.parametrize("limit", [140, 159, 160, 161, 500, 12345])
+def test_the_largest_batch_that_fits_is_found(limit):
+    ask, first, asked = compiler(limit=limit)
+    found = planning.largest_batch(ask, first)
+    assert found is not None
+    # The mesh splits rows four ways, so batches grow by four.
+    assert found.batch_size == (limit - 100) // 5 // 4 * 4
+    assert found.verdict.fits and len(asked) <= 5
+
+
+def test_a_gpus_stand_in_has_as_many_chips():
+    for number in (1, 2, 4, 8, 16, 64):
+        gpus = topologies.parse(f"h200:{number}")
+        assert gpus.compiler == "modelled"
+        assert topologies.stand_in(gpus).chips == number
+    with pytest.raises(InputError, match="8, 16"):
+        topologies.stand_in(topologies.parse("h200:6"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("v7:4x4", "v5e, v5p"),
+        ("v5e:4x4x4", "2 number"),
+        ("v4:8", "3 number"),
+        ("v5e:4by4", "no shape"),
+        ("cpu:0", "no shape"),
+    ],
+)
+def test_a_topology_that_cannot_be_is_refused(text, said):
+    with pytest.raises(InputError, match=said):
+        topologies.parse(text)
+
+
+def test_a_share_above_one_is_refused():
+    request = rows.Request((TINY,), (), (), topologies.parse("cpu:8"))
+    with pytest.raises(InputError, match="between 0 and 1"):
+        planning.plan(dataclasses.replace(request, mfu=40.0))
