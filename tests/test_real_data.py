@@ -17,7 +17,7 @@ def readme_commands():
     """The commands under "On real data": (environment, words) of each."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.split("## On real data")[1].split("\n## ")[0]
-    block = re.search(r"```bash\n(.*?)```", section, re.S).group(1)
+    block = re.search(r"```bash[^\n]*\n(.*?)```", section, re.S).group(1)
     block = re.sub(r"\\\n", " ", block)
     found = []
     for line in block.splitlines():
