@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from specialize import config
+from specialize import cli, config
 from specialize.config import reading, scanning
 from specialize.errors import InputError
 
@@ -201,3 +201,22 @@ def test_the_nearest_name_is_found_whatever_case_and_underscores(typed, meant):
     known = ["BATCH_SIZE", "LEARNING_RATE", "MICROBATCHES", "SEED"]
     assert scanning.did_you_mean(typed, known) == f" Did you mean {meant!r}?"
     assert scanning.did_you_mean("ENTIRELY_ELSE", known) == ""
+
+
+def test_the_command_prints_every_value_with_its_origin_and_all_problems(
+    write, tmp_path, capsys
+):
+    write("inner.gin", "N = 1\n")
+    text = "from __gin__ import dynamic_registration\n"
+    text += "from specialize.config import neutral\ninclude 'inner.gin'\n"
+    text += "neutral.microbatches.number = %N\nTYPPO = 1\n"
+    outer = write("outer.gin", text)
+    words = ["config", "--gin_file", outer, "--gin_search_paths", str(tmp_path)]
+    assert cli.main([*words, "--gin.N=2"]) == 2
+    printed = capsys.readouterr()
+    rows = [row.split() for row in printed.out.splitlines()]
+    line = next(row for row in rows if row[:1] == ["N"])
+    assert line[:3] == ["N", "2", "--gin.N"]
+    assert line[-1].endswith("inner.gin:1")
+    assert "outer.gin:4" in printed.out
+    assert "TYPPO is set but nothing uses it" in printed.err

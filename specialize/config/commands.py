@@ -77,8 +77,8 @@ def _print(config: Config) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    # Off a terminal rich would fold at 80 columns and cut paths in two.
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    # Off a terminal rich would fold at 80 columns and cut paths short.
+    console = Console(width=None if sys.stdout.isatty() else 10_000)
     table = Table("value of", "value", "set at", "instead of", box=None)
     for row in config.rows():
         value = str(row["value"])

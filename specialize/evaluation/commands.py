@@ -110,7 +110,21 @@ def _evaluate(flags: argparse.Namespace) -> int:
         base=flags.base,
         **_overrides(flags),
     )
+    _keep_configuration()
     return 0
+
+
+def _keep_configuration() -> None:
+    """Every value with its origin, and what was used, beside the predictions."""
+    import jax
+
+    from specialize import config
+
+    found = config.current()
+    folder = found and found.value("OUTPUT_DIR")
+    if folder and jax.process_index() == 0:
+        config.save(folder)
+        config.save_operative(folder)
 
 
 def _overrides(flags: argparse.Namespace) -> dict[str, object]:
@@ -126,6 +140,7 @@ def _select(flags: argparse.Namespace) -> int:
     from specialize.evaluation import selection
 
     config.call(selection.select, by=flags.by, json_path=flags.json)
+    _keep_configuration()
     return 0
 
 
