@@ -41,6 +41,20 @@ def microbatches(number: int) -> int | None:
     return None if number == 1 else number
 
 
+def shuffle(order: str) -> bool:
+    """Whether T5X's pipeline shuffles: SeqIO knows no order but "random".
+
+    Raises:
+        InputError: another order.
+    """
+    if order != "random":
+        raise InputError(
+            f"ORDER = {order!r}: under T5X SeqIO shuffles, and keeps nothing together. "
+            "Train with 'specialize train', or set ORDER = 'random'."
+        )
+    return True
+
+
 def optimizer(name: str, **kinds: Callable[[], Any]) -> Any:
     """T5X's optimizer of this name.
 

@@ -19,7 +19,13 @@ from jaxtyping import Int, Shaped
 from specialize.errors import InputError
 from specialize.training import packing
 from specialize.training.mixtures import Mixture
-from specialize.training.order import MixtureOrder, hashed, shuffled
+from specialize.training.order import (
+    MixtureOrder,
+    check_order,
+    hashed,
+    questions_of,
+    shuffled,
+)
 
 # Rows of a window, at least; more fill no better (docs/training.md) and cost more.
 WINDOW_ROWS = 512
@@ -57,7 +63,10 @@ class BatchSource:
         seed: of the order and the packing.
         pack: whether a row holds several examples.
         window_rows: rows that are packed together, rounded up to whole batches; None
-            takes `WINDOW_ROWS`, or what one epoch of a small mixture fills.
+            takes `WINDOW_ROWS`, or what one epoch of a small mixture fills, or one
+            batch where questions stay together.
+        order: "random" mixes all examples; "same_question" keeps the samples and
+            formats of a question in one batch, or in neighbours.
     """
 
     def __init__(
@@ -69,9 +78,11 @@ class BatchSource:
         seed: int = 0,
         pack: bool = True,
         window_rows: int | None = None,
+        order: str = "random",
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} must be positive.")
+        check_order(order)
         self.mixture = mixture
         self.batch_size = batch_size
         self.lengths = {n: int(feature_lengths[n]) for n in ("inputs", "targets")}
@@ -79,10 +90,16 @@ class BatchSource:
         self.packed = pack
         self.seed = seed
         self._stored = [examples.lengths for examples in mixture.tasks]
+        self.order = order
+        together = order == "same_question"
         self._order = MixtureOrder(
-            [len(examples) for examples in mixture.tasks], mixture.rates, seed
+            [len(examples) for examples in mixture.tasks],
+            mixture.rates,
+            seed,
+            questions_of(mixture.tasks) if together else None,
         )
-        rows = window_rows or min(WINDOW_ROWS, self._epoch_rows())
+        rows = batch_size if together else min(WINDOW_ROWS, self._epoch_rows())
+        rows = window_rows or rows
         rows = max(rows, self._order.smallest_window)
         self.steps_per_window = -(-rows // batch_size)
         self.window_rows = self.steps_per_window * batch_size
@@ -101,6 +118,8 @@ class BatchSource:
             "pack": self.packed,
             "window_rows": self.window_rows,
             "window_examples": self.window_examples,
+            # Absent where it decides nothing new: older runs can be taken up again.
+            **({} if self.order == "random" else {"order": self.order}),
         }
 
     def plan(self, step: int) -> Plan:

@@ -27,6 +27,7 @@ from specialize.training.evaluating import Evaluator, decoded_suites, held_out_l
 from specialize.training.ledger import Ledger, NotFinite
 from specialize.training.mixtures import Mixture, load_mixture
 from specialize.training.optimizers import Optimizer
+from specialize.training.order import check_order
 from specialize.training.profiling import Profiler
 from specialize.training.sight import Interval, Sight
 from specialize.training.state import create_state, plan_state
@@ -72,6 +73,7 @@ def train(
     microbatches: int = 1,
     pack: bool = True,
     window_rows: int | None = None,
+    order: str = "random",
     checkpoint_period: int = 500,
     keep: int = 3,
     best_metric: str | None = None,
@@ -116,6 +118,7 @@ def train(
         microbatches: parts a batch is gone through in; less memory, same result.
         pack: whether a row holds several examples.
         window_rows: rows packed together; None chooses.
+        order: "random", or "same_question" to keep a question's records together.
         checkpoint_period: steps between checkpoints; the last step is always saved.
         keep: how many checkpoints to keep.
         best_metric: metric of the evaluation ("held_out/loss",
@@ -160,6 +163,7 @@ def train(
         eval_period=eval_period,
         eval_batch_size=eval_batch_size,
     )
+    check_order(order)
     if batch_size % (shards * microbatches):
         raise InputError(
             f"batch_size={batch_size} does not divide over {microbatches} microbatches "
@@ -193,6 +197,7 @@ def train(
         seed=seed,
         pack=pack,
         window_rows=window_rows,
+        order=order,
     )
 
     # -- 3. State: of the newest checkpoint, of given weights, or random. ----------

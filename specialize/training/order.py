@@ -9,11 +9,14 @@ NumPy's generators, are the same in every version of every library.
 import functools
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt64
 
 from specialize.errors import InputError
+
+ORDERS = ("random", "same_question")
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -38,6 +41,28 @@ def shuffled(count: int, *key: int) -> Int[np.ndarray, " N"]:
     return np.argsort(hashed(count, *key), kind="stable")
 
 
+def check_order(order: str) -> None:
+    """Refuses an order that there is not."""
+    if order not in ORDERS:
+        raise InputError(f"order={order!r}; it can be {' or '.join(ORDERS)}.")
+
+
+def questions_of(tasks: Sequence[Any]) -> list[Int[np.ndarray, " _"]]:
+    """For each task (`examples.Examples`) the number of every example's question.
+
+    A record's id begins with its question's: "gsm8k-train-7/3/zero_shot_cot".
+    """
+    numbers: dict[str, int] = {}
+
+    def number(stored: Any, example: int) -> int:
+        question = stored.record_id(example).partition("/")[0]
+        return numbers.setdefault(question, len(numbers))
+
+    return [
+        np.asarray([number(stored, i) for i in range(len(stored))]) for stored in tasks
+    ]
+
+
 class MixtureOrder:
     """Endless streams of several tasks' examples, mixed at exact rates.
 
@@ -48,12 +73,21 @@ class MixtureOrder:
         sizes: number of examples of every task.
         rates: how often each task's examples are asked for, relative to the others.
         seed: of all orders.
+        questions: for each task the number of every example's question. An epoch then
+            goes from question to question, in one order for all tasks, and takes all
+            examples of each; None shuffles examples.
 
     Raises:
         InputError: a task without examples or with a rate that is not positive.
     """
 
-    def __init__(self, sizes: Sequence[int], rates: Sequence[float], seed: int) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        rates: Sequence[float],
+        seed: int,
+        questions: Sequence[Int[np.ndarray, " _"]] | None = None,
+    ) -> None:
         if not sizes or len(sizes) != len(rates):
             raise InputError(f"{len(sizes)} tasks have {len(rates)} rates.")
         if any(size < 1 for size in sizes) or any(not rate > 0 for rate in rates):
@@ -65,6 +99,8 @@ class MixtureOrder:
         self.sizes = tuple(int(size) for size in sizes)
         self.shares = tuple(rate / sum(exact) for rate in exact)
         self.seed = seed
+        self._questions = questions
+        self._by_question = functools.lru_cache(maxsize=32)(self._question_order)
         # The task with the greatest share takes what the others' rounding leaves.
         self._main = max(range(len(sizes)), key=lambda task: self.shares[task])
 
@@ -118,10 +154,20 @@ class MixtureOrder:
         size = self.sizes[task]
         parts = [np.zeros(0, np.int64)]
         for epoch in range(first // size, -(-last // size)):
-            order = _epoch_order(size, self.seed, task, epoch)
+            if self._questions is None:
+                order = _epoch_order(size, self.seed, task, epoch)
+            else:
+                order = self._by_question(task, epoch)
             low, high = max(first - epoch * size, 0), min(last - epoch * size, size)
             parts.append(order[low:high])
         return np.concatenate(parts)
+
+    def _question_order(self, task: int, epoch: int) -> Int[np.ndarray, " N"]:
+        assert self._questions is not None
+        number = 1 + max(int(questions.max()) for questions in self._questions)
+        turns = hashed(number, self.seed, 5, epoch)[self._questions[task]]
+        within = hashed(self.sizes[task], self.seed, 1, task, epoch)
+        return np.lexsort((within, turns))
 
 
 @functools.lru_cache(maxsize=32)
