@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny_run
 
+from specialize.config import neutral
 from specialize.errors import InputError
 from specialize.training.batches import BatchSource
 from specialize.training.mixtures import Mixture
@@ -97,3 +98,9 @@ def test_a_run_of_one_order_is_not_taken_up_in_another():
     assert "order" not in source("random").identity()
     with pytest.raises(InputError, match="random or same_question"):
         source("sorted")
+
+
+def test_t5x_which_cannot_keep_questions_together_says_so():
+    assert neutral.shuffle("random")
+    with pytest.raises(InputError, match="SeqIO shuffles"):
+        neutral.shuffle("same_question")
