@@ -94,6 +94,21 @@ def test_a_gpu_row_says_that_it_is_modelled(cache, tmp_path, capsys):
     assert "yes (modelled)" in table
 
 
+@needs_libtpu
+@pytest.mark.slow
+def test_xxl_needs_at_most_five_gib_a_chip_on_sixty_four(cache, tmp_path, capsys):
+    # float32 weights, AdamW, dropout, packed rows of 1024/256, global batch 128.
+    features = "inputs targets teacher_ids teacher_probs teacher_tail format_id"
+    lengths = {name: 256 for name in features.split()} | {"inputs": 1024}
+    words = ("--gin_file", "recipes/flan_t5_xxl.gin", "--as_written")
+    words += ("--gin_bindings", f"TASK_FEATURE_LENGTHS = {lengths}")
+    words += ("--gin_bindings", "BATCH_SIZE = 128", "--topology", "v5e:16x4")
+    (found,), _ = planned(tmp_path, capsys, *words)
+    row = found["as_written"]
+    assert row["optimizer"] == "adamw" and row["parameters"] > 11e9
+    assert row["verdict"]["used"] <= 5 * 2**30
+
+
 # ---- The search, over a compiler whose answers are a formula ------------------------
 
 KEPT = dict(zip(planning.REMAT_POLICIES, (40, 22, 12, 9, 5), strict=True))
