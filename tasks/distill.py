@@ -93,6 +93,11 @@ class CorpusSource(seqio.DataSource):
         self.format = format
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """A "validation" there is only where gin holds records out."""
+        return ("train", "validation") if held_out() else ("train",)
+
+    @property
     def supports_arbitrary_sharding(self) -> bool:
         """Any number of shards: records are dealt out one by one."""
         return True
@@ -217,6 +222,8 @@ for _format in FORMATS:
         source=CorpusSource(_format),
         preprocessors=[
             preprocessors.distillation_features,
+            # Lengths are cut behind it, so one cache serves every length.
+            seqio.CacheDatasetPlaceholder(),
             preprocessors.fit_records,
         ],
         output_features=output_features(),

@@ -68,7 +68,8 @@ def load_mixture(
     if not tasks:
         raise InputError(
             f"{name!r} has no task with split {split!r}; its splits are "
-            f"{sorted({s for task in found for s in task.splits})}."
+            f"{sorted({s for task in found for s in task.splits})}. Distillation tasks "
+            "have a 'validation' where gin sets tasks.distill.held_out.fraction."
         )
     if isinstance(provider, seqio.Mixture):
         rates = [float(provider.get_rate(task)) for task in tasks]
