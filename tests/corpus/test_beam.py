@@ -1,7 +1,11 @@
 """On Beam the corpus is the same to the byte."""
 
 import json
+import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 from specialize.corpus import pipeline
@@ -70,3 +74,40 @@ def test_a_run_that_keeps_nothing_is_an_error_there_too(world, tmp_path):
             beam_options=RUNNER,
         )
     assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+def test_seqios_own_cache_holds_the_same_examples(world, tmp_path, monkeypatch):
+    build(world, tmp_path / "corpus")
+    monkeypatch.setenv("SPECIALIZE_CORPUS_DIR", str(tmp_path / "corpus"))
+    monkeypatch.setenv("SPECIALIZE_VOCABULARY", str(world.vocabulary))
+    words = [sys.executable, "-m", "seqio.scripts.cache_tasks_main"]
+    words += ["--tasks=specialize_gsm8k_.*", "--module_import=tasks", "--min_shards=2"]
+    words += [f"--output_cache_dir={tmp_path / 'cache'}"]
+    words += [f"--pipeline_options={','.join(RUNNER)}"]
+    done = subprocess.run(words, capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr[-2000:]
+
+    import seqio
+
+    import tasks  # noqa: F401
+
+    seqio.add_global_cache_dirs([str(tmp_path / "cache")])
+    teacher = ("teacher_ids", "teacher_probs", "teacher_tail", "format_id")
+    lengths = {"inputs": 90, "targets": 30, **dict.fromkeys(teacher, 30)}
+    mixture = seqio.get_mixture_or_task("specialize_gsm8k_four_formats")
+    assert len(mixture.tasks) == 4
+    for task in mixture.tasks:
+        found = [
+            sorted(
+                task.get_dataset(
+                    lengths, "train", shuffle=False, use_cached=cached
+                ).as_numpy_iterator(),
+                key=lambda example: example["record_id"],
+            )
+            for cached in (False, True)
+        ]
+        assert len(found[0]) == len(found[1]) > 0
+        for plain, cached in zip(*found, strict=True):
+            assert plain.keys() == cached.keys()
+            for name, value in plain.items():
+                np.testing.assert_array_equal(value, cached[name])
