@@ -115,9 +115,8 @@ def test_a_model_file_holds_the_network_and_nothing_else(name):
 
 
 # Published sizes (Raffel et al. 2020, table of section 3.7; Chung et al. 2022;
-# Tay et al. 2022), counted with the 128 rows of rounding and untied heads. The 19.5B on
-# the card of google/flan-ul2 are 19.46e9 with one table, 19.59e9 with the head that
-# models/ul2.gin describes.
+# Tay et al. 2022), counted with the 128 rows of rounding; UL2's is the 19.5B of the card
+# of google/flan-ul2, 19.46e9 with the embedding as its head (19.59e9 with its own).
 PARAMETERS = {
     "t5_small": 60.5e6,
     "t5_base": 222.9e6,
@@ -129,7 +128,7 @@ PARAMETERS = {
     "flan_t5_large": 783.2e6,
     "flan_t5_xl": 2.8498e9,
     "flan_t5_xxl": 11.135e9,
-    "flan_ul2": 19.591e9,
+    "flan_ul2": 19.4596e9,
 }
 
 

@@ -1,7 +1,8 @@
 """One table of names, Hugging Face <-> T5X, for the whole T5 family.
 
     T5 1.0           one inner matrix `wi`, no head of its own
-    T5 1.1, UL2      gated, `wi_0` and `wi_1`, and a head `logits_dense`
+    T5 1.1           gated, `wi_0` and `wi_1`, and a head `logits_dense`
+    UL2              gated, and no head of its own
 
 The canonical form that all conversions go through is T5X's tree with one subtree a
 layer, `decoder/layers_3/mlp/wi_0/kernel`. T5X keeps kernels as (inputs, outputs) and

@@ -2,7 +2,7 @@
 
     T5 1.0    mlp_activations=("relu",)           logits_via_embedding=True
     T5 1.1    mlp_activations=("gelu", "linear")  logits_via_embedding=False
-    UL2       mlp_activations=("silu", "linear")  logits_via_embedding=False
+    UL2       mlp_activations=("silu", "linear")  logits_via_embedding=True
 
 Raffel et al. 2020 (arXiv 1910.10683), Shazeer 2020 (2002.05202), Tay et al. 2022
 (2205.05131). Parameter paths (`encoder/layers_0/attention/query/kernel`) and logical
