@@ -7,6 +7,7 @@ Both hold one zarr array a leaf, in one OCDBT database or, in older ones, in a f
 each. What Orbax calls an optimizer's `opt_state/0/mu`, T5X calls `param_states/0/mu`.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,9 @@ from specialize.errors import InputError
 
 STATE = "state"
 _METADATA = "_METADATA"
+# A chunk is compressed as a whole, so that a stack of layers in one chunk would stand in
+# memory three times while it is written.
+CHUNK_BYTES = 64 * 2**20
 
 
 def is_folder(path: epath.Path) -> bool:
@@ -111,7 +115,8 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
         """Writes the tensors one after the other; returns when all are written."""
         args = args or [ocp.SaveArgs()] * len(values)
         for value, info, arg in zip(values, infos, args, strict=True):
-            for written in await super().serialize([value.read()], [info], [arg]):
+            small = dataclasses.replace(arg, chunk_byte_size=CHUNK_BYTES)
+            for written in await super().serialize([value.read()], [info], [small]):
                 written.result()
         return []
 

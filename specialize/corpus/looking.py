@@ -139,42 +139,43 @@ def tables(corpus: Path) -> RenderableType:
     """`summary` for people."""
     manifest = Manifest.load(corpus)
     value = summary(corpus)
-    table = Table(title="Formats", title_justify="left")
-    for head in ("format", "records", "input tokens", "target tokens", "soft"):
-        table.add_column(head, justify="left" if head == "format" else "right")
-    for head in ("kept mass", "teacher B/token", "disk B/token"):
-        table.add_column(head, justify="right")
+    table = _table("Teacher", "records", "soft", "kept mass", "B/token", "on disk")
+    lengths = _table("Lengths in tokens", "mean", "median", "99 %", "longest")
     for name, part in value["formats"].items():
         table.add_row(
             name,
             f"{part['records']:,}",
-            _lengths(part["inputs"]),
-            _lengths(part["targets"]),
             f"{100 * part['soft_share']:.1f} %",
             f"{part['kept_mass']:.4f}",
             str(part["teacher_bytes_per_token"]),
             f"{part['bytes_per_token']:.1f}",
         )
-    table.caption = "lengths: mean / median / 99 % / longest"
-    origins = Table(title="Why target positions are as they are", title_justify="left")
-    origins.add_column("format")
+        for side in ("inputs", "targets"):
+            found = part[side]
+            rest = (f"{found[key]:,}" for key in ("median", "p99", "max"))
+            lengths.add_row(f"{name} {side}", f"{found['mean']:,.0f}", *rest)
+    table.caption = "bytes a target token: teacher arrays, and the whole record on disk"
     names = list(
         dict.fromkeys(n for p in value["formats"].values() for n in p["origins"])
     )
-    for name in names:
-        origins.add_column(name, justify="right")
+    origins = _table("Why target positions are as they are", *names)
     for name, part in value["formats"].items():
         total = sum(part["origins"].values())
         shares = (100 * part["origins"].get(n, 0) / total for n in names)
         origins.add_row(name, *(f"{share:.1f} %" for share in shares))
-    parts: list[RenderableType] = [table, origins]
+    parts: list[RenderableType] = [table, lengths, origins]
     if manifest.funnel:
         parts.insert(0, Funnel.from_json(manifest.funnel).table())
     return Group(*parts)
 
 
-def _lengths(value: dict[str, Any]) -> str:
-    return f"{value['mean']:.0f} / {value['median']} / {value['p99']} / {value['max']}"
+def _table(title: str, *heads: str) -> Table:
+    """A table of one row a format, whose name is never cut."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("format", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right")
+    return table
 
 
 def _record(
