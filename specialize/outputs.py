@@ -5,6 +5,7 @@ something that looks complete, and nobody's folder is overwritten by mistake.
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from typing import Any
 from specialize.errors import InputError
 
 MARKER = "specialize.json"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -28,9 +30,19 @@ def staged_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     Yields:
         The path to write to. If the block raises, it is removed and `path` keeps
         what it held.
+
+    Raises:
+        InputError: `path` is a folder or in a file, or the disk is full.
     """
     target = pathlib.Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        raise InputError(f"{target} is a folder, expected the name of a file to write.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise InputError(
+            f"{target} cannot be written: {error.filename} is a file, not a folder."
+        ) from error
     handle, name = tempfile.mkstemp(
         prefix=f".{target.name}.", suffix=".partial", dir=target.parent
     )
@@ -41,12 +53,27 @@ def staged_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     os.chmod(name, 0o666 & ~umask)
     staged = pathlib.Path(name)
     try:
-        yield staged
-        with open(staged, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(staged, target)
+        with _room_for(target):
+            yield staged
+            with open(staged, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(staged, target)
     finally:
         staged.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _room_for(target: pathlib.Path) -> Iterator[None]:
+    """Turns a full disk into an `InputError` that names what was to be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise InputError(
+            f"{target} cannot be written: {error.strerror}. Make room and run the same "
+            "command again; nothing was left behind."
+        ) from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -133,7 +160,8 @@ def staged_directory(
         what it held.
 
     Raises:
-        InputError: as `check_writable`, or `path` is ours but not `replace`.
+        InputError: as `check_writable`, `path` is ours but not `replace`, or the disk
+            is full.
     """
     target = pathlib.Path(path)
     if check_writable(target, kind) and not replace:
@@ -151,16 +179,17 @@ def staged_directory(
     os.umask(umask)
     os.chmod(staged, 0o777 & ~umask)
     try:
-        yield staged
-        write_json(staged / MARKER, {"kind": kind})
-        if target.exists():
-            retired = target.with_name(f".{target.name}.retired")
-            shutil.rmtree(retired, ignore_errors=True)
-            os.replace(target, retired)
-            os.replace(staged, target)
-            shutil.rmtree(retired)
-        else:
-            os.replace(staged, target)
+        with _room_for(target):
+            yield staged
+            write_json(staged / MARKER, {"kind": kind})
+            if target.exists():
+                retired = target.with_name(f".{target.name}.retired")
+                shutil.rmtree(retired, ignore_errors=True)
+                os.replace(target, retired)
+                os.replace(staged, target)
+                shutil.rmtree(retired)
+            else:
+                os.replace(staged, target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 

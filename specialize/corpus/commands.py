@@ -173,10 +173,16 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected 1 or more")
+    return int(text)
+
+
 def _add_processes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--processes",
-        type=int,
+        type=_count,
         default=None,
         help="how many work; default: one a core. Does not change the result",
     )
@@ -398,7 +404,7 @@ def _register_sample(commands: Commands) -> None:
     )
     parser.add_argument("--system", default=None, help="system message (chat)")
     parser.add_argument(
-        "--limit", type=int, default=None, help="first N questions only"
+        "--limit", type=_count, default=None, help="first N questions only"
     )
     parser.add_argument(
         "--api_key_env",

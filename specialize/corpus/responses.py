@@ -5,6 +5,7 @@ anything else happens to it. The database also knows the questions and what was 
 for, so it is all that an export needs and it can refuse to mix two samplings.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -195,6 +196,9 @@ class ResponseStore:
             ask: what was asked.
             answer: what came, at most as many choices as were asked for.
             right: for each choice, whether its answer is right.
+
+        Raises:
+            InputError: the disk is full; what was there before still is.
         """
         execute = self._database.execute
         execute("BEGIN IMMEDIATE")
@@ -227,8 +231,14 @@ class ResponseStore:
                 (ask.problem_id, ask.first_sample),
             )
             execute("COMMIT")
-        except BaseException:
-            execute("ROLLBACK")
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.OperationalError):  # SQLite did it itself
+                execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise InputError(
+                    f"{self.path} cannot be written: {error}. What came before is "
+                    "stored; make room and run the same command again to continue."
+                ) from error
             raise
 
     def add_failure(self, ask: Ask, reason: str, message: str) -> None:

@@ -7,6 +7,7 @@ and, behind `align`, the student's vocabulary, so that the next stage can refuse
 does not fit. The records at the end are those that `build` writes.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -73,7 +74,8 @@ def verify(
         The funnel, also in the card.
 
     Raises:
-        InputError: a malformed file, or nothing stays. `out` is as before.
+        InputError: a malformed file, or nothing stays. `out` is as before; in the
+            second case `rejected` says why.
     """
     if not completions:
         raise InputError("no completions were named. Give one file or more.")
@@ -91,6 +93,10 @@ def verify(
         processes=workers,
     )
     verdicts = [verdict for chunk in judged for verdict in chunk.verdicts]
+    if rejected is not None and all(verdict.reason for verdict in verdicts):
+        # Why nothing stays is what the list is read for.
+        everything = _rejections(verdicts, [DROP] * len(verdicts))
+        outputs.write_text(rejected, "".join(everything))
     decisions, funnel = decide(
         verdicts, near_duplicate=near_duplicate, max_samples=max_samples
     )
@@ -102,12 +108,14 @@ def verify(
         prepare=_prepare_export,
         arguments=(list(problems),),
     )
-    with staged_lines(out) as stream:
+    with contextlib.ExitStack() as stack:
+        if rejected is not None:
+            listing = stack.enter_context(outputs.staged_file(rejected))
+            listing.write_text("".join(_rejections(verdicts, decisions)), "utf-8")
+        stream = stack.enter_context(staged_lines(out))
         for lines in track(work, "write right completions", total=len(judged)):
             stream.write(lines)
     cards.write_card(out, dataclasses.replace(card, funnel=funnel.to_json()))
-    if rejected is not None:
-        outputs.write_text(rejected, "".join(_rejections(verdicts, decisions)))
     return funnel
 
 
@@ -132,7 +140,8 @@ def align(
         The funnel so far, also in the card.
 
     Raises:
-        InputError: a malformed file, or nothing stays. `out` is as before.
+        InputError: a malformed file, or nothing stays. `out` is as before; in the
+            second case `rejected` says why.
     """
     workers = default_processes() if processes is None else processes
     card = cards.read_card(completions) or cards.Card(cards.UNKNOWN)

@@ -1,6 +1,10 @@
 """Every subcommand: bad input is one message, exit status 2, nothing left behind."""
 
+import contextlib
+import gzip
 import json
+import math
+import resource
 import subprocess
 import sys
 
@@ -8,6 +12,8 @@ import pytest
 
 from specialize import cli
 from specialize.corpus.problems import read_gsm8k
+
+from fault_server import FaultServer  # isort: skip
 
 
 def run(capfd, *words):
@@ -20,7 +26,7 @@ def run(capfd, *words):
 
 
 @pytest.fixture
-def place(tmp_path):
+def place(world, tmp_path):
     """An empty folder to write into, and bad files beside it."""
     bad = tmp_path / "bad"
     bad.mkdir()
@@ -29,6 +35,20 @@ def place(tmp_path):
     (bad / "text.txt").write_text("hello")
     (bad / "theirs").mkdir()
     (bad / "theirs" / "thesis.tex").write_text("years of work")
+    first, *rest = world.problems.read_text().splitlines()
+    goldless = json.loads(first) | {"answer": "Nobody knows."}
+    (bad / "goldless.jsonl").write_text("\n".join([json.dumps(goldless), *rest]))
+    lines = [json.loads(line) for line in world.completions.read_text().splitlines()]
+    for name, value in {"nan": math.nan, "sure": 0.3, "text": "-0.1"}.items():
+        changed = json.loads(json.dumps(lines[4]))
+        changed["token_logprobs"][2] = value
+        text = [json.dumps(line) for line in [*lines[:4], changed, *lines[5:]]]
+        (bad / f"{name}.jsonl").write_text("\n".join(text))
+    sum_above_1 = json.loads(json.dumps(lines[4]))
+    sum_above_1["top_logprobs"][2] = [["a", -0.1], ["b", -0.1]]
+    (bad / "sum.jsonl").write_text(json.dumps(sum_above_1))
+    (bad / "twice.jsonl").write_text("\n".join([json.dumps(lines[4])] * 2))
+    (bad / "cut.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 99)[:-20])
     (tmp_path / "out").mkdir()
     return tmp_path
 
@@ -102,6 +122,32 @@ CASES = [
     ("align", {"--completions": "bad/half.jsonl"}, "half.jsonl:1: not JSON"),
     ("align", {"--vocabulary": "bad/text.txt"}, "text.txt"),
     ("align", {"--k": 0}, "k is 0"),
+    ("sample", {"--problems": "bad/goldless.jsonl"}, "goldless.jsonl:1"),
+    ("verify", {"--problems": "bad/goldless.jsonl"}, "goldless.jsonl:1"),
+    ("verify", {"--completions": "bad/absent"}, "absent does not exist"),
+    ("verify", {"--completions": "bad/cut.jsonl.gz"}, "cut.jsonl.gz"),
+    ("verify", {"--completions": "bad/twice.jsonl"}, "was already given at"),
+    ("verify", {"--out": "bad/theirs"}, "theirs is a folder"),
+    ("verify", {"--out": "bad/text.txt/x.jsonl"}, "text.txt is a file"),
+    ("verify", {"--rejected": "bad/theirs"}, "theirs is a folder"),
+    ("verify", {"--max_samples": 0}, "max_samples is 0"),
+    ("verify", {"--processes": 0}, "--processes: '0', expected 1 or more"),
+    ("align", {"--completions": "bad/nan.jsonl"}, "nan.jsonl:5, token 2"),
+    ("align", {"--completions": "bad/sure.jsonl"}, "sure.jsonl:5, token 2"),
+    ("align", {"--completions": "bad/text.jsonl"}, "text.jsonl:5, token 2"),
+    ("align", {"--completions": "bad/sum.jsonl"}, "more than 1"),
+    ("align", {"--rows": 100}, "100 rows"),
+    ("align", {"--out": "bad/theirs"}, "theirs is a folder"),
+    ("write", {"--formats": "cot"}, "cot"),
+    ("build", {"--completions": "bad/nan.jsonl"}, "nan.jsonl:5, token 2"),
+    ("build", {"--completions": "bad/sure.jsonl"}, "sure.jsonl:5, token 2"),
+    ("build", {"--problems": "bad/goldless.jsonl"}, "goldless.jsonl:1"),
+    ("build", {"--problems": "bad/absent"}, "absent does not exist"),
+    ("build", {"--formats": "cot"}, "cot"),
+    ("build", {"--demonstrations": -1}, "demonstrations is -1"),
+    ("build", {"--max_target_tokens": 1}, "is kept"),
+    ("export", {"--responses": "bad/absent"}, "absent does not exist"),
+    ("stats", {"--corpus": "bad/text.txt"}, "text.txt"),
     ("write", {}, "has no card"),
     ("write", {"--out": "bad/theirs"}, "was not written by specialize"),
     ("build", {"--out": "bad/theirs"}, "was not written by specialize"),
@@ -134,7 +180,7 @@ def test_bad_input_is_one_message_and_leaves_nothing(
     }
     status, said = run(capfd, *words_of(world, place, command, **changed))
     assert status == 2
-    errors = [line for line in said.splitlines() if line.startswith("error:")]
+    errors = [line for line in said.splitlines() if "error: " in line]
     assert len(errors) == 1
     assert message in errors[0]
     assert "Traceback" not in said
@@ -183,6 +229,61 @@ def test_a_build_that_was_refused_succeeds_once_its_input_is_mended(
     assert run(capfd, *words)[0] == 2
     file.write_text("\n".join(lines))
     assert run(capfd, *words)[0] == 0
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """A disk with little room, as far as this process can tell."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("command", ["verify", "align", "build"])
+def test_a_full_disk_is_one_message_and_leaves_nothing(world, place, capfd, command):
+    with files_of_at_most(4096):
+        status, said = run(capfd, *words_of(world, place, command))
+    assert status == 2
+    assert "Make room and run the same command again" in said
+    assert "Traceback" not in said
+    assert not list((place / "out").iterdir())
+    assert run(capfd, *words_of(world, place, command))[0] == 0
+
+
+def test_a_full_disk_ends_sampling_and_what_came_before_is_continued(
+    world, place, capfd
+):
+    problems = read_gsm8k(world.problems)
+    server = FaultServer({p.question: p.answers[0] for p in problems})
+    with server.running() as url:
+        options = {"--base_url": url, "--n": 4, "--logprobs_are": "unknown"}
+        words = words_of(world, place, "sample", **options)
+        with files_of_at_most(150_000):
+            status, said = run(capfd, *words)
+        assert status == 2
+        assert "make room and run the same command again" in said
+        assert "Traceback" not in said
+        asked = len(server.requests)
+        assert 0 < asked < len(problems)
+        assert run(capfd, *words)[0] == 0
+    # Only what was under way when there was no room is asked for twice.
+    assert len(server.requests) <= len(problems) + 16
+
+
+def test_verify_lists_why_nothing_stays(world, place, capfd):
+    lines = [json.loads(line) for line in world.completions.read_text().splitlines()]
+    line = {key: lines[0][key] for key in ("problem_id", "sample")}
+    (place / "wrong.jsonl").write_text(json.dumps(line | {"text": "I do not know."}))
+    rejected = place / "out" / "why.jsonl"
+    options = {"--completions": place / "wrong.jsonl", "--rejected": rejected}
+    status, said = run(capfd, *words_of(world, place, "verify", **options))
+    assert status == 2
+    assert "none of 1 samples is kept" in said
+    assert json.loads(rejected.read_text())["reason"] in said
+    assert [path.name for path in (place / "out").iterdir()] == ["why.jsonl"]
 
 
 def test_importing_the_commands_imports_nothing_heavy():
