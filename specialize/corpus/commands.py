@@ -5,7 +5,7 @@
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 if TYPE_CHECKING:
     from specialize.corpus.manifest import Manifest
@@ -177,6 +177,18 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r}, expected 1 or more")
     return int(text)
+
+
+def _json_object(text: str) -> dict[str, object]:
+    import json
+
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a JSON object")
+    return cast(dict[str, object], value)
 
 
 def _add_processes(parser: argparse.ArgumentParser) -> None:
@@ -434,6 +446,13 @@ def _register_sample(commands: Commands) -> None:
         help="send no seed, for servers that refuse it",
     )
     ask.add_argument(
+        "--extra_body",
+        type=_json_object,
+        default={},
+        metavar="JSON",
+        help="more fields of every request, for example '{\"min_p\": 0}'",
+    )
+    ask.add_argument(
         "--logprobs_are",
         default="auto",
         choices=("auto", "before_temperature", "after_temperature", "unknown"),
@@ -482,6 +501,7 @@ def _sample(arguments: argparse.Namespace) -> int:
             send_seed=not arguments.no_seed,
             timeout_s=arguments.timeout,
             api_key_env=arguments.api_key_env,
+            extra_body=arguments.extra_body,
         ),
         arguments.responses,
         Plan(

@@ -12,6 +12,12 @@ from specialize.corpus.teachers import Answer, Ask, Busy, Unusable
 from specialize.corpus.wire import token_counts, usable_choices
 from specialize.errors import InputError
 
+# Fields of a request that have options of their own, or would change what comes back.
+_OURS = frozenset(
+    "model n temperature top_p max_tokens stop seed prompt messages logprobs "
+    "top_logprobs stream echo".split()
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
@@ -31,6 +37,7 @@ class Endpoint:
         send_seed: whether requests carry a seed.
         timeout_s: seconds until a response must be there.
         api_key_env: environment variable that holds the key.
+        extra_body: more fields of every request, as the server names them.
     """
 
     base_url: str
@@ -45,6 +52,7 @@ class Endpoint:
     send_seed: bool = True
     timeout_s: float = 120.0
     api_key_env: str = "OPENAI_API_KEY"
+    extra_body: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
         wrong: list[str] = []
@@ -62,12 +70,16 @@ class Endpoint:
             wrong.append(f"top_logprobs is {self.top_logprobs}, expected 1 to 100")
         if self.max_tokens < 1 or self.timeout_s <= 0:
             wrong.append("max_tokens and timeout_s must be above 0")
+        if taken := sorted(self.extra_body.keys() & _OURS):
+            wrong.append(f"extra_body sets {taken}, which have options of their own")
         if wrong:
             raise InputError(f"cannot sample: {'; '.join(wrong)}.")
 
     def describe(self) -> dict[str, Any]:
         """What changes an answer; where the server stands does not."""
+        extra = {"extra_body": dict(self.extra_body)} if self.extra_body else {}
         return {
+            **extra,
             "model": self.model,
             "api": self.api,
             "top_logprobs": self.top_logprobs,
@@ -181,6 +193,8 @@ class OpenAITeacher:
             "top_p": endpoint.top_p,
             "max_tokens": max_tokens,
         }
+        if endpoint.extra_body:
+            options["extra_body"] = dict(endpoint.extra_body)
         if endpoint.stop:
             options["stop"] = list(endpoint.stop)
         if endpoint.send_seed:

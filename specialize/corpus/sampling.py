@@ -438,6 +438,7 @@ def _remedy(reason: str) -> str:
         "no_logprobs": "Start the server with log-probabilities on (vLLM and "
         "llama.cpp send them; transformers' server does not), or lower --top_logprobs.",
         "refused": "The server's message says what it does not accept.",
+        "malformed": "Check --base_url (that of most servers ends in /v1) and --api.",
         "rate_limit": "Lower --requests_per_minute or --concurrency.",
         "timeout": "Raise --timeout, or lower --concurrency.",
         "connection": "Check that the server runs and --base_url is right.",

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import math
 import re
+import string
 from collections.abc import Iterable, Sequence
 
 from specialize.corpus.alignment_rows import PROBABILITY_SLACK
@@ -112,10 +113,35 @@ def spell(text: str, tokens: Sequence[TeacherToken]) -> tuple[TeacherToken, ...]
         The tokens, or None where they cannot be made to spell the text, or can in
         several ways.
     """
-    kept = _covering(tokens, text.encode("utf-8", "surrogatepass"))
+    data = text.encode("utf-8", "surrogatepass")
+    kept = _covering(tokens, data)
     if kept is None and any(map(_is_lost, tokens)):
-        return _merge_lost(text, tokens)
+        kept = _merge_lost(text, tokens)
+    if kept is None:
+        tokens = _same_beginning(text, tokens)
+        kept = _covering(tokens, data)
+        if kept is None and any(map(_is_lost, tokens)):
+            kept = _merge_lost(text, tokens)
     return kept
+
+
+def _same_beginning(text: str, tokens: Sequence[TeacherToken]) -> list[TeacherToken]:
+    """The tokens with the white space at the beginning of the text.
+
+    Chat servers strip it from the text, and tokenizers that put a space before the
+    first word strip it from the token.
+    """
+    rest = list(itertools.dropwhile(lambda t: t.token.isspace(), tokens))
+    if not rest:
+        return list(tokens)
+    first, *rest = rest
+    space = text[: len(text) - len(text.lstrip(string.whitespace))].encode()
+    token = space + first.token.lstrip()
+    if not first.token:
+        return list(tokens)
+    others = [option for option in first.top if option[0] not in (first.token, token)]
+    top = sorted([(token, first.logprob), *others], key=_by_probability)
+    return [TeacherToken(token, first.logprob, tuple(top)), *rest]
 
 
 def _is_lost(token: TeacherToken) -> bool:

@@ -29,7 +29,10 @@ def usable_choices(body: bytes, where: str, *, spelt: bool = True) -> list[Choic
         Unusable: none can, with the reason of the first.
     """
     try:
-        value = json.loads(body)
+        value: Any = json.loads(body)
+        if "choices" not in value and "error" in value:
+            # Some gateways send an error as a success.
+            raise Unusable("error", f"{where}: {str(value['error'])[:300]}")
         choices = value["choices"]
         entries = [(int(c.get("index", n)), c) for n, c in enumerate(choices)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -90,10 +93,23 @@ def _choice(index: int, choice: Any, where: str, spelt: bool) -> Choice:
         raise Unusable("no_logprobs", f"{where}: {error!r}") from error
     covering = spell(text, tokens) if spelt else tuple(tokens)
     if covering is None:
-        raise Unusable("tokens_differ", f"{where}: the tokens do not spell the text")
+        raise Unusable("tokens_differ", f"{where}: {_difference(choice, tokens)}")
     if not covering and text:
         raise Unusable("no_logprobs", f"{where}: text without tokens")
     return Choice(index, text, covering, reason)
+
+
+def _difference(choice: Mapping[str, Any], tokens: Sequence[TeacherToken]) -> str:
+    message = cast(dict[str, Any], choice.get("message") or {})
+    if message.get("reasoning_content") or message.get("reasoning"):
+        return (
+            "the server took the reasoning out of the text, but its tokens hold it; "
+            "start it without a reasoning parser, or switch reasoning off with "
+            '--extra_body \'{"chat_template_kwargs": {"enable_thinking": false}}\''
+        )
+    if tokens and tokens[0].token.startswith(b"token_id:"):
+        return "the tokens are ids; start vLLM without --return-tokens-as-token-ids"
+    return "the tokens do not spell the text"
 
 
 def _chat_tokens(content: Any, where: str) -> Iterator[TeacherToken]:
@@ -101,6 +117,8 @@ def _chat_tokens(content: Any, where: str) -> Iterator[TeacherToken]:
         alternatives = [
             (_chat_bytes(option), float(option["logprob"]))
             for option in entry.get("top_logprobs") or ()
+            # null: minus infinity, as orjson writes it (SGLang)
+            if option["logprob"] is not None
         ]
         yield teacher_token(
             _chat_bytes(entry), float(entry["logprob"]), alternatives, where
@@ -120,8 +138,10 @@ def _completion_tokens(
     tops = cast(Sequence[Any], logprobs.get("top_logprobs") or [None] * len(tokens))
     for token, value, top in zip(tokens, values, tops, strict=True):
         items = cast(
-            Iterable[tuple[str, float]],
-            cast(dict[str, float], top).items() if isinstance(top, dict) else top or (),
+            Iterable[tuple[str, float | None]],
+            cast(dict[str, Any], top).items() if isinstance(top, dict) else top or (),
         )
-        alternatives = [(token_bytes(text), float(lp)) for text, lp in items]
+        alternatives = [
+            (token_bytes(text), float(lp)) for text, lp in items if lp is not None
+        ]
         yield teacher_token(token_bytes(token), float(value), alternatives, where)

@@ -113,6 +113,7 @@ CASES = [
     ("sample", {"--prompt": "bad/absent"}, "cannot be read as a prompt"),
     ("sample", {"--temperature": 9}, "temperature is 9"),
     ("sample", {"--n": 0}, "samples is 0"),
+    ("sample", {"--extra_body": "[1]"}, "'[1]', expected a JSON object"),
     ("sample", {"--concurrency": 5}, "connection"),
     ("export", {}, "r.sqlite does not exist"),
     ("export", {"--responses": "bad/text.txt"}, "text.txt is not a database"),

@@ -263,6 +263,19 @@ def test_another_problem_file_on_the_same_database_is_refused(
         ask(server, [other], tmp_path)
 
 
+def test_fields_that_only_some_servers_know_are_sent_and_recorded(
+    server, problems, tmp_path
+):
+    endpoint = {"extra_body": {"min_p": 0, "chat_template_kwargs": {"x": False}}}
+    ask(server, problems, tmp_path, endpoint=endpoint)
+    assert all(r.body["min_p"] == 0 for r in server.requests)
+    exported(tmp_path / "r.sqlite")
+    card = json.loads((tmp_path / "r.jsonl.card.json").read_text())
+    assert card["sampling"]["extra_body"] == endpoint["extra_body"]
+    with pytest.raises(InputError, match="extra_body was"):
+        ask(server, problems, tmp_path)
+
+
 def test_two_runs_cannot_pay_for_the_same_samples_at_once(server, problems, tmp_path):
     from specialize.corpus.responses import ResponseStore
 
@@ -451,6 +464,7 @@ def test_the_panel_shows_what_people_ask_for(server, problems, tmp_path):
         ({"temperature": 3.0}, "temperature is 3"),
         ({"api": "responses"}, "api is 'responses'"),
         ({"top_logprobs": 0}, "top_logprobs is 0"),
+        ({"extra_body": {"n": 2}}, r"extra_body sets \['n'\]"),
         ({"base_url": "https://api.openai.com/v1"}, "has no OPENAI_API_KEY"),
     ],
 )
