@@ -1,0 +1,202 @@
+"""Options that several sub-commands of `specialize corpus` share."""
+
+# pyright: reportPrivateUsage=false
+# argparse gives the type of `add_subparsers` no public name.
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias, cast
+
+if TYPE_CHECKING:
+    from specialize.corpus.manifest import Manifest
+
+Command = Callable[[argparse.Namespace], int]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def add(
+    commands: Commands,
+    name: str,
+    run: Command,
+    help: str,
+) -> argparse.ArgumentParser:
+    """Adds a sub-command that calls `run`."""
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_problems(parser: argparse.ArgumentParser) -> None:
+    """Where the questions are."""
+    parser.add_argument(
+        "--problems", required=True, metavar="FILE", help="the benchmark's own file"
+    )
+    parser.add_argument(
+        "--dataset",
+        default="gsm8k",
+        choices=("gsm8k", "multiarith", "asdiv", "svamp", "bbh"),
+        help="whose layout the problem file has",
+    )
+
+
+def add_completions(parser: argparse.ArgumentParser) -> None:
+    """Where the completions are."""
+    parser.add_argument(
+        "--completions",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="files of teacher completions (exports or notebook dumps)",
+    )
+    parser.add_argument(
+        "--teacher", default=None, help="who wrote them; default: what their cards say"
+    )
+
+
+def add_judging(parser: argparse.ArgumentParser) -> None:
+    """How samples are judged and which stay."""
+    group = parser.add_argument_group("verification")
+    add_answer_type(group)
+    group.add_argument(
+        "--near_duplicates",
+        type=float,
+        metavar="SIMILARITY",
+        default=None,
+        help="drop a question's later samples that are at least this similar (0 to 1)",
+    )
+    group.add_argument(
+        "--max_samples",
+        type=int,
+        metavar="N",
+        default=None,
+        help="keep at most N right samples a question",
+    )
+
+
+def add_answer_type(group: "argparse._ArgumentGroup") -> None:
+    """How answers are read."""
+    group.add_argument(
+        "--answer_type",
+        default="number",
+        choices=(
+            "number",
+            "choice",
+            "boolean",
+            "yes_no",
+            "valid_invalid",
+            "words",
+            "brackets",
+            "text",
+        ),
+        help="what kind of answer the questions have",
+    )
+    group.add_argument(
+        "--rule",
+        default="exact",
+        choices=("exact", "reference"),
+        help="how answers are read: ours, or as the paper's code does",
+    )
+
+
+def add_alignment(parser: argparse.ArgumentParser) -> None:
+    """The student's vocabulary and what a row holds."""
+    group = parser.add_argument_group("alignment")
+    group.add_argument(
+        "--vocabulary",
+        required=True,
+        metavar="FILE",
+        help="the student's SentencePiece model",
+    )
+    group.add_argument(
+        "--rows",
+        type=int,
+        default=None,
+        help="rows of the student's embedding; default: the vocabulary rounded up to "
+        "a multiple of 128 (32128 for T5)",
+    )
+    group.add_argument("--k", type=int, default=5, help="alternatives a position")
+    group.add_argument(
+        "--alignment", default="bytes", choices=("bytes", "dtw"), help="method"
+    )
+
+
+def add_formats(parser: argparse.ArgumentParser) -> None:
+    """What is written."""
+    group = parser.add_argument_group("formats")
+    group.add_argument(
+        "--formats",
+        nargs="+",
+        metavar="FORMAT",
+        default=None,
+        help="which to write; default: all four",
+    )
+    group.add_argument(
+        "--demonstrations", type=int, default=4, help="in-context demonstrations"
+    )
+    group.add_argument(
+        "--demonstrations_from",
+        metavar="FILE",
+        default=None,
+        help="GSM8K file to draw demonstrations from; default: the problems",
+    )
+    group.add_argument("--seed", type=int, default=0, help="of the demonstrations")
+    group.add_argument(
+        "--max_input_tokens", type=int, default=None, help="leave out longer inputs"
+    )
+    group.add_argument(
+        "--max_target_tokens", type=int, default=None, help="leave out longer targets"
+    )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Where a corpus goes."""
+    parser.add_argument("--out", required=True, metavar="DIR", help="the corpus folder")
+    parser.add_argument("--shards", type=int, default=4, help="files a format")
+    parser.add_argument(
+        "--replace", action="store_true", help="replace an earlier corpus in DIR"
+    )
+
+
+def count(text: str) -> int:
+    """Reads a number of 1 or more."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected 1 or more")
+    return int(text)
+
+
+def json_object(text: str) -> dict[str, object]:
+    """Reads a JSON object."""
+    import json
+
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a JSON object")
+    return cast(dict[str, object], value)
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """How many work."""
+    parser.add_argument(
+        "--processes",
+        type=count,
+        default=None,
+        help="how many work; default: one a core. Does not change the result",
+    )
+
+
+def show(manifest: "Manifest") -> int:
+    """Prints the funnel of what was written."""
+    from specialize.corpus.funnel import Funnel
+    from specialize.progress import console
+
+    console.print(Funnel.from_json(manifest.funnel).table(manifest.counts()))
+    return 0
