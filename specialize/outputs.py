@@ -37,12 +37,7 @@ def staged_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     target = pathlib.Path(path)
     if target.is_dir():
         raise InputError(f"{target} is a folder, expected the name of a file to write.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise InputError(
-            f"{target} cannot be written: {error.filename} is a file, not a folder."
-        ) from error
+    make_parent(target)
     handle, name = tempfile.mkstemp(
         prefix=f".{target.name}.", suffix=".partial", dir=target.parent
     )
@@ -60,6 +55,21 @@ def staged_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
             os.replace(staged, target)
     finally:
         staged.unlink(missing_ok=True)
+
+
+def make_parent(path: pathlib.Path) -> None:
+    """Makes the folder that `path` is to stand in.
+
+    Raises:
+        InputError: something on the way to it is a file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"{path} cannot be written: a part of its path is a file, not a folder "
+            f"({error.filename}). Name another one."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -169,7 +179,7 @@ def staged_directory(
             f"{target} already holds a {kind!r}. Name another output folder, or "
             "remove it if it is no longer needed."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_parent(target)
     staged = pathlib.Path(
         tempfile.mkdtemp(
             prefix=f".{target.name}.", suffix=".partial", dir=target.parent

@@ -55,6 +55,7 @@ from specialize.corpus.statistics import FormatStatistics
 from specialize.corpus.stored_record import encode_record
 from specialize.corpus.verification import verify
 from specialize.errors import InputError
+from specialize.outputs import make_parent
 
 try:
     import apache_beam as ab
@@ -455,8 +456,9 @@ def _staging(out: Path, staging: str | None) -> Generator[str]:
     if staging is not None:
         yield staging
         return
-    parent = pathlib.Path(out).absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    name = pathlib.Path(out).name
-    with tempfile.TemporaryDirectory(".staging", f".{name}.", parent) as folder:
+    target = pathlib.Path(out).absolute()
+    make_parent(target)
+    with tempfile.TemporaryDirectory(
+        ".staging", f".{target.name}.", target.parent
+    ) as folder:
         yield folder

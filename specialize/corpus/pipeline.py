@@ -17,6 +17,7 @@ from specialize.corpus.records import FORMATS, Fingerprint, Problem
 from specialize.corpus.rendering import Settings
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
+from specialize.outputs import make_parent
 from specialize.progress import track
 
 Path = str | os.PathLike[str]
@@ -258,10 +259,11 @@ def write(
     Raises:
         InputError: nothing is kept, or `out` is not ours.
     """
-    parent = pathlib.Path(out).absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    name = pathlib.Path(out).name
-    with tempfile.TemporaryDirectory(".spool", f".{name}.", parent) as spool:
+    target = pathlib.Path(out).absolute()
+    make_parent(target)
+    with tempfile.TemporaryDirectory(
+        ".spool", f".{target.name}.", target.parent
+    ) as spool:
         return shards.write_shards(
             _blocks(render, spool, funnel, num_shards, processes),
             out,

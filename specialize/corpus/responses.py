@@ -19,6 +19,7 @@ from specialize.corpus.records import Completion, Problem
 from specialize.corpus.teachers import Answer, Ask
 from specialize.corpus.wire import parse_body
 from specialize.errors import InputError
+from specialize.outputs import make_parent
 
 Path = str | os.PathLike[str]
 
@@ -89,7 +90,7 @@ class ResponseStore:
             )
         if self.path.is_dir():
             raise InputError(f"{self.path} is a folder, expected a database file.")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_parent(self.path)
         # A reader opens "rw", too: what a killed run left in the log is read so.
         mode = "rwc" if create else "rw" if os.access(self.path, os.W_OK) else "ro"
         self._writes = create

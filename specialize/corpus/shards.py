@@ -78,8 +78,8 @@ def check_output(out: Path, *, replace: bool = False) -> None:
     """
     if outputs.check_writable(out, KIND) and not replace:
         raise InputError(
-            f"{out} already holds a corpus. Name another output folder, or allow "
-            "replacing it."
+            f"{out} already holds a corpus. Name another output folder, or replace "
+            "it with --replace."
         )
 
 

@@ -4,13 +4,16 @@ import contextlib
 import gzip
 import json
 import math
+import pickle
 import resource
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from specialize import cli
+from specialize.corpus import miniature
 from specialize.corpus.problems import read_gsm8k
 
 from fault_server import FaultServer  # isort: skip
@@ -125,11 +128,18 @@ CASES = [
     ("align", {"--k": 0}, "k is 0"),
     ("sample", {"--problems": "bad/goldless.jsonl"}, "goldless.jsonl:1"),
     ("verify", {"--problems": "bad/goldless.jsonl"}, "goldless.jsonl:1"),
+    ("sample", {"--responses": "bad/theirs"}, "theirs is a folder"),
+    ("sample", {"--responses": "bad/text.txt/x"}, "is a file, not a folder"),
+    ("verify", {"--problems": "bad/absent"}, "absent does not exist"),
+    ("verify", {"--completions": "bad/nan.jsonl"}, "nan.jsonl:5, token 2"),
+    ("verify", {"--completions": "bad/sum.jsonl"}, "more than 1"),
     ("verify", {"--completions": "bad/absent"}, "absent does not exist"),
+    ("align", {"--problems": "bad/half.jsonl"}, "half.jsonl:1: not JSON"),
+    ("align", {"--problems": "bad/goldless.jsonl"}, "goldless.jsonl:1"),
     ("verify", {"--completions": "bad/cut.jsonl.gz"}, "cut.jsonl.gz"),
     ("verify", {"--completions": "bad/twice.jsonl"}, "was already given at"),
     ("verify", {"--out": "bad/theirs"}, "theirs is a folder"),
-    ("verify", {"--out": "bad/text.txt/x.jsonl"}, "text.txt is a file"),
+    ("verify", {"--out": "bad/text.txt/x.jsonl"}, "is a file, not a folder"),
     ("verify", {"--rejected": "bad/theirs"}, "theirs is a folder"),
     ("verify", {"--max_samples": 0}, "max_samples is 0"),
     ("verify", {"--processes": 0}, "--processes: '0', expected 1 or more"),
@@ -153,6 +163,7 @@ CASES = [
     ("write", {"--out": "bad/theirs"}, "was not written by specialize"),
     ("build", {"--out": "bad/theirs"}, "was not written by specialize"),
     ("build", {"--out": "bad/text.txt"}, "text.txt is a file"),
+    ("build", {"--out": "bad/text.txt/x"}, "is a file, not a folder"),
     ("build", {"--problems": "bad/empty.jsonl"}, "holds no problem"),
     ("build", {"--completions": "bad/half.jsonl"}, "half.jsonl:1: not JSON"),
     ("build", {"--vocabulary": "bad/text.txt"}, "text.txt"),
@@ -174,21 +185,99 @@ CASES = [
 def test_bad_input_is_one_message_and_leaves_nothing(
     world, place, capfd, command, changes, message
 ):
-    before = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
     changed = {
         name: place / value if str(value).startswith("bad/") else value
         for name, value in changes.items()
     }
+    before = contents(place)
     status, said = run(capfd, *words_of(world, place, command, **changed))
+    check_refusal(status, said, message)
+    # What a run began to pay for stays: an empty database is no half-written output.
+    left = {p: data for p, data in contents(place).items() if "r.sqlite" not in p.name}
+    assert left == before
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def check_refusal(status, said, message):
     assert status == 2
     errors = [line for line in said.splitlines() if "error: " in line]
     assert len(errors) == 1
     assert message in errors[0]
     assert "Traceback" not in said
-    left = {p: p.read_bytes() for p in place.rglob("*") if p.is_file()}
-    # What a run began to pay for stays: an empty database is no half-written output.
-    left = {p: data for p, data in left.items() if "r.sqlite" not in p.name}
-    assert left == before
+
+
+@pytest.fixture(scope="module")
+def built(world, tmp_path_factory):
+    """What the commands write, and what can become of it."""
+    root = tmp_path_factory.mktemp("built")
+    (root / "out").mkdir()
+    for command in ("align", "build"):
+        assert cli.main([*map(str, words_of(world, root, command))]) == 0
+    out = root / "out"
+    miniature.train_vocabulary(world.folder / "text.txt", out / "other.model", size=300)
+    shutil.copytree(out / "corpus", out / "cut")
+    shutil.copytree(out / "corpus", out / "gone")
+    for shard in (out / "cut").glob("*.gz"):
+        shard.write_bytes(shard.read_bytes()[:-40])
+    for shard in (out / "gone").glob("*.gz"):
+        shard.unlink()
+    (out / "short.pkl").write_bytes(pickle.dumps([{"question": "How many?"}]))
+    (out / "half.jsonl").write_text((out / "aligned.jsonl").read_text()[:-60])
+    shutil.copy(out / "aligned.jsonl.card.json", out / "half.jsonl.card.json")
+    return out
+
+
+ALIGNED = {"--aligned": "built/aligned.jsonl"}
+CORPUS = {"--corpus": "built/corpus"}
+PICKLE = {"--pickles": "built/short.pkl"}
+BUILT_CASES = [
+    ("align", {"--completions": "built/corpus"}, "corpus is a folder"),
+    ("write", {"--aligned": "built/half.jsonl"}, "half.jsonl:72: not a line of"),
+    ("write", {"--problems": "bad/half.jsonl", **ALIGNED}, "half.jsonl:1: not JSON"),
+    ("write", {"--problems": "bad/goldless.jsonl", **ALIGNED}, "goldless.jsonl:1"),
+    ("write", {"--vocabulary": "built/other.model", **ALIGNED}, "vocabulary_sha256"),
+    ("write", {"--vocabulary": "bad/text.txt", **ALIGNED}, "not a SentencePiece"),
+    ("write", {"--out": "built/corpus", **ALIGNED}, "already holds a corpus"),
+    ("write", {"--out": "bad/text.txt/x", **ALIGNED}, "text.txt"),
+    ("build", {"--out": "built/corpus"}, "already holds a corpus"),
+    ("import-released", PICKLE, "short.pkl#0: 'answer' is missing"),
+    ("import-released", {"--vocabulary": "bad/text.txt", **PICKLE}, "not a Sentence"),
+    ("import-released", {"--problems": "bad/half.jsonl", **PICKLE}, "not JSON"),
+    ("import-released", {"--out": "bad/theirs", **PICKLE}, "not written by specialize"),
+    ("inspect", {**CORPUS, "--vocabulary": "built/other.model"}, "vocabulary_sha256"),
+    ("inspect", {**CORPUS, "--vocabulary": "bad/text.txt"}, "not a SentencePiece"),
+    ("inspect", {**CORPUS, "--id": "nobody/0/zero_shot_cot"}, "has no 'nobody/0"),
+    ("inspect", {**CORPUS, "--index": 99999}, "has no record 99999"),
+    ("inspect", {**CORPUS, "--html": "bad/theirs"}, "theirs is a folder"),
+    ("inspect", {**CORPUS, "--html": "bad/text.txt/x"}, "is a file, not"),
+    ("inspect", {"--corpus": "built/cut"}, "corpus.json says"),
+    ("stats", {"--corpus": "built/cut"}, "corpus.json says"),
+    ("stats", {"--corpus": "built/gone"}, "is missing"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "changes", "message"),
+    BUILT_CASES,
+    ids=[
+        f"{command} {' '.join(map(str, c.values()))}" for command, c, _ in BUILT_CASES
+    ],
+)
+def test_what_does_not_fit_what_was_built_is_one_message_and_changes_nothing(
+    world, built, place, capfd, command, changes, message
+):
+    roots = {"bad": place / "bad", "built": built}
+    changed = {}
+    for name, value in changes.items():
+        root, _, rest = str(value).partition("/")
+        changed[name] = roots[root] / rest if root in roots else value
+    before = contents(place) | contents(built)
+    status, said = run(capfd, *words_of(world, place, command, **changed))
+    check_refusal(status, said, message)
+    assert contents(place) | contents(built) == before
 
 
 @pytest.mark.parametrize("command", ["build", "sample", "verify", "align", "write"])
