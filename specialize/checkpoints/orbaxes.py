@@ -25,7 +25,7 @@ from specialize.errors import InputError
 
 STATE = "state"
 _METADATA = "_METADATA"
-# A chunk is compressed as a whole, so that a stack of layers in one chunk would stand in
+# A chunk is compressed as a whole: a stack of layers in one chunk would stand in
 # memory three times while it is written.
 CHUNK_BYTES = 64 * 2**20
 
