@@ -116,7 +116,7 @@ def test_a_model_file_holds_the_network_and_nothing_else(name):
 
 # Published sizes (Raffel et al. 2020, table of section 3.7; Chung et al. 2022;
 # Tay et al. 2022), counted with the 128 rows of rounding; UL2's is the 19.5B of the
-# card of google/flan-ul2, 19.46e9 with the embedding as its head (19.59e9 with its own).
+# card of google/flan-ul2, 19.46e9 with the embedding as its head (else 19.59e9).
 PARAMETERS = {
     "t5_small": 60.5e6,
     "t5_base": 222.9e6,
