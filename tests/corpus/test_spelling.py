@@ -97,9 +97,9 @@ def test_long_texts_of_lost_and_known_characters_take_no_long():
     # A pattern with a wildcard a character would try every way there is.
     text = "中é" * 100 + "文"
     tokens = [token(t) for _ in range(100) for t in ("中", "", "")]
-    began = time.monotonic()
+    began = time.process_time()
     found = spell(text, [*tokens, token("文")])
     assert found is not None
     assert written(found) == [*text]
     assert spell(text, [*tokens, token("!")]) is None
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
