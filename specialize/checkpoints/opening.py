@@ -20,7 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
-from specialize.checkpoints import huggingface, integrity, orbaxes, t5x
+from specialize.checkpoints import huggingface, integrity, nearby, orbaxes, t5x
 from specialize.checkpoints.source import Source
 from specialize.checkpoints.store import (
     CheckpointStore,
@@ -60,7 +60,8 @@ def open_checkpoint(
     path = epath.Path(source) if remote else epath.Path(pathlib.Path(source).resolve())
     if not path.exists():
         if remote or source.startswith((".", "/", "~")):
-            raise InputError(f"{source} does not exist. Name {_KINDS}.")
+            near = "" if remote else nearby.did_you_mean(source)
+            raise InputError(f"{source} does not exist.{near} Name {_KINDS}.")
         path = epath.Path(_download(source))
     if path.is_file():
         # The msgpack file of T5X, or one safetensors file: its folder is meant.
@@ -202,8 +203,9 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
 
 def _download(name: str) -> str:
     """Fetches a model of the hub, or finds it in the cache; returns its folder."""
+    near = nearby.did_you_mean(name)
     if not _HUB_NAME.fullmatch(name):
-        raise InputError(f"{name} does not exist. Name {_KINDS}.")
+        raise InputError(f"{name} does not exist.{near} Name {_KINDS}.")
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -212,14 +214,15 @@ def _download(name: str) -> str:
     except errors.LocalEntryNotFoundError as error:
         raise InputError(
             f"{name} is no folder here, and the Hugging Face hub cannot be reached "
-            "(no network, or HF_HUB_OFFLINE is set) nor is it in the local cache. "
-            f"Fetch it where there is a network (hf download {name}) and name the "
-            "folder."
+            "(no network, or HF_HUB_OFFLINE is set) nor is it in the local cache."
+            f"{near} Fetch it where there is a network (hf download {name}) and name "
+            "the folder."
         ) from error
     except (errors.RepositoryNotFoundError, errors.GatedRepoError) as error:
         raise InputError(
             f"{name} is no folder here and no model that can be read on the Hugging "
-            "Face hub. Check the spelling, or log in (hf auth login) if it is private."
+            f"Face hub.{near} Check the spelling, or log in (hf auth login) if it is "
+            "private."
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise InputError(

@@ -1,4 +1,8 @@
 import json
+import pathlib
+import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +36,7 @@ class Bytes:
         return "".join(kept)
 
 
-@pytest.fixture(scope="module")
-def network():
+def make_network():
     config = T5Config(
         vocab_size=32,
         emb_dim=16,
@@ -50,6 +53,11 @@ def network():
     params = module.init(jax.random.key(1), ones, ones, ones, enable_dropout=False)
     # Larger weights: a random model at initialisation says nearly the same always.
     return module, jax.tree.map(lambda x: 3 * x, params["params"])
+
+
+@pytest.fixture(scope="module")
+def network():
+    return make_network()
 
 
 def engine(network, *, devices=1, batch_size=4, input_length=64):
@@ -130,7 +138,55 @@ def test_samples_depend_on_the_seed_and_resume_unchanged(one):
     assert rest == {i: t for i, t in first.items() if i not in buckets[0].indices}
 
 
-def test_a_killed_run_goes_on_and_repeats_no_finished_batch(one, tmp_path, monkeypatch):
+# Kills itself as the third batch is to be decoded; nothing is flushed or closed.
+CHILD = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import test_engine
+from specialize.inference.resumable import decode_to_file
+one = test_engine.engine(test_engine.make_network())
+decode, calls = one._decode, []
+def dies(*given):
+    calls.append(given)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return decode(*given)
+one._decode = dies
+decode_to_file(one, test_engine.PROMPTS, sys.argv[2], {"weights": "w"}, sampling={})
+"""
+
+
+def test_after_kill_9_the_rerun_gives_the_same_and_repeats_no_batch(
+    one, tmp_path, monkeypatch
+):
+    settings = {"weights": "w"}
+    calm = decode_to_file(one, PROMPTS, tmp_path / "calm.jsonl", settings, sampling={})
+    path = tmp_path / "killed.jsonl"
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, pathlib.Path(__file__).parent, path],
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    kept = path.read_text().splitlines()
+    assert len(kept) == 1 + 4  # the settings and the first batch of four
+    decode, again = one._decode, []
+
+    def counts(bucket, *rest):
+        again.append(bucket.number)
+        return decode(bucket, *rest)
+
+    monkeypatch.setattr(one, "_decode", counts)
+    assert decode_to_file(one, PROMPTS, path, settings, sampling={}) == calm
+    assert again == [1, 2]
+    lines = path.read_text().splitlines()
+    assert lines[1:5] == kept[1:]
+    assert sorted(json.loads(line)["index"] for line in lines[1:]) == list(range(9))
+
+
+def test_an_interrupted_run_goes_on_and_repeats_no_finished_batch(
+    one, tmp_path, monkeypatch
+):
     path = tmp_path / "decoded.jsonl"
     settings = {"weights": "w"}
     undisturbed = decode_to_file(
