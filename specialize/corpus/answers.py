@@ -17,20 +17,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from specialize.corpus import label_answers, number_answers, reference_rule
+from specialize.corpus.choices import ANSWER_TYPES, RULES
 from specialize.corpus.passages import Passage, locate
 from specialize.corpus.quantities import find_quantities, normalised
 
-ANSWER_TYPES = (
-    "number",
-    "choice",
-    "boolean",
-    "yes_no",
-    "valid_invalid",
-    "words",
-    "brackets",
-    "text",
-)
-RULES = ("exact", "reference")
 HOWS = ("marked", "last", "none")
 
 

@@ -23,15 +23,7 @@ def register_inspect(commands: options.Commands) -> None:
     parser.add_argument(
         "--index", type=int, default=0, help="n-th record of the corpus"
     )
-    parser.add_argument(
-        "--problems", default=None, metavar="FILE", help="benchmark file"
-    )
-    parser.add_argument(
-        "--dataset",
-        default="gsm8k",
-        choices=("gsm8k", "multiarith", "asdiv", "svamp", "bbh"),
-        help="whose layout the problem file has",
-    )
+    options.add_problems(parser, required=False)
     parser.add_argument(
         "--completions",
         nargs="+",

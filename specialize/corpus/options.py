@@ -7,6 +7,8 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
+from specialize.corpus.choices import ALIGNMENTS, ANSWER_TYPES, DATASETS, RULES
+
 if TYPE_CHECKING:
     from specialize.corpus.manifest import Manifest
 
@@ -31,15 +33,15 @@ def add(
     return parser
 
 
-def add_problems(parser: argparse.ArgumentParser) -> None:
+def add_problems(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Where the questions are."""
     parser.add_argument(
-        "--problems", required=True, metavar="FILE", help="the benchmark's own file"
+        "--problems", required=required, metavar="FILE", help="the benchmark's own file"
     )
     parser.add_argument(
         "--dataset",
         default="gsm8k",
-        choices=("gsm8k", "multiarith", "asdiv", "svamp", "bbh"),
+        choices=DATASETS,
         help="whose layout the problem file has",
     )
 
@@ -84,22 +86,13 @@ def add_answer_type(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--answer_type",
         default="number",
-        choices=(
-            "number",
-            "choice",
-            "boolean",
-            "yes_no",
-            "valid_invalid",
-            "words",
-            "brackets",
-            "text",
-        ),
+        choices=ANSWER_TYPES,
         help="what kind of answer the questions have",
     )
     group.add_argument(
         "--rule",
         default="exact",
-        choices=("exact", "reference"),
+        choices=RULES,
         help="how answers are read: ours, or as the paper's code does",
     )
 
@@ -122,7 +115,7 @@ def add_alignment(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--k", type=int, default=5, help="alternatives a position")
     group.add_argument(
-        "--alignment", default="bytes", choices=("bytes", "dtw"), help="method"
+        "--alignment", default="bytes", choices=ALIGNMENTS, help="method"
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from specialize.corpus import prompts
 from specialize.corpus.alignment import align, one_hot
+from specialize.corpus.choices import ALIGNMENTS, RULES
 from specialize.corpus.records import (
     FORMATS,
     AlignedTarget,
@@ -67,10 +68,7 @@ class Settings:
                 raise InputError(
                     f"{name} is {getattr(self, name)}, expected {low} or more."
                 )
-        for name, values in (
-            ("alignment", ("bytes", "dtw")),
-            ("rule", ("exact", "reference")),
-        ):
+        for name, values in (("alignment", ALIGNMENTS), ("rule", RULES)):
             if getattr(self, name) not in values:
                 raise InputError(
                     f"{name} is {getattr(self, name)!r}, expected one of {values}."

@@ -140,8 +140,7 @@ def align(
         The funnel so far, also in the card.
 
     Raises:
-        InputError: a malformed file, or nothing stays. `out` is as before; in the
-            second case `rejected` says why.
+        InputError: a malformed file, or nothing stays. `out` is as before.
     """
     workers = default_processes() if processes is None else processes
     card = cards.read_card(completions) or cards.Card(cards.UNKNOWN)

@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 
+from specialize.corpus.choices import RULES
+
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the evaluation commands."""
@@ -31,7 +33,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     evaluate.add_argument(
         "--rule",
-        choices=("exact", "reference"),
+        choices=RULES,
         help="how predictions are judged (default: as configured, else exact)",
     )
     evaluate.add_argument(
