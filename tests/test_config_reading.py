@@ -6,8 +6,8 @@ import pathlib
 
 import pytest
 
-from specialize import cli, config
-from specialize.config import reading, scanning
+from specialize import cli, config, errors
+from specialize.config import reading
 from specialize.errors import InputError
 
 
@@ -199,8 +199,8 @@ def test_rows_can_be_written_as_json(write):
 )
 def test_the_nearest_name_is_found_whatever_case_and_underscores(typed, meant):
     known = ["BATCH_SIZE", "LEARNING_RATE", "MICROBATCHES", "SEED"]
-    assert scanning.did_you_mean(typed, known) == f" Did you mean {meant!r}?"
-    assert scanning.did_you_mean("ENTIRELY_ELSE", known) == ""
+    assert errors.did_you_mean(typed, known) == f" Did you mean {meant!r}?"
+    assert errors.did_you_mean("ENTIRELY_ELSE", known) == ""
 
 
 def test_the_command_prints_every_value_with_its_origin_and_all_problems(

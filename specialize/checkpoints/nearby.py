@@ -1,7 +1,8 @@
 """Which checkpoint was meant where a name is mistyped."""
 
-import difflib
 import pathlib
+
+from specialize.errors import nearest, suggestion
 
 # Of the hub, the models that this project's recipes begin with.
 HUB_NAMES = (
@@ -34,9 +35,6 @@ def did_you_mean(source: str) -> str:
         # A step that is not kept is no slip of the finger: say which are.
         steps = sorted((one for one in here if one.isdigit()), key=int)
         return f" {missing.parent} holds {', '.join(steps)}." if steps else ""
-    near = difflib.get_close_matches(missing.name, here, n=1)
-    names = [str(missing.parent / near[0] / rest)] if near else []
-    names += difflib.get_close_matches(source, HUB_NAMES, n=1, cutoff=0.8)
-    return (
-        f" Did you mean {' or '.join(repr(name) for name in names)}?" if names else ""
-    )
+    near = nearest(missing.name, here, cutoff=0.6)
+    names = [str(missing.parent / one / rest) for one in near]
+    return suggestion(names + nearest(source, HUB_NAMES, cutoff=0.8))

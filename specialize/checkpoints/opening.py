@@ -203,9 +203,10 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
 
 def _download(name: str) -> str:
     """Fetches a model of the hub, or finds it in the cache; returns its folder."""
-    near = nearby.did_you_mean(name)
     if not _HUB_NAME.fullmatch(name):
-        raise InputError(f"{name} does not exist.{near} Name {_KINDS}.")
+        raise InputError(
+            f"{name} does not exist.{nearby.did_you_mean(name)} Name {_KINDS}."
+        )
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -215,14 +216,14 @@ def _download(name: str) -> str:
         raise InputError(
             f"{name} is no folder here, and the Hugging Face hub cannot be reached "
             "(no network, or HF_HUB_OFFLINE is set) nor is it in the local cache."
-            f"{near} Fetch it where there is a network (hf download {name}) and name "
-            "the folder."
+            f"{nearby.did_you_mean(name)} Fetch it where there is a network "
+            f"(hf download {name}) and name the folder."
         ) from error
     except (errors.RepositoryNotFoundError, errors.GatedRepoError) as error:
         raise InputError(
             f"{name} is no folder here and no model that can be read on the Hugging "
-            f"Face hub.{near} Check the spelling, or log in (hf auth login) if it is "
-            "private."
+            f"Face hub.{nearby.did_you_mean(name)} Check the spelling, or log in (hf "
+            "auth login) if it is private."
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise InputError(

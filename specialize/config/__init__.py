@@ -13,7 +13,7 @@ from specialize.config.problems import Problem, raise_problems
 from specialize.config.reading import Config, add_flags, read, words_of_flags
 from specialize.config.rules import lint
 from specialize.config.saved import save, save_operative
-from specialize.config.scanning import Binding, Macro, Origin, Reference, did_you_mean
+from specialize.config.scanning import Binding, Macro, Origin, Reference
 
 __all__ = [
     "Binding",
@@ -26,7 +26,6 @@ __all__ = [
     "arguments",
     "call",
     "current",
-    "did_you_mean",
     "from_flags",
     "lint",
     "parse",

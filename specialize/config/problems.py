@@ -15,10 +15,9 @@ from specialize.config.scanning import (
     Name,
     Origin,
     Scan,
-    did_you_mean,
     leaves,
 )
-from specialize.errors import InputError
+from specialize.errors import InputError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,7 @@ from specialize.config.problems import (
     target_of,
 )
 from specialize.config.reading import Config
-from specialize.config.scanning import did_you_mean
-from specialize.errors import InputError
+from specialize.errors import InputError, did_you_mean
 
 AXES = ("data", "fsdp", "model")
 

@@ -8,7 +8,6 @@ recipe can be examined for both engines anywhere.
 """
 
 import dataclasses
-import difflib
 import functools
 import importlib.util
 import io
@@ -20,7 +19,7 @@ from typing import Any
 
 from gin import config_parser
 
-from specialize.errors import InputError
+from specialize.errors import InputError, did_you_mean
 
 PACKAGE = "t5x_configs"
 REQUIRED = "gin.REQUIRED"
@@ -157,14 +156,6 @@ def leaves(value: Any) -> Iterator[Any]:
             yield from leaves(item)
     else:
         yield value
-
-
-def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """A sentence with the nearest candidate, or "" if none is near."""
-    pool = sorted(set(candidates) - {name})
-    folded = {candidate.lower().replace("_", ""): candidate for candidate in pool}
-    near = difflib.get_close_matches(name.lower().replace("_", ""), folded, 1, 0.7)
-    return f" Did you mean {folded[near[0]]!r}?" if near else ""
 
 
 @functools.cache

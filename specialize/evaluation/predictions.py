@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from specialize.errors import InputError
-from specialize.evaluation.suites import Suite, did_you_mean
+from specialize.evaluation.suites import Suite, mistyped
 
 # Where a prompt's last question begins and what may follow it. A question may itself
 # begin with "Question:" (web_of_lies), so the last few beginnings are tried.
@@ -144,7 +144,7 @@ def _asked(prediction: Prediction, every: Sequence["_Answers"]) -> list["_Answer
         names = list(dict.fromkeys(answers.suite.name for answers in every))
         raise InputError(
             f"{prediction.where}: predictions of suite {prediction.suite!r}, but "
-            f"{', '.join(names)} is judged{did_you_mean(name, names)} Judge them apart."
+            f"{', '.join(names)} is judged{mistyped(name, names)} Judge them apart."
         )
     return named or family
 

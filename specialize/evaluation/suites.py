@@ -19,7 +19,6 @@ few-shot with the owners' prompts (`bbh`).
 """
 
 import dataclasses
-import difflib
 import json
 import os
 import pathlib
@@ -27,9 +26,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specialize.corpus import problems, prompts
-from specialize.corpus.answers import ANSWER_TYPES, infer_answer_type
+from specialize.corpus.answers import infer_answer_type
+from specialize.corpus.choices import ANSWER_TYPES
 from specialize.corpus.records import Problem
-from specialize.errors import InputError
+from specialize.errors import InputError, nearest, suggestion
 from specialize.evaluation import bbh, hub, splits
 
 # Prompt -> format of the corpus.
@@ -201,7 +201,7 @@ def load_suites(
         InputError: as `load_suite`; of BBH's 27 tasks some are missing.
     """
     if prompt not in PROMPTS:
-        raise InputError(f"unknown prompt {prompt!r}{did_you_mean(prompt, PROMPTS)}")
+        raise InputError(f"unknown prompt {prompt!r}{mistyped(prompt, PROMPTS)}")
     place = hub.resolve(os.fspath(benchmarks_dir), name)
     suites: list[Suite] = []
     for single in expand(name, place):
@@ -276,19 +276,19 @@ def expand(name: str, place: pathlib.Path) -> list[str]:
     known = [*MATH_FILES, *GROUPS, "bbh", *(f"bbh/{task}" for task in bbh.TASKS)]
     if not single_file and (place / _BBH_FILES).is_dir():
         known += [f"bbh/{task}" for task in _bbh_tasks(place)]
-    remedy = did_you_mean(name, known)
+    remedy = mistyped(name, known)
     raise InputError(f"unknown suite {name!r} (benchmarks: {place}){remedy}")
 
 
-def did_you_mean(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+def mistyped(name: str, known: Sequence[str] | dict[str, Any]) -> str:
     """The end of an error about a mistyped name."""
     names = list(dict.fromkeys(known))
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    close = nearest(name, names, count=3, cutoff=0.5)
     if not close:
         # "navigate" for "bbh/navigate".
         close = [one for one in names if one.rpartition("/")[2] == name.lower()]
     if close:
-        return f". Did you mean {' or '.join(repr(one) for one in close)}?"
+        return f".{suggestion(close)}"
     short = [one for one in names if "/" not in one]
     return f". Known: {', '.join(short)}."
 
