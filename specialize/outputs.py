@@ -17,7 +17,8 @@ from typing import Any
 from specialize.errors import InputError
 
 MARKER = "specialize.json"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What the system says of a disk, a quota or a file that can take no more.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -78,7 +79,7 @@ def _room_for(target: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in DISK_FULL:
             raise
         raise InputError(
             f"{target} cannot be written: {error.strerror}. Make room and run the same "

@@ -8,7 +8,6 @@ that say what to do.
 """
 
 import dataclasses
-import errno
 import functools
 import hashlib
 import json
@@ -29,6 +28,7 @@ from orbax.checkpoint.checkpoint_manager import StepAlreadyExistsError
 
 from specialize.checkpoints import integrity
 from specialize.errors import InputError
+from specialize.outputs import DISK_FULL
 from specialize.progress import console
 
 STATE = "state"
@@ -535,11 +535,7 @@ def _storage_failure(error: BaseException | None) -> str | None:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         text = str(error).lower()
-        if isinstance(error, OSError) and error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-        ):
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             return "disk is full"
         for reason, words in signs.items():
             if any(word in text for word in words):

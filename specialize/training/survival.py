@@ -1,7 +1,6 @@
 """Ends that are not the end: a signal, a NaN, a run that is taken up again."""
 
 import contextlib
-import errno
 import json
 import pathlib
 import signal
@@ -82,7 +81,7 @@ def full_disk(model_dir: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in outputs.DISK_FULL:
             raise
         raise InputError(
             f"The disk of {model_dir} is full ({error.strerror}). Its finished "
