@@ -98,9 +98,11 @@ class BatchSource:
             seed,
             questions_of(mixture.tasks) if together else None,
         )
-        rows = batch_size if together else min(WINDOW_ROWS, self._epoch_rows())
-        rows = window_rows or rows
-        rows = max(rows, self._order.smallest_window)
+        if window_rows is None:
+            window_rows = (
+                batch_size if together else min(WINDOW_ROWS, self._epoch_rows())
+            )
+        rows = max(window_rows, self._order.smallest_window)
         self.steps_per_window = -(-rows // batch_size)
         self.window_rows = self.steps_per_window * batch_size
         self.window_examples = self._examples_of_a_window()
