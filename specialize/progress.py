@@ -23,6 +23,15 @@ T = TypeVar("T")
 console = Console(stderr=True)
 
 
+def table_console(width: int) -> Console:
+    """Standard output for tables.
+
+    Args:
+        width: columns off a terminal, where rich would fold at 80 and cut names in two.
+    """
+    return Console(width=None if sys.stdout.isatty() else width)
+
+
 def bars(*, transient: bool = False) -> Progress:
     """A rich progress display with the columns every command shows."""
     return Progress(

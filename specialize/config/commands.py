@@ -73,12 +73,12 @@ def _place(problem: Problem) -> str | None:
 
 
 def _print(config: Config) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    # Off a terminal rich would fold at 80 columns and cut paths short.
-    console = Console(width=None if sys.stdout.isatty() else 10_000)
+    from specialize.progress import table_console
+
+    console = table_console(10_000)  # whole paths
     table = Table("value of", "value", "set at", "instead of", box=None)
     for row in config.rows():
         value = str(row["value"])

@@ -18,7 +18,7 @@ from specialize import outputs
 from specialize.cost.bench_protocol import Worker, WorkerError
 from specialize.cost.bench_shapes import SHAPES
 from specialize.errors import InputError
-from specialize.progress import track
+from specialize.progress import table_console, track
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 # What is timed for each word of the command line; the yardstick is always there.
@@ -286,10 +286,9 @@ def row(
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Prints the rows, and each one's speed and memory against the row above peers."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = table_console(160)
     table = Table(box=None, header_style="bold")
     for heading in (
         "",

@@ -3,7 +3,6 @@
 import argparse
 import json
 import pathlib
-import sys
 from typing import TYPE_CHECKING
 
 from specialize.config import add_flags, words_of_flags
@@ -144,11 +143,11 @@ COLUMNS = (
 
 def show(plans: "list[Plan]") -> None:
     """Prints the plans as one table, and what is assumed below it."""
-    from rich.console import Console
     from rich.table import Table
 
-    # Off a terminal rich would fold at 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    from specialize.progress import table_console
+
+    console = table_console(180)
     table = Table(*COLUMNS, box=None, header_style="bold")
     for found in plans:
         labelled = (

@@ -1,15 +1,14 @@
 """The table an evaluation prints: accuracy, n, interval, how answers were found."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from specialize.evaluation import statistics
 from specialize.evaluation.results import Results
+from specialize.progress import table_console
 
 
 def show(results: Results, base: Results | None = None) -> None:
@@ -19,9 +18,7 @@ def show(results: Results, base: Results | None = None) -> None:
         results: what to show.
         base: the base model's, for differences on the same examples.
     """
-    # Off a terminal rich would fold at 80 columns and cut names in two.
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table(results, base))
+    table_console(160).print(table(results, base))
 
 
 def table(results: Results, base: Results | None = None) -> Table:
