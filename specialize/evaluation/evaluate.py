@@ -15,10 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from specialize import outputs
+from specialize import config, outputs
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 from specialize.evaluation import judges, tables
@@ -32,7 +30,7 @@ from specialize.evaluation.results import (
 from specialize.evaluation.suites import Suite, load_suites
 from specialize.inference.engine import Engine
 from specialize.inference.resumable import decode_to_file
-from specialize.inference.weights import load_student
+from specialize.inference.weights import load_student, weights_digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,8 +301,8 @@ def evaluate(
     """
     evaluation = Evaluation(
         suites=suites,
-        benchmarks_dir=place(benchmarks_dir, "BENCHMARKS_DIR", "BENCHMARKS_DIR"),
-        vocabulary_path=place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
+        benchmarks_dir=config.place(benchmarks_dir, "BENCHMARKS_DIR", "BENCHMARKS_DIR"),
+        vocabulary_path=config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
         prompt=prompt,
         split=split,
         max_examples=max_examples,
@@ -365,41 +363,6 @@ def decoding_of(settings: Mapping[str, Any]) -> Decoding:
     return Decoding(**settings)
 
 
-def weights_digest(params: Any) -> str:
-    """A digest of the values of a tree of weights, computed where they lie.
-
-    Sums and sums of squares of every array, in float32: enough to tell checkpoints
-    apart without bringing the weights to the host.
-    """
-
-    @jax.jit
-    def moments(tree: Any) -> Any:
-        return jnp.stack(
-            [
-                jnp.stack([jnp.sum(x, dtype=jnp.float32), jnp.sum(jnp.square(x))])
-                for x in jax.tree.leaves(tree)
-            ]
-        ).astype(jnp.float32)
-
-    values = np.asarray(moments(params))
-    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
-
-
 def digest(value: Any) -> str:
     """SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def place(given: Any, macro: str, variable: str) -> Any:
-    """A path as configured, or from the environment.
-
-    Raises:
-        InputError: neither names it.
-    """
-    found = given or os.environ.get(f"SPECIALIZE_{variable}")
-    if not found:
-        raise InputError(
-            f"{macro} is not set. Set it with --gin.{macro}=\"'PATH'\", or in the "
-            f"environment as SPECIALIZE_{variable}."
-        )
-    return found

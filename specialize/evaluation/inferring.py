@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 
-from specialize import outputs
+from specialize import config, outputs
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
-from specialize.evaluation.evaluate import Decoding, digest, place, weights_digest
+from specialize.evaluation.evaluate import Decoding, digest
 from specialize.inference.engine import Engine
 from specialize.inference.resumable import decode_to_file
-from specialize.inference.weights import load_student
+from specialize.inference.weights import load_student, weights_digest
 from specialize.progress import console
 
 
@@ -76,7 +76,9 @@ def infer(
         output_length,
     )
     asked = read_prompts(prompts_path)
-    vocabulary = Vocabulary(place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"))
+    vocabulary = Vocabulary(
+        config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY")
+    )
     student = load_student(model, checkpoint, mesh)
     engine = Engine(
         model.module,

@@ -13,10 +13,10 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from specialize import outputs
+from specialize import config, outputs
 from specialize.errors import InputError
 from specialize.evaluation import tables
-from specialize.evaluation.evaluate import Evaluation, Results, decoding_of, place
+from specialize.evaluation.evaluate import Evaluation, Results, decoding_of
 from specialize.inference.weights import load_student
 from specialize.progress import console
 
@@ -107,8 +107,8 @@ def select(
         )
     folder = outputs.claim(output_dir or run / "selection", "selection")
     common = dict(
-        benchmarks_dir=place(benchmarks_dir, "BENCHMARKS_DIR", "BENCHMARKS_DIR"),
-        vocabulary_path=place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
+        benchmarks_dir=config.place(benchmarks_dir, "BENCHMARKS_DIR", "BENCHMARKS_DIR"),
+        vocabulary_path=config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
         prompt=prompt,
         max_examples=max_examples,
         rule=rule,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from specialize import sharding
+from specialize import config, sharding
 from specialize.training.batches import held_out_batches
 from specialize.training.feed import local_rows, put
 from specialize.training.mixtures import Mixture
@@ -111,12 +111,12 @@ def decoded_suites(
     Raises:
         InputError: the benchmarks or the vocabulary are not named.
     """
-    from specialize.evaluation.evaluate import Decoding, Evaluation, place
+    from specialize.evaluation.evaluate import Decoding, Evaluation
 
     evaluation = Evaluation(
         suites=suites,
-        benchmarks_dir=place(benchmarks_dir, "BENCHMARKS_DIR", "BENCHMARKS_DIR"),
-        vocabulary_path=place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
+        benchmarks_dir=config.place(benchmarks_dir, "BENCHMARKS_DIR", "BENCHMARKS_DIR"),
+        vocabulary_path=config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
         prompt=prompt,
         split="validation",
         max_examples=max_examples,

@@ -1,0 +1,21 @@
+"""Where a file lies: as configured, or as the environment says."""
+
+import os
+from typing import Any
+
+from specialize.errors import InputError
+
+
+def place(given: Any, macro: str, variable: str) -> Any:
+    """A path as configured, or from the environment.
+
+    Raises:
+        InputError: neither names it.
+    """
+    found = given or os.environ.get(f"SPECIALIZE_{variable}")
+    if not found:
+        raise InputError(
+            f"{macro} is not set. Set it with --gin.{macro}=\"'PATH'\", or in the "
+            f"environment as SPECIALIZE_{variable}."
+        )
+    return found
