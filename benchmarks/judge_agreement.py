@@ -1,26 +1,56 @@
 """Does our judge agree with what others published about real models' outputs?
 
     python benchmarks/judge_agreement.py [--bbh REPO] [--gsm8k REPO]
+                                         [--zero-shot-cot REPO] [--abel REPO]
 
 REPO is a checkout of a public repository:
 
 - suzgunmirac/BIG-Bench-Hard holds code-davinci-002's 13,022 outputs on the 27 tasks,
   with and without chain of thought, and the accuracy of each of the 54 files;
 - openai/grade-school-math holds the outputs of four models on GSM8K's test set with a
-  verdict for each of the 5,276.
+  verdict for each of the 5,276;
+- kojima-takeshi188/zero_shot_cot holds text-davinci-002's outputs, with and without
+  "Let's think step by step", on ten tasks whose answers are numbers, letters or yes and
+  no, each with the answer that was read in it;
+- GAIR-NLP/abel holds the outputs of fine-tuned Llama models on GSM8K, on a rewritten
+  GSM8K and on multiple-choice questions, with a verdict for each.
 
-Prints one row for each file or model: n, the published figure, ours, and for GSM8K in
-how many outputs the verdicts differ. Exits with 1 if any figure differs.
+Prints one row for each file or model: n, the published figure, ours, and where single
+verdicts are published how many differ and how many of these only we accept. Exits with
+1 if any figure of the first two differs. The judges of the other two are cruder than
+ours (the first number behind "is", a full stop that makes "10." no number), so that
+differences are listed with --show and must be read.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
+import re
 import sys
+from collections.abc import Iterable
 
 from specialize.corpus.answers import judge
 from specialize.evaluation import bbh
 
+ZERO_SHOT_TASKS = {
+    **dict.fromkeys(("gsm8k", "multiarith", "svamp", "addsub", "singleeq"), "number"),
+    **dict.fromkeys(("shuffled_objects", "date_understanding", "aqua"), "choice"),
+    **dict.fromkeys(("strategyqa", "coin_flip"), "yes_no"),
+}
+ZERO_SHOT_RECORD = re.compile(
+    r"\n\d_th_sampling\n(?P<text>.*?)\npred_before : .*?\npred_mode : (?P<read>.*?)\n"
+    r"GT : (?P<gold>.*?)\n\*{5,}",
+    re.DOTALL,
+)
+ABEL_FILES = [
+    *(
+        f"{name}/{size}"
+        for name in ("gsm8k", "gsm8k_robust")
+        for size in ("7b", "13b", "70b")
+    ),
+    "mathgpt/70b",
+]
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 
 
@@ -77,18 +107,80 @@ def grade_school_math(repository: pathlib.Path) -> int:
     return differing
 
 
+def zero_shot_cot(repository: pathlib.Path, show: bool) -> None:
+    """Compares our verdict with "the answer that was read equals the gold"."""
+    for (task, kind), style in itertools.product(
+        ZERO_SHOT_TASKS.items(), ("zero_shot_cot", "zero_shot")
+    ):
+        path = repository / "log" / f"{task}_{style}.log"
+        records = []
+        for record in ZERO_SHOT_RECORD.finditer(path.read_text(encoding="utf-8")):
+            output = record["text"].rpartition("\nA: ")[2]
+            gold = record["gold"]
+            published = record["read"] == gold
+            records.append((output, _as_gold(gold, kind), kind, published))
+        _compare(f"{task}, {style}", records, show)
+
+
+def abel(repository: pathlib.Path, show: bool) -> None:
+    """Compares every published verdict; a gold that is a letter is a choice."""
+    for name in ABEL_FILES:
+        path = repository / "outputs" / f"{name}.jsonl"
+        records = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            gold = str(record["gold"])
+            kind = "choice" if re.fullmatch("[A-Z]", gold) else "number"
+            records.append(
+                (record["response"], _as_gold(gold, kind), kind, record["result"])
+            )
+        _compare(f"abel {name}", records, show)
+
+
+def _compare(
+    name: str, records: Iterable[tuple[str, str, str, bool]], show: bool
+) -> None:
+    n = accepted = ours = apart = only_ours = 0
+    for output, gold, kind, published in records:
+        verdict = judge(output, [gold], kind)
+        n += 1
+        accepted += published
+        ours += verdict.correct
+        apart += verdict.correct != published
+        only_ours += verdict.correct and not published
+        if show and verdict.correct != published:
+            print(f"--- gold {gold!r}, published {published}, ours {verdict}\n{output}")
+    print(
+        f"{name:49}{n:5}{accepted / n:9.2%}{ours / n:9.2%}  {apart} apart, "
+        f"{only_ours} of them accepted by us alone"
+    )
+
+
+def _as_gold(gold: str, kind: str) -> str:
+    return f"({gold})" if kind == "choice" else gold
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--bbh", type=pathlib.Path, help="suzgunmirac/BIG-Bench-Hard")
     parser.add_argument("--gsm8k", type=pathlib.Path, help="openai/grade-school-math")
+    parser.add_argument(
+        "--zero-shot-cot", type=pathlib.Path, help="kojima-takeshi188/zero_shot_cot"
+    )
+    parser.add_argument("--abel", type=pathlib.Path, help="GAIR-NLP/abel")
+    parser.add_argument("--show", action="store_true", help="print what differs")
     arguments = parser.parse_args()
     differing = 0
     if arguments.bbh:
         differing += big_bench_hard(arguments.bbh)
     if arguments.gsm8k:
         differing += grade_school_math(arguments.gsm8k)
+    if arguments.zero_shot_cot:
+        zero_shot_cot(arguments.zero_shot_cot, arguments.show)
+    if arguments.abel:
+        abel(arguments.abel, arguments.show)
     return int(differing > 0)
 
 

@@ -94,6 +94,7 @@ def judge(
         read_marked,
         read_unmarked,
         deniable=answer_type not in ("boolean", "yes_no", "valid_invalid"),
+        withholdable=answer_type not in ("words", "text"),
     )
     accepted = {spelled_gold(gold, answer_type) for gold in golds}
     if answer_type == "choice" and not all(_is_letter(gold) for gold in accepted):

@@ -21,25 +21,38 @@ is chance. Lists, brackets and free text must be the whole text or its last line
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from specialize.corpus.passages import Passage, first_sentence, last_sentence
 
 _EDGE = " \t\r\n*_`\"'“”‘’.,;:!$\\"
 
-_LETTER = r"(?:\((?P<round>[A-Z])\)|\[(?P<square>[A-Z])\]|\{(?P<curly>[A-Z])\})"
+_LETTER = (
+    r"(?:\((?:[Oo]ption\s|[Cc]hoice\s)?(?P<round>[A-Z])\)"
+    r"|\[(?P<square>[A-Z])\]|\{(?P<curly>[A-Z])\})"
+)
 _PARENTHESISED = re.compile(_LETTER)
 _LEADING_LETTER = re.compile(
     r"[\s*_`\"'“$:-]*(?:\\[(\[]\s*)?(?:\\(?:text|mathrm|mathbf|textbf)\s*\{)?"
+    r"(?:(?:most\s+)?(?:likely|probably|definitely|clearly)\s+(?:to\s+be\s+)?)?"
     r"(?:(?:[Tt]he\s+)?(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)\s*:?\s*[*_`]*)?"
     rf"(?:{_LETTER}|\((?P<lower>[a-z])\)|(?P<tiny>[a-z])(?=[.)]?\s*$)"
-    r"|(?P<bare>[A-Z])(?=\s*(?:$|[\n).:,;!\]}*_`\"'”\\$]"
+    r"|(?P<bare>[A-Z])(?=\s*(?:$|[\n().:,;!\]}*_`\"'”\\$]|[-–—]\s"
     r"|(?:because|since|as|is|which|and|or|for|given|explanation)\b))"
     r"|(?P<named>[B-HJ-Z])(?=\s))"
 )
+# "(A) or (B)", and with the options' texts: "(A) wall (E) table", "A) sea and B) salt".
 _MORE_LETTERS = re.compile(
     rf"[\s).,*]*(?:\b(?:or|and)\b|/|&|,)\s*(?:{_LETTER}|(?P<bare>[A-Z])(?=[\s.,)]|$))"
 )
+_MORE_OPTIONS = re.compile(
+    r"[\s):*]*(?:(?!(?:is|are|was|not|because|since|as|than|over|but|while|so)\b)"
+    r"[A-Za-z'-]+,?[ ]+){1,6}?"
+    rf"(?:{_LETTER}|(?P<bare>[A-Z])\))"
+    r"(?!\s*(?:is|are|was|cannot|can't|does|would|says)\b)"
+)
+_POINTS_TO = re.compile(r"\b(?:is|be|was)\s+[*_`]*$")
+_ENDS_WITH = re.compile(r"[*_`]*\s*(?:[.!]|$)")
 _CONCLUSION = re.compile(r"(?:so|therefore|thus|hence|then|finally)\b", re.IGNORECASE)
 _LABELS = {
     "boolean": re.compile(r"\b(?P<label>true|false)\b", re.IGNORECASE),
@@ -48,7 +61,11 @@ _LABELS = {
         r"\b(?P<not>not\s+(?:\w+\s+)?|n't\s+)?(?P<label>valid|invalid)\b", re.IGNORECASE
     ),
 }
-_STANDING = re.compile(r"[*_`\"'”)]*(?:[.,;:!?\n]|\s*$)")
+_STANDING = re.compile(r"[*_`\"'”)\]}]*(?:[.,;:!?\n]|\s*\n|\s+[-–—]\s|\s*$)")
+_OPENING = re.compile(
+    r"(?:^|\n|[.!?:]\s)[\s*_`\"(\[]*(?:\d+[.)]\s+)?(?:(?:so|therefore|thus|hence),?\s+)?",
+    re.IGNORECASE,
+)
 _ITEM = re.compile(r"\s*(?:\d+[.)]|[-*•])\s")
 _WORD_LIST = re.compile(
     r"[\"'`]?[^\W\d][^?()\[\]\".:]*(?:[\"'`],?\s*[\"'`]?[^?()\[\]\".:]*)*"
@@ -65,7 +82,9 @@ def choice_marked(passage: Passage) -> str | None:
     leading = _LEADING_LETTER.match(text)
     if leading:
         letter = _letter(leading)
-        more = _MORE_LETTERS.match(text, leading.end())
+        more = _MORE_LETTERS.match(text, leading.end()) or _MORE_OPTIONS.match(
+            text, leading.end()
+        )
         if more and _letter(more) != letter:
             return f"{letter} {_letter(more)}"
         return letter
@@ -89,7 +108,18 @@ def choice_unmarked(text: str) -> str | None:
         others = re.findall(r"(?:\n|[.;]\s+)\s*\(([A-Z])\)", text[leading.end() :])
         if all(f"({other})" == _letter(leading) for other in others):
             return _letter(leading)
-    return letters.pop() if len(letters) == 1 else None
+    return letters.pop() if len(letters) == 1 else _only_letter(text)
+
+
+def _only_letter(text: str) -> str | None:
+    """The one letter a text speaks of, where a sentence says or ends with it."""
+    found = list(_PARENTHESISED.finditer(text))
+    if len({_letter(match) for match in found}) == 1 and any(
+        _POINTS_TO.search(text, 0, match.start()) or _ENDS_WITH.match(text, match.end())
+        for match in found
+    ):
+        return _letter(found[0])
+    return None
 
 
 def label_marked(answer_type: str) -> Callable[[Passage], str | None]:
@@ -131,10 +161,19 @@ def label_unmarked(answer_type: str) -> Callable[[str], str | None]:
             return _label(answer_type, result) if result else None
         if answer_type == "yes_no":
             found = [match for match in found if _STANDING.match(sentence, match.end())]
+            found = found or list(_opening_labels(text, pattern))
         labels = {_label(answer_type, match) for match in found}
         return labels.pop() if len(labels) == 1 else None
 
     return read
+
+
+def _opening_labels(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+    """Labels that a sentence opens with: "2. No, the estimate does not ..."."""
+    for opening in _OPENING.finditer(text):
+        label = pattern.match(text, opening.end())
+        if label and _STANDING.match(text, label.end()):
+            yield label
 
 
 def words_marked(passage: Passage) -> str | None:

@@ -10,8 +10,8 @@ Behind a mark (`passages`), within its first sentence:
 - Several offered numbers ("5 or 6", "5 to 6", "5 and 6") are no single number either,
   except where the gold itself has several (ASDiv: "5 (ft); 7 (ft)"): then the passage
   must hold exactly these, in any order.
-- If other words come first ("The answer is that in 3 days she makes $18"), the last
-  number of the sentence counts.
+- If other words come first ("The answer is that in 3 days she makes $18"), the number
+  that the sentence states counts (`statements`).
 - Numbers in words count where they come first and no digits do.
 
 Without a mark the last number of the whole text counts, as in the reference; a text
@@ -31,6 +31,7 @@ from specialize.corpus.quantities import (
     same_quantities,
     same_quantity,
 )
+from specialize.corpus.statements import stated
 
 _LEAD = re.compile(
     r"""(?:[\s*_`"'“”‘’({\[~≈:=>$|-]
@@ -39,15 +40,28 @@ _LEAD = re.compile(
     | (?:that|about|approximately|around|roughly|exactly|precisely|nearly|almost|just
         |only|simply|therefore|thus|hence|now|equal\ to|equals|indeed|actually|still
         |an?|the|is|total|totals?\ of|total\ of|sum\ of|number|of|USD|EUR|GBP|Rs\.?|RM
-        |PHP|at\ least|at\ most|option|minus|negative)\b
+        |PHP|at\ least|at\ most|option|minus|negative|most\ likely|likely|probably)\b
     )*""",
     re.IGNORECASE | re.VERBOSE,
 )
 _NEGATIVE_WORD = re.compile(r"\b(?:minus|negative)\s+[$€£]?$", re.IGNORECASE)
 _UNITS = r"(?:\s*\\?(?!or\b|and\b|to\b|x\b)[A-Za-z%.()²³]+){0,3}?"
 _OPERATOR = re.compile(
-    rf"{_UNITS}[\s)]*(?:[+*×·÷/=\u2212]|\s-|-(?=[\s$]*\d)|x\s?(?=[$\d(])|\\div\b)[\s($]*"
-    r"(?=[-\d.$(])"
+    rf"{_UNITS}[\s)]*(?:[+*×·÷/=\u2212]|\s-|[-–](?=[\s$]*\d)|x\s?(?=[$\d(])|\\div\b"
+    r"|(?:times|plus|minus|(?:divided|multiplied)\s+by)\b)[\s($]*(?=[-\d.$(])",
+    re.IGNORECASE,
+)
+# "676 - 224, which is 452": words that an equals sign stands for.
+_RESULTS_IN = re.compile(
+    r",?\s(?:(?:which|that|and)\s)?(?:is\s(?:equal\sto\s)?|equals\s|gives\s(?:us\s)?"
+    r"|comes\s(?:out\s)?to\s)(?=[-$€£]?\d)"
+)
+_LISTED = re.compile(r",\s(?:and\s)?[-$€£]?\d[\d,.]*(?:\s*,\s|,?\s+and\s|[\s.]*$)")
+# "8 pens will cost $12": the first number only counts the subject.
+_COUNTED_SUBJECT = re.compile(
+    r"(?:\s+[A-Za-z'-]+){1,5}?\s+(?:(?:will|would|can)\s+)?"
+    r"(?:costs?|weighs?|equals?|contains?|holds?|makes?|lasts?|is\s+equal\s+to)\s+(?:(?:about|a\s+total\s+of)\s+)?"
+    r"[$€£]?(?=\d)"
 )
 _HEDGE = re.compile(
     rf"{_UNITS}\s*(?:,?\s*\b(?:or|and|to)\b|[–—]|-)\s*(?:\b(?:about|maybe|even)\s+)?[$€£]?$"
@@ -61,7 +75,10 @@ _REST_OF_SHORT = re.compile(
     r"[\s*_`$)\]}\"'”’.]*(?:\\[)\]])?"
     r"(?:[A-Za-z²³$%/()*_.\\}-]+[^\S\n]*){0,5}[.!\s*_`$)\]}\"'”’\\]*(?=\n|$)"
 )
+_PART_OF = re.compile(r"(?:half|a\s+\w+)\s+(?:of\s+)?the\b", re.IGNORECASE)
+_STEP = re.compile(r"^\**Step\s\d+\**:\s", re.IGNORECASE)
 _HEADING = re.compile(r"\s*\d+[.)]\s+[A-Za-z]")
+_FIRST_OF_LIST = re.compile(r"\s*1[.)]\s[^\n]*\n+\s*2[.)]\s")
 _EXPLAINED = re.compile(
     r"[\s*_`$)\]}\"'.,;(-]*(?:[A-Za-z]+\s){0,3}?[\s.,;:(*-]*"
     r"(?:explanation|reason\w*|because|since|solution|step|note|as)\b",
@@ -88,6 +105,7 @@ class NumberAnswer:
 def read_marked(passage: Passage) -> NumberAnswer | None:
     """Reads the number behind a mark; None if there is none."""
     text = passage.text.lstrip(" \t\r\n*_`:")
+    begins_anew = "\n" in passage.text[: len(passage.text) - len(text)]
     if passage.kind == "enclosed":
         return _offered(text.replace("\n", " ")) or _words(text)
     if passage.kind == "hashes":
@@ -95,8 +113,15 @@ def read_marked(passage: Passage) -> NumberAnswer | None:
         if _HEADING.match(line) or not (_leads(line) and _is_short(line)):
             return None
         return _offered(line)
+    # A calculation may have its result on the next line.
+    text = re.sub(r"=[ \t]*\n\s*(?=[-$€£\d])", "= ", text)
+    text = _STEP.sub("", text)
     sentence = first_sentence(text)
-    if passage.kind == "colon":
+    if _FIRST_OF_LIST.match(text):
+        return None
+    if begins_anew and "=" in sentence and _goes_on(text, sentence):
+        return None  # the first of several steps
+    if passage.kind == "colon" and _goes_on(text, sentence):
         # "Answer: 9 eggs are left. She ..." opens a chain of thought.
         if not (_leads(sentence) or _words(text)):
             return None
@@ -183,8 +208,14 @@ def _offered(sentence: str) -> NumberAnswer | None:
     first = found[0]
     lead = _LEAD.match(sentence)
     leads = lead is not None and lead.end() >= first.begin
-    if not leads and (words := _words(sentence)) is not None:
+    words = None if leads or _PART_OF.match(sentence) else _words(sentence)
+    if words is not None:
         return words
+    if leads and _COUNTED_SUBJECT.match(sentence, first.end):
+        leads = False
+    if _OPERATOR.match(sentence, first.end):
+        if len(rewritten := _RESULTS_IN.sub(" = ", sentence, count=1)) != len(sentence):
+            return _offered(rewritten)
     clause = sentence
     if leads:
         end = _CLAUSE_END.search(sentence, first.end)
@@ -196,7 +227,7 @@ def _offered(sentence: str) -> NumberAnswer | None:
     ):
         single = _result(clause)
     elif not leads:
-        single = found[-1]
+        single = stated(sentence, found)
     elif _OPERATOR.match(sentence, first.end) or _is_hedged(sentence, found):
         single = None
     else:
@@ -204,7 +235,7 @@ def _offered(sentence: str) -> NumberAnswer | None:
     if single is not None and _NEGATIVE_WORD.search(sentence[: single.begin]):
         if not isinstance(single.value, Clock):
             single = dataclasses.replace(single, value=-single.value)
-    text = " ".join(clause.split())
+    text = " ".join((sentence if single is None else clause).split())
     return NumberAnswer(single, tuple(found), text)
 
 
@@ -227,7 +258,14 @@ def _result(clause: str) -> Quantity | None:
 def _is_hedged(sentence: str, found: list[Quantity]) -> bool:
     if len(found) < 2 or same_quantity(found[0], found[1]):
         return False  # "5/2 or 2.5"
+    if _LISTED.match(sentence, found[0].end):
+        return True  # "5, 4, 9"
     return bool(_HEDGE.fullmatch(sentence, found[0].end, found[1].begin))
+
+
+def _goes_on(text: str, sentence: str) -> bool:
+    """Whether more than closing marks follows a text's first sentence."""
+    return any(character.isalnum() for character in text.lstrip()[len(sentence) :])
 
 
 def _leads(text: str) -> bool:

@@ -2,7 +2,8 @@
 
 Only the beginning of a passage is read, because "one" and "a second" inside a
 sentence are seldom numbers: "eighteen dollars", "twenty-five", "one hundred and
-five", "minus three", "two and a half", "three quarters", "a dozen", "two million".
+five", "minus three", "two and a half", "three quarters", "two point five", "a dozen",
+"two million".
 """
 
 import re
@@ -55,11 +56,29 @@ def leading_number(text: str) -> tuple[Fraction, int] | None:
         return None
     value, count = read
     position += count
+    if value.denominator == 1:
+        decimals, more = _decimals([word for word, _ in words[position:]])
+        value, position = value + decimals, position + more
     if position < len(words) and words[position][0] in ("of", "by"):
         fractional = value.denominator != 1
         if not fractional:
             return None  # "one of them", "two by two"
     return (-value if negative else value), words[position - 1][1]
+
+
+def _decimals(words: list[str]) -> tuple[Fraction, int]:
+    """Reads "point two eight" or "point eighty-seven": (value, number of words)."""
+    if words[:1] != ["point"] or words[1:2] == [] or words[1] not in _SMALL:
+        return Fraction(0), 0
+    digits, count = "", 1
+    while count < len(words) and words[count] in _SMALL:
+        value = _SMALL[words[count]]
+        following = _SMALL.get(words[count + 1], 0) if words[count + 1 :] else 0
+        if value >= 20 and 0 < following < 10:
+            value, count = value + following, count + 1
+        digits += str(value)
+        count += 1
+    return Fraction(int(digits), 10 ** len(digits)), count
 
 
 def _cardinal(words: list[str]) -> tuple[Fraction, int] | None:

@@ -34,9 +34,17 @@ _TURN = r"(?:\*\*|\#+\x20?)?(?:Human|User|Input|Instruction|Example\x20\d+)\*{0,
 # Behind a blank line, at a line's begin, or anywhere for vocabularies without breaks.
 _NEXT_BLOCK = re.compile(rf"\n\s*\n\s*(?:{_QUESTION}|{_TURN})")
 _NEXT_LINE = re.compile(rf"(?:^|\n)\s*(?:{_QUESTION}|{_TURN})")
+# "Given: ... Question: ... Plan: ..." repeats its own question before it solves it.
+_RESTATED = re.compile(
+    r"[\s*#]*(?:given|known|relevant|variables?|facts?|data|information)\b[^\n]{0,40}:",
+    re.IGNORECASE,
+)
 _NEXT_INLINE = re.compile(r"\s(?:Q|Question)\s?\d*:\s")
 
 _EMPHASIS = r"[*_`]{0,3}"
+_ASIDE = (
+    r"(?:\s?\([^()\n]{1,40}\))?"  # "Answer (in dollars):", "the answer (Yes or No) is"
+)
 _SUBJECT = (
     r"(?:(?P<final>final|correct|right|overall)\s+)?(?:[\w-]+\s+){0,1}?"
     r"(?:answers?|ans\b|option|choice)"
@@ -44,26 +52,32 @@ _SUBJECT = (
 _ABOUT = r"(?:\s+(?:to|for|of|here|in|as)\b[^.?!:=\n]{0,80}?)?"
 _VERB = (
     r"(?:(?=\s?(?:cannot|can't|can\s+not|could\s+not|isn't)\b)"
-    r"|(?:is|are|was|will\s+be|would\s+be|should\s+be|must\s+be|has\s+to\s+be|"
+    r"|\b(?:is|are|was|will\s+be|would\s+be|should\s+be|must\s+be|has\s+to\s+be|"
     r"comes\s+(?:out\s+)?to(?:\s+be)?|equals)\b\s*:?|=|->|→|⇒|⟹)"
 )
 _PHRASE = re.compile(
-    rf"\b{_SUBJECT}{_EMPHASIS}{_ABOUT}\s*{_EMPHASIS}\s*{_VERB}", re.IGNORECASE
+    rf"\b{_SUBJECT}{_EMPHASIS}{_ASIDE}{_ABOUT}\s*{_EMPHASIS}\s*{_VERB}", re.IGNORECASE
 )
-_ASIDE = r"(?:\s?\([^()\n]{1,40}\))?"  # "Answer (in dollars):"
 _COLON = re.compile(
     rf"(?:(?P<final>\b(?:final|correct|right)\s+(?:answer|option|choice)){_ASIDE}"
     rf"\s*{_EMPHASIS}\s*(?::|(?=\s[$\d]))"
-    rf"|\b(?:answer{_ASIDE}|ans\b\.?)\s*{_EMPHASIS}\s*:"
+    rf"|\b(?:answer(?:\s+choice)?{_ASIDE}|ans\b\.?)\s*{_EMPHASIS}\s*:"
+    rf"|(?:(?<=\n)|^)[ ]*[#*]{{1,6}}[ ]*(?:final[ ]+)?answer[ ]*{_EMPHASIS}[ ]*(?=\n)"
     rf"|(?:(?<=\n)|^|(?<=[.!?]\s))A\s*{_EMPHASIS}\s*:|\bAns\.)\s*{_EMPHASIS}",
     re.IGNORECASE,
 )
-_DENIED = re.compile(r"[\s:*(]*(?:that\s+it\s+is\s+)?(?:not|isn't)\b", re.IGNORECASE)
+# "Answer: Not washed = 66" denies nothing.
+_DENIED = re.compile(
+    r"[\s:*(]*(?:that\s+it\s+is\s+)?(?:not|isn't)\b(?![^.=\n]{0,40}=)", re.IGNORECASE
+)
 _WITHHELD = re.compile(
     r"[\s:*(]*(?:that\s+(?:it\s+is\s+)?)?"
-    r"(?:not\s+(?:clear|known|given|enough|possible|determin|among|listed|provided)"
+    r"(?:not\s+(?:clear|known|given|enough|possible|determin|among|listed|provided"
+    r"|definitive|certain|(?:as|so|that)\s+(?:simple|clear|easy|straightforward))"
     r"|un(?:known|clear|determined|certain)\b|none\b|neither\b|cannot\b|can't\b"
-    r"|can\s+not\b|could\s+not\b|impossible\b|insufficient\b|undefined\b|n/a\b)",
+    r"|can\s+not\b|could\s+not\b|(?:it\s+is\s+)?impossible\b|insufficient\b"
+    r"|undefined\b|n/a\b|inconclusive\b|debatable\b|subjective\b|both\s+yes\b"
+    r"|(?:it\s+)?depend(?:s|ent|ing)?\b)",
     re.IGNORECASE,
 )
 _HASHES = re.compile(r"#{4,}\s*:?")
@@ -130,6 +144,7 @@ def locate(
     read_unmarked: Callable[[str], Answer | None],
     *,
     deniable: bool = True,
+    withholdable: bool = True,
 ) -> tuple[Answer | None, str]:
     """Finds the final answer of a text by the rules at the head of this module.
 
@@ -139,6 +154,8 @@ def locate(
         read_unmarked: reads the answer of a whole text that has no mark.
         deniable: whether "the answer is not ..." withholds an answer; for labels it
             can be one ("not valid", "not True = False").
+        withholdable: whether "the answer is unknown" withholds an answer; for a list
+            of words or a free text it can be one.
 
     Returns:
         (answer, how): `how` is "marked", "last" or "none"; the answer is None exactly
@@ -151,7 +168,7 @@ def locate(
             return answer, "marked"
     denied = False
     for passage in reversed(list(marks(text))):
-        if _WITHHELD.match(passage.text):
+        if withholdable and _WITHHELD.match(passage.text):
             return None, "none"
         if deniable and _DENIED.match(passage.text):
             denied = True
@@ -233,7 +250,8 @@ def _answered(
     """
     if not text.strip() or _NEXT_LINE.match(text):
         return False
-    if not needs_mark or len(text.split()) <= 4:
+    restated = _RESTATED.match(text)
+    if not restated and (not needs_mark or len(text.split()) <= 4):
         if read_unmarked(text) is not None:
             return True
     passages = [*hashes(text), *marks(text)]

@@ -219,6 +219,7 @@ def normalised(text: str) -> str:
     text = text.replace("{,}", ",").replace("\\!", "").replace("\\$", "$")
     text = text.replace("\\%", "%")
     text = re.sub(r"(?<=\d)\\[,;:](?=\d{3})", ",", text)
+    text = re.sub(r"\\([dt]?frac)\s*(\d)\s*(\d)(?!\d)", r"\\\1{\2}{\3}", text)
     text = re.sub(r"(?<=\d)\s*\\[dt]?frac\s*{(\d+)}\s*{(\d+)}", r" \1/\2", text)
     text = re.sub(r"\\[dt]?frac\s*{([^{}]+)}\s*{([^{}]+)}", r"\1/\2", text)
     text = re.sub(r"\\(?:text|mathrm|mathbf|textbf)\s*{([^{}]*)}", r"\1", text)
@@ -262,7 +263,7 @@ def same_quantity(one: Quantity, other: Quantity) -> bool:
         assert isinstance(one.value, Fraction)
         return _clock_is_number(other.value, one.value)
     ones, others = _readings(one), _readings(other)
-    if ones & others:
+    if ones & others or any(_same_double(a, b) for a in ones for b in others):
         return True
     if one.percent == other.percent:
         return False
@@ -289,6 +290,18 @@ def _readings(quantity: Quantity) -> set[Fraction]:
     return {quantity.value} | (
         {quantity.other} if quantity.other is not None else set()
     )
+
+
+def _same_double(one: Fraction, other: Fraction) -> bool:
+    """Whether two numbers are one, but for the last digits of a printed double.
+
+    "0.30000000000000004" is how a program prints 0.3; only numbers written with at
+    least 16 significant digits are meant, and 14 of them must agree.
+    """
+    if max(one.denominator, other.denominator) < 10**9 or not one * other > 0:
+        return False
+    printed = max(len(canonical(abs(value)).lstrip("0.")) for value in (one, other))
+    return printed >= 16 and abs(one - other) <= abs(one) / 10**14
 
 
 def _same_clock(one: Clock, other: Clock) -> bool:
