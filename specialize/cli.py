@@ -16,6 +16,7 @@ from specialize.errors import InputError
 ROOMS = (
     "specialize.quickstart",
     "specialize.corpus.commands",
+    "specialize.inference.commands",
     "specialize.checkpoints.commands",
     "specialize.training.commands",
     "specialize.evaluation.commands",

@@ -22,8 +22,8 @@ ABLATIONS = sorted(p.name for p in (RECIPES / "ablations").glob("*.gin"))
 SIZES = ("base", "large", "xl", "xxl")
 
 TRAIN_RUNS = ("train", "t5x_train")
-EVALUATION_RUNS = ("evaluate", "infer", "t5x_evaluate", "t5x_infer")
-HERE = ("train", "evaluate", "infer")  # what needs no T5X
+EVALUATION_RUNS = ("evaluate", "infer", "sample", "t5x_evaluate", "t5x_infer")
+HERE = ("train", "evaluate", "infer", "sample")  # what needs no T5X
 
 # What whoever launches a recipe says on the command line.
 LAUNCH = (

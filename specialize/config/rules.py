@@ -141,7 +141,8 @@ def batch_problems(config: Config, *, devices: int | None = None) -> list[Proble
     # batch of training.
     called = {binding.selector for binding in config.scan.bindings}
     trains = bool(called & {"specialize.training.loop.train", "__main__.train"})
-    evaluates = any(name.endswith((".evaluate", ".infer")) for name in called)
+    decoders = (".evaluate", ".infer", ".sample_checkpoint")
+    evaluates = any(name.endswith(decoders) for name in called)
     for name, parts in (("BATCH_SIZE", microbatches), ("EVAL_BATCH_SIZE", 1)):
         batch = config.value(name)
         if batch is None or (trains if name.startswith("EVAL") else evaluates):

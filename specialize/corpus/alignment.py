@@ -19,11 +19,10 @@ from specialize.corpus.alignment_rows import (
     Step,
     assemble,
 )
+from specialize.corpus.choices import ALIGNMENTS
 from specialize.corpus.records import AlignedTarget, TeacherToken
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
-
-METHODS = ("bytes", "dtw")
 
 
 def align(
@@ -53,8 +52,10 @@ def align(
         InputError: the tokens do not spell `text`; a probability is NaN or the
             distinct alternatives of a token exceed 1 beyond rounding.
     """
-    if method not in METHODS:
-        raise InputError(f"alignment is {method!r}, expected one of {list(METHODS)}.")
+    if method not in ALIGNMENTS:
+        raise InputError(
+            f"alignment is {method!r}, expected one of {list(ALIGNMENTS)}."
+        )
     try:
         raw = text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -11,9 +11,7 @@ def register_sample(commands: options.Commands) -> None:
         commands, "sample", _sample, "ask a served teacher for samples with top-k"
     )
     options.add_problems(parser)
-    parser.add_argument(
-        "--responses", required=True, metavar="FILE", help="the database of answers"
-    )
+    options.add_asking(parser)
     parser.add_argument("--model", required=True, help="as the server calls it")
     parser.add_argument(
         "--base_url", default="https://api.openai.com/v1", help="of the server"
@@ -21,37 +19,19 @@ def register_sample(commands: options.Commands) -> None:
     parser.add_argument(
         "--api", default="completions", choices=("completions", "chat"), help="endpoint"
     )
-    parser.add_argument(
-        "--prompt",
-        default=None,
-        metavar="FILE",
-        help="worked examples before each question",
-    )
     parser.add_argument("--system", default=None, help="system message (chat)")
-    parser.add_argument(
-        "--limit", type=options.count, default=None, help="first N questions only"
-    )
     parser.add_argument(
         "--api_key_env",
         default="OPENAI_API_KEY",
         help="environment variable that holds the key",
     )
     ask = parser.add_argument_group("what to ask for")
-    ask.add_argument("--n", type=int, default=8, help="samples of every question")
-    ask.add_argument(
-        "--max_n",
-        type=int,
-        default=None,
-        help="up to this many of a question without a right one so far",
-    )
-    ask.add_argument("--n_per_request", type=int, default=4, help="choices a request")
     ask.add_argument("--temperature", type=float, default=0.5, help="of sampling")
     ask.add_argument("--top_p", type=float, default=1.0, help="of sampling")
     ask.add_argument("--max_tokens", type=int, default=256, help="of an answer")
     ask.add_argument(
         "--stop", nargs="*", default=["\nQuestion:"], help="where an answer ends"
     )
-    ask.add_argument("--top_logprobs", type=int, default=5, help="alternatives a token")
     ask.add_argument("--seed", type=int, default=0, help="of the run")
     ask.add_argument(
         "--no_seed",
@@ -85,18 +65,14 @@ def register_sample(commands: options.Commands) -> None:
         "--price_output", type=float, default=0.0, help="of a million answer tokens"
     )
     pace.add_argument("--max_cost", type=float, default=None, help="stop when spent")
-    pace.add_argument(
-        "--log_every", type=float, default=30.0, help="seconds between progress lines"
-    )
     judging = parser.add_argument_group("verification")
     options.add_answer_type(judging)
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from specialize.corpus import pipeline, sample
+    from specialize.corpus import panel, pipeline, sample
     from specialize.corpus.endpoint import Endpoint
     from specialize.corpus.sampling import Plan
-    from specialize.progress import console
 
     problems = pipeline.read_problems(arguments.problems, arguments.dataset)
     tally = sample.sample(
@@ -138,13 +114,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         dataset=arguments.dataset,
         log_every_s=arguments.log_every,
     )
-    missing = tally.planned - tally.cached - tally.done
-    if missing > 0:
-        console.print(
-            f"{missing} samples are missing ({tally.failed} given up). Run the same "
-            "command again to ask for them."
-        )
-    return 1 if missing > 0 else 0
+    return panel.say_what_is_missing(tally)
 
 
 def register_export(commands: options.Commands) -> None:

@@ -61,6 +61,38 @@ def add_completions(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_asking(parser: argparse.ArgumentParser) -> None:
+    """What every teacher is asked, and where its answers go."""
+    parser.add_argument(
+        "--responses", required=True, metavar="FILE", help="the database of answers"
+    )
+    parser.add_argument(
+        "--prompt",
+        default=None,
+        metavar="FILE",
+        help="worked examples before each question",
+    )
+    parser.add_argument(
+        "--limit", type=count, default=None, help="first N questions only"
+    )
+    parser.add_argument("--n", type=int, default=8, help="samples of every question")
+    parser.add_argument(
+        "--max_n",
+        type=int,
+        default=None,
+        help="up to this many of a question without a right one so far",
+    )
+    parser.add_argument(
+        "--n_per_request", type=int, default=4, help="samples in one request"
+    )
+    parser.add_argument(
+        "--top_logprobs", type=int, default=5, help="alternatives a token"
+    )
+    parser.add_argument(
+        "--log_every", type=float, default=30.0, help="seconds between progress lines"
+    )
+
+
 def add_judging(parser: argparse.ArgumentParser) -> None:
     """How samples are judged and which stay."""
     group = parser.add_argument_group("verification")

@@ -130,3 +130,19 @@ def _eta(tally: Tally) -> float | None:
 def _clock(seconds: float) -> str:
     minutes = int(seconds) // 60
     return f"{minutes // 60}:{minutes % 60:02d}:{int(seconds) % 60:02d}"
+
+
+def say_what_is_missing(tally: Tally) -> int:
+    """Says how many samples a finished run still lacks.
+
+    Returns:
+        The command's exit code: 1 if there are any.
+    """
+    missing = tally.planned - tally.cached - tally.done
+    if missing <= 0:
+        return 0
+    default_console.print(
+        f"{missing} samples are missing ({tally.failed} given up). Run the same "
+        "command again to ask for them."
+    )
+    return 1

@@ -386,6 +386,7 @@ class Sampler:
                 fault = error
                 tally.retries[error.reason] += 1
                 unusable += 1
+                tally.last_fault = str(error)
                 if not error.again or unusable >= _USABLE_ATTEMPTS:
                     break
             else:

@@ -129,12 +129,15 @@ class Engine:
         found: list[Bucket] = []
         for begin in range(0, len(order), self.batch_size):
             chosen = order[begin : begin + self.batch_size]
-            longest = min(len(ids[chosen[0]]), self.input_length)
-            length = next((n for n in _LENGTHS if n >= longest), longest)
-            found.append(
-                Bucket(len(found), min(length, self.input_length), tuple(chosen))
-            )
+            length = self.padded_length(len(ids[chosen[0]]))
+            found.append(Bucket(len(found), length, tuple(chosen)))
         return ids, found
+
+    def padded_length(self, tokens: int) -> int:
+        """The encoder length of a batch whose longest prompt has so many tokens."""
+        longest = min(tokens, self.input_length)
+        length = next((n for n in _LENGTHS if n >= longest), longest)
+        return min(length, self.input_length)
 
     def generate(
         self,
@@ -181,7 +184,8 @@ class Engine:
             if finished.issuperset(bucket.indices):
                 continue
             key = jax.random.fold_in(jax.random.key(seed), bucket.number)
-            result = self._decode(bucket, ids, key, method, options[method])
+            rows = [ids[index] for index in bucket.indices]
+            result = self.decode(rows, bucket.length, key, method, **options[method])
             # The device works on this batch while the host spells out the last one.
             if pending is not None:
                 yield from self._spell(*pending)
@@ -189,21 +193,33 @@ class Engine:
         if pending is not None:
             yield from self._spell(*pending)
 
-    def _decode(
+    def decode(
         self,
-        bucket: Bucket,
-        ids: list[list[int]],
-        key: jax.Array,
+        rows: Sequence[Sequence[int]],
+        length: int,
+        rng: jax.Array,
         method: str,
-        options: dict[str, Any],
-    ) -> Any:
-        tokens = np.zeros((self.batch_size, bucket.length), np.int32)
-        for row, index in enumerate(bucket.indices):
-            kept = ids[index][-bucket.length :]
+        **options: Any,
+    ) -> decoding.Generated:
+        """Decodes one batch of token ids; returns before the device has finished.
+
+        Args:
+            rows: at most `batch_size` rows of ids, EOS last; the front of a row that
+                is longer than `length` is cut.
+            length: the encoder's.
+            rng: a key, or one for each of the `batch_size` rows.
+            method: as of `decoding.generate`, like the options.
+            **options: hashable.
+
+        Returns:
+            `batch_size` rows; those behind the given ones repeat the last of them.
+        """
+        tokens = np.zeros((self.batch_size, length), np.int32)
+        for row, ids in enumerate(rows):
+            kept = ids[-length:]
             tokens[row, : len(kept)] = kept
-        # Rows that only fill the batch repeat the last prompt: an empty row would
-        # never emit EOS and keep the others waiting.
-        tokens[len(bucket.indices) :] = tokens[len(bucket.indices) - 1]
+        # An empty row would never emit EOS and keep the others waiting.
+        tokens[len(rows) :] = tokens[len(rows) - 1]
         batch = jax.make_array_from_callback(
             tokens.shape, self._sharding, lambda where: tokens[where]
         )
@@ -224,7 +240,7 @@ class Engine:
 
             self._compiled[signature] = jax.jit(run, out_shardings=self._replicated)
         with jax.set_mesh(self.mesh):
-            return self._compiled[signature](self.params, batch, key)
+            return self._compiled[signature](self.params, batch, rng)
 
     def _spell(
         self, bucket: Bucket, ids: list[list[int]], result: Any

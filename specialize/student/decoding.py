@@ -27,6 +27,20 @@ METHODS = ("greedy", "sample", "beam")
 FIRST_ROOM = 64
 
 
+class Steps(NamedTuple):
+    """The model's distribution at every decoded token, before temperature or nucleus.
+
+    Attributes:
+        logprobs: of the token itself, in nats; 0 behind EOS.
+        top_ids: the K likeliest ids, likeliest first.
+        top_logprobs: theirs, in nats.
+    """
+
+    logprobs: Float[Array, "B n L"]
+    top_ids: Int[Array, "B n L K"]
+    top_logprobs: Float[Array, "B n L K"]
+
+
 class Generated(NamedTuple):
     """What was decoded.
 
@@ -35,10 +49,13 @@ class Generated(NamedTuple):
             continuations of each row were asked for, best first after a beam search.
         scores: log-probability under the model, in nats, of each sequence, EOS
             included; after a beam search divided by length ** length_penalty.
+        steps: the distributions, where `alternatives` were asked for; always with the
+            axis n.
     """
 
     tokens: Int[Array, "B L"] | Int[Array, "B n L"]
     scores: Float[Array, " B"] | Float[Array, "B n"]
+    steps: Steps | None = None
 
 
 def generate(
@@ -57,6 +74,7 @@ def generate(
     early_stopping: bool | str = False,
     rng: jax.Array | None = None,
     eos_id: int = 1,
+    alternatives: int = 0,
 ) -> Generated:
     """Decodes every row; to be called inside `jax.jit`, under whatever mesh.
 
@@ -78,8 +96,11 @@ def generate(
             finished; "never": as False, with the most favourable length (the three
             rules of Hugging Face).
         rng: of sampling. Row i of a batch of the same shape draws the same numbers
-            whatever the other rows hold.
+            whatever the other rows hold. Or one key a row, [B]: then what a row draws
+            depends on neither its place nor the batch.
         eos_id: ends a sequence.
+        alternatives: K of the distributions to return beside the tokens; 0 for none.
+            Not of a beam search.
 
     Raises:
         InputError: an unknown method or a value out of its range.
@@ -94,6 +115,8 @@ def generate(
         num_beams=num_beams,
         early_stopping=early_stopping,
         rng=rng,
+        alternatives=alternatives,
+        vocabulary=module.config.vocab_size,
     )
     source = _Source(module, params, encoder_input_tokens, max_length)
     if method == "beam":
@@ -101,16 +124,19 @@ def generate(
             source, num_beams, length_penalty, early_stopping, eos_id
         )
         tokens, scores = tokens[:, :num_samples], scores[:, :num_samples]
+        steps = None
     else:
         if method == "greedy":
             continuations, choose = 1, _greedy_choice
         else:
             continuations = num_samples
             choose = _sampled_choice(rng, temperature, top_p, top_k)
-        tokens, scores = _single(source, continuations, choose, eos_id)
+        tokens, scores, steps = _single(
+            source, continuations, choose, eos_id, alternatives
+        )
     if tokens.shape[1] == 1 and num_samples == 1 or method == "greedy":
-        return Generated(tokens[:, 0], scores[:, 0])
-    return Generated(tokens, scores)
+        return Generated(tokens[:, 0], scores[:, 0], steps)
+    return Generated(tokens, scores, steps)
 
 
 def _check(**given: Any) -> None:
@@ -134,7 +160,16 @@ def _check(**given: Any) -> None:
             raise InputError(f"top_k = {given['top_k']}; it must be 0 (off) or more.")
         if given["rng"] is None:
             raise InputError("sampling needs a random key: pass rng.")
+    if not 0 <= given["alternatives"] <= given["vocabulary"]:
+        raise InputError(
+            f"alternatives = {given['alternatives']}; it must be 0 (none) to the "
+            f"{given['vocabulary']} rows of the vocabulary."
+        )
     if given["method"] == "beam":
+        if given["alternatives"]:
+            raise InputError(
+                "alternatives of a beam search are not kept; use 'greedy' or 'sample'."
+            )
         if given["num_samples"] > given["num_beams"]:
             raise InputError(
                 f"num_samples = {given['num_samples']} sequences cannot be returned "
@@ -234,6 +269,7 @@ class _Single(NamedTuple):
     done: Bool[Array, "B N"]
     tokens: Int[Array, "B N L"]
     scores: Float[Array, "B N"]
+    steps: Steps | None
     pasts: list[cache.KeysValues]
 
 
@@ -241,15 +277,31 @@ Choice = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def _single(
-    source: _Source, continuations: int, choose: Choice, eos_id: int
-) -> tuple[jax.Array, jax.Array]:
+    source: _Source,
+    continuations: int,
+    choose: Choice,
+    eos_id: int,
+    alternatives: int,
+) -> tuple[jax.Array, jax.Array, Steps | None]:
     """Follows every continuation for itself."""
 
     def step(state: _Single) -> _Single:
         logits, pasts = source.step(state.last, state.position, state.pasts)
         chosen = choose(logits, state.position)
         best = jnp.take_along_axis(logits, chosen[..., None], axis=-1)[..., 0]
-        logprob = best - jax.nn.logsumexp(logits, axis=-1)
+        total = jax.nn.logsumexp(logits, axis=-1)
+        logprob = jnp.where(state.done, 0.0, best - total)
+        steps = state.steps
+        if steps is not None:
+            values, ids = vocabulary_search.top_k(logits, alternatives)
+            found = Steps(logprob, ids, values - total[..., None])
+            steps = jax.tree.map(
+                lambda kept, new: jax.lax.dynamic_update_index_in_dim(
+                    kept, new, state.position, axis=2
+                ),
+                steps,
+                found,
+            )
         chosen = jnp.where(state.done, 0, chosen)
         return _Single(
             state.position + 1,
@@ -258,17 +310,27 @@ def _single(
             jax.lax.dynamic_update_slice_in_dim(
                 state.tokens, chosen[..., None], state.position, axis=2
             ),
-            state.scores + jnp.where(state.done, 0.0, logprob),
+            state.scores + logprob,
+            steps,
             pasts,
         )
 
     shape = (source.rows, continuations)
+    steps = None
+    if alternatives:
+        each = (*shape, source.length)
+        steps = Steps(
+            jnp.zeros(each, jnp.float32),
+            jnp.zeros((*each, alternatives), jnp.int32),
+            jnp.zeros((*each, alternatives), jnp.float32),
+        )
     state = _Single(
         position=jnp.int32(0),
         last=jnp.zeros(shape, jnp.int32),
         done=jnp.broadcast_to(source.empty_rows[:, None], shape),
         tokens=jnp.zeros((*shape, source.length), jnp.int32),
         scores=jnp.zeros(shape, jnp.float32),
+        steps=steps,
         pasts=source.no_past(continuations),
     )
     for room in source.stretches():
@@ -276,7 +338,7 @@ def _single(
         state = jax.lax.while_loop(
             lambda s, room=room: (s.position < room) & ~jnp.all(s.done), step, state
         )
-    return state.tokens, state.scores
+    return state.tokens, state.scores, state.steps
 
 
 def _greedy_choice(logits: jax.Array, position: jax.Array) -> jax.Array:
@@ -296,8 +358,16 @@ def _sampled_choice(
             probs = jnp.where(probs >= least, probs, 0.0)
         if top_p < 1.0:
             probs = vocabulary_search.nucleus(probs, top_p)
-        key = jax.random.fold_in(rng, position)
-        uniform = jax.random.uniform(key, logits.shape[:-1])
+        if rng.ndim:  # a key for each row
+
+            def of_row(key: jax.Array) -> jax.Array:
+                key = jax.random.fold_in(key, position)
+                return jax.random.uniform(key, logits.shape[1:-1])
+
+            uniform = jax.vmap(of_row)(rng)
+        else:
+            key = jax.random.fold_in(rng, position)
+            uniform = jax.random.uniform(key, logits.shape[:-1])
         return vocabulary_search.draw(uniform, probs)
 
     return choose

@@ -299,3 +299,58 @@ def test_options_that_make_no_sense_are_refused(options, message):
     module, params = model()
     with pytest.raises(InputError, match=message):
         decoding.generate(module, params, prompts(), **({"max_length": 2} | options))
+
+
+@pytest.mark.parametrize("method", ["greedy", "sample"])
+def test_alternatives_are_the_models_own_whatever_the_temperature(method):
+    module, params = model()
+    x = prompts()
+    options = {"num_samples": 2, "temperature": 0.5, "top_p": 0.9}
+    found = generate(
+        module,
+        params,
+        x,
+        jax.random.key(4),
+        max_length=9,
+        method=method,
+        alternatives=5,
+        **(options if method == "sample" else {}),
+    )
+    for n in range(found.steps.logprobs.shape[1]):
+        tokens = np.asarray(found.tokens).reshape(len(x), -1, 9)[:, n]
+        every = np.asarray(logprobs(module, params, x, tokens))
+        written = np.cumsum(np.cumsum(tokens == 1, axis=1), axis=1) <= 1  # EOS too
+        own = np.take_along_axis(every, tokens[..., None], axis=-1)[..., 0]
+        steps = jax.tree.map(lambda a, n=n: np.asarray(a)[:, n], found.steps)
+        np.testing.assert_allclose(
+            steps.logprobs[written], own[written], rtol=1e-4, atol=1e-5
+        )
+        assert (steps.logprobs[~written] == 0).all()
+        best = np.argsort(-every, axis=-1, kind="stable")[..., :5]
+        np.testing.assert_array_equal(steps.top_ids[written], best[written])
+        np.testing.assert_allclose(
+            steps.top_logprobs[written],
+            np.take_along_axis(every, best, axis=-1)[written],
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+def test_a_row_with_a_key_of_its_own_draws_the_same_wherever_it_stands():
+    module, params = model()
+    x = prompts()
+    keys = jax.vmap(jax.random.key)(jnp.arange(len(x), dtype=jnp.uint32))
+    options = {"max_length": 9, "method": "sample", "num_samples": 3}
+    found = generate(module, params, x, keys, **options)
+    order = np.array([2, 0, 3, 1])
+    moved = generate(module, params, x[order], keys[order], **options)
+    np.testing.assert_array_equal(moved.tokens, np.asarray(found.tokens)[order])
+    assert len(np.unique(np.asarray(found.tokens).reshape(-1, 9), axis=0)) > 4
+
+
+def test_alternatives_beyond_the_vocabulary_or_of_beams_are_refused():
+    module, params = model()
+    with pytest.raises(InputError, match=r"alternatives = 10000.*rows"):
+        generate(module, params, prompts(), max_length=2, alternatives=10_000)
+    with pytest.raises(InputError, match="beam search are not kept"):
+        generate(module, params, prompts(), max_length=2, method="beam", alternatives=2)

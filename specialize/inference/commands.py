@@ -1,0 +1,50 @@
+"""`specialize sample`: a checkpoint of one's own as the teacher."""
+
+import argparse
+
+from specialize import config
+from specialize.corpus import options
+
+
+def register(subparsers: options.Commands) -> None:
+    """Adds `sample` to the command line."""
+    command = subparsers.add_parser(
+        "sample",
+        help="let a T5 checkpoint be the teacher: samples with exact top-k",
+        description="Decodes solutions of a checkpoint on the mesh, as gin files say, "
+        "into a database of answers; 'corpus export' and what follows take it from "
+        "there. A rerun asks only for what is missing. A teacher behind a server is "
+        "asked by 'specialize corpus sample'.",
+    )
+    config.add_flags(command)
+    options.add_problems(command)
+    options.add_asking(command)
+    command.add_argument(
+        "--teacher", default=None, help="its name, for cards (default: CHECKPOINT_PATH)"
+    )
+    options.add_answer_type(command.add_argument_group("verification"))
+    command.set_defaults(run=_sample)
+
+
+def _sample(flags: argparse.Namespace) -> int:
+    config.from_flags(flags, entry="specialize.inference.t5_teacher.sample_checkpoint")
+    from specialize.corpus import panel
+    from specialize.inference import t5_teacher
+
+    tally = config.call(
+        t5_teacher.sample_checkpoint,
+        problems_path=flags.problems,
+        responses=flags.responses,
+        dataset=flags.dataset,
+        prompt_path=flags.prompt,
+        limit=flags.limit,
+        samples=flags.n,
+        max_samples=flags.max_n,
+        samples_per_request=flags.n_per_request,
+        top_logprobs=flags.top_logprobs,
+        name=flags.teacher,
+        answer_type=flags.answer_type,
+        rule=flags.rule,
+        log_every_s=flags.log_every,
+    )
+    return panel.say_what_is_missing(tally)

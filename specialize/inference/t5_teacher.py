@@ -1,0 +1,384 @@
+"""A T5 checkpoint as a teacher: batched sampling on the mesh, with exact top-k.
+
+Asks come one by one, as from any teacher (`corpus.sampling`); those of like length are
+decoded together. Each row has a key of its own, made of its ask's seed, so that what a
+question is answered depends on neither the batch nor the order of asking.
+
+A teacher with the student's vocabulary needs no alignment: wherever it writes the
+pieces that the vocabulary itself would, `align` by bytes gives back its distributions
+as they are.
+"""
+
+import asyncio
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from specialize import config
+from specialize.corpus import pipeline, sample
+from specialize.corpus.sampling import Plan, Tally
+from specialize.corpus.spelling import token_text
+from specialize.corpus.teachers import Answer, Ask, Unusable
+from specialize.corpus.vocabulary import SPACE, Vocabulary
+from specialize.corpus.wire import usable_choices
+from specialize.errors import InputError
+from specialize.inference.engine import Engine
+from specialize.inference.weights import load_student, weights_digest
+
+# Asks that arrive while the device is at work form the next batch. If they do not fill
+# one, it begins when none has come for so long: answers are stored meanwhile, and
+# whoever stored one asks again.
+_QUIET_S = 0.05
+# Enough asks under way that a batch of one length comes together.
+_ASKS_PER_ROW = 4
+
+
+class _Waiting(NamedTuple):
+    ask: Ask
+    ids: list[int]
+    answer: "asyncio.Future[Answer]"
+    since: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How a teacher answers.
+
+    Attributes:
+        samples: drawn for every prompt of a batch; asks for fewer get fewer.
+        temperature: of sampling; above 0.
+        top_p: nucleus, in (0, 1].
+        alternatives: K of the recorded distributions.
+    """
+
+    samples: int = 4
+    temperature: float = 1.0
+    top_p: float = 1.0
+    alternatives: int = 5
+
+
+class T5Teacher:
+    """A `Teacher` that decodes here. One process; its mesh may have many devices.
+
+    Args:
+        engine: decodes; its tokenizer is `vocabulary`.
+        vocabulary: the checkpoint's.
+        name: for cards and fingerprints.
+        sampling: how it answers.
+    """
+
+    def __init__(
+        self, engine: Engine, vocabulary: Vocabulary, name: str, sampling: Sampling
+    ):
+        self._engine = engine
+        self._vocabulary = vocabulary
+        self._name = name
+        self._sampling = sampling
+        self._waiting: dict[int, list[_Waiting]] = collections.defaultdict(list)
+        self._serving: asyncio.Task[None] | None = None
+        # One thread: batches follow each other on the device anyway.
+        self._device = concurrent.futures.ThreadPoolExecutor(1)
+        self._weights = weights_digest(engine.params)
+        self._spellings = [_spelling(vocabulary, i) for i in range(vocabulary.rows)]
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name."""
+        return self._name
+
+    def describe(self) -> dict[str, Any]:
+        """What its answers depend on."""
+        return {
+            "teacher": self._name,
+            "weights": self._weights,
+            "vocabulary_sha256": self._vocabulary.sha256,
+            "temperature": self._sampling.temperature,
+            "top_p": self._sampling.top_p,
+            "top_logprobs": self._sampling.alternatives,
+            "max_tokens": self._engine.output_length,
+            "input_length": self._engine.input_length,
+        }
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Answers one request, together with others of like length.
+
+        Raises:
+            Unusable: the prompt is longer than the engine's inputs.
+            InputError: the batch cannot be decoded.
+        """
+        ids = [*self._vocabulary.encode(ask.prompt), self._vocabulary.eos_id]
+        if len(ids) > self._engine.input_length:
+            raise Unusable(
+                "prompt_too_long",
+                f"the prompt of {ask.problem_id} has {len(ids)} tokens, more than "
+                f"INPUT_LENGTH = {self._engine.input_length}",
+                again=False,
+            )
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        group = self._waiting[self._engine.padded_length(len(ids))]
+        group.append(_Waiting(ask, ids, answer, time.monotonic()))
+        if self._serving is None or self._serving.done():
+            self._serving = asyncio.create_task(self._serve())
+        return await answer
+
+    async def close(self) -> None:
+        """Gives back the thread."""
+        if self._serving is not None:
+            self._serving.cancel()
+        self._device.shutdown(wait=True)
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        size = self._engine.batch_size
+        while any(self._waiting.values()):
+            await self._until_full_or_quiet()
+            length = max(self._waiting, key=lambda n: (len(self._waiting[n]), n))
+            group = self._waiting[length]
+            batch, self._waiting[length] = group[:size], group[size:]
+            batch = [one for one in batch if not one.answer.cancelled()]
+            if not batch:
+                continue
+            try:
+                answers = await loop.run_in_executor(
+                    self._device, self._answer, batch, length
+                )
+            except Exception as error:  # whoever asked must hear of it
+                for one in batch:
+                    if not one.answer.done():
+                        one.answer.set_exception(error)
+                continue
+            for one, answer in zip(batch, answers, strict=True):
+                if one.answer.done():
+                    continue
+                if isinstance(answer, Unusable):
+                    one.answer.set_exception(answer)
+                else:
+                    one.answer.set_result(answer)
+
+    async def _until_full_or_quiet(self) -> None:
+        before = -1
+        while True:
+            sizes = [len(group) for group in self._waiting.values()]
+            if max(sizes) >= self._engine.batch_size or sum(sizes) == before:
+                return
+            before = sum(sizes)
+            await asyncio.sleep(_QUIET_S)
+
+    def _answer(
+        self, batch: Sequence[_Waiting], length: int
+    ) -> list[Answer | Unusable]:
+        seeds = [one.ask.seed for one in batch]
+        seeds += seeds[-1:] * (self._engine.batch_size - len(seeds))
+        found = self._engine.decode(
+            [one.ids for one in batch],
+            length,
+            jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)),
+            "sample",
+            num_samples=self._sampling.samples,
+            temperature=self._sampling.temperature,
+            top_p=self._sampling.top_p,
+            alternatives=self._sampling.alternatives,
+        )
+        steps = found.steps
+        assert steps is not None
+        rows = len(batch)
+        shape = (self._engine.batch_size, -1, self._engine.output_length)
+        tokens = np.asarray(found.tokens).reshape(shape)[:rows]
+        logprobs, top_ids, top_logprobs = (np.asarray(one)[:rows] for one in steps)
+        answers: list[Answer | Unusable] = []
+        for row, one in enumerate(batch):
+            choices = [
+                self._choice(
+                    index,
+                    tokens[row, index],
+                    logprobs[row, index],
+                    top_ids[row, index],
+                    top_logprobs[row, index],
+                )
+                for index in range(one.ask.count)
+            ]
+            written = sum(choice.pop("num_tokens") for choice in choices)
+            body = json.dumps({"choices": choices}, ensure_ascii=False).encode()
+            try:
+                usable = usable_choices(body, one.ask.problem_id)
+            except Unusable as error:
+                answers.append(error)
+                continue
+            seconds = time.monotonic() - one.since
+            answers.append(Answer(usable, body, len(one.ids), written, seconds))
+        return answers
+
+    def _choice(
+        self,
+        index: int,
+        tokens: np.ndarray,
+        logprobs: np.ndarray,
+        top_ids: np.ndarray,
+        top_logprobs: np.ndarray,
+    ) -> dict[str, Any]:
+        """One sequence in the layout of OpenAI's chat, which `wire` reads."""
+        ends = np.flatnonzero(tokens == self._vocabulary.eos_id)
+        length = int(ends[0]) if ends.size else len(tokens)
+        content: list[dict[str, Any]] = []
+        for position in range(length):
+            spelt = self._spellings[tokens[position]]
+            if not spelt:  # padding: the decoder goes on, the text does not
+                continue
+            top = zip(top_ids[position], top_logprobs[position], strict=True)
+            content.append(
+                self._entry(spelt, logprobs[position])
+                | {
+                    "top_logprobs": [
+                        # EOS and padding write nothing; what they have is in the tail.
+                        self._entry(self._spellings[i], value)
+                        for i, value in top
+                        if self._spellings[i]
+                    ]
+                }
+            )
+        data = b"".join(bytes(entry["bytes"]) for entry in content)
+        return {
+            "index": index,
+            "text": data.decode("utf-8", "replace"),
+            "finish_reason": "stop" if ends.size else "length",
+            "logprobs": {"content": content},
+            "num_tokens": length + bool(ends.size),
+        }
+
+    def _entry(self, spelt: bytes, logprob: Any) -> dict[str, Any]:
+        return {
+            "token": token_text(spelt),
+            "bytes": list(spelt),
+            "logprob": min(float(logprob), 0.0),
+        }
+
+
+def _spelling(vocabulary: Vocabulary, index: int) -> bytes:
+    """What a piece writes; nothing for padding, EOS and rows without a piece."""
+    if index in (vocabulary.pad_id, vocabulary.eos_id) or index >= vocabulary.size:
+        return b""
+    piece = vocabulary.piece(index)
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        return bytes.fromhex(piece[3:5])  # byte fallback
+    if index == vocabulary.unk_id:
+        piece = vocabulary.decode([index])
+    return piece.replace(SPACE, " ").encode()
+
+
+def sample_checkpoint(
+    *,
+    model: Any,
+    checkpoint: str,
+    problems_path: str | os.PathLike[str],
+    responses: str | os.PathLike[str],
+    dataset: str = "gsm8k",
+    prompt_path: str | os.PathLike[str] | None = None,
+    limit: int | None = None,
+    samples: int = 8,
+    max_samples: int | None = None,
+    samples_per_request: int = 4,
+    top_logprobs: int = 5,
+    name: str | None = None,
+    vocabulary_path: str | os.PathLike[str] | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    batch_size: int = 32,
+    input_length: int = 2048,
+    output_length: int = 256,
+    seed: int = 0,
+    rule: str = "exact",
+    answer_type: str = "number",
+    mesh: Mapping[str, int] | None = None,
+    log_every_s: float = 30.0,
+) -> Tally:
+    """Samples a checkpoint's solutions into a database of responses, resumably.
+
+    Args:
+        model: the teacher's network in a `Student`.
+        checkpoint: weights in any layout that `checkpoints.load_params` reads.
+        problems_path: the benchmark's own file.
+        responses: the database; made if it is not there, continued if it is.
+        dataset: whose layout the problem file has.
+        prompt_path: worked examples that stand before each question.
+        limit: first questions only.
+        samples: of every question.
+        max_samples: of a question without a right one so far; None for no more.
+        samples_per_request: of one question in one batch.
+        top_logprobs: K of the recorded distributions, which are those of the model:
+            before temperature and nucleus.
+        name: the teacher's, for cards; the checkpoint's path by default.
+        vocabulary_path: the SentencePiece model; None asks SPECIALIZE_VOCABULARY.
+        temperature: of sampling.
+        top_p: nucleus of sampling.
+        batch_size: questions a batch.
+        input_length: greatest prompt, in tokens; a longer one is given up.
+        output_length: greatest answer, in tokens.
+        seed: of the run.
+        rule: how answers are judged; see `corpus.answers`.
+        answer_type: likewise.
+        mesh: devices along "data", "fsdp" and "model"; None puts all along data.
+        log_every_s: seconds between progress lines off a terminal.
+
+    Returns:
+        The final tally; what is missing of it the next run asks for.
+
+    Raises:
+        InputError: a file, the checkpoint or a setting is at fault, or the run has
+            several processes.
+    """
+    if jax.process_count() > 1:
+        raise InputError(
+            f"a checkpoint is sampled by one process, not {jax.process_count()}. "
+            "Run one on each host, each with a part of the problems in a file of its "
+            "own and its own --responses."
+        )
+    problems = pipeline.read_problems(problems_path, dataset)[:limit]
+    plan = Plan(
+        samples=samples,
+        max_samples=max_samples,
+        samples_per_request=samples_per_request,
+        seed=seed,
+        concurrency=_ASKS_PER_ROW * batch_size,
+        answer_type=answer_type,
+        rule=rule,
+    )
+    prompt = sample.read_prompt(prompt_path)
+    vocabulary = Vocabulary(
+        config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY")
+    )
+    student = load_student(model, checkpoint, mesh)
+    teacher = T5Teacher(
+        Engine(
+            model.module,
+            student.params,
+            vocabulary,
+            student.mesh,
+            batch_size=batch_size,
+            input_length=input_length,
+            output_length=output_length,
+        ),
+        vocabulary,
+        name or checkpoint,
+        Sampling(samples_per_request, temperature, top_p, top_logprobs),
+    )
+    return asyncio.run(
+        sample.run(
+            problems,
+            teacher,
+            responses,
+            plan,
+            prompt=prompt,
+            convention="before_temperature",
+            dataset=dataset,
+            log_every_s=log_every_s,
+        )
+    )
