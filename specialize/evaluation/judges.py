@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool
 
-from specialize.corpus.answers import HOWS, Verdict, judge
+from specialize.corpus.answers import HOWS, Verdict, judge, spelled_gold
 from specialize.evaluation import statistics
 from specialize.evaluation.suites import Example, Suite
 
@@ -254,10 +254,18 @@ def ceiling(suite: Suite, vocabulary: Writes | None = None) -> Ceiling:
     if vocabulary is not None:
         writable = _remembering(vocabulary)
         unwritable = sum(
-            not any(writable(gold) for gold in example.golds) for example in answered
+            not any(
+                writable(_to_write(gold, example.answer_type)) for gold in example.golds
+            )
+            for example in answered
         )
     n = len(suite.examples)
     return Ceiling(n, without_gold=n - len(answered), unwritable=unwritable)
+
+
+def _to_write(gold: str, answer_type: str) -> str:
+    """What of a gold has to be written: of "5 (°F)" the number alone."""
+    return spelled_gold(gold, answer_type) if answer_type == "number" else gold
 
 
 def _remembering(vocabulary: Writes) -> Callable[[str], bool]:

@@ -80,7 +80,8 @@ def select(
         rule: as `evaluate`.
         demonstrations: as `evaluate`.
         mesh: as `evaluate`.
-        output_dir: for predictions and the choice; `<checkpoint>/selection` if None.
+        output_dir: for predictions and `choice_<by>.json`; `<checkpoint>/selection` if
+            None.
         json_path: the choice's copy.
         **decoding: as `evaluate`.
 
@@ -140,7 +141,7 @@ def select(
             "validation": validation,
             "test": test.to_json(),
         }
-        outputs.write_json(folder / "choice.json", written)
+        outputs.write_json(folder / f"choice_{by}.json", written)
         if json_path is not None:
             outputs.write_json(json_path, written)
         _show(choice)

@@ -53,6 +53,10 @@ def test_what_a_vocabulary_cannot_write_lowers_the_ceiling(benchmarks):
     either = dataclasses.replace(braces, golds=("}", ")"))
     suite = dataclasses.replace(suite, examples=(either,))
     assert judges.ceiling(suite, NoBraces()).unwritable == 0
+    # Of a number's gold the unit need not be written.
+    number = dataclasses.replace(braces, golds=("5 {ft}",), answer_type="number")
+    suite = dataclasses.replace(suite, examples=(number,))
+    assert judges.ceiling(suite, NoBraces()).unwritable == 0
 
 
 def test_the_t5_vocabulary_cannot_write_99_of_dyck_languages(shared_data):

@@ -1,0 +1,302 @@
+"""A checkpoint is chosen on validation, tested once, and the choice written down.
+
+The students here are real and stored as a run stores them, but say one digit each,
+whatever they are asked: how often it is right follows from the files alone.
+"""
+
+import functools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from specialize import cli
+from specialize.checkpoints.store import CheckpointStore
+from specialize.corpus import miniature
+from specialize.corpus.vocabulary import Vocabulary
+from specialize.evaluation import splits, suites
+from specialize.inference.engine import Engine
+from specialize.student.architecture import T5Config
+from specialize.student.network import Transformer
+
+# Step -> what its student says. On GSM8K 7 is right most often, on the others 5.
+SAYS = {100: 5, 200: 7, 300: 7, 400: 3}
+OTHERS = ("multiarith", "asdiv", "svamp")
+
+NETWORK = T5Config(
+    vocab_size=256,
+    emb_dim=8,
+    num_heads=1,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    head_dim=4,
+    mlp_dim=8,
+    mlp_activations=("gelu", "linear"),
+    logits_via_embedding=False,
+)
+RECIPE = """
+from __gin__ import dynamic_registration
+from specialize.student import network
+
+network.T5Config:
+  vocab_size = 256
+  emb_dim = 8
+  num_heads = 1
+  num_encoder_layers = 1
+  num_decoder_layers = 1
+  head_dim = 4
+  mlp_dim = 8
+  mlp_activations = ('gelu', 'linear')
+  logits_via_embedding = False
+
+SUITES = ('gsm8k', 'mas')
+PROMPT = 'zero_shot_answer_only'
+SCAN_LAYERS = False
+DTYPE = 'float32'
+EVAL_BATCH_SIZE = 3
+INPUT_LENGTH = 16
+MESH = {'data': 1}
+OUTPUT_LENGTH = 1
+"""
+
+
+@functools.cache
+def zeros():
+    """The tree of the network's weights, all 0; nothing is compiled for it."""
+    ones = jnp.ones((1, 4), jnp.int32)
+    shapes = jax.eval_shape(
+        lambda: Transformer(NETWORK).init(
+            jax.random.key(0), ones, ones, ones, enable_dropout=False
+        )
+    )
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes["params"])
+
+
+def saying(token: int):
+    """Weights whose every output is one token: all is 0 but what leads to it."""
+    params = jax.tree.map(jnp.asarray, zeros())
+    params["token_embedder"]["embedding"] += 1.0
+    params["decoder"]["decoder_norm"]["scale"] += 1.0
+    kernel = params["decoder"]["logits_dense"]["kernel"]
+    params["decoder"]["logits_dense"]["kernel"] = kernel.at[:, token].set(1.0)
+    return params
+
+
+def write(path, *records):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(map(json.dumps, records)))
+
+
+def write_benchmarks(folder):
+    golds = [(7, 7, 7, 5, 3)[n % 5] for n in range(40)]
+    for split in ("train", "test"):
+        write(
+            folder / f"gsm8k/{split}.jsonl",
+            *(
+                {"question": f"{split} {n}?", "answer": f"It is.\n#### {gold}"}
+                for n, gold in enumerate(golds)
+            ),
+        )
+    golds = [(5, 5, 5, 7, 3)[n % 5] for n in range(30)]
+    write(
+        folder / "multiarith/MultiArith.json",
+        [
+            {"iIndex": n, "sQuestion": f"Sum {n}?", "lSolutions": [float(gold)]}
+            for n, gold in enumerate(golds)
+        ],
+    )
+    write(
+        folder / "svamp/SVAMP.json",
+        [
+            {"ID": f"chal-{n}", "Body": f"{n} left", "Question": "How?", "Answer": gold}
+            for n, gold in enumerate(golds)
+        ],
+    )
+    (folder / "asdiv").mkdir()
+    problems = [
+        f'<Problem ID="n-{n}"><Body>It is {n}.</Body><Question>How many?</Question>'
+        f"<Answer>{gold} (x)</Answer></Problem>"
+        for n, gold in enumerate(golds)
+    ]
+    (folder / "asdiv/ASDiv.xml").write_text("<a>" + "".join(problems) + "</a>")
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A run that kept four checkpoints, the benchmarks, and a recipe to ask them."""
+    folder = tmp_path_factory.mktemp("kept")
+    write_benchmarks(folder / "benchmarks")
+    text = folder / "text.txt"
+    text.write_text("\n".join(f"the answer is {n % 10} ." for n in range(40)))
+    path = miniature.train_vocabulary(text, folder / "spiece.model")
+    vocabulary = Vocabulary(path)
+    with CheckpointStore(folder / "run" / "checkpoints", keep=4) as store:
+        for step, digit in SAYS.items():
+            [token] = vocabulary.encode(str(digit))
+            store.save(step, {"params": saying(token)}, {})
+    (folder / "recipe.gin").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Counts the prompts that are decoded."""
+    counted = []
+    generate = Engine.generate
+
+    def counting(self, *args, **kwargs):
+        for answer in generate(self, *args, **kwargs):
+            counted.append(answer)
+            yield answer
+
+    monkeypatch.setattr(Engine, "generate", counting)
+    return counted
+
+
+def select(kept, by, out):
+    words = [
+        *("select", "--by", by, "--json", str(kept / f"{by}.json")),
+        *("--gin_file", str(kept / "recipe.gin")),
+        f"--gin.CHECKPOINT_PATH='{kept / 'run'}'",
+        f"--gin.BENCHMARKS_DIR='{kept / 'benchmarks'}'",
+        f"--gin.VOCABULARY_PATH='{kept / 'spiece.model'}'",
+        f"--gin.OUTPUT_DIR='{out}'",
+    ]
+    assert cli.main(words) == 0
+    return json.loads((kept / f"{by}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def out(kept):
+    return kept / "selection"
+
+
+@pytest.fixture(scope="module")
+def chosen(kept, out):
+    """The choices of both rules, made in one folder, one after the other."""
+    return {by: select(kept, by, out) for by in ("gsm8k", "mas")}
+
+
+def expected(kept, suite, split, digit):
+    """The share of a split's golds that are this digit, from the files alone."""
+    loaded = suites.load_suite(suite, kept / "benchmarks", split=split)
+    golds = [str(example.golds[0]).split()[0] for example in loaded.examples]
+    return sum(float(gold) == digit for gold in golds) / len(golds)
+
+
+def test_the_best_on_gsm8ks_validation_is_chosen_not_the_last(kept, chosen):
+    choice = chosen["gsm8k"]
+    accuracies = {
+        int(step): score["accuracy"] for step, score in choice["validation"].items()
+    }
+    assert accuracies == pytest.approx(
+        {
+            step: expected(kept, "gsm8k", "validation", digit)
+            for step, digit in SAYS.items()
+        }
+    )
+    assert accuracies[200] == max(accuracies.values()) > accuracies[400]
+    assert choice["step"] == 200 and choice["by"] == "gsm8k"
+    assert "GSM8K" in choice["rule"] and choice["checkpoint"].endswith("/200")
+
+
+def test_of_equally_good_checkpoints_the_earliest_is_chosen(chosen):
+    choice = chosen["gsm8k"]
+    validation = choice["validation"]
+    assert validation["200"] == validation["300"]
+    assert choice["step"] == 200
+
+
+def test_by_mas_the_best_out_of_distribution_is_chosen(kept, chosen):
+    choice = chosen["mas"]
+    means = {
+        step: sum(expected(kept, suite, "validation", digit) for suite in OTHERS) / 3
+        for step, digit in SAYS.items()
+    }
+    assert {
+        int(step): score["accuracy"] for step, score in choice["validation"].items()
+    } == pytest.approx(means)
+    assert choice["step"] == max(means, key=means.get) == 100
+    assert "out-of-distribution" in choice["rule"]
+
+
+def test_only_the_chosen_ones_are_tested(chosen, out):
+    tested = {int(one.name) for one in (out / "test").iterdir()}
+    assert tested == {choice["step"] for choice in chosen.values()} == {100, 200}
+
+
+def test_the_choices_of_both_rules_stand_side_by_side(chosen, out):
+    for by, choice in chosen.items():
+        assert json.loads((out / f"choice_{by}.json").read_text()) == choice
+
+
+@pytest.mark.parametrize("by", ["gsm8k", "mas"])
+def test_the_score_of_the_chosen_one_is_the_test_splits(kept, chosen, by):
+    choice = chosen[by]
+    assert choice["test"]["settings"]["split"] == "test"
+    for suite in ("gsm8k", *OTHERS):
+        score = choice["test"]["suites"][f"{suite}:zero_shot_answer_only"]
+        right = expected(kept, suite, "test", SAYS[choice["step"]])
+        assert score["accuracy"] == pytest.approx(right)
+
+
+def ids(path):
+    return {json.loads(line)["id"] for line in path.read_text().splitlines()}
+
+
+def test_no_example_that_chose_is_tested(chosen, out):
+    name = "gsm8k.zero_shot_answer_only.jsonl"
+    choice = chosen["gsm8k"]
+    [asked] = {
+        frozenset(ids(found)) for found in (out / "validation").glob(f"*/{name}")
+    }
+    tested = ids(out / "test" / str(choice["step"]) / name)
+    assert (
+        len(asked)
+        == choice["validation"]["200"]["n"]
+        == round(40 * splits.VALIDATION_SHARES["gsm8k"])
+    )
+    assert not asked & tested and len(asked | tested) == 40
+
+
+def test_a_selection_that_was_cut_off_decodes_only_what_is_missing(
+    kept, chosen, out, decoded, tmp_path
+):
+    choice = chosen["gsm8k"]
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    (again / "choice_gsm8k.json").unlink()
+    shutil.rmtree(again / "test")
+    [raw] = (again / "validation/400/decoded").glob("gsm8k.*.jsonl")
+    lines = raw.read_text().splitlines(keepends=True)
+    raw.write_text("".join(lines[:-3]) + lines[-3][:9])  # a batch less, and a torn line
+    found = select(kept, "gsm8k", again)
+    tests = sum(score["n"] for score in choice["test"]["suites"].values())
+    assert len(decoded) == 3 + tests
+    assert found["step"] == choice["step"]
+    assert found["validation"] == choice["validation"]
+    for name in ("suites", "averages", "settings"):
+        assert found["test"][name] == choice["test"][name]
+
+
+def test_a_selection_that_is_done_decodes_nothing(kept, chosen, out, decoded):
+    again = select(kept, "mas", out)
+    assert not decoded
+    assert again["validation"] == chosen["mas"]["validation"]
+    assert again["test"]["suites"] == chosen["mas"]["test"]["suites"]
+
+
+def test_a_folder_without_checkpoints_is_refused(kept, capsys, tmp_path):
+    (tmp_path / "recipe.gin").write_text(RECIPE)
+    (tmp_path / "run").mkdir()
+    words = [
+        *("select", "--gin_file", str(tmp_path / "recipe.gin")),
+        f"--gin.CHECKPOINT_PATH='{tmp_path / 'run'}'",
+        f"--gin.BENCHMARKS_DIR='{kept / 'benchmarks'}'",
+        f"--gin.VOCABULARY_PATH='{kept / 'spiece.model'}'",
+    ]
+    assert cli.main(words) == 2
+    assert "holds no checkpoints to choose from" in capsys.readouterr().err
