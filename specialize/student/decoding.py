@@ -219,14 +219,13 @@ class _Source:
     def no_past(self, continuations: int) -> list[cache.KeysValues]:
         """Returns empty keys and values with the room of the first stretch."""
         past = cache.empty(
-            self.rows,
-            continuations,
+            self.rows * continuations,
             self.config.num_heads,
             self.stretches()[0],
             self.config.head_dim,
             jnp.dtype(self.config.dtype),
         )
-        axes = ("batch", None, "heads", "length", "kv")
+        axes = ("batch", "heads", "length", "kv")
         past = jax.tree.map(lambda x: constrain(x, *axes), past)
         return [past] * self.config.num_decoder_layers
 
@@ -238,7 +237,7 @@ class _Source:
         ancestors: Int[Array, "B N T"] | None = None,
     ) -> tuple[Float[Array, "B N V"], list[cache.KeysValues]]:
         """Returns the logits after `tokens` at `position`, and the longer past."""
-        room = pasts[0].keys.shape[3]
+        room = pasts[0].keys.shape[2]
         # Slot t lies t - position away; beyond the table all is future.
         table = jnp.pad(
             self.distances, ((0, 0), (0, room)), constant_values=jnp.float32(MASKED)
@@ -358,7 +357,7 @@ def _sampled_choice(
             probs = jnp.where(probs >= least, probs, 0.0)
         if top_p < 1.0:
             probs = vocabulary_search.nucleus(probs, top_p)
-        if rng.ndim:  # a key for each row
+        if _one_for_each_row(rng):
 
             def of_row(key: jax.Array) -> jax.Array:
                 key = jax.random.fold_in(key, position)
@@ -371,6 +370,12 @@ def _sampled_choice(
         return vocabulary_search.draw(uniform, probs)
 
     return choose
+
+
+def _one_for_each_row(keys: jax.Array) -> bool:
+    # T5X passes keys of the old kind, whose numbers are an axis of their own.
+    typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    return keys.ndim > (0 if typed else 1)
 
 
 class _Beams(NamedTuple):

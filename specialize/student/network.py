@@ -108,7 +108,7 @@ class DecoderLayer(nn.Module):
     def remember(self, encoded: Float[Array, "B S D"]) -> cache.KeysValues:
         """Returns keys and values of the encoder's states, once for all steps."""
         keys, values = self.encoder_decoder_attention.keys_values(encoded)
-        return cache.arrange(keys[:, None], values[:, None])
+        return cache.arrange(keys, values)
 
     def step(
         self,
