@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from specialize.cost import bench_protocol
 from specialize.cost.bench_cases import STREAM_LENGTHS
-from specialize.cost.bench_shapes import SHAPES
+from specialize.cost.bench_shapes import shape_named
 from specialize.cost.bench_stream import example_lengths, examples
 
 SAMPLE = 100  # batches over which filling is counted
@@ -68,4 +68,4 @@ def build(shape, which):
 
 
 if __name__ == "__main__":
-    bench_protocol.serve(lambda: build(SHAPES[sys.argv[1]], sys.argv[2]))
+    bench_protocol.serve(lambda: build(shape_named(sys.argv[1]), sys.argv[2]))

@@ -22,7 +22,7 @@ from t5x.train_state import FlaxOptimTrainState
 
 from specialize.cost import bench_protocol
 from specialize.cost.bench_batch import packed_batch
-from specialize.cost.bench_shapes import SHAPES
+from specialize.cost.bench_shapes import shape_named
 
 
 def build(shape):
@@ -89,4 +89,4 @@ def build(shape):
 
 
 if __name__ == "__main__":
-    bench_protocol.serve(lambda: build(SHAPES[sys.argv[1]]))
+    bench_protocol.serve(lambda: build(shape_named(sys.argv[1])))

@@ -14,7 +14,7 @@ from torch_model import build_model, facts
 
 from specialize.cost import bench_protocol
 from specialize.cost.bench_batch import packed_batch
-from specialize.cost.bench_shapes import SHAPES
+from specialize.cost.bench_shapes import shape_named
 
 
 def build(shape, threads):
@@ -46,4 +46,4 @@ def build(shape, threads):
 
 
 if __name__ == "__main__":
-    bench_protocol.serve(lambda: build(SHAPES[sys.argv[1]], int(sys.argv[2])))
+    bench_protocol.serve(lambda: build(shape_named(sys.argv[1]), int(sys.argv[2])))

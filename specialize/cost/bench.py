@@ -16,7 +16,7 @@ from typing import Any
 
 from specialize import outputs
 from specialize.cost.bench_protocol import Worker, WorkerError
-from specialize.cost.bench_shapes import SHAPES
+from specialize.cost.bench_shapes import SHAPES, shape_named
 from specialize.errors import InputError
 from specialize.progress import table_console, track
 
@@ -104,8 +104,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="measure this machine: training step, loss, decoding, input pipeline",
         description="Times the real functions on synthetic input, each in a process "
         "of its own, in turns: the median of the repetitions after warm-up, useful "
-        "tokens/s, model FLOP/s and their share of a measured 2048 x 2048 float32 "
-        "product, peak memory. With --peers also the baselines in benchmarks/ whose "
+        "tokens/s, model FLOP/s and their share of a measured square product (2048 x "
+        "2048 float32 on a CPU) and of the maker's peak (MFU), peak memory. On a CPU "
+        "all take their turns; an accelerator's memory is given to one after another. "
+        "With --peers also the baselines in benchmarks/ whose "
         "packages are installed here, or in the interpreters that "
         "SPECIALIZE_T5X_PYTHON, SPECIALIZE_TORCH_PYTHON and SPECIALIZE_SEQIO_PYTHON "
         "name.",
@@ -114,8 +116,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     command.add_argument(
         "--shape",
         default="small",
-        choices=list(SHAPES),
-        help="network and batch; 'small' is 4+4 layers, 256 wide, 8 x 256/128",
+        metavar="NAME[:KEY=VALUE,...]",
+        help=f"network and batch, one of {', '.join(SHAPES)}, changed as said: "
+        "'xl:batch=32,remat_policy=none'; 'small' (the default) is 4+4 layers, 256 "
+        "wide, 8 x 256/128",
     )
     command.add_argument(
         "--repetitions",
@@ -147,6 +151,7 @@ def run(flags: argparse.Namespace) -> int:
             f"--repetitions {flags.repetitions}: a row is the median of at least "
             f"{LEAST_REPETITIONS}."
         )
+    shape_named(flags.shape)  # refused here, not in every worker
     words = list(WORDS) if flags.what == "all" else [flags.what]
     rows: list[dict[str, Any]] = []
     failed = False
@@ -175,7 +180,7 @@ def measure(
     Args:
         word: of the command line; names the peers.
         names: our cases.
-        shape: a key of `SHAPES`.
+        shape: of `shape_named`.
         repetitions: timed steps of each.
         peers: whether the peers run too.
 
@@ -197,7 +202,6 @@ def measure(
             )
         else:
             commands[name] = (command, {**peer.environment, "PYTHONPATH": str(ROOT)})
-    quiet = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # workers share a device
     workers: dict[str, Worker] = {}
     facts: dict[str, dict[str, Any]] = {}
     seconds: dict[str, list[float]] = {}
@@ -211,14 +215,16 @@ def measure(
             workers.pop(name).close()
             return None
 
-    try:
-        for name, (command, environment) in commands.items():
-            workers[name] = Worker(name, command, environment | quiet)
+    def time(names: list[str], environment: dict[str, str]) -> None:
+        """Goes round these until each has been timed."""
+        for name in names:
+            command, own = commands[name]
+            workers[name] = Worker(name, command, own | environment)
             # One after another: compilations would disturb each other's memory.
             said = attempt(name, workers[name].ready)
             if said is not None:
                 facts[name], seconds[name] = said, []
-        for _ in track(range(repetitions), f"bench {word}"):
+        for _ in track(range(repetitions), f"bench {', '.join(workers)}"):
             for name in list(workers):
                 took = attempt(name, workers[name].run)
                 if took is not None:
@@ -228,6 +234,15 @@ def measure(
             if found is not None:
                 memory[name] = found
                 workers.pop(name)
+
+    on_cpu = platform() == "cpu"
+    try:
+        if on_cpu:
+            time(list(commands), {})
+        else:
+            # Their states do not fit beside each other, and the speed stands still.
+            for name in commands:
+                time([name], {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"})
     finally:
         for worker in workers.values():
             worker.close()
@@ -242,6 +257,14 @@ def measure(
     return rows, errors
 
 
+def platform() -> str:
+    """Where JAX runs here; asked in a process that does not keep the device."""
+    code = "import jax; print(jax.default_backend())"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    return found.stdout.split()[-1]
+
+
 def row(
     name: str,
     shape: str,
@@ -254,7 +277,7 @@ def row(
 
     Args:
         name: of the case or peer.
-        shape: a key of `SHAPES`.
+        shape: of `shape_named`.
         facts: what the worker said of its case.
         seconds: of the timed steps.
         memory: what the worker said at its end.
@@ -268,6 +291,8 @@ def row(
     flops = facts.get("flops")
     useful = facts.get("useful_tokens")
     speed = None if flops is None else flops / median
+    published = facts.get("peak_flops")
+    rows = facts.get("rows")
     return {
         "name": name,
         "shape": shape,
@@ -279,6 +304,8 @@ def row(
         "useful_tokens_per_s": None if useful is None else useful / median,
         "model_flops_per_s": speed,
         "share_of_matmul_peak": None if not speed or not peak else speed / peak,
+        "mfu": None if not speed or not published else speed / published,
+        "rows_per_s": None if rows is None else rows / median,
         **memory,
         **{key: value for key, value in facts.items() if key != "flops"},
     }
@@ -296,8 +323,10 @@ def show(rows: list[dict[str, Any]]) -> None:
         "median s",
         "least - most",
         "useful tok/s",
+        "rows/s",
         "GFLOP/s",
         "of peak",
+        "MFU",
         "peak MiB",
         "growth MiB",
         "temp MiB",
@@ -331,8 +360,10 @@ def cells(entry: dict[str, Any]) -> list[str]:
         show("median_s", ".4f"),
         f"{entry['least_s']:.4f} - {entry['most_s']:.4f}",
         show("useful_tokens_per_s", ",.0f"),
+        show("rows_per_s", ".1f"),
         show("model_flops_per_s", ",.1f", 1e9),
         show("share_of_matmul_peak", ".0%"),
+        show("mfu", ".1%"),
         show(
             "device_peak_bytes" if "device_peak_bytes" in entry else "peak_bytes",
             ",.0f",

@@ -22,9 +22,11 @@ from specialize.student.network import Transformer
 from specialize.training.batches import BatchSource, Mixture
 from specialize.training.optimizers import make_optimizer
 from specialize.training.step import initial_state, make_train_step
-from specialize.training.throughput import Shape, training_flops
+from specialize.training.throughput import Shape, published_peak, training_flops
 
-MATMUL_SIZE = 2048
+# Of the yardstick: on a CPU what caches hold, elsewhere what fills the device.
+MATMUL_SIZES = {"cpu": 2048}
+OTHER_MATMUL_SIZE = 8192
 LOSS_TOKENS = 8192
 # The lengths at which rows of the four-format GSM8K mixture can be filled.
 STREAM_LENGTHS = (2048, 432)
@@ -36,6 +38,7 @@ def facts(**more: Any) -> dict[str, Any]:
     names = ("jax", "jaxlib", "flax", "optax", "numpy")
     kind = device.device_kind if device.platform != "cpu" else _processor()
     return {
+        "platform": device.platform,
         "device": f"{len(jax.devices())} x {kind}",
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in names},
@@ -63,26 +66,28 @@ def student(shape: BenchShape, *, fused: bool = True) -> Student:
 
 
 def matmul(shape: BenchShape) -> Case:
-    """The yardstick: a square float32 product under jit."""
-    del shape
-    matrix = jnp.ones((MATMUL_SIZE, MATMUL_SIZE), jnp.float32)
+    """The yardstick: a square product under jit, on a CPU in float32."""
+    platform = jax.devices()[0].platform
+    size = MATMUL_SIZES.get(platform, OTHER_MATMUL_SIZE)
+    dtype = jnp.dtype("float32" if platform == "cpu" else shape.dtype)
+    matrix = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
     product = jax.jit(lambda a: a @ a)
     return Case(
         lambda: product(matrix).block_until_ready(),
-        facts(flops=2.0 * MATMUL_SIZE**3),
+        facts(flops=2.0 * size**3, yardstick=f"{size} x {size} {dtype.name}"),
         _device_peak(),
     )
 
 
 def train(shape: BenchShape, *, fused: bool = True) -> Case:
-    """One optimizer step of `training.step`: dropout on, AdamW, packed rows."""
+    """One optimizer step of `training.step`: dropout on, packed rows."""
     model = student(shape, fused=fused)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     batch = jax.tree.map(jnp.asarray, packed_batch(shape))
     shapes = {name: values.shape for name, values in batch.items()}
     make = jax.jit(lambda key: model.get_initial_variables(key, shapes))
     variables = make(jax.random.key(0))
-    chain = make_optimizer("adamw", learning_rate=1e-4, schedule="constant")
+    chain = make_optimizer(shape.optimizer, learning_rate=1e-4, schedule="constant")
     chain = chain.with_axes(variables["params_axes"])
     state = jax.jit(lambda params: initial_state(params, chain), donate_argnums=0)(
         variables["params"]
@@ -103,6 +108,8 @@ def train(shape: BenchShape, *, fused: bool = True) -> Case:
         facts(
             useful_tokens=_useful(batch),
             positions=shape.positions,
+            rows=shape.batch,
+            peak_flops=published_peak(),
             flops=training_flops(
                 Shape.of(model.module.config),
                 shape.batch,

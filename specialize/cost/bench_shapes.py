@@ -1,6 +1,9 @@
 """The shapes that are timed; the command line lists their names."""
 
+import ast
 import dataclasses
+
+from specialize.errors import InputError, nearest, suggestion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -8,7 +11,7 @@ class BenchShape:
     """A network and a batch.
 
     Attributes:
-        name: as given on the command line.
+        name: as given on the command line, changes included.
         emb_dim: D.
         num_heads: H.
         head_dim: size of a head.
@@ -25,6 +28,7 @@ class BenchShape:
         filled: share of the positions that hold a token.
         scan_layers: as `T5Config`.
         remat_policy: as `T5Config`.
+        optimizer: of the training step, by name.
     """
 
     name: str
@@ -44,6 +48,7 @@ class BenchShape:
     filled: float = 0.97
     scan_layers: bool = False
     remat_policy: str = "none"
+    optimizer: str = "adamw"
 
     @property
     def tokens(self) -> int:
@@ -78,3 +83,44 @@ SHAPES = {
         ),
     )
 }
+
+
+def shape_named(text: str) -> BenchShape:
+    """The shape of this name, changed as the name says.
+
+    Args:
+        text: a key of `SHAPES`, or one with changes: "xl:batch=32,dtype=float32".
+
+    Raises:
+        InputError: no such shape or attribute, or a value of another type.
+    """
+    name, _, changes = text.partition(":")
+    if name not in SHAPES:
+        raise InputError(
+            f"--shape {text}: no shape is called {name!r}; choose one of "
+            f"{', '.join(SHAPES)}.{suggestion(nearest(name, SHAPES))}"
+        )
+    shape = SHAPES[name]
+    types = {field.name: field.type for field in dataclasses.fields(BenchShape)}
+    del types["name"]
+    values: dict[str, object] = {"name": text}
+    for change in changes.split(",") if changes else ():
+        attribute, _, written = change.partition("=")
+        if attribute not in types:
+            raise InputError(
+                f"--shape {text}: a shape has no {attribute!r}; it has "
+                f"{', '.join(types)}.{suggestion(nearest(attribute, types))}"
+            )
+        old = getattr(shape, attribute)
+        try:
+            value = written if isinstance(old, str) else ast.literal_eval(written)
+            fits = type(value) is type(old) and bool(str(value))
+        except (SyntaxError, ValueError):
+            fits = False
+        if not fits:
+            raise InputError(
+                f"--shape {text}: {attribute} is {written!r}; it takes a value like "
+                f"{old!r}."
+            )
+        values[attribute] = value
+    return dataclasses.replace(shape, **values)

@@ -3,13 +3,13 @@
 import sys
 
 from specialize.cost import bench_cases, bench_protocol
-from specialize.cost.bench_shapes import SHAPES
+from specialize.cost.bench_shapes import shape_named
 
 
 def main(arguments: list[str]) -> None:
     """Serves the named case (see `bench_protocol`)."""
     name, shape = arguments
-    bench_protocol.serve(lambda: bench_cases.CASES[name](SHAPES[shape]))
+    bench_protocol.serve(lambda: bench_cases.CASES[name](shape_named(shape)))
 
 
 if __name__ == "__main__":

@@ -391,6 +391,10 @@ class Attention(nn.Module):
         # Heads beside the batch, as a batched product wants them: transposed once here
         # instead of within every product, forward and backward.
         keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
+        if kept is not None:
+            # One mask for all queries drops a key's value as well as its weights, and
+            # values are smaller: nothing of the size of the scores is kept for it.
+            values = values * jnp.swapaxes(kept, 2, 3)
 
         def attend(queries: Any, bias: Any, mask: Any) -> Any:
             scores = jnp.einsum(
@@ -400,8 +404,6 @@ class Attention(nn.Module):
                 preferred_element_type=jnp.float32,
             )
             weights = _softmax(scores, bias, mask).astype(self.dtype)
-            if kept is not None:
-                weights = weights * kept
             return jnp.swapaxes(jnp.einsum("bhqk,bhkd->bhqd", weights, values), 1, 2)
 
         block = block_size(queries.shape[1], self.block)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 # Dense bfloat16 peaks, FLOP/s a device (makers' data sheets); by prefix of JAX's
-# `device_kind`, lower case, the longest first.
+# `device_kind`, lower case.
 PEAKS = {
     "nvidia h200": 989e12,
     "nvidia h100 pcie": 756e12,
@@ -96,11 +96,20 @@ def peak_flops(devices: int) -> tuple[float, str]:
     2048 x 2048 float32 product under jit is measured; simulated devices of one CPU
     share it.
     """
-    kind = jax.devices()[0].device_kind.lower()
-    for name, peak in PEAKS.items():
-        if kind.startswith(name):
-            return peak * devices, f"{name}, dense bfloat16"
-    return measured_matmul(), f"{kind}, measured 2048 x 2048 float32"
+    peak = published_peak()
+    if peak is not None:
+        return peak * devices, f"{_kind()}, dense bfloat16"
+    return measured_matmul(), f"{_kind()}, measured 2048 x 2048 float32"
+
+
+def published_peak() -> float | None:
+    """FLOP/s of one device of this machine in `PEAKS`; None if it is not there."""
+    names = [name for name in PEAKS if _kind().startswith(name)]
+    return PEAKS[max(names, key=len)] if names else None
+
+
+def _kind() -> str:
+    return jax.devices()[0].device_kind.lower()
 
 
 def measured_matmul(size: int = 2048, repetitions: int = 3) -> float:
