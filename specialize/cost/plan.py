@@ -16,7 +16,14 @@ from specialize.cost.rows import Request, Row
 from specialize.errors import InputError
 
 # From the least repeated arithmetic to the least memory.
-REMAT_POLICIES = ("none", "save_dots", "minimal", "save_mlp", "full")
+REMAT_POLICIES = (
+    "none",
+    "save_dots",
+    "minimal_attention",
+    "minimal",
+    "save_mlp",
+    "full",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +105,7 @@ def cheapest_remat(ask: Callable[..., Row], written: Row) -> Row | None:
     """The policy that repeats least arithmetic among those that fit.
 
     Policies are ordered by what they keep, so that "fits" changes once along them:
-    three compilations decide between five.
+    three compilations decide between six.
 
     Args:
         ask: compiles a variant.

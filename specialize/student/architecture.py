@@ -11,11 +11,15 @@ from specialize.errors import InputError
 from specialize.student import layers
 
 # What a layer keeps for the backward pass; the rest is computed again. From most memory
-# to least: everything | every matrix product | projections, not attention scores | the
-# inner MLP activations | only the layer's input.
+# to least: everything | every matrix product | projections and attention weights |
+# projections | the inner MLP activations | only the layer's input.
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "none": None,
     "save_dots": jax.checkpoint_policies.checkpoint_dots,
+    "minimal_attention": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+        jax.checkpoint_policies.save_only_these_names("attention_weights"),
+    ),
     "minimal": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
     "save_mlp": jax.checkpoint_policies.save_only_these_names("mlp_inner"),
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -42,7 +46,7 @@ class T5Config:
         scan_layers: one compiled layer per stack, however deep.
         remat_policy: a key of `REMAT_POLICIES`.
         attention_block: at most this many queries attend at a time; 0 for all
-            (`layers.Attention`).
+            (`attention.Attention`).
         embedding_lookup: "auto", "gather" or "one_hot" (`layers.Embed`).
         relpos_num_buckets: size of the relative-position table.
         relpos_max_distance: where its last bucket begins.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from specialize.student.layers import MASKED
+from specialize.student.attention import MASKED
 
 
 class KeysValues(NamedTuple):

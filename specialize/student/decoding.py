@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from specialize.errors import InputError
 from specialize.student import cache, vocabulary_search
-from specialize.student.layers import MASKED, constrain
+from specialize.student.attention import MASKED
+from specialize.student.layers import constrain
 from specialize.student.layout import unroll_params
 from specialize.student.network import Transformer
 

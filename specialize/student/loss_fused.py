@@ -15,13 +15,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax._src import mesh as mesh_library
-from jax.sharding import AbstractMesh, AxisType, Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from specialize.errors import InputError
 from specialize.student import loss_kernel, loss_metrics, loss_modes
+from specialize.student.ambient import ambient_mesh, platform_of
 from specialize.student.loss_rows import LossConfig, Rows
 
 # One chunk's float32 logits, in bytes. On a CPU they stay in the last cache; elsewhere
@@ -65,7 +65,7 @@ def make_plan(
 ) -> Plan:
     """Chooses axes and chunk; see `losses.fused_distillation_loss`."""
     mesh = ambient_mesh() if mesh is None else mesh
-    platform = _platform(mesh)
+    platform = platform_of(mesh)
     if mesh is None or mesh.size == 1:
         mesh, batch_axes, split = None, (), None
     else:
@@ -86,26 +86,6 @@ def make_plan(
             f"chunk is {chunk}; the loss needs at least 1 token at a time."
         )
     return Plan(chunk, mesh, batch_axes, split)
-
-
-def ambient_mesh() -> Mesh | AbstractMesh | None:
-    """The mesh of `jax.set_mesh` or `with mesh:`, unless we are inside its shards."""
-    abstract = jax.sharding.get_abstract_mesh()
-    if not abstract.empty:
-        manual = AxisType.Manual in abstract.axis_types
-        return None if manual else abstract
-    # T5X enters its mesh the older way, which jax keeps but no longer exposes. Should
-    # it go, nothing breaks: the compiler then decides what to exchange.
-    resources = getattr(mesh_library, "thread_resources", None)
-    mesh = resources.env.physical_mesh if resources is not None else None
-    return None if mesh is None or mesh.empty else mesh
-
-
-def _platform(mesh: Mesh | AbstractMesh | None) -> str:
-    """What the mesh's devices are; a mesh may be of chips that are not here."""
-    abstract = mesh.abstract_mesh if isinstance(mesh, Mesh) else mesh
-    device = None if abstract is None else abstract.abstract_device
-    return jax.default_backend() if device is None else device.platform
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

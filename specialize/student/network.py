@@ -22,6 +22,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from specialize.student import cache, layers
 from specialize.student.architecture import REMAT_POLICIES, T5Config
+from specialize.student.attention import Attention, attention_mask
+from specialize.student.relative_bias import RelativeBias
 
 __all__ = [
     "REMAT_POLICIES",
@@ -305,9 +307,7 @@ class Transformer(nn.Module):
     ) -> Float[Array, "B S D"]:
         """Returns the encoder's normalised hidden states."""
         real = encoder_input_tokens > 0
-        mask = layers.attention_mask(
-            real, real, encoder_segment_ids, encoder_segment_ids
-        )
+        mask = attention_mask(real, real, encoder_segment_ids, encoder_segment_ids)
         return self.encoder(encoder_input_tokens, mask, not enable_dropout)
 
     def decode(
@@ -338,10 +338,10 @@ class Transformer(nn.Module):
         """
         del decoder_positions
         queries = decoder_target_tokens > 0
-        mask = layers.attention_mask(
+        mask = attention_mask(
             queries, queries, decoder_segment_ids, decoder_segment_ids, causal=True
         )
-        cross_mask = layers.attention_mask(
+        cross_mask = attention_mask(
             queries, encoder_input_tokens > 0, decoder_segment_ids, encoder_segment_ids
         )
         hidden = self.decoder(
@@ -415,8 +415,8 @@ def _norm(cfg: T5Config) -> layers.RMSNorm:
     return layers.RMSNorm(dtype=cfg.dtype, epsilon=cfg.norm_epsilon)
 
 
-def _attention(cfg: T5Config) -> layers.Attention:
-    return layers.Attention(
+def _attention(cfg: T5Config) -> Attention:
+    return Attention(
         cfg.num_heads,
         cfg.head_dim,
         cfg.emb_dim,
@@ -438,8 +438,8 @@ def _dropout(cfg: T5Config, index: int) -> nn.Dropout:
     return nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,), name=f"Dropout_{index}")
 
 
-def _relpos(cfg: T5Config, *, bidirectional: bool) -> layers.RelativeBias:
-    return layers.RelativeBias(
+def _relpos(cfg: T5Config, *, bidirectional: bool) -> RelativeBias:
+    return RelativeBias(
         cfg.num_heads, bidirectional, cfg.relpos_num_buckets, cfg.relpos_max_distance
     )
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import reference_t5
 
-from specialize.student import layers
-from specialize.student.layers import RelativeBias, block_size
+from specialize.student import attention
 from specialize.student.network import T5Config, Transformer
+from specialize.student.relative_bias import RelativeBias, block_size
 
 CONFIG = T5Config(
     vocab_size=61,
@@ -79,7 +79,7 @@ def test_a_blocks_bias_is_its_rows_of_the_whole_bias(keys):
     (whole, _), (diagonals, _) = made(12, keys), made(12, keys, BLOCK)
     assert diagonals.shape == (3, 12 + keys - 1)
     none = jnp.zeros((1, 12, 3, keys))
-    by_query = layers._in_blocks(
+    by_query = attention._in_blocks(
         lambda queries, bias, mask: jnp.swapaxes(bias, 1, 2),
         BLOCK,
         none,

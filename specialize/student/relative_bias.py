@@ -1,0 +1,162 @@
+"""T5's relative positions: one learned number per head and bucket of distances."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.linen import partitioning
+from jaxtyping import Array, Float
+
+_relpos_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+
+
+def relative_buckets(
+    distances: np.ndarray,
+    *,
+    bidirectional: bool,
+    num_buckets: int = 32,
+    max_distance: int = 128,
+) -> np.ndarray:
+    """Returns the T5 bucket of every relative position (key minus query).
+
+    Half of the buckets are exact distances; the other half grow logarithmically up to
+    `max_distance`, beyond which all share the last (Raffel et al. 2020, section 2.1).
+    Bidirectional attention gives each direction half of the buckets; causal attention
+    puts every future position into bucket 0.
+    """
+    distances = np.asarray(distances, np.int64)
+    offset = np.zeros_like(distances)
+    if bidirectional:
+        num_buckets //= 2
+        offset = np.where(distances > 0, num_buckets, 0)
+        distances = np.abs(distances)
+    else:
+        distances = np.maximum(-distances, 0)
+    exact = num_buckets // 2
+    # float32 and this order of operations: the published weights were trained with
+    # the rounding of exactly this expression at the bucket borders.
+    ratio = np.log(
+        distances.astype(np.float32) / exact + np.finfo(np.float32).eps
+    ) / np.float32(math.log(max_distance / exact))
+    logarithmic = exact + (ratio * (num_buckets - exact)).astype(np.int64)
+    logarithmic = np.minimum(logarithmic, num_buckets - 1)
+    return offset + np.where(distances < exact, distances, logarithmic)
+
+
+class RelativeBias(nn.Module):
+    """One learned number per head and bucket, added to attention scores.
+
+    Attributes:
+        num_heads: H.
+        bidirectional: whether keys may stand after the query.
+        num_buckets: size of the table.
+        max_distance: where the last bucket begins.
+    """
+
+    num_heads: int
+    bidirectional: bool
+    num_buckets: int = 32
+    max_distance: int = 128
+
+    def setup(self):
+        """Declares the table."""
+        self.rel_embedding = partitioning.param_with_axes(
+            "rel_embedding",
+            _relpos_init,
+            (self.num_heads, self.num_buckets),
+            jnp.float32,
+            axes=("heads", "relpos_buckets"),
+        )
+
+    def by_distance(self, first: int, last: int) -> Float[Array, "H R"]:
+        """Returns the bias of each relative position first, first + 1, ..., last."""
+        buckets = relative_buckets(
+            np.arange(first, last + 1),
+            bidirectional=self.bidirectional,
+            num_buckets=self.num_buckets,
+            max_distance=self.max_distance,
+        )
+        table = jnp.asarray(self.rel_embedding, jnp.float32)
+        return jnp.take(table, buckets, axis=1)
+
+    def __call__(
+        self, queries: int, keys: int, limit: int = 0
+    ) -> Float[Array, "1 H Q K"] | Float[Array, "H R"]:
+        """Returns the bias of `queries` positions against `keys`, both from 0.
+
+        Where at most `limit` queries attend at a time, only its diagonals: the layers
+        then make each block's part where they need it, and neither the matrix nor the
+        sum of its gradients over the layers is ever held (XXL on 64 TPU chips: 0.5 GiB
+        a chip).
+        """
+        diagonals = self.by_distance(1 - queries, keys - 1)
+        if block_size(queries, limit) < queries:
+            return diagonals
+        matrix: Array = skewed(diagonals, queries)
+        return matrix[None]
+
+
+def block_size(queries: int, limit: int) -> int:
+    """Queries at a time: the largest divisor up to `limit`, or all of them.
+
+    All, too, where the divisors are so small that blocks would only cost time.
+    """
+    if limit < 1 or queries <= limit:
+        return queries
+    best = max(size for size in range(1, limit + 1) if queries % size == 0)
+    return best if 4 * best > limit else queries
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def skewed(diagonals: Float[Array, "H R"], queries: int) -> Float[Array, "H Q K"]:
+    """Returns the Toeplitz matrix whose row i, column j is diagonal j - i.
+
+    A skewed reshape, so neither forward nor backward ever holds more than the result:
+    no [32, Q, K] one-hot, no scatter.
+
+    Args:
+        diagonals: of the distances 1 - Q to K - 1, hence R = Q + K - 1.
+        queries: Q.
+    """
+    stride = diagonals.shape[1]
+    # Repetitions one longer than the row stride move each row one to the right.
+    padded = jnp.pad(diagonals, ((0, 0), (0, 1)))  # H R+1
+    rows = jnp.tile(padded, (1, queries))[:, : queries * stride]
+    return rows.reshape(-1, queries, stride)[:, :, queries - 1 :]
+
+
+def _skewed_forward(diagonals, queries):
+    return skewed(diagonals, queries), None
+
+
+def _skewed_backward(queries, residual, gradient):
+    del residual
+    heads, _, keys = gradient.shape
+    stride = queries + keys - 1
+    rows = jnp.pad(gradient, ((0, 0), (0, 0), (queries - 1, 0)))
+    rows = jnp.pad(rows.reshape(heads, -1), ((0, 0), (0, queries)))
+    rows = rows.reshape(heads, queries, stride + 1)
+    return (sum_of_rows(rows)[:, :stride],)
+
+
+skewed.defvjp(_skewed_forward, _skewed_backward)
+
+
+def sum_of_rows(x: Float[Array, "*B N M"]) -> Float[Array, "*B M"]:
+    """Sums over the last axis but one; on a CPU as a product with ones.
+
+    XLA's own sum over an outer axis takes a CPU up to twenty times as long as that.
+    """
+
+    def product(x: Any) -> Any:
+        ones = jnp.ones((*x.shape[:-2], 1, x.shape[-2]), x.dtype)
+        sums = jnp.matmul(ones, x, precision=jax.lax.Precision.HIGHEST)
+        return jnp.squeeze(sums, -2)
+
+    return jax.lax.platform_dependent(
+        x, cpu=product, default=lambda x: jnp.sum(x, axis=-2)
+    )
