@@ -128,7 +128,7 @@ def generate(
         steps = None
     else:
         if method == "greedy":
-            continuations, choose = 1, _greedy_choice
+            continuations, choose = 1, None
         else:
             continuations = num_samples
             choose = _sampled_choice(rng, temperature, top_p, top_k)
@@ -279,18 +279,21 @@ Choice = Callable[[jax.Array, jax.Array], jax.Array]
 def _single(
     source: _Source,
     continuations: int,
-    choose: Choice,
+    choose: Choice | None,
     eos_id: int,
     alternatives: int,
 ) -> tuple[jax.Array, jax.Array, Steps | None]:
-    """Follows every continuation for itself."""
+    """Follows every continuation for itself; without `choose`, the likeliest token."""
 
     def step(state: _Single) -> _Single:
         logits, pasts = source.step(state.last, state.position, state.pasts)
-        chosen = choose(logits, state.position)
-        best = jnp.take_along_axis(logits, chosen[..., None], axis=-1)[..., 0]
-        total = jax.nn.logsumexp(logits, axis=-1)
-        logprob = jnp.where(state.done, 0.0, best - total)
+        peak, chosen = vocabulary_search.greatest(logits)
+        total = vocabulary_search.logsumexp(logits, peak)
+        score = peak
+        if choose is not None:
+            chosen = choose(logits, state.position)
+            score = jnp.take_along_axis(logits, chosen[..., None], axis=-1)[..., 0]
+        logprob = jnp.where(state.done, 0.0, score - total)
         steps = state.steps
         if steps is not None:
             values, ids = vocabulary_search.top_k(logits, alternatives)
@@ -339,11 +342,6 @@ def _single(
             lambda s, room=room: (s.position < room) & ~jnp.all(s.done), step, state
         )
     return state.tokens, state.scores, state.steps
-
-
-def _greedy_choice(logits: jax.Array, position: jax.Array) -> jax.Array:
-    del position
-    return vocabulary_search.argmax(logits)
 
 
 def _sampled_choice(

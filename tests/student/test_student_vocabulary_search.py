@@ -1,4 +1,4 @@
-"""Argmax, top-k, nucleus and draws over long rows against plain definitions."""
+"""Greatest, top-k, nucleus and draws over long rows against plain definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,17 @@ def rows(size, seed, levels=None):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_argmax_and_top_k_equal_jax_with_and_without_ties(size):
+def test_the_greatest_and_top_k_equal_jax_with_and_without_ties(size):
     for scores in (rows(size, 0), rows(size, 1, levels=7), np.zeros((3, 2, size))):
         scores = jnp.asarray(scores, jnp.float32)
-        np.testing.assert_array_equal(search.argmax(scores), jnp.argmax(scores, -1))
+        greatest, index = search.greatest(scores)
+        np.testing.assert_array_equal(greatest, jnp.max(scores, -1))
+        np.testing.assert_array_equal(index, jnp.argmax(scores, -1))
+        np.testing.assert_allclose(
+            search.logsumexp(scores, greatest),
+            jax.nn.logsumexp(scores, -1),
+            rtol=1e-6,
+        )
         for k in {1, min(size, 8)}:
             found, expected = search.top_k(scores, k), jax.lax.top_k(scores, k)
             np.testing.assert_array_equal(found[0], expected[0])
@@ -37,8 +44,9 @@ def test_argmax_and_top_k_equal_jax_with_and_without_ties(size):
             )
 
 
-def test_a_row_of_nan_has_an_argmax_inside_the_vocabulary():
-    assert search.argmax(jnp.full((2, 9), jnp.nan)).tolist() == [8, 8]
+def test_a_row_of_nan_has_an_index_inside_the_vocabulary():
+    greatest, index = search.greatest(jnp.full((2, 9), jnp.nan))
+    assert jnp.isnan(greatest).all() and index.tolist() == [0, 0]
 
 
 @settings(max_examples=15, deadline=None)

@@ -2,7 +2,8 @@
 
 T5X evaluates real files of MultiArith, ASDiv, SVAMP and BBH's 27 tasks, cut short,
 with a student that says one word whatever it is asked, so that many of the scores are
-neither 0 nor 1. What it wrote down is then judged by `specialize evaluate --predictions`.
+neither 0 nor 1. What it wrote down is then judged by `specialize evaluate
+--predictions`.
 """
 
 import json
