@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from specialize import outputs
+from specialize import memory, outputs
 from specialize.errors import InputError
 from specialize.progress import console
 
@@ -61,6 +61,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    memory.keep_freed()
     # The command line hands itself over: this room stands beneath it.
     quickstart(
         arguments.out,

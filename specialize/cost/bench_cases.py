@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specialize import sharding
+from specialize import memory, sharding
 from specialize.cost.bench_batch import packed_batch
 from specialize.cost.bench_protocol import Case
 from specialize.cost.bench_shapes import BenchShape
@@ -97,6 +97,7 @@ def train(shape: BenchShape, *, fused: bool = True) -> Case:
     with sharding.activate(mesh):
         compiled = jax.jit(step, donate_argnums=0).lower(*held, batch).compile()
     del state, variables
+    memory.return_freed()
 
     def run() -> None:
         held[0], held[1], metrics = compiled(held[0], held[1], batch)

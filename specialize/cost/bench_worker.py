@@ -2,12 +2,15 @@
 
 import sys
 
-from specialize.cost import bench_cases, bench_protocol
-from specialize.cost.bench_shapes import shape_named
+from specialize import memory
 
 
 def main(arguments: list[str]) -> None:
     """Serves the named case (see `bench_protocol`)."""
+    memory.keep_freed()
+    from specialize.cost import bench_cases, bench_protocol
+    from specialize.cost.bench_shapes import shape_named
+
     name, shape = arguments
     bench_protocol.serve(lambda: bench_cases.CASES[name](shape_named(shape)))
 

@@ -101,8 +101,9 @@ def _evaluate(flags: argparse.Namespace) -> int:
             base=flags.base,
         )
         return 0
-    from specialize import config
+    from specialize import config, memory
 
+    memory.keep_freed()
     config.from_flags(flags, entry="specialize.evaluation.evaluate.evaluate")
     from specialize.evaluation import evaluate
 
@@ -136,8 +137,9 @@ def _overrides(flags: argparse.Namespace) -> dict[str, object]:
 
 
 def _select(flags: argparse.Namespace) -> int:
-    from specialize import config
+    from specialize import config, memory
 
+    memory.keep_freed()
     config.from_flags(flags, entry="specialize.evaluation.evaluate.evaluate")
     from specialize.evaluation import selection
 
@@ -147,8 +149,9 @@ def _select(flags: argparse.Namespace) -> int:
 
 
 def _infer(flags: argparse.Namespace) -> int:
-    from specialize import config
+    from specialize import config, memory
 
+    memory.keep_freed()
     config.from_flags(flags, entry="specialize.evaluation.inferring.infer")
     from specialize.evaluation import inferring
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from specialize import config
+from specialize import config, memory
 from specialize.corpus import options
 
 
@@ -27,6 +27,7 @@ def register(subparsers: options.Commands) -> None:
 
 
 def _sample(flags: argparse.Namespace) -> int:
+    memory.keep_freed()
     config.from_flags(flags, entry="specialize.inference.t5_teacher.sample_checkpoint")
     from specialize.corpus import panel
     from specialize.inference import t5_teacher

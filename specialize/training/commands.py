@@ -58,8 +58,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _run(flags: argparse.Namespace) -> int:
-    from specialize import config, quiet, sharding
+    from specialize import config, memory, quiet, sharding
 
+    memory.keep_freed()
     # Before gin imports modules that might touch a device.
     if flags.multiprocess_gpu:
         os.environ["SPECIALIZE_CLUSTER"] = "1"

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from specialize import config, outputs, sharding
+from specialize import config, memory, outputs, sharding
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 from specialize.progress import console
@@ -336,6 +336,7 @@ def train(
         def evaluate(taken: int) -> None:
             for evaluator in measure:
                 scores.update(evaluator(state["params"], taken))
+            memory.return_freed()
             sight.evaluation(taken, scores)
             metrics.update(scores)
             ledger.restart_clock()
@@ -346,6 +347,7 @@ def train(
         if evaluation_due and measure:
             evaluate(step)
         stopped = False
+        memory.return_freed()  # of building and compiling
         fed = exits.enter_context(
             contextlib.closing(feed.feed(source, mesh, step, total_steps))
         )
