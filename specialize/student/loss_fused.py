@@ -182,8 +182,7 @@ def _loop(
             statistics, exponentials, cotangent, rows, config.temperature, vocabulary
         ).astype(hidden.dtype)
         d_hidden = jnp.dot(gradient, weight.T, preferred_element_type=dtype)
-        # Transposed: [V, D] takes a CPU three fifths of the time of [D, V].
-        d_head = jnp.dot(gradient.T, hidden, preferred_element_type=dtype)
+        d_head = jnp.dot(hidden.T, gradient, preferred_element_type=dtype)
         return table, (d_hidden, d_head)
 
     if chunk == tokens:
@@ -193,7 +192,7 @@ def _loop(
     if plan.batch_axes:
         table = jax.lax.psum(table, plan.batch_axes)
     if differentiate:
-        d_hidden, d_head = gradients[0], gradients[1].T
+        d_hidden, d_head = gradients
         d_hidden = vocabulary.sum(d_hidden)
         if plan.batch_axes:
             d_head = jax.lax.psum(d_head, plan.batch_axes)
