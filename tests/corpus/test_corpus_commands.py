@@ -349,7 +349,9 @@ def test_a_full_disk_ends_sampling_and_what_came_before_is_continued(
     problems = read_gsm8k(world.problems)
     server = FaultServer({p.question: p.answers[0] for p in problems})
     with server.running() as url:
+        # Two at once: with more, all may be under way before the first does not fit.
         options = {"--base_url": url, "--n": 4, "--logprobs_are": "unknown"}
+        options["--concurrency"] = 2
         words = words_of(world, place, "sample", **options)
         with files_of_at_most(150_000):
             status, said = run(capfd, *words)
@@ -360,7 +362,7 @@ def test_a_full_disk_ends_sampling_and_what_came_before_is_continued(
         assert 0 < asked < len(problems)
         assert run(capfd, *words)[0] == 0
     # Only what was under way when there was no room is asked for twice.
-    assert len(server.requests) <= len(problems) + 16
+    assert len(server.requests) <= len(problems) + 2
 
 
 def test_verify_lists_why_nothing_stays(world, place, capfd):
