@@ -61,6 +61,7 @@ def student(shape: BenchShape, *, fused: bool = True) -> Student:
         dropout_rate=shape.dropout,
         scan_layers=shape.scan_layers,
         remat_policy=shape.remat_policy,
+        attention=shape.attention,
     )
     return Student(Transformer(config), fused=fused)
 

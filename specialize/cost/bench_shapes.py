@@ -28,6 +28,7 @@ class BenchShape:
         filled: share of the positions that hold a token.
         scan_layers: as `T5Config`.
         remat_policy: as `T5Config`.
+        attention: as `T5Config`.
         optimizer: of the training step, by name.
     """
 
@@ -48,6 +49,7 @@ class BenchShape:
     filled: float = 0.97
     scan_layers: bool = False
     remat_policy: str = "none"
+    attention: str = "auto"
     optimizer: str = "adamw"
 
     @property
@@ -79,7 +81,7 @@ SHAPES = {
             128,
             dtype="bfloat16",
             scan_layers=True,
-            remat_policy="minimal",
+            remat_policy="minimal_attention",
         ),
     )
 }

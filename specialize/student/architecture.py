@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from specialize.errors import InputError
-from specialize.student import layers
+from specialize.student import attention_fused, layers
 
 # What a layer keeps for the backward pass; the rest is computed again. From most memory
 # to least: everything | every matrix product | projections and attention weights |
@@ -47,6 +47,7 @@ class T5Config:
         remat_policy: a key of `REMAT_POLICIES`.
         attention_block: at most this many queries attend at a time; 0 for all
             (`attention.Attention`).
+        attention: "auto", "fused" or "plain" (`attention.Attention`).
         embedding_lookup: "auto", "gather" or "one_hot" (`layers.Embed`).
         relpos_num_buckets: size of the relative-position table.
         relpos_max_distance: where its last bucket begins.
@@ -67,6 +68,7 @@ class T5Config:
     scan_layers: bool = False
     remat_policy: str = "none"
     attention_block: int = 0
+    attention: str = "auto"
     embedding_lookup: str = "auto"
     relpos_num_buckets: int = 32
     relpos_max_distance: int = 128
@@ -90,6 +92,12 @@ class T5Config:
                     f"T5Config.{name} = {getattr(self, name)}; it must be at least 1."
                 )
         _check_choice("remat_policy", self.remat_policy, REMAT_POLICIES)
+        _check_choice("attention", self.attention, ("auto", "fused", "plain"))
+        if self.attention == "fused" and not attention_fused.takes(self.head_dim):
+            raise InputError(
+                f"T5Config.attention = 'fused' with head_dim = {self.head_dim}; its "
+                "tiles take heads of 16, 32, 64 or 128. Use 'auto' or 'plain'."
+            )
         _check_choice(
             "embedding_lookup", self.embedding_lookup, ("auto", "gather", "one_hot")
         )

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from specialize.student import attention_fused
 from specialize.student.ambient import ambient_mesh
 from specialize.student.layers import Dense, constrain
 from specialize.student.relative_bias import block_size, skewed, sum_of_rows
@@ -36,6 +37,9 @@ class Attention(nn.Module):
         dropout_rate: dropout of the attention weights, one mask for all queries.
         block: at most this many queries at a time, so that [B H Q K] scores never
             exist whole, forward or backward; 0 takes all. The result is the same.
+        kind: "fused" for the kernels of `attention_kernel` (interpreted, hence slow,
+            where there is no GPU), "plain" for products that hold the scores; "auto"
+            fuses on a GPU in bfloat16 (`attention_fused.suits`).
     """
 
     num_heads: int
@@ -44,6 +48,7 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
     dropout_rate: float = 0.0
     block: int = 0
+    kind: str = "auto"
 
     def setup(self):
         """Declares the four projections."""
@@ -103,26 +108,40 @@ class Attention(nn.Module):
             keep = 1.0 - self.dropout_rate
             shape = (queries.shape[0], self.num_heads, 1, keys.shape[1])
             drawn = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-            kept = (drawn.astype(self.dtype) / keep).astype(self.dtype)
-
-        # Heads beside the batch, as a batched product wants them: transposed once here
-        # instead of within every product, forward and backward.
-        keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
-        if kept is not None:
             # One mask for all queries drops a key's value as well as its weights, and
             # values are smaller: nothing of the size of the scores is kept for it.
-            values = values * jnp.swapaxes(kept, 2, 3)
+            kept = jnp.swapaxes(drawn.astype(self.dtype) / keep, 2, 3)
 
-        def mix(queries: Any, bias: Any, mask: Any) -> Any:
-            queries = jnp.swapaxes(queries, 1, 2)
-            return jnp.swapaxes(attend(queries, keys, values, bias, mask), 1, 2)
+        fused = self.kind == "fused" or (
+            self.kind == "auto" and attention_fused.suits(queries, keys)
+        )
+        if fused:
+            if kept is not None:
+                values = values * jnp.swapaxes(kept, 1, 2)
+            mix = functools.partial(_mix_fused, keys, values)
+        else:
+            # Heads beside the batch, as a batched product wants them: transposed once
+            # here instead of within every product, forward and backward.
+            keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
+            if kept is not None:
+                values = values * kept
+            mix = functools.partial(_mix, keys, values)
 
         block = block_size(queries.shape[1], self.block)
         if block == queries.shape[1]:
             mixed = mix(queries, bias, mask)
         else:
-            mixed = _in_blocks(mix, block, queries, bias, mask)
+            mixed = _in_blocks(mix, block, queries, bias, mask, fused=fused)
         return self.out(self.join_heads(mixed))
+
+
+def _mix(keys: Any, values: Any, queries: Any, bias: Any, mask: Any) -> Any:
+    queries = jnp.swapaxes(queries, 1, 2)
+    return jnp.swapaxes(attend(queries, keys, values, bias, mask), 1, 2)
+
+
+def _mix_fused(keys: Any, values: Any, queries: Any, bias: Any, mask: Any) -> Any:
+    return attention_fused.attend(queries, keys, values, bias, mask)
 
 
 @jax.custom_vjp
@@ -221,11 +240,14 @@ def _in_blocks(
     queries: Float[Array, "B Q H d"],
     diagonals: Float[Array, "H R"] | None,
     mask: Bool[Array, "B 1 Q K"] | None,
+    *,
+    fused: bool = False,
 ) -> Float[Array, "B Q H d"]:
     """Applies `attend` to `block` queries after another.
 
     Each block's scores are computed again in the backward pass: two small products
-    for a [B H Q K] that is never held.
+    for a [B H Q K] that is never held. Fused attention holds none: there only the
+    block's bias is made again.
     """
     length = queries.shape[1]
     blocks = length // block
@@ -251,8 +273,11 @@ def _in_blocks(
         return attend(queries, bias, mask)
 
     parts = (block * jnp.arange(blocks), split(queries, 1), split(mask, 2))
+    kept = ("attention_weights",) if fused else ()
+    policy = jax.checkpoint_policies.save_only_these_names(*kept)
     # Inside a loop nothing can merge the two computations; no barrier is needed.
-    mixed = jax.lax.map(jax.checkpoint(one, prevent_cse=False), parts)
+    again = jax.checkpoint(one, prevent_cse=False, policy=policy)
+    mixed = jax.lax.map(again, parts)
     return jnp.moveaxis(mixed, 0, 1).reshape(queries.shape)
 
 

@@ -423,6 +423,7 @@ def _attention(cfg: T5Config) -> Attention:
         dtype=cfg.dtype,
         dropout_rate=cfg.dropout_rate,
         block=cfg.attention_block,
+        kind=cfg.attention,
     )
 
 
