@@ -26,7 +26,7 @@ WORDS = {
     "train": ("train",),
     "loss": ("loss", "loss_plain"),
     "decode": ("decode",),
-    "input": ("input", "input_formats"),
+    "input": ("input", "input_formats", "input_padded"),
 }
 LEAST_REPETITIONS = 20
 
@@ -81,6 +81,10 @@ def _torch(script: str, threads: int) -> Peer:
     )
 
 
+def _seqio(which: str) -> Peer:
+    return Peer("seqio_input.py", "seqio", "SPECIALIZE_SEQIO_PYTHON", (which,))
+
+
 PEERS = {
     "train": {
         "t5x": Peer("t5x_train.py", "t5x", "SPECIALIZE_T5X_PYTHON"),
@@ -89,10 +93,9 @@ PEERS = {
     },
     "decode": {"transformers generate": _torch("hf_generate.py", 2)},
     "input": {
-        "seqio": Peer("seqio_input.py", "seqio", "SPECIALIZE_SEQIO_PYTHON", ("shape",)),
-        "seqio, four formats": Peer(
-            "seqio_input.py", "seqio", "SPECIALIZE_SEQIO_PYTHON", ("formats",)
-        ),
+        "seqio": _seqio("shape"),
+        "seqio, four formats": _seqio("formats"),
+        "seqio, one a row": _seqio("padded"),
     },
 }
 

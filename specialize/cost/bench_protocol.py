@@ -33,15 +33,17 @@ class Case:
     """One thing to time.
 
     Attributes:
-        step: does the work once and returns when it is done.
+        step: does the work `times` times and returns when it is done.
         facts: what the row should say of it: "device", "versions", and of one step
             "useful_tokens", "positions", "flops" where they apply.
         device_peak: bytes in use at most on the accelerator, if there is one.
+        times: more than once where the work comes in bursts; seconds are of one.
     """
 
     step: Callable[[], Any]
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     device_peak: Callable[[], int] | None = None
+    times: int = 1
 
 
 def serve(build: Callable[[], Case], *, warm_up: int = 3) -> None:
@@ -64,7 +66,8 @@ def serve(build: Callable[[], Case], *, warm_up: int = 3) -> None:
             wall, cpu = time.perf_counter(), time.process_time()
             case.step()
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            _say(answers, {"seconds": wall, "cpu_seconds": cpu})
+            taken = {"seconds": wall / case.times, "cpu_seconds": cpu / case.times}
+            _say(answers, taken)
         elif line.strip() == "end":
             peak = peak_bytes()
             found = {"peak_bytes": peak, "growth_bytes": peak - before}
