@@ -33,6 +33,10 @@ def suits(queries: Float[Array, "B Q H d"], keys: Float[Array, "B K H d"]) -> bo
         and queries.dtype == keys.dtype == jnp.bfloat16
         and takes(queries.shape[-1])
         and min(queries.shape[1], keys.shape[1]) >= attention_kernel.ROWS
+        and attention_kernel.most_elements(
+            *(_Split.of(queries).part(x.shape) for x in (queries, keys))
+        )
+        <= attention_kernel.MOST_ELEMENTS
     )
 
 
@@ -74,7 +78,7 @@ def attend(
         mask: which query may see which key.
 
     Raises:
-        InputError: on a TPU.
+        InputError: on a TPU, or too large for one device's kernel.
     """
     return _forward(queries, keys, values, bias, mask)[0]
 
@@ -136,6 +140,14 @@ class _Split:
 
         batch, _, heads, _ = queries.shape
         return cls(mesh, dividing(rules[0], batch), dividing(rules[1], heads))
+
+    def part(self, shape: Sequence[int]) -> tuple[int, int, int, int]:
+        """Of a whole [B L H d], the shape that one device works on."""
+        batch, length, heads, depth = shape
+        sizes = {} if self.mesh is None else dict(self.mesh.shape)
+        batch //= math.prod(sizes[axis] for axis in self.batch)
+        heads //= math.prod(sizes[axis] for axis in self.heads)
+        return batch, length, heads, depth
 
     @property
     def rows(self) -> P:

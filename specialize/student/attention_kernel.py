@@ -35,6 +35,8 @@ STAGES_OF_WIDE_HEADS = 2
 # A masked score: its exponential is 0 beside any real one's; not infinite, because the
 # difference of two would be NaN.
 MASKED = -1e30
+# An element's place is a 32-bit number in the kernels.
+MOST_ELEMENTS = 2**31 - 1
 # The kernels raise 2 to a power: that is what the hardware has.
 LOG2_E = math.log2(math.e)
 
@@ -46,7 +48,18 @@ def forward(
     bias: Float[Array, "1 H Q K"] | None,
     mask: Bool[Array, "B 1 Q K"] | None,
 ) -> tuple[Float[Array, "B Q H d"], Float[Array, "B H Q"]]:
-    """Returns the mixture, and of each query log2 of its exponentials' sum."""
+    """Returns the mixture, and of each query log2 of its exponentials' sum.
+
+    Raises:
+        InputError: an array too large for one device's kernel, or a TPU.
+    """
+    most = most_elements(queries.shape, keys.shape)
+    if most > MOST_ELEMENTS:
+        raise InputError(
+            f"attention is 'fused' over queries {queries.shape} and keys {keys.shape}: "
+            f"an array of {most:,} elements on one device, where its kernels count to "
+            f"{MOST_ELEMENTS:,}. Raise MICROBATCHES, or use 'auto'."
+        )
     length = queries.shape[1]
     queries, keys, values, bias, mask = _filled(queries, keys, values, bias, mask)
     batch, rows, heads, depth = queries.shape
@@ -61,6 +74,14 @@ def forward(
         depth,
     )(queries, keys, values, bias, mask, _ranges(mask))
     return mixed[:, :length], logs[:, :, :length]
+
+
+def most_elements(queries: Sequence[int], keys: Sequence[int]) -> int:
+    """Of the largest array a kernel sees, for queries [B Q H d] and keys [B K H d]."""
+    (batch, rows, heads, depth), columns = queries, keys[1]
+    rows, columns = (-(-length // ROWS) * ROWS for length in (rows, columns))
+    positions = batch * heads * depth * max(rows, columns)
+    return max(positions, max(batch, heads) * rows * columns)  # beside mask and bias
 
 
 def gradients(

@@ -233,6 +233,27 @@ def test_a_cpu_attends_plainly_unless_told_otherwise():
     assert not attention_fused.suits(*given[:2])
 
 
+def test_arrays_whose_places_need_more_than_32_bits_are_attended_plainly(monkeypatch):
+    monkeypatch.setattr(attention_fused, "platform_of", lambda mesh: "gpu")
+    monkeypatch.setattr(attention_fused, "_multiplies_bfloat16", lambda: True)
+
+    def rows(number):
+        return jax.ShapeDtypeStruct((number, 2048, 64, 64), jnp.bfloat16)
+
+    def suits(number):
+        found = []
+        jax.eval_shape(
+            lambda x: found.append(attention_fused.suits(x, x)), rows(number)
+        )
+        return found.pop()
+
+    assert suits(255) and not suits(256)  # 2^31 elements
+    with sharding.activate(sharding.make_mesh(data=4, model=2)):
+        assert suits(1024)
+    with pytest.raises(InputError, match="2,147,483,648 elements on one device"):
+        jax.eval_shape(attention_fused.attend, *[rows(256)] * 3, None, None)
+
+
 def test_heads_that_no_tile_takes_are_refused():
     with pytest.raises(InputError, match="head_dim = 24; its tiles take heads of 16"):
         dataclasses.replace(CONFIG, head_dim=24)
