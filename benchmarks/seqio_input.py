@@ -19,8 +19,6 @@ from specialize.cost.bench_cases import STREAM_BATCHES, STREAM_LENGTHS
 from specialize.cost.bench_shapes import shape_named
 from specialize.cost.bench_stream import example_lengths, examples
 
-SAMPLE = STREAM_BATCHES  # batches over which filling is counted
-
 
 def build(shape, which):
     if which in ("formats", "padded"):
@@ -49,17 +47,17 @@ def build(shape, which):
             next(batches)
 
     encoder = decoder = 0
-    for batch in itertools.islice(batches, SAMPLE):
+    for batch in itertools.islice(batches, STREAM_BATCHES):
         encoder += int((batch["encoder_input_tokens"] > 0).sum())
         decoder += int((batch["decoder_target_tokens"] > 0).sum())
-    positions = SAMPLE * shape.batch
+    positions = STREAM_BATCHES * shape.batch
     return bench_protocol.Case(
         run,
         {
             "versions": {"python": platform.python_version()}
             | {name: metadata.version(name) for name in ("seqio", "tensorflow")},
             "device": "CPU",
-            "useful_tokens": (encoder + decoder) // SAMPLE,
+            "useful_tokens": (encoder + decoder) // STREAM_BATCHES,
             "positions": shape.batch * sum(lengths),
             "encoder_filled": encoder / (positions * lengths[0]),
             "decoder_filled": decoder / (positions * lengths[1]),

@@ -209,15 +209,15 @@ def input(shape: BenchShape) -> Case:  # noqa: A001 (the command is called so)
     return _stream(shape, example_lengths("zero_shot_cot", 4000, lengths), lengths)
 
 
-def input_formats(shape: BenchShape) -> Case:
+def input_formats(shape: BenchShape, *, pack: bool = True) -> Case:
     """The same for a stream like the four-format GSM8K mixture, at 2048/432."""
-    return _stream(shape, example_lengths("all", 8000, STREAM_LENGTHS), STREAM_LENGTHS)
+    sizes = example_lengths("all", 8000, STREAM_LENGTHS)
+    return _stream(shape, sizes, STREAM_LENGTHS, pack=pack)
 
 
 def input_padded(shape: BenchShape) -> Case:
     """`input_formats` with one example a row."""
-    lengths = example_lengths("all", 8000, STREAM_LENGTHS)
-    return _stream(shape, lengths, STREAM_LENGTHS, pack=False)
+    return input_formats(shape, pack=False)
 
 
 CASES: dict[str, Callable[[BenchShape], Case]] = {
