@@ -103,29 +103,22 @@ class Attention(nn.Module):
         """
         queries = self.split_heads(self.query(inputs))
         keys, values = self.keys_values(attended)
-        kept = None
         if not deterministic and self.dropout_rate > 0.0:
             keep = 1.0 - self.dropout_rate
             shape = (queries.shape[0], self.num_heads, 1, keys.shape[1])
             drawn = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
             # One mask for all queries drops a key's value as well as its weights, and
             # values are smaller: nothing of the size of the scores is kept for it.
-            kept = jnp.swapaxes(drawn.astype(self.dtype) / keep, 2, 3)
+            values = values * jnp.moveaxis(drawn.astype(self.dtype) / keep, 3, 1)
 
         fused = self.kind == "fused" or (
             self.kind == "auto" and attention_fused.suits(queries, keys)
         )
-        if fused:
-            if kept is not None:
-                values = values * jnp.swapaxes(kept, 1, 2)
-            mix = functools.partial(_mix_fused, keys, values)
-        else:
+        if not fused:
             # Heads beside the batch, as a batched product wants them: transposed once
             # here instead of within every product, forward and backward.
             keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
-            if kept is not None:
-                values = values * kept
-            mix = functools.partial(_mix, keys, values)
+        mix = functools.partial(_mix_fused if fused else _mix, keys, values)
 
         block = block_size(queries.shape[1], self.block)
         if block == queries.shape[1]:
