@@ -18,7 +18,6 @@ from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float
 
-from specialize.student import attention_kernel
 from specialize.student.ambient import ambient_mesh, platform_of
 
 
@@ -27,22 +26,29 @@ def suits(queries: Float[Array, "B Q H d"], keys: Float[Array, "B K H d"]) -> bo
 
     And not for a few positions, where a tile would be mostly filling.
     """
+    if platform_of(ambient_mesh()) not in ("gpu", "cuda") or not _multiplies_bfloat16():
+        return False
+    kernel = _kernel()
+    split = _Split.of(queries)
+    most = kernel.most_elements(split.part(queries.shape), split.part(keys.shape))
     return (
-        platform_of(ambient_mesh()) in ("gpu", "cuda")
-        and _multiplies_bfloat16()
-        and queries.dtype == keys.dtype == jnp.bfloat16
+        queries.dtype == keys.dtype == jnp.bfloat16
         and takes(queries.shape[-1])
-        and min(queries.shape[1], keys.shape[1]) >= attention_kernel.ROWS
-        and attention_kernel.most_elements(
-            *(_Split.of(queries).part(x.shape) for x in (queries, keys))
-        )
-        <= attention_kernel.MOST_ELEMENTS
+        and min(queries.shape[1], keys.shape[1]) >= kernel.ROWS
+        and most <= kernel.MOST_ELEMENTS
     )
 
 
 def takes(depth: int) -> bool:
     """Whether heads may have this size: a power of 2, as tiles must be."""
     return 16 <= depth <= 128 and depth & (depth - 1) == 0
+
+
+def _kernel() -> Any:
+    """The kernels: Pallas takes a tenth of the network's import, and is seldom used."""
+    from specialize.student import attention_kernel
+
+    return attention_kernel
 
 
 @functools.cache
@@ -86,7 +92,7 @@ def attend(
 def _forward(queries, keys, values, bias, mask):
     split = _Split.of(queries)
     mixed, logs = split.apply(
-        attention_kernel.forward,
+        _kernel().forward,
         [split.rows, split.rows, split.rows, split.bias, split.mask],
         [split.rows, split.logs],
     )(queries, keys, values, bias, mask)
@@ -99,7 +105,7 @@ def _backward(residuals, gradient):
     split = _Split.of(residuals[0])
 
     def gradients(*arrays: Any) -> Any:
-        *others, d_bias = attention_kernel.gradients(*arrays)
+        *others, d_bias = _kernel().gradients(*arrays)
         if split.batch and d_bias is not None:
             d_bias = jax.lax.psum(d_bias, split.batch)
         return *others, d_bias
