@@ -6,11 +6,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import packed_network
 import pytest
 import reference_t5
 
 from specialize.student import attention
-from specialize.student.network import T5Config, Transformer
+from specialize.student.network import T5Config
 from specialize.student.relative_bias import RelativeBias, block_size
 
 CONFIG = T5Config(
@@ -27,46 +28,25 @@ CONFIG = T5Config(
 BLOCK, SOURCE, TARGET = 4, 12, 8
 
 
-def rows(length, seed):
-    rng = np.random.default_rng(seed)
-    tokens = rng.integers(1, CONFIG.vocab_size, (2, length))
-    # Two examples a row, and padding behind them.
-    segments = np.repeat([[1] * 3 + [2] * (length - 4) + [0]], 2, axis=0)
-    return jnp.asarray(tokens * (segments > 0)), jnp.asarray(segments)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def logits_and_gradients(module, params):
-    (x, source), (y, target) = rows(SOURCE, 0), rows(TARGET, 1)
-    weights = jax.random.normal(jax.random.key(2), (2, TARGET, CONFIG.vocab_size))
-
-    def loss(params):
-        logits = module.apply(
-            {"params": params},
-            x,
-            jnp.roll(y, 1, axis=1),
-            y,
-            source,
-            target,
-            rngs={"dropout": jax.random.key(3, impl="unsafe_rbg")},
+def network_of(config, params):
+    """Logits and gradients on two examples a row, padding behind them, with dropout."""
+    source, target = (
+        packed_network.rows(
+            np.repeat([[1] * 3 + [2] * (length - 4) + [0]], 2, axis=0),
+            seed,
+            config.vocab_size,
         )
-        counted = jnp.where((target > 0)[..., None], logits, 0.0)
-        return jnp.sum(counted * weights), counted
-
-    (_, logits), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-    return logits, gradients
+        for length, seed in ((SOURCE, 0), (TARGET, 1))
+    )
+    return packed_network.logits_and_gradients(config, params, source, target)
 
 
 def test_blocks_of_queries_change_no_logit_and_no_gradient():
     params = reference_t5.random_params(CONFIG, 0)
-    whole = logits_and_gradients(Transformer(CONFIG), params)
+    whole = network_of(CONFIG, params)
     blocked = dataclasses.replace(CONFIG, attention_block=BLOCK, remat_policy="full")
-    found = logits_and_gradients(Transformer(blocked), params)
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4),
-        found,
-        whole,
-    )
+    found = network_of(blocked, params)
+    packed_network.assert_close(found, whole, 1e-4)
     for stack in ("encoder", "decoder"):
         table = found[1][stack]["relpos_bias"]["rel_embedding"]
         assert np.abs(table).max() > 0.1  # the bias does learn

@@ -7,13 +7,14 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
+import packed_network
 import pytest
 import reference_t5
 
 from specialize import sharding
 from specialize.errors import InputError
 from specialize.student import attention, attention_fused, attention_kernel
-from specialize.student.network import T5Config, Transformer
+from specialize.student.network import T5Config
 
 CONFIG = T5Config(
     vocab_size=61,
@@ -154,40 +155,20 @@ def test_the_gradient_keeps_nothing_of_the_scores_size():
     assert max(sizes) < BATCH * 2 * 128 * 128  # [B H Q K]
 
 
-def rows(length, seed):
-    of = segments(length, seed)
-    tokens = np.random.default_rng(seed).integers(1, CONFIG.vocab_size, of.shape)
-    return jnp.asarray(tokens * (of > 0)), jnp.asarray(of)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def logits_and_gradients(config, params):
-    """Of three examples a row, with dropout."""
-    (x, source), (y, target) = rows(80, 0), rows(72, 0)
-    weights = jax.random.normal(jax.random.key(2), (BATCH, 72, CONFIG.vocab_size))
-
-    def loss(params):
-        logits = Transformer(config).apply(
-            {"params": params},
-            x,
-            jnp.roll(y, 1, axis=1),
-            y,
-            source,
-            target,
-            rngs={"dropout": jax.random.key(3, impl="unsafe_rbg")},
-        )
-        counted = jnp.where((target > 0)[..., None], logits, 0.0)
-        return jnp.sum(counted * weights), counted
-
-    (_, logits), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-    return logits, gradients
+def network_of(config, params):
+    """Logits and gradients on three examples a row, with dropout."""
+    source, target = (
+        packed_network.rows(segments(length, seed), seed, config.vocab_size)
+        for length, seed in ((80, 0), (72, 1))
+    )
+    return packed_network.logits_and_gradients(config, params, source, target)
 
 
 @pytest.fixture(scope="module")
 def network():
     params = reference_t5.random_params(CONFIG, 0)
     config = dataclasses.replace(CONFIG, attention="plain")
-    return params, logits_and_gradients(config, params)
+    return params, network_of(config, params)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +181,8 @@ def network():
 )
 def test_a_network_with_it_has_the_same_logits_and_gradients(network, options):
     params, wanted = network
-    found = logits_and_gradients(dataclasses.replace(CONFIG, **options), params)
-    close(found, wanted)
+    found = network_of(dataclasses.replace(CONFIG, **options), params)
+    packed_network.assert_close(found, wanted, 1e-3)
 
 
 def test_on_a_mesh_every_device_attends_for_its_rows_and_heads(network, monkeypatch):
@@ -215,17 +196,9 @@ def test_on_a_mesh_every_device_attends_for_its_rows_and_heads(network, monkeypa
 
     monkeypatch.setattr(attention_kernel, "forward", seen)
     with sharding.activate(sharding.make_mesh(data=2, fsdp=2, model=2)):
-        found = logits_and_gradients(CONFIG, params)
-    close(found, wanted)
+        found = network_of(CONFIG, params)
+    packed_network.assert_close(found, wanted, 1e-3)
     assert shapes == {(BATCH // 4, length, 1, 16) for length in (80, 72)}
-
-
-def close(found, wanted):
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3),
-        found,
-        wanted,
-    )
 
 
 def test_a_cpu_attends_plainly_unless_told_otherwise():
