@@ -7,6 +7,7 @@ sharded as in ZeRO-3) and `model` (heads, feed-forward units and vocabulary).
 """
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from specialize.errors import InputError
-
-MESH_AXES = ("data", "fsdp", "model")
+from specialize.mesh import fit, read_sizes
 
 
 def _widen_thread_pool() -> None:
@@ -62,18 +62,12 @@ DEFAULT_RULES: Rules = (
 )
 
 
-def make_mesh(
-    data: int = -1,
-    fsdp: int = 1,
-    model: int = 1,
-    devices: Sequence[Any] | None = None,
-) -> Mesh:
-    """A device mesh with axes "data", "fsdp" and "model".
+def read_mesh(value: Any = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """The device mesh that a recipe or a caller asks for.
 
     Args:
-        data: devices along the data axis; -1 takes what the others leave.
-        fsdp: devices over which parameters and batch are both sharded; -1 as above.
-        model: devices that share one example's matrices; -1 as above.
+        value: a mesh, which is returned, or any spelling of `mesh.read_sizes`: sizes
+            by axis, text such as "2x4", or None (every device along data).
         devices: the devices; all of them if None. With fixed sizes that need fewer
             devices than there are, the first ones are taken (one process only).
 
@@ -82,64 +76,28 @@ def make_mesh(
         Explicit type that `jax.make_mesh` gives by default.
 
     Raises:
-        InputError: sizes and number of devices do not fit.
+        InputError: it is no mesh, or does not fit the number of devices.
     """
+    if isinstance(value, Mesh):
+        return value
     found = list(jax.devices() if devices is None else devices)
-    sizes = {"data": data, "fsdp": fsdp, "model": model}
-    free = [name for name, size in sizes.items() if size == -1]
-    fixed = int(np.prod([size for size in sizes.values() if size != -1]))
-    text = " x ".join(f"{name} {size}" for name, size in sizes.items())
-    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise InputError(
-            f"mesh {text}: sizes are positive and at most one is -1 (what is left)."
-        )
-    if free:
-        if len(found) % fixed:
-            raise InputError(
-                f"mesh {text} needs a multiple of {fixed} devices; there are "
-                f"{len(found)}. Change fsdp or model."
-            )
-        sizes[free[0]] = len(found) // fixed
-    needed = int(np.prod(list(sizes.values())))
-    if needed > len(found) or (needed < len(found) and jax.process_count() > 1):
-        raise InputError(
-            f"mesh {text} needs {needed} devices; there are {len(found)}. Change the "
-            "sizes, or on CPU set JAX_NUM_CPU_DEVICES."
-        )
+    sizes = fit(read_sizes(value), len(found), exact=jax.process_count() > 1)
     return jax.make_mesh(
         tuple(sizes.values()),
-        MESH_AXES,
-        axis_types=(AxisType.Auto,) * len(MESH_AXES),
-        devices=found[:needed],
+        tuple(sizes),
+        axis_types=(AxisType.Auto,) * len(sizes),
+        devices=found[: math.prod(sizes.values())],
     )
 
 
-def mesh_from_text(text: str, devices: Sequence[Any] | None = None) -> Mesh:
-    """Reads a mesh from a flag or a gin value.
-
-    Args:
-        text: "2x4" (data x model), "2x2x2" (data x fsdp x model), "8", or names as
-            in "data=2,model=4"; a missing axis is 1, a missing `data` is the rest.
-        devices: as in `make_mesh`.
-
-    Raises:
-        InputError: none of these, or it does not fit the devices.
-    """
-    plain = re.fullmatch(r"(-?\d+)(?:x(-?\d+))?(?:x(-?\d+))?", text.strip())
-    if plain:
-        numbers = [int(group) for group in plain.groups() if group is not None]
-        names = {1: ("data",), 2: ("data", "model"), 3: MESH_AXES}[len(numbers)]
-        return make_mesh(**dict(zip(names, numbers, strict=True)), devices=devices)
-    sizes: dict[str, int] = {}
-    for part in filter(None, re.split(r"[,\s]+", text.strip())):
-        name, _, size = part.partition("=")
-        if name not in MESH_AXES or not re.fullmatch(r"-?\d+", size) or name in sizes:
-            raise InputError(
-                f"mesh {text!r}: {part!r} is not one of {', '.join(MESH_AXES)} with a "
-                "size. Write '2x4' (data x model) or 'data=2,fsdp=2,model=2'."
-            )
-        sizes[name] = int(size)
-    return make_mesh(**sizes, devices=devices)
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    model: int = 1,
+    devices: Sequence[Any] | None = None,
+) -> Mesh:
+    """`read_mesh` of these sizes; -1 takes what the others leave."""
+    return read_mesh({"data": data, "fsdp": fsdp, "model": model}, devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

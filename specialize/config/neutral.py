@@ -8,32 +8,33 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specialize.errors import InputError
+from specialize.mesh import read_sizes
 
 
-def model_partitions(mesh: Mapping[str, int]) -> int:
+def model_partitions(mesh: Any) -> int:
     """T5X's `num_partitions`: the chips that share one example's matrices.
 
     Args:
-        mesh: chips along "data", "fsdp" and "model"; T5X derives "data" itself.
+        mesh: any spelling of `mesh.read_sizes`; T5X derives "data" itself.
 
     Raises:
-        InputError: "model" is -1, which T5X cannot derive.
+        InputError: it is no mesh, or "model" is -1, which T5X cannot derive.
     """
-    size = int(mesh.get("model", 1))
+    size = read_sizes(mesh)["model"]
     if size < 1:
         raise InputError(
-            f"MESH {dict(mesh)!r}: T5X derives the data axis; give 'model' a number."
+            f"MESH is {mesh!r}: T5X derives the data axis; give 'model' a number."
         )
     return size
 
 
-def parameter_dims(mesh: Mapping[str, int]) -> int:
+def parameter_dims(mesh: Any) -> int:
     """T5X's `parameter_partitioning_dims`: with 2, parameters share the batch's axis.
 
     T5X has one axis where we have "data" and "fsdp": either all of it holds parameters
     (2) or none (1).
     """
-    return 1 if mesh.get("fsdp", 1) == 1 else 2
+    return 1 if read_sizes(mesh)["fsdp"] == 1 else 2
 
 
 def microbatches(number: int) -> int | None:

@@ -8,7 +8,6 @@ are unset or absent on this machine is silent.
 
 import hashlib
 import json
-import math
 import os
 import pathlib
 import re
@@ -23,8 +22,7 @@ from specialize.config.problems import (
 )
 from specialize.config.reading import Config
 from specialize.errors import InputError, did_you_mean
-
-AXES = ("data", "fsdp", "model")
+from specialize.mesh import fit, read_sizes
 
 
 def lint(
@@ -127,9 +125,11 @@ def batch_problems(config: Config, *, devices: int | None = None) -> list[Proble
     mesh = config.value("MESH")
     if mesh is None:
         return []
-    sizes, problem = mesh_sizes(mesh, devices)
-    if problem:
-        return [Problem("mesh", problem, config.origin("MESH"))]
+    try:
+        sizes = read_sizes(mesh)
+        sizes = sizes if devices is None else fit(sizes, devices, exact=True)
+    except InputError as error:
+        return [Problem("mesh", str(error), config.origin("MESH"))]
     # Without the number of chips a free axis still obliges the batch to the others.
     rows = max(sizes["data"], 1) * max(sizes["fsdp"], 1)
     problems = []
@@ -159,49 +159,6 @@ def batch_problems(config: Config, *, devices: int | None = None) -> list[Proble
             )
             problems.append(Problem("batch", text, config.origin(name)))
     return problems
-
-
-def mesh_sizes(mesh: Any, devices: int | None) -> tuple[dict[str, int], str]:
-    """Chips along each axis of a recipe's mesh, and what is wrong with it.
-
-    Args:
-        mesh: sizes by axis, or text such as "2x4" (data x model), "1x16x4" (data x
-            fsdp x model) or "data=2,model=4".
-        devices: number of chips, if known; -1 is then replaced by the rest.
-
-    Returns:
-        (sizes, ""), or ({}, what is wrong).
-    """
-    given = mesh
-    if isinstance(mesh, str):
-        numbers = re.fullmatch(r"-?\d+(x-?\d+){0,2}", mesh.strip())
-        if numbers:
-            found = [int(number) for number in mesh.split("x")]
-            names = {1: AXES[:1], 2: (AXES[0], AXES[2]), 3: AXES}[len(found)]
-            mesh = dict(zip(names, found, strict=True))
-        else:
-            pairs = re.findall(r"([^=,\s]+)=(-?\d+)", mesh)
-            mesh = {name: int(size) for name, size in pairs}
-    if not isinstance(mesh, Mapping) or not mesh or set(mesh) - set(AXES):
-        unknown = set(mesh) - set(AXES) if isinstance(mesh, Mapping) else set()
-        hint = "".join(did_you_mean(str(axis), AXES) for axis in sorted(unknown))
-        text = f"MESH is {given!r}; it gives {', '.join(AXES)} a number of chips.{hint}"
-        return {}, text
-    sizes = {axis: mesh.get(axis, -1 if axis == "data" else 1) for axis in AXES}
-    free = [axis for axis, size in sizes.items() if size == -1]
-    if len(free) > 1 or not all(
-        _positive(size) or size == -1 for size in sizes.values()
-    ):
-        return {}, f"MESH is {given!r}; sizes are positive, and one at most -1 (rest)."
-    known = math.prod(size for size in sizes.values() if size != -1)
-    if devices is None:
-        return sizes, ""
-    if free and devices % known == 0:
-        return {**sizes, free[0]: devices // known}, ""
-    if free or known != devices:
-        many = f"a multiple of {known}" if free else str(known)
-        return {}, f"MESH {given!r} needs {many} chips; there are {devices}."
-    return sizes, ""
 
 
 def _positive(value: Any) -> bool:

@@ -94,7 +94,7 @@ def train_program(
     """
     model, optimizer = arguments["model"], arguments["optimizer"]
     lengths = {k: int(v) for k, v in arguments["feature_lengths"].items()}
-    mesh = make_mesh(arguments.get("mesh"), devices)
+    mesh = sharding.read_mesh(arguments.get("mesh"), devices)
     microbatches = arguments.get("microbatches", 1)
     batch_size = arguments["batch_size"]
     parts = sharding.batch_shards(mesh) * microbatches
@@ -166,7 +166,7 @@ def decode_program(arguments: Mapping[str, Any], devices: Sequence[Any]) -> Prog
         InputError: mesh and batch do not fit each other.
     """
     model = arguments["model"]
-    mesh = make_mesh(arguments.get("mesh"), devices)
+    mesh = sharding.read_mesh(arguments.get("mesh"), devices)
     rows, length = arguments["batch_size"], arguments["input_length"]
     if rows % sharding.batch_shards(mesh):
         raise InputError(
@@ -221,13 +221,6 @@ def _placed(tree: Any, shardings: Any) -> Any:
         tree,
         shardings,
     )
-
-
-def make_mesh(mesh: Any, devices: Sequence[Any]) -> Mesh:
-    """The mesh a recipe asks for, over these devices."""
-    if isinstance(mesh, str):
-        return sharding.mesh_from_text(mesh, devices)
-    return sharding.make_mesh(**dict(mesh or {}), devices=devices)
 
 
 def batch_shapes(

@@ -260,7 +260,7 @@ def evaluate(
     input_length: int = 2048,
     output_length: int = 256,
     seed: int = 0,
-    mesh: Mapping[str, int] | None = None,
+    mesh: Mapping[str, int] | str | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     json_path: str | os.PathLike[str] | None = None,
     base: str | os.PathLike[str] | None = None,
@@ -288,7 +288,7 @@ def evaluate(
         input_length: greatest prompt, in tokens.
         output_length: greatest answer, in tokens.
         seed: of sampling.
-        mesh: devices along "data", "fsdp" and "model"; None puts all along data.
+        mesh: as `sharding.read_mesh` takes it.
         output_dir: for predictions and results, so that a rerun goes on.
         json_path: the results' copy.
         base: results of the base model, for differences and paired tests.

@@ -34,7 +34,7 @@ def infer(
     input_length: int = 2048,
     output_length: int = 256,
     seed: int = 0,
-    mesh: Mapping[str, int] | None = None,
+    mesh: Mapping[str, int] | str | None = None,
 ) -> int:
     """Decodes every prompt of a file.
 
@@ -56,7 +56,7 @@ def infer(
         input_length: greatest prompt, in tokens.
         output_length: greatest answer, in tokens.
         seed: of sampling.
-        mesh: devices along "data", "fsdp" and "model"; None puts all along data.
+        mesh: as `sharding.read_mesh` takes it.
 
     Returns:
         The number of prompts.

@@ -61,7 +61,7 @@ def select(
     max_examples: int | None = None,
     rule: str = "exact",
     demonstrations: int = 4,
-    mesh: Mapping[str, int] | None = None,
+    mesh: Mapping[str, int] | str | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     json_path: str | os.PathLike[str] | None = None,
     **decoding: Any,

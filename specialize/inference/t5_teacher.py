@@ -297,7 +297,7 @@ def sample_checkpoint(
     seed: int = 0,
     rule: str = "exact",
     answer_type: str = "number",
-    mesh: Mapping[str, int] | None = None,
+    mesh: Mapping[str, int] | str | None = None,
     log_every_s: float = 30.0,
 ) -> Tally:
     """Samples a checkpoint's solutions into a database of responses, resumably.
@@ -325,7 +325,7 @@ def sample_checkpoint(
         seed: of the run.
         rule: how answers are judged; see `corpus.answers`.
         answer_type: likewise.
-        mesh: devices along "data", "fsdp" and "model"; None puts all along data.
+        mesh: as `sharding.read_mesh` takes it.
         log_every_s: seconds between progress lines off a terminal.
 
     Returns:

@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 
 from specialize import sharding
 from specialize.checkpoints import load_params
-from specialize.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,30 +32,25 @@ class Loaded:
 
 
 def load_student(
-    model: Any, checkpoint: str, mesh: Mesh | Mapping[str, int] | None = None
+    model: Any,
+    checkpoint: str,
+    mesh: Mesh | Mapping[str, int] | str | None = None,
 ) -> Loaded:
     """Restores weights shard by shard.
 
     Args:
         model: the student; its network says which tensors are wanted.
         checkpoint: in any layout that `checkpoints.load_params` reads.
-        mesh: a mesh, or devices along "data", "fsdp" and "model"; None puts all along
-            data.
+        mesh: as `sharding.read_mesh` takes it.
 
     Returns:
         The weights and the mesh.
 
     Raises:
-        InputError: the checkpoint is missing or does not fit the network.
+        InputError: the checkpoint is missing or does not fit the network, or the mesh
+            is none.
     """
-    if not isinstance(mesh, Mesh):
-        try:
-            sizes: dict[str, Any] = dict(mesh or {})
-            mesh = sharding.make_mesh(**sizes)
-        except TypeError as error:
-            raise InputError(
-                f"MESH is {dict(mesh or {})}; its axes are {sharding.MESH_AXES}."
-            ) from error
+    mesh = sharding.read_mesh(mesh)
     shapes = {"encoder_input_tokens": (1, 8), "decoder_input_tokens": (1, 8)}
     types = dict.fromkeys(shapes, jnp.int32)
     variables = jax.eval_shape(

@@ -112,8 +112,7 @@ def train(
             `<model_dir>/checkpoints` if None.
         split: of the data.
         seed: of initial weights, order, packing and dropout.
-        mesh: a mesh, sizes by axis ({"data": 2, "model": 4}), text ("2x4"), or None
-            for all devices along data.
+        mesh: as `sharding.read_mesh` takes it.
         rules: logical axes to mesh axes.
         microbatches: parts a batch is gone through in; less memory, same result.
         pack: whether a row holds several examples.
@@ -152,7 +151,7 @@ def train(
     """
     # -- 1. Refuse what cannot work, before anything is written or compiled. --------
     outputs.check_writable(model_dir, "run")
-    mesh = _mesh(mesh)
+    mesh = sharding.read_mesh(mesh)
     shards = sharding.batch_shards(mesh)
     _check_positive(
         batch_size=batch_size,
@@ -402,21 +401,6 @@ def train(
             _say(f"packing left {left_out} examples out of their windows")
         metrics.update(ledger.latest)
         return TrainResult(step, metrics, stopped, model_dir, state["params"])
-
-
-def _mesh(mesh: Mesh | Mapping[str, int] | str | None) -> Mesh:
-    if isinstance(mesh, Mesh):
-        return mesh
-    if isinstance(mesh, str):
-        return sharding.mesh_from_text(mesh)
-    sizes: dict[str, Any] = dict(mesh or {})
-    unknown = sizes.keys() - set(sharding.MESH_AXES)
-    if unknown:
-        raise InputError(
-            f"mesh has no axis {sorted(unknown)}; its axes are "
-            f"{', '.join(sharding.MESH_AXES)}."
-        )
-    return sharding.make_mesh(**sizes)
 
 
 def _check_positive(**values: int) -> None:

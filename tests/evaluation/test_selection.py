@@ -289,6 +289,27 @@ def test_a_selection_that_is_done_decodes_nothing(kept, chosen, out, decoded):
     assert again["test"]["suites"] == chosen["mas"]["test"]["suites"]
 
 
+@pytest.mark.parametrize("mesh", ["None", "'3x1'", "'data=3,model=1'"])
+@pytest.mark.parametrize("command", ["evaluate", "select", "infer"])
+def test_a_mesh_may_be_spelled_in_every_way_that_trains(
+    kept, tmp_path, command, mesh, monkeypatch
+):
+    monkeypatch.setattr(jax, "devices", lambda *_: jax.local_devices()[:3])
+    (tmp_path / "prompts.txt").write_text("What is 1 + 1?\n")
+    asked = f"--prompts={tmp_path / 'prompts.txt'}", f"--out={tmp_path / 'out.jsonl'}"
+    words = [
+        *(command, *(asked if command == "infer" else ())),
+        *("--gin_file", str(kept / "recipe.gin"), f"--gin.MESH={mesh}"),
+        f"--gin.CHECKPOINT_PATH='{kept / 'run'}'",
+        f"--gin.VOCABULARY_PATH='{kept / 'spiece.model'}'",
+        f"--gin.BENCHMARKS_DIR='{kept / 'benchmarks'}'",
+        f"--gin.OUTPUT_DIR='{tmp_path / 'evaluated'}'",
+        "--gin.SUITES=('gsm8k',)",
+        "--gin.MAX_EXAMPLES=3",
+    ]
+    assert cli.main(words) == 0
+
+
 def test_a_folder_without_checkpoints_is_refused(kept, capsys, tmp_path):
     (tmp_path / "recipe.gin").write_text(RECIPE)
     (tmp_path / "run").mkdir()

@@ -193,6 +193,7 @@ def test_the_command_samples_a_kept_checkpoint_with_its_top_k(
                 f"--gin.CHECKPOINT_PATH='{tmp_path / 'run'}'",
                 f"--gin.VOCABULARY_PATH='{world[1].path}'",
                 "--gin.EVAL_BATCH_SIZE=8",
+                "--gin.MESH='4x2'",
                 f"--gin.OUTPUT_LENGTH={LENGTH}",
                 f"--problems={world[0]}",
                 f"--responses={out}",
