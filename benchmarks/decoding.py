@@ -48,7 +48,7 @@ def asked(arguments, prompt, module, params, theirs):
     data = pathlib.Path(arguments.data)
     vocabulary = Vocabulary(data / "t5/spiece.model")
     suite = load_suite(
-        "gsm8k", data, prompt=prompt, max_examples=arguments.count, seed=0
+        "gsm8k", data, prompt=prompt, split="all", max_examples=arguments.count
     )
     prompts = [example.inputs for example in suite.examples]
     engine = Engine(

@@ -1,6 +1,6 @@
 """The averages the paper reports: BBH over its tasks, M-A-S over three math suites."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from specialize.evaluation import statistics
@@ -20,17 +20,30 @@ def averages(scores: Sequence[SuiteScore]) -> dict[str, dict[str, Any]]:
         where MultiArith, ASDiv and SVAMP are all there: accuracy, its interval, n
         (examples in all), suites (how many count) and how (summed over them).
     """
-    groups: dict[str, list[SuiteScore]] = {}
-    for score in scores:
-        if score.name.startswith("bbh/"):
-            groups.setdefault(f"bbh:{score.prompt}", []).append(score)
-        if score.name in MAS:
-            groups.setdefault(f"mas:{score.prompt}", []).append(score)
-    return {
-        key: _average(group)
-        for key, group in groups.items()
-        if len(group) >= (3 if key.startswith("mas:") else 2)
-    }
+    by_key = {f"{score.name}:{score.prompt}": score for score in scores}
+    found: dict[str, dict[str, Any]] = {}
+    for prompt in dict.fromkeys(score.prompt for score in scores):
+        for name, fewest in (("bbh", 2), ("mas", len(MAS))):
+            group = members(f"{name}:{prompt}", by_key)
+            if len(group) >= fewest:
+                found[f"{name}:{prompt}"] = _average([by_key[key] for key in group])
+    return found
+
+
+def members(average: str, keys: Iterable[str]) -> list[str]:
+    """The suites that an average is over, of those there are.
+
+    Args:
+        average: "bbh:<prompt>" or "mas:<prompt>".
+        keys: "suite:prompt" of single suites.
+    """
+    name, _, prompt = average.partition(":")
+    found: list[str] = []
+    for key in keys:
+        suite, _, own = key.partition(":")
+        if own == prompt and (suite in MAS if name == "mas" else suite[:4] == "bbh/"):
+            found.append(key)
+    return found
 
 
 def _average(group: Sequence[SuiteScore]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import os
 import sys
 
 from specialize.corpus.choices import RULES
+from specialize.evaluation.splits import DEFAULT, SPLITS
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -35,6 +36,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--rule",
         choices=RULES,
         help="how predictions are judged (default: as configured, else exact)",
+    )
+    evaluate.add_argument(
+        "--split",
+        choices=SPLITS,
+        help=f"which questions are asked (default: as configured, else {DEFAULT})",
     )
     evaluate.add_argument(
         "--base",
@@ -96,6 +102,7 @@ def _evaluate(flags: argparse.Namespace) -> int:
             flags.predictions,
             flags.benchmarks,
             rule=flags.rule or "exact",
+            split=flags.split or DEFAULT,
             max_examples=flags.max_examples,
             json_path=flags.json,
             base=flags.base,
@@ -132,7 +139,8 @@ def _keep_configuration() -> None:
 
 def _overrides(flags: argparse.Namespace) -> dict[str, object]:
     """What a flag says wins over the configuration."""
-    found = {"max_examples": flags.max_examples, "rule": flags.rule}
+    names = ("max_examples", "rule", "split")
+    found = {name: getattr(flags, name) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 

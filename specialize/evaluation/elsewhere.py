@@ -3,7 +3,7 @@
 import os
 
 from specialize.errors import InputError
-from specialize.evaluation import judges, predictions, suites, tables
+from specialize.evaluation import judges, predictions, splits, suites, tables
 from specialize.evaluation.averages import averages
 from specialize.evaluation.results import Results
 
@@ -14,7 +14,7 @@ def evaluate_predictions(
     *,
     rule: str = "exact",
     prompt: str = "zero_shot_cot",
-    split: str = "all",
+    split: str = splits.DEFAULT,
     max_examples: int | None = None,
     json_path: str | os.PathLike[str] | None = None,
     base: str | os.PathLike[str] | None = None,

@@ -19,7 +19,7 @@ import jax
 from specialize import config, outputs
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
-from specialize.evaluation import judges, tables
+from specialize.evaluation import judges, splits, tables
 from specialize.evaluation.averages import averages
 from specialize.evaluation.results import (
     RESULTS_FILE,
@@ -79,7 +79,7 @@ class Evaluation:
         benchmarks_dir: folder laid out as their owners' files are.
         vocabulary_path: the student's SentencePiece model.
         prompt: the prompt of suites that name none.
-        split: "all", or the paper's "validation" or "test".
+        split: one of `splits.SPLITS`.
         max_examples: of each suite (of each task, for BBH); None is all.
         rule: "exact", or "reference" to reproduce the paper's own judge.
         demonstrations: of few-shot math prompts.
@@ -96,7 +96,7 @@ class Evaluation:
         benchmarks_dir: str | os.PathLike[str],
         vocabulary_path: str | os.PathLike[str],
         prompt: str = "zero_shot_cot",
-        split: str = "all",
+        split: str = splits.DEFAULT,
         max_examples: int | None = None,
         rule: str = "exact",
         demonstrations: int = 4,
@@ -247,7 +247,7 @@ def evaluate(
     benchmarks_dir: str | os.PathLike[str] | None = None,
     vocabulary_path: str | os.PathLike[str] | None = None,
     prompt: str = "zero_shot_cot",
-    split: str = "all",
+    split: str = splits.DEFAULT,
     max_examples: int | None = None,
     rule: str = "exact",
     demonstrations: int = 4,

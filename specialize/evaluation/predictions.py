@@ -222,7 +222,7 @@ class _Answers:
             raise InputError(
                 f"suite {self.suite.name!r}: {len(missing)} of {len(wanted)} examples "
                 f"have no prediction, first {', '.join(missing[:3])}. Add them, or "
-                "judge fewer with --max_examples or another split."
+                "judge fewer with --max_examples or another --split."
             )
         first = self._taken[wanted[0]]
         for id in wanted:

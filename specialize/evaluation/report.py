@@ -17,7 +17,8 @@ from markupsafe import Markup
 from specialize import __version__, outputs
 from specialize.corpus.records import FORMATS
 from specialize.errors import InputError
-from specialize.evaluation import figures, tables
+from specialize.evaluation import figures
+from specialize.evaluation.comparison import compare
 from specialize.evaluation.figures import Interval, Series
 from specialize.evaluation.results import Results
 from specialize.evaluation.runs import Run, read_run
@@ -126,7 +127,7 @@ def _lead(run: Run, base: Run | None) -> str:
     # The average stands for its 27 tasks.
     found = {
         key: score
-        for key, score in {**after.suites, **after.averages}.items()
+        for key, score in after.scores.items()
         if not (
             key.startswith("bbh/") and f"bbh:{key.partition(':')[2]}" in after.averages
         )
@@ -137,13 +138,14 @@ def _lead(run: Run, base: Run | None) -> str:
             for key, score in found.items()
         ]
         return "Accuracy: " + ", ".join(parts) + "."
-    earlier = {**before.suites, **before.averages}
+    pairs = {key: compare(key, after, before) for key in found}
     changes = [
-        f"{_label(key)} {_percent(earlier[key]['accuracy'])} → "
-        f"{_percent(score['accuracy'])}"
-        for key, score in found.items()
-        if key in earlier
+        f"{_label(key)} {_percent(pair.before)} → {_percent(pair.after)}"
+        for key, pair in pairs.items()
+        if pair.difference is not None
     ]
+    if not changes:
+        return "The base model was not asked the same questions."
     return "Before → after: " + "; ".join(changes) + "."
 
 
@@ -156,28 +158,33 @@ def _scores(runs: Sequence[Run], base: Run | None) -> Section:
         )
     rows: list[Sequence[str]] = []
     plotted: list[Interval] = []
-    for key, score in {**after.suites, **after.averages}.items():
-        old = None
-        if before is not None:
-            old = {**before.suites, **before.averages}.get(key)
-        values = [] if old is None else [("base", *_triple(old))]
+    for key, score in after.scores.items():
+        old = before.scores.get(key) if before else None
+        pair = compare(key, after, before) if before else None
+        values = []
+        if old is not None and pair is not None and pair.difference is not None:
+            values.append(("base", *_triple(old)))
         plotted.append(Interval(_label(key), [*values, ("student", *_triple(score))]))
         rows.append(
             (
                 _label(key),
+                after.split(key),
                 str(score.get("n", "")),
                 _cell(old) if old is not None else "–",
                 _cell(score),
-                _difference(after, before, key),
+                "–" if pair is None else str(pair),
                 _found(score),
             )
         )
-    header = ("suite", "n", "base", "student", "difference (paired)", "answers found")
+    header = (
+        *("suite", "split", "n", "base", "student", "difference (paired)"),
+        "answers found",
+    )
     return Section(
         title,
         "Dots are accuracies, lines 95 % intervals (Wilson's for a suite, the suites' "
-        "combined for an average). The difference is paired: the same examples before "
-        "and after, its interval by bootstrap, p by McNemar's exact test.",
+        "combined for an average). The difference is over the questions that both were "
+        "asked, its interval by bootstrap, p by McNemar's exact test.",
         figures=[
             (
                 "Accuracy by suite, in per cent",
@@ -481,20 +488,6 @@ def _curve(
     return points[::stride]
 
 
-def _difference(after: Results, before: Results | None, key: str) -> str:
-    if before is None or key not in before.suites or key not in after.suites:
-        return "–"
-    delta = after.suites[key]["accuracy"] - before.suites[key]["accuracy"]
-    test = tables.paired(key, after, before)
-    if test is None:
-        return f"{delta * 100:+.1f}"
-    change = test.difference
-    return (
-        f"{change.value * 100:+.1f} [{change.low * 100:+.1f}, "
-        f"{change.high * 100:+.1f}], p {_p(test.p_value)}"
-    )
-
-
 def _mean(results: Results, names: Sequence[str]) -> float | None:
     found = [
         float(score["accuracy"])
@@ -532,7 +525,3 @@ def _text(line: Mapping[str, Any]) -> str:
 
 def _percent(value: float) -> str:
     return f"{value * 100:.1f} %"
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"

@@ -52,10 +52,20 @@ class Results:
         """Examples judged in all."""
         return sum(int(score["n"]) for score in self.suites.values())
 
+    @property
+    def scores(self) -> dict[str, Mapping[str, Any]]:
+        """Suites, then averages, by "suite:prompt"."""
+        return {**self.suites, **self.averages}
+
+    def split(self, key: str) -> str:
+        """The split that a suite was asked, or "unknown" where nothing says it."""
+        selection = self.scores.get(key, {}).get("selection", {})
+        return str(selection.get("split") or self.settings.get("split", "unknown"))
+
     def metrics(self) -> dict[str, float]:
         """Accuracies as `<suite>/accuracy`, for logs and for selection."""
         found: dict[str, float] = {}
-        for key, score in {**self.suites, **self.averages}.items():
+        for key, score in self.scores.items():
             suite, _, prompt = key.partition(":")
             # The plain name is the suite's first prompt: what most runs ask for.
             found.setdefault(f"{suite}/accuracy", float(score["accuracy"]))

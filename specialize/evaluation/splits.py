@@ -18,6 +18,9 @@ from fractions import Fraction
 from specialize.errors import InputError
 
 SPLITS = ("all", "validation", "test")
+# What is asked where nothing names a split: by gin (`SPLIT`), by a call, and of
+# predictions made elsewhere. "test" is our part of the owners' test file.
+DEFAULT = "test"
 SEED = 0
 
 # Share of a suite's examples that is validation.

@@ -97,7 +97,7 @@ class Suite:
     name: str
     prompt: str
     examples: tuple[Example, ...]
-    split: str = "all"
+    split: str
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     file: str = ""
 
@@ -132,7 +132,7 @@ def load_suite(
     benchmarks_dir: str | os.PathLike[str],
     *,
     prompt: str = "zero_shot_cot",
-    split: str = "all",
+    split: str = splits.DEFAULT,
     max_examples: int | None = None,
     demonstrations: int = 4,
     seed: int = 0,
@@ -144,7 +144,7 @@ def load_suite(
         benchmarks_dir: a folder laid out as above, the suite's own file, or
             "hub:<owner>/<dataset>" for a dataset of the Hugging Face hub.
         prompt: one of `PROMPTS`.
-        split: "all" (default), or the paper's "validation" or "test" (`splits`).
+        split: one of `splits.SPLITS`.
         max_examples: at most this many, a seeded sample; None is all.
         demonstrations: of few-shot math prompts.
         seed: of their draw.
@@ -177,7 +177,7 @@ def load_suites(
     benchmarks_dir: str | os.PathLike[str],
     *,
     prompt: str = "zero_shot_cot",
-    split: str = "all",
+    split: str = splits.DEFAULT,
     max_examples: int | None = None,
     demonstrations: int = 4,
     seed: int = 0,

@@ -1,12 +1,8 @@
 """The table an evaluation prints: accuracy, n, interval, how answers were found."""
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
 from rich.table import Table
 
-from specialize.evaluation import statistics
+from specialize.evaluation.comparison import compare
 from specialize.evaluation.results import Results
 from specialize.progress import table_console
 
@@ -35,12 +31,13 @@ def table(results: Results, base: Results | None = None) -> Table:
     shown = Table(title=title, title_justify="left")
     shown.add_column("suite")
     shown.add_column("prompt")
+    shown.add_column("split")
     shown.add_column("n", justify="right")
     shown.add_column("accuracy", justify="right")
     shown.add_column("95 % interval")
     if base is not None:
         shown.add_column("base", justify="right")
-        shown.add_column("difference, p")
+        shown.add_column("difference over shared questions")
     shown.add_column("marked / last / none")
     shown.add_column("ceiling")
     for scores in (results.suites, results.averages):
@@ -49,12 +46,15 @@ def table(results: Results, base: Results | None = None) -> Table:
             cells = [
                 suite,
                 prompt.replace("_", " "),
+                results.split(key),
                 f"{score['n']:,}",
                 f"{score['accuracy']:.1%}",
                 f"[{score['low']:.1%}, {score['high']:.1%}]",
             ]
             if base is not None:
-                cells += _against(key, results, base)
+                old = base.scores.get(key)
+                cells.append("–" if old is None else f"{old['accuracy']:.1%}")
+                cells.append(str(compare(key, results, base)))
             how = score.get("how", {})
             cells.append(" / ".join(str(count) for count in how.values()))
             ceiling = score.get("ceiling", {}).get("accuracy", 1.0)
@@ -62,37 +62,3 @@ def table(results: Results, base: Results | None = None) -> Table:
             shown.add_row(*cells)
         shown.add_section()
     return shown
-
-
-def paired(key: str, results: Results, base: Results) -> statistics.Paired | None:
-    """The paired comparison of one suite, over the examples both answered.
-
-    Args:
-        key: "suite:prompt".
-        results: the new system's.
-        base: the old one's.
-
-    Returns:
-        The comparison, or None where one of the two has no predictions for it.
-    """
-    old = {line["id"]: bool(line["correct"]) for line in base.lines(key)}
-    new = {line["id"]: bool(line["correct"]) for line in results.lines(key)}
-    shared = [name for name in new if name in old]
-    if not shared:
-        return None
-    return statistics.compare(
-        np.array([old[name] for name in shared]),
-        np.array([new[name] for name in shared]),
-    )
-
-
-def _against(key: str, results: Results, base: Results) -> list[str]:
-    old: Mapping[str, Any] | None = {**base.suites, **base.averages}.get(key)
-    if old is None:
-        return ["–", "–"]
-    now = {**results.suites, **results.averages}[key]
-    difference = f"{(now['accuracy'] - old['accuracy']) * 100:+.1f}"
-    test = paired(key, results, base)
-    if test is not None:
-        difference += f", p = {test.p_value:.3g}"
-    return [f"{old['accuracy']:.1%}", difference]

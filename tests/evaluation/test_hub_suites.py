@@ -22,7 +22,9 @@ import sys
 from specialize.errors import InputError
 from specialize.evaluation.suites import load_suite
 try:
-    suite = load_suite("gsm8k", sys.argv[1], prompt=sys.argv[2], demonstrations=2)
+    suite = load_suite(
+        "gsm8k", sys.argv[1], prompt=sys.argv[2], split="all", demonstrations=2
+    )
     print(len(suite.examples), suite.examples[1].id, suite.examples[1].golds[0])
 except InputError as error:
     print("refused:", error)
@@ -134,4 +136,4 @@ def test_a_name_that_is_no_datasets_is_refused():
     with pytest.raises(InputError, match="is no dataset's name"):
         hub.resolve("hub:a/b/c d", "gsm8k")
     with pytest.raises(InputError, match="does not exist"):
-        suites.load_suite("gsm8k", "openai/gsm8k")
+        suites.load_suite("gsm8k", "openai/gsm8k", split="all")

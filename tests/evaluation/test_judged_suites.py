@@ -17,7 +17,7 @@ def answers(suite, wrong=()):
 
 
 def test_a_score_counts_right_answers_and_how_they_were_reached(benchmarks):
-    suite = suites.load_suite("gsm8k", benchmarks)
+    suite = suites.load_suite("gsm8k", benchmarks, split="all")
     texts = answers(suite, wrong=(1, 2))
     texts[3], texts[4] = "I think 4", ""
     score = judges.judge_suite(suite, texts)
@@ -28,7 +28,7 @@ def test_a_score_counts_right_answers_and_how_they_were_reached(benchmarks):
 
 
 def test_golds_without_a_number_are_a_ceiling_and_never_right(benchmarks):
-    suite = suites.load_suite("asdiv", benchmarks)
+    suite = suites.load_suite("asdiv", benchmarks, split="all")
     score = judges.judge_suite(suite, ["Ann"] * 4)
     assert score.correct == 0
     assert score.ceiling == judges.Ceiling(4, without_gold=1, unwritable=0)
@@ -45,7 +45,7 @@ class NoBraces:
 
 
 def test_what_a_vocabulary_cannot_write_lowers_the_ceiling(benchmarks):
-    suite = suites.load_suite("bbh/turning", benchmarks)
+    suite = suites.load_suite("bbh/turning", benchmarks, split="all")
     braces = dataclasses.replace(suite.examples[0], golds=("}",))
     suite = dataclasses.replace(suite, examples=(braces, *suite.examples[1:]))
     assert judges.ceiling(suite, NoBraces()).accuracy == 0.8
@@ -66,7 +66,7 @@ def test_the_t5_vocabulary_cannot_write_99_of_dyck_languages(shared_data):
     unwritable = {
         suite.name: judges.ceiling(suite, vocabulary).unwritable
         for name in ("bbh", "mas", "gsm8k")
-        for suite in suites.load_suites(name, shared_data)
+        for suite in suites.load_suites(name, shared_data, split="all")
     }
     assert {name: n for name, n in unwritable.items() if n} == {
         "bbh/dyck_languages": 99
@@ -74,7 +74,7 @@ def test_the_t5_vocabulary_cannot_write_99_of_dyck_languages(shared_data):
 
 
 def test_several_samples_vote_and_give_pass_at_k(benchmarks):
-    suite = suites.load_suite("svamp", benchmarks)
+    suite = suites.load_suite("svamp", benchmarks, split="all")
     samples = [
         ["The answer is 0.", "0.00", "The answer is 7"],  # right twice
         ["The answer is 5.", "The answer is 5.0", "1"],  # outvoted
@@ -91,7 +91,9 @@ def test_several_samples_vote_and_give_pass_at_k(benchmarks):
 
 
 def test_a_score_is_json_with_every_verdict(benchmarks):
-    suite = suites.load_suite("multiarith", benchmarks, prompt="zero_shot_answer_only")
+    suite = suites.load_suite(
+        "multiarith", benchmarks, prompt="zero_shot_answer_only", split="all"
+    )
     score = judges.judge_suite(suite, answers(suite, wrong=(0,)))
     written = json.loads(json.dumps(score.to_json()))
     assert written["accuracy"] == pytest.approx(5 / 6)
@@ -109,12 +111,12 @@ def test_a_score_is_json_with_every_verdict(benchmarks):
 def test_the_reference_rule_knows_whether_a_rationale_was_asked_for(benchmarks):
     texts = ["No"] * 5
     for prompt, correct in (("zero_shot_cot", 0), ("zero_shot_answer_only", 5)):
-        suite = suites.load_suite("bbh/turning", benchmarks, prompt=prompt)
+        suite = suites.load_suite("bbh/turning", benchmarks, prompt=prompt, split="all")
         assert judges.judge_suite(suite, texts, rule="reference").correct == correct
 
 
 def test_unfitting_predictions_are_a_defect_of_the_caller(benchmarks):
-    suite = suites.load_suite("svamp", benchmarks)
+    suite = suites.load_suite("svamp", benchmarks, split="all")
     with pytest.raises(ValueError, match="4 examples, got 3"):
         judges.judge_suite(suite, ["1"] * 3)
     with pytest.raises(ValueError, match=r"\[1, 2\] samples"):

@@ -11,7 +11,9 @@ from specialize.evaluation import bbh, splits, suites
 
 def test_a_math_suite_is_asked_in_four_ways(benchmarks):
     asked = {
-        prompt: suites.load_suite("gsm8k", benchmarks, prompt=prompt).examples[3].inputs
+        prompt: suites.load_suite("gsm8k", benchmarks, prompt=prompt, split="all")
+        .examples[3]
+        .inputs
         for prompt in suites.PROMPTS
     }
     question = "Q: test: what is 3 + 1?"
@@ -27,7 +29,9 @@ def test_a_math_suite_is_asked_in_four_ways(benchmarks):
 
 
 def test_bbh_is_asked_with_the_owners_prompt_without_its_canary(benchmarks):
-    suite = suites.load_suite("bbh/turning", benchmarks, prompt="few_shot_cot")
+    suite = suites.load_suite(
+        "bbh/turning", benchmarks, prompt="few_shot_cot", split="all"
+    )
     asked = suite.examples[2].inputs
     assert asked.startswith("Tell where one ends up.\n\nQ: Go left.")
     assert asked.endswith("Yes.\n\nQ: Go 2.\nA: Let's think step by step.")
@@ -35,7 +39,9 @@ def test_bbh_is_asked_with_the_owners_prompt_without_its_canary(benchmarks):
 
 
 def test_an_answer_only_prompt_keeps_no_rationale(benchmarks):
-    suite = suites.load_suite("bbh/turning", benchmarks, prompt="few_shot_answer_only")
+    suite = suites.load_suite(
+        "bbh/turning", benchmarks, prompt="few_shot_answer_only", split="all"
+    )
     assert suite.examples[2].inputs == (
         "Tell where one ends up.\n\nQ: Go left. Options:\n- Yes\n- No\nA: No\n\n"
         "Q: Go left, go right.\nA: Yes\n\nQ: Go 2.\nA:"
@@ -44,31 +50,32 @@ def test_an_answer_only_prompt_keeps_no_rationale(benchmarks):
 
 def test_an_unknown_bbh_task_declares_its_type_or_shows_it(benchmarks):
     turning, naming = (
-        suites.load_suite(f"bbh/{task}", benchmarks) for task in ("turning", "naming")
+        suites.load_suite(f"bbh/{task}", benchmarks, split="all")
+        for task in ("turning", "naming")
     )
     assert turning.examples[0].answer_type == "yes_no"
     assert naming.examples[0].answer_type == "words"
     file = benchmarks / "bbh/bbh/naming.json"
     file.write_text(file.read_text().replace('"words"', '"wrods"'))
     with pytest.raises(InputError, match="naming.json.*'wrods'.*words"):
-        suites.load_suite("bbh/naming", benchmarks)
+        suites.load_suite("bbh/naming", benchmarks, split="all")
 
 
 def test_groups_stand_for_their_suites(benchmarks):
-    names = [suite.name for suite in suites.load_suites("mas", benchmarks)]
+    names = [suite.name for suite in suites.load_suites("mas", benchmarks, split="all")]
     assert names == ["multiarith", "asdiv", "svamp"]
-    names = [suite.name for suite in suites.load_suites("bbh", benchmarks)]
+    names = [suite.name for suite in suites.load_suites("bbh", benchmarks, split="all")]
     assert names == ["bbh/naming", "bbh/turning"]
     with pytest.raises(InputError, match="'bbh' is 2 suites"):
-        suites.load_suite("bbh", benchmarks)
+        suites.load_suite("bbh", benchmarks, split="all")
 
 
 def test_a_single_file_is_a_suite(benchmarks, tmp_path):
     file = shutil.copy(benchmarks / "gsm8k/test.jsonl", tmp_path / "mine.jsonl")
-    suite = suites.load_suite("gsm8k", file)
+    suite = suites.load_suite("gsm8k", file, split="all")
     assert (len(suite.examples), suite.examples[0].id) == (20, "gsm8k-mine-0")
     file = shutil.copy(benchmarks / "bbh/bbh/turning.json", tmp_path / "turning.json")
-    assert suites.load_suite("bbh", file).name == "bbh/turning"
+    assert suites.load_suite("bbh", file, split="all").name == "bbh/turning"
 
 
 @pytest.mark.parametrize(
@@ -98,13 +105,13 @@ def test_what_cannot_be_asked_is_refused(benchmarks, name, options, words):
 
 def test_a_missing_folder_or_file_is_refused(benchmarks, tmp_path):
     with pytest.raises(InputError, match="nowhere does not exist"):
-        suites.load_suite("gsm8k", tmp_path / "nowhere")
+        suites.load_suite("gsm8k", tmp_path / "nowhere", split="all")
     (benchmarks / "svamp/SVAMP.json").unlink()
     with pytest.raises(InputError, match="SVAMP.json does not exist"):
-        suites.load_suite("svamp", benchmarks)
+        suites.load_suite("svamp", benchmarks, split="all")
     shutil.rmtree(benchmarks / "bbh/bbh")
     with pytest.raises(InputError, match="holds no task file"):
-        suites.load_suites("bbh", benchmarks)
+        suites.load_suites("bbh", benchmarks, split="all")
 
 
 def test_some_of_bbhs_tasks_do_not_pass_for_bbh(benchmarks):
@@ -112,7 +119,7 @@ def test_some_of_bbhs_tasks_do_not_pass_for_bbh(benchmarks):
     for task in bbh.TASKS[:26]:
         shutil.copy(source, benchmarks / f"bbh/bbh/{task}.json")
     with pytest.raises(InputError, match="lacks 1 of.*word_sorting"):
-        suites.load_suites("bbh", benchmarks)
+        suites.load_suites("bbh", benchmarks, split="all")
 
 
 def test_a_faulty_official_prompt_is_refused(benchmarks):
@@ -123,7 +130,9 @@ def test_a_faulty_official_prompt_is_refused(benchmarks):
     ):
         file.write_text(text)
         with pytest.raises(InputError, match=words):
-            suites.load_suite("bbh/turning", benchmarks, prompt="few_shot_cot")
+            suites.load_suite(
+                "bbh/turning", benchmarks, prompt="few_shot_cot", split="all"
+            )
 
 
 def test_validation_and_test_are_disjoint_whole_and_seeded(benchmarks):
@@ -139,7 +148,10 @@ def test_validation_and_test_are_disjoint_whole_and_seeded(benchmarks):
 
 
 def test_a_sample_is_part_of_every_larger_sample(benchmarks):
-    few, more = (suites.load_suite("gsm8k", benchmarks, max_examples=n) for n in (3, 7))
+    few, more = (
+        suites.load_suite("gsm8k", benchmarks, max_examples=n, split="all")
+        for n in (3, 7)
+    )
     assert {e.id for e in few.examples} < {e.id for e in more.examples}
     order = [int(example.id.rpartition("-")[2]) for example in more.examples]
     assert order == sorted(order)
@@ -174,7 +186,7 @@ WRITTEN = {
 
 def test_the_27_official_prompts_leave_no_rationale_behind(shared_data):
     loaded = suites.load_suites(
-        "bbh", shared_data, prompt="few_shot_answer_only", max_examples=1
+        "bbh", shared_data, prompt="few_shot_answer_only", max_examples=1, split="all"
     )
     assert len(loaded) == 27
     for suite in loaded:
@@ -197,7 +209,7 @@ def test_the_27_official_prompts_leave_no_rationale_behind(shared_data):
 def test_every_bbh_target_is_an_answer_of_its_type(shared_data):
     from specialize.corpus.answers import judge
 
-    for suite in suites.load_suites("bbh", shared_data):
+    for suite in suites.load_suites("bbh", shared_data, split="all"):
         for example in suite.examples:
             for text in (example.golds[0], f"So the answer is {example.golds[0]}."):
                 verdict = judge(text, example.golds, example.answer_type)
@@ -208,7 +220,7 @@ def test_every_gold_of_the_math_suites_answers_itself(shared_data):
     from specialize.corpus.answers import judge
 
     for name in suites.MATH_FILES:
-        for example in suites.load_suite(name, shared_data).examples:
+        for example in suites.load_suite(name, shared_data, split="all").examples:
             for gold in example.golds:
                 for text in (gold, f"The answer is {gold}.", f"#### {gold}"):
                     verdict = judge(text, example.golds)
