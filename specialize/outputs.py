@@ -1,7 +1,8 @@
 """Files and folders that are either whole or not there.
 
 Every command that writes goes through here, so that a killed run never leaves
-something that looks complete, and nobody's folder is overwritten by mistake.
+something that looks complete, and nobody's folder is overwritten by mistake. Modes
+follow the umask, also of files that a library made for their owner alone.
 """
 
 import contextlib
@@ -10,7 +11,8 @@ import json
 import os
 import pathlib
 import shutil
-import tempfile
+import stat
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,18 +41,13 @@ def staged_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     if target.is_dir():
         raise InputError(f"{target} is a folder, expected the name of a file to write.")
     make_parent(target)
-    handle, name = tempfile.mkstemp(
-        prefix=f".{target.name}.", suffix=".partial", dir=target.parent
-    )
-    os.close(handle)
-    # mkstemp creates files only their owner can read; a result is for everyone.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(name, 0o666 & ~umask)
-    staged = pathlib.Path(name)
+    staged = _sibling(target)
+    staged.touch(exist_ok=False)
+    mode = staged.stat().st_mode
     try:
         with _room_for(target):
             yield staged
+            staged.chmod(stat.S_IMODE(mode))
             with open(staged, "rb") as written:
                 os.fsync(written.fileno())
             os.replace(staged, target)
@@ -181,18 +178,13 @@ def staged_directory(
             "remove it if it is no longer needed."
         )
     make_parent(target)
-    staged = pathlib.Path(
-        tempfile.mkdtemp(
-            prefix=f".{target.name}.", suffix=".partial", dir=target.parent
-        )
-    )
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(staged, 0o777 & ~umask)
+    staged = _sibling(target)
+    staged.mkdir()
     try:
         with _room_for(target):
             yield staged
             write_json(staged / MARKER, {"kind": kind})
+            _open_to_all(staged)
             if target.exists():
                 retired = target.with_name(f".{target.name}.retired")
                 shutil.rmtree(retired, ignore_errors=True)
@@ -203,6 +195,24 @@ def staged_directory(
                 os.replace(staged, target)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _sibling(target: pathlib.Path) -> pathlib.Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+
+
+def _open_to_all(folder: pathlib.Path) -> None:
+    """Gives everything in a new folder the modes that the folder's own follow from.
+
+    Safetensors, for one, makes files that only their owner can read.
+    """
+    allowed = folder.stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            old = stat.S_IMODE(path.stat().st_mode)
+            new = old & ~0o777 | (allowed if path.is_dir() else allowed & 0o666)
+            if new != old:
+                path.chmod(new)
 
 
 def _kind(marker: pathlib.Path) -> str:

@@ -1,11 +1,14 @@
 """A newcomer's command: small in the ordinary suite, whole in the slow one."""
 
 import json
+import os
+import stat
 
 import pytest
 
 from specialize import cli
 
+UMASK = 0o027
 SUITES = ("in_distribution", "out_of_distribution", "in_context", "generic")
 
 
@@ -15,7 +18,11 @@ def small(tmp_path_factory):
     out = tmp_path_factory.mktemp("quickstart") / "run"
     words = ["--problems", "40", "--test_problems", "8"]
     words += ["--base_steps", "2", "--steps", "2"]
-    assert cli.main(["quickstart", "--out", str(out), *words]) == 0
+    before = os.umask(UMASK)
+    try:
+        assert cli.main(["quickstart", "--out", str(out), *words]) == 0
+    finally:
+        os.umask(before)
     return out
 
 
@@ -49,6 +56,13 @@ def test_every_step_leaves_what_a_user_can_open_alone(small):
         "after.json",
     ):
         assert (small / path).stat().st_size > 0, path
+
+
+def test_everything_a_run_leaves_has_the_modes_of_the_umask(small):
+    """Corpus, logs, checkpoints, prepared examples, predictions, the page."""
+    for path in [small, *small.rglob("*")]:
+        wanted = (0o777 if path.is_dir() else 0o666) & ~UMASK
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path
 
 
 def test_a_folder_of_somebody_else_is_refused_and_left_alone(tmp_path, capfd):

@@ -94,6 +94,10 @@ class ResponseStore:
         # A reader opens "rw", too: what a killed run left in the log is read so.
         mode = "rwc" if create else "rw" if os.access(self.path, os.W_OK) else "ro"
         self._writes = create
+        if create:
+            # SQLite would make it 0644, whatever a wider umask allows.
+            with contextlib.suppress(OSError):
+                self.path.touch()
         try:
             # The writer's thread is the event loop's executor, so not this one.
             self._database = sqlite3.connect(
