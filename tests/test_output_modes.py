@@ -90,11 +90,17 @@ def test_corpora_responses_and_judgements_follow_the_umask(tmp_path, umask):
     out = tmp_path / "new"
     world = miniature.write(out / "world", num_train=8, num_test=4)
     vocabulary = miniature.train_vocabulary(world / "text.txt", out / "spiece.model")
+    answered = (
+        *("--problems", world / "gsm8k" / "train.jsonl"),
+        *("--completions", world / "completions.jsonl"),
+    )
     typed(
-        *("corpus", "build", "--problems", world / "gsm8k" / "train.jsonl"),
-        *("--completions", world / "completions.jsonl", "--no_rationales"),
+        *("corpus", "build", *answered, "--no_rationales", "--out", out / "corpus"),
         *("--teacher", miniature.TEACHER_NAME, "--vocabulary", vocabulary),
-        *("--demonstrations", "1", "--out", out / "corpus"),
+        *("--demonstrations", "1"),
+    )
+    typed(
+        *("corpus", "verify", *answered, "--out", out / "right.jsonl.gz"),
         *("--rejected", out / "rejected.jsonl"),
     )
     with ResponseStore(out / "answers.sqlite", create=True):
