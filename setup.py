@@ -26,9 +26,14 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=setuptools.find_namespace_packages(
-        include=["specialize*", "tasks*", "t5x_configs*"]
-    ),
+    packages=[
+        *setuptools.find_namespace_packages(
+            include=["specialize", "specialize.*", "t5x_configs*"]
+        ),
+        "specialize_tasks",
+    ],
+    # The link `specialize_tasks` in the root is for a checkout on PYTHONPATH.
+    package_dir={"specialize_tasks": "tasks/specialize_tasks"},
     package_data={
         "t5x_configs": ["**/*.gin"],
         "specialize": ["py.typed", "**/*.j2", "**/*.html"],

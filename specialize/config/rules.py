@@ -18,6 +18,7 @@ from specialize.config.problems import (
     Problem,
     macro_problems,
     name_problems,
+    renamed_problems,
     target_of,
 )
 from specialize.config.reading import Config
@@ -44,6 +45,8 @@ def lint(
     Returns:
         Problems in a fixed order; empty for a sound configuration.
     """
+    if renamed := renamed_problems(config.scan):
+        return renamed  # what else is wrong may follow from it
     problems = macro_problems(config.scan, allow_missing=allow_missing)
     if imports:
         problems += name_problems(config.scan)
@@ -96,7 +99,7 @@ def length_problems(config: Config) -> list[Problem]:
             "positive number of tokens, as {'inputs': 1024, 'targets': 256}."
         )
         return [Problem("lengths", text, origin)]
-    if name is None or not _imports(config, "tasks"):
+    if name is None or not _imports(config, "specialize_tasks"):
         return []
     features = task_features(name)
     if features is None:

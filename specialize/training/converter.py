@@ -97,7 +97,7 @@ class SpecializeFeatureConverter(_WindowPacking):
             missing = sorted(packing.TEACHER_FEATURES.keys() - set(teacher))
             raise InputError(
                 f"the dataset has {teacher} but lacks {missing}: a teacher row is all "
-                "four. Use a task of tasks/distill.py, or none of them."
+                "four. Use a task of specialize_tasks.distill, or none of them."
             )
         differing = {
             name: task_feature_lengths.get(name)

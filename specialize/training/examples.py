@@ -30,7 +30,7 @@ LAYOUT = 1
 META = "examples.json"
 RECORD_ID = "record_id"
 # What a task may report about each example: demonstrations dropped, encoder tokens
-# cut, decoder tokens cut (tasks/preprocessors.py).
+# cut, decoder tokens cut (specialize_tasks/preprocessors.py).
 CUTS = ("demonstrations_dropped", "input_tokens_cut", "target_tokens_cut")
 READ_BATCH = 512
 

@@ -69,7 +69,8 @@ def load_mixture(
         raise InputError(
             f"{name!r} has no task with split {split!r}; its splits are "
             f"{sorted({s for task in found for s in task.splits})}. Distillation tasks "
-            "have a 'validation' where gin sets tasks.distill.held_out.fraction."
+            "have a 'validation' where gin sets "
+            "specialize_tasks.distill.held_out.fraction."
         )
     if isinstance(provider, seqio.Mixture):
         rates = [float(provider.get_rate(task)) for task in tasks]
@@ -100,10 +101,11 @@ def unknown_task(name: str) -> str:
 
     names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
     near = difflib.get_close_matches(name, names, n=3)
-    module = sys.modules.get("tasks")
-    place = getattr(module, "__file__", None) or getattr(module, "__path__", None)
+    module = sys.modules.get("specialize_tasks")
     where = (
-        f"'tasks' was imported from {place}" if module else "no 'tasks' was imported"
+        f"'specialize_tasks' was imported from {module.__file__}"
+        if module
+        else "no gin file says 'import specialize_tasks'"
     )
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return f"no SeqIO task or mixture is called {name!r}; {where}.{hint}"

@@ -81,7 +81,11 @@ def test_seqios_own_cache_holds_the_same_examples(world, tmp_path, monkeypatch):
     monkeypatch.setenv("SPECIALIZE_CORPUS_DIR", str(tmp_path / "corpus"))
     monkeypatch.setenv("SPECIALIZE_VOCABULARY", str(world.vocabulary))
     words = [sys.executable, "-m", "seqio.scripts.cache_tasks_main"]
-    words += ["--tasks=specialize_gsm8k_.*", "--module_import=tasks", "--min_shards=2"]
+    words += [
+        "--tasks=specialize_gsm8k_.*",
+        "--module_import=specialize_tasks",
+        "--min_shards=2",
+    ]
     words += [f"--output_cache_dir={tmp_path / 'cache'}"]
     words += [f"--pipeline_options={','.join(RUNNER)}"]
     done = subprocess.run(words, capture_output=True, text=True, env=dict(os.environ))
@@ -89,7 +93,7 @@ def test_seqios_own_cache_holds_the_same_examples(world, tmp_path, monkeypatch):
 
     import seqio
 
-    import tasks  # noqa: F401
+    import specialize_tasks  # noqa: F401
 
     seqio.add_global_cache_dirs([str(tmp_path / "cache")])
     teacher = ("teacher_ids", "teacher_probs", "teacher_tail", "format_id")

@@ -21,7 +21,7 @@ sys.addaudithook(
 )
 import seqio
 before = len(Watch.opened)
-import tasks.benchmarks, tasks.locations
+import specialize_tasks.benchmarks, specialize_tasks.locations
 names = [n for n in seqio.TaskRegistry.names() if n.startswith("specialize_eval_")]
 print(len(names), Watch.opened[before:])
 """
@@ -86,7 +86,7 @@ def located(tmp_path, monkeypatch):
 
 
 def evaluate(seqio, name, predict, split="all"):
-    from tasks import locations
+    from specialize_tasks import locations
 
     evaluator = seqio.Evaluator(
         name,
@@ -112,7 +112,7 @@ def evaluate(seqio, name, predict, split="all"):
 
 
 def test_t5xs_evaluator_judges_as_we_do(seqio, located):
-    from tasks import benchmarks
+    from specialize_tasks import benchmarks
 
     name = benchmarks.task_name("gsm8k", "zero_shot_cot")
     found = evaluate(
@@ -132,7 +132,7 @@ def test_a_bbh_task_is_judged_by_its_type(seqio, located):
 
 def test_mixtures_hold_their_suites_once(seqio):
     from specialize.evaluation import bbh
-    from tasks import benchmarks
+    from specialize_tasks import benchmarks
 
     for group, suites in (
         ("mas", ("multiarith", "asdiv", "svamp")),
@@ -147,7 +147,7 @@ def test_mixtures_hold_their_suites_once(seqio):
 
 def test_a_task_asks_what_its_suite_asks(seqio, located):
     from specialize.evaluation import suites
-    from tasks import benchmarks, locations
+    from specialize_tasks import benchmarks, locations
 
     name = benchmarks.task_name("gsm8k", "few_shot_answer_only")
     task = seqio.get_mixture_or_task(name)
@@ -164,12 +164,12 @@ def test_a_task_asks_what_its_suite_asks(seqio, located):
 def test_the_reference_rule_can_be_bound(seqio, located):
     import gin
 
-    from tasks import metrics
+    from specialize_tasks import metrics
 
     target = {"golds": ("3",), "answer_type": "number", "answer_only": False}
     assert metrics.accuracy([target], ["The answer is -3"])["accuracy"] == 0
     with gin.unlock_config():
-        gin.bind_parameter("tasks.metrics.judging.rule", "reference")
+        gin.bind_parameter("specialize_tasks.metrics.judging.rule", "reference")
     try:
         assert metrics.accuracy([target], ["The answer is -3"])["accuracy"] == 1
     finally:
@@ -177,7 +177,7 @@ def test_the_reference_rule_can_be_bound(seqio, located):
 
 
 def test_a_located_vocabulary_is_the_files_own(seqio, located):
-    from tasks.locations import LocatedVocabulary
+    from specialize_tasks.locations import LocatedVocabulary
 
     path = os.environ["SPECIALIZE_VOCABULARY"]
     ours, theirs = LocatedVocabulary(), seqio.SentencePieceVocabulary(path, 100)
@@ -195,7 +195,7 @@ def test_a_located_vocabulary_is_the_files_own(seqio, located):
 def test_a_location_is_asked_for_on_use_and_refused_by_name(seqio, monkeypatch):
     import gin
 
-    from tasks import locations
+    from specialize_tasks import locations
 
     for name in ("CORPUS_DIR", "BENCHMARKS_DIR", "VOCABULARY"):
         monkeypatch.delenv(f"SPECIALIZE_{name}", raising=False)
@@ -212,7 +212,9 @@ def test_a_location_is_asked_for_on_use_and_refused_by_name(seqio, monkeypatch):
         with pytest.raises(InputError, match=f"/nowhere/at/all.*{variable}"):
             ask()
         with gin.unlock_config():
-            gin.bind_parameter(f"tasks.locations.{gin_name}.path", "/elsewhere")
+            gin.bind_parameter(
+                f"specialize_tasks.locations.{gin_name}.path", "/elsewhere"
+            )
         try:
             with pytest.raises(InputError, match="/elsewhere.*named by gin"):
                 ask()
@@ -223,7 +225,7 @@ def test_a_location_is_asked_for_on_use_and_refused_by_name(seqio, monkeypatch):
 def test_a_vocabulary_follows_its_location(seqio, located, monkeypatch, tmp_path):
     import shutil
 
-    from tasks.locations import LocatedVocabulary
+    from specialize_tasks.locations import LocatedVocabulary
 
     vocabulary = LocatedVocabulary()
     before = vocabulary.encode("What is 3?")

@@ -39,7 +39,7 @@ def corpus(tmp_path_factory):
 def tasks(corpus, monkeypatch):
     """The registered tasks, pointed at the corpus."""
     pytest.importorskip("seqio")
-    import tasks
+    import specialize_tasks as tasks
 
     folder, vocabulary, _ = corpus
     monkeypatch.setenv("SPECIALIZE_CORPUS_DIR", str(folder / "corpus"))
@@ -176,13 +176,13 @@ def test_prepared_examples_are_those_of_the_task_and_are_made_once(
     assert (folder / "examples.json").stat().st_mtime_ns == written
     # Other lengths, or records held out, are other examples.
     load_examples(task, "train", lengths(300), tmp_path)
-    gin.parse_config("tasks.distill.held_out.fraction = 0.5")
+    gin.parse_config("specialize_tasks.distill.held_out.fraction = 0.5")
     load_examples(task, "train", lengths(), tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_held_out_problems_are_held_out_in_every_format(tasks, corpus):
-    gin.parse_config("tasks.distill.held_out.fraction = 0.4")
+    gin.parse_config("specialize_tasks.distill.held_out.fraction = 0.4")
     problems = {}
     for format in ("zero_shot_cot", "in_context_answer_only"):
         for split in ("train", "validation"):
@@ -208,7 +208,7 @@ def test_rates_are_the_numbers_of_records_unless_gin_says_otherwise(tasks, corpu
     counts = corpus[2].counts()
     found = {task.source.format: mixture.get_rate(task) for task in mixture.tasks}
     assert found == {name: float(counts[name]) for name in FORMATS}
-    gin.parse_config("tasks.distill.rate.zero_shot_cot = 3.5")
+    gin.parse_config("specialize_tasks.distill.rate.zero_shot_cot = 3.5")
     found = {task.source.format: mixture.get_rate(task) for task in mixture.tasks}
     assert found["zero_shot_cot"] == 3.5
     assert found["in_context_cot"] == counts["in_context_cot"]

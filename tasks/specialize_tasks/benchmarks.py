@@ -21,7 +21,8 @@ import seqio
 import tensorflow as tf
 
 from specialize.evaluation import bbh, splits, suites
-from tasks import locations, metrics
+
+from . import locations, metrics
 
 FEATURES = {
     "inputs": seqio.Feature(locations.VOCABULARY, add_eos=True),
@@ -37,7 +38,7 @@ _SIGNATURE = {
 }
 
 
-@gin.configurable(module="tasks.benchmarks")  # pyright: ignore[reportCallIssue]
+@gin.configurable(module=__name__)  # pyright: ignore[reportCallIssue]
 def asking(
     demonstrations: int = 4, seed: int = 0, max_examples: int | None = None
 ) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Plain text-to-text files: pre-training, baselines, anything without a teacher.
 
 `specialize_text_to_text` reads JSON lines {"inputs": ..., "targets": ...} from the file
-that gin (`tasks.text.text_files.train`) or SPECIALIZE_TEXT_PATH names; a second file
-(`.validation`, SPECIALIZE_TEXT_VALIDATION_PATH) is its split "validation". It trains
-with cross-entropy through the same loop as the distillation tasks.
+that gin (`specialize_tasks.text.text_files.train`) or SPECIALIZE_TEXT_PATH names; a
+second file (`.validation`, SPECIALIZE_TEXT_VALIDATION_PATH) is its split "validation".
+It trains with cross-entropy through the same loop as the distillation tasks.
 """
 
 import json
@@ -16,7 +16,8 @@ import seqio
 import tensorflow as tf
 
 from specialize.errors import InputError
-from tasks import locations, preprocessors
+
+from . import locations, preprocessors
 
 VARIABLES = {
     "train": "SPECIALIZE_TEXT_PATH",
@@ -24,7 +25,7 @@ VARIABLES = {
 }
 
 
-@gin.configurable(module="tasks.text")
+@gin.configurable(module=__name__)
 def text_files(
     train: str | None = None, validation: str | None = None
 ) -> dict[str, str]:
@@ -84,7 +85,8 @@ class JsonLinesSource(seqio.DataSource):
         if split not in files:
             raise InputError(
                 f"No text file is named for split {split!r}. Bind "
-                f"tasks.text.text_files.{split} in gin, or set {VARIABLES[split]}."
+                f"specialize_tasks.text.text_files.{split} in gin, or set "
+                f"{VARIABLES[split]}."
             )
         path = pathlib.Path(files[split]).expanduser()
         if not path.is_file():

@@ -1,6 +1,6 @@
 """Where the tasks' data lie, asked only when data are read.
 
-| what | gin (`tasks.locations.`) | environment |
+| what | gin (`specialize_tasks.locations.`) | environment |
 |---|---|---|
 | corpus folder | `corpus_dir.path` | `SPECIALIZE_CORPUS_DIR` |
 | benchmark files | `benchmarks_dir.path` | `SPECIALIZE_BENCHMARKS_DIR` |
@@ -65,7 +65,7 @@ def _bindable(name: str) -> Callable[[], str | None]:
         return path
 
     register: Any = gin.external_configurable
-    return register(location, name=name, module="tasks.locations")
+    return register(location, name=name, module=__name__)
 
 
 _corpus_dir = _bindable("corpus_dir")
@@ -74,13 +74,13 @@ _vocabulary_path = _bindable("vocabulary_path")
 
 
 def _located(what: str, function: str, path: str | None, variable: str) -> str:
-    origin = f"gin's tasks.locations.{function}.path"
+    origin = f"gin's specialize_tasks.locations.{function}.path"
     if not path:
         path, origin = os.environ.get(variable), variable
     if not path:
         raise InputError(
-            f"No {what} is named. Bind tasks.locations.{function}.path in gin or set "
-            f"{variable}."
+            f"No {what} is named. Bind specialize_tasks.locations.{function}.path in "
+            f"gin or set {variable}."
         )
     path = os.path.expanduser(path)
     if not os.path.exists(path):

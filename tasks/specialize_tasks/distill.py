@@ -8,8 +8,8 @@
 
 Rates are examples drawn of each task, relative to the others. By default they are the
 numbers of records in the corpus, so that every record is seen equally often; gin
-(`tasks.distill.rate.<format>`) sets them otherwise. Importing this module reads
-nothing.
+(`specialize_tasks.distill.rate.<format>`) sets them otherwise. Importing this module
+reads nothing.
 """
 
 import functools
@@ -25,13 +25,14 @@ from specialize.corpus import shards
 from specialize.corpus.manifest import Manifest
 from specialize.corpus.records import FORMATS
 from specialize.errors import InputError
-from tasks import locations, preprocessors
+
+from . import locations, preprocessors
 
 # Buckets of the hash that decides which problems are held out.
 BUCKETS = 10_000
 
 
-@gin.configurable(module="tasks.distill")
+@gin.configurable(module=__name__)
 def held_out(fraction: float = 0.0) -> float:
     """Share of the problems that split "validation" has and "train" has not.
 
@@ -42,11 +43,13 @@ def held_out(fraction: float = 0.0) -> float:
         InputError: not within [0, 1).
     """
     if not 0.0 <= fraction < 1.0:
-        raise InputError(f"tasks.distill.held_out.fraction={fraction}: 0 <= it < 1.")
+        raise InputError(
+            f"specialize_tasks.distill.held_out.fraction={fraction}: 0 <= it < 1."
+        )
     return fraction
 
 
-@gin.configurable(module="tasks.distill")
+@gin.configurable(module=__name__)
 def rate(
     task: Any,
     in_context_cot: float | None = None,
@@ -77,7 +80,9 @@ def rate(
     if chosen is None:
         return float(Manifest.load(locations.corpus_dir()).counts().get(name, 0))
     if chosen < 0:
-        raise InputError(f"tasks.distill.rate.{name}={chosen} must not be negative.")
+        raise InputError(
+            f"specialize_tasks.distill.rate.{name}={chosen} must not be negative."
+        )
     return float(chosen)
 
 
@@ -133,8 +138,8 @@ class CorpusSource(seqio.DataSource):
         if split == "validation" and not fraction:
             raise InputError(
                 f"{self.format}: no records are held out. Set "
-                "tasks.distill.held_out.fraction, for example to 0.02, or measure no "
-                "held-out loss."
+                "specialize_tasks.distill.held_out.fraction, for example to 0.02, or "
+                "measure no held-out loss."
             )
         files = tf.data.Dataset.from_tensor_slices(list(paths))
         if shuffle:

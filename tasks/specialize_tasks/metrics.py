@@ -9,7 +9,7 @@ from specialize.corpus.answers import HOWS, judge
 from specialize.evaluation import statistics
 
 
-@gin.configurable(module="tasks.metrics")  # pyright: ignore[reportCallIssue]
+@gin.configurable(module=__name__)  # pyright: ignore[reportCallIssue]
 def judging(rule: str = "exact") -> str:
     """Which rule decides: "exact", or "reference" for the paper's own judge."""
     return rule

@@ -1,0 +1,9 @@
+"""SeqIO registrations of specialize: importing this package reads no data.
+
+Its import name begins with the project's name, and the folder `tasks/` around it holds
+no module, so that neither stands in the way of another project's `tasks`.
+"""
+
+from . import benchmarks as benchmarks
+from . import distill as distill
+from . import text as text
