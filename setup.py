@@ -1,10 +1,15 @@
 """Packages, dependencies and extras of `specialize`."""
 
 import pathlib
+import re
 
 import setuptools
 
 HERE = pathlib.Path(__file__).parent
+# Read, not imported: the build environment has none of the dependencies.
+VERSION = re.search(
+    r'^__version__ = "(.+?)"', (HERE / "specialize/__init__.py").read_text(), re.M
+)
 
 TEST = [
     "pytest>=8",
@@ -17,7 +22,7 @@ TEACHER = ["openai>=2", "aiolimiter>=1.2"]
 
 setuptools.setup(
     name="specialize",
-    version="0.1.0",
+    version=VERSION[1],
     description=(
         "Specialise small Flan-T5 models towards multi-step reasoning: sparse "
         "teacher distributions, exact packing, KL training in JAX, trusted judging."

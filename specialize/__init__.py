@@ -18,4 +18,4 @@ A module imports only what stands above it in this list; `errors`, `outputs` and
 `specialize --help` answers at once.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"  # setup.py and every report read it here
