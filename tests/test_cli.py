@@ -1,19 +1,15 @@
 """The command line as a newcomer meets it."""
 
 import os
-import pathlib
 import re
 import subprocess
 import sys
-import zipfile
 
 import pytest
 
 import specialize
 from specialize import cli
-from specialize.config import scanning
 
-ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = (
     "quickstart",
     "corpus",
@@ -91,40 +87,3 @@ def test_the_version_is_the_packages(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--version"])
     assert capsys.readouterr().out.strip() == specialize.__version__
-
-
-@pytest.mark.slow
-def test_a_wheel_carries_the_gin_files_and_works_outside_the_checkout(tmp_path):
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path, ROOT],
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    place = tmp_path / "site"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(place)
-        names = archive.namelist()
-    folder = scanning.package_folder()
-    for path in folder.rglob("*.gin"):
-        assert f"t5x_configs/{path.relative_to(folder)}" in names
-    assert any(name.endswith("report.html.j2") for name in names)
-    assert not any(name.startswith("tests/") for name in names)
-    # The checkout is installed in this environment: the wheel's own files come first.
-    done = run(
-        *("config", "--gin_file", "runs/train.gin"),
-        *("--gin_file", "recipes/tiny_gsm8k.gin", "--gin.MODEL_DIR='run'"),
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(place)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "TRAIN_STEPS" in done.stdout
-    where = subprocess.run(
-        [sys.executable, "-c", "import specialize; print(specialize.__file__)"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(place)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert where.stdout.startswith(str(place))

@@ -14,13 +14,23 @@ SUITES = ("in_distribution", "out_of_distribution", "in_context", "generic")
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Two steps each on a handful of problems: all of the way, none of the skill."""
-    out = tmp_path_factory.mktemp("quickstart") / "run"
+    """Two steps each on a handful of problems: all of the way, none of the skill.
+
+    The `tasks` of another project come first on the path and must not be imported.
+    """
+    folder = tmp_path_factory.mktemp("quickstart")
+    out = folder / "run"
     words = ["--problems", "40", "--test_problems", "8"]
     words += ["--base_steps", "2", "--steps", "2"]
+    foreign = folder / "foreign"
+    foreign.mkdir()
+    (foreign / "tasks.py").write_text("raise RuntimeError('foreign tasks imported')")
     before = os.umask(UMASK)
     try:
-        assert cli.main(["quickstart", "--out", str(out), *words]) == 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(foreign)
+            patch.setenv("PYTHONPATH", str(foreign), prepend=os.pathsep)
+            assert cli.main(["quickstart", "--out", str(out), *words]) == 0
     finally:
         os.umask(before)
     return out

@@ -43,6 +43,9 @@ def test_importing_the_tasks_reads_no_data():
 
 @pytest.fixture(scope="module")
 def seqio():
+    import gin
+
+    gin.clear_config()  # a test that parsed a configuration left gin locked
     return pytest.importorskip("seqio")
 
 
