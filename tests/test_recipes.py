@@ -4,55 +4,32 @@ import importlib.util
 import re
 
 import pytest
+from recipe_cases import (
+    EVALUATION_RUNS,
+    EVALUATIONS,
+    LAUNCH,
+    MODELS,
+    ONE_SUITE,
+    QUICKSTART,
+    QUICKSTART_LAUNCH,
+    RECIPES,
+    TRAIN_RUNS,
+    TRAININGS,
+    combinations,
+    evaluation,
+    quickstart_run,
+)
 
 from specialize import config
-from specialize.config import scanning
 from specialize.config.scanning import Macro, leaves
 
-FOLDER = scanning.package_folder()
-RECIPES = FOLDER / "recipes"
-MODELS = sorted(p.stem for p in (FOLDER / "models").glob("*.gin"))
-EVALUATIONS = sorted(p.name for p in RECIPES.glob("evaluate_*.gin"))
-EVALUATIONS.append("tiny_evaluate.gin")
-QUICKSTART = sorted(p.name for p in RECIPES.glob("quickstart*.gin"))
-TRAININGS = sorted(
-    {p.name for p in RECIPES.glob("*.gin")} - {*EVALUATIONS, *QUICKSTART}
-)
-ABLATIONS = sorted(p.name for p in (RECIPES / "ablations").glob("*.gin"))
-SIZES = ("base", "large", "xl", "xxl")
-
-TRAIN_RUNS = ("train", "t5x_train")
-EVALUATION_RUNS = ("evaluate", "infer", "sample", "t5x_evaluate", "t5x_infer")
 HERE = ("train", "evaluate", "infer", "sample")  # what needs no T5X
-
-# What whoever launches a recipe says on the command line.
-LAUNCH = (
-    "MODEL_DIR = 'run'",
-    "INITIAL_CHECKPOINT_PATH = 'weights'",
-    "OUTPUT_DIR = 'out'",
-    "CHECKPOINT_PATH = 'checkpoint'",
-)
-# As T5X wants it for evaluation: one suite a run.
-ONE_SUITE = ("SUITES = ('gsm8k',)",)
 CHIPS = 16
 
 
 def chips(files: tuple[str, ...]) -> int:
     """How many devices a recipe is for."""
     return 8 if "tiny" in files[0] else CHIPS
-
-
-def combinations(sizes_of_ablations=SIZES) -> list[tuple[str, ...]]:
-    """Every training recipe, and every ablation on sizes it is meant for."""
-    found: list[tuple[str, ...]] = [(f"recipes/{name}",) for name in TRAININGS]
-    for ablation in ABLATIONS:
-        own = [size for size in SIZES if ablation.endswith(f"_{size}.gin")]
-        sizes = own or sizes_of_ablations
-        for size in sizes:
-            found.append(
-                (f"recipes/flan_t5_{size}.gin", f"recipes/ablations/{ablation}")
-            )
-    return found
 
 
 def resolves_here(run: str) -> bool:
@@ -78,17 +55,15 @@ def test_a_recipe_resolves_on_both_engines(run, files):
 
 def test_the_quickstarts_recipes_resolve():
     for name in QUICKSTART:
-        run = "evaluate" if "evaluate" in name else "train"
-        left_open = ("TRAIN_STEPS = 9", *ONE_SUITE)
-        assert problems(run, (f"recipes/{name}",), *left_open, devices=1) == []
+        files = (f"recipes/{name}",)
+        found = problems(quickstart_run(name), files, *QUICKSTART_LAUNCH, devices=1)
+        assert found == []
 
 
 @pytest.mark.parametrize("run", EVALUATION_RUNS)
 @pytest.mark.parametrize("name", [*EVALUATIONS, *TRAININGS])
 def test_an_evaluation_resolves_on_both_engines(run, name):
-    model = ("models/flan_t5_xl.gin",) if name.startswith("evaluate") else ()
-    files = (*model, f"recipes/{name}")
-    bindings = ONE_SUITE if name in TRAININGS else ()
+    files, bindings = evaluation(name)
     assert problems(run, files, *bindings, devices=chips(files[-1:])) == []
 
 
