@@ -1,6 +1,7 @@
 """Conversions: bit-exact round trips, fingerprints, what is kept and what is said."""
 
 import json
+import pathlib
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from flax.traverse_util import unflatten_dict
 from weight_cases import FAMILIES, random_weights
 
-from specialize.checkpoints import names, t5x
+from specialize.checkpoints import huggingface, names, t5x
 from specialize.checkpoints.convert import convert
 from specialize.checkpoints.lazy import from_array
 from specialize.checkpoints.opening import open_checkpoint
@@ -22,6 +23,7 @@ from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 
 UNTIED = FAMILIES["t5_1_1"]
+OLD_RUN = pathlib.Path(__file__).parent.parent / "golden" / "old_run"
 
 
 def assert_holds(path, weights):
@@ -89,6 +91,27 @@ def test_the_activation_comes_from_the_runs_own_configuration(run_folder, tmp_pa
     (run / "config.json").write_text(json.dumps({"values": rows}))
     convert(str(run), str(tmp_path / "hf"))
     assert open_checkpoint(str(tmp_path / "hf")).config == FAMILIES["ul2"]
+
+
+def test_activation_and_vocabulary_come_from_the_configuration_of_an_old_run(
+    run_folder, tmp_path, monkeypatch
+):
+    """tests/golden/old_run, with another activation that a default cannot hit."""
+    run, _ = run_folder(FAMILIES["ul2"])
+    text = (OLD_RUN / "config.json").read_text()
+    assert '"gelu"' in text
+    (run / "config.json").write_text(text.replace('"gelu"', '"silu"'))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").mkdir()
+    vocabulary = b"the pieces of the old run"
+    (tmp_path / "old" / "vocabulary.model").write_bytes(vocabulary)
+    written = []
+    monkeypatch.setattr(
+        huggingface, "write_tokenizer", lambda path, folder: written.append(path)
+    )
+    convert(str(run), str(tmp_path / "hf"))
+    assert open_checkpoint(str(tmp_path / "hf")).config == FAMILIES["ul2"]
+    assert [path.read_bytes() for path in written] == [vocabulary]
 
 
 @pytest.mark.parametrize("to", ["t5x", "orbax"])

@@ -32,6 +32,25 @@ def test_a_batch_is_a_function_of_seed_and_step():
     assert (other["decoder_target_tokens"] != fresh["decoder_target_tokens"]).any()
 
 
+@pytest.mark.parametrize(
+    ("window_rows", "decided"),
+    [
+        (None, {"window_rows": 64, "window_examples": 161}),
+        (16, {"window_rows": 16, "window_examples": 37}),
+    ],
+)
+def test_what_identifies_a_run_of_version_0_1_still_does(window_rows, decided):
+    """Its checkpoints hold these values; a run with others refuses to resume."""
+    assert source(window_rows=window_rows).identity() == {
+        "examples": "a-96-0:3.0-b-40-1:1.0",
+        "batch_size": 8,
+        "feature_lengths": {"inputs": 24, "targets": 12},
+        "seed": 0,
+        "pack": True,
+        **decided,
+    }
+
+
 def test_processes_make_only_their_rows_and_the_same_ones():
     everything = source().batch(3)
     mine = source().batch(3, np.asarray([1, 4, 5]))
