@@ -4,7 +4,7 @@
     python benchmarks/alignment.py --data ../shared/data --completions 207000
 
 The samples are repeated up to the number asked for and spread over processes, as
-`specialize corpus build` does. Prints the tables of docs/alignment.md.
+`specialize corpus build` does. Prints the tables of docs/explanation/alignment.md.
 
 `bytes` remembers how it read an alternative, and all 50 samples answer one question,
 so repeating them flatters it. The last table therefore forgets everything after so many

@@ -1,4 +1,4 @@
-"""The table of docs/plan.md, from the compiler; run it as a script.
+"""The table of docs/how-to/plan.md, from the compiler; run it as a script.
 
 Needs the extra `plan`. Every answer of the compiler is cached, so a second run takes
 seconds; `--only xxl` makes some rows only and leaves the rest as they are cached.
@@ -12,7 +12,7 @@ import re
 from specialize.cost import rows, topologies
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "plan.md"
+PAGE = ROOT / "docs" / "how-to" / "plan.md"
 BEGIN, END = "<!-- begin: {} -->", "<!-- end: {} -->"
 
 # (recipe, topology, values on top of the recipe)

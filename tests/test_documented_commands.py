@@ -23,7 +23,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md") + tuple(
-    f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))
+    str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").rglob("*.md"))
 )
 NEEDS = {
     "needs-beam": "the extra 'beam'",

@@ -2,7 +2,8 @@
 
 Two methods. `bytes` (the default, `alignment_bytes`) is exact: it counts, for every
 student piece, the probability of the teacher's alternatives whose text begins with it.
-`dtw` (`alignment_dtw`) reproduces the paper. docs/alignment.md defines both.
+`dtw` (`alignment_dtw`) reproduces the paper.
+docs/explanation/alignment.md defines both.
 """
 
 import math

@@ -10,9 +10,10 @@ probability of taking the path to alternative a,
 
 is the teacher's distribution over the k-th piece, and 1 minus its sum is the tail:
 what the teacher did not list, and alternatives that end before the piece is settled.
-docs/alignment.md says what "settled" means and why this is right; `readings` decides
-it. Sums run over a few tokens only: where no alternative reaches over the end of a
-token that is also the end of a piece, everything starts again at M = 1.
+docs/explanation/alignment.md says what "settled" means and why this is right;
+`readings` decides it. Sums run over a few tokens only: where no alternative reaches
+over the end of a token that is also the end of a piece, everything starts again at
+M = 1.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 An alternative is read after the word it continues. Its pieces are those of T5's own
 segmentation of that text; a piece counts only where nothing we know speaks against it
-(docs/alignment.md):
+(docs/explanation/alignment.md):
 
 - whitespace alone settles nothing: T5 gives it to the word that follows;
 - a character cut in half settles nothing of its word;

@@ -27,7 +27,8 @@ from specialize.training.order import (
     shuffled,
 )
 
-# Rows of a window, at least; more fill no better (docs/training.md) and cost more.
+# Rows of a window, at least; more fill no better and cost more
+# (docs/explanation/batches.md).
 WINDOW_ROWS = 512
 # Sample windows by which the number of examples of all windows is chosen.
 CALIBRATION_WINDOWS = 2

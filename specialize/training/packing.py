@@ -5,7 +5,7 @@ rows is vector bin packing in two dimensions. `assign_rows` solves it for a wind
 examples by local search: deal the examples out evenly, then exchange one example (or
 an empty place) between an overfull row and another wherever that lowers the squared
 overflow, all such pairs at once. On the four-format GSM8K mixture at 2048/432 this
-fills 98.5 % of the encoder and 98.2 % of the decoder (docs/training.md).
+fills 98.5 % of the encoder and 98.2 % of the decoder (docs/explanation/batches.md).
 
 `pack` lays the chosen examples out. For the same examples in a row its standard
 features are bit-equal to `seqio.EncDecFeatureConverter(pack=True)`.

@@ -1,6 +1,6 @@
 """What we export loads in transformers and writes the same text, and the reverse.
 
-Behind the marker `torch`: needs CPU torch beside the project (docs/convert.md).
+Behind the marker `torch`: needs CPU torch beside the project (docs/how-to/convert.md).
 """
 
 import dataclasses

@@ -40,7 +40,9 @@ def interpreter():
     if python is None and importlib.util.find_spec("llama_cpp"):
         python = sys.executable
     if python is None:
-        pytest.skip("needs the extra 'llama', or SPECIALIZE_LLAMA_PYTHON (docs/corpus)")
+        pytest.skip(
+            "needs the extra 'llama', or SPECIALIZE_LLAMA_PYTHON (docs/how-to/corpus)"
+        )
     return python
 
 

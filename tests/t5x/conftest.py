@@ -1,4 +1,4 @@
-"""Tests that run T5X itself. They need it in the environment: docs/t5x.md."""
+"""Tests that run T5X itself. They need it in the environment: docs/how-to/t5x.md."""
 
 import os
 import pathlib
@@ -23,7 +23,7 @@ def as_t5x_expects():
     import jax
 
     if jax.device_count() != 1:
-        pytest.skip("T5X on CPU needs JAX_NUM_CPU_DEVICES=1 (docs/t5x.md)")
+        pytest.skip("T5X on CPU needs JAX_NUM_CPU_DEVICES=1 (docs/how-to/t5x.md)")
     with jax.numpy_rank_promotion("allow"):
         yield
 
