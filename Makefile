@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: quickstart test test-slow lint format bench clean
+.PHONY: quickstart test test-slow lint format bench docs clean
 
 .venv/.done: setup.py
 	$(PYTHON) -m venv .venv
@@ -29,5 +29,9 @@ format: .venv/.done
 bench: .venv/.done
 	$(BIN)/specialize bench all
 
+# The documentation site, in site/; a warning, a dead link or a dead name is an error.
+docs: .venv/.done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info

@@ -19,6 +19,12 @@ TEST = [
     "beartype>=0.20",
 ]
 TEACHER = ["openai>=2", "aiolimiter>=1.2"]
+DOCS = [
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.6,<10",
+    "mkdocstrings[python]>=1,<2",
+    "latex2mathml>=3.77",
+]
 
 setuptools.setup(
     name="specialize",
@@ -75,8 +81,10 @@ setuptools.setup(
         "beam": ["apache-beam>=2.60", "sentencepiece<0.2.3"],
         "llama": ["llama-cpp-python[server]>=0.3", "gguf>=0.10"],
         "test": TEST + TEACHER,
+        "docs": DOCS,
         "dev": TEST
         + TEACHER
+        + DOCS
         + [
             "ruff>=0.8",
             "basedpyright>=1.20",
