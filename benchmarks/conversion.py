@@ -97,7 +97,7 @@ def write_random(folder: pathlib.Path, size: str) -> int:
     """Writes a random Hugging Face folder, one tensor in memory at a time."""
     from specialize.checkpoints import huggingface, names
     from specialize.checkpoints.lazy import LazyTensor
-    from specialize.student.architecture import T5Config
+    from specialize.student.network.architecture import T5Config
 
     sizes = SIZES[size]
     config = T5Config(

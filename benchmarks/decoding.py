@@ -42,7 +42,7 @@ def asked(arguments, prompt, module, params, theirs):
 
     from specialize import sharding
     from specialize.corpus.vocabulary import Vocabulary
-    from specialize.evaluation.suites import load_suite
+    from specialize.evaluation.suites.loading import load_suite
     from specialize.inference.engine import Engine
 
     data = pathlib.Path(arguments.data)
@@ -119,8 +119,8 @@ def main():
     import jax
     import reference_t5
 
-    from specialize.student import decoding
-    from specialize.student.network import T5Config, Transformer
+    from specialize.student.decoding import decoding
+    from specialize.student.network.transformer import T5Config, Transformer
 
     config = T5Config(
         vocab_size=32128,

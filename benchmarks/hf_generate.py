@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch_model import build_model, facts
 
-from specialize.cost import bench_protocol
-from specialize.cost.bench_batch import packed_batch
-from specialize.cost.bench_shapes import shape_named
+from specialize.cost.bench import protocol
+from specialize.cost.bench.batch import packed_batch
+from specialize.cost.bench.shapes import shape_named
 
 
 def build(shape, threads):
@@ -34,10 +34,8 @@ def build(shape, threads):
         if output.shape[1] != shape.target_length + 1:
             raise RuntimeError(f"decoded {tuple(output.shape)}")
 
-    return bench_protocol.Case(
-        run, facts(useful_tokens=shape.tokens, positions=shape.tokens)
-    )
+    return protocol.Case(run, facts(useful_tokens=shape.tokens, positions=shape.tokens))
 
 
 if __name__ == "__main__":
-    bench_protocol.serve(lambda: build(shape_named(sys.argv[1]), int(sys.argv[2])))
+    protocol.serve(lambda: build(shape_named(sys.argv[1]), int(sys.argv[2])))

@@ -30,8 +30,8 @@ import re
 import sys
 from collections.abc import Iterable
 
-from specialize.corpus.answers import judge
-from specialize.evaluation import bbh
+from specialize.evaluation.suites import bbh
+from specialize.judge.answers import judge
 
 ZERO_SHOT_TASKS = {
     **dict.fromkeys(("gsm8k", "multiarith", "svamp", "addsub", "singleeq"), "number"),

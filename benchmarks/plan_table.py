@@ -9,7 +9,7 @@ import json
 import pathlib
 import re
 
-from specialize.cost import rows, topologies
+from specialize.cost.plan import estimates, topologies
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "how-to" / "plan.md"
@@ -46,7 +46,7 @@ HEAD = (
 )
 
 
-def line(size: str, found: rows.Row) -> str:
+def line(size: str, found: estimates.Row) -> str:
     """One row of the table; GiB a chip."""
     memory, used = found.verdict.memory, found.verdict.used
     state = temporaries = "-"
@@ -87,13 +87,13 @@ def main() -> None:
             label = f"{name} {size} {chips} {json.dumps(values)}"
             if flags.only and flags.only not in label:
                 continue
-            request = rows.Request(
+            request = estimates.Request(
                 gin_files=(f"recipes/flan_t5_{size}.gin",),
                 bindings=(),
                 search_paths=(),
                 topology=topologies.parse(chips),
             )
-            lines.append(line(size, rows.train_row(request, **values)))
+            lines.append(line(size, estimates.train_row(request, **values)))
             print(lines[-1], flush=True)
         begin, end = BEGIN.format(name), END.format(name)
         before, rest = page.split(begin)

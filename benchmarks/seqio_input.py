@@ -14,10 +14,10 @@ from importlib import metadata
 import seqio
 import tensorflow as tf
 
-from specialize.cost import bench_protocol
-from specialize.cost.bench_cases import STREAM_BATCHES, STREAM_LENGTHS
-from specialize.cost.bench_shapes import shape_named
-from specialize.cost.bench_stream import example_lengths, examples
+from specialize.cost.bench import protocol
+from specialize.cost.bench.cases import STREAM_BATCHES, STREAM_LENGTHS
+from specialize.cost.bench.shapes import shape_named
+from specialize.cost.bench.stream import example_lengths, examples
 
 
 def build(shape, which):
@@ -51,7 +51,7 @@ def build(shape, which):
         encoder += int((batch["encoder_input_tokens"] > 0).sum())
         decoder += int((batch["decoder_target_tokens"] > 0).sum())
     positions = STREAM_BATCHES * shape.batch
-    return bench_protocol.Case(
+    return protocol.Case(
         run,
         {
             "versions": {"python": platform.python_version()}
@@ -67,4 +67,4 @@ def build(shape, which):
 
 
 if __name__ == "__main__":
-    bench_protocol.serve(lambda: build(shape_named(sys.argv[1]), sys.argv[2]))
+    protocol.serve(lambda: build(shape_named(sys.argv[1]), sys.argv[2]))

@@ -20,9 +20,9 @@ from t5x import models, optimizers, trainer
 from t5x.examples.t5 import network
 from t5x.train_state import FlaxOptimTrainState
 
-from specialize.cost import bench_protocol
-from specialize.cost.bench_batch import packed_batch
-from specialize.cost.bench_shapes import shape_named
+from specialize.cost.bench import protocol
+from specialize.cost.bench.batch import packed_batch
+from specialize.cost.bench.shapes import shape_named
 
 
 def build(shape):
@@ -75,7 +75,7 @@ def build(shape):
 
     names = ("jax", "jaxlib", "flax", "optax", "t5x")
     sides = ("encoder_input_tokens", "decoder_target_tokens")
-    return bench_protocol.Case(
+    return protocol.Case(
         run,
         {
             "versions": {"python": platform.python_version()}
@@ -89,4 +89,4 @@ def build(shape):
 
 
 if __name__ == "__main__":
-    bench_protocol.serve(lambda: build(shape_named(sys.argv[1])))
+    protocol.serve(lambda: build(shape_named(sys.argv[1])))

@@ -12,9 +12,9 @@ import sys
 import torch
 from torch_model import build_model, facts
 
-from specialize.cost import bench_protocol
-from specialize.cost.bench_batch import packed_batch
-from specialize.cost.bench_shapes import shape_named
+from specialize.cost.bench import protocol
+from specialize.cost.bench.batch import packed_batch
+from specialize.cost.bench.shapes import shape_named
 
 
 def build(shape, threads):
@@ -40,10 +40,8 @@ def build(shape, threads):
         return loss.item()
 
     useful = int((inputs > 0).sum() + (weights > 0).sum())
-    return bench_protocol.Case(
-        run, facts(useful_tokens=useful, positions=shape.positions)
-    )
+    return protocol.Case(run, facts(useful_tokens=useful, positions=shape.positions))
 
 
 if __name__ == "__main__":
-    bench_protocol.serve(lambda: build(shape_named(sys.argv[1]), int(sys.argv[2])))
+    protocol.serve(lambda: build(shape_named(sys.argv[1]), int(sys.argv[2])))

@@ -14,7 +14,7 @@ from specialize.errors import InputError
 
 # In the order of the way an example goes, which is the order `--help` shows.
 ROOMS = (
-    "specialize.quickstart",
+    "specialize.quickstart.walk",
     "specialize.corpus.commands",
     "specialize.inference.commands",
     "specialize.checkpoints.commands",
@@ -22,7 +22,7 @@ ROOMS = (
     "specialize.evaluation.commands",
     "specialize.config",
     "specialize.cost.commands",
-    "specialize.cost.bench",
+    "specialize.cost.bench.commands",
 )
 _OVERRIDE = "--gin."
 

@@ -43,7 +43,7 @@ from specialize.config.reading import plain, resolve
 from specialize.config.scanning import PACKAGE, Reference, map_leaves
 from specialize.errors import InputError
 from specialize.student.model import Student
-from specialize.training.optimizers import Optimizer
+from specialize.training.optimization.optimizers import Optimizer
 
 # Commands of our engine with the words they need, and their run files.
 COMMANDS = {

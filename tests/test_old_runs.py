@@ -15,7 +15,7 @@ import shutil
 import pytest
 
 from specialize import cli, config
-from specialize.evaluation.runs import read_run
+from specialize.evaluation.report.runs import read_run
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "old_run"
 LENGTHS = {

@@ -12,9 +12,9 @@ from flax.traverse_util import unflatten_dict
 from specialize import cli, outputs
 from specialize.checkpoints import names
 from specialize.checkpoints.store import CheckpointStore
-from specialize.corpus import miniature
-from specialize.corpus.responses import ResponseStore
-from specialize.student.architecture import T5Config
+from specialize.corpus.sampling.responses import ResponseStore
+from specialize.quickstart import miniature
+from specialize.student.network.architecture import T5Config
 
 NETWORK = T5Config(
     vocab_size=256,

@@ -169,7 +169,7 @@ def mistakes(found: config.Config) -> list[tuple[str, str, str]]:
     listed.append((f"MICROBATCHES = {batch + 1}", "batch", "microbatches"))
     listed.append(("MESH = {'data': 3}", "mesh", "needs"))
     listed.append(("MESH = {'date': -1}", "mesh", "Did you mean 'data'?"))
-    listed.append(("loop.train.total_step = 1", "parameter", "'total_steps'"))
+    listed.append(("train.train.total_step = 1", "parameter", "'total_steps'"))
     listed.append(("loop.trian.seed = 1", "unknown name", "loop.trian"))
     return listed
 
@@ -189,7 +189,7 @@ def test_every_listed_mistake_in_a_recipe_is_found(files, tmp_path):
 
 @pytest.mark.parametrize("files", combinations(("base",)), ids=" + ".join)
 def test_a_batch_of_questions_that_the_mesh_does_not_divide_is_found(files):
-    """Evaluation needs whole batches; training rounds its own up (loop.train)."""
+    """Evaluation needs whole batches; training rounds its own up (`train`)."""
     broken = "EVAL_BATCH_SIZE = 3"
     found = problems("evaluate", files, *ONE_SUITE, broken, devices=chips(files))
     assert [p.kind for p in found] == ["batch"] and "does not divide" in str(found[0])

@@ -17,7 +17,7 @@ from specialize.checkpoints.source import Source
 from specialize.errors import InputError
 from specialize.outputs import check_writable, staged_directory
 from specialize.progress import track
-from specialize.student.architecture import T5Config
+from specialize.student.network.architecture import T5Config
 
 FORMATS = ("hf", "t5x", "orbax")
 DTYPES = ("float32", "bfloat16")

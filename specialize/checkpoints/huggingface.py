@@ -25,7 +25,7 @@ from specialize.checkpoints.lazy import LazyTensor
 from specialize.checkpoints.source import Source, check
 from specialize.errors import InputError
 from specialize.outputs import write_json
-from specialize.student.architecture import T5Config
+from specialize.student.network.architecture import T5Config
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

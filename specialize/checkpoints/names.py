@@ -23,7 +23,7 @@ import numpy as np
 
 from specialize.checkpoints.lazy import LazyTensor, remembered, stacked
 from specialize.errors import InputError
-from specialize.student.architecture import T5Config
+from specialize.student.network.architecture import T5Config
 
 SCAN_AXIS = 1
 EMBEDDING = "token_embedder/embedding"

@@ -29,7 +29,7 @@ from specialize.checkpoints.store import (
 )
 from specialize.errors import InputError
 from specialize.progress import console, track
-from specialize.student.architecture import T5Config
+from specialize.student.network.architecture import T5Config
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ["*.json", "*.safetensors", "spiece.model"]

@@ -8,7 +8,7 @@ from typing import Any
 from specialize.checkpoints import names
 from specialize.checkpoints.lazy import LazyTensor
 from specialize.errors import InputError
-from specialize.student.architecture import T5Config
+from specialize.student.network.architecture import T5Config
 
 # The published models differ only in the activation; nothing in a T5X tree tells it.
 _UL2 = {"emb_dim": 4096, "num_heads": 16, "head_dim": 256, "mlp_dim": 16384}

@@ -9,7 +9,7 @@ gin. `save` and `save_operative` keep it beside the run.
 
 from specialize.config.applying import arguments, call, current, from_flags, parse
 from specialize.config.commands import register
-from specialize.config.places import place
+from specialize.config.locations import place
 from specialize.config.problems import Problem, raise_problems
 from specialize.config.reading import Config, add_flags, read, words_of_flags
 from specialize.config.rules import lint

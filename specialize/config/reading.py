@@ -19,7 +19,7 @@ from specialize.errors import InputError
 
 # What configures each function that a command calls; a recipe alone is enough then.
 RUN_FILES = {
-    "specialize.training.loop.train": f"{scanning.PACKAGE}/runs/train.gin",
+    "specialize.training.loop.train.train": f"{scanning.PACKAGE}/runs/train.gin",
     "specialize.evaluation.evaluate.evaluate": f"{scanning.PACKAGE}/runs/evaluate.gin",
     "specialize.evaluation.inferring.infer": f"{scanning.PACKAGE}/runs/infer.gin",
     "specialize.inference.t5_teacher.sample_checkpoint": (

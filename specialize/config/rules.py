@@ -143,7 +143,7 @@ def batch_problems(config: Config, *, devices: int | None = None) -> list[Proble
     # Training rounds its evaluations' batch up by itself, and evaluation ignores the
     # batch of training.
     called = {binding.selector for binding in config.scan.bindings}
-    trains = bool(called & {"specialize.training.loop.train", "__main__.train"})
+    trains = bool(called & {"specialize.training.loop.train.train", "__main__.train"})
     decoders = (".evaluate", ".infer", ".sample_checkpoint")
     evaluates = any(name.endswith(decoders) for name in called)
     for name, parts in (("BATCH_SIZE", microbatches), ("EVAL_BATCH_SIZE", 1)):

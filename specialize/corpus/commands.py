@@ -2,7 +2,9 @@
 
 import argparse
 
-from specialize.corpus import commands_looking, commands_sampling, options
+from specialize.corpus import options
+from specialize.corpus.inspection import commands as inspection_commands
+from specialize.corpus.sampling import commands as sampling_commands
 
 
 def register(subparsers: options.Commands) -> None:
@@ -12,15 +14,15 @@ def register(subparsers: options.Commands) -> None:
         help="sample a teacher, verify, align, and write what a student learns",
     )
     commands = corpus.add_subparsers(metavar="STEP", required=True, dest="step")
-    commands_sampling.register_sample(commands)
-    commands_sampling.register_export(commands)
+    sampling_commands.register_sample(commands)
+    sampling_commands.register_export(commands)
     _register_verify(commands)
     _register_align(commands)
     _register_write(commands)
     _register_build(commands)
     _register_import(commands)
-    commands_looking.register_inspect(commands)
-    commands_looking.register_stats(commands)
+    inspection_commands.register_inspect(commands)
+    inspection_commands.register_stats(commands)
 
 
 def _register_verify(commands: options.Commands) -> None:
@@ -41,7 +43,7 @@ def _register_verify(commands: options.Commands) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from specialize.corpus import pipeline, stages
+    from specialize.corpus.building import pipeline, stages
     from specialize.progress import console
 
     funnel = stages.verify(
@@ -75,8 +77,8 @@ def _register_align(commands: options.Commands) -> None:
 
 
 def _align(arguments: argparse.Namespace) -> int:
-    from specialize.corpus import pipeline, stages
-    from specialize.corpus.rendering import Settings
+    from specialize.corpus.building import pipeline, stages
+    from specialize.corpus.building.rendering import Settings
     from specialize.progress import console
 
     funnel = stages.align(
@@ -113,10 +115,10 @@ def _register_write(commands: options.Commands) -> None:
 
 
 def _write(arguments: argparse.Namespace) -> int:
-    from specialize.corpus import pipeline, stages
+    from specialize.corpus.building import pipeline, stages
+    from specialize.corpus.building.rendering import Settings
     from specialize.corpus.problems import read_gsm8k
     from specialize.corpus.records import FORMATS
-    from specialize.corpus.rendering import Settings
 
     pool = arguments.demonstrations_from
     manifest = stages.write(
@@ -178,7 +180,7 @@ def _register_build(
 def _build(arguments: argparse.Namespace) -> int:
     import shlex
 
-    from specialize.corpus import pipeline
+    from specialize.corpus.building import pipeline
     from specialize.corpus.records import FORMATS
 
     manifest = pipeline.build(
@@ -237,8 +239,8 @@ def _register_import(commands: options.Commands) -> None:
 
 
 def _import_released(arguments: argparse.Namespace) -> int:
+    from specialize.corpus.building.released import import_released
     from specialize.corpus.problems import read_gsm8k
-    from specialize.corpus.released import import_released
 
     return options.show(
         import_released(

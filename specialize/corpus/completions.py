@@ -27,15 +27,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-from specialize.corpus.alignment_rows import PROBABILITY_SLACK
 from specialize.corpus.lines import Line, parse_object, read_lines, staged_lines
-from specialize.corpus.records import Completion, Problem, TeacherToken
-from specialize.corpus.spelling import (
-    spell,
-    teacher_token,
-    token_bytes,
-    token_text,
+from specialize.corpus.records import (
+    PROBABILITY_SLACK,
+    Completion,
+    Problem,
+    TeacherToken,
 )
+from specialize.corpus.spelling import spell, teacher_token, token_bytes, token_text
 from specialize.errors import InputError
 
 Path = str | os.PathLike[str]

@@ -7,10 +7,11 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from specialize.corpus.choices import ALIGNMENTS, ANSWER_TYPES, DATASETS, RULES
+from specialize.corpus.choices import ALIGNMENTS, DATASETS
+from specialize.judge.choices import ANSWER_TYPES, RULES
 
 if TYPE_CHECKING:
-    from specialize.corpus.manifest import Manifest
+    from specialize.corpus.storage.manifest import Manifest
 
 Command = Callable[[argparse.Namespace], int]
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -220,7 +221,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 
 def show(manifest: "Manifest") -> int:
     """Prints the funnel of what was written."""
-    from specialize.corpus.funnel import Funnel
+    from specialize.corpus.storage.funnel import Funnel
     from specialize.progress import console
 
     console.print(Funnel.from_json(manifest.funnel).table(manifest.counts()))

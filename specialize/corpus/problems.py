@@ -24,9 +24,9 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, cast
 
-from specialize.corpus.quantities import find_quantities
 from specialize.corpus.records import Problem
 from specialize.errors import InputError
+from specialize.judge.quantities import find_quantities
 
 Path = str | os.PathLike[str]
 

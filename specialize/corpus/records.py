@@ -22,6 +22,10 @@ FORMAT_IDS = {name: index for index, name in enumerate(FORMATS, start=1)}
 
 RECORD_VERSION = 1
 
+# Probabilities arrive rounded (the paper's to 4 decimals, others as bfloat16); a sum
+# may exceed 1 by this much. It is then scaled down to 1.
+PROBABILITY_SLACK = 1e-2
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Problem:

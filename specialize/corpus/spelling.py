@@ -8,8 +8,7 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 
-from specialize.corpus.alignment_rows import PROBABILITY_SLACK
-from specialize.corpus.records import TeacherToken
+from specialize.corpus.records import PROBABILITY_SLACK, TeacherToken
 from specialize.errors import InputError
 
 # Below this is -9999 and the like, which servers write for "cannot be sampled".

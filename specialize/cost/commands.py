@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from specialize.config import add_flags, words_of_flags
 
 if TYPE_CHECKING:
-    from specialize.cost.plan import Plan
-    from specialize.cost.rows import Row
+    from specialize.cost.plan.estimates import Row
+    from specialize.cost.plan.planning import Plan
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -84,7 +84,7 @@ def run(flags: argparse.Namespace) -> int:
     Returns:
         The exit status.
     """
-    from specialize.cost import topologies
+    from specialize.cost.plan import topologies
 
     files, bindings, folders = words_of_flags(flags)
     wanted = [topologies.parse(text) for text in flags.topology]
@@ -92,8 +92,8 @@ def run(flags: argparse.Namespace) -> int:
     for topology in sorted(wanted, key=lambda one: -one.chips):
         topologies.prepare(topology)
     from specialize import outputs
-    from specialize.cost import plan as planning
-    from specialize.cost.rows import Request
+    from specialize.cost.plan import planning as planning
+    from specialize.cost.plan.estimates import Request
 
     plans: list[Plan] = []
     for topology in wanted:

@@ -4,8 +4,8 @@ import argparse
 import os
 import sys
 
-from specialize.corpus.choices import RULES
-from specialize.evaluation.splits import DEFAULT, SPLITS
+from specialize.evaluation.suites.splits import DEFAULT, SPLITS
+from specialize.judge.choices import RULES
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -96,7 +96,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _evaluate(flags: argparse.Namespace) -> int:
     if flags.predictions:
-        from specialize.evaluation.elsewhere import evaluate_predictions
+        from specialize.evaluation.judge_predictions import evaluate_predictions
 
         evaluate_predictions(
             flags.predictions,
@@ -168,7 +168,7 @@ def _infer(flags: argparse.Namespace) -> int:
 
 
 def _report(flags: argparse.Namespace) -> int:
-    from specialize.evaluation.report import report
+    from specialize.evaluation.report.report import report
 
     words = [os.path.basename(sys.argv[0]) or "specialize", *sys.argv[1:]]
     runs = report(flags.runs, flags.out, base=flags.base, command=" ".join(words))

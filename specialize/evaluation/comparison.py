@@ -9,10 +9,10 @@ import dataclasses
 
 import numpy as np
 
-from specialize.evaluation import statistics
-from specialize.evaluation.averages import members
 from specialize.evaluation.results import Results
-from specialize.evaluation.statistics import Interval
+from specialize.evaluation.scoring import statistics
+from specialize.evaluation.scoring.averages import members
+from specialize.evaluation.scoring.statistics import Interval
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -19,15 +19,12 @@ import jax
 from specialize import config, outputs
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
-from specialize.evaluation import judges, splits, tables
-from specialize.evaluation.averages import averages
-from specialize.evaluation.results import (
-    RESULTS_FILE,
-    Results,
-    file_stem,
-    write_judged,
-)
-from specialize.evaluation.suites import Suite, load_suites
+from specialize.evaluation import tables
+from specialize.evaluation.results import RESULTS_FILE, Results, file_stem, write_judged
+from specialize.evaluation.scoring import judging
+from specialize.evaluation.scoring.averages import averages
+from specialize.evaluation.suites import splits
+from specialize.evaluation.suites.loading import Suite, load_suites
 from specialize.inference.engine import Engine
 from specialize.inference.resumable import decode_to_file
 from specialize.inference.weights import load_student, weights_digest
@@ -182,7 +179,7 @@ class Evaluation:
             output_length=self.decoding.output_length,
         )
         weights = weights_digest(params)
-        scores: dict[str, judges.SuiteScore] = {}
+        scores: dict[str, judging.SuiteScore] = {}
         files: dict[str, str] = {}
         for key, suite in loaded.items():
             prompts = [example.inputs for example in suite.examples]
@@ -205,7 +202,7 @@ class Evaluation:
                 sampling=self.decoding.sampling(),
                 description=key,
             )
-            scores[key] = judges.judge_suite(
+            scores[key] = judging.judge_suite(
                 suite,
                 [line["texts"] for line in decoded],
                 rule=self.rule,

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from specialize.errors import InputError
-from specialize.evaluation.suites import Suite, mistyped
+from specialize.evaluation.suites.loading import Suite, mistyped
 
 # Where a prompt's last question begins and what may follow it. A question may itself
 # begin with "Question:" (web_of_lies), so the last few beginnings are tried.

@@ -9,8 +9,8 @@ from typing import Any
 
 from specialize import outputs
 from specialize.errors import InputError
-from specialize.evaluation.judges import SuiteScore
-from specialize.evaluation.suites import Suite
+from specialize.evaluation.scoring.judging import SuiteScore
+from specialize.evaluation.suites.loading import Suite
 
 RESULTS_FILE = "results.json"
 FORMAT = 1

@@ -29,7 +29,7 @@ def register(subparsers: options.Commands) -> None:
 def _sample(flags: argparse.Namespace) -> int:
     memory.keep_freed()
     config.from_flags(flags, entry="specialize.inference.t5_teacher.sample_checkpoint")
-    from specialize.corpus import panel
+    from specialize.corpus.sampling import panel
     from specialize.inference import t5_teacher
 
     tally = config.call(

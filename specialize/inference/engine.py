@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from specialize.errors import InputError
-from specialize.student import decoding
+from specialize.student.decoding import decoding
 
 # Encoder lengths a batch is padded to: 32, 64, 96, 128 and from there four to each
 # doubling. Few enough that compiling them is cheap, close enough that beyond 96 tokens

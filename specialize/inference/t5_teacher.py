@@ -24,12 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from specialize import config
-from specialize.corpus import pipeline, sample
-from specialize.corpus.sampling import Plan, Tally
+from specialize.corpus.building import pipeline
+from specialize.corpus.sampling import sample
+from specialize.corpus.sampling.sampler import Plan, Tally
+from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
+from specialize.corpus.sampling.wire import usable_choices
 from specialize.corpus.spelling import token_text
-from specialize.corpus.teachers import Answer, Ask, Unusable
 from specialize.corpus.vocabulary import SPACE, Vocabulary
-from specialize.corpus.wire import usable_choices
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
 from specialize.inference.weights import load_student, weights_digest

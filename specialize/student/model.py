@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from specialize.errors import InputError
-from specialize.student import decoding, losses
-from specialize.student.losses import LossConfig, LossSums
-from specialize.student.network import Transformer, head_kernel
+from specialize.student.decoding import decoding
+from specialize.student.loss import losses
+from specialize.student.loss.losses import LossConfig, LossSums
+from specialize.student.network.transformer import Transformer, head_kernel
 
 Batch = Mapping[str, Array]
 

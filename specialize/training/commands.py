@@ -71,12 +71,12 @@ def _run(flags: argparse.Namespace) -> int:
     if flags.profile:
         options["profile_steps"] = _steps(flags.profile)
     quiet.import_tensorflow()
-    config.from_flags(flags, entry="specialize.training.loop.train")
-    from specialize.training import loop
-    from specialize.training.survival import NonFiniteError
+    config.from_flags(flags, entry="specialize.training.loop.train.train")
+    from specialize.training.loop import train
+    from specialize.training.loop.interruptions import NonFiniteError
 
     try:
-        config.call(loop.train, **options)
+        config.call(train.train, **options)
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -20,7 +20,7 @@ import gin
 import seqio
 import tensorflow as tf
 
-from specialize.evaluation import bbh, splits, suites
+from specialize.evaluation.suites import bbh, loading, splits
 
 from . import locations, metrics
 
@@ -75,7 +75,7 @@ def dataset(
         InputError: the benchmarks are not named, missing or malformed.
     """
     del shuffle_files, seed
-    loaded = suites.load_suite(
+    loaded = loading.load_suite(
         suite, locations.benchmarks_dir(), prompt=prompt, split=split, **asking()
     )
 
@@ -117,10 +117,10 @@ def _register(suite: str, prompt: str) -> str:
     return name
 
 
-for _prompt in suites.PROMPTS:
-    _math = {suite: _register(suite, _prompt) for suite in suites.MATH_FILES}
+for _prompt in loading.PROMPTS:
+    _math = {suite: _register(suite, _prompt) for suite in loading.MATH_FILES}
     _bbh = [_register(f"bbh/{task}", _prompt) for task in bbh.TASKS]
-    for _group, _members in suites.GROUPS.items():
+    for _group, _members in loading.GROUPS.items():
         seqio.MixtureRegistry.add(
             task_name(_group, _prompt),
             [_math[suite] for suite in _members],

@@ -21,9 +21,9 @@ import gin
 import seqio
 import tensorflow as tf
 
-from specialize.corpus import shards
-from specialize.corpus.manifest import Manifest
 from specialize.corpus.records import FORMATS
+from specialize.corpus.storage import shards
+from specialize.corpus.storage.manifest import Manifest
 from specialize.errors import InputError
 
 from . import locations, preprocessors

@@ -5,8 +5,8 @@ from typing import Any
 
 import gin
 
-from specialize.corpus.answers import HOWS, judge
-from specialize.evaluation import statistics
+from specialize.evaluation.scoring import statistics
+from specialize.judge.answers import HOWS, judge
 
 
 @gin.configurable(module=__name__)  # pyright: ignore[reportCallIssue]

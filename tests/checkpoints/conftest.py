@@ -8,7 +8,7 @@ import pytest
 from weight_cases import FAMILIES, lazily, random_weights
 
 from specialize.checkpoints import huggingface
-from specialize.student.architecture import T5Config
+from specialize.student.network.architecture import T5Config
 
 
 @pytest.fixture(params=sorted(FAMILIES))

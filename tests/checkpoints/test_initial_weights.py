@@ -17,7 +17,7 @@ from specialize.checkpoints.convert import convert
 from specialize.checkpoints.lazy import from_array
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
-from specialize.student.network import Transformer
+from specialize.student.network.transformer import Transformer
 
 UNTIED = FAMILIES["t5_1_1"]
 

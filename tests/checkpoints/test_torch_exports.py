@@ -13,8 +13,8 @@ from weight_cases import FAMILIES, random_weights
 
 from specialize.checkpoints import load_params
 from specialize.checkpoints.convert import convert
-from specialize.student import decoding
-from specialize.student.network import Transformer
+from specialize.student.decoding import decoding
+from specialize.student.network.transformer import Transformer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

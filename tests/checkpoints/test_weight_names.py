@@ -11,8 +11,8 @@ from weight_cases import FAMILIES, lazily, random_weights
 
 from specialize.checkpoints import names
 from specialize.errors import InputError
-from specialize.student.architecture import T5Config
-from specialize.student.network import Transformer
+from specialize.student.network.architecture import T5Config
+from specialize.student.network.transformer import Transformer
 
 
 def parameter_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:

@@ -4,7 +4,7 @@ import numpy as np
 
 from specialize.checkpoints import names
 from specialize.checkpoints.lazy import LazyTensor, from_array
-from specialize.student.architecture import T5Config
+from specialize.student.network.architecture import T5Config
 
 FAMILIES = {
     "t5_1_0": T5Config(

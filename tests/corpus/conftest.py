@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from specialize.corpus import miniature
+from specialize.quickstart import miniature
 
 
 @dataclasses.dataclass(frozen=True)

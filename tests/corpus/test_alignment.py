@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from teacher_cases import codex_tokens, token, vocabulary_of
 
-from specialize.corpus import alignment_dtw
-from specialize.corpus.alignment import align, check_tokens, one_hot
+from specialize.corpus.alignment import time_warping
+from specialize.corpus.alignment.align import align, check_tokens, one_hot
 from specialize.corpus.records import TeacherToken
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
@@ -36,7 +36,7 @@ def test_dtw_reproduces_the_golden_pair_of_the_paper(
     tokens = codex_tokens(golden["raw_steps"][2:-2])
     raw = b"".join(t.token for t in tokens)
     steps = check_tokens(tokens, raw, "golden", scaled=False)
-    rows = alignment_dtw.rows(steps, raw, t5)
+    rows = time_warping.rows(steps, raw, t5)
     published = [dict(row) for row in golden["t5_per_step_probs"]]
     assert len(rows.ids) == len(published) == 40
     for index, mass, origin, row in zip(*rows, published, strict=True):
@@ -91,7 +91,7 @@ def plain_dtw(tokens: list[str], pieces: list[str]) -> list[list[int]]:
     pieces=st.lists(st.text("▁ab", max_size=4), min_size=1, max_size=8),
 )
 def test_warping_equals_the_textbook(tokens: list[str], pieces: list[str]) -> None:
-    assert alignment_dtw.warp(tokens, pieces) == plain_dtw(tokens, pieces)
+    assert time_warping.warp(tokens, pieces) == plain_dtw(tokens, pieces)
 
 
 def test_dtw_gives_nothing_to_a_piece_of_another_string(small: Vocabulary) -> None:

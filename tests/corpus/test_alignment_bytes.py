@@ -13,9 +13,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from teacher_cases import codex_tokens, token, train_vocabulary, vocabulary_of
 
-from specialize.corpus import alignment_bytes
-from specialize.corpus.alignment import align, check_tokens
-from specialize.corpus.readings import ending
+from specialize.corpus.alignment import byte_offsets
+from specialize.corpus.alignment.align import align, check_tokens
+from specialize.corpus.alignment.readings import ending
 from specialize.corpus.records import TeacherToken
 from specialize.corpus.vocabulary import Vocabulary
 
@@ -43,7 +43,7 @@ def rows_of(
 ) -> list[dict[str, float]]:
     """Rows by piece string, before anything is cut to K."""
     raw = b"".join(t.token for t in tokens)
-    rows = alignment_bytes.rows(check_tokens(tokens, raw, "test"), raw, vocabulary)
+    rows = byte_offsets.rows(check_tokens(tokens, raw, "test"), raw, vocabulary)
     return [
         {vocabulary.piece(index): mass for index, mass in row.items()}
         for row in rows.masses
@@ -269,7 +269,7 @@ def test_rows_are_the_definition_summed_over_all_known_paths(
     # A teacher with the student's own pieces is read by their names; see below.
     assume(len(tokens) != len(pieces))
     steps = check_tokens(tokens, raw, "test")
-    rows = alignment_bytes.rows(steps, raw, exact)
+    rows = byte_offsets.rows(steps, raw, exact)
     expected = dense_rows(tokens, exact)
     assert len(rows.masses) == len(expected)
     for row, reference in zip(rows.masses, expected, strict=True):
@@ -302,7 +302,7 @@ def test_for_any_text_masses_are_probabilities_that_multiply_to_the_teachers(
     tokens = [token(*step) for step in taught]
     raw = b"".join(t.token for t in tokens)
     steps = check_tokens(tokens, raw, "test")
-    rows = alignment_bytes.rows(steps, raw, small)
+    rows = byte_offsets.rows(steps, raw, small)
     assert rows.ids == small.encode(raw.decode())
     for row in rows.masses:
         assert all(mass >= 0 for mass in row.values())
@@ -429,7 +429,7 @@ def test_rows_bracket_the_true_distribution_of_a_teacher_known_in_full(
             rest = {t: p for t, p in FOLLOWS[before].items() if t != own}
             tokens.append(token(own, FOLLOWS[before][own], rest))
         raw = "".join(path).encode()
-        rows = alignment_bytes.rows(check_tokens(tokens, raw, "test"), raw, exact)
+        rows = byte_offsets.rows(check_tokens(tokens, raw, "test"), raw, exact)
         for k, row in enumerate(rows.masses):
             truth: dict[int, float] = defaultdict(float)
             for pieces, probability in texts:
@@ -464,7 +464,7 @@ def test_whatever_is_left_out_no_path_is_ever_given_more_than_its_probability(
                 token(spelled, FOLLOWS[before][own], {t: p for p, t in rest[:1]})
             )
         raw = "".join(path).replace(" ", "\n").encode()
-        rows = alignment_bytes.rows(check_tokens(tokens, raw, "test"), raw, exact)
+        rows = byte_offsets.rows(check_tokens(tokens, raw, "test"), raw, exact)
         reached = 1.0
         for k, row in enumerate(rows.masses):
             before = tuple(rows.ids[:k])

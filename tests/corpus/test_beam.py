@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from specialize.corpus import pipeline
+from specialize.corpus.building import pipeline
 from specialize.errors import InputError
 
 pytest.importorskip("apache_beam", reason="needs the extra 'beam'")

@@ -13,8 +13,8 @@ import sys
 import pytest
 
 from specialize import cli
-from specialize.corpus import miniature
 from specialize.corpus.problems import read_gsm8k
+from specialize.quickstart import miniature
 
 from fault_server import FaultServer  # isort: skip
 

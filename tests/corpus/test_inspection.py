@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from specialize.corpus import inspection, looking, pipeline, shards
-from specialize.corpus.alignment import align, one_hot
+from specialize.corpus.alignment.align import align, one_hot
+from specialize.corpus.building import pipeline
+from specialize.corpus.building.rendering import Settings
 from specialize.corpus.completions import read_completions
+from specialize.corpus.inspection import lookup, view
 from specialize.corpus.problems import read_gsm8k
 from specialize.corpus.records import TeacherToken
-from specialize.corpus.rendering import Settings
+from specialize.corpus.storage import shards
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 
@@ -55,7 +57,7 @@ def right_sample(world, problems):
 
 def text_of(shown):
     console = Console(record=True, width=140, file=open("/dev/null", "w"))
-    console.print(inspection.terminal(shown))
+    console.print(view.terminal(shown))
     console.file.close()
     return console.export_text()
 
@@ -65,13 +67,13 @@ def test_groups_tile_the_text_and_end_where_both_tokenizers_have_a_boundary(
 ):
     completion = right_sample(world, problems)
     target = align(completion.tokens, completion.text, vocabulary, k=5)
-    shown = inspection.view(
+    shown = view.view(
         "x", completion.text, target, vocabulary, tokens=completion.tokens
     )
     *groups, last = shown.groups
     assert [p.origin for p in last.positions] == ["eos"]
     tokens = [token.text for group in groups for token in group.tokens]
-    assert tokens == [inspection.visible(t.token.decode()) for t in completion.tokens]
+    assert tokens == [view.visible(t.token.decode()) for t in completion.tokens]
     positions = [p.position for group in groups for p in group.positions]
     assert positions == list(range(len(target.ids) - 1))
     for group in groups:
@@ -86,7 +88,7 @@ def test_groups_tile_the_text_and_end_where_both_tokenizers_have_a_boundary(
 def test_the_view_shows_the_rows_as_they_are(world, problems, vocabulary):
     completion = right_sample(world, problems)
     target = align(completion.tokens, completion.text, vocabulary, k=5)
-    shown = inspection.view(
+    shown = view.view(
         "x", completion.text, target, vocabulary, tokens=completion.tokens
     )
     for group in shown.groups:
@@ -112,13 +114,13 @@ def test_a_piece_over_two_tokens_and_a_token_over_two_pieces_are_one_group(vocab
         for a, b in zip(cuts, cuts[1:], strict=False)
     )
     target = align(tokens, text, vocabulary, k=3)
-    shown = inspection.view("x", text, target, vocabulary, tokens=tokens)
+    shown = view.view("x", text, target, vocabulary, tokens=tokens)
     assert len(shown.groups) == 2  # all of it, and EOS
     assert len(shown.groups[0].tokens) == 2
 
 
 def test_the_terminal_says_why_a_position_is_one_hot(vocabulary):
-    shown = inspection.view("x", "7 eggs", one_hot("7 eggs", vocabulary, 5), vocabulary)
+    shown = view.view("x", "7 eggs", one_hot("7 eggs", vocabulary, 5), vocabulary)
     text = text_of(shown)
     assert "the teacher reports no probabilities" in text
     assert "the end of the target" in text
@@ -131,17 +133,17 @@ def test_tokens_or_a_vocabulary_that_do_not_fit_are_refused(
     completion = right_sample(world, problems)
     target = align(completion.tokens, completion.text, vocabulary, k=5)
     with pytest.raises(InputError, match="do not spell"):
-        inspection.view(
+        view.view(
             "x", completion.text, target, vocabulary, tokens=completion.tokens[1:]
         )
     with pytest.raises(InputError, match="its ids are not those"):
-        inspection.view("x", "another text", target, vocabulary)
+        view.view("x", "another text", target, vocabulary)
 
 
 def test_a_record_is_shown_with_the_tokens_of_its_completion(world, problems, corpus):
     completion = right_sample(world, problems)
     identity = f"{completion.problem_id}/{completion.sample}/in_context_cot"
-    shown = looking.look_at_record(
+    shown = lookup.look_at_record(
         corpus,
         world.vocabulary,
         identity=identity,
@@ -156,7 +158,7 @@ def test_a_record_is_shown_with_the_tokens_of_its_completion(world, problems, co
 
 
 def test_a_record_is_shown_without_completions_too(world, corpus):
-    shown = looking.look_at_record(corpus, world.vocabulary, index=3)
+    shown = lookup.look_at_record(corpus, world.vocabulary, index=3)
     records = list(shards.read_shards(corpus))
     assert shown.title == records[3].id
     assert not any(group.tokens for group in shown.groups)
@@ -179,7 +181,7 @@ class Cells(html.parser.HTMLParser):
 def test_the_page_holds_everything_and_needs_nothing(world, problems, vocabulary):
     text = "<b>1 & 2</b>"
     target = one_hot(text, vocabulary, 5)
-    page = inspection.page(inspection.view("<i>", text, target, vocabulary))
+    page = view.page(view.view("<i>", text, target, vocabulary))
     parser = Cells()
     parser.feed(page)
     assert not parser.outside
@@ -187,11 +189,11 @@ def test_the_page_holds_everything_and_needs_nothing(world, problems, vocabulary
     assert "<i>" not in page
     completion = right_sample(world, problems)
     target = align(completion.tokens, completion.text, vocabulary, k=5)
-    shown = inspection.view(
+    shown = view.view(
         "x", completion.text, target, vocabulary, tokens=completion.tokens
     )
     parser = Cells()
-    parser.feed(inspection.page(shown))
+    parser.feed(view.page(shown))
     for group in shown.groups:
         for part in (*group.tokens, *group.positions):
             assert (part.text if hasattr(part, "text") else part.piece) in parser.texts
@@ -201,11 +203,9 @@ def test_a_completion_is_aligned_on_the_spot(world, problems):
     completion = right_sample(world, problems)
     settings = Settings(vocabulary=str(world.vocabulary), k=3)
     identity = f"{completion.problem_id}/{completion.sample}"
-    shown = looking.look_at_completion(
-        [world.completions], problems, settings, identity
-    )
+    shown = lookup.look_at_completion([world.completions], problems, settings, identity)
     assert max(len(p.top) for g in shown.groups for p in g.positions) == 3
-    shown = looking.look_at_completion([], problems, settings, "gsm8k-train-0/human")
+    shown = lookup.look_at_completion([], problems, settings, "gsm8k-train-0/human")
     assert shown.soft_share == 0
 
 
@@ -220,7 +220,7 @@ def test_a_completion_is_aligned_on_the_spot(world, problems):
 def test_a_sample_that_is_not_there_is_refused(world, problems, identity, message):
     settings = Settings(vocabulary=str(world.vocabulary))
     with pytest.raises(InputError, match=message):
-        looking.look_at_completion([world.completions], problems, settings, identity)
+        lookup.look_at_completion([world.completions], problems, settings, identity)
 
 
 @pytest.mark.parametrize(
@@ -233,11 +233,11 @@ def test_a_sample_that_is_not_there_is_refused(world, problems, identity, messag
 )
 def test_a_record_that_is_not_there_is_refused(world, corpus, options, message):
     with pytest.raises(InputError, match=message):
-        looking.look_at_record(corpus, world.vocabulary, **options)
+        lookup.look_at_record(corpus, world.vocabulary, **options)
 
 
 def test_stats_are_those_of_the_records(corpus):
-    value = looking.summary(corpus)
+    value = lookup.summary(corpus)
     json.dumps(value)
     for name, part in value["formats"].items():
         records = list(shards.read_shards(corpus, formats=[name]))
@@ -252,7 +252,7 @@ def test_stats_are_those_of_the_records(corpus):
         assert part["bytes_per_token"] == pytest.approx(size / sum(lengths), abs=0.01)
     assert value["formats"]["zero_shot_cot"]["teacher_bytes_per_token"] == 22
     console = Console(record=True, width=80, file=open("/dev/null", "w"))
-    console.print(looking.tables(corpus))
+    console.print(lookup.tables(corpus))
     console.file.close()
     text = console.export_text()
     for word in ("Funnel", "kept mass", "in_context_answer_only targets", "22"):

@@ -9,10 +9,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from specialize.corpus import pipeline, shards
-from specialize.corpus.manifest import Manifest
+from specialize.corpus.building import pipeline
 from specialize.corpus.prompts import render
 from specialize.corpus.records import FORMATS
+from specialize.corpus.storage import shards
+from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 
@@ -108,7 +109,7 @@ def test_no_two_in_context_records_of_a_question_share_their_demonstrations(corp
 
 def test_the_number_of_processes_changes_no_byte(world, corpus, tmp_path, monkeypatch):
     out, _ = corpus
-    monkeypatch.setattr("specialize.corpus.passes._CHUNK_BYTES", 20_000)
+    monkeypatch.setattr("specialize.corpus.building.passes._CHUNK_BYTES", 20_000)
     build(world, tmp_path / "one", processes=1)
     build(world, tmp_path / "two", processes=2)
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from specialize.corpus import panel, sample
 from specialize.corpus.completions import read_completions
-from specialize.corpus.endpoint import Endpoint
 from specialize.corpus.problems import read_gsm8k
-from specialize.corpus.sampling import Plan
+from specialize.corpus.sampling import panel, sample
+from specialize.corpus.sampling.endpoint import Endpoint
+from specialize.corpus.sampling.sampler import Plan
 from specialize.errors import InputError
 
 from fault_server import FaultServer  # isort: skip
@@ -277,7 +277,7 @@ def test_fields_that_only_some_servers_know_are_sent_and_recorded(
 
 
 def test_two_runs_cannot_pay_for_the_same_samples_at_once(server, problems, tmp_path):
-    from specialize.corpus.responses import ResponseStore
+    from specialize.corpus.sampling.responses import ResponseStore
 
     with ResponseStore(tmp_path / "r.sqlite", create=True):
         with pytest.raises(InputError, match="another process"):
@@ -396,9 +396,9 @@ def test_the_convention_of_the_log_probabilities_is_found_out_and_recorded(
 
 
 def test_a_stop_waits_for_what_is_under_way(server, problems, tmp_path):
-    from specialize.corpus.endpoint import OpenAITeacher
-    from specialize.corpus.responses import ResponseStore
-    from specialize.corpus.sampling import Sampler
+    from specialize.corpus.sampling.endpoint import OpenAITeacher
+    from specialize.corpus.sampling.responses import ResponseStore
+    from specialize.corpus.sampling.sampler import Sampler
 
     server.delay_s = 0.1
 

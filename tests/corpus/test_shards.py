@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from specialize import outputs
-from specialize.corpus import shards, tfrecord
-from specialize.corpus.manifest import Manifest
 from specialize.corpus.records import (
     FORMAT_IDS,
     FORMATS,
@@ -21,6 +19,8 @@ from specialize.corpus.records import (
     DistillRecord,
     Fingerprint,
 )
+from specialize.corpus.storage import shards, tfrecord
+from specialize.corpus.storage.manifest import Manifest
 from specialize.errors import InputError
 
 K = 3

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specialize.corpus import tfrecord
+from specialize.corpus.storage import tfrecord
 
 FEATURES = st.dictionaries(
     st.text(max_size=8),

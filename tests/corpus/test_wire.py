@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from specialize.corpus.teachers import Unusable
-from specialize.corpus.wire import usable_choices
+from specialize.corpus.sampling.teachers import Unusable
+from specialize.corpus.sampling.wire import usable_choices
 
 
 def response(choice, **fields):

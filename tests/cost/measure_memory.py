@@ -45,11 +45,11 @@ def main() -> None:
     import jax
     import jax.numpy as jnp
 
-    from specialize.cost import compiling, program
-    from specialize.student.losses import LossConfig
+    from specialize.cost.plan import compiling, program
+    from specialize.student.loss.losses import LossConfig
     from specialize.student.model import Student
-    from specialize.student.network import T5Config, Transformer
-    from specialize.training.optimizers import make_optimizer
+    from specialize.student.network.transformer import T5Config, Transformer
+    from specialize.training.optimization.optimizers import make_optimizer
 
     config = T5Config(
         vocab_size=32128,

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from specialize import cli
-from specialize.cost import bench
-from specialize.cost.bench_batch import packed_batch
-from specialize.cost.bench_protocol import Worker, WorkerError
-from specialize.cost.bench_shapes import SHAPES
-from specialize.cost.bench_stream import example_lengths, examples
+from specialize.cost.bench import commands
+from specialize.cost.bench.batch import packed_batch
+from specialize.cost.bench.protocol import Worker, WorkerError
+from specialize.cost.bench.shapes import SHAPES
+from specialize.cost.bench.stream import example_lengths, examples
 
 SERVE = """
-from specialize.cost import bench_protocol
+from specialize.cost.bench import protocol
 held = []
 def step():
     print("libraries print what they like")
@@ -80,7 +80,7 @@ def test_the_synthetic_stream_has_the_lengths_of_the_real_mixture():
 
 
 def test_a_row_derives_its_rates_from_the_median():
-    entry = bench.row(
+    entry = commands.row(
         "train",
         "small",
         {"flops": 3e9, "useful_tokens": 300, "device": "d", "versions": {}},
@@ -103,9 +103,11 @@ def test_too_few_repetitions_are_refused(capsys):
 
 def test_an_absent_peer_is_skipped_by_name(monkeypatch):
     monkeypatch.setenv("SPECIALIZE_T5X_PYTHON", sys.executable)
-    peer = bench.Peer("t5x_train.py", "no_such_package", "SPECIALIZE_T5X_PYTHON")
+    peer = commands.Peer("t5x_train.py", "no_such_package", "SPECIALIZE_T5X_PYTHON")
     assert peer.command("tiny") is None
-    found = bench.Peer("t5x_train.py", "json", "SPECIALIZE_T5X_PYTHON").command("tiny")
+    found = commands.Peer("t5x_train.py", "json", "SPECIALIZE_T5X_PYTHON").command(
+        "tiny"
+    )
     assert found is not None and found[0] == sys.executable and found[2] == "tiny"
 
 
@@ -117,7 +119,7 @@ def test_every_word_prints_a_row_and_writes_it(word, tmp_path, capsys):
     rows = json.loads(path.read_text())
     printed = capsys.readouterr().out
     assert all(row["name"] in printed for row in rows)
-    assert {row["name"] for row in rows} == {"matmul", *bench.WORDS[word]}
+    assert {row["name"] for row in rows} == {"matmul", *commands.WORDS[word]}
     for row in rows:
         assert row["repetitions"] == 20 and row["median_s"] > 0
         assert row["peak_bytes"] > 0 and row["versions"]["jax"]

@@ -8,10 +8,10 @@ import math
 import pytest
 
 from specialize import cli
-from specialize.cost import plan as planning
-from specialize.cost import rows, topologies
-from specialize.cost.compiling import Verdict
-from specialize.cost.program import Memory
+from specialize.cost.plan import estimates, topologies
+from specialize.cost.plan import planning as planning
+from specialize.cost.plan.compiling import Verdict
+from specialize.cost.plan.program import Memory
 from specialize.errors import InputError
 
 TINY = "recipes/tiny_gsm8k.gin"
@@ -126,7 +126,7 @@ def compiler(*, limit, batch=8, remat="full", kind="train"):
         fits = used <= limit
         memory = Memory(100, 0, 0, used - 100, 0) if fits else None
         verdict = Verdict(fits, memory, used, used, limit, 0.0, False, "formula")
-        return rows.Row(
+        return estimates.Row(
             kind=kind,
             topology="v5e:2x4",
             chips=8,
@@ -207,6 +207,6 @@ def test_a_topology_that_cannot_be_is_refused(text, said):
 
 
 def test_a_share_above_one_is_refused():
-    request = rows.Request((TINY,), (), (), topologies.parse("cpu:8"))
+    request = estimates.Request((TINY,), (), (), topologies.parse("cpu:8"))
     with pytest.raises(InputError, match="between 0 and 1"):
         planning.plan(dataclasses.replace(request, mfu=40.0))

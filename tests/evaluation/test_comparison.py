@@ -7,10 +7,11 @@ import pytest
 from rich.console import Console
 
 from specialize import cli
-from specialize.evaluation import elsewhere, evaluate, splits, tables
+from specialize.evaluation import evaluate, judge_predictions, tables
 from specialize.evaluation.comparison import compare
-from specialize.evaluation.report import report
+from specialize.evaluation.report.report import report
 from specialize.evaluation.results import Results
+from specialize.evaluation.suites import splits
 
 KEY = "gsm8k:zero_shot_cot"
 
@@ -120,7 +121,7 @@ def test_every_way_of_evaluating_asks_one_split_by_default():
     import inspect
 
     from specialize import config
-    from specialize.evaluation import suites
+    from specialize.evaluation.suites import loading
 
     found = config.read(
         ["runs/evaluate.gin"], ["CHECKPOINT_PATH = 'a'", "SUITES = ('gsm8k',)"]
@@ -129,9 +130,9 @@ def test_every_way_of_evaluating_asks_one_split_by_default():
     for function in (
         evaluate.evaluate,
         evaluate.Evaluation.__init__,
-        elsewhere.evaluate_predictions,
-        suites.load_suite,
-        suites.load_suites,
+        judge_predictions.evaluate_predictions,
+        loading.load_suite,
+        loading.load_suites,
     ):
         parameter = inspect.signature(function).parameters["split"]
         assert parameter.default == splits.DEFAULT, function

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from werkzeug import Response
 
 from specialize.errors import InputError
-from specialize.evaluation import hub, suites
+from specialize.evaluation.suites import hub, loading
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 GSM8K = [{"question": f"What is {n}?", "answer": f"{n}\n#### {n}"} for n in range(5)]
@@ -20,7 +20,7 @@ GSM8K = [{"question": f"What is {n}?", "answer": f"{n}\n#### {n}"} for n in rang
 ASK = """
 import sys
 from specialize.errors import InputError
-from specialize.evaluation.suites import load_suite
+from specialize.evaluation.suites.loading import load_suite
 try:
     suite = load_suite(
         "gsm8k", sys.argv[1], prompt=sys.argv[2], split="all", demonstrations=2
@@ -136,4 +136,4 @@ def test_a_name_that_is_no_datasets_is_refused():
     with pytest.raises(InputError, match="is no dataset's name"):
         hub.resolve("hub:a/b/c d", "gsm8k")
     with pytest.raises(InputError, match="does not exist"):
-        suites.load_suite("gsm8k", "openai/gsm8k", split="all")
+        loading.load_suite("gsm8k", "openai/gsm8k", split="all")

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from specialize.evaluation import judges, suites
+from specialize.evaluation.scoring import judging
+from specialize.evaluation.suites import loading
 
 
 def answers(suite, wrong=()):
@@ -17,10 +18,10 @@ def answers(suite, wrong=()):
 
 
 def test_a_score_counts_right_answers_and_how_they_were_reached(benchmarks):
-    suite = suites.load_suite("gsm8k", benchmarks, split="all")
+    suite = loading.load_suite("gsm8k", benchmarks, split="all")
     texts = answers(suite, wrong=(1, 2))
     texts[3], texts[4] = "I think 4", ""
-    score = judges.judge_suite(suite, texts)
+    score = judging.judge_suite(suite, texts)
     assert (score.n, score.correct, score.accuracy) == (20, 17, 0.85)
     assert score.hows == {"marked": 18, "last": 1, "none": 1}
     assert score.right.tolist()[:6] == [True, False, False, True, False, True]
@@ -28,12 +29,12 @@ def test_a_score_counts_right_answers_and_how_they_were_reached(benchmarks):
 
 
 def test_golds_without_a_number_are_a_ceiling_and_never_right(benchmarks):
-    suite = suites.load_suite("asdiv", benchmarks, split="all")
-    score = judges.judge_suite(suite, ["Ann"] * 4)
+    suite = loading.load_suite("asdiv", benchmarks, split="all")
+    score = judging.judge_suite(suite, ["Ann"] * 4)
     assert score.correct == 0
-    assert score.ceiling == judges.Ceiling(4, without_gold=1, unwritable=0)
+    assert score.ceiling == judging.Ceiling(4, without_gold=1, unwritable=0)
     assert str(score.ceiling) == "75.0% (1 golds without a number)"
-    best = judges.judge_suite(suite, answers(suite))
+    best = judging.judge_suite(suite, answers(suite))
     assert best.accuracy == best.ceiling.accuracy == 0.75
 
 
@@ -45,18 +46,18 @@ class NoBraces:
 
 
 def test_what_a_vocabulary_cannot_write_lowers_the_ceiling(benchmarks):
-    suite = suites.load_suite("bbh/turning", benchmarks, split="all")
+    suite = loading.load_suite("bbh/turning", benchmarks, split="all")
     braces = dataclasses.replace(suite.examples[0], golds=("}",))
     suite = dataclasses.replace(suite, examples=(braces, *suite.examples[1:]))
-    assert judges.ceiling(suite, NoBraces()).accuracy == 0.8
-    assert judges.ceiling(suite).accuracy == 1.0
+    assert judging.ceiling(suite, NoBraces()).accuracy == 0.8
+    assert judging.ceiling(suite).accuracy == 1.0
     either = dataclasses.replace(braces, golds=("}", ")"))
     suite = dataclasses.replace(suite, examples=(either,))
-    assert judges.ceiling(suite, NoBraces()).unwritable == 0
+    assert judging.ceiling(suite, NoBraces()).unwritable == 0
     # Of a number's gold the unit need not be written.
     number = dataclasses.replace(braces, golds=("5 {ft}",), answer_type="number")
     suite = dataclasses.replace(suite, examples=(number,))
-    assert judges.ceiling(suite, NoBraces()).unwritable == 0
+    assert judging.ceiling(suite, NoBraces()).unwritable == 0
 
 
 def test_the_t5_vocabulary_cannot_write_99_of_dyck_languages(shared_data):
@@ -64,9 +65,9 @@ def test_the_t5_vocabulary_cannot_write_99_of_dyck_languages(shared_data):
 
     vocabulary = Vocabulary(shared_data / "t5/spiece.model")
     unwritable = {
-        suite.name: judges.ceiling(suite, vocabulary).unwritable
+        suite.name: judging.ceiling(suite, vocabulary).unwritable
         for name in ("bbh", "mas", "gsm8k")
-        for suite in suites.load_suites(name, shared_data, split="all")
+        for suite in loading.load_suites(name, shared_data, split="all")
     }
     assert {name: n for name, n in unwritable.items() if n} == {
         "bbh/dyck_languages": 99
@@ -74,14 +75,14 @@ def test_the_t5_vocabulary_cannot_write_99_of_dyck_languages(shared_data):
 
 
 def test_several_samples_vote_and_give_pass_at_k(benchmarks):
-    suite = suites.load_suite("svamp", benchmarks, split="all")
+    suite = loading.load_suite("svamp", benchmarks, split="all")
     samples = [
         ["The answer is 0.", "0.00", "The answer is 7"],  # right twice
         ["The answer is 5.", "The answer is 5.0", "1"],  # outvoted
         ["?", "", "The answer is 2"],  # those without an answer do not vote
         ["?", "??", ""],
     ]
-    score = judges.judge_suite(suite, samples)
+    score = judging.judge_suite(suite, samples)
     assert list(score.right) == [True, False, True, False]
     assert score.sample_accuracy == pytest.approx((2 / 3 + 1 / 3 + 1 / 3 + 0) / 4)
     assert score.pass_at(3) == pytest.approx(3 / 4)
@@ -91,10 +92,10 @@ def test_several_samples_vote_and_give_pass_at_k(benchmarks):
 
 
 def test_a_score_is_json_with_every_verdict(benchmarks):
-    suite = suites.load_suite(
+    suite = loading.load_suite(
         "multiarith", benchmarks, prompt="zero_shot_answer_only", split="all"
     )
-    score = judges.judge_suite(suite, answers(suite, wrong=(0,)))
+    score = judging.judge_suite(suite, answers(suite, wrong=(0,)))
     written = json.loads(json.dumps(score.to_json()))
     assert written["accuracy"] == pytest.approx(5 / 6)
     assert written["how"] == {"marked": 6, "last": 0, "none": 0}
@@ -111,16 +112,18 @@ def test_a_score_is_json_with_every_verdict(benchmarks):
 def test_the_reference_rule_knows_whether_a_rationale_was_asked_for(benchmarks):
     texts = ["No"] * 5
     for prompt, correct in (("zero_shot_cot", 0), ("zero_shot_answer_only", 5)):
-        suite = suites.load_suite("bbh/turning", benchmarks, prompt=prompt, split="all")
-        assert judges.judge_suite(suite, texts, rule="reference").correct == correct
+        suite = loading.load_suite(
+            "bbh/turning", benchmarks, prompt=prompt, split="all"
+        )
+        assert judging.judge_suite(suite, texts, rule="reference").correct == correct
 
 
 def test_unfitting_predictions_are_a_defect_of_the_caller(benchmarks):
-    suite = suites.load_suite("svamp", benchmarks, split="all")
+    suite = loading.load_suite("svamp", benchmarks, split="all")
     with pytest.raises(ValueError, match="4 examples, got 3"):
-        judges.judge_suite(suite, ["1"] * 3)
+        judging.judge_suite(suite, ["1"] * 3)
     with pytest.raises(ValueError, match=r"\[1, 2\] samples"):
-        judges.judge_suite(suite, [["1"], ["1", "2"], ["1"], ["1"]])
+        judging.judge_suite(suite, [["1"], ["1", "2"], ["1"], ["1"]])
     empty = dataclasses.replace(suite, examples=())
     with pytest.raises(ValueError, match="0 examples"):
-        judges.judge_suite(empty, [])
+        judging.judge_suite(empty, [])

@@ -5,12 +5,12 @@ import json
 import pytest
 
 from specialize.errors import InputError
-from specialize.evaluation import suites
 from specialize.evaluation.predictions import (
     match_predictions,
     read_predictions,
     suite_names,
 )
+from specialize.evaluation.suites import loading
 
 
 def write(tmp_path, records):
@@ -27,8 +27,8 @@ def by_id(suite, text="The answer is 1."):
 
 
 def test_predictions_come_into_the_suites_order(benchmarks, tmp_path):
-    gsm8k = suites.load_suite("gsm8k", benchmarks, split="all")
-    turning = suites.load_suite("bbh/turning", benchmarks, split="all")
+    gsm8k = loading.load_suite("gsm8k", benchmarks, split="all")
+    turning = loading.load_suite("bbh/turning", benchmarks, split="all")
     file = write(tmp_path, [*reversed(by_id(gsm8k)), *by_id(turning)])
     read = read_predictions(file)
     assert suite_names(read) == ["gsm8k", "bbh/turning"]
@@ -38,7 +38,7 @@ def test_predictions_come_into_the_suites_order(benchmarks, tmp_path):
 
 
 def test_an_input_is_a_question_or_a_prompt_whatever_its_spaces(benchmarks, tmp_path):
-    suite = suites.load_suite("svamp", benchmarks, split="all")
+    suite = loading.load_suite("svamp", benchmarks, split="all")
     records = [
         {"suite": "svamp", "input": text, "prediction": str(n)}
         for n, example in enumerate(suite.examples)
@@ -61,8 +61,8 @@ def test_an_input_is_a_question_or_a_prompt_whatever_its_spaces(benchmarks, tmp_
 def test_a_prompt_of_another_make_is_known_by_its_question(
     benchmarks, tmp_path, prompt, split
 ):
-    every = suites.load_suite("gsm8k", benchmarks, split="all")
-    asked = suites.load_suite("gsm8k", benchmarks, split=split)
+    every = loading.load_suite("gsm8k", benchmarks, split="all")
+    asked = loading.load_suite("gsm8k", benchmarks, split=split)
     records = [
         {
             "suite": "gsm8k",
@@ -78,7 +78,7 @@ def test_a_prompt_of_another_make_is_known_by_its_question(
 
 def test_one_suite_with_two_prompts_is_told_apart(benchmarks, tmp_path):
     loaded = [
-        suites.load_suite("svamp", benchmarks, prompt=prompt, split="all")
+        loading.load_suite("svamp", benchmarks, prompt=prompt, split="all")
         for prompt in ("zero_shot_cot", "few_shot_cot")
     ]
     records = [
@@ -96,7 +96,7 @@ def test_one_suite_with_two_prompts_is_told_apart(benchmarks, tmp_path):
 def test_one_line_answers_a_question_asked_twice_and_two_answer_one_each(
     benchmarks, tmp_path
 ):
-    suite = suites.load_suite(
+    suite = loading.load_suite(
         "multiarith", benchmarks, split="all"
     )  # every question twice
     once = [
@@ -114,7 +114,7 @@ def test_one_line_answers_a_question_asked_twice_and_two_answer_one_each(
 
 
 def test_bbh_may_be_named_as_a_whole_and_a_prompt_may_follow(benchmarks, tmp_path):
-    loaded = suites.load_suites("bbh", benchmarks, split="all")
+    loaded = loading.load_suites("bbh", benchmarks, split="all")
     records = [
         record | {"suite": name}
         for suite, name in zip(loaded, ("bbh", "bbh/turning:few_shot_cot"), strict=True)
@@ -127,15 +127,15 @@ def test_bbh_may_be_named_as_a_whole_and_a_prompt_may_follow(benchmarks, tmp_pat
 def test_predictions_for_examples_that_were_not_asked_are_left_out(
     benchmarks, tmp_path
 ):
-    every = suites.load_suite("gsm8k", benchmarks, split="all")
-    test = suites.load_suite("gsm8k", benchmarks, split="test")
+    every = loading.load_suite("gsm8k", benchmarks, split="all")
+    test = loading.load_suite("gsm8k", benchmarks, split="test")
     read = read_predictions(write(tmp_path, by_id(every)))
     matched = match_predictions(read, [test])
     assert len(matched[test.key]) == len(test.examples) < 20
 
 
 def test_samples_are_a_list_as_long_for_every_example(benchmarks, tmp_path):
-    suite = suites.load_suite("svamp", benchmarks, split="all")
+    suite = loading.load_suite("svamp", benchmarks, split="all")
     records = [record | {"prediction": ["1", "2"]} for record in by_id(suite)]
     matched = match_predictions(read_predictions(write(tmp_path, records)), [suite])
     assert matched[suite.key][0] == ("1", "2")
@@ -162,7 +162,7 @@ def test_samples_are_a_list_as_long_for_every_example(benchmarks, tmp_path):
     ],
 )
 def test_what_does_not_fit_the_suite_is_refused(benchmarks, tmp_path, spoil, words):
-    suite = suites.load_suite("svamp", benchmarks, split="all")
+    suite = loading.load_suite("svamp", benchmarks, split="all")
     records = by_id(suite)
     spoil(records)
     with pytest.raises(InputError) as refusal:

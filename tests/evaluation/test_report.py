@@ -4,10 +4,10 @@ import json
 import pytest
 
 from specialize.errors import InputError
-from specialize.evaluation import figures
-from specialize.evaluation.report import report
+from specialize.evaluation.report import figures
+from specialize.evaluation.report.report import report
+from specialize.evaluation.report.runs import read_run
 from specialize.evaluation.results import Results
-from specialize.evaluation.runs import read_run
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "circle", "line", "rect"}
 

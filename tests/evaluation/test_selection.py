@@ -15,12 +15,12 @@ import pytest
 
 from specialize import cli
 from specialize.checkpoints.store import CheckpointStore
-from specialize.corpus import miniature
 from specialize.corpus.vocabulary import Vocabulary
-from specialize.evaluation import splits, suites
+from specialize.evaluation.suites import loading, splits
 from specialize.inference.engine import Engine
-from specialize.student.architecture import T5Config
-from specialize.student.network import Transformer
+from specialize.quickstart import miniature
+from specialize.student.network.architecture import T5Config
+from specialize.student.network.transformer import Transformer
 
 # Step -> what its student says. On GSM8K 7 is right most often, on the others 5.
 SAYS = {100: 5, 200: 7, 300: 7, 400: 3}
@@ -39,7 +39,7 @@ NETWORK = T5Config(
 )
 RECIPE = """
 from __gin__ import dynamic_registration
-from specialize.student import network
+from specialize.student.network import transformer
 
 network.T5Config:
   vocab_size = 256
@@ -182,7 +182,7 @@ def chosen(kept, out):
 
 def expected(kept, suite, split, digit):
     """The share of a split's golds that are this digit, from the files alone."""
-    loaded = suites.load_suite(suite, kept / "benchmarks", split=split)
+    loaded = loading.load_suite(suite, kept / "benchmarks", split=split)
     golds = [str(example.golds[0]).split()[0] for example in loaded.examples]
     return sum(float(gold) == digit for gold in golds) / len(golds)
 

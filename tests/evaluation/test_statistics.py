@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from specialize.evaluation import statistics
+from specialize.evaluation.scoring import statistics
 
 
 @pytest.mark.parametrize(

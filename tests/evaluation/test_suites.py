@@ -6,15 +6,15 @@ import shutil
 import pytest
 
 from specialize.errors import InputError
-from specialize.evaluation import bbh, splits, suites
+from specialize.evaluation.suites import bbh, loading, splits
 
 
 def test_a_math_suite_is_asked_in_four_ways(benchmarks):
     asked = {
-        prompt: suites.load_suite("gsm8k", benchmarks, prompt=prompt, split="all")
+        prompt: loading.load_suite("gsm8k", benchmarks, prompt=prompt, split="all")
         .examples[3]
         .inputs
-        for prompt in suites.PROMPTS
+        for prompt in loading.PROMPTS
     }
     question = "Q: test: what is 3 + 1?"
     step = "\nLet's think step by step"
@@ -29,7 +29,7 @@ def test_a_math_suite_is_asked_in_four_ways(benchmarks):
 
 
 def test_bbh_is_asked_with_the_owners_prompt_without_its_canary(benchmarks):
-    suite = suites.load_suite(
+    suite = loading.load_suite(
         "bbh/turning", benchmarks, prompt="few_shot_cot", split="all"
     )
     asked = suite.examples[2].inputs
@@ -39,7 +39,7 @@ def test_bbh_is_asked_with_the_owners_prompt_without_its_canary(benchmarks):
 
 
 def test_an_answer_only_prompt_keeps_no_rationale(benchmarks):
-    suite = suites.load_suite(
+    suite = loading.load_suite(
         "bbh/turning", benchmarks, prompt="few_shot_answer_only", split="all"
     )
     assert suite.examples[2].inputs == (
@@ -50,7 +50,7 @@ def test_an_answer_only_prompt_keeps_no_rationale(benchmarks):
 
 def test_an_unknown_bbh_task_declares_its_type_or_shows_it(benchmarks):
     turning, naming = (
-        suites.load_suite(f"bbh/{task}", benchmarks, split="all")
+        loading.load_suite(f"bbh/{task}", benchmarks, split="all")
         for task in ("turning", "naming")
     )
     assert turning.examples[0].answer_type == "yes_no"
@@ -58,24 +58,28 @@ def test_an_unknown_bbh_task_declares_its_type_or_shows_it(benchmarks):
     file = benchmarks / "bbh/bbh/naming.json"
     file.write_text(file.read_text().replace('"words"', '"wrods"'))
     with pytest.raises(InputError, match="naming.json.*'wrods'.*words"):
-        suites.load_suite("bbh/naming", benchmarks, split="all")
+        loading.load_suite("bbh/naming", benchmarks, split="all")
 
 
 def test_groups_stand_for_their_suites(benchmarks):
-    names = [suite.name for suite in suites.load_suites("mas", benchmarks, split="all")]
+    names = [
+        suite.name for suite in loading.load_suites("mas", benchmarks, split="all")
+    ]
     assert names == ["multiarith", "asdiv", "svamp"]
-    names = [suite.name for suite in suites.load_suites("bbh", benchmarks, split="all")]
+    names = [
+        suite.name for suite in loading.load_suites("bbh", benchmarks, split="all")
+    ]
     assert names == ["bbh/naming", "bbh/turning"]
     with pytest.raises(InputError, match="'bbh' is 2 suites"):
-        suites.load_suite("bbh", benchmarks, split="all")
+        loading.load_suite("bbh", benchmarks, split="all")
 
 
 def test_a_single_file_is_a_suite(benchmarks, tmp_path):
     file = shutil.copy(benchmarks / "gsm8k/test.jsonl", tmp_path / "mine.jsonl")
-    suite = suites.load_suite("gsm8k", file, split="all")
+    suite = loading.load_suite("gsm8k", file, split="all")
     assert (len(suite.examples), suite.examples[0].id) == (20, "gsm8k-mine-0")
     file = shutil.copy(benchmarks / "bbh/bbh/turning.json", tmp_path / "turning.json")
-    assert suites.load_suite("bbh", file, split="all").name == "bbh/turning"
+    assert loading.load_suite("bbh", file, split="all").name == "bbh/turning"
 
 
 @pytest.mark.parametrize(
@@ -98,20 +102,20 @@ def test_a_single_file_is_a_suite(benchmarks, tmp_path):
 )
 def test_what_cannot_be_asked_is_refused(benchmarks, name, options, words):
     with pytest.raises(InputError) as refusal:
-        suites.load_suite(name, benchmarks, **options)
+        loading.load_suite(name, benchmarks, **options)
     for word in words:
         assert word in str(refusal.value)
 
 
 def test_a_missing_folder_or_file_is_refused(benchmarks, tmp_path):
     with pytest.raises(InputError, match="nowhere does not exist"):
-        suites.load_suite("gsm8k", tmp_path / "nowhere", split="all")
+        loading.load_suite("gsm8k", tmp_path / "nowhere", split="all")
     (benchmarks / "svamp/SVAMP.json").unlink()
     with pytest.raises(InputError, match="SVAMP.json does not exist"):
-        suites.load_suite("svamp", benchmarks, split="all")
+        loading.load_suite("svamp", benchmarks, split="all")
     shutil.rmtree(benchmarks / "bbh/bbh")
     with pytest.raises(InputError, match="holds no task file"):
-        suites.load_suites("bbh", benchmarks, split="all")
+        loading.load_suites("bbh", benchmarks, split="all")
 
 
 def test_some_of_bbhs_tasks_do_not_pass_for_bbh(benchmarks):
@@ -119,7 +123,7 @@ def test_some_of_bbhs_tasks_do_not_pass_for_bbh(benchmarks):
     for task in bbh.TASKS[:26]:
         shutil.copy(source, benchmarks / f"bbh/bbh/{task}.json")
     with pytest.raises(InputError, match="lacks 1 of.*word_sorting"):
-        suites.load_suites("bbh", benchmarks, split="all")
+        loading.load_suites("bbh", benchmarks, split="all")
 
 
 def test_a_faulty_official_prompt_is_refused(benchmarks):
@@ -130,17 +134,17 @@ def test_a_faulty_official_prompt_is_refused(benchmarks):
     ):
         file.write_text(text)
         with pytest.raises(InputError, match=words):
-            suites.load_suite(
+            loading.load_suite(
                 "bbh/turning", benchmarks, prompt="few_shot_cot", split="all"
             )
 
 
 def test_validation_and_test_are_disjoint_whole_and_seeded(benchmarks):
-    for name in (*suites.MATH_FILES, "bbh/turning"):
+    for name in (*loading.MATH_FILES, "bbh/turning"):
         every, validation, test = (
             {example.id for example in found.examples}
             for split in splits.SPLITS
-            for found in [suites.load_suite(name, benchmarks, split=split)]
+            for found in [loading.load_suite(name, benchmarks, split=split)]
         )
         assert validation and test
         assert not validation & test
@@ -149,7 +153,7 @@ def test_validation_and_test_are_disjoint_whole_and_seeded(benchmarks):
 
 def test_a_sample_is_part_of_every_larger_sample(benchmarks):
     few, more = (
-        suites.load_suite("gsm8k", benchmarks, max_examples=n, split="all")
+        loading.load_suite("gsm8k", benchmarks, max_examples=n, split="all")
         for n in (3, 7)
     )
     assert {e.id for e in few.examples} < {e.id for e in more.examples}
@@ -163,10 +167,10 @@ def test_a_sample_is_part_of_every_larger_sample(benchmarks):
 def test_the_papers_splits_are_written_down(shared_data):
     found = {
         name: [
-            suites.load_suite(name, shared_data, split=split).selection()
+            loading.load_suite(name, shared_data, split=split).selection()
             for split in ("validation", "test")
         ]
-        for name in suites.MATH_FILES
+        for name in loading.MATH_FILES
     }
     written = {
         name: [(one["n"], one["digest"]) for one in pair]
@@ -185,7 +189,7 @@ WRITTEN = {
 
 
 def test_the_27_official_prompts_leave_no_rationale_behind(shared_data):
-    loaded = suites.load_suites(
+    loaded = loading.load_suites(
         "bbh", shared_data, prompt="few_shot_answer_only", max_examples=1, split="all"
     )
     assert len(loaded) == 27
@@ -207,9 +211,9 @@ def test_the_27_official_prompts_leave_no_rationale_behind(shared_data):
 
 
 def test_every_bbh_target_is_an_answer_of_its_type(shared_data):
-    from specialize.corpus.answers import judge
+    from specialize.judge.answers import judge
 
-    for suite in suites.load_suites("bbh", shared_data, split="all"):
+    for suite in loading.load_suites("bbh", shared_data, split="all"):
         for example in suite.examples:
             for text in (example.golds[0], f"So the answer is {example.golds[0]}."):
                 verdict = judge(text, example.golds, example.answer_type)
@@ -217,10 +221,10 @@ def test_every_bbh_target_is_an_answer_of_its_type(shared_data):
 
 
 def test_every_gold_of_the_math_suites_answers_itself(shared_data):
-    from specialize.corpus.answers import judge
+    from specialize.judge.answers import judge
 
-    for name in suites.MATH_FILES:
-        for example in suites.load_suite(name, shared_data, split="all").examples:
+    for name in loading.MATH_FILES:
+        for example in loading.load_suite(name, shared_data, split="all").examples:
             for gold in example.golds:
                 for text in (gold, f"The answer is {gold}.", f"#### {gold}"):
                     verdict = judge(text, example.golds)
@@ -228,7 +232,7 @@ def test_every_gold_of_the_math_suites_answers_itself(shared_data):
 
 
 def test_a_selection_is_plain_json(benchmarks):
-    suite = suites.load_suite("svamp", benchmarks, split="test")
+    suite = loading.load_suite("svamp", benchmarks, split="test")
     assert json.loads(json.dumps(suite.selection())) == {
         "split": "test",
         "seed": 0,

@@ -19,7 +19,7 @@ sys.path.insert(0, str(HERE.parent / "student"))
 import hf_t5  # noqa: E402
 import reference_t5  # noqa: E402
 
-from specialize.student.network import T5Config  # noqa: E402
+from specialize.student.network.transformer import T5Config  # noqa: E402
 
 SIZES = dict(
     vocab_size=96,

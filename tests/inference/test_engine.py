@@ -13,8 +13,8 @@ from specialize import sharding
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
 from specialize.inference.resumable import decode_to_file
-from specialize.student import decoding
-from specialize.student.network import T5Config, Transformer
+from specialize.student.decoding import decoding
+from specialize.student.network.transformer import T5Config, Transformer
 
 LENGTH = 12
 

@@ -10,16 +10,17 @@ import pytest
 
 from specialize import cli, sharding
 from specialize.checkpoints.store import CheckpointStore
-from specialize.corpus import miniature, sample
-from specialize.corpus.alignment import align
+from specialize.corpus.alignment.align import align
 from specialize.corpus.completions import read_completions
 from specialize.corpus.problems import read_gsm8k
-from specialize.corpus.sampling import Plan
+from specialize.corpus.sampling import sample
+from specialize.corpus.sampling.sampler import Plan
+from specialize.corpus.sampling.wire import parse_body
 from specialize.corpus.vocabulary import Vocabulary
-from specialize.corpus.wire import parse_body
 from specialize.inference.engine import Engine
 from specialize.inference.t5_teacher import Sampling, T5Teacher
-from specialize.student.network import T5Config, Transformer
+from specialize.quickstart import miniature
+from specialize.student.network.transformer import T5Config, Transformer
 
 LENGTH = 10
 K = 4
@@ -171,7 +172,7 @@ def test_the_command_samples_a_kept_checkpoint_with_its_top_k(
         store.save(3, {"params": network[1]}, {})
     (tmp_path / "tiny.gin").write_text(
         "from __gin__ import dynamic_registration\n"
-        "from specialize.student import network\n"
+        "from specialize.student.network import transformer\n"
         f"network.T5Config.vocab_size = {world[1].rows}\n"
         "network.T5Config.emb_dim = 16\n"
         "network.T5Config.num_heads = 2\n"

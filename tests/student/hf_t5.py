@@ -7,7 +7,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from specialize.checkpoints import huggingface, lazy
-from specialize.student.network import T5Config
+from specialize.student.network.transformer import T5Config
 
 
 def build(config: T5Config, params: dict[str, Any], folder: pathlib.Path):

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from specialize.student.losses import LossConfig
+from specialize.student.loss.losses import LossConfig
 
 CONFIGS = {
     "tail": LossConfig("tail"),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specialize.student.network import Transformer
+from specialize.student.network.transformer import Transformer
 
 
 def rows(segments, seed, vocabulary):

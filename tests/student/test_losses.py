@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from loss_cases import CONFIGS, Case, dense_gradient, dense_value, random_case, softmax
 
-from specialize.student.losses import (
+from specialize.student.loss.losses import (
     LossConfig,
     cross_entropy_loss,
     distillation_loss,

@@ -10,8 +10,8 @@ from loss_cases import dense_rows, dense_value, random_case, softmax, xlogy
 
 from specialize.corpus import records
 from specialize.errors import InputError
-from specialize.student import losses
-from specialize.student.losses import LossConfig, distillation_loss
+from specialize.student.loss import losses
+from specialize.student.loss.losses import LossConfig, distillation_loss
 
 compiled = jax.jit(distillation_loss, static_argnums=7)
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from loss_cases import CONFIGS, Case, dense_gradient, dense_value, random_case
 
-from specialize.student.losses import (
+from specialize.student.loss.losses import (
     LossConfig,
     distillation_loss,
     fused_cross_entropy_loss,

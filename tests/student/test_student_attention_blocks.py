@@ -10,9 +10,9 @@ import packed_network
 import pytest
 import reference_t5
 
-from specialize.student import attention
-from specialize.student.network import T5Config
-from specialize.student.relative_bias import RelativeBias, block_size
+from specialize.student.attention import attention
+from specialize.student.attention.relative_bias import RelativeBias, block_size
+from specialize.student.network.transformer import T5Config
 
 CONFIG = T5Config(
     vocab_size=61,

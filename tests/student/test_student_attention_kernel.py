@@ -13,8 +13,8 @@ import reference_t5
 
 from specialize import sharding
 from specialize.errors import InputError
-from specialize.student import attention, attention_fused, attention_kernel
-from specialize.student.network import T5Config
+from specialize.student.attention import attention, fused_attention, gpu_kernels
+from specialize.student.network.transformer import T5Config
 
 CONFIG = T5Config(
     vocab_size=61,
@@ -91,7 +91,7 @@ def mixed_and_gradients(function, given, gradient):
 )
 def test_values_and_gradients_are_those_of_attention(queries, keys, options):
     given, gradient = arguments(queries, keys, **options)
-    found = mixed_and_gradients(attention_fused.attend, given, gradient)
+    found = mixed_and_gradients(fused_attention.attend, given, gradient)
     wanted = mixed_and_gradients(plain, given, gradient)
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
     jax.tree.map(
@@ -108,7 +108,7 @@ def relative_errors(given, gradient):
         truth = mixed_and_gradients(
             plain, (*exact, given[4]), gradient.astype(jnp.float32)
         )
-    found = mixed_and_gradients(attention_fused.attend, given, gradient)
+    found = mixed_and_gradients(fused_attention.attend, given, gradient)
     errors = jax.tree.map(
         lambda x, y: np.linalg.norm(np.float32(x) - y) / np.linalg.norm(y), found, truth
     )
@@ -126,7 +126,7 @@ def test_what_a_mask_hides_is_not_even_read():
     mask = jnp.ones((BATCH, 1, 128, 128), bool).at[..., 96:].set(False)
     poisoned = [x.at[:, 96:].set(jnp.nan) for x in given[1:3]]
     found = mixed_and_gradients(
-        attention_fused.attend, (given[0], *poisoned, given[3], mask), gradient
+        fused_attention.attend, (given[0], *poisoned, given[3], mask), gradient
     )
     wanted = mixed_and_gradients(plain, (*given[:4], mask), gradient)
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4, atol=1e-5)
@@ -138,11 +138,11 @@ def test_a_query_that_sees_nothing_gets_zero_and_gives_no_gradient():
     given, gradient = arguments(64, 64, mask=False)
     mask = jnp.ones((BATCH, 1, 64, 64), bool).at[1, :, 5].set(False)
     mixed, gradients = mixed_and_gradients(
-        attention_fused.attend, (*given[:4], mask), gradient
+        fused_attention.attend, (*given[:4], mask), gradient
     )
     assert not np.any(mixed[1, 5]) and not np.any(gradients[0][1, 5])
     without = mixed_and_gradients(
-        attention_fused.attend, (*given[:4], mask), gradient.at[1, 5].set(0.0)
+        fused_attention.attend, (*given[:4], mask), gradient.at[1, 5].set(0.0)
     )
     jax.tree.map(np.testing.assert_array_equal, gradients, without[1])
 
@@ -150,7 +150,7 @@ def test_a_query_that_sees_nothing_gets_zero_and_gives_no_gradient():
 def test_the_gradient_keeps_nothing_of_the_scores_size():
     given, _ = arguments(128, 128)
     *differentiable, mask = given
-    _, backward = jax.vjp(lambda *x: attention_fused.attend(*x, mask), *differentiable)
+    _, backward = jax.vjp(lambda *x: fused_attention.attend(*x, mask), *differentiable)
     sizes = [x.size for x in jax.tree.leaves(backward)]
     assert max(sizes) < BATCH * 2 * 128 * 128  # [B H Q K]
 
@@ -188,13 +188,13 @@ def test_a_network_with_it_has_the_same_logits_and_gradients(network, options):
 def test_on_a_mesh_every_device_attends_for_its_rows_and_heads(network, monkeypatch):
     params, wanted = network
     shapes = set()
-    forward = attention_kernel.forward
+    forward = gpu_kernels.forward
 
     def seen(queries, *others):
         shapes.add(queries.shape)
         return forward(queries, *others)
 
-    monkeypatch.setattr(attention_kernel, "forward", seen)
+    monkeypatch.setattr(gpu_kernels, "forward", seen)
     with sharding.activate(sharding.make_mesh(data=2, fsdp=2, model=2)):
         found = network_of(CONFIG, params)
     packed_network.assert_close(found, wanted, 1e-3)
@@ -203,12 +203,12 @@ def test_on_a_mesh_every_device_attends_for_its_rows_and_heads(network, monkeypa
 
 def test_a_cpu_attends_plainly_unless_told_otherwise():
     given, _ = arguments(64, 64, dtype=jnp.bfloat16)
-    assert not attention_fused.suits(*given[:2])
+    assert not fused_attention.suits(*given[:2])
 
 
 def test_arrays_whose_places_need_more_than_32_bits_are_attended_plainly(monkeypatch):
-    monkeypatch.setattr(attention_fused, "platform_of", lambda mesh: "gpu")
-    monkeypatch.setattr(attention_fused, "_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(fused_attention, "platform_of", lambda mesh: "gpu")
+    monkeypatch.setattr(fused_attention, "_multiplies_bfloat16", lambda: True)
 
     def rows(number):
         return jax.ShapeDtypeStruct((number, 2048, 64, 64), jnp.bfloat16)
@@ -216,7 +216,7 @@ def test_arrays_whose_places_need_more_than_32_bits_are_attended_plainly(monkeyp
     def suits(number):
         found = []
         jax.eval_shape(
-            lambda x: found.append(attention_fused.suits(x, x)), rows(number)
+            lambda x: found.append(fused_attention.suits(x, x)), rows(number)
         )
         return found.pop()
 
@@ -224,7 +224,7 @@ def test_arrays_whose_places_need_more_than_32_bits_are_attended_plainly(monkeyp
     with sharding.activate(sharding.make_mesh(data=4, model=2)):
         assert suits(1024)
     with pytest.raises(InputError, match="2,147,483,648 elements on one device"):
-        jax.eval_shape(attention_fused.attend, *[rows(256)] * 3, None, None)
+        jax.eval_shape(fused_attention.attend, *[rows(256)] * 3, None, None)
 
 
 def test_heads_that_no_tile_takes_are_refused():
@@ -238,5 +238,5 @@ def test_heads_that_no_tile_takes_are_refused():
 @pytest.mark.skipif(os.environ.get("JAX_PLATFORMS") == "cpu", reason="needs a GPU")
 def test_a_gpu_fuses_and_agrees_with_attention_in_higher_precision():
     given, gradient = arguments(512, 512, dtype=jnp.bfloat16)
-    assert attention_fused.suits(*given[:2])
+    assert fused_attention.suits(*given[:2])
     assert max(relative_errors(given, gradient)) < 2**-7

@@ -11,9 +11,9 @@ import reference_t5
 
 from specialize import sharding
 from specialize.errors import InputError
-from specialize.student import decoding
-from specialize.student.layout import scan_params
-from specialize.student.network import T5Config, Transformer
+from specialize.student.decoding import decoding
+from specialize.student.network.layout import scan_params
+from specialize.student.network.transformer import T5Config, Transformer
 
 NEVER = 10**6  # an EOS id that no vocabulary has
 

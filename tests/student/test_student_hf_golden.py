@@ -10,8 +10,8 @@ import reference_t5
 from flax.traverse_util import unflatten_dict
 
 from specialize.checkpoints import names
-from specialize.student import decoding
-from specialize.student.network import T5Config, Transformer
+from specialize.student.decoding import decoding
+from specialize.student.network.transformer import T5Config, Transformer
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "hf_t5.npz"
 

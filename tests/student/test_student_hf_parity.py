@@ -18,8 +18,8 @@ pytestmark = pytest.mark.torch
 
 import hf_t5  # noqa: E402
 
-from specialize.student import decoding  # noqa: E402
-from specialize.student.network import T5Config, Transformer  # noqa: E402
+from specialize.student.decoding import decoding  # noqa: E402
+from specialize.student.network.transformer import T5Config, Transformer  # noqa: E402
 
 FAMILIES = sorted(reference_t5.FAMILIES)
 PADDING = ["none", "right", "left", "both", "holes"]

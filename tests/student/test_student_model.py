@@ -11,9 +11,9 @@ import pytest
 import reference_t5
 
 from specialize.errors import InputError
-from specialize.student.losses import LossConfig
+from specialize.student.loss.losses import LossConfig
 from specialize.student.model import Student
-from specialize.student.network import T5Config, Transformer
+from specialize.student.network.transformer import T5Config, Transformer
 
 SIZES = dict(
     vocab_size=53,
@@ -240,9 +240,9 @@ def test_gin_builds_a_student():
         gin.parse_config(
             """
             from __gin__ import dynamic_registration
-            from specialize.student import losses
+            from specialize.student.loss import losses
             from specialize.student import model
-            from specialize.student import network
+            from specialize.student.network import transformer
 
             MODEL = @model.Student()
             model.Student:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from specialize import sharding
 from specialize.errors import InputError
-from specialize.student.network import T5Config, Transformer, head_kernel
-from specialize.student.relative_bias import RelativeBias, relative_buckets
+from specialize.student.attention.relative_bias import RelativeBias, relative_buckets
+from specialize.student.network.transformer import T5Config, Transformer, head_kernel
 
 TINY = dict(
     vocab_size=61,

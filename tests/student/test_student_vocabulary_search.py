@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specialize.student import vocabulary_search as search
+from specialize.student.decoding import vocabulary_search as search
 
 SIZES = [1, 5, 128, 129, 1000, 4099]
 

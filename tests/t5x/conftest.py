@@ -58,7 +58,7 @@ def run(one_device):
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory, run) -> pathlib.Path:
     """A miniature world, its vocabulary and corpus, and a base student of 2 steps."""
-    from specialize.corpus import miniature
+    from specialize.quickstart import miniature
 
     folder = tmp_path_factory.mktemp("world")
     miniature.write(folder / "world", seed=0, num_train=60)

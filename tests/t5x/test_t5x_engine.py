@@ -21,10 +21,10 @@ from specialize.checkpoints.lazy import from_array
 from specialize.checkpoints.opening import open_checkpoint
 from specialize.config import neutral
 from specialize.student import model as student
-from specialize.student.architecture import T5Config
-from specialize.student.losses import LossConfig
-from specialize.student.network import Transformer
-from specialize.training import optimizers, step
+from specialize.student.loss.losses import LossConfig
+from specialize.student.network.architecture import T5Config
+from specialize.student.network.transformer import Transformer
+from specialize.training.optimization import optimizers, step
 
 ROWS, K = 96, 3
 TINY = T5Config(

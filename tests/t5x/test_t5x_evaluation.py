@@ -17,10 +17,10 @@ pytest.importorskip("t5x.eval")
 from specialize.checkpoints import huggingface, names
 from specialize.checkpoints.convert import convert
 from specialize.checkpoints.lazy import from_array
-from specialize.corpus.answers import HOWS
 from specialize.corpus.vocabulary import Vocabulary
-from specialize.evaluation import bbh
-from specialize.student.architecture import T5Config
+from specialize.evaluation.suites import bbh
+from specialize.judge.answers import HOWS
+from specialize.student.network.architecture import T5Config
 
 COUNT = 100
 NETWORK = dict(
@@ -37,7 +37,7 @@ NETWORK = dict(
 RECIPE = "\n".join(
     [
         "from __gin__ import dynamic_registration",
-        "from specialize.student import network",
+        "from specialize.student.network import transformer",
         *(f"network.T5Config.{name} = {value!r}" for name, value in NETWORK.items()),
         "SPLIT = 'all'",
         "SCAN_LAYERS = False",

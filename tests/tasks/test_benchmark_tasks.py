@@ -65,7 +65,7 @@ def located(tmp_path, monkeypatch):
     for split in ("train", "test"):
         (folder / f"gsm8k/{split}.jsonl").write_text("\n".join(lines))
     (folder / "bbh/bbh").mkdir(parents=True)
-    from specialize.evaluation import bbh
+    from specialize.evaluation.suites import bbh
 
     for task in bbh.TASKS:  # some of the tasks would not pass for BBH
         (folder / f"bbh/bbh/{task}.json").write_text(
@@ -134,7 +134,7 @@ def test_a_bbh_task_is_judged_by_its_type(seqio, located):
 
 
 def test_mixtures_hold_their_suites_once(seqio):
-    from specialize.evaluation import bbh
+    from specialize.evaluation.suites import bbh
     from specialize_tasks import benchmarks
 
     for group, suites in (
@@ -149,12 +149,12 @@ def test_mixtures_hold_their_suites_once(seqio):
 
 
 def test_a_task_asks_what_its_suite_asks(seqio, located):
-    from specialize.evaluation import suites
+    from specialize.evaluation.suites import loading
     from specialize_tasks import benchmarks, locations
 
     name = benchmarks.task_name("gsm8k", "few_shot_answer_only")
     task = seqio.get_mixture_or_task(name)
-    asked = suites.load_suite(
+    asked = loading.load_suite(
         "gsm8k", located, prompt="few_shot_answer_only", split="test"
     )
     found = list(task.get_dataset(None, "test", shuffle=False).as_numpy_iterator())

@@ -16,7 +16,8 @@ TEACHER = ("teacher_ids", "teacher_probs", "teacher_tail", "format_id")
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """A corpus of the miniature world: (folder, vocabulary, manifest)."""
-    from specialize.corpus import miniature, pipeline
+    from specialize.corpus.building import pipeline
+    from specialize.quickstart import miniature
 
     folder = tmp_path_factory.mktemp("miniature")
     world = miniature.write(
@@ -63,7 +64,7 @@ def examples(name, sizes, split="train"):
 
 
 def records(corpus, format):
-    from specialize.corpus import shards
+    from specialize.corpus.storage import shards
 
     folder, _, _ = corpus
     found = shards.read_shards(folder / "corpus", formats=[format])
@@ -72,7 +73,7 @@ def records(corpus, format):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_record_arrives_with_its_teacher_rows_in_place(tasks, corpus, format):
-    from specialize.corpus.shards import normalise_rows
+    from specialize.corpus.storage.shards import normalise_rows
 
     wanted = records(corpus, format)
     found = examples(f"specialize_gsm8k_{format}", lengths(2000, 400))
@@ -122,7 +123,7 @@ def test_an_example_whose_question_does_not_fit_is_left_out_and_counted(
 ):
     import seqio
 
-    from specialize.training.examples import load_examples
+    from specialize.training.data.examples import load_examples
 
     sizes = [len(r.input_ids) + 1 for r in records(corpus, "zero_shot_cot").values()]
     limit = int(np.median(sizes))
@@ -158,7 +159,7 @@ def test_prepared_examples_are_those_of_the_task_and_are_made_once(
 ):
     import seqio
 
-    from specialize.training.examples import load_examples
+    from specialize.training.data.examples import load_examples
 
     task = seqio.get_mixture_or_task("specialize_gsm8k_in_context_cot")
     stored = load_examples(task, "train", lengths(), tmp_path)
@@ -228,7 +229,7 @@ def test_the_ablations_hold_two_formats_each(tasks):
 def test_a_corpus_of_another_vocabulary_is_refused_by_field(
     tasks, corpus, tmp_path, monkeypatch
 ):
-    from specialize.corpus import miniature
+    from specialize.quickstart import miniature
 
     text = tmp_path / "other.txt"
     text.write_text("Some other words stand here.\nThey make other pieces 1 2 3.\n")
@@ -239,7 +240,7 @@ def test_a_corpus_of_another_vocabulary_is_refused_by_field(
 
 
 def test_an_unknown_name_says_which_tasks_package_was_imported(tasks, tmp_path):
-    from specialize.training.mixtures import load_mixture
+    from specialize.training.data.mixtures import load_mixture
 
     with pytest.raises(InputError) as caught:
         load_mixture("specialize_gsm8k_four_format", "train", lengths(), tmp_path)
@@ -250,7 +251,7 @@ def test_an_unknown_name_says_which_tasks_package_was_imported(tasks, tmp_path):
 
 def test_plain_text_is_a_task_without_a_teacher(tasks, corpus, tmp_path):
     from specialize.corpus.vocabulary import Vocabulary
-    from specialize.training.mixtures import load_mixture
+    from specialize.training.data.mixtures import load_mixture
 
     sizes = {"inputs": 30, "targets": 10}
     found = examples("specialize_text_to_text", sizes)

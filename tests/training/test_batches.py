@@ -5,9 +5,9 @@ import tiny_run
 
 from specialize import sharding
 from specialize.errors import InputError
-from specialize.training import batches, feed, packing
-from specialize.training.batches import BatchSource
-from specialize.training.mixtures import Mixture
+from specialize.training.data import batches, feed, packing
+from specialize.training.data.batches import BatchSource
+from specialize.training.data.mixtures import Mixture
 
 
 def source(seed=0, batch_size=8, pack=True, mixture=None, **options):

@@ -5,7 +5,7 @@ import tensorflow as tf
 from test_packing import seqio_rows
 
 from specialize.errors import InputError
-from specialize.training import converter, packing
+from specialize.training.data import converter, packing
 
 LENGTHS = {"inputs": 24, "targets": 12}
 K = 3

@@ -12,9 +12,10 @@ import tiny_run
 
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
-from specialize.training import batches, survival
-from specialize.training.batches import BatchSource
-from specialize.training.mixtures import Mixture
+from specialize.training.data import batches
+from specialize.training.data.batches import BatchSource
+from specialize.training.data.mixtures import Mixture
+from specialize.training.loop import interruptions
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,11 @@ def test_lines_of_a_run_that_was_cut_off_are_those_of_one_that_was_not(
     tmp_path, undisturbed, monkeypatch
 ):
     _, folder = undisturbed
-    real = survival.Stop.at
-    monkeypatch.setattr(survival.Stop, "at", lambda self, step: step == 6)
+    real = interruptions.Stop.at
+    monkeypatch.setattr(interruptions.Stop, "at", lambda self, step: step == 6)
     stopped = tiny_run.run(tmp_path / "run", 11, dropout=0.2, period=100)
     assert stopped.stopped and stopped.step == 6
-    monkeypatch.setattr(survival.Stop, "at", real)
+    monkeypatch.setattr(interruptions.Stop, "at", real)
     tiny_run.run(tmp_path / "run", 11, dropout=0.2, period=100)
     assert tiny_run.lines(tmp_path / "run") == tiny_run.lines(folder)
 
@@ -120,7 +121,7 @@ def test_a_nan_stops_with_step_records_and_the_state_before_it(
     ]
     _, example = fresh[0]
     tails[poisoned.tasks[0].starts["targets"][example]] = np.nan
-    with pytest.raises(survival.NonFiniteError, match="step 3 is not finite"):
+    with pytest.raises(interruptions.NonFiniteError, match="step 3 is not finite"):
         tiny_run.run(tmp_path / "run", 9, mixture=poisoned)
     report = json.loads((tmp_path / "run" / "nonfinite-2.json").read_text())
     assert f"a-{example}" in sum(report["record_ids"], [])
@@ -161,11 +162,11 @@ def test_an_evaluation_that_a_stop_prevented_is_made_up_for(tmp_path, monkeypatc
         "eval_period": 3,
         "evaluators": [lambda params, step: seen.append(step) or {"mine": 1.0}],
     }
-    real = survival.Stop.at
-    monkeypatch.setattr(survival.Stop, "at", lambda self, step: step == 3)
+    real = interruptions.Stop.at
+    monkeypatch.setattr(interruptions.Stop, "at", lambda self, step: step == 3)
     assert tiny_run.run(tmp_path / "run", 6, **options).stopped
     assert seen == []
-    monkeypatch.setattr(survival.Stop, "at", real)
+    monkeypatch.setattr(interruptions.Stop, "at", real)
     tiny_run.run(tmp_path / "run", 6, **options)
     assert seen == [3, 6]
 

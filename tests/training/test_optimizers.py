@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from specialize.errors import InputError
-from specialize.training import factored, optimizers
+from specialize.training.optimization import factored, optimizers
 
 
 def test_adamw_is_the_published_update():

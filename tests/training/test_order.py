@@ -4,13 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specialize.errors import InputError
-from specialize.training.order import MixtureOrder, hashed, shuffled
+from specialize.training.data.order import MixtureOrder, hashed, shuffled
 
 
 def test_hashes_are_the_published_splitmix64_sequence():
     # SplitMix64 from state 0 gives these (Vigna's reference implementation).
     expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    from specialize.training import order
+    from specialize.training.data import order
 
     with np.errstate(over="ignore"):
         state = np.arange(1, 4, dtype=np.uint64) * order._GOLDEN

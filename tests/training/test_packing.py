@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from specialize.corpus import prompts
 from specialize.corpus.records import FORMATS, Problem
 from specialize.errors import InputError
-from specialize.training import packing
-from specialize.training.order import MixtureOrder
+from specialize.training.data import packing
+from specialize.training.data.order import MixtureOrder
 
 # The paper's corpus: 207 thousand samples in each CoT format, 7.3 in each other.
 RATES = {

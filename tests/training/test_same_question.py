@@ -8,9 +8,9 @@ import tiny_run
 
 from specialize.config import neutral
 from specialize.errors import InputError
-from specialize.training.batches import BatchSource
-from specialize.training.mixtures import Mixture
-from specialize.training.order import MixtureOrder
+from specialize.training.data.batches import BatchSource
+from specialize.training.data.mixtures import Mixture
+from specialize.training.data.order import MixtureOrder
 
 QUESTIONS = 24
 

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from specialize.training import sight
-from specialize.training.sight import Interval, Sight
+from specialize.training.logging import run_log
+from specialize.training.logging.run_log import Interval, Sight
 
 
 def test_the_step_line_says_what_people_ask_for():
@@ -19,7 +19,7 @@ def test_the_step_line_says_what_people_ask_for():
             "eta_seconds": 7800.0,
         },
     }
-    assert sight.step_line(120, 4000, record) == (
+    assert run_log.step_line(120, 4000, record) == (
         "step 120/4000  3.1 s  41 TFLOP/s  MFU 38 %  8.7k tok/s (pad 3 %)  "
         "kl .412 ce .880  lr 4e-4  eta 2h10"
     )
@@ -90,4 +90,4 @@ def test_a_resumed_run_replaces_the_lines_behind_its_checkpoint(tmp_path):
     ("seconds", "text"), [(5.0, "5s"), (65.0, "1m05"), (7800.0, "2h10"), (2e5, "2d07h")]
 )
 def test_durations_are_short(seconds, text):
-    assert sight._duration(seconds) == text
+    assert run_log._duration(seconds) == text

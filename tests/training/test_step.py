@@ -6,8 +6,8 @@ import pytest
 import tiny_run
 from flax.traverse_util import flatten_dict
 
-from specialize.training import step as steps
-from specialize.training.batches import BatchSource
+from specialize.training.data.batches import BatchSource
+from specialize.training.optimization import step as steps
 
 
 @pytest.fixture(scope="module")

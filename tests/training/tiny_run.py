@@ -19,7 +19,7 @@ def examples(name="tiny", count=96, seed=0, teacher=True, longest=(14, 8)):
     """Random records in memory, as `load_examples` would give them."""
     import numpy as np
 
-    from specialize.training.examples import Examples
+    from specialize.training.data.examples import Examples
 
     rng = np.random.default_rng(seed)
     lengths = np.stack([rng.integers(2, most, count) for most in longest], axis=1)
@@ -57,16 +57,17 @@ def examples(name="tiny", count=96, seed=0, teacher=True, longest=(14, 8)):
 
 
 def mixture(teacher=True):
-    from specialize.training.mixtures import Mixture
+    from specialize.training.data.mixtures import Mixture
 
     tasks = [examples("a", 96, 0, teacher), examples("b", 40, 1, teacher)]
     return Mixture("tiny", tasks, [3.0, 1.0])
 
 
 def student(dropout=0.0, heads=4):
-    from specialize.student import model, network
+    from specialize.student import model
+    from specialize.student.network import transformer
 
-    config = network.T5Config(
+    config = transformer.T5Config(
         vocab_size=VOCABULARY,
         emb_dim=16,
         num_heads=heads,
@@ -77,7 +78,7 @@ def student(dropout=0.0, heads=4):
         mlp_activations=("gelu", "linear"),
         dropout_rate=dropout,
     )
-    return model.Student(network.Transformer(config))
+    return model.Student(transformer.Transformer(config))
 
 
 def run(
@@ -92,9 +93,10 @@ def run(
     **options,
 ):
     """Trains the tiny student; everything off that would cost a second."""
-    from specialize.training import loop, optimizers
+    from specialize.training.loop import train
+    from specialize.training.optimization import optimizers
 
-    return loop.train(
+    return train.train(
         model=student(dropout),
         model_dir=model_dir,
         mixture=options.pop("mixture", None) or mixture(),

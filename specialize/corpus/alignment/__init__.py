@@ -1,0 +1,1 @@
+"""Teacher tokens to student pieces: rows of probabilities over student ids."""

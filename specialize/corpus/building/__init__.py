@@ -1,0 +1,1 @@
+"""From completions to a corpus: verify, align, render, write."""

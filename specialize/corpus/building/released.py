@@ -1,0 +1,302 @@
+"""The paper authors' released training data -> the same records.
+
+They are pickles, one a format: lists of dicts with `question` (the whole encoder
+text), `answer` (the decoder text), `answer_gold`, `answer_label` (1 for right), `type`,
+and for chains of thought `per_step_probs`, one `{piece: probability}` a target token.
+They were aligned by dynamic time warping; positions that it left one-hot are
+`{piece: 1.0}`.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from specialize.corpus.alignment.align import one_hot
+from specialize.corpus.alignment.rows import SOFT, UNMATCHED, Rows, assemble
+from specialize.corpus.building.parallel import default_processes, ordered_map
+from specialize.corpus.building.passes import Part
+from specialize.corpus.building.pipeline import write
+from specialize.corpus.building.safe_pickle import load
+from specialize.corpus.records import (
+    PROBABILITY_SLACK,
+    DistillRecord,
+    Fingerprint,
+    Problem,
+)
+from specialize.corpus.storage import cards, shards
+from specialize.corpus.storage.funnel import Funnel
+from specialize.corpus.storage.manifest import Manifest
+from specialize.corpus.storage.record_order import SpoolWriter
+from specialize.corpus.vocabulary import Vocabulary
+from specialize.errors import InputError
+from specialize.progress import track
+
+Path = str | os.PathLike[str]
+
+_FORMATS = {
+    "in_context_chain_of_thought": "in_context_cot",
+    "in_context_answer_only": "in_context_answer_only",
+    "zero_shot_chain_of_thought": "zero_shot_cot",
+    "zero_shot_answer_only": "zero_shot_answer_only",
+}
+_CHUNK = 256
+
+
+class _Item(NamedTuple):
+    """One entry of a pickle, with the id that its record gets."""
+
+    id: str
+    where: str
+    entry: Mapping[str, Any]
+
+
+def import_released(
+    paths: Sequence[Path],
+    vocabulary_path: Path,
+    out: Path,
+    *,
+    problems: Sequence[Problem] = (),
+    teacher: str = "code-davinci-002",
+    k: int = 5,
+    rows: int | None = None,
+    num_shards: int = 4,
+    processes: int | None = None,
+    replace: bool = False,
+) -> Manifest:
+    """Writes released pickles as a corpus.
+
+    Args:
+        paths: one pickle a format, or several.
+        vocabulary_path: the student's SentencePiece model, T5's for the released data.
+        out: the corpus folder.
+        problems: GSM8K's training problems, so that records carry their ids; without
+            them, and for the questions the release spells otherwise, ids are made up.
+        teacher: who answered.
+        k: alternatives a position.
+        rows: rows of the student's embedding; None for the vocabulary's default.
+        num_shards: files a format.
+        processes: how many work; does not change the result.
+        replace: whether an earlier corpus in `out` may be replaced.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        InputError: a pickle that holds more than plain data, an entry of another
+            layout, or nothing to keep. `out` is as before.
+    """
+    if not paths:
+        raise InputError("no pickle was named. Give one file or more.")
+    shards.check_output(out, replace=replace)
+    vocabulary = Vocabulary(vocabulary_path, rows=rows)
+    fingerprint = Fingerprint(
+        vocabulary_sha256=vocabulary.sha256,
+        vocabulary_rows=vocabulary.rows,
+        k=k,
+        teacher=teacher,
+        alignment="dtw",
+        demonstrations={"count": 4, "seed": None},
+    )
+    shards.check_fingerprint(fingerprint)
+    card = cards.Card(
+        teacher=teacher,
+        sampling={"temperature": 0.5, "source": "released by the paper's authors"},
+        licences={"gsm8k": cards.LICENCES["gsm8k"], "release": "MIT (FranxYao)"},
+        sources=[cards.source(path) for path in paths],
+    )
+    funnel = Funnel()
+    workers = default_processes() if processes is None else processes
+    path = os.fspath(vocabulary_path)
+
+    def render(spool: str) -> Iterator[Part]:
+        work = ordered_map(
+            _convert,
+            _chunks(paths, problems, funnel),
+            processes=workers,
+            prepare=_prepare,
+            arguments=(path, rows, fingerprint, spool, num_shards),
+        )
+        yield from track(work, "import released records")
+
+    return write(
+        render,
+        out,
+        fingerprint,
+        card,
+        funnel,
+        num_shards=num_shards,
+        processes=workers,
+        replace=replace,
+    )
+
+
+def convert(item: "_Item", vocabulary: Vocabulary, k: int) -> DistillRecord | str:
+    """One entry as a record.
+
+    Args:
+        item: the entry.
+        vocabulary: the student's.
+        k: alternatives a position.
+
+    Returns:
+        The record, or why there is none; one of `funnel.REASONS`.
+
+    Raises:
+        InputError: the entry has another layout, or its values are no probabilities.
+    """
+    entry, where = item.entry, item.where
+    name = _FORMATS[entry["type"]]
+    text = cast(str, entry["answer"]).strip()
+    if entry.get("answer_label", 1) != 1:
+        return "wrong_answer"
+    if name.endswith("_cot"):
+        steps = entry.get("per_step_probs")
+        if not isinstance(steps, list):
+            raise InputError(
+                f"{where}: 'per_step_probs' is {type(steps).__name__}, expected a list "
+                "of {piece: probability}."
+            )
+        ids = vocabulary.encode(text)
+        steps = cast(list[Any], steps)
+        if len(steps) != len(ids):
+            # Another version of the tokenizer, or a text that was cut.
+            return "unaligned"
+        masses: list[dict[int, float]] = []
+        origins: list[int] = []
+        for position, step in enumerate(steps):
+            mass = _mass(step, vocabulary, f"{where}, position {position}")
+            alone = len(step) == 1 and mass.get(ids[position], 0.0) >= 1.0
+            masses.append(mass)
+            origins.append(UNMATCHED if alone else SOFT)
+        target = assemble(Rows(ids, masses, origins), vocabulary, k)
+    else:
+        target = one_hot(text, vocabulary, k)
+    inputs = cast(str, entry["question"]).rstrip("\n")
+    return DistillRecord(
+        id=f"{item.id}/{name}",
+        format=name,
+        inputs=inputs,
+        targets=text,
+        input_ids=np.asarray(vocabulary.encode(inputs), np.int32),
+        target=target,
+    )
+
+
+def query_of(inputs: str) -> str:
+    """The question that an encoder text asks, behind its demonstrations."""
+    last = inputs.rstrip().rpartition("\n\n")[2]
+    last = last.removeprefix("Q: ")
+    for ending in ("\nLet's think step by step", "\nA:", " A:"):
+        last = last.removesuffix(ending)
+    return " ".join(last.split())
+
+
+def _chunks(
+    paths: Sequence[Path], problems: Sequence[Problem], funnel: Funnel
+) -> Iterator[list[_Item]]:
+    known = {" ".join(problem.question.split()): problem.id for problem in problems}
+    made: dict[str, str] = {}
+    samples: dict[tuple[str, str], int] = {}
+    right: set[str] = set()
+    for path in paths:
+        value = load(path)
+        if not isinstance(value, list):
+            raise InputError(
+                f"{path} holds a {type(value).__name__}, expected a list of dicts."
+            )
+        chunk: list[_Item] = []
+        for index, entry in enumerate(cast(list[Any], value)):
+            where = f"{path}#{index}"
+            _check(entry, where)
+            query = query_of(entry["question"])
+            identity = known.get(query) or made.setdefault(
+                query, f"released-{len(made)}"
+            )
+            key = (identity, entry["type"])
+            sample = samples[key] = samples.get(key, -1) + 1
+            chunk.append(_Item(f"{identity}/{sample}", where, entry))
+            funnel.read += 1
+            if entry.get("answer_label", 1) == 1:
+                right.add(identity)
+            if len(chunk) == _CHUNK:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+    funnel.questions = len({identity for identity, _ in samples})
+    funnel.solved = len(right)
+
+
+def _check(entry: Any, where: str) -> None:
+    if not isinstance(entry, dict):
+        raise InputError(
+            f"{where}: holds a {type(entry).__name__}, expected a dict of the release."
+        )
+    for name in ("question", "answer", "type"):
+        if not isinstance(cast(dict[str, Any], entry).get(name), str):
+            raise InputError(
+                f"{where}: {name!r} is missing or not text; it has "
+                f"{sorted(map(str, cast(dict[Any, Any], entry)))}."
+            )
+    kind = cast(dict[str, str], entry)["type"]
+    if kind not in _FORMATS:
+        raise InputError(
+            f"{where}: 'type' is {kind!r}, expected one of {sorted(_FORMATS)}."
+        )
+
+
+def _mass(step: Any, vocabulary: Vocabulary, where: str) -> dict[int, float]:
+    """Probabilities by student id; pieces the student lacks go to the tail."""
+    if not isinstance(step, dict) or not step:
+        raise InputError(f"{where}: {step!r} is not {{piece: probability}}.")
+    mass: dict[int, float] = {}
+    total = 0.0
+    for piece, value in cast(dict[Any, Any], step).items():
+        if (
+            not isinstance(piece, str)
+            or isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value <= 1 + PROBABILITY_SLACK
+        ):
+            raise InputError(f"{where}: {piece!r} has probability {value!r}.")
+        total += value
+        index = vocabulary.id_of(piece)
+        if index is not None and value > 0:
+            mass[index] = mass.get(index, 0.0) + value
+    if total > 1 + PROBABILITY_SLACK:
+        raise InputError(f"{where}: the probabilities sum to {total:.4f}, above 1.")
+    return mass
+
+
+# What a process prepared before its first chunk.
+_state: tuple[Vocabulary, Fingerprint, SpoolWriter, int] | None = None
+
+
+def _prepare(
+    path: str,
+    rows: int | None,
+    fingerprint: Fingerprint,
+    spool: str,
+    num_shards: int,
+) -> None:
+    global _state
+    vocabulary = Vocabulary(path, rows=rows)
+    _state = (vocabulary, fingerprint, SpoolWriter(spool), num_shards)
+
+
+def _convert(items: list[_Item]) -> Part:
+    assert _state is not None
+    vocabulary, fingerprint, spool, num_shards = _state
+    records: list[DistillRecord] = []
+    rejected: list[str] = []
+    for item in items:
+        done = convert(item, vocabulary, fingerprint.k)
+        if isinstance(done, str):
+            rejected.append(done)
+        else:
+            records.append(done)
+    spooled = spool.append(records, fingerprint, num_shards)
+    verified = len(items) - rejected.count("wrong_answer")
+    return Part(spooled, len(records), len(records), rejected, [], verified)

@@ -1,0 +1,257 @@
+"""One verified sample -> its records in the formats asked for.
+
+This is the per-record work of `build`, `write` and the Beam pipeline: a pure function
+of the sample, the problems and the settings, so that it does not matter which process
+or machine runs it.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from specialize.corpus import prompts
+from specialize.corpus.alignment.align import align, one_hot
+from specialize.corpus.choices import ALIGNMENTS
+from specialize.corpus.records import (
+    FORMATS,
+    AlignedTarget,
+    Completion,
+    DistillRecord,
+    Problem,
+)
+from specialize.corpus.vocabulary import Vocabulary
+from specialize.errors import InputError
+from specialize.judge.choices import RULES
+
+# The "sample" of a human rationale; it stands before every sample of a teacher.
+HUMAN = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides how records look. Picklable; the same in every process.
+
+    Attributes:
+        vocabulary: path of the student's SentencePiece model.
+        rows: rows of the student's embedding, or None for the vocabulary's default.
+        k: teacher alternatives a position.
+        alignment: "bytes" or "dtw".
+        formats: which of `FORMATS` to write.
+        demonstrations: in-context demonstrations a record.
+        seed: of the demonstrations.
+        answer_type: how answers are judged; see `answers`.
+        rule: "exact" or "reference".
+        max_input_tokens: longer encoder texts are left out; None keeps all.
+        max_target_tokens: longer decoder texts (EOS included) are left out.
+    """
+
+    vocabulary: str
+    rows: int | None = None
+    k: int = 5
+    alignment: str = "bytes"
+    formats: tuple[str, ...] = FORMATS
+    demonstrations: int = 4
+    seed: int = 0
+    answer_type: str = "number"
+    rule: str = "exact"
+    max_input_tokens: int | None = None
+    max_target_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.formats) - set(FORMATS))
+        if unknown or not self.formats:
+            raise InputError(f"formats {unknown} are not among {list(FORMATS)}.")
+        for name, low in (("k", 1), ("demonstrations", 1)):
+            if getattr(self, name) < low:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}, expected {low} or more."
+                )
+        for name, values in (("alignment", ALIGNMENTS), ("rule", RULES)):
+            if getattr(self, name) not in values:
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}, expected one of {values}."
+                )
+
+    @property
+    def cot_formats(self) -> tuple[str, ...]:
+        """The formats that every right sample gets, in the order of `FORMATS`."""
+        return tuple(f for f in FORMATS if f in self.formats and f.endswith("_cot"))
+
+    @property
+    def answer_formats(self) -> tuple[str, ...]:
+        """The formats that a question gets once, in the order of `FORMATS`."""
+        return tuple(f for f in FORMATS if f in self.formats and not f.endswith("_cot"))
+
+
+def human_completion(problem: Problem) -> Completion:
+    """The human rationale as a completion whose teacher reports no probabilities.
+
+    Raises:
+        ValueError: the problem has no rationale or no answer.
+    """
+    if problem.rationale is None or not problem.answers:
+        raise ValueError(f"{problem.id} has no human rationale with an answer")
+    text = prompts.cot_target(problem.rationale, problem.answers[0])
+    return Completion(problem.id, HUMAN, text)
+
+
+class Rendered(NamedTuple):
+    """What became of one sample.
+
+    Attributes:
+        records: its records; empty where it was rejected.
+        rejection: why there are none; one of `funnel.REASONS`.
+        aligned: whether its text could be aligned.
+        dropped: formats whose record was too long, with the reason.
+    """
+
+    records: list[DistillRecord]
+    rejection: str | None
+    aligned: bool
+    dropped: list[tuple[str, str]]
+
+
+class Renderer:
+    """Writes samples in the formats asked for."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        problems: Sequence[Problem],
+        pool: Sequence[Problem] | None = None,
+    ):
+        """Reads the vocabulary.
+
+        Args:
+            settings: what to write and how.
+            problems: all problems, which completions refer to by id.
+            pool: problems to draw demonstrations from; by default those of
+                `problems` that have a rationale and an answer.
+
+        Raises:
+            InputError: the vocabulary cannot be read.
+        """
+        self.settings = settings
+        self.vocabulary = _vocabulary(settings.vocabulary, settings.rows)
+        self.problems = {problem.id: problem for problem in problems}
+        source = problems if pool is None else pool
+        self.pool = [p for p in source if p.rationale is not None and p.answers]
+
+    def align(
+        self, completion: Completion, where: str = "this completion"
+    ) -> AlignedTarget | None:
+        """The completion in student tokens, or None where it cannot be aligned."""
+        settings = self.settings
+        if completion.tokens is None:
+            return one_hot(completion.text.strip(), self.vocabulary, settings.k)
+        return align(
+            completion.tokens,
+            completion.text,
+            self.vocabulary,
+            method=settings.alignment,
+            k=settings.k,
+            where=where,
+        )
+
+    def render(
+        self,
+        completion: Completion,
+        *,
+        first: bool,
+        target: AlignedTarget | None = None,
+        where: str = "this completion",
+    ) -> Rendered:
+        """Writes one sample in every format it is due.
+
+        Args:
+            completion: a verified sample.
+            first: whether it is its question's first right one, which the answer-only
+                formats are written from.
+            target: the aligned completion, where that is already known.
+            where: "file:line", for messages.
+
+        Returns:
+            Its records, CoT formats first.
+        """
+        settings = self.settings
+        problem = self.problems[completion.problem_id]
+        formats = settings.cot_formats
+        aligned = True
+        if formats and target is None:
+            target = self.align(completion, where)
+            aligned = target is not None
+            formats = formats if aligned else ()
+        records: list[DistillRecord] = []
+        dropped: list[tuple[str, str]] = []
+        due = formats + (settings.answer_formats if first else ())
+        for name in due:
+            record = self._record(name, problem, completion, target)
+            reason = self._too_long(record)
+            if reason is None:
+                records.append(record)
+            else:
+                dropped.append((name, reason))
+        rejection = None
+        if not records:
+            if dropped:
+                rejection = dropped[0][1]
+            else:
+                rejection = "not_wanted" if aligned else "unaligned"
+        return Rendered(records, rejection, aligned, dropped)
+
+    def _record(
+        self,
+        name: str,
+        problem: Problem,
+        completion: Completion,
+        target: AlignedTarget | None,
+    ) -> DistillRecord:
+        settings = self.settings
+        shots: list[Problem] = []
+        is_cot = name.endswith("_cot")
+        if name.startswith("in_context"):
+            # Even draws for CoT, odd for answer-only: no two records share one.
+            draw = 2 * (completion.sample - HUMAN) + (not is_cot)
+            shots = prompts.draw_demonstrations(
+                self.pool,
+                problem,
+                settings.demonstrations,
+                seed=settings.seed,
+                draw=draw,
+            )
+        inputs, targets = prompts.render(
+            name, problem, shots, target=completion.text if is_cot else None
+        )
+        if not is_cot:
+            target = self._answer(targets)
+        assert target is not None  # CoT formats are due only where it is known
+        sample = "human" if completion.sample == HUMAN else completion.sample
+        return DistillRecord(
+            id=f"{problem.id}/{sample}/{name}",
+            format=name,
+            inputs=inputs,
+            targets=targets,
+            input_ids=np.asarray(self.vocabulary.encode(inputs), np.int32),
+            target=target,
+        )
+
+    def _answer(self, text: str) -> AlignedTarget:
+        return one_hot(text, self.vocabulary, self.settings.k)
+
+    def _too_long(self, record: DistillRecord) -> str | None:
+        settings = self.settings
+        limit = settings.max_target_tokens
+        if limit is not None and len(record.target.ids) > limit:
+            return "target_too_long"
+        limit = settings.max_input_tokens
+        if limit is not None and len(record.input_ids) > limit:
+            return "input_too_long"
+        return None
+
+
+@functools.lru_cache(maxsize=2)
+def _vocabulary(path: str, rows: int | None) -> Vocabulary:
+    return Vocabulary(path, rows=rows)

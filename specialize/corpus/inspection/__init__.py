@@ -1,0 +1,1 @@
+"""Looking at records and at a whole corpus."""

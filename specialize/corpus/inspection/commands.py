@@ -1,0 +1,105 @@
+"""`specialize corpus inspect` and `stats`: arguments in, one call out."""
+
+import argparse
+
+from specialize.corpus import options
+
+
+def register_inspect(commands: options.Commands) -> None:
+    """Adds `inspect`."""
+    parser = options.add(
+        commands,
+        "inspect",
+        _inspect,
+        "one sample closely: teacher tokens, student pieces, top-k before and after",
+    )
+    parser.add_argument("--corpus", default=None, metavar="DIR", help="a corpus")
+    parser.add_argument(
+        "--id",
+        default=None,
+        help="'<problem>/<sample>/<format>' of a corpus, or '<problem>/<sample>' of "
+        "completions",
+    )
+    parser.add_argument(
+        "--index", type=int, default=0, help="n-th record of the corpus"
+    )
+    options.add_problems(parser, required=False)
+    parser.add_argument(
+        "--completions",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="files of completions, for the teacher's tokens",
+    )
+    parser.add_argument(
+        "--html", default=None, metavar="FILE", help="write a page instead"
+    )
+    options.add_alignment(parser)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from specialize import outputs
+    from specialize.corpus.building import pipeline
+    from specialize.corpus.building.rendering import Settings
+    from specialize.corpus.inspection import lookup, view
+    from specialize.errors import InputError
+
+    problems = []
+    if arguments.problems:
+        problems = pipeline.read_problems(arguments.problems, arguments.dataset)
+    elif arguments.completions or not arguments.corpus:
+        raise InputError("--problems is needed to read completions. Name their file.")
+    if arguments.corpus:
+        shown = lookup.look_at_record(
+            arguments.corpus,
+            arguments.vocabulary,
+            identity=arguments.id,
+            index=arguments.index,
+            completions=arguments.completions,
+            problems=problems,
+        )
+    else:
+        shown = lookup.look_at_completion(
+            arguments.completions,
+            problems,
+            Settings(
+                vocabulary=arguments.vocabulary,
+                rows=arguments.rows,
+                k=arguments.k,
+                alignment=arguments.alignment,
+            ),
+            arguments.id or "",
+        )
+    if arguments.html:
+        outputs.write_text(arguments.html, view.page(shown))
+    else:
+        Console().print(view.terminal(shown))
+    return 0
+
+
+def register_stats(commands: options.Commands) -> None:
+    """Adds `stats`."""
+    parser = options.add(
+        commands,
+        "stats",
+        _stats,
+        "funnel, lengths, aligned share and bytes of a corpus",
+    )
+    parser.add_argument("--corpus", required=True, metavar="DIR", help="a corpus")
+    parser.add_argument("--json", action="store_true", help="JSON instead of tables")
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    import json
+
+    from rich.console import Console
+
+    from specialize.corpus.inspection import lookup
+
+    if arguments.json:
+        print(json.dumps(lookup.summary(arguments.corpus), indent=2))
+    else:
+        Console().print(lookup.tables(arguments.corpus))
+    return 0

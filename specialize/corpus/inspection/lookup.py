@@ -1,0 +1,217 @@
+"""What `inspect` and `stats` are asked for, found in files."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from specialize.corpus.building.rendering import Renderer, Settings, human_completion
+from specialize.corpus.completions import Questions, Sample, read_completions
+from specialize.corpus.inspection.view import View, view, view_record
+from specialize.corpus.records import DistillRecord, Problem
+from specialize.corpus.storage import shards
+from specialize.corpus.storage.funnel import Funnel
+from specialize.corpus.storage.manifest import Manifest
+from specialize.corpus.vocabulary import Vocabulary
+from specialize.errors import InputError
+
+Path = str | os.PathLike[str]
+
+
+def look_at_record(
+    corpus: Path,
+    vocabulary_path: Path,
+    *,
+    identity: str | None = None,
+    index: int = 0,
+    completions: Sequence[Path] = (),
+    problems: Sequence[Problem] = (),
+) -> View:
+    """The view of one record of a corpus.
+
+    Args:
+        corpus: the folder.
+        vocabulary_path: the vocabulary it was built with.
+        identity: id of the record, "<problem>/<sample>/<format>".
+        index: number of the record, where no id is given.
+        completions: the files it was built from, to show the teacher's tokens.
+        problems: their problems.
+
+    Raises:
+        InputError: no such record, or another vocabulary.
+    """
+    manifest = Manifest.load(corpus)
+    vocabulary = Vocabulary(vocabulary_path, rows=manifest.fingerprint.vocabulary_rows)
+    expected = {"vocabulary_sha256": vocabulary.sha256}
+    record = _record(corpus, identity, index, expected)
+    problem_id, sample, _ = record.id.rsplit("/", 2)
+    completion = None
+    if completions and sample.isdecimal() and record.format.endswith("_cot"):
+        found = _sample(completions, problems, problem_id, int(sample))
+        completion = found.completion
+    return view_record(record, vocabulary, completion)
+
+
+def look_at_completion(
+    completions: Sequence[Path],
+    problems: Sequence[Problem],
+    settings: Settings,
+    identity: str,
+) -> View:
+    """The view of one completion, aligned now.
+
+    Args:
+        completions: files of completions.
+        problems: their problems.
+        settings: vocabulary, K and method.
+        identity: "<problem>/<sample>", or "<problem>/human" for the rationale.
+
+    Raises:
+        InputError: no such sample, or it cannot be aligned.
+    """
+    renderer = Renderer(settings, problems)
+    problem_id, _, sample = identity.rpartition("/")
+    if sample == "human":
+        problem = Questions(problems).get(problem_id, identity)
+        if problem.rationale is None or not problem.answers:
+            raise InputError(f"{identity}: the problem has no rationale or no answer.")
+        completion = human_completion(problem)
+    elif problem_id and sample.isdecimal():
+        found = _sample(completions, problems, problem_id, int(sample))
+        if found.rejection is not None:
+            raise InputError(f"{found.where}: {found.rejection}, so it has no rows.")
+        completion = found.completion
+    else:
+        raise InputError(
+            f"{identity!r} names no sample. Write '<problem id>/<number>', for example "
+            "gsm8k-train-0/3, or '<problem id>/human'."
+        )
+    target = renderer.align(completion)
+    if target is None:
+        raise InputError(f"{identity} cannot be aligned: its text has no tokens.")
+    return view(
+        identity,
+        completion.text,
+        target,
+        renderer.vocabulary,
+        tokens=completion.tokens or (),
+    )
+
+
+def summary(corpus: Path) -> dict[str, Any]:
+    """What `stats` says, as JSON values.
+
+    `teacher_bytes_per_token` counts ids, log-probabilities and tail before compression
+    (4K + 2); `bytes_per_token` what a target token costs on disk, text, inputs and
+    compression included.
+
+    Raises:
+        InputError: no corpus, or a shard is absent.
+    """
+    manifest = shards.open_corpus(corpus)
+    formats: dict[str, Any] = {}
+    for name, part in manifest.formats.items():
+        tokens = round(part.targets.mean * part.records)
+        size = sum(shard.bytes for shard in manifest.shards_of(name))
+        formats[name] = {
+            "records": part.records,
+            "inputs": vars(part.inputs),
+            "targets": vars(part.targets),
+            "soft_share": round(part.soft_share, 6),
+            "origins": part.origins,
+            "kept_mass": part.kept_mass,
+            "sampled_mass": part.sampled_mass,
+            "teacher_bytes_per_token": 4 * manifest.fingerprint.k + 2,
+            "bytes_per_token": round(size / tokens, 2) if tokens else None,
+        }
+    return {
+        "fingerprint": manifest.fingerprint.to_json(),
+        "digest": manifest.fingerprint.digest(),
+        "funnel": manifest.funnel,
+        "formats": formats,
+    }
+
+
+def tables(corpus: Path) -> RenderableType:
+    """`summary` for people."""
+    manifest = Manifest.load(corpus)
+    value = summary(corpus)
+    table = _table("Teacher", "records", "soft", "kept mass", "B/token", "on disk")
+    lengths = _table("Lengths in tokens", "mean", "median", "99 %", "longest")
+    for name, part in value["formats"].items():
+        table.add_row(
+            name,
+            f"{part['records']:,}",
+            f"{100 * part['soft_share']:.1f} %",
+            f"{part['kept_mass']:.4f}",
+            str(part["teacher_bytes_per_token"]),
+            f"{part['bytes_per_token']:.1f}",
+        )
+        for side in ("inputs", "targets"):
+            found = part[side]
+            rest = (f"{found[key]:,}" for key in ("median", "p99", "max"))
+            lengths.add_row(f"{name} {side}", f"{found['mean']:,.0f}", *rest)
+    table.caption = "bytes a target token: teacher arrays, and the whole record on disk"
+    names = list(
+        dict.fromkeys(n for p in value["formats"].values() for n in p["origins"])
+    )
+    origins = _table("Why target positions are as they are", *names)
+    for name, part in value["formats"].items():
+        total = sum(part["origins"].values())
+        shares = (100 * part["origins"].get(n, 0) / total for n in names)
+        origins.add_row(name, *(f"{share:.1f} %" for share in shares))
+    parts: list[RenderableType] = [table, lengths, origins]
+    if manifest.funnel:
+        parts.insert(0, Funnel.from_json(manifest.funnel).table())
+    return Group(*parts)
+
+
+def _table(title: str, *heads: str) -> Table:
+    """A table of one row a format, whose name is never cut."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("format", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right")
+    return table
+
+
+def _record(
+    corpus: Path, identity: str | None, index: int, expected: dict[str, Any]
+) -> DistillRecord:
+    formats = None
+    if identity is not None:
+        name = identity.rpartition("/")[2]
+        known = Manifest.load(corpus).formats
+        if name not in known:
+            raise InputError(
+                f"{identity!r} names no format of {corpus}. A record is called "
+                f"'<problem id>/<sample>/<format>', its formats are {list(known)}."
+            )
+        formats = [name]
+    count = 0
+    for record in shards.read_shards(corpus, formats=formats, **expected):
+        if record.id == identity or (identity is None and count == index):
+            return record
+        count += 1
+    wanted = f"record {index}" if identity is None else repr(identity)
+    raise InputError(
+        f"{pathlib.Path(corpus)} has no {wanted} among {count} records. 'specialize "
+        "corpus stats' says what it holds."
+    )
+
+
+def _sample(
+    paths: Sequence[Path], problems: Sequence[Problem], problem_id: str, number: int
+) -> Sample:
+    for path in paths:
+        for sample in read_completions(path, problems):
+            completion = sample.completion
+            if (completion.problem_id, completion.sample) == (problem_id, number):
+                return sample
+    raise InputError(
+        f"no sample {number} of {problem_id!r} in {', '.join(map(str, paths))}. Name "
+        "the file that holds it."
+    )

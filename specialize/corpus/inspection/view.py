@@ -1,0 +1,280 @@
+"""One sample seen closely: teacher tokens against student pieces, before and after.
+
+Teacher tokens and student pieces both tile the bytes of a text. Where both have a
+boundary at the same byte, one alignment group ends and the next begins; within a group
+stand the tokens and pieces whose bytes overlap. For every piece the view shows what the
+teacher said (top-k over its own tokens), what the student is taught (top-k over student
+ids and the tail), and why.
+"""
+
+import bisect
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from specialize.corpus.records import (
+    ORIGINS,
+    AlignedTarget,
+    Completion,
+    DistillRecord,
+    TeacherToken,
+)
+from specialize.corpus.vocabulary import Vocabulary
+from specialize.errors import InputError
+
+# Neighbouring groups differ; terminals and pages use the same order.
+_TERMINAL = ("cyan", "yellow", "green", "magenta", "blue", "red")
+_PAGE = ("#cfe8f3", "#fdebc8", "#d3ecd3", "#f0d5ec", "#d8dcf5", "#f8d4d0")
+
+REASONS = {
+    "soft": "soft: the teacher's tokens determine it",
+    "no_distribution": "one-hot: the teacher reports no probabilities",
+    "eos": "one-hot: the end of the target",
+    "unmatched": "one-hot: dtw found no single equal teacher token",
+    "undetermined": "one-hot: the teacher's tokens do not determine this piece",
+    "unknown_piece": "one-hot: the student's vocabulary cannot write it",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """An alternative and its probability."""
+
+    text: str
+    probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Before:
+    """A teacher token: what was sampled, and what else the teacher considered."""
+
+    text: str
+    probability: float
+    top: tuple[Option, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class After:
+    """A student position: its piece, and what the student is taught there."""
+
+    position: int
+    piece: str
+    top: tuple[Option, ...]
+    tail: float
+    origin: str
+
+    @property
+    def why(self) -> str:
+        """Why the position is as it is, in words."""
+        return REASONS[self.origin]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Teacher tokens and student pieces whose bytes overlap."""
+
+    number: int
+    tokens: tuple[Before, ...]
+    positions: tuple[After, ...]
+
+    @property
+    def colour(self) -> str:
+        """For a page."""
+        return _PAGE[self.number % len(_PAGE)]
+
+    @property
+    def style(self) -> str:
+        """For a terminal."""
+        return _TERMINAL[self.number % len(_TERMINAL)]
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """Everything a terminal or a page shows of one sample.
+
+    Attributes:
+        title: its id.
+        inputs: encoder text, "" where only the alignment is looked at.
+        targets: the text that is aligned.
+        groups: in the order of the text.
+    """
+
+    title: str
+    inputs: str
+    targets: str
+    groups: tuple[Group, ...]
+
+    @property
+    def soft_share(self) -> float:
+        """Soft positions of all but EOS, 0 to 1."""
+        origins = [p.origin for g in self.groups for p in g.positions]
+        counted = [origin for origin in origins if origin != "eos"]
+        return counted.count("soft") / len(counted) if counted else 0.0
+
+
+def view(
+    title: str,
+    text: str,
+    target: AlignedTarget,
+    vocabulary: Vocabulary,
+    *,
+    tokens: Sequence[TeacherToken] = (),
+    inputs: str = "",
+) -> View:
+    """Lines up one target with the teacher's tokens.
+
+    Args:
+        title: what to call it.
+        text: the target's text; the tokens spell it.
+        target: the aligned target.
+        vocabulary: the student's.
+        tokens: the teacher's; empty where they are not at hand.
+        inputs: encoder text to show, if any.
+
+    Raises:
+        InputError: the tokens do not spell the text, or the target is not its.
+    """
+    if tokens and b"".join(token.token for token in tokens) != text.encode():
+        raise InputError(
+            f"{title}: the tokens do not spell the text. Look at the completions that "
+            "the corpus was built from."
+        )
+    if target.ids.tolist() != [*vocabulary.encode(text), vocabulary.eos_id]:
+        raise InputError(
+            f"{title}: its ids are not those of {vocabulary.path} for its text. Name "
+            "the vocabulary that the corpus was built with."
+        )
+    spans = vocabulary.spans(text)
+    piece_ends = [span.end for span in spans]
+    token_ends = list(itertools.accumulate(len(token.token) for token in tokens))
+    cuts = sorted(set(piece_ends) & set(token_ends) if tokens else set(piece_ends))
+    members: list[tuple[list[Before], list[After]]] = [([], []) for _ in cuts]
+    for token, end in zip(tokens, token_ends, strict=True):
+        members[bisect.bisect_left(cuts, end)][0].append(_before(token))
+    for position, end in enumerate(piece_ends):
+        group = members[bisect.bisect_left(cuts, end)][1]
+        group.append(_after(position, target, vocabulary))
+    eos = _after(len(target.ids) - 1, target, vocabulary)
+    groups = [
+        Group(number, tuple(before), tuple(after))
+        for number, (before, after) in enumerate([*members, ([], [eos])])
+    ]
+    return View(title, inputs, text, tuple(groups))
+
+
+def view_record(
+    record: DistillRecord, vocabulary: Vocabulary, completion: Completion | None = None
+) -> View:
+    """The view of a record of a corpus.
+
+    Args:
+        record: the record.
+        vocabulary: the student's.
+        completion: what the teacher answered, where it is at hand.
+    """
+    tokens = () if completion is None else completion.tokens or ()
+    # The record's text is stripped; the tokens spell the whole.
+    text = record.targets if not tokens else b"".join(t.token for t in tokens).decode()
+    return view(
+        record.id, text, record.target, vocabulary, tokens=tokens, inputs=record.inputs
+    )
+
+
+def terminal(shown: View) -> RenderableType:
+    """The view as a table for a terminal, groups coloured."""
+    head = Text()
+    for group in shown.groups:
+        for token in group.tokens:
+            head.append(token.text, style=f"black on {group.style}")
+    pieces = Text()
+    for group in shown.groups:
+        for position in group.positions:
+            pieces.append(position.piece, style=f"black on {group.style}")
+            pieces.append(" ")
+    table = Table(header_style="bold")
+    for head in ("teacher token", "top-k before", "student piece", "top-k after"):
+        table.add_column(head, no_wrap=True)
+    table.add_column("tail", justify="right")
+    table.add_column("why")
+    for group in shown.groups:
+        for row in range(max(len(group.tokens), len(group.positions))):
+            cells: list[RenderableType] = [""] * 6
+            if row < len(group.tokens):
+                token = group.tokens[row]
+                cells[0] = Text(token.text, style=group.style)
+                cells[1] = Text(_options(token.top))
+            if row < len(group.positions):
+                position = group.positions[row]
+                cells[2] = Text(position.piece, style=f"bold {group.style}")
+                cells[3] = Text(_options(position.top))
+                cells[4] = f"{position.tail:.4f}"
+                soft = position.origin == "soft"
+                cells[5] = Text("soft" if soft else position.why)
+            table.add_row(*cells)
+    lines: list[RenderableType] = [Text(shown.title, style="bold")]
+    if shown.inputs:
+        lines += [Text("inputs", style="bold dim"), Text(shown.inputs)]
+    if head:
+        lines += [Text("teacher tokens", style="bold dim"), head]
+    lines += [Text("student pieces", style="bold dim"), pieces, table]
+    lines.append(Text(f"{100 * shown.soft_share:.1f} % of the positions are soft"))
+    return Lines(*lines)
+
+
+def page(shown: View) -> str:
+    """The view as one HTML page that needs nothing else."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("specialize.corpus.inspection", "."),
+        autoescape=True,
+    )
+    return environment.get_template("inspection.html.j2").render(view=shown)
+
+
+def visible(text: str) -> str:
+    """White space that one can see."""
+    return text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
+
+
+def _before(token: TeacherToken) -> Before:
+    return Before(
+        _shown(token.token),
+        math.exp(token.logprob),
+        tuple(Option(_shown(text), math.exp(value)) for text, value in token.top),
+    )
+
+
+def _shown(token: bytes) -> str:
+    try:
+        return visible(token.decode())
+    except UnicodeDecodeError:
+        return "".join(f"\\x{byte:02x}" for byte in token)
+
+
+def _after(position: int, target: AlignedTarget, vocabulary: Vocabulary) -> After:
+    index = int(target.ids[position])
+    top = [
+        Option(vocabulary.piece(int(other)), math.exp(float(value)))
+        for other, value in zip(
+            target.teacher_ids[position], target.teacher_logprobs[position], strict=True
+        )
+        if value > -math.inf
+    ]
+    return After(
+        position,
+        vocabulary.piece(index),
+        tuple(top),
+        float(target.tail[position]),
+        ORIGINS[int(target.origin[position])],
+    )
+
+
+def _options(options: Sequence[Option]) -> str:
+    return "\n".join(f"{o.probability:.4f} {o.text}" for o in options)

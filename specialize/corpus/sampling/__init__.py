@@ -1,0 +1,1 @@
+"""Asking a served teacher: requests, limits, responses in SQLite, the panel."""

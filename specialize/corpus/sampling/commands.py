@@ -1,0 +1,138 @@
+"""`specialize corpus sample` and `export`: arguments in, one call out."""
+
+import argparse
+
+from specialize.corpus import options
+
+
+def register_sample(commands: options.Commands) -> None:
+    """Adds `sample`."""
+    parser = options.add(
+        commands, "sample", _sample, "ask a served teacher for samples with top-k"
+    )
+    options.add_problems(parser)
+    options.add_asking(parser)
+    parser.add_argument("--model", required=True, help="as the server calls it")
+    parser.add_argument(
+        "--base_url", default="https://api.openai.com/v1", help="of the server"
+    )
+    parser.add_argument(
+        "--api", default="completions", choices=("completions", "chat"), help="endpoint"
+    )
+    parser.add_argument("--system", default=None, help="system message (chat)")
+    parser.add_argument(
+        "--api_key_env",
+        default="OPENAI_API_KEY",
+        help="environment variable that holds the key",
+    )
+    ask = parser.add_argument_group("what to ask for")
+    ask.add_argument("--temperature", type=float, default=0.5, help="of sampling")
+    ask.add_argument("--top_p", type=float, default=1.0, help="of sampling")
+    ask.add_argument("--max_tokens", type=int, default=256, help="of an answer")
+    ask.add_argument(
+        "--stop", nargs="*", default=["\nQuestion:"], help="where an answer ends"
+    )
+    ask.add_argument("--seed", type=int, default=0, help="of the run")
+    ask.add_argument(
+        "--no_seed",
+        action="store_true",
+        help="send no seed, for servers that refuse it",
+    )
+    ask.add_argument(
+        "--extra_body",
+        type=options.json_object,
+        default={},
+        metavar="JSON",
+        help="more fields of every request, for example '{\"min_p\": 0}'",
+    )
+    ask.add_argument(
+        "--logprobs_are",
+        default="auto",
+        choices=("auto", "before_temperature", "after_temperature", "unknown"),
+        help="what the server's log-probabilities are; auto finds out",
+    )
+    pace = parser.add_argument_group("pace and price")
+    pace.add_argument("--concurrency", type=int, default=16, help="requests at once")
+    pace.add_argument("--requests_per_minute", type=float, default=None, help="limit")
+    pace.add_argument("--tokens_per_minute", type=float, default=None, help="limit")
+    pace.add_argument("--attempts", type=int, default=8, help="tries of a request")
+    pace.add_argument("--backoff", type=float, default=0.5, help="first wait, seconds")
+    pace.add_argument("--timeout", type=float, default=120.0, help="seconds")
+    pace.add_argument(
+        "--price_input", type=float, default=0.0, help="of a million prompt tokens"
+    )
+    pace.add_argument(
+        "--price_output", type=float, default=0.0, help="of a million answer tokens"
+    )
+    pace.add_argument("--max_cost", type=float, default=None, help="stop when spent")
+    judging = parser.add_argument_group("verification")
+    options.add_answer_type(judging)
+
+
+def _sample(arguments: argparse.Namespace) -> int:
+    from specialize.corpus.building import pipeline
+    from specialize.corpus.sampling import panel, sample
+    from specialize.corpus.sampling.endpoint import Endpoint
+    from specialize.corpus.sampling.sampler import Plan
+
+    problems = pipeline.read_problems(arguments.problems, arguments.dataset)
+    tally = sample.sample(
+        problems[: arguments.limit],
+        Endpoint(
+            base_url=arguments.base_url,
+            model=arguments.model,
+            api=arguments.api,
+            top_logprobs=arguments.top_logprobs,
+            temperature=arguments.temperature,
+            top_p=arguments.top_p,
+            max_tokens=arguments.max_tokens,
+            stop=tuple(text.replace("\\n", "\n") for text in arguments.stop),
+            system=arguments.system,
+            send_seed=not arguments.no_seed,
+            timeout_s=arguments.timeout,
+            api_key_env=arguments.api_key_env,
+            extra_body=arguments.extra_body,
+        ),
+        arguments.responses,
+        Plan(
+            samples=arguments.n,
+            max_samples=arguments.max_n,
+            samples_per_request=arguments.n_per_request,
+            seed=arguments.seed,
+            concurrency=arguments.concurrency,
+            requests_per_minute=arguments.requests_per_minute,
+            tokens_per_minute=arguments.tokens_per_minute,
+            attempts=arguments.attempts,
+            backoff_s=arguments.backoff,
+            price_input=arguments.price_input,
+            price_output=arguments.price_output,
+            max_cost=arguments.max_cost,
+            answer_type=arguments.answer_type,
+            rule=arguments.rule,
+        ),
+        prompt=sample.read_prompt(arguments.prompt),
+        convention=arguments.logprobs_are,
+        dataset=arguments.dataset,
+        log_every_s=arguments.log_every,
+    )
+    return panel.say_what_is_missing(tally)
+
+
+def register_export(commands: options.Commands) -> None:
+    """Adds `export`."""
+    parser = options.add(
+        commands, "export", _export, "the database of answers as sorted JSON lines"
+    )
+    parser.add_argument("--responses", required=True, metavar="FILE", help="database")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help=".jsonl or .jsonl.gz"
+    )
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from specialize.corpus.sampling import sample
+    from specialize.progress import console
+
+    count = sample.export(arguments.responses, arguments.out)
+    console.print(f"{count:,} completions in {arguments.out}")
+    return 0

@@ -1,0 +1,305 @@
+"""Any OpenAI-compatible server as a teacher: completions or chat, with top-k."""
+
+import dataclasses
+import email.utils
+import math
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+from specialize.corpus.sampling.teachers import Answer, Ask, Busy, Unusable
+from specialize.corpus.sampling.wire import token_counts, usable_choices
+from specialize.errors import InputError
+
+# Fields of a request that have options of their own, or would change what comes back.
+_OURS = frozenset(
+    "model n temperature top_p max_tokens stop seed prompt messages logprobs "
+    "top_logprobs stream echo".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """Where a server is and what it is asked for.
+
+    Attributes:
+        base_url: for example "http://localhost:8000/v1".
+        model: as the server calls it.
+        api: "completions" or "chat".
+        top_logprobs: alternatives a token (OpenAI: at most 5 for completions, 20 for
+            chat; vLLM: its --max-logprobs).
+        temperature: of sampling.
+        top_p: of sampling.
+        max_tokens: of an answer.
+        stop: where an answer ends.
+        system: system message, chat only.
+        send_seed: whether requests carry a seed.
+        timeout_s: seconds until a response must be there.
+        api_key_env: environment variable that holds the key.
+        extra_body: more fields of every request, as the server names them.
+    """
+
+    base_url: str
+    model: str
+    api: str = "completions"
+    top_logprobs: int = 5
+    temperature: float = 0.5
+    top_p: float = 1.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ("\nQuestion:",)
+    system: str | None = None
+    send_seed: bool = True
+    timeout_s: float = 120.0
+    api_key_env: str = "OPENAI_API_KEY"
+    extra_body: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        wrong: list[str] = []
+        if self.api not in ("completions", "chat"):
+            wrong.append(f"api is {self.api!r}, expected 'completions' or 'chat'")
+        if not self.base_url.startswith(("http://", "https://")):
+            wrong.append(f"base_url is {self.base_url!r}, expected http:// or https://")
+        if "@" in self.base_url.partition("://")[2].partition("/")[0]:
+            wrong.append("base_url holds credentials; put the key in the environment")
+        if not 0 <= self.temperature <= 2:
+            wrong.append(f"temperature is {self.temperature}, expected 0 to 2")
+        if not 0 < self.top_p <= 1:
+            wrong.append(f"top_p is {self.top_p}, expected above 0 and up to 1")
+        if not 1 <= self.top_logprobs <= 100:
+            wrong.append(f"top_logprobs is {self.top_logprobs}, expected 1 to 100")
+        if self.max_tokens < 1 or self.timeout_s <= 0:
+            wrong.append("max_tokens and timeout_s must be above 0")
+        if taken := sorted(self.extra_body.keys() & _OURS):
+            wrong.append(f"extra_body sets {taken}, which have options of their own")
+        if wrong:
+            raise InputError(f"cannot sample: {'; '.join(wrong)}.")
+
+    def describe(self) -> dict[str, Any]:
+        """What changes an answer; where the server stands does not."""
+        extra = {"extra_body": dict(self.extra_body)} if self.extra_body else {}
+        return {
+            **extra,
+            "model": self.model,
+            "api": self.api,
+            "top_logprobs": self.top_logprobs,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+            "stop": list(self.stop),
+            "system": self.system,
+        }
+
+
+class OpenAITeacher:
+    """Any server that speaks OpenAI's completions or chat."""
+
+    def __init__(self, endpoint: Endpoint):
+        """Opens no connection yet.
+
+        Args:
+            endpoint: where and what to ask.
+
+        Raises:
+            InputError: OpenAI itself is to be asked and there is no key, or the extra
+                `teacher` is not installed.
+        """
+        try:
+            import openai
+        except ImportError as error:
+            raise InputError(
+                "sampling needs the extra 'teacher': pip install 'specialize[teacher]'."
+            ) from error
+        key = os.environ.get(endpoint.api_key_env, "")
+        if not key and "api.openai.com" in endpoint.base_url:
+            raise InputError(
+                f"the environment has no {endpoint.api_key_env}, and "
+                f"{endpoint.base_url} needs a key. Set it, or name another variable "
+                "with --api_key_env."
+            )
+        self.endpoint = endpoint
+        self._openai = openai
+        self._key = key
+        # Retries are ours: each must pass the rate limits and be counted.
+        self._client = openai.AsyncOpenAI(
+            base_url=endpoint.base_url,
+            api_key=key or "no-key",
+            max_retries=0,
+            timeout=endpoint.timeout_s,
+        )
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.endpoint.model
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that changes what it answers."""
+        return self.endpoint.describe()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._client.close()
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Asks for `ask.count` samples; see `Teacher.ask`."""
+        began = time.monotonic()
+        body = await self._post(
+            ask.prompt,
+            count=ask.count,
+            seed=ask.seed,
+            temperature=self.endpoint.temperature,
+            max_tokens=self.endpoint.max_tokens,
+        )
+        seconds = time.monotonic() - began
+        choices = usable_choices(body, f"answer to {ask.problem_id}")[: ask.count]
+        usage = token_counts(body)
+        return Answer(choices, body, usage[0], usage[1], seconds)
+
+    async def logprobs_are_raw(self, prompt: str) -> bool | None:
+        """Finds out whether log-probabilities are before or after temperature.
+
+        The first token's alternatives are asked for twice, at temperature 1 and at
+        another; a server that reports them before temperature says the same twice.
+
+        Args:
+            prompt: any prompt of the run.
+
+        Returns:
+            True for before temperature, False for after, None where the two cannot be
+            told apart (the first token is certain, or too few alternatives agree).
+        """
+        other = self.endpoint.temperature
+        if abs(other - 1) < 0.05 or other < 0.05:
+            other = 0.5
+        seen: list[dict[bytes, float]] = []
+        for temperature in (1.0, other):
+            body = await self._post(
+                prompt, count=1, seed=0, temperature=temperature, max_tokens=1
+            )
+            tokens = usable_choices(body, "probe", spelt=False)[0].tokens
+            seen.append(dict(tokens[0].top) if tokens else {})
+        return same_temperature(seen[0], seen[1], other)
+
+    async def _post(
+        self, prompt: str, *, count: int, seed: int, temperature: float, max_tokens: int
+    ) -> bytes:
+        openai = self._openai
+        endpoint = self.endpoint
+        options: dict[str, Any] = {
+            "model": endpoint.model,
+            "n": count,
+            "temperature": temperature,
+            "top_p": endpoint.top_p,
+            "max_tokens": max_tokens,
+        }
+        if endpoint.extra_body:
+            options["extra_body"] = dict(endpoint.extra_body)
+        if endpoint.stop:
+            options["stop"] = list(endpoint.stop)
+        if endpoint.send_seed:
+            options["seed"] = seed
+        create: Any
+        try:
+            if endpoint.api == "chat":
+                messages: list[dict[str, str]] = []
+                if endpoint.system:
+                    messages.append({"role": "system", "content": endpoint.system})
+                messages.append({"role": "user", "content": prompt})
+                create = self._client.chat.completions.with_raw_response.create
+                raw: Any = await create(
+                    messages=messages,
+                    logprobs=True,
+                    top_logprobs=endpoint.top_logprobs,
+                    **options,
+                )
+            else:
+                create = self._client.completions.with_raw_response.create
+                raw = await create(
+                    prompt=prompt, logprobs=endpoint.top_logprobs, **options
+                )
+            return cast(bytes, raw.content)
+        except openai.APITimeoutError as error:
+            raise Busy("timeout", f"no answer in {endpoint.timeout_s:g} s") from error
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            message = f"{type(cause).__name__}: {cause}"
+            raise Busy("connection", self._redact(message)) from error
+        except openai.APIStatusError as error:
+            raise self._status(error) from error
+
+    def _status(self, error: Any) -> Exception:
+        code = int(error.status_code)
+        message = self._redact(f"HTTP {code}: {str(error.message)[:300]}")
+        if code in (408, 409, 425, 429) or code >= 500:
+            reason = "rate_limit" if code == 429 else "server_error"
+            if "insufficient_quota" in message:
+                return InputError(f"the account is used up ({message}).")
+            return Busy(reason, message, retry_after(error.response.headers))
+        endpoint = self.endpoint
+        if code in (401, 403):
+            return InputError(
+                f"{endpoint.base_url} refuses the key in {endpoint.api_key_env} "
+                f"({message}). Set the right one; what is stored stays."
+            )
+        if code == 404:
+            return InputError(
+                f"{endpoint.base_url} has no {endpoint.api} of model "
+                f"{endpoint.model!r} ({message}). Check --base_url, --model and --api."
+            )
+        return Unusable("refused", message, again=False)
+
+    def _redact(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds a server asks to wait, or None.
+
+    Reads `retry-after-ms`, or `Retry-After` as seconds or a date (RFC 9110, 10.2.3).
+    """
+    milliseconds = headers.get("retry-after-ms")
+    value = headers.get("retry-after")
+    try:
+        if milliseconds is not None:
+            seconds = float(milliseconds) / 1000
+        elif value is None:
+            return None
+        else:
+            try:
+                seconds = float(value)
+            except ValueError:
+                when = email.utils.parsedate_to_datetime(value)
+                seconds = when.timestamp() - time.time()
+    except (ValueError, TypeError):
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def same_temperature(
+    at_one: Mapping[bytes, float], at_other: Mapping[bytes, float], temperature: float
+) -> bool | None:
+    """Whether two reports of one distribution are before (True) or after temperature.
+
+    After temperature T, differences of log-probabilities are those at 1 divided by T.
+
+    Args:
+        at_one: token -> log-probability reported at temperature 1.
+        at_other: the same at `temperature`.
+        temperature: not 1.
+
+    Returns:
+        None where fewer than two tokens are in both, or the two cases are too close.
+    """
+    common = sorted(at_one.keys() & at_other.keys(), key=lambda t: -at_one[t])
+    if len(common) < 2:
+        return None
+    best, rest = common[0], common[1:]
+    before = sum(at_one[best] - at_one[token] for token in rest)
+    after = sum(at_other[best] - at_other[token] for token in rest)
+    if before < 0.1:
+        return None
+    ratio = after / before  # 1 if before temperature, 1 / T if after
+    expected = 1 / temperature
+    middle = (1 + expected) / 2
+    return (ratio < middle) == (expected > 1)

@@ -1,0 +1,347 @@
+"""What a teacher answered, in one SQLite file that survives a kill.
+
+An answer is money, so it is committed, as the server sent it, in one transaction before
+anything else happens to it. The database also knows the questions and what was asked
+for, so it is all that an export needs and it can refuse to mix two samplings.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import sqlite3
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+from specialize.corpus.records import Completion, Problem
+from specialize.corpus.sampling.teachers import Answer, Ask
+from specialize.corpus.sampling.wire import parse_body
+from specialize.errors import InputError
+from specialize.outputs import make_parent
+
+Path = str | os.PathLike[str]
+
+_APPLICATION = 0x5350435A  # "SPCZ" in the file's header: this database is ours
+_LAYOUT = 1
+
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE questions (
+    position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, question TEXT NOT NULL);
+CREATE TABLE responses (
+    id INTEGER PRIMARY KEY, question TEXT NOT NULL, first_sample INTEGER NOT NULL,
+    seed INTEGER NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER,
+    seconds REAL NOT NULL, body BLOB NOT NULL);
+CREATE TABLE samples (
+    question TEXT NOT NULL, sample INTEGER NOT NULL, response INTEGER NOT NULL,
+    choice INTEGER NOT NULL, is_right INTEGER NOT NULL,
+    PRIMARY KEY (question, sample)) WITHOUT ROWID;
+CREATE TABLE failures (
+    question TEXT NOT NULL, first_sample INTEGER NOT NULL, reason TEXT NOT NULL,
+    message TEXT NOT NULL, PRIMARY KEY (question, first_sample)) WITHOUT ROWID;
+"""
+
+
+class Usage(NamedTuple):
+    """What was paid for so far: responses, and their tokens where the server counts."""
+
+    responses: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclasses.dataclass
+class Standing:
+    """What is known of one question: its samples, and how many of them are right."""
+
+    samples: set[int]
+    right: int = 0
+
+    @property
+    def solved(self) -> bool:
+        """Whether one of them is right."""
+        return self.right > 0
+
+
+class ResponseStore:
+    """The database of one sampling. Use it as a context manager.
+
+    One process writes at a time: SQLite's lock is held while the store is open for
+    writing, so a second run on the same file is refused instead of paying twice.
+    """
+
+    def __init__(self, path: Path, *, create: bool = False):
+        """Opens the database.
+
+        Args:
+            path: the file.
+            create: whether it is opened for writing, and made if it is not there.
+
+        Raises:
+            InputError: it is not there, not ours, of another layout, or another
+                process writes it.
+        """
+        self.path = pathlib.Path(path)
+        if not create and not self.path.exists():
+            raise InputError(
+                f"{self.path} does not exist. 'specialize corpus sample' makes it."
+            )
+        if self.path.is_dir():
+            raise InputError(f"{self.path} is a folder, expected a database file.")
+        make_parent(self.path)
+        # A reader opens "rw", too: what a killed run left in the log is read so.
+        mode = "rwc" if create else "rw" if os.access(self.path, os.W_OK) else "ro"
+        self._writes = create
+        if create:
+            # SQLite would make it 0644, whatever a wider umask allows.
+            with contextlib.suppress(OSError):
+                self.path.touch()
+        try:
+            # The writer's thread is the event loop's executor, so not this one.
+            self._database = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?mode={mode}",
+                uri=True,
+                isolation_level=None,
+                check_same_thread=False,
+                timeout=0.5,
+            )
+            self._prepare()
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise InputError(
+                    f"{self.path} is being written by another process. Wait for it, or "
+                    "name another --responses."
+                ) from error
+            raise InputError(f"{self.path} cannot be opened: {error}.") from error
+        except sqlite3.DatabaseError as error:
+            raise InputError(
+                f"{self.path} is not a database of 'specialize corpus sample' "
+                f"({error}). Name another --responses."
+            ) from error
+
+    def __enter__(self) -> "ResponseStore":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; what was committed stays."""
+        self._database.close()
+
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Records what is asked for, or checks that it is what was asked for before.
+
+        Args:
+            settings: JSON values; everything that changes what the teacher answers.
+
+        Raises:
+            InputError: naming every setting that differs, with both values.
+        """
+        before = self.settings()
+        wanted = cast(dict[str, Any], json.loads(json.dumps(dict(settings))))
+        if before is None:
+            self._set("settings", wanted)
+            return
+        differing = [
+            f"{name} was {before.get(name)!r}, now {wanted.get(name)!r}"
+            for name in sorted(before.keys() | wanted.keys())
+            if before.get(name) != wanted.get(name)
+        ]
+        if differing:
+            raise InputError(
+                f"{self.path} was sampled otherwise: {'; '.join(differing)}. Continue "
+                "with the same settings, or name another --responses."
+            )
+
+    def settings(self) -> dict[str, Any] | None:
+        """What was asked for; None in a new database."""
+        return cast(dict[str, Any] | None, self._get("settings"))
+
+    def note(self, name: str, value: Any) -> None:
+        """Keeps a fact about the run, such as the log-probabilities' convention."""
+        self._set(f"note/{name}", value)
+
+    def noted(self, name: str) -> Any:
+        """What `note` kept, or None."""
+        return self._get(f"note/{name}")
+
+    def add_questions(self, problems: Sequence[Problem]) -> None:
+        """Adds the questions that are not there yet, behind those that are.
+
+        Raises:
+            InputError: an id stands for another question than before.
+        """
+        rows = self._database.execute("SELECT id, question FROM questions")
+        known = dict(cast(Iterator[tuple[str, str]], rows))
+        new = [problem for problem in problems if problem.id not in known]
+        for problem in problems:
+            if known.get(problem.id, problem.question) != problem.question:
+                raise InputError(
+                    f"{problem.source}: {problem.id!r} was another question when "
+                    f"{self.path} was begun: {known[problem.id][:60]!r}. Name the "
+                    "problem file it was begun with, or another --responses."
+                )
+        self._database.execute("BEGIN IMMEDIATE")
+        self._database.executemany(
+            "INSERT INTO questions (position, id, question) VALUES (?, ?, ?)",
+            [
+                (len(known) + index, problem.id, problem.question)
+                for index, problem in enumerate(new)
+            ],
+        )
+        self._database.execute("COMMIT")
+
+    def add(self, ask: Ask, answer: Answer, right: Sequence[bool]) -> None:
+        """Commits one response; when this returns, no kill can lose it.
+
+        Args:
+            ask: what was asked.
+            answer: what came, at most as many choices as were asked for.
+            right: for each choice, whether its answer is right.
+
+        Raises:
+            InputError: the disk is full; what was there before still is.
+        """
+        execute = self._database.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            row = execute(
+                "INSERT INTO responses (question, first_sample, seed, prompt_tokens, "
+                "completion_tokens, seconds, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    ask.problem_id,
+                    ask.first_sample,
+                    ask.seed,
+                    answer.prompt_tokens,
+                    answer.completion_tokens,
+                    answer.seconds,
+                    zlib.compress(answer.body),
+                ),
+            ).lastrowid
+            self._database.executemany(
+                "INSERT INTO samples (question, sample, response, choice, is_right) "
+                "VALUES (?, ?, ?, ?, ?)",
+                [
+                    (ask.problem_id, ask.first_sample + index, row, choice.index, ok)
+                    for index, (choice, ok) in enumerate(
+                        zip(answer.choices, right, strict=True)
+                    )
+                ],
+            )
+            execute(
+                "DELETE FROM failures WHERE question = ? AND first_sample = ?",
+                (ask.problem_id, ask.first_sample),
+            )
+            execute("COMMIT")
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.OperationalError):  # SQLite did it itself
+                execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise InputError(
+                    f"{self.path} cannot be written: {error}. What came before is "
+                    "stored; make room and run the same command again to continue."
+                ) from error
+            raise
+
+    def add_failure(self, ask: Ask, reason: str, message: str) -> None:
+        """Records that an ask was given up; a rerun asks again."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)",
+            (ask.problem_id, ask.first_sample, reason, message),
+        )
+
+    def standings(self) -> dict[str, Standing]:
+        """What is there, by question."""
+        found: dict[str, Standing] = {}
+        for question, sample, is_right in self._database.execute(
+            "SELECT question, sample, is_right FROM samples"
+        ):
+            standing = found.setdefault(question, Standing(set()))
+            standing.samples.add(sample)
+            standing.right += is_right
+        return found
+
+    def usage(self) -> Usage:
+        """What was paid for so far."""
+        row = self._database.execute(
+            "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), "
+            "COALESCE(SUM(completion_tokens), 0) FROM responses"
+        ).fetchone()
+        return Usage(*row)
+
+    def failures(self) -> list[tuple[str, int, str, str]]:
+        """(question, first sample, reason, message) of every ask given up."""
+        return self._database.execute(
+            "SELECT question, first_sample, reason, message FROM failures ORDER BY 1, 2"
+        ).fetchall()
+
+    def completions(self) -> Iterator[Completion]:
+        """Every sample in the order of the questions and of its number.
+
+        Raises:
+            InputError: a stored body is damaged.
+        """
+        rows = self._database.execute(
+            "SELECT samples.question, sample, response, choice, body FROM samples "
+            "JOIN questions ON questions.id = samples.question "
+            "JOIN responses ON responses.id = response ORDER BY position, sample"
+        )
+        current, parsed = -1, {}
+        for question, sample, response, choice, body in rows:
+            if response != current:
+                where = f"{self.path}, response {response}"
+                parsed = {c.index: c for c in parse_body(zlib.decompress(body), where)}
+                current = response
+            found = parsed[choice]
+            yield Completion(
+                question, sample, found.text, found.tokens, found.finish_reason
+            )
+
+    def _prepare(self) -> None:
+        execute = self._database.execute
+        application = execute("PRAGMA application_id").fetchone()[0]
+        empty = execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
+        if not empty and application != _APPLICATION:
+            raise InputError(
+                f"{self.path} is a database of another program. Name another "
+                "--responses; nothing was changed."
+            )
+        if not self._writes:
+            if empty:
+                raise InputError(
+                    f"{self.path} holds no responses. Run 'specialize corpus sample' "
+                    "first."
+                )
+            return
+        # FULL: an answer that was paid for survives a power cut, too.
+        execute("PRAGMA locking_mode = EXCLUSIVE")
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = FULL")
+        if empty:
+            self._database.executescript(
+                f"BEGIN; PRAGMA application_id = {_APPLICATION}; {_TABLES} "
+                f"INSERT INTO meta VALUES ('layout', '{_LAYOUT}'); COMMIT;"
+            )
+        execute("BEGIN IMMEDIATE")  # takes the lock now, for as long as we are open
+        execute("COMMIT")
+        layout = self._get("layout")
+        if layout != _LAYOUT:
+            raise InputError(
+                f"{self.path} has layout {layout}, this version reads {_LAYOUT}. Use "
+                "the version that wrote it, or sample anew."
+            )
+
+    def _set(self, name: str, value: Any) -> None:
+        self._database.execute(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+            (name, json.dumps(value, ensure_ascii=False, sort_keys=True)),
+        )
+
+    def _get(self, name: str) -> Any:
+        row = self._database.execute(
+            "SELECT value FROM meta WHERE name = ?", (name,)
+        ).fetchone()
+        return None if row is None else json.loads(row[0])

@@ -1,0 +1,190 @@
+"""One call of `specialize corpus sample`, and the export of what it stored."""
+
+import asyncio
+import hashlib
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from specialize.corpus.completions import write_completions
+from specialize.corpus.prompts import teacher_prompt
+from specialize.corpus.records import Problem
+from specialize.corpus.sampling import panel
+from specialize.corpus.sampling.endpoint import Endpoint, OpenAITeacher
+from specialize.corpus.sampling.responses import ResponseStore
+from specialize.corpus.sampling.sampler import Plan, Sampler, Tally
+from specialize.corpus.sampling.teachers import Busy, Teacher, Unusable
+from specialize.corpus.storage import cards
+from specialize.errors import InputError
+from specialize.progress import console, track
+
+Path = str | os.PathLike[str]
+
+_CONVENTIONS = {True: "before_temperature", False: "after_temperature", None: "unknown"}
+CONVENTIONS = ("auto", *_CONVENTIONS.values())
+
+
+def sample(
+    problems: Sequence[Problem],
+    endpoint: Endpoint,
+    responses: Path,
+    plan: Plan,
+    *,
+    prompt: str = "",
+    convention: str = "auto",
+    dataset: str = "gsm8k",
+    log_every_s: float = 30.0,
+) -> Tally:
+    """Asks a server for every sample that is still missing.
+
+    Args:
+        problems: the questions.
+        endpoint: where and what to ask.
+        responses: the database; made if it is not there, continued if it is.
+        plan: how much and how fast.
+        prompt: worked examples that stand before each question; may be empty.
+        convention: whether the server reports log-probabilities before or after
+            temperature, one of `CONVENTIONS`; "auto" finds out with two requests of
+            one token.
+        dataset: the benchmark, for the card.
+        log_every_s: seconds between progress lines off a terminal.
+
+    Returns:
+        The final tally; `failed` of it, and what a stop left, is asked for by the
+        next run.
+
+    Raises:
+        InputError: settings differ from those the database was begun with, or no
+            request can succeed.
+    """
+    if convention not in CONVENTIONS:
+        raise InputError(
+            f"convention is {convention!r}, expected one of {CONVENTIONS}."
+        )
+    teacher = OpenAITeacher(endpoint)
+    return asyncio.run(
+        run(
+            problems,
+            teacher,
+            responses,
+            plan,
+            prompt=prompt,
+            convention=convention,
+            dataset=dataset,
+            log_every_s=log_every_s,
+        )
+    )
+
+
+async def run(
+    problems: Sequence[Problem],
+    teacher: Teacher,
+    responses: Path,
+    plan: Plan,
+    *,
+    prompt: str = "",
+    convention: str = "unknown",
+    dataset: str = "gsm8k",
+    log_every_s: float = 30.0,
+) -> Tally:
+    """As `sample`, for any `Teacher`; closes it."""
+    settings = teacher.describe() | {
+        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+        "seed": plan.seed,
+        "samples_per_request": plan.samples_per_request,
+        "dataset": dataset,
+    }
+    try:
+        with ResponseStore(responses, create=True) as store:
+            store.configure(settings)
+            store.add_questions(problems)
+            sampler = Sampler(problems, teacher, store, prompt, plan)
+            if store.noted("teacher") is None:
+                store.note("teacher", teacher.name)
+                store.note("prompt", prompt)
+            async with panel.watch(sampler.tally, log_every_s=log_every_s):
+                if store.noted("convention") in (None, "unknown"):
+                    first = teacher_prompt(prompt, problems[0].question)
+                    store.note(
+                        "convention", await _convention(teacher, convention, first)
+                    )
+                return await sampler.run()
+    finally:
+        await teacher.close()
+
+
+def export(responses: Path, out: Path) -> int:
+    """Writes what is stored as JSON lines, sorted by question and sample.
+
+    The card goes beside it. Equal samples give equal bytes, however they were come by.
+
+    Args:
+        responses: the database.
+        out: the file; gzipped where it ends in `.gz`.
+
+    Returns:
+        How many completions were written.
+
+    Raises:
+        InputError: no database, or nothing in it.
+    """
+    with ResponseStore(responses) as store:
+        card = card_of(store)
+        if not store.usage().responses:
+            raise InputError(
+                f"{responses} holds no responses yet. Run 'specialize corpus sample'."
+            )
+        completions = track(store.completions(), "export completions")
+        count = write_completions(out, completions)
+    cards.write_card(out, card)
+    return count
+
+
+def card_of(store: ResponseStore) -> cards.Card:
+    """Where the store's completions come from."""
+    settings: dict[str, Any] = dict(store.settings() or {})
+    prompt_sha256 = str(settings.pop("prompt_sha256", ""))
+    dataset = str(settings.pop("dataset", ""))
+    settings["logprobs"] = store.noted("convention") or "unknown"
+    return cards.Card(
+        teacher=str(store.noted("teacher") or cards.UNKNOWN),
+        prompt_sha256=prompt_sha256,
+        sampling=settings,
+        licences={dataset: cards.LICENCES.get(dataset, cards.UNKNOWN)},
+        sources=[],
+    )
+
+
+def read_prompt(path: Path | None) -> str:
+    """Reads a file of worked examples; "" without one.
+
+    Raises:
+        InputError: it is absent or not UTF-8.
+    """
+    if path is None:
+        return ""
+    file = pathlib.Path(path)
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{file} cannot be read as a prompt ({error}). Name a text file of worked "
+            "examples: 'Question: ...', its reasoning, 'The answer is ...'."
+        ) from error
+
+
+async def _convention(teacher: Teacher, convention: str, prompt: str) -> str:
+    if convention != "auto":
+        return convention
+    if not isinstance(teacher, OpenAITeacher):
+        return "unknown"
+    try:
+        found = _CONVENTIONS[await teacher.logprobs_are_raw(prompt)]
+    except (Busy, Unusable) as error:
+        # The run itself knows how to wait for a server that is not well; the next run
+        # probes again.
+        console.print(f"log-probability convention: not found out ({error})")
+        return "unknown"
+    console.print(f"log-probabilities are reported {found.replace('_', ' ')}")
+    return found

@@ -1,0 +1,455 @@
+"""Asking a teacher for n samples a question: concurrent, limited, resumable.
+
+Questions are worked through in blocks of samples; a block is one request. Which blocks
+there are, and the seed of each, follow from the run's seed, the question and the number
+of the block's first missing sample alone. So a run that was killed asks, when it is
+started again, for what an undisturbed run would have asked, and for nothing else.
+"""
+
+import asyncio
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import random
+import signal
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from specialize.corpus.prompts import teacher_prompt
+from specialize.corpus.records import Problem
+from specialize.corpus.sampling.limits import Limits
+from specialize.corpus.sampling.responses import ResponseStore, Standing
+from specialize.corpus.sampling.teachers import Answer, Ask, Busy, Teacher, Unusable
+from specialize.errors import InputError
+from specialize.judge.answers import judge
+
+# A response that cannot be used costs money each time; transient faults cost nothing.
+_USABLE_ATTEMPTS = 3
+_LONGEST_BACKOFF_S = 60.0
+# A token of English is about four bytes; only for the first estimate of a prompt.
+_BYTES_PER_TOKEN = 4
+_FIRST_ANSWER_TOKENS = 256.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How much to ask for, and how fast.
+
+    Attributes:
+        samples: of every question.
+        max_samples: of a question without a right one so far; None for no more.
+        samples_per_request: choices asked for in one request.
+        seed: of the run.
+        concurrency: requests under way at once.
+        requests_per_minute: limit, or None.
+        tokens_per_minute: limit, prompt and completion together, or None.
+        attempts: how often a request is tried on rate limits, server errors, timeouts
+            and cut connections.
+        backoff_s: wait before the second attempt; doubles with each.
+        price_input: of a million prompt tokens.
+        price_output: of a million completion tokens.
+        max_cost: stop asking when so much is spent; None for no limit.
+        answer_type: how answers are judged; see `answers`.
+        rule: likewise.
+    """
+
+    samples: int = 8
+    max_samples: int | None = None
+    samples_per_request: int = 4
+    seed: int = 0
+    concurrency: int = 16
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    attempts: int = 8
+    backoff_s: float = 0.5
+    price_input: float = 0.0
+    price_output: float = 0.0
+    max_cost: float | None = None
+    answer_type: str = "number"
+    rule: str = "exact"
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "samples_per_request", "concurrency", "attempts"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} is {getattr(self, name)}, expected 1 or more."
+                )
+        if self.max_samples is not None and self.max_samples < self.samples:
+            raise InputError(
+                f"max_samples is {self.max_samples}, less than samples "
+                f"({self.samples}). It is what a question without a right answer may "
+                "get in all."
+            )
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"{name} is {value}, expected more than 0.")
+
+
+@dataclasses.dataclass
+class Tally:
+    """Where a run stands; the panel reads it while the run goes on.
+
+    Attributes:
+        cached: samples that were there when the run began.
+        done: samples that came in this run.
+        planned: samples there will be in all, as far as is known.
+        failed: samples given up.
+        right: of cached and done, those with the right answer.
+        unsolved: questions whose planned samples are there, none of them right.
+        questions: questions of the run.
+        in_flight: requests under way.
+        requests: attempts sent in this run.
+        retries: attempts that came to nothing, by reason.
+        prompt_tokens: paid for, earlier runs included.
+        completion_tokens: likewise.
+        spent: likewise, in the currency of the prices.
+        began: `time.monotonic()` of the start.
+        recent: (time, requests, tokens) of the last minute.
+        last_fault: the last message of a failed attempt.
+    """
+
+    cached: int = 0
+    done: int = 0
+    planned: int = 0
+    failed: int = 0
+    right: int = 0
+    unsolved: int = 0
+    questions: int = 0
+    in_flight: int = 0
+    requests: int = 0
+    retries: collections.Counter[str] = dataclasses.field(
+        default_factory=collections.Counter[str]
+    )
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    spent: float = 0.0
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    recent: collections.deque[tuple[float, int, int]] = dataclasses.field(
+        default_factory=collections.deque[tuple[float, int, int]]
+    )
+    last_fault: str = ""
+
+    @property
+    def projected(self) -> float:
+        """What the whole run will have cost, at the price a sample had so far."""
+        have = self.cached + self.done
+        return self.spent * max(self.planned, have) / have if have else 0.0
+
+    @property
+    def acceptance(self) -> float:
+        """Share of right samples, 0 to 1."""
+        have = self.cached + self.done
+        return self.right / have if have else 0.0
+
+    def per_minute(self) -> tuple[float, float]:
+        """(requests, tokens) a minute, over the last minute."""
+        now = time.monotonic()
+        while self.recent and self.recent[0][0] < now - 60:
+            self.recent.popleft()
+        window = min(60.0, max(1.0, now - self.began))
+        return (
+            sum(requests for _, requests, _ in self.recent) * 60 / window,
+            sum(tokens for _, _, tokens in self.recent) * 60 / window,
+        )
+
+
+class _Block(NamedTuple):
+    """Samples of one question that one request asks for."""
+
+    problem_id: str
+    first: int
+    size: int
+
+
+class Sampler:
+    """One run against one teacher into one store."""
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        teacher: Teacher,
+        store: ResponseStore,
+        prompt: str,
+        plan: Plan,
+    ):
+        """Finds out what is missing.
+
+        Args:
+            problems: the questions.
+            teacher: who is asked.
+            store: where answers go; its questions must have been added.
+            prompt: worked examples that stand before each question; may be empty.
+            plan: how much and how fast.
+        """
+        self.tally = Tally(questions=len(problems))
+        self._problems = {problem.id: problem for problem in problems}
+        self._teacher = teacher
+        self._store = store
+        self._prompt = prompt
+        self._plan = plan
+        self._limits = Limits(plan.requests_per_minute, plan.tokens_per_minute)
+        self._standings = store.standings()
+        self._missing: collections.Counter[str] = collections.Counter()
+        # Without their prompts: those of a whole run would fill the memory.
+        self._pending: collections.deque[_Block] = collections.deque()
+        self._changed = asyncio.Condition()
+        self._stopping = asyncio.Event()
+        self._barren = 0  # asks given up in a row, with no success between them
+        self._mean_answer = _FIRST_ANSWER_TOKENS
+        self._prepare()
+
+    def stop(self) -> None:
+        """Sends nothing more; what is under way is waited for."""
+        self._stopping.set()
+
+    async def run(self) -> Tally:
+        """Asks for everything that is missing.
+
+        Returns:
+            The final tally.
+
+        Raises:
+            InputError: no request can succeed (wrong key, wrong model, no
+                log-probabilities, ...). Everything that came before is stored.
+        """
+        loop = asyncio.get_running_loop()
+        # One thread: SQLite's commits wait for the disk, the event loop does not.
+        with concurrent.futures.ThreadPoolExecutor(1) as self._writer:
+            for name in (signal.SIGINT, signal.SIGTERM):
+                _try_signal(loop, name, self._interrupt)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    self._workers = [
+                        group.create_task(self._work())
+                        for _ in range(self._plan.concurrency)
+                    ]
+            except* InputError as group_error:
+                raise group_error.exceptions[0] from None
+            finally:
+                for name in (signal.SIGINT, signal.SIGTERM):
+                    loop.remove_signal_handler(name)
+        return self.tally
+
+    def _interrupt(self) -> None:
+        if (
+            self._stopping.is_set()
+        ):  # the second time: do not wait for what is under way
+            for worker in self._workers:
+                worker.cancel()
+        self.stop()
+
+    def _prepare(self) -> None:
+        usage = self._store.usage()
+        tally = self.tally
+        self._pay(usage.prompt_tokens, usage.completion_tokens)
+        for problem in self._problems.values():
+            standing = self._standings.setdefault(problem.id, Standing(set()))
+            tally.cached += len(standing.samples)
+            tally.right += standing.right
+            due = self._due(standing)
+            tally.planned += max(due, len(standing.samples))
+            self._enqueue(problem.id, due)
+            if not self._missing[problem.id] and standing.samples:
+                tally.unsolved += not standing.solved
+
+    def _due(self, standing: Standing) -> int:
+        """How many samples a question is to have, as far as is known."""
+        plan = self._plan
+        if plan.max_samples is None or len(standing.samples) < plan.samples:
+            return plan.samples
+        # Beyond the plan there are whole blocks only, each decided upon when the one
+        # before it is complete; one that was begun is finished.
+        block = plan.samples_per_request
+        begun = max(standing.samples) + 1
+        if begun > plan.samples and begun % block:
+            return min(plan.max_samples, -(-begun // block) * block)
+        if standing.solved:
+            return plan.samples
+        return min(plan.max_samples, (begun // block + 1) * block)
+
+    def _enqueue(self, identity: str, due: int) -> None:
+        """Queues requests for the missing samples below `due`."""
+        have = self._standings[identity].samples
+        size = self._plan.samples_per_request
+        missing = [sample for sample in range(due) if sample not in have]
+        begin = 0
+        for end in range(1, len(missing) + 1):
+            if (
+                end == len(missing)
+                or missing[end] != missing[end - 1] + 1
+                or missing[end] // size != missing[begin] // size
+            ):
+                block = _Block(identity, missing[begin], end - begin)
+                self._pending.append(block)
+                begin = end
+        self._missing[identity] += len(missing)
+
+    def _ask(self, block: "_Block") -> Ask:
+        identity, first, count = block
+        prompt = teacher_prompt(self._prompt, self._problems[identity].question)
+        key = f"{self._plan.seed}/{identity}/{first}".encode()
+        seed = int.from_bytes(hashlib.sha256(key).digest()[:4], "big") >> 1
+        return Ask(identity, first, count, prompt, seed)
+
+    async def _work(self) -> None:
+        while (block := await self._next()) is not None:
+            try:
+                await self._serve(self._ask(block))
+            finally:
+                self.tally.in_flight -= 1
+                async with self._changed:
+                    self._changed.notify_all()
+
+    async def _next(self) -> "_Block | None":
+        async with self._changed:
+            while True:
+                if self._stopping.is_set() or self._too_expensive():
+                    return None
+                if self._pending:
+                    self.tally.in_flight += 1
+                    return self._pending.popleft()
+                if not self.tally.in_flight:
+                    return None
+                await self._changed.wait()
+
+    def _too_expensive(self) -> bool:
+        limit = self._plan.max_cost
+        return limit is not None and self.tally.spent >= limit
+
+    async def _serve(self, ask: Ask) -> None:
+        answer = await self._persist(ask)
+        if answer is None:
+            return
+        plan, tally = self._plan, self.tally
+        problem = self._problems[ask.problem_id]
+        right = [
+            judge(choice.text, problem.answers, plan.answer_type, plan.rule).correct
+            for choice in answer.choices
+        ]
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._writer, self._store.add, ask, answer, right)
+        self._barren = 0
+        standing = self._standings[ask.problem_id]
+        got = len(answer.choices)
+        standing.samples.update(range(ask.first_sample, ask.first_sample + got))
+        standing.right += sum(right)
+        tally.done += got
+        tally.right += sum(right)
+        self._pay(answer.prompt_tokens or 0, answer.completion_tokens or 0)
+        self._missing[ask.problem_id] -= got
+        if got < ask.count:
+            # A server that gives fewer choices than asked for (llama.cpp gives one):
+            # ask for the rest of the block.
+            first, count = ask.first_sample + got, ask.count - got
+            self._pending.appendleft(_Block(ask.problem_id, first, count))
+        elif not self._missing[ask.problem_id]:
+            self._finish_question(ask.problem_id)
+
+    def _finish_question(self, identity: str) -> None:
+        standing = self._standings[identity]
+        if standing.solved:
+            return
+        have = len(standing.samples)
+        due = self._due(standing)
+        if due > have:
+            self.tally.planned += due - have
+            self._enqueue(identity, due)
+        else:
+            self.tally.unsolved += 1
+
+    async def _persist(self, ask: Ask) -> Answer | None:
+        """Asks until there is an answer; None when it is given up."""
+        plan, tally = self._plan, self.tally
+        unusable = 0
+        fault: Busy | Unusable | None = None
+        for attempt in range(plan.attempts):
+            estimate = len(ask.prompt) / _BYTES_PER_TOKEN
+            estimate += ask.count * self._mean_answer
+            await self._limits.wait(estimate)
+            if self._stopping.is_set() and attempt:
+                return None
+            tally.requests += 1
+            try:
+                answer = await self._teacher.ask(ask)
+            except Busy as error:
+                fault = error
+                tally.retries[error.reason] += 1
+                if error.retry_after is not None:
+                    self._limits.pause(error.retry_after)
+                elif attempt + 1 < plan.attempts:
+                    await self._sleep(_backoff(plan.backoff_s, attempt))
+            except Unusable as error:
+                fault = error
+                tally.retries[error.reason] += 1
+                unusable += 1
+                tally.last_fault = str(error)
+                if not error.again or unusable >= _USABLE_ATTEMPTS:
+                    break
+            else:
+                used = (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
+                self._limits.settle(estimate, used or None)
+                tally.recent.append((time.monotonic(), 1, used))
+                if answer.completion_tokens:
+                    mean = answer.completion_tokens / len(answer.choices)
+                    self._mean_answer += 0.1 * (mean - self._mean_answer)
+                return answer
+            tally.last_fault = str(fault)
+        assert fault is not None
+        await self._give_up(ask, fault)
+        return None
+
+    async def _sleep(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def _give_up(self, ask: Ask, fault: Busy | Unusable) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(
+            self._writer, self._store.add_failure, ask, fault.reason, str(fault)
+        )
+        self.tally.failed += ask.count
+        self._barren += 1
+        if self._barren >= max(5, self._plan.concurrency):
+            raise InputError(
+                f"{self._barren} requests in a row were given up, the last one "
+                f"because of {fault.reason} ({fault}). {_remedy(fault.reason)} What "
+                "came before is stored; run the same command again to continue."
+            )
+
+    def _pay(self, prompt_tokens: int, completion_tokens: int) -> None:
+        plan, tally = self._plan, self.tally
+        tally.prompt_tokens += prompt_tokens
+        tally.completion_tokens += completion_tokens
+        tally.spent += prompt_tokens * plan.price_input / 1e6
+        tally.spent += completion_tokens * plan.price_output / 1e6
+
+
+def _backoff(first: float, attempt: int) -> float:
+    # Jitter, or all workers come back at the same moment.
+    longest = min(_LONGEST_BACKOFF_S, first * 2**attempt)
+    return longest * random.uniform(0.5, 1.0)
+
+
+def _remedy(reason: str) -> str:
+    return {
+        "no_logprobs": "Start the server with log-probabilities on (vLLM and "
+        "llama.cpp send them; transformers' server does not), or lower --top_logprobs.",
+        "refused": "The server's message says what it does not accept.",
+        "malformed": "Check --base_url (that of most servers ends in /v1) and --api.",
+        "rate_limit": "Lower --requests_per_minute or --concurrency.",
+        "timeout": "Raise --timeout, or lower --concurrency.",
+        "connection": "Check that the server runs and --base_url is right.",
+    }.get(reason, "See the server's log.")
+
+
+def _try_signal(
+    loop: asyncio.AbstractEventLoop, name: signal.Signals, call: object
+) -> None:
+    try:
+        loop.add_signal_handler(name, call)  # pyright: ignore
+    except (NotImplementedError, RuntimeError, ValueError):
+        pass  # not the main thread: whoever runs us there handles signals

@@ -1,0 +1,1 @@
+"""The corpus folder: manifest, shards of records, statistics, cards."""

@@ -1,0 +1,332 @@
+"""A corpus folder: `corpus.json`, a dataset card, and sharded TFRecords of records.
+
+The shards are `<format>-00000-of-0000N.tfrecord.gz`; `stored_record` says what a
+record looks like in them. The folder appears whole or not at all. Which shard a record
+goes to depends on its id alone, and compression carries no time stamp, so equal
+records give equal files however many processes made them.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import pathlib
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+from specialize import outputs
+from specialize.corpus.records import FORMATS, DistillRecord, Fingerprint
+from specialize.corpus.storage import manifest as manifests
+from specialize.corpus.storage import tfrecord
+from specialize.corpus.storage.dataset_card import dataset_card
+from specialize.corpus.storage.manifest import Manifest, Shard
+from specialize.corpus.storage.statistics import FormatStatistics
+from specialize.corpus.storage.stored_record import (
+    decode_record,
+    encode_record,
+    normalise_rows,
+    parse_example,
+)
+from specialize.errors import InputError
+
+__all__ = [
+    "Block",
+    "check_fingerprint",
+    "check_output",
+    "decode_record",
+    "encode_block",
+    "encode_record",
+    "normalise_rows",
+    "open_corpus",
+    "parse_example",
+    "read_shards",
+    "shard_paths",
+    "write_shards",
+]
+
+Path = str | os.PathLike[str]
+
+KIND = "corpus"
+MAX_ROWS = 1 << 16
+MAX_SHARDS = 1000
+
+# Records that `write_shards` compresses at once when it is given them one by one.
+_BLOCK_RECORDS = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Some records, ready to be appended to the shards: what a process hands back.
+
+    Attributes:
+        num_shards: the number of shards they were divided among.
+        members: (format, shard) -> (records, one gzip member).
+        statistics: by format.
+    """
+
+    num_shards: int
+    members: dict[tuple[str, int], tuple[int, bytes]]
+    statistics: dict[str, FormatStatistics]
+
+
+def check_output(out: Path, *, replace: bool = False) -> None:
+    """Refuses, before any work, a folder that `write_shards` would refuse.
+
+    Raises:
+        InputError: `out` is not ours, or holds a corpus and not `replace`.
+    """
+    if outputs.check_writable(out, KIND) and not replace:
+        raise InputError(
+            f"{out} already holds a corpus. Name another output folder, or replace "
+            "it with --replace."
+        )
+
+
+def check_fingerprint(fingerprint: Fingerprint) -> None:
+    """Refuses what the layout cannot hold.
+
+    Raises:
+        InputError: ids above 16 bits, or no alternatives at all.
+    """
+    if fingerprint.vocabulary_rows > MAX_ROWS:
+        raise InputError(
+            f"the student's vocabulary has {fingerprint.vocabulary_rows:,} rows; a "
+            f"corpus stores ids in 16 bits, so {MAX_ROWS:,} at most. Choose another "
+            "student."
+        )
+    if fingerprint.k < 1:
+        raise InputError(f"k is {fingerprint.k}; a corpus needs at least 1.")
+
+
+def encode_block(
+    records: Sequence[DistillRecord], fingerprint: Fingerprint, *, num_shards: int
+) -> Block:
+    """Serialises and compresses records of any formats.
+
+    A pure function of its arguments, for many processes to call; `write_shards` takes
+    the blocks in order.
+
+    Raises:
+        InputError: as `encode_record`.
+    """
+    frames: dict[tuple[str, int], list[bytes]] = {}
+    statistics: dict[str, FormatStatistics] = {}
+    for record in records:
+        data = tfrecord.frame(encode_record(record, fingerprint))
+        shard = zlib.crc32(record.id.encode()) % num_shards
+        frames.setdefault((record.format, shard), []).append(data)
+        statistics.setdefault(record.format, FormatStatistics()).add(record)
+    return Block(
+        num_shards,
+        {key: (len(parts), tfrecord.compress(parts)) for key, parts in frames.items()},
+        statistics,
+    )
+
+
+def write_shards(
+    records: Iterable[DistillRecord | Block],
+    out_dir: Path,
+    fingerprint: Fingerprint,
+    *,
+    num_shards: int = 4,
+    card: Mapping[str, Any] | None = None,
+    funnel: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+    replace: bool = False,
+) -> Manifest:
+    """Writes a corpus folder, whole or not at all, in bounded memory.
+
+    Args:
+        records: of any formats, in any mixture; or blocks of them.
+        out_dir: absent, empty, or an earlier corpus if `replace`.
+        fingerprint: of every record.
+        num_shards: files a format.
+        card: origin of the data for the manifest and the dataset card: "teacher",
+            "sampling", "licences", "sources".
+        funnel: samples that came and went; asked for after the last record.
+        replace: whether an earlier corpus may be replaced.
+
+    Returns:
+        The manifest, as written.
+
+    Raises:
+        InputError: no records, an unfit vocabulary or record, a folder that is not
+            ours. `out_dir` is then as before.
+    """
+    check_fingerprint(fingerprint)
+    if not 1 <= num_shards <= MAX_SHARDS:
+        raise InputError(f"num_shards is {num_shards}, expected 1 to {MAX_SHARDS}.")
+    with outputs.staged_directory(out_dir, KIND, replace=replace) as folder:
+        statistics: dict[str, FormatStatistics] = {}
+        with _Files(folder, num_shards) as files:
+            for block in _blocks(records, fingerprint, num_shards):
+                files.append(block)
+                for name, part in block.statistics.items():
+                    statistics.setdefault(name, FormatStatistics()).merge(part)
+            shards = files.finish()
+        if not shards:
+            raise InputError(
+                f"no record is left to write to {out_dir}. See the funnel for where "
+                "the samples went; nothing was written."
+            )
+        written = Manifest(
+            fingerprint=fingerprint,
+            formats={
+                name: statistics[name].summary()
+                for name in FORMATS
+                if name in statistics
+            },
+            shards=tuple(shards),
+            funnel=dict((funnel() if callable(funnel) else funnel) or {}),
+            card=dict(card or {}),
+        )
+        outputs.write_json(folder / manifests.NAME, written.to_json())
+        outputs.write_text(folder / "README.md", dataset_card(written))
+    return written
+
+
+def open_corpus(folder: Path, **expected: Any) -> Manifest:
+    """Reads a manifest and refuses a folder that does not fit or is not whole.
+
+    Args:
+        folder: the corpus.
+        **expected: fields of the fingerprint with the values they must have.
+
+    Raises:
+        InputError: as `Manifest.load`; a field differs (named, with both values); a
+            shard is absent or has another size.
+    """
+    manifest = Manifest.load(folder)
+    manifest.fingerprint.require(str(pathlib.Path(folder)), **expected)
+    for shard in manifest.shards:
+        path = pathlib.Path(folder) / shard.file
+        size = path.stat().st_size if path.is_file() else None
+        if size != shard.bytes:
+            found = "is missing" if size is None else f"has {size:,} bytes"
+            raise InputError(
+                f"shard {path} {found}, {manifests.NAME} says {shard.bytes:,}. Copy "
+                "the folder again or rebuild the corpus."
+            )
+    return manifest
+
+
+def shard_paths(folder: Path, format: str, **expected: Any) -> list[str]:
+    """The files of one format, checked as by `open_corpus`."""
+    shards = open_corpus(folder, **expected).shards_of(format)
+    return [os.fspath(pathlib.Path(folder) / shard.file) for shard in shards]
+
+
+def read_shards(
+    folder: Path, *, formats: Sequence[str] | None = None, **expected: Any
+) -> Iterator[DistillRecord]:
+    """Yields the records of a corpus, format by format, without tensorflow.
+
+    Args:
+        folder: the corpus.
+        formats: which to read; by default all it has.
+        **expected: fields of the fingerprint with the values they must have.
+
+    Yields:
+        Records with the stored precision; see `normalise_rows`.
+
+    Raises:
+        InputError: as `open_corpus`; a damaged shard, with the record's number.
+    """
+    manifest = open_corpus(folder, **expected)
+    for name in manifest.formats if formats is None else formats:
+        for shard in manifest.shards_of(name):
+            path = pathlib.Path(folder) / shard.file
+            count = 0
+            try:
+                with open(path, "rb") as stream:
+                    for data in tfrecord.read_frames(stream):
+                        yield decode_record(data, manifest.fingerprint.k)
+                        count += 1
+                if count != shard.records:
+                    raise ValueError(f"it ends there, expected {shard.records}")
+            except ValueError as error:
+                raise InputError(
+                    f"shard {path} is damaged after record {count}: {error}. Copy the "
+                    "folder again or rebuild the corpus."
+                ) from error
+
+
+def _blocks(
+    records: Iterable[DistillRecord | Block], fingerprint: Fingerprint, num_shards: int
+) -> Iterator[Block]:
+    waiting: list[DistillRecord] = []
+    for item in records:
+        if isinstance(item, DistillRecord):
+            waiting.append(item)
+        if waiting and (isinstance(item, Block) or len(waiting) == _BLOCK_RECORDS):
+            yield encode_block(waiting, fingerprint, num_shards=num_shards)
+            waiting = []
+        if isinstance(item, Block):
+            if item.num_shards != num_shards:
+                raise ValueError(
+                    f"a block made for {item.num_shards} shards, not {num_shards}"
+                )
+            yield item
+    if waiting:
+        yield encode_block(waiting, fingerprint, num_shards=num_shards)
+
+
+class _Files:
+    """The open shards of a folder in the making."""
+
+    def __init__(self, folder: pathlib.Path, num_shards: int) -> None:
+        self._folder = folder
+        self._num_shards = num_shards
+        self._open: dict[tuple[str, int], BinaryIO] = {}
+        self._records: dict[tuple[str, int], int] = {}
+        self._digests: dict[tuple[str, int], Any] = {}
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def append(self, block: Block) -> None:
+        """Appends a block's members to their files."""
+        for (name, shard), (count, data) in block.members.items():
+            if (name, 0) not in self._open:
+                self._create(name)
+            self._write((name, shard), count, data)
+
+    def finish(self) -> list[Shard]:
+        """Flushes every file to disk and describes it."""
+        described: list[Shard] = []
+        for key in sorted(self._open, key=lambda key: (FORMATS.index(key[0]), key[1])):
+            if not self._records[key]:
+                # A gzip file must have a member, if only an empty one.
+                self._write(key, 0, tfrecord.compress(()))
+            stream = self._open[key]
+            stream.flush()
+            os.fsync(stream.fileno())
+            described.append(
+                Shard(
+                    file=self._file(*key),
+                    format=key[0],
+                    records=self._records[key],
+                    bytes=stream.tell(),
+                    sha256=self._digests[key].hexdigest(),
+                )
+            )
+        return described
+
+    def _create(self, name: str) -> None:
+        for shard in range(self._num_shards):
+            path = self._folder / self._file(name, shard)
+            self._open[name, shard] = self._stack.enter_context(open(path, "wb"))
+            self._records[name, shard] = 0
+            self._digests[name, shard] = hashlib.sha256()
+
+    def _write(self, key: tuple[str, int], count: int, data: bytes) -> None:
+        self._open[key].write(data)
+        self._digests[key].update(data)
+        self._records[key] += count
+
+    def _file(self, name: str, shard: int) -> str:
+        return f"{name}-{shard:05d}-of-{self._num_shards:05d}.tfrecord.gz"

@@ -1,0 +1,1 @@
+"""What a step, a batch or a decoded text costs: measured."""

@@ -1,0 +1,1 @@
+"""What a run will cost: memory, hours and price, without hardware."""

@@ -1,0 +1,1 @@
+"""Verdicts to scores: intervals, paired tests, averages."""

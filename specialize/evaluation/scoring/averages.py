@@ -1,0 +1,65 @@
+"""The averages the paper reports: BBH over its tasks, M-A-S over three math suites."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from specialize.evaluation.scoring import statistics
+from specialize.evaluation.scoring.judging import SuiteScore
+
+MAS = ("multiarith", "asdiv", "svamp")
+
+
+def averages(scores: Sequence[SuiteScore]) -> dict[str, dict[str, Any]]:
+    """Macro-averages of the groups that are complete, by prompt.
+
+    Args:
+        scores: of single suites; of BBH, one a task.
+
+    Returns:
+        "bbh:<prompt>" over the BBH tasks there are (two at least) and "mas:<prompt>"
+        where MultiArith, ASDiv and SVAMP are all there: accuracy, its interval, n
+        (examples in all), suites (how many count) and how (summed over them).
+    """
+    by_key = {f"{score.name}:{score.prompt}": score for score in scores}
+    found: dict[str, dict[str, Any]] = {}
+    for prompt in dict.fromkeys(score.prompt for score in scores):
+        for name, fewest in (("bbh", 2), ("mas", len(MAS))):
+            group = members(f"{name}:{prompt}", by_key)
+            if len(group) >= fewest:
+                found[f"{name}:{prompt}"] = _average([by_key[key] for key in group])
+    return found
+
+
+def members(average: str, keys: Iterable[str]) -> list[str]:
+    """The suites that an average is over, of those there are.
+
+    Args:
+        average: "bbh:<prompt>" or "mas:<prompt>".
+        keys: "suite:prompt" of single suites.
+    """
+    name, _, prompt = average.partition(":")
+    found: list[str] = []
+    for key in keys:
+        suite, _, own = key.partition(":")
+        if own == prompt and (suite in MAS if name == "mas" else suite[:4] == "bbh/"):
+            found.append(key)
+    return found
+
+
+def _average(group: Sequence[SuiteScore]) -> dict[str, Any]:
+    mean = statistics.macro_average([(score.correct, score.n) for score in group])
+    how: dict[str, int] = {}
+    for score in group:
+        for name, count in score.hows.items():
+            how[name] = how.get(name, 0) + count
+    return {
+        "accuracy": mean.value,
+        "low": mean.low,
+        "high": mean.high,
+        "n": sum(score.n for score in group),
+        "suites": len(group),
+        "how": how,
+        "ceiling": {
+            "accuracy": sum(score.ceiling.accuracy for score in group) / len(group)
+        },
+    }

@@ -1,0 +1,1 @@
+"""What is asked: benchmark files as suites of prompts with golds."""

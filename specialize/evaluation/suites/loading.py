@@ -1,0 +1,359 @@
+"""What is asked: benchmark files -> suites of prompts with golds.
+
+| name | file in the benchmarks folder | answers |
+|---|---|---|
+| gsm8k | gsm8k/test.jsonl | number |
+| multiarith | multiarith/MultiArith.json | number |
+| asdiv | asdiv/ASDiv.xml | number |
+| svamp | svamp/SVAMP.json | number |
+| bbh/<task> | bbh/bbh/<task>.json | by task |
+
+"bbh" is every task file there is, "math" the first four, "mas" MultiArith, ASDiv and
+SVAMP. A file of BBH's layout with another name works too: its answer type is what the
+file declares (`"answer_type"` beside `"examples"`) or else follows from its targets.
+
+Prompts: math questions are asked in the formats of the corpus, few-shot ones behind
+demonstrations drawn from gsm8k/train.jsonl (another four for every question, so that
+no single draw decides a score). BBH is asked zero-shot in the same formats and
+few-shot with the owners' prompts (`bbh`).
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from specialize.corpus import problems, prompts
+from specialize.corpus.records import Problem
+from specialize.errors import InputError, nearest, suggestion
+from specialize.evaluation.suites import bbh, hub, splits
+from specialize.judge.answers import infer_answer_type
+from specialize.judge.choices import ANSWER_TYPES
+
+# Prompt -> format of the corpus.
+PROMPTS = {
+    "zero_shot_cot": "zero_shot_cot",
+    "few_shot_cot": "in_context_cot",
+    "zero_shot_answer_only": "zero_shot_answer_only",
+    "few_shot_answer_only": "in_context_answer_only",
+}
+MATH_FILES = {
+    "gsm8k": "gsm8k/test.jsonl",
+    "multiarith": "multiarith/MultiArith.json",
+    "asdiv": "asdiv/ASDiv.xml",
+    "svamp": "svamp/SVAMP.json",
+}
+DEMONSTRATION_FILE = "gsm8k/train.jsonl"
+GROUPS = {
+    "mas": ("multiarith", "asdiv", "svamp"),
+    "math": ("gsm8k", "multiarith", "asdiv", "svamp"),
+}
+_BBH_FILES = "bbh/bbh"
+_BBH_PROMPTS = "bbh/cot-prompts"
+
+_READERS: dict[str, Callable[[pathlib.Path], list[Problem]]] = {
+    "gsm8k": problems.read_gsm8k,
+    "multiarith": problems.read_multiarith,
+    "asdiv": problems.read_asdiv,
+    "svamp": problems.read_svamp,
+    "bbh": problems.read_bbh,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Example:
+    """One question of a suite.
+
+    Attributes:
+        id: unique within the suite.
+        inputs: the encoder text.
+        golds: accepted answers; empty where the owners' gold has no number.
+        answer_type: how they are judged (`corpus.answers`).
+        problem: where it came from.
+    """
+
+    id: str
+    inputs: str
+    golds: tuple[str, ...]
+    answer_type: str
+    problem: Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Questions of one file, asked in one way.
+
+    Attributes:
+        name: "gsm8k", "bbh/navigate", ...
+        prompt: one of `PROMPTS`.
+        examples: the chosen ones, in the order of the file.
+        split: one of `splits.SPLITS`.
+        left_out: id -> question of the file's examples that were not chosen.
+        file: where it was read.
+    """
+
+    name: str
+    prompt: str
+    examples: tuple[Example, ...]
+    split: str
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    file: str = ""
+
+    @property
+    def family(self) -> str:
+        """The name without a task: "bbh" for "bbh/navigate"."""
+        return self.name.partition("/")[0]
+
+    @property
+    def key(self) -> str:
+        """Name and prompt, as tables and files call it."""
+        return f"{self.name}:{self.prompt}"
+
+    @property
+    def answer_only(self) -> bool:
+        """Whether the prompt asks for the answer without a rationale."""
+        return self.prompt.endswith("_answer_only")
+
+    def selection(self) -> dict[str, Any]:
+        """Which examples these are, as JSON values to write down."""
+        return {
+            "split": self.split,
+            "seed": splits.SEED,
+            "n": len(self.examples),
+            "of": len(self.examples) + len(self.left_out),
+            "digest": splits.digest(example.id for example in self.examples),
+        }
+
+
+def load_suite(
+    name: str,
+    benchmarks_dir: str | os.PathLike[str],
+    *,
+    prompt: str = "zero_shot_cot",
+    split: str = splits.DEFAULT,
+    max_examples: int | None = None,
+    demonstrations: int = 4,
+    seed: int = 0,
+) -> Suite:
+    """Reads one suite.
+
+    Args:
+        name: "gsm8k", "multiarith", "asdiv", "svamp" or "bbh/<task>".
+        benchmarks_dir: a folder laid out as above, the suite's own file, or
+            "hub:<owner>/<dataset>" for a dataset of the Hugging Face hub.
+        prompt: one of `PROMPTS`.
+        split: one of `splits.SPLITS`.
+        max_examples: at most this many, a seeded sample; None is all.
+        demonstrations: of few-shot math prompts.
+        seed: of their draw.
+
+    Returns:
+        The suite.
+
+    Raises:
+        InputError: an unknown name, prompt or split; a file that is missing or
+            malformed; too few problems to demonstrate with.
+    """
+    found = load_suites(
+        name,
+        benchmarks_dir,
+        prompt=prompt,
+        split=split,
+        max_examples=max_examples,
+        demonstrations=demonstrations,
+        seed=seed,
+    )
+    if len(found) > 1:
+        raise InputError(
+            f"{name!r} is {len(found)} suites ({found[0].name}, ...); name one of them."
+        )
+    return found[0]
+
+
+def load_suites(
+    name: str,
+    benchmarks_dir: str | os.PathLike[str],
+    *,
+    prompt: str = "zero_shot_cot",
+    split: str = splits.DEFAULT,
+    max_examples: int | None = None,
+    demonstrations: int = 4,
+    seed: int = 0,
+) -> list[Suite]:
+    """Reads the suites that a name stands for.
+
+    Args:
+        name: as `load_suite`, or "bbh" (every task) or "mas" (MultiArith, ASDiv,
+            SVAMP).
+        benchmarks_dir: as `load_suite`.
+        prompt: as `load_suite`.
+        split: as `load_suite`.
+        max_examples: of each suite.
+        demonstrations: as `load_suite`.
+        seed: as `load_suite`.
+
+    Returns:
+        One suite or several, in a fixed order.
+
+    Raises:
+        InputError: as `load_suite`; of BBH's 27 tasks some are missing.
+    """
+    if prompt not in PROMPTS:
+        raise InputError(f"unknown prompt {prompt!r}{mistyped(prompt, PROMPTS)}")
+    place = hub.resolve(os.fspath(benchmarks_dir), name)
+    suites: list[Suite] = []
+    for single in expand(name, place):
+        family, _, task = single.partition("/")
+        file = place if place.is_file() else _file(single, place)
+        read = _READERS[family](file)
+        answer_type = _bbh_type(task, file, read) if family == "bbh" else "number"
+        render = _renderer(single, place, prompt, demonstrations, seed)
+        positions = splits.chosen(
+            family, [problem.id for problem in read], split, max_examples
+        )
+        kept = set(positions)
+        suites.append(
+            Suite(
+                name=single,
+                prompt=prompt,
+                examples=tuple(
+                    Example(
+                        id=read[index].id,
+                        inputs=render(read[index]),
+                        golds=read[index].answers,
+                        answer_type=answer_type,
+                        problem=read[index],
+                    )
+                    for index in positions
+                ),
+                split=split,
+                left_out={
+                    problem.id: problem.question
+                    for index, problem in enumerate(read)
+                    if index not in kept
+                },
+                file=str(file),
+            )
+        )
+    return suites
+
+
+def expand(name: str, place: pathlib.Path) -> list[str]:
+    """The single suites that a name stands for.
+
+    Args:
+        name: a suite or a group.
+        place: the benchmarks folder, or one suite's file.
+
+    Returns:
+        Names without groups.
+
+    Raises:
+        InputError: an unknown name, a group asked of a single file, or a benchmarks
+            folder that does not exist or lacks some of BBH's tasks.
+    """
+    if not place.exists():
+        raise InputError(
+            f"{place} does not exist. Name the folder with gsm8k/, multiarith/, "
+            "asdiv/, svamp/ and bbh/, or one suite's file."
+        )
+    single_file = place.is_file()
+    if name in MATH_FILES:
+        return [name]
+    if name in GROUPS and not single_file:
+        return list(GROUPS[name])
+    if name == "bbh" or name.startswith("bbh/"):
+        if single_file:
+            return [name if "/" in name else f"bbh/{place.stem}"]
+        here = _bbh_tasks(place)
+        task = name.partition("/")[2]
+        if task and task in here:
+            return [name]
+        if not task:
+            return [f"bbh/{found}" for found in here]
+    known = [*MATH_FILES, *GROUPS, "bbh", *(f"bbh/{task}" for task in bbh.TASKS)]
+    if not single_file and (place / _BBH_FILES).is_dir():
+        known += [f"bbh/{task}" for task in _bbh_tasks(place)]
+    remedy = mistyped(name, known)
+    raise InputError(f"unknown suite {name!r} (benchmarks: {place}){remedy}")
+
+
+def mistyped(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+    """The end of an error about a mistyped name."""
+    names = list(dict.fromkeys(known))
+    close = nearest(name, names, count=3, cutoff=0.5)
+    if not close:
+        # "navigate" for "bbh/navigate".
+        close = [one for one in names if one.rpartition("/")[2] == name.lower()]
+    if close:
+        return f".{suggestion(close)}"
+    short = [one for one in names if "/" not in one]
+    return f". Known: {', '.join(short)}."
+
+
+def _bbh_tasks(place: pathlib.Path) -> list[str]:
+    folder = place / _BBH_FILES
+    here = sorted(file.stem for file in folder.glob("*.json"))
+    if not here:
+        raise InputError(f"{folder} holds no task file (*.json) of BIG-Bench Hard.")
+    missing = [task for task in bbh.TASKS if task not in here]
+    if missing and len(missing) < len(bbh.TASKS):
+        # An average over some of the tasks would pass for BBH's.
+        raise InputError(
+            f"{folder} lacks {len(missing)} of BIG-Bench Hard's tasks: "
+            f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. Add the "
+            "files, or give a task's own file as the benchmarks folder."
+        )
+    return here
+
+
+def _file(name: str, place: pathlib.Path) -> pathlib.Path:
+    family, _, task = name.partition("/")
+    if family == "bbh":
+        return place / _BBH_FILES / f"{task}.json"
+    return place / MATH_FILES[family]
+
+
+def _bbh_type(task: str, file: pathlib.Path, read: Sequence[Problem]) -> str:
+    if task in bbh.ANSWER_TYPES:
+        return bbh.ANSWER_TYPES[task]
+    declared = json.loads(file.read_text(encoding="utf-8-sig")).get("answer_type")
+    if declared is None:
+        return infer_answer_type([problem.answers[0] for problem in read])
+    if declared not in ANSWER_TYPES:
+        raise InputError(
+            f"{file}: 'answer_type' is {declared!r}, expected one of "
+            f"{', '.join(ANSWER_TYPES)}."
+        )
+    return declared
+
+
+def _renderer(
+    name: str, place: pathlib.Path, prompt: str, demonstrations: int, seed: int
+) -> Callable[[Problem], str]:
+    """How a suite's questions become encoder texts."""
+    format = PROMPTS[prompt]
+    if prompt.startswith("zero_shot_"):
+        return lambda problem: prompts.render_inputs(format, problem.question)
+    folder = _root(name, place) if place.is_file() else place
+    family, _, task = name.partition("/")
+    if family == "bbh":
+        official = bbh.read_prompt(folder / _BBH_PROMPTS / f"{task}.txt")
+        answer_only = prompt.endswith("_answer_only")
+        return lambda problem: official.render(
+            problem.question, answer_only=answer_only
+        )
+    pool = problems.read_gsm8k(folder / DEMONSTRATION_FILE)
+
+    def render(problem: Problem) -> str:
+        shots = prompts.draw_demonstrations(pool, problem, demonstrations, seed=seed)
+        return prompts.render_inputs(format, problem.question, shots)
+
+    return render
+
+
+def _root(name: str, file: pathlib.Path) -> pathlib.Path:
+    """The benchmarks folder around a single file, where prompts may lie beside it."""
+    return file.parent.parent.parent if name.startswith("bbh/") else file.parent.parent

@@ -1,0 +1,174 @@
+r"""The judge of final answers, used at both ends of the way of one example.
+
+The same rules decide which teacher samples are kept and which student outputs are
+right. A verdict always says how it was reached:
+
+- "marked": behind "The answer is", `####`, `\boxed{}` and the like (`passages`);
+- "last": no such mark; the last, leading or only candidate of the text;
+- "none": nothing that could be an answer, or an answer withheld ("is unknown").
+
+What counts as the answer of a passage and when two answers are equal depends on the
+type: `number_answers` and `quantities` for numbers, `label_answers` for the labels of
+BIG-Bench Hard. Nothing is ever compared by substring. The rule "reference" is the
+paper's own code's judge instead (`reference_rule`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from specialize.judge import labels, numbers, paper_judge
+from specialize.judge.choices import ANSWER_TYPES, RULES
+from specialize.judge.marks import Passage, locate
+from specialize.judge.quantities import find_quantities, normalised
+
+HOWS = ("marked", "last", "none")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says about one prediction.
+
+    Attributes:
+        correct: whether the extracted answer equals one of the golds.
+        value: the extracted answer in its one spelling ("1080", "(B)"); None if there
+            is none. Predictions with equal values are votes for the same answer.
+        how: one of `HOWS`.
+    """
+
+    correct: bool
+    value: str | None
+    how: str
+
+
+_Readers = tuple[Callable[[Passage], str | None], Callable[[str], str | None]]
+_READERS: dict[str, _Readers] = {
+    "choice": (labels.choice_marked, labels.choice_unmarked),
+    "words": (labels.words_marked, labels.words_unmarked),
+    "brackets": (labels.brackets_marked, labels.brackets_unmarked),
+    "text": (labels.text_marked, labels.text_unmarked),
+    **{
+        name: (labels.label_marked(name), labels.label_unmarked(name))
+        for name in ("boolean", "yes_no", "valid_invalid")
+    },
+}
+
+
+def judge(
+    prediction: str,
+    golds: Sequence[str],
+    answer_type: str = "number",
+    rule: str = "exact",
+    *,
+    answer_only: bool = False,
+) -> Verdict:
+    """Judges one prediction.
+
+    Args:
+        prediction: a model's whole output.
+        golds: accepted answers; equalling any of them is right. A gold with several
+            parts ("5 (ft); 7 (ft)") wants them all. Empty: nothing is right.
+        answer_type: one of `ANSWER_TYPES`.
+        rule: "exact" (default) or "reference", the judge of the paper's code.
+        answer_only: whether the prompt asked for the answer alone, which only the
+            reference's rule for labels wants to know.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        ValueError: unknown answer type or rule.
+    """
+    if answer_type not in ANSWER_TYPES:
+        raise ValueError(
+            f"answer_type is {answer_type!r}, expected one of {ANSWER_TYPES}"
+        )
+    if rule not in RULES:
+        raise ValueError(f"rule is {rule!r}, expected one of {RULES}")
+    if rule == "reference":
+        return _judge_by_reference(prediction, golds, answer_type, answer_only)
+    if answer_type == "number":
+        return _judge_number(prediction, golds)
+    read_marked, read_unmarked = _READERS[answer_type]
+    value, how = locate(
+        prediction,
+        read_marked,
+        read_unmarked,
+        deniable=answer_type not in ("boolean", "yes_no", "valid_invalid"),
+        withholdable=answer_type not in ("words", "text"),
+    )
+    accepted = {spelled_gold(gold, answer_type) for gold in golds}
+    if answer_type == "choice" and not all(_is_letter(gold) for gold in accepted):
+        # Two of BBH's golds are an option's text instead of its letter.
+        text, text_how = locate(prediction, labels.text_marked, labels.text_unmarked)
+        if text in accepted:
+            value, how = text, text_how
+    return Verdict(value in accepted, value, how)
+
+
+def spelled_gold(gold: str, answer_type: str) -> str:
+    """A gold in the one spelling of its type, which a verdict's value must equal."""
+    if answer_type == "choice":
+        return labels.choice_unmarked(gold) or labels.spelled_text(gold)
+    if answer_type == "words":
+        return labels.spelled_words(gold)
+    if answer_type == "brackets":
+        return labels.spelled_brackets(gold)
+    if answer_type == "text":
+        return labels.spelled_text(gold)
+    if answer_type == "number":
+        parts = numbers.gold_quantities(normalised(gold))
+        return "; ".join(str(part) for part in parts)
+    return _READERS[answer_type][1](gold) or gold.strip()
+
+
+def infer_answer_type(golds: Sequence[str]) -> str:
+    """The narrowest type that fits all golds of a suite; "text" if none does."""
+    stripped = [gold.strip() for gold in golds]
+    lowered = {gold.lower() for gold in stripped}
+    if not stripped:
+        return "text"
+    if all(_is_letter(gold) for gold in stripped):
+        return "choice"
+    for answer_type, words in (
+        ("boolean", {"true", "false"}),
+        ("yes_no", {"yes", "no"}),
+        ("valid_invalid", {"valid", "invalid"}),
+    ):
+        if lowered <= words:
+            return answer_type
+    if all(not set(gold) - set("()[]{}<> ") for gold in stripped):
+        return "brackets"
+    if all(_is_number(gold) for gold in stripped):
+        return "number"
+    return "text"
+
+
+def _is_letter(gold: str) -> bool:
+    return len(gold) == 3 and gold[0] + gold[2] == "()" and gold[1].isupper()
+
+
+def _is_number(gold: str) -> bool:
+    found = find_quantities(normalised(gold))
+    return len(found) == 1 and not any(character.isalpha() for character in gold)
+
+
+def _judge_number(prediction: str, golds: Sequence[str]) -> Verdict:
+    answer, how = locate(
+        normalised(prediction), numbers.read_marked, numbers.read_unmarked
+    )
+    if answer is None:
+        return Verdict(False, None, how)
+    golds = [normalised(gold) for gold in golds]
+    correct = any(numbers.equals(answer, gold, how) for gold in golds)
+    return Verdict(correct, numbers.spelled(answer, golds, how), how)
+
+
+def _judge_by_reference(
+    prediction: str, golds: Sequence[str], answer_type: str, answer_only: bool
+) -> Verdict:
+    if answer_type == "number":
+        correct, value = paper_judge.number_equals(prediction, golds)
+        return Verdict(correct, value, "none" if value is None else "last")
+    return Verdict(
+        *paper_judge.label_contained(prediction, golds, answer_only=answer_only)
+    )

@@ -1,0 +1,1 @@
+"""Attention: plain, fused on a GPU, and T5's relative bias."""

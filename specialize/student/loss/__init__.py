@@ -1,0 +1,1 @@
+"""Losses over sparse teacher rows: plain, fused, vocabulary-sharded."""

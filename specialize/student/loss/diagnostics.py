@@ -1,0 +1,134 @@
+"""What a distillation really does, per format: (sum, count) pairs that add.
+
+All metrics are taken at temperature 1 and do not depend on the loss mode, so runs with
+different objectives can be compared; `loss` alone is the objective that was minimised.
+A distillation that silently does nothing shows here first: `soft_share` 0, `kl` flat.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from specialize.student.loss.divergences import (
+    Statistics,
+    negative_entropy,
+    sample_nll,
+    tail_kl,
+)
+from specialize.student.loss.teacher_rows import LossConfig, Rows
+
+# In the order of their ids, from 1, as the records of the corpus have them.
+FORMATS = (
+    "in_context_cot",
+    "in_context_answer_only",
+    "zero_shot_cot",
+    "zero_shot_answer_only",
+)
+
+Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
+
+
+def per_position(
+    value: Float[Array, " N"],
+    statistics: Statistics,
+    rows: Rows,
+    config: LossConfig,
+) -> dict[str, tuple[Float[Array, " N"], Float[Array, " N"]]]:
+    """The metrics of each position, and whether it counts.
+
+    - `loss`: the configured objective.
+    - `ce`: -log q of the target. `accuracy`: whether no logit exceeds the target's.
+    - `z_loss`: its weighted term, where configured.
+    - `kl`: KL on K+1 events (mode `tail`), whatever the mode; 0 iff they agree.
+    - `soft_kl`: the same over soft rows only, those that are not one-hot.
+    - `soft_share`: share of soft rows, that is of positions aligned with the teacher.
+    - `teacher_entropy`: -sum p log p over the K ids.
+    - `kept_mass`, `student_mass`: probability on the K ids, of teacher and student.
+    - `top1_agreement`: whether the teacher's first id is the student's.
+    - `topk_overlap`: share of the teacher's k ids among the student's first k.
+
+    Args:
+        value: the objective.
+        statistics: of the student's logits.
+        rows: of the teacher.
+        config: the objective's terms.
+
+    Returns:
+        name -> (value, weight), both per position.
+    """
+    weights = rows.weights
+    ce, _ = sample_nll(statistics, rows)
+    used = rows.used
+    on = jnp.where(used, statistics.on, -jnp.inf)
+    first = jnp.max(jnp.concatenate([on, statistics.off_max[:, None]], -1), -1)
+    metrics = {
+        "loss": (value, weights),
+        "ce": (ce, weights),
+        "accuracy": (statistics.target >= first, weights),
+    }
+    if config.z_loss:
+        metrics["z_loss"] = (config.z_loss * statistics.lse**2, weights)
+    if not rows.ids.shape[-1]:
+        return metrics
+
+    kl, _ = tail_kl(statistics, rows)
+    slots = jnp.sum(used, axis=-1)
+    soft = (slots > 1) | (rows.tail > 0)
+    student = jnp.where(used, jnp.exp(on - statistics.lse[:, None]), 0)
+    favourite = jnp.argmax(rows.probs, axis=-1)
+    agrees = jnp.take_along_axis(on, favourite[:, None], -1)[:, 0] >= first
+    # Rank of each teacher id: how many logits are larger, off the ids and on them.
+    rank = statistics.above + jnp.sum(on[:, None, :] > on[:, :, None], axis=-1)
+    overlap = jnp.sum(used & (rank < slots[:, None]), axis=-1) / jnp.maximum(slots, 1)
+    return metrics | {
+        "kl": (kl, weights),
+        "soft_kl": (jnp.where(soft, kl, 0), jnp.where(soft, weights, 0)),
+        "soft_share": (soft, weights),
+        "teacher_entropy": (-negative_entropy(rows.probs), weights),
+        "kept_mass": (jnp.sum(rows.probs, axis=-1), weights),
+        "student_mass": (jnp.sum(student, axis=-1), weights),
+        "top1_agreement": (agrees & (slots > 0), weights),
+        "topk_overlap": (overlap, weights),
+    }
+
+
+def tabulate(
+    metrics: dict[str, tuple[Float[Array, " N"], Float[Array, " N"]]], rows: Rows
+) -> Float[Array, "2 F M"]:
+    """Sums and counts of M metrics over all positions (row 0) and each format."""
+    dtype = rows.weights.dtype
+    # A position of weight 0 may hold anything, NaN included, and must add exactly 0.
+    sums = [
+        jnp.where(weight != 0, value.astype(dtype) * weight, 0)
+        for value, weight in metrics.values()
+    ]
+    counts = [weight for _, weight in metrics.values()]
+    columns = jnp.stack([jnp.stack(sums, -1), jnp.stack(counts, -1)])  # 2 N M
+    member = rows.formats[:, None] == 1 + jnp.arange(len(FORMATS))[None]
+    member = jnp.concatenate([jnp.ones_like(member[:, :1]), member], -1)  # N F
+    return jnp.einsum(
+        "nf,cnm->cfm",
+        member.astype(dtype),
+        columns,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+
+
+def names(config: LossConfig, slots: int) -> tuple[str, ...]:
+    """The columns of `tabulate`, in order, for rows with this many teacher slots."""
+    result = ["loss", "ce", "accuracy"]
+    if config.z_loss:
+        result.append("z_loss")
+    if slots:
+        result += ["kl", "soft_kl", "soft_share", "teacher_entropy", "kept_mass"]
+        result += ["student_mass", "top1_agreement", "topk_overlap"]
+    return tuple(result)
+
+
+def label(table: Float[Array, "2 F M"], columns: tuple[str, ...]) -> Metrics:
+    """Names the table: "kl" over all positions, "zero_shot_cot/kl" over one format."""
+    result: Metrics = {}
+    for line, prefix in enumerate(["", *(f"{name}/" for name in FORMATS)]):
+        for column, name in enumerate(columns):
+            result[prefix + name] = (table[0, line, column], table[1, line, column])
+    return result

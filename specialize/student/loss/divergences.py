@@ -1,0 +1,185 @@
+"""The objectives: each a few lines on the statistics of a token, with its cotangent.
+
+A mode returns its value per position and the derivative of that value with respect
+to the statistics it used. Everything that involves the vocabulary (plain, chunked or
+sharded) is done once, in `loss_kernel`, for all of them. To add an objective, write
+one function here and name it in `MODES`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from specialize.student.loss.teacher_rows import LossConfig, Rows
+
+
+class Statistics(NamedTuple):
+    """What an objective or a metric may know of N rows of logits z.
+
+    Attributes:
+        lse: logsumexp of z.
+        warm: logsumexp of z / temperature; `lse` itself where that is 1.
+        off: logsumexp of z off the teacher's ids. Not log(1 - Q): the difference of
+            two nearly equal numbers would be noise where the student is certain.
+        on: z at the teacher's ids; 0 in unused slots.
+        target: z at the target id.
+        off_max: largest z off the teacher's ids.
+        above: how many z off the teacher's ids exceed each of `on`.
+    """
+
+    lse: Float[Array, " N"]
+    warm: Float[Array, " N"]
+    off: Float[Array, " N"]
+    on: Float[Array, "N K"]
+    target: Float[Array, " N"]
+    off_max: Float[Array, " N"]
+    above: Float[Array, "N K"]
+
+
+class Cotangent(NamedTuple):
+    """Derivatives of a value per position with respect to its statistics."""
+
+    lse: Float[Array, " N"]
+    warm: Float[Array, " N"]
+    off: Float[Array, " N"]
+    on: Float[Array, "N K"]
+    target: Float[Array, " N"]
+
+
+Mode = Callable[
+    [Statistics, Rows, float], tuple[Float[Array, " N"], dict[str, Float[Array, "..."]]]
+]
+
+
+def tail_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0):
+    """KL on K+1 events: the teacher's ids and "any other". Zero iff they agree."""
+    del temperature
+    value, cotangent = paper_kl(statistics, rows)
+    tail = rows.tail
+    # Where every id is the teacher's, `off` is -inf; a tail of 0 must still add 0.
+    surprise = jnp.log(jnp.where(tail > 0, tail, 1)) - statistics.off + statistics.lse
+    value += jnp.where(tail > 0, tail * surprise, 0)
+    return value, cotangent | {"lse": cotangent["lse"] + tail, "off": -tail}
+
+
+def paper_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0):
+    """Sum p log(p/q), p not renormalised: the reproduction of the paper's loss."""
+    del temperature
+    kept = jnp.sum(rows.probs, axis=-1)
+    value = negative_entropy(rows.probs) + kept * statistics.lse
+    value -= expectation(rows.probs, statistics.on)
+    return value, {"lse": kept, "on": -rows.probs}
+
+
+def renormalized_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0):
+    """T^2 KL(p_T || q_T), p_T the teacher's K probabilities, tempered and normalised.
+
+    The factor T^2 keeps the size of the gradient, T (q_T - p_T), as T grows.
+    """
+    probs = conditioned(rows, temperature)
+    kept = jnp.sum(probs, axis=-1)  # 1, or 0 where the row is empty
+    value = negative_entropy(probs) + kept * statistics.warm
+    value -= expectation(probs, statistics.on) / temperature
+    return temperature**2 * value, {
+        "warm": temperature**2 * kept,
+        "on": -temperature * probs,
+    }
+
+
+def conditional_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0):
+    """KL(p/M || q/Q) among the teacher's ids alone."""
+    del temperature
+    probs = conditioned(rows, 1.0)
+    used = rows.used
+    lowest = jnp.finfo(statistics.on.dtype).min
+    if not rows.ids.shape[-1]:
+        return jnp.zeros_like(rows.tail), {}
+    student = jax.nn.log_softmax(jnp.where(used, statistics.on, lowest), axis=-1)
+    value = negative_entropy(probs) - expectation(probs, student)
+    return value, {"on": jnp.where(used, jnp.exp(student) - probs, 0)}
+
+
+def sample_nll(statistics: Statistics, rows: Rows, temperature: float = 1.0):
+    """Minus log q of the target id: cross-entropy on the sampled text."""
+    del rows, temperature
+    ones = jnp.ones_like(statistics.lse)
+    return statistics.lse - statistics.target, {"lse": ones, "target": -ones}
+
+
+FUNCTIONS: dict[str, Mode] = {
+    "tail": tail_kl,
+    "paper": paper_kl,
+    "renormalize": renormalized_kl,
+    "conditional": conditional_kl,
+    "sample": sample_nll,
+}
+
+
+def objective(
+    statistics: Statistics, rows: Rows, config: LossConfig
+) -> tuple[Float[Array, " N"], Cotangent]:
+    """The configured cost of each position, unweighted, and its cotangent, weighted.
+
+    Args:
+        statistics: of the student's logits.
+        rows: of the teacher; with K=0 there is none, and cross-entropy alone is meant.
+        config: which terms, with which weights.
+
+    Returns:
+        Nats per position, and the derivative of `weights * cost` with respect to the
+        statistics; exactly 0 in unused slots and where the weight is 0.
+    """
+    if rows.ids.shape[-1]:
+        terms = [(config.kl_weight, FUNCTIONS[config.mode])]
+        terms += [(config.ce_weight, sample_nll)]
+    else:
+        terms = [(1.0, sample_nll)]
+    value = jnp.zeros_like(statistics.lse)
+    total = {
+        name: jnp.zeros_like(getattr(statistics, name)) for name in Cotangent._fields
+    }
+    for weight, function in terms:
+        if weight:
+            cost, cotangent = function(statistics, rows, config.temperature)
+            value += weight * cost
+            for name, derivative in cotangent.items():
+                total[name] += weight * derivative
+    if config.z_loss:
+        value += config.z_loss * statistics.lse**2
+        total["lse"] += 2 * config.z_loss * statistics.lse
+    total["on"] *= rows.weights[:, None]
+    for name in ("lse", "warm", "off", "target"):
+        total[name] *= rows.weights
+    return value, Cotangent(**total)
+
+
+def conditioned(rows: Rows, temperature: float) -> Float[Array, "N K"]:
+    """The teacher's probabilities on its ids: p^(1/T), normalised; 0 if empty."""
+    if not rows.ids.shape[-1]:
+        return rows.probs
+    logits = safe_log(rows.probs) / temperature
+    logits = jnp.where(rows.used, logits, -jnp.inf)
+    largest = jnp.max(logits, axis=-1, keepdims=True)
+    shares = jnp.exp(logits - jnp.where(jnp.isfinite(largest), largest, 0))
+    total = jnp.sum(shares, axis=-1, keepdims=True)
+    return shares / jnp.where(total > 0, total, 1)
+
+
+def negative_entropy(probs: Float[Array, "N K"]) -> Float[Array, " N"]:
+    """Sum p log p, with 0 log 0 = 0."""
+    return jnp.sum(probs * safe_log(probs), axis=-1)
+
+
+def expectation(
+    probs: Float[Array, "N K"], values: Float[Array, "N K"]
+) -> Float[Array, " N"]:
+    """Sum p x over used slots; an infinite x in an unused slot adds 0."""
+    return jnp.sum(jnp.where(probs > 0, probs * values, 0), axis=-1)
+
+
+def safe_log(probs: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Log p, and 0 where p is 0."""
+    return jnp.log(jnp.where(probs > 0, probs, 1))

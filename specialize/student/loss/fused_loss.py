@@ -1,0 +1,240 @@
+"""Hidden states and head to loss and gradients, a chunk of tokens at a time.
+
+Logits of T5's vocabulary take 125.5 KiB a token in float32, and an ordinary vjp keeps
+several copies. Here a loop over chunks of tokens computes their logits, statistics,
+cost and, when differentiated, both gradients, and forgets the logits again. The value
+is a scalar, so its gradient is known up to one factor before the backward pass begins.
+
+On a mesh each device loops over its own tokens and its own columns of the head; per
+chunk only the statistics travel, and both gradients are exchanged once, at the end.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+from specialize.errors import InputError
+from specialize.student.ambient import ambient_mesh, platform_of
+from specialize.student.loss import diagnostics, divergences, logit_statistics
+from specialize.student.loss.teacher_rows import LossConfig, Rows
+
+# One chunk's float32 logits, in bytes. On a CPU they stay in the last cache; elsewhere
+# a chunk is large enough that a matmul runs at its peak and that adding to the head's
+# gradient once a chunk is cheap beside it.
+CHUNK_BYTES = {"cpu": 16 * 2**20}
+OTHER_CHUNK_BYTES = 256 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How the work is split; static under jit.
+
+    Attributes:
+        chunk: tokens at a time on one device.
+        mesh: the devices, or None for whatever the compiler decides.
+        batch_axes: mesh axes that split the tokens.
+        vocabulary_axis: mesh axis that splits the vocabulary, or None.
+    """
+
+    chunk: int
+    mesh: Mesh | AbstractMesh | None = None
+    batch_axes: tuple[str, ...] = ()
+    vocabulary_axis: str | None = None
+
+    @property
+    def token_shards(self) -> int:
+        """Into how many parts the tokens are split."""
+        size = 1
+        for axis in self.batch_axes:
+            size *= self.mesh.shape[axis] if self.mesh is not None else 1
+        return size
+
+
+def make_plan(
+    mesh: Mesh | AbstractMesh | None,
+    batch_axes: tuple[str, ...],
+    vocabulary_axis: str,
+    vocabulary_size: int,
+    chunk: int | None,
+) -> Plan:
+    """Chooses axes and chunk; see `losses.fused_distillation_loss`."""
+    mesh = ambient_mesh() if mesh is None else mesh
+    platform = platform_of(mesh)
+    if mesh is None or mesh.size == 1:
+        mesh, batch_axes, split = None, (), None
+    else:
+        sizes = dict(mesh.shape)
+        batch_axes = tuple(axis for axis in batch_axes if sizes.get(axis, 1) > 1)
+        shards = sizes.get(vocabulary_axis, 1)
+        splits = shards > 1 and vocabulary_size % shards == 0
+        split = vocabulary_axis if splits else None
+        if split is not None:
+            vocabulary_size //= shards
+        if not batch_axes and split is None:
+            mesh = None
+    if chunk is None:
+        size = CHUNK_BYTES.get(platform, OTHER_CHUNK_BYTES)
+        chunk = max(16, size // (4 * vocabulary_size) // 16 * 16)
+    elif chunk < 1:
+        raise InputError(
+            f"chunk is {chunk}; the loss needs at least 1 token at a time."
+        )
+    return Plan(chunk, mesh, batch_axes, split)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def fused(
+    config: LossConfig,
+    plan: Plan,
+    hidden: Float[Array, "N D"],
+    head: Float[Array, "D V"],
+    rows: Rows,
+) -> Any:
+    """The loss sum and the metric table of `hidden @ head`.
+
+    Args:
+        config: the objective.
+        plan: how the work is split.
+        hidden: final states of the tokens.
+        head: output projection.
+        rows: teacher, targets and weights of the tokens.
+
+    Returns:
+        (sum of weighted cost, table as `loss_metrics.tabulate`). Only the first is
+        differentiable, with respect to `hidden` and `head`.
+    """
+    loss, table, _ = _split(config, plan, hidden, head, rows, differentiate=False)
+    return loss, table
+
+
+def _forward(config, plan, hidden, head, rows):
+    loss, table, gradients = _split(
+        config, plan, hidden, head, rows, differentiate=True
+    )
+    return (loss, table), gradients
+
+
+def _backward(config, plan, gradients, cotangents):
+    del config, plan
+    d_hidden, d_head = (
+        (x.astype(jnp.promote_types(x.dtype, jnp.float32)) * cotangents[0]).astype(
+            x.dtype
+        )
+        for x in gradients
+    )
+    return d_hidden, d_head, None
+
+
+fused.defvjp(_forward, _backward)
+
+
+def _split(config, plan: Plan, hidden, head, rows: Rows, *, differentiate: bool):
+    """Runs `_loop` on every device of the plan and adds what they return."""
+    tokens = hidden.shape[0]
+    if plan.mesh is None:
+        return _loop(config, plan, hidden, head, rows, differentiate=differentiate)
+    missing = -tokens % plan.token_shards
+    hidden, rows = jax.tree.map(lambda x: _padded(x, missing), (hidden, rows))
+    lines = P(plan.batch_axes or None)
+    columns = P(None, plan.vocabulary_axis)
+    loss, table, gradients = jax.shard_map(
+        functools.partial(_loop, config, plan, differentiate=differentiate),
+        mesh=plan.mesh,
+        in_specs=(lines, columns, lines),
+        out_specs=(P(), P(), (lines, columns) if differentiate else ()),
+        check_vma=False,
+    )(hidden, head, rows)
+    if differentiate:
+        gradients = (gradients[0][:tokens], gradients[1])
+    return loss, table, gradients
+
+
+def _loop(
+    config, plan: Plan, hidden, head, rows: Rows, *, differentiate: bool
+) -> tuple[Array, Array, Any]:
+    """Value, table and, if asked for, gradients of the tokens at hand."""
+    dtype = rows.probs.dtype
+    vocabulary = logit_statistics.WHOLE
+    if plan.vocabulary_axis is not None:
+        start = jax.lax.axis_index(plan.vocabulary_axis) * head.shape[1]
+        vocabulary = logit_statistics.Vocabulary(plan.vocabulary_axis, start)
+    weight = head.astype(hidden.dtype)
+    tokens = hidden.shape[0]
+    chunk = min(plan.chunk, tokens)
+
+    def step(hidden, rows) -> tuple[Array, Any]:
+        logits = jnp.dot(hidden, weight, preferred_element_type=dtype)
+        statistics, exponentials = logit_statistics.summarise(
+            logits, rows, config.temperature, vocabulary
+        )
+        value, cotangent = divergences.objective(statistics, rows, config)
+        metrics = diagnostics.per_position(value, statistics, rows, config)
+        table = diagnostics.tabulate(metrics, rows)
+        if not differentiate:
+            return table, ()
+        gradient = logit_statistics.logits_gradient(
+            statistics, exponentials, cotangent, rows, config.temperature, vocabulary
+        ).astype(hidden.dtype)
+        d_hidden = jnp.dot(gradient, weight.T, preferred_element_type=dtype)
+        d_head = jnp.dot(hidden.T, gradient, preferred_element_type=dtype)
+        return table, (d_hidden, d_head)
+
+    if chunk == tokens:
+        table, gradients = step(hidden, rows)
+    else:
+        table, gradients = _chunked(step, plan, hidden, rows, chunk)
+    if plan.batch_axes:
+        table = jax.lax.psum(table, plan.batch_axes)
+    if differentiate:
+        d_hidden, d_head = gradients
+        d_hidden = vocabulary.sum(d_hidden)
+        if plan.batch_axes:
+            d_head = jax.lax.psum(d_head, plan.batch_axes)
+        gradients = (d_hidden.astype(hidden.dtype), d_head.astype(head.dtype))
+    return table[0, 0, 0], table, gradients
+
+
+def _chunked(step, plan: Plan, hidden, rows: Rows, chunk: int) -> tuple[Array, Any]:
+    """Applies `step` to the tokens that count, `chunk` at a time, and adds."""
+    tokens = hidden.shape[0]
+    hidden, rows = jax.tree.map(lambda x: _padded(x, -tokens % chunk), (hidden, rows))
+    # Tokens of weight 0 go to the end, in order, and the loop stops before them.
+    order = jnp.argsort(rows.weights == 0, stable=True)
+    used = jnp.sum(rows.weights != 0, dtype=jnp.int32)
+    chunks = -(-used // chunk)
+    if plan.mesh is not None:
+        # Devices exchange statistics inside the loop: all of them turn equally often.
+        axes = (*plan.batch_axes, plan.vocabulary_axis)
+        chunks = jax.lax.pmax(chunks, tuple(axis for axis in axes if axis))
+
+    def turn(index, carry):
+        at = jax.lax.dynamic_slice_in_dim(order, index * chunk, chunk)
+        table, gradients = step(*jax.tree.map(lambda x: x[at], (hidden, rows)))
+        if not gradients:
+            return (carry[0] + table, ())
+        d_hidden, d_head = gradients
+        return (
+            carry[0] + table,
+            (carry[1][0].at[at].set(d_hidden), carry[1][1] + d_head),
+        )
+
+    shapes = jax.eval_shape(step, *jax.tree.map(lambda x: x[:chunk], (hidden, rows)))
+    table, gradients = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    if gradients:
+        d_hidden, d_head = gradients
+        gradients = (jnp.zeros(hidden.shape, d_hidden.dtype), d_head)
+    table, gradients = jax.lax.fori_loop(0, chunks, turn, (table, gradients))
+    if gradients:
+        gradients = (gradients[0][:tokens], gradients[1])
+    return table, gradients
+
+
+def _padded(x: Array, count: int) -> Array:
+    """Appends `count` lines of zeros: tokens of weight 0."""
+    return jnp.pad(x, [(0, count)] + [(0, 0)] * (x.ndim - 1)) if count else x

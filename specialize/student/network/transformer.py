@@ -1,0 +1,482 @@
+"""T5 1.0, T5 1.1 / Flan-T5 and UL2 as one Flax Linen module.
+
+    T5 1.0    mlp_activations=("relu",)           logits_via_embedding=True
+    T5 1.1    mlp_activations=("gelu", "linear")  logits_via_embedding=False
+    UL2       mlp_activations=("silu", "linear")  logits_via_embedding=True
+
+Raffel et al. 2020 (arXiv 1910.10683), Shazeer 2020 (2002.05202), Tay et al. 2022
+(2205.05131). Parameter paths (`encoder/layers_0/attention/query/kernel`) and logical
+axes (collection `params_axes`) are T5X's; with `scan_layers` all layers of a stack are
+one module with an extra axis "layers" at position 1 (`layout.py` converts both ways).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import flax.typing
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.linen import partitioning
+from jaxtyping import Array, Bool, Float, Int
+
+from specialize.student import layers
+from specialize.student.attention import cache
+from specialize.student.attention.attention import Attention, attention_mask
+from specialize.student.attention.relative_bias import RelativeBias
+from specialize.student.network.architecture import REMAT_POLICIES, T5Config
+
+__all__ = [
+    "REMAT_POLICIES",
+    "SCAN_AXIS",
+    "Decoder",
+    "DecoderLayer",
+    "Encoder",
+    "EncoderLayer",
+    "T5Config",
+    "Transformer",
+    "head_kernel",
+]
+
+SCAN_AXIS = 1
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention and MLP, each behind a norm and beside a residual."""
+
+    config: T5Config
+
+    def setup(self):
+        """Declares the parts under T5X's names."""
+        cfg = self.config
+        self.pre_attention_layer_norm = _norm(cfg)
+        self.attention = _attention(cfg)
+        self.pre_mlp_layer_norm = _norm(cfg)
+        self.mlp = _mlp(cfg)
+        self.attention_dropout = _dropout(cfg, 0)
+        self.mlp_dropout = _dropout(cfg, 1)
+
+    def __call__(
+        self,
+        x: Float[Array, "B S D"],
+        bias: Float[Array, "1 H S S"] | Float[Array, "H R"],
+        mask: Bool[Array, "B 1 S S"],
+        deterministic: bool,
+    ) -> Float[Array, "B S D"]:
+        """Returns the layer's output."""
+        y = self.pre_attention_layer_norm(x)
+        y = self.attention(y, y, bias, mask, deterministic)
+        x = _add(x, self.attention_dropout(y, deterministic))
+        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
+        return _add(x, self.mlp_dropout(y, deterministic))
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, attention to the encoder, MLP."""
+
+    config: T5Config
+
+    def setup(self):
+        """Declares the parts under T5X's names."""
+        cfg = self.config
+        self.pre_self_attention_layer_norm = _norm(cfg)
+        self.self_attention = _attention(cfg)
+        self.pre_cross_attention_layer_norm = _norm(cfg)
+        self.encoder_decoder_attention = _attention(cfg)
+        self.pre_mlp_layer_norm = _norm(cfg)
+        self.mlp = _mlp(cfg)
+        self.self_attention_dropout = _dropout(cfg, 0)
+        self.cross_attention_dropout = _dropout(cfg, 1)
+        self.mlp_dropout = _dropout(cfg, 2)
+
+    def __call__(
+        self,
+        y: Float[Array, "B L D"],
+        encoded: Float[Array, "B S D"],
+        bias: Float[Array, "1 H L L"] | Float[Array, "H R"],
+        mask: Bool[Array, "B 1 L L"],
+        cross_mask: Bool[Array, "B 1 L S"],
+        deterministic: bool,
+    ) -> Float[Array, "B L D"]:
+        """Returns the layer's output for whole target rows."""
+        x = self.pre_self_attention_layer_norm(y)
+        x = self.self_attention(x, x, bias, mask, deterministic)
+        y = _add(y, self.self_attention_dropout(x, deterministic))
+        x = self.pre_cross_attention_layer_norm(y)
+        x = self.encoder_decoder_attention(x, encoded, None, cross_mask, deterministic)
+        y = _add(y, self.cross_attention_dropout(x, deterministic))
+        x = self.mlp(self.pre_mlp_layer_norm(y), deterministic)
+        return _add(y, self.mlp_dropout(x, deterministic))
+
+    def remember(self, encoded: Float[Array, "B S D"]) -> cache.KeysValues:
+        """Returns keys and values of the encoder's states, once for all steps."""
+        keys, values = self.encoder_decoder_attention.keys_values(encoded)
+        return cache.arrange(keys, values)
+
+    def step(
+        self,
+        y: Float[Array, "B N D"],
+        past: cache.KeysValues,
+        source: cache.KeysValues,
+        view: cache.View,
+    ) -> tuple[Float[Array, "B N D"], cache.KeysValues]:
+        """One position of N continuations of each row; no dropout.
+
+        Args:
+            y: the embedded tokens of this position.
+            past: keys and values of the positions before.
+            source: what `remember` returned.
+            view: the position, and what may be seen from it.
+
+        Returns:
+            (the layer's output, `past` with this position added).
+        """
+        attention = self.self_attention
+        x = self.pre_self_attention_layer_norm(y)
+        queries = attention.split_heads(attention.query(x))
+        past = cache.append(past, *attention.keys_values(x), view.position)
+        mixed = cache.attend_own(queries, past, view)
+        y = y + attention.out(attention.join_heads(mixed))
+
+        attention = self.encoder_decoder_attention
+        x = self.pre_cross_attention_layer_norm(y)
+        queries = attention.split_heads(attention.query(x))
+        mixed = cache.attend_shared(queries, source, view.source)
+        y = y + attention.out(attention.join_heads(mixed))
+        return y + self.mlp(self.pre_mlp_layer_norm(y)), past
+
+
+class ScanEncoderLayer(EncoderLayer):
+    """An encoder layer in the form `nn.scan` takes: (carry, ...) -> (carry, None)."""
+
+    def __call__(self, *args: Any) -> tuple[Float[Array, "B S D"], None]:
+        """Returns the layer's output as carry."""
+        return EncoderLayer.__call__(self, *args), None
+
+
+class ScanDecoderLayer(DecoderLayer):
+    """A decoder layer in the form `nn.scan` takes: (carry, ...) -> (carry, None)."""
+
+    def __call__(self, *args: Any) -> tuple[Float[Array, "B L D"], None]:
+        """Returns the layer's output as carry."""
+        return DecoderLayer.__call__(self, *args), None
+
+
+class Encoder(nn.Module):
+    """Embeds, then a stack of layers that share one relative-position bias."""
+
+    config: T5Config
+    shared_embedding: nn.Module
+
+    def setup(self):
+        """Declares the stack: `layers_0`, ... or, scanned, one `encoder`."""
+        cfg = self.config
+        self.relpos_bias = _relpos(cfg, bidirectional=True)
+        if cfg.scan_layers:
+            self.encoder = _scanned(
+                self, ScanEncoderLayer, depth=cfg.num_encoder_layers, broadcast=3
+            )
+        else:
+            layer = _remat(EncoderLayer, cfg, static=4)
+            self.layers = [layer(cfg) for _ in range(cfg.num_encoder_layers)]
+        self.encoder_norm = _norm(cfg)
+        self.input_dropout = _dropout(cfg, 0)
+        # The only one that T5X draws for every position alone.
+        self.final_dropout = nn.Dropout(cfg.dropout_rate, name="Dropout_1")
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B S"],
+        mask: Bool[Array, "B 1 S S"],
+        deterministic: bool,
+    ) -> Float[Array, "B S D"]:
+        """Returns the normalised hidden states."""
+        x = self.input_dropout(self.shared_embedding(tokens), deterministic)
+        length = tokens.shape[1]
+        bias = self.relpos_bias(length, length, self.config.attention_block)
+        if self.config.scan_layers:
+            x, _ = self.encoder(x, bias, mask, deterministic)
+        else:
+            for layer in self.layers:
+                x = layer(x, bias, mask, deterministic)
+        return self.final_dropout(self.encoder_norm(x), deterministic)
+
+
+class Decoder(nn.Module):
+    """The decoder's stack, its final norm and the output head."""
+
+    config: T5Config
+    shared_embedding: nn.Module
+
+    def setup(self):
+        """Declares the stack, scanned or not, and the head unless it is tied."""
+        cfg = self.config
+        self.relpos_bias = _relpos(cfg, bidirectional=False)
+        if cfg.scan_layers:
+            self.decoder = _scanned(
+                self, ScanDecoderLayer, depth=cfg.num_decoder_layers, broadcast=5
+            )
+        else:
+            layer = _remat(DecoderLayer, cfg, static=6)
+            self.layers = [layer(cfg) for _ in range(cfg.num_decoder_layers)]
+        self.decoder_norm = _norm(cfg)
+        self.input_dropout = _dropout(cfg, 0)
+        self.final_dropout = _dropout(cfg, 1)
+        if not cfg.logits_via_embedding:
+            self.logits_dense = layers.Dense(
+                cfg.vocab_size,
+                ("embed", "vocab"),
+                dtype=cfg.dtype,
+                out_dtype=jnp.float32,
+            )
+
+    def __call__(
+        self,
+        encoded: Float[Array, "B S D"],
+        tokens: Int[Array, "B L"],
+        mask: Bool[Array, "B 1 L L"],
+        cross_mask: Bool[Array, "B 1 L S"],
+        deterministic: bool,
+    ) -> Float[Array, "B L D"]:
+        """Returns the hidden states that the output head takes."""
+        y = self.input_dropout(self.shared_embedding(tokens), deterministic)
+        length = tokens.shape[1]
+        bias = self.relpos_bias(length, length, self.config.attention_block)
+        if self.config.scan_layers:
+            y, _ = self.decoder(y, encoded, bias, mask, cross_mask, deterministic)
+        else:
+            for layer in self.layers:
+                y = layer(y, encoded, bias, mask, cross_mask, deterministic)
+        return self.finish(y, deterministic)
+
+    def finish(
+        self, y: Float[Array, "B L D"], deterministic: bool
+    ) -> Float[Array, "B L D"]:
+        """Norm, dropout and, before a tied head, the scale D^-0.5."""
+        y = self.final_dropout(self.decoder_norm(y), deterministic)
+        if self.config.logits_via_embedding:
+            y = y * jnp.asarray(self.config.emb_dim**-0.5, y.dtype)
+        return y
+
+    def step(
+        self,
+        tokens: Int[Array, "B N"],
+        pasts: Sequence[cache.KeysValues],
+        sources: Sequence[cache.KeysValues],
+        view: cache.View,
+    ) -> tuple[Float[Array, "B N D"], list[cache.KeysValues]]:
+        """`DecoderLayer.step` through the stack, and the final norm."""
+        y = self.shared_embedding(tokens)
+        grown = []
+        for layer, past, source in zip(self.layers, pasts, sources, strict=True):
+            y, past = layer.step(y, past, source, view)
+            grown.append(past)
+        return self.finish(y, deterministic=True), grown
+
+    def logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """Applies the output head; float32 whatever the compute type."""
+        if self.config.logits_via_embedding:
+            logits = self.shared_embedding.attend(hidden)
+        else:
+            logits = self.logits_dense(hidden)
+        return layers.constrain(logits, "batch", "length", "vocab")
+
+
+class Transformer(nn.Module):
+    """The encoder-decoder; called as T5X calls its network.
+
+    Token id 0 is padding, wherever it stands: real positions never see it, and what the
+    network computes at padding is unspecified (but finite).
+    """
+
+    config: T5Config
+
+    def setup(self):
+        """Declares embedding, encoder and decoder."""
+        cfg = self.config
+        self.token_embedder = layers.Embed(
+            cfg.vocab_size, cfg.emb_dim, dtype=cfg.dtype, lookup=cfg.embedding_lookup
+        )
+        self.encoder = Encoder(cfg, self.token_embedder)
+        self.decoder = Decoder(cfg, self.token_embedder)
+
+    def encode(
+        self,
+        encoder_input_tokens: Int[Array, "B S"],
+        encoder_segment_ids: Int[Array, "B S"] | None = None,
+        enable_dropout: bool = True,
+    ) -> Float[Array, "B S D"]:
+        """Returns the encoder's normalised hidden states."""
+        real = encoder_input_tokens > 0
+        mask = attention_mask(real, real, encoder_segment_ids, encoder_segment_ids)
+        return self.encoder(encoder_input_tokens, mask, not enable_dropout)
+
+    def decode(
+        self,
+        encoded: Float[Array, "B S D"],
+        encoder_input_tokens: Int[Array, "B S"],
+        decoder_input_tokens: Int[Array, "B L"],
+        decoder_target_tokens: Int[Array, "B L"],
+        encoder_segment_ids: Int[Array, "B S"] | None = None,
+        decoder_segment_ids: Int[Array, "B L"] | None = None,
+        decoder_positions: Int[Array, "B L"] | None = None,
+        enable_dropout: bool = True,
+        return_hidden: bool = False,
+    ) -> Float[Array, "B L D"] | Float[Array, "B L V"]:
+        """Returns logits [B L V] of whole target rows, or what the head takes [B L D].
+
+        Args:
+            encoded: what `encode` returned.
+            encoder_input_tokens: only to know the encoder's padding.
+            decoder_input_tokens: targets shifted right, 0 first.
+            decoder_target_tokens: only to know the decoder's padding.
+            encoder_segment_ids: of packed rows, which example a position belongs to.
+            decoder_segment_ids: the same for the targets.
+            decoder_positions: accepted for T5X; relative positions need none.
+            enable_dropout: whether to drop out (needs the rng "dropout").
+            return_hidden: the final normalised states (scaled by D^-0.5 if the head is
+                tied) instead of logits: hidden @ head_kernel(params) are the logits.
+        """
+        del decoder_positions
+        queries = decoder_target_tokens > 0
+        mask = attention_mask(
+            queries, queries, decoder_segment_ids, decoder_segment_ids, causal=True
+        )
+        cross_mask = attention_mask(
+            queries, encoder_input_tokens > 0, decoder_segment_ids, encoder_segment_ids
+        )
+        hidden = self.decoder(
+            encoded, decoder_input_tokens, mask, cross_mask, not enable_dropout
+        )
+        return hidden if return_hidden else self.decoder.logits(hidden)
+
+    def __call__(
+        self,
+        encoder_input_tokens: Int[Array, "B S"],
+        decoder_input_tokens: Int[Array, "B L"],
+        decoder_target_tokens: Int[Array, "B L"],
+        encoder_segment_ids: Int[Array, "B S"] | None = None,
+        decoder_segment_ids: Int[Array, "B L"] | None = None,
+        encoder_positions: Int[Array, "B S"] | None = None,
+        decoder_positions: Int[Array, "B L"] | None = None,
+        *,
+        enable_dropout: bool = True,
+        return_hidden: bool = False,
+    ) -> Float[Array, "B L D"] | Float[Array, "B L V"]:
+        """Returns logits [B L V], or with `return_hidden` what the head takes."""
+        del encoder_positions
+        encoded = self.encode(encoder_input_tokens, encoder_segment_ids, enable_dropout)
+        return self.decode(
+            encoded,
+            encoder_input_tokens,
+            decoder_input_tokens,
+            decoder_target_tokens,
+            encoder_segment_ids,
+            decoder_segment_ids,
+            decoder_positions,
+            enable_dropout,
+            return_hidden,
+        )
+
+    def remember(self, encoded: Float[Array, "B S D"]) -> list[cache.KeysValues]:
+        """Returns the encoder's keys and values for every decoder layer."""
+        return [layer.remember(encoded) for layer in self.decoder.layers]
+
+    def position_bias(self, length: int) -> Float[Array, "H L"]:
+        """Returns the self-attention bias towards length-1, ..., 1, 0 positions ago."""
+        return self.decoder.relpos_bias.by_distance(1 - length, 0)
+
+    def step(
+        self,
+        tokens: Int[Array, "B N"],
+        pasts: Sequence[cache.KeysValues],
+        sources: Sequence[cache.KeysValues],
+        view: cache.View,
+    ) -> tuple[Float[Array, "B N V"], list[cache.KeysValues]]:
+        """One decoding position of N continuations of each row (`decoding.generate`).
+
+        Needs the unrolled layout: a scan would copy the whole cache at every step.
+
+        Returns:
+            (logits of the next token, keys and values with this position added).
+        """
+        hidden, pasts = self.decoder.step(tokens, pasts, sources, view)
+        return self.decoder.logits(hidden), pasts
+
+
+def head_kernel(params: Mapping[str, Any]) -> Float[Array, "D V"]:
+    """Returns the output head of a parameter tree, tied or not (a view then)."""
+    head = params["decoder"].get("logits_dense")
+    if head is not None:
+        return head["kernel"]
+    return params["token_embedder"]["embedding"].T
+
+
+def _norm(cfg: T5Config) -> layers.RMSNorm:
+    return layers.RMSNorm(dtype=cfg.dtype, epsilon=cfg.norm_epsilon)
+
+
+def _attention(cfg: T5Config) -> Attention:
+    return Attention(
+        cfg.num_heads,
+        cfg.head_dim,
+        cfg.emb_dim,
+        dtype=cfg.dtype,
+        dropout_rate=cfg.dropout_rate,
+        block=cfg.attention_block,
+        kind=cfg.attention,
+    )
+
+
+def _mlp(cfg: T5Config) -> layers.MLP:
+    return layers.MLP(
+        cfg.mlp_dim, cfg.mlp_activations, dtype=cfg.dtype, dropout_rate=cfg.dropout_rate
+    )
+
+
+def _dropout(cfg: T5Config, index: int) -> nn.Dropout:
+    # One mask for all positions of a row, drawn under T5X's module names: the same rng
+    # then drops the same units.
+    return nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,), name=f"Dropout_{index}")
+
+
+def _relpos(cfg: T5Config, *, bidirectional: bool) -> RelativeBias:
+    return RelativeBias(
+        cfg.num_heads, bidirectional, cfg.relpos_num_buckets, cfg.relpos_max_distance
+    )
+
+
+def _add(x: jax.Array, y: jax.Array) -> jax.Array:
+    return layers.constrain(x + y, "batch", "length", "embed")
+
+
+def _remat(layer: Any, cfg: T5Config, *, static: int, scanned: bool = False) -> Any:
+    if cfg.remat_policy == "none":
+        return layer
+    return nn.remat(
+        layer,
+        # A scan already keeps the compiler from merging forward and recomputation.
+        prevent_cse=not scanned,
+        static_argnums=(static,),
+        policy=REMAT_POLICIES[cfg.remat_policy],
+    )
+
+
+def _scanned(
+    parent: Encoder | Decoder, layer: Any, *, depth: int, broadcast: int
+) -> Any:
+    """One module for `depth` layers; `broadcast` arguments are the same for all."""
+    cfg = parent.config
+    # Without ScanIn, applying the stack would return (and transpose) its parameters.
+    axis: Any = SCAN_AXIS
+    if not parent.is_mutable_collection("params"):
+        axis = flax.typing.In(SCAN_AXIS)
+    return partitioning.scan_with_axes(
+        # `deterministic` stands last: after self, the carry and the other broadcast.
+        _remat(layer, cfg, static=broadcast + 1, scanned=True),
+        variable_axes={"params": axis},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=cast(Any, (nn.broadcast,) * broadcast),
+        length=depth,
+        axis_name="layers",
+    )(cfg)

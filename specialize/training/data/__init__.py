@@ -1,0 +1,1 @@
+"""Examples, their order, packed batches, and their way to the devices."""

@@ -1,0 +1,117 @@
+"""Batches on their way to the devices: each process's rows, made in the background."""
+
+import queue
+import threading
+from collections.abc import Generator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Int
+
+from specialize.sharding import batch_sharding
+from specialize.training.data.batches import Batch, BatchSource, Plan
+
+
+class Fed(NamedTuple):
+    """One step's batch on the devices.
+
+    Attributes:
+        step: 0-based.
+        batch: global arrays, rows over data and fsdp.
+        plan: what it holds.
+    """
+
+    step: int
+    batch: dict[str, jax.Array]
+    plan: Plan
+
+
+def place(source: BatchSource, step: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """Makes a step's global batch; this process materialises only its own rows.
+
+    Args:
+        source: all batches.
+        step: 0-based.
+        mesh: the device mesh.
+
+    Returns:
+        Global arrays, rows over the data and fsdp axes.
+    """
+    rows = local_rows(source.batch_size, mesh)
+    where = batch_sharding(mesh)
+    return put(source.batch(step, rows), rows, source.batch_size, where)
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " R"]:
+    """Rows of the global batch that this process's devices hold, ascending."""
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    mine = [np.arange(batch_size)[index] for index in slices.values() if index]
+    return np.unique(np.concatenate(mine))
+
+
+def put(
+    local: Batch, rows: Int[np.ndarray, " R"], batch_size: int, sharding: Any
+) -> dict[str, jax.Array]:
+    """Makes global arrays from this process's rows."""
+
+    def one(values: np.ndarray) -> jax.Array:
+        def shard(index: Any) -> np.ndarray:
+            first, last, _ = index[0].indices(batch_size)
+            return values[np.searchsorted(rows, first) : np.searchsorted(rows, last)]
+
+        shape = (batch_size, *values.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, shard)
+
+    return {name: one(values) for name, values in local.items()}
+
+
+def feed(
+    source: BatchSource, mesh: Mesh, first: int, last: int, *, ahead: int = 2
+) -> Generator[Fed]:
+    """Yields the batches of steps first..last-1, made in the background.
+
+    Args:
+        source: all batches.
+        mesh: the device mesh.
+        first: 0-based step.
+        last: step behind the last one.
+        ahead: batches that wait on the devices.
+
+    Yields:
+        Batches in order. What fails in the background is raised here.
+    """
+    ready: queue.Queue[Fed | BaseException] = queue.Queue(maxsize=ahead)
+    stop = threading.Event()
+
+    def offer(item: Fed | BaseException) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for step in range(first, last):
+                if stop.is_set():
+                    return
+                plan = source.plan(step)
+                source.plan_ahead(step)
+                offer(Fed(step, place(source, step, mesh), plan))
+        except BaseException as error:
+            offer(error)
+
+    worker = threading.Thread(target=work, name="batches", daemon=True)
+    worker.start()
+    try:
+        for _ in range(first, last):
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        worker.join()

@@ -1,0 +1,111 @@
+"""SeqIO's mixtures as examples in memory with the rates at which they are asked for."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+
+from specialize.errors import InputError
+from specialize.training.data.examples import Examples, load_examples, report
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Tasks and how often each is asked for.
+
+    Attributes:
+        name: of the SeqIO mixture or task.
+        tasks: the examples of each task.
+        rates: relative rate of each task, in examples.
+    """
+
+    name: str
+    tasks: Sequence[Examples]
+    rates: Sequence[float]
+
+    @property
+    def digest(self) -> str:
+        """Of all examples and rates."""
+        parts = [
+            f"{t.digest}:{r!r}" for t, r in zip(self.tasks, self.rates, strict=True)
+        ]
+        return "-".join(parts)
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Read, kept, cut and left out, by task."""
+        return {task.task: dict(task.counts) for task in self.tasks}
+
+
+def load_mixture(
+    name: str,
+    split: str,
+    feature_lengths: Mapping[str, int],
+    cache_dir: str | os.PathLike[str],
+    *,
+    reuse: bool = True,
+) -> Mixture:
+    """Loads all tasks of a registered SeqIO mixture or task.
+
+    Args:
+        name: as registered. Whoever registers it must have been imported.
+        split: of the data; tasks without it are skipped.
+        feature_lengths: greatest lengths by task feature.
+        cache_dir: folder for the prepared examples.
+        reuse: whether examples prepared earlier may be used.
+
+    Raises:
+        InputError: unknown name, no task with this split or a positive rate, or as
+            `load_examples`.
+    """
+    import seqio
+
+    try:
+        provider = seqio.get_mixture_or_task(name)
+    except ValueError as error:
+        raise InputError(unknown_task(name)) from error
+    found = seqio.get_subtasks(provider)
+    tasks = [task for task in found if split in task.splits]
+    if not tasks:
+        raise InputError(
+            f"{name!r} has no task with split {split!r}; its splits are "
+            f"{sorted({s for task in found for s in task.splits})}. Distillation tasks "
+            "have a 'validation' where gin sets "
+            "specialize_tasks.distill.held_out.fraction."
+        )
+    if isinstance(provider, seqio.Mixture):
+        rates = [float(provider.get_rate(task)) for task in tasks]
+    else:
+        rates = [1.0]
+    asked = [(t, r) for t, r in zip(tasks, rates, strict=True) if r > 0]
+    if not asked:
+        raise InputError(f"mixture {name!r}: no task has a positive rate ({rates}).")
+    lengths = {
+        key: int(value)
+        for key, value in feature_lengths.items()
+        if key in asked[0][0].output_features
+    }
+    loaded = [
+        load_examples(task, split, lengths, cache_dir, reuse=reuse) for task, _ in asked
+    ]
+    for examples in loaded:
+        report(examples)
+    return Mixture(name, loaded, [rate for _, rate in asked])
+
+
+def unknown_task(name: str) -> str:
+    """What to say of a name nobody registered."""
+    import difflib
+    import sys
+
+    import seqio
+
+    names = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    near = difflib.get_close_matches(name, names, n=3)
+    module = sys.modules.get("specialize_tasks")
+    where = (
+        f"'specialize_tasks' was imported from {module.__file__}"
+        if module
+        else "no gin file says 'import specialize_tasks'"
+    )
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"no SeqIO task or mixture is called {name!r}; {where}.{hint}"

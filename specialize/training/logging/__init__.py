@@ -1,0 +1,1 @@
+"""What a run reports: step lines, metrics files, TensorBoard, throughput."""

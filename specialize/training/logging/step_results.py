@@ -1,0 +1,124 @@
+"""Where the results of steps are entered, one step after they were asked for."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from specialize.training.data.batches import BatchSource, Plan
+from specialize.training.logging.run_log import Clock, Interval, Sight
+
+
+class NotFinite(Exception):
+    """A step's loss or gradient was infinite or NaN.
+
+    Attributes:
+        step: 0-based.
+        metrics: its (sum, count) pairs.
+    """
+
+    def __init__(self, step: int, metrics: Mapping[str, tuple[float, float]]) -> None:
+        super().__init__(step)
+        self.step = step
+        self.metrics = metrics
+
+
+class Ledger:
+    """Enters steps in order, and writes a line when one is due.
+
+    `enter` takes a step that has only been dispatched and reads the one before, so that
+    the devices always have a step to work on while the host waits.
+
+    Args:
+        source: of the batches.
+        sight: writes the lines.
+        names: of the metrics, in the order of the rows of a step's results.
+        log_period: steps between lines.
+        interval: what an interrupted run had entered since its last line.
+
+    Attributes:
+        latest: the means of the last line, under "train/".
+        interval: what has been entered since.
+    """
+
+    def __init__(
+        self,
+        source: BatchSource,
+        sight: Sight,
+        names: Sequence[str],
+        *,
+        log_period: int,
+        interval: Interval,
+    ) -> None:
+        self.latest: dict[str, float] = {}
+        self.interval = interval
+        self._source = source
+        self._sight = sight
+        self._names = names
+        self._log_period = log_period
+        self._clock = Clock()
+        self._pending: tuple[int, Any, Plan] | None = None
+        lengths = source.lengths
+        self._positions = source.batch_size * (lengths["inputs"] + lengths["targets"])
+
+    def enter(self, step: int, results: Any, plan: Plan) -> None:
+        """Takes a dispatched step, and reads the one before it.
+
+        Args:
+            step: 0-based.
+            results: device array [n 2] of sums and counts.
+            plan: of its batch.
+
+        Raises:
+            NotFinite: the step before it was not finite.
+        """
+        self.settle()
+        self._pending = (step, results, plan)
+
+    def settle(self) -> None:
+        """Waits for the step that was entered last, and reads it.
+
+        Raises:
+            NotFinite: it was not finite.
+        """
+        if self._pending is None:
+            return
+        (step, results, plan), self._pending = self._pending, None
+        self._read(step, np.asarray(results), plan)
+
+    def restart_clock(self) -> None:
+        """Keeps what happened since the last step out of the seconds a step takes."""
+        self._clock.restart()
+
+    def _read(self, step: int, results: Float[np.ndarray, "N 2"], plan: Plan) -> None:
+        pairs = {
+            name: (float(total), float(count))
+            for name, (total, count) in zip(self._names, results, strict=True)
+        }
+        self._clock.tick()
+        finite, _ = pairs.pop("finite")
+        learning_rate, _ = pairs.pop("learning_rate")
+        if not finite:
+            raise NotFinite(step, pairs)
+        tokens = float(plan.encoder_tokens + plan.decoder_tokens)
+        pairs["_tokens"] = (tokens, 1.0)
+        pairs["_filled"] = (tokens, float(self._positions))
+        self.interval.add(pairs)
+        taken = step + 1
+        if taken % self._log_period and taken != self._sight.total_steps:
+            return
+        means = self.interval.means()
+        tokens, filled = means.pop("_tokens"), means.pop("_filled")
+        self.latest = {f"train/{name}": value for name, value in means.items()}
+        self._sight.line(
+            taken,
+            means,
+            seconds=self._clock.read(),
+            average=self._clock.average,
+            tokens_per_step=tokens,
+            learning_rate=learning_rate,
+            padding=1.0 - filled,
+            epochs=self._source.epochs(taken),
+        )
+        self.interval.clear()

@@ -1,0 +1,1 @@
+"""`train()`: the loop, its evaluations and its interruptions."""

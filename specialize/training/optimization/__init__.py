@@ -1,0 +1,1 @@
+"""Optimizers, the state of a run, and one optimizer step."""

@@ -1,0 +1,274 @@
+"""Optimizers by name, as optax chains, and learning-rate schedules in optimizer steps.
+
+A schedule's horizon counts optimizer steps, never microbatches, so that the rate
+reaches its end when the run does, however a batch is split.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from specialize.errors import InputError
+from specialize.training.optimization.factored import scale_by_factored_rms
+
+Schedule = Callable[[Any], Any]
+SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
+OPTIMIZERS = ("adamw", "adafactor")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An optax chain that may depend on the logical axes of the parameters.
+
+    It has optax's own `init` and `update`, so that it can be used wherever a
+    `GradientTransformation` is, also by T5X's wrapper of optax.
+
+    Attributes:
+        name: "adamw" or "adafactor".
+        learning_rate: step -> rate, inside the chain already; for the step line.
+        build: flax's "params_axes" collection, or None -> the chain.
+    """
+
+    name: str
+    learning_rate: Schedule
+    build: Callable[[Any], optax.GradientTransformation]
+
+    def with_axes(self, params_axes: Any) -> optax.GradientTransformation:
+        """The chain for parameters with these logical axes."""
+        return self.build(params_axes)
+
+    @property
+    def init(self) -> Callable[..., Any]:
+        """The `init` of optax."""
+        return self.build(None).init
+
+    @property
+    def update(self) -> Callable[..., Any]:
+        """The `update` of optax."""
+        return self.build(None).update
+
+
+def make_optimizer(
+    name: str = "adamw",
+    *,
+    learning_rate: float = 5e-4,
+    schedule: str = "cosine",
+    total_steps: int | None = None,
+    warmup_steps: int = 0,
+    end_fraction: float = 0.0,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    **options: Any,
+) -> Optimizer:
+    """An optimizer with its schedule, by name.
+
+    Args:
+        name: one of `OPTIMIZERS`.
+        learning_rate: the peak rate.
+        schedule: one of `SCHEDULES`.
+        total_steps: optimizer steps until the end of the schedule.
+        warmup_steps: steps of linear rise from 0.
+        end_fraction: rate at the end over peak rate ("linear" and "cosine").
+        weight_decay: decoupled decay, times the learning rate (AdamW), or a fraction
+            of the parameter a step (Adafactor, as T5X).
+        clip_norm: greatest global norm of the gradient; None does not clip.
+        **options: go to `adamw` or `adafactor`.
+
+    Raises:
+        InputError: unknown name or schedule, or values that make no sense.
+    """
+    if name not in OPTIMIZERS:
+        raise InputError(
+            f"optimizer {name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}."
+        )
+    if schedule not in SCHEDULES:
+        raise InputError(
+            f"schedule {schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}."
+        )
+    if schedule in ("linear", "cosine"):
+        if total_steps is None:
+            raise InputError(f"schedule {schedule!r} needs total_steps, its horizon.")
+        make = linear if schedule == "linear" else cosine
+        rate = make(
+            learning_rate,
+            total_steps=total_steps,
+            warmup_steps=warmup_steps,
+            end_fraction=end_fraction,
+        )
+    else:
+        make_endless = constant if schedule == "constant" else rsqrt
+        rate = make_endless(learning_rate, warmup_steps=warmup_steps)
+    if name == "adamw":
+        return adamw(rate, weight_decay=weight_decay, clip_norm=clip_norm, **options)
+    return adafactor(rate, weight_decay=weight_decay, clip_norm=clip_norm, **options)
+
+
+def adamw(
+    learning_rate: float | Schedule = 5e-4,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
+
+    The values of PyTorch's AdamW, which the paper used, except for the weight decay:
+    its default there is 0.01.
+
+    Args:
+        learning_rate: a rate or a schedule.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        eps: added to the root of the second moment.
+        weight_decay: decay a step, times the learning rate.
+        clip_norm: greatest global norm of the gradient; None does not clip.
+    """
+    rate = _schedule(learning_rate)
+    chain = optax.chain(
+        _clip(clip_norm),
+        optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay),
+    )
+    return Optimizer("adamw", rate, lambda axes: chain)
+
+
+def adafactor(
+    learning_rate: float | Schedule = 1e-3,
+    *,
+    decay_rate: float = 0.8,
+    step_offset: int = 0,
+    clipping_threshold: float | None = 1.0,
+    multiply_by_parameter_scale: bool = True,
+    min_dim_size_to_factor: int = 128,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+) -> Optimizer:
+    """Adafactor (Shazeer and Stern, 2018) with T5X's factoring by logical axes.
+
+    Args:
+        learning_rate: a rate or a schedule; relative to each parameter's scale where
+            `multiply_by_parameter_scale`.
+        decay_rate: c in the second moment's decay 1 - t^-c.
+        step_offset: subtracted from t, to restart the decay when fine-tuning.
+        clipping_threshold: greatest root mean square of a parameter's update.
+        multiply_by_parameter_scale: whether updates scale with the parameter.
+        min_dim_size_to_factor: smaller matrices keep a full second moment.
+        weight_decay: fraction of the parameter taken away a step.
+        clip_norm: greatest global norm of the gradient; None does not clip.
+    """
+    rate = _schedule(learning_rate)
+
+    def build(params_axes: Any) -> optax.GradientTransformation:
+        return optax.chain(
+            _clip(clip_norm),
+            scale_by_factored_rms(
+                params_axes,
+                decay_rate=decay_rate,
+                step_offset=step_offset,
+                clipping_threshold=clipping_threshold,
+                multiply_by_parameter_scale=multiply_by_parameter_scale,
+                min_dim_size_to_factor=min_dim_size_to_factor,
+            ),
+            optax.scale_by_learning_rate(rate),
+            _decay(weight_decay),
+        )
+
+    return Optimizer("adafactor", rate, build)
+
+
+def constant(learning_rate: float, *, warmup_steps: int = 0) -> Schedule:
+    """The same rate always, after a linear rise over `warmup_steps`."""
+    return _with_warmup(optax.constant_schedule(learning_rate), warmup_steps)
+
+
+def linear(
+    learning_rate: float,
+    *,
+    total_steps: int,
+    warmup_steps: int = 0,
+    end_fraction: float = 0.0,
+) -> Schedule:
+    """Falls in a line from the peak after warm-up to its fraction at `total_steps`."""
+    _check_horizon(total_steps, warmup_steps)
+    decay = optax.linear_schedule(
+        learning_rate, learning_rate * end_fraction, total_steps - warmup_steps
+    )
+    return _with_warmup(decay, warmup_steps)
+
+
+def cosine(
+    learning_rate: float,
+    *,
+    total_steps: int,
+    warmup_steps: int = 0,
+    end_fraction: float = 0.0,
+) -> Schedule:
+    """Falls along half a cosine from the peak to its fraction at `total_steps`."""
+    _check_horizon(total_steps, warmup_steps)
+    decay = optax.cosine_decay_schedule(
+        learning_rate, total_steps - warmup_steps, alpha=end_fraction
+    )
+    return _with_warmup(decay, warmup_steps)
+
+
+def rsqrt(learning_rate: float, *, warmup_steps: int = 10_000) -> Schedule:
+    """The peak times sqrt(warmup / step) after a linear rise: T5's pre-training."""
+    warmup = max(1, warmup_steps)
+
+    def decay(step: Any) -> Any:
+        return learning_rate * jnp.sqrt(warmup / (jnp.asarray(step) + warmup))
+
+    return _with_warmup(decay, warmup_steps)
+
+
+def _with_warmup(decay: Schedule, warmup_steps: int) -> Schedule:
+    """Rises so that step 0 already learns: (step + 1) / (warmup + 1) of the peak."""
+    if warmup_steps < 0:
+        raise InputError(f"warmup_steps={warmup_steps} must not be negative.")
+    if warmup_steps == 0:
+        return decay
+
+    def schedule(step: Any) -> Any:
+        step = jnp.asarray(step)
+        rise = decay(0) * (step + 1) / (warmup_steps + 1)
+        return jnp.where(step < warmup_steps, rise, decay(step - warmup_steps))
+
+    return schedule
+
+
+def _check_horizon(total_steps: int, warmup_steps: int) -> None:
+    if total_steps <= warmup_steps:
+        raise InputError(
+            f"total_steps={total_steps} must be more than warmup_steps={warmup_steps}: "
+            "the schedule would end before it begins to fall."
+        )
+
+
+def _schedule(learning_rate: float | Schedule) -> Schedule:
+    if callable(learning_rate):
+        return learning_rate
+    return optax.constant_schedule(learning_rate)
+
+
+def _clip(clip_norm: float | None) -> optax.GradientTransformation:
+    if clip_norm is None:
+        return optax.identity()
+    if not clip_norm > 0:
+        raise InputError(f"clip_norm={clip_norm} must be positive, or None.")
+    return optax.clip_by_global_norm(clip_norm)
+
+
+def _decay(weight_decay: float) -> optax.GradientTransformation:
+    """Takes a fraction of every parameter away, independently of the rate (T5X)."""
+    if not weight_decay:
+        return optax.identity()
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda u, p: u - weight_decay * p, updates, params), state
+
+    return optax.GradientTransformation(optax.identity().init, update)
