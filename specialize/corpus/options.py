@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from specialize.corpus.choices import ALIGNMENTS, DATASETS
-from specialize.judge.choices import ANSWER_TYPES, RULES
+from specialize.judge.choices import ANSWER_TYPES, JUDGES
 
 if TYPE_CHECKING:
     from specialize.corpus.storage.manifest import Manifest
@@ -125,7 +125,7 @@ def add_answer_type(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--rule",
         default="exact",
-        choices=RULES,
+        choices=JUDGES,
         help="how answers are read: ours, or as the paper's code does",
     )
 

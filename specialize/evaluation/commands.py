@@ -5,7 +5,7 @@ import os
 import sys
 
 from specialize.evaluation.suites.splits import DEFAULT, SPLITS
-from specialize.judge.choices import RULES
+from specialize.judge.choices import JUDGES
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -34,7 +34,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     evaluate.add_argument(
         "--rule",
-        choices=RULES,
+        choices=JUDGES,
         help="how predictions are judged (default: as configured, else exact)",
     )
     evaluate.add_argument(

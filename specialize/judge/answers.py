@@ -17,7 +17,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 from specialize.judge import labels, numbers, paper_judge
-from specialize.judge.choices import ANSWER_TYPES, RULES
+from specialize.judge.choices import ANSWER_TYPES, JUDGES
 from specialize.judge.marks import Passage, locate
 from specialize.judge.quantities import find_quantities, normalised
 
@@ -82,8 +82,8 @@ def judge(
         raise ValueError(
             f"answer_type is {answer_type!r}, expected one of {ANSWER_TYPES}"
         )
-    if rule not in RULES:
-        raise ValueError(f"rule is {rule!r}, expected one of {RULES}")
+    if rule not in JUDGES:
+        raise ValueError(f"rule is {rule!r}, expected one of {JUDGES}")
     if rule == "reference":
         return _judge_by_reference(prediction, golds, answer_type, answer_only)
     if answer_type == "number":

@@ -12,5 +12,5 @@ ANSWER_TYPES = (
     "text",
 )
 
-# How answers are read: ours, or as the paper's code does.
-RULES = ("exact", "reference")
+# Who reads an answer: our judge, or the one of the paper's code.
+JUDGES = ("exact", "reference")

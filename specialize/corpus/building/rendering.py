@@ -24,7 +24,7 @@ from specialize.corpus.records import (
 )
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
-from specialize.judge.choices import RULES
+from specialize.judge.choices import JUDGES
 
 # The "sample" of a human rationale; it stands before every sample of a teacher.
 HUMAN = -1
@@ -69,7 +69,7 @@ class Settings:
                 raise InputError(
                     f"{name} is {getattr(self, name)}, expected {low} or more."
                 )
-        for name, values in (("alignment", ALIGNMENTS), ("rule", RULES)):
+        for name, values in (("alignment", ALIGNMENTS), ("rule", JUDGES)):
             if getattr(self, name) not in values:
                 raise InputError(
                     f"{name} is {getattr(self, name)!r}, expected one of {values}."

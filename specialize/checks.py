@@ -1,0 +1,79 @@
+"""Checks of a specification's fields: one sentence, with the value and the remedy."""
+
+import math
+import numbers
+from collections.abc import Collection
+from typing import Any
+
+from specialize.errors import InputError, did_you_mean
+
+
+def one_of(name: str, value: Any, choices: Collection[str]) -> None:
+    """Checks a value that is one of a few words.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+        raise InputError(
+            f"{name} is {value!r}, expected one of {', '.join(choices)}.{hint}"
+        )
+
+
+def whole(name: str, value: Any, least: int = 1, *, optional: bool = False) -> None:
+    """Checks an integer.
+
+    Args:
+        name: the field.
+        value: its value.
+        least: the smallest value that is allowed.
+        optional: whether None is allowed too.
+
+    Raises:
+        InputError: it is not an integer, or it is too small.
+    """
+    if value is None and optional:
+        return
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise InputError(f"{name} = {value!r}; it must be a whole number.")
+    if value < least:
+        raise InputError(f"{name} = {value}; it must be at least {least}.")
+
+
+def real(
+    name: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+    remedy: str = "",
+) -> None:
+    """Checks a finite number.
+
+    Args:
+        name: the field.
+        value: its value.
+        above: the number must be greater.
+        least: the number must not be smaller.
+        most: the number must not be greater.
+        remedy: a sentence that ends the message.
+
+    Raises:
+        InputError: it is not a finite number, or it is outside its range.
+    """
+    ends = [
+        f"{word} {end:g}"
+        for word, end in (("above", above), ("at least", least), ("at most", most))
+        if math.isfinite(end)
+    ]
+    number = math.nan
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        number = float(value)
+    if math.isfinite(number) and above < number and least <= number <= most:
+        return
+    limits = f" {' and '.join(ends)}" if ends else ""
+    raise InputError(
+        f"{name} = {value!r}; it must be a number{limits}. {remedy}".rstrip()
+    )

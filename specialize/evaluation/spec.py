@@ -1,0 +1,94 @@
+"""What is asked of a model, and how its answers are judged; every default is here.
+
+The module is light, so that gin, the lint and `--help` read it quickly.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from specialize import checks, config
+from specialize.errors import InputError
+from specialize.inference.spec import DecodingSpec
+from specialize.judge.spec import JudgeSpec
+
+# The prompt of a suite -> the prompt format of the corpus. "few_shot" is the word that
+# recipes, task names and result files have for "in_context".
+PROMPTS = {
+    "zero_shot_cot": "zero_shot_cot",
+    "few_shot_cot": "in_context_cot",
+    "zero_shot_answer_only": "zero_shot_answer_only",
+    "few_shot_answer_only": "in_context_answer_only",
+}
+SPLITS = ("all", "validation", "test")
+
+# What is asked where nothing is named: by gin, by a call, by a SeqIO task, and of the
+# predictions of another model. "test" is our part of the owners' test file.
+DEFAULT_PROMPT = "zero_shot_cot"
+DEFAULT_SPLIT = "test"
+DEFAULT_DEMONSTRATIONS = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSpec:
+    """Which suites are asked, in which prompt format, and which judge scores them.
+
+    Attributes:
+        suites: names of suites or groups, such as ("gsm8k", "bbh"); () is none.
+            "gsm8k:few_shot_cot" asks one suite in another prompt format than `prompt`.
+        benchmarks_dir: folder of the benchmarks, laid out as their owners' files are.
+            None: the environment variable SPECIALIZE_BENCHMARKS_DIR.
+        vocabulary_path: SentencePiece model of the student. None: the environment
+            variable SPECIALIZE_VOCABULARY.
+        prompt: prompt format of the suites that name none, one of `PROMPTS`.
+        split: questions to ask, one of `SPLITS`.
+        max_examples: largest number of questions of each suite. None: all.
+        demonstrations: number of demonstrations in in-context prompts of the math
+            suites.
+        judge: which judge reads the predictions.
+        decoding: how predictions are generated.
+
+    Raises:
+        InputError: a field has another type or is outside its range.
+    """
+
+    suites: Sequence[str] = ()
+    benchmarks_dir: str | os.PathLike[str] | None = None
+    vocabulary_path: str | os.PathLike[str] | None = None
+    prompt: str = DEFAULT_PROMPT
+    split: str = DEFAULT_SPLIT
+    max_examples: int | None = None
+    demonstrations: int = DEFAULT_DEMONSTRATIONS
+    judge: JudgeSpec = JudgeSpec()
+    decoding: DecodingSpec = DecodingSpec()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.suites, (tuple, list)) or not all(
+            isinstance(name, str) for name in self.suites
+        ):
+            raise InputError(
+                f"suites is {self.suites!r}, expected a tuple of names, such as "
+                "('gsm8k', 'bbh'). Of a single suite: ('gsm8k',)."
+            )
+        object.__setattr__(self, "suites", tuple(self.suites))
+        checks.one_of("prompt", self.prompt, PROMPTS)
+        checks.one_of("split", self.split, SPLITS)
+        checks.whole("max_examples", self.max_examples, optional=True)
+        checks.whole("demonstrations", self.demonstrations)
+
+    def benchmarks(self) -> Any:
+        """The folder of the benchmarks.
+
+        Raises:
+            InputError: neither the field nor the environment names it.
+        """
+        return config.place(self.benchmarks_dir, "BENCHMARKS_DIR", "BENCHMARKS_DIR")
+
+    def vocabulary(self) -> Any:
+        """The path of the vocabulary.
+
+        Raises:
+            InputError: neither the field nor the environment names it.
+        """
+        return config.place(self.vocabulary_path, "VOCABULARY_PATH", "VOCABULARY")

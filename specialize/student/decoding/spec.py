@@ -1,0 +1,65 @@
+"""How token ids are generated; light, so that gin and the lint read it quickly."""
+
+import dataclasses
+
+from specialize import checks
+from specialize.errors import InputError
+
+METHODS = ("greedy", "sample", "beam")
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationSpec:
+    """How the student continues an input, token by token.
+
+    Attributes:
+        method: decoding method, one of `METHODS`.
+        temperature: sampling temperature; the logits are divided by it.
+        top_p: "sample" draws from the smallest set of tokens that has at least this
+            probability, in (0, 1].
+        num_samples: number of sequences per input that "sample" draws; number of best
+            sequences that "beam" returns.
+        num_beams: number of sequences that "beam" follows.
+        top_k: "sample" draws from this many likeliest tokens; 0 means all.
+        length_penalty: "beam" divides log-probabilities by length ** length_penalty.
+        early_stopping: when "beam" stops, by the three rules of Hugging Face. False:
+            when the best running beam, at its present length, cannot beat the worst
+            finished one. True: as soon as `num_beams` sequences are finished.
+            "never": as False, with the most favourable length.
+
+    Raises:
+        InputError: an unknown method, or a value outside its range.
+    """
+
+    method: str = "greedy"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    num_samples: int = 1
+    num_beams: int = 4
+    top_k: int = 0
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
+
+    def __post_init__(self) -> None:
+        checks.one_of("method", self.method, METHODS)
+        checks.real(
+            "temperature",
+            self.temperature,
+            above=0,
+            remedy="For the likeliest token use method 'greedy'.",
+        )
+        checks.real("top_p", self.top_p, above=0, most=1)
+        checks.whole("num_samples", self.num_samples)
+        checks.whole("num_beams", self.num_beams)
+        checks.whole("top_k", self.top_k, 0)
+        checks.real("length_penalty", self.length_penalty)
+        if self.early_stopping not in (True, False, "never"):
+            raise InputError(
+                f"early_stopping = {self.early_stopping!r}; it can be True, False or "
+                "'never'."
+            )
+        if self.method == "beam" and self.num_samples > self.num_beams:
+            raise InputError(
+                f"num_samples = {self.num_samples} sequences cannot be returned from "
+                f"num_beams = {self.num_beams}."
+            )
