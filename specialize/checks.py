@@ -45,10 +45,9 @@ def real(
     name: str,
     value: Any,
     *,
-    above: float = -math.inf,
-    least: float = -math.inf,
-    most: float = math.inf,
-    remedy: str = "",
+    above: float | int = -math.inf,
+    least: float | int = -math.inf,
+    most: float | int = math.inf,
 ) -> None:
     """Checks a finite number.
 
@@ -58,7 +57,6 @@ def real(
         above: the number must be greater.
         least: the number must not be smaller.
         most: the number must not be greater.
-        remedy: a sentence that ends the message.
 
     Raises:
         InputError: it is not a finite number, or it is outside its range.
@@ -74,6 +72,4 @@ def real(
     if math.isfinite(number) and above < number and least <= number <= most:
         return
     limits = f" {' and '.join(ends)}" if ends else ""
-    raise InputError(
-        f"{name} = {value!r}; it must be a number{limits}. {remedy}".rstrip()
-    )
+    raise InputError(f"{name} = {value!r}; it must be a number{limits}.")

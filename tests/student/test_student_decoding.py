@@ -11,7 +11,8 @@ import reference_t5
 
 from specialize import sharding
 from specialize.errors import InputError
-from specialize.student.decoding import decoding
+from specialize.student.decoding import decoding, source
+from specialize.student.decoding.spec import GenerationSpec
 from specialize.student.network.layout import scan_params
 from specialize.student.network.transformer import T5Config, Transformer
 
@@ -21,7 +22,7 @@ NEVER = 10**6  # an EOS id that no vocabulary has
 @pytest.fixture(autouse=True)
 def short_stretches(monkeypatch):
     """Lets short sequences grow the cache several times."""
-    monkeypatch.setattr(decoding, "FIRST_ROOM", 3)
+    monkeypatch.setattr(source, "FIRST_ROOM", 3)
 
 
 def config(family="t5_1_1", **changes) -> T5Config:
@@ -53,11 +54,19 @@ def prompts(rows=4, length=6):
     return jnp.asarray(x)
 
 
+# Arguments of `generate` beside its specification.
+CALL = ("max_length", "rng", "eos_id", "alternatives")
+
+
+def decode(module, params, x, **options):
+    """`decoding.generate` with the fields of its specification as options."""
+    call = {name: options.pop(name) for name in CALL if name in options}
+    return decoding.generate(module, params, x, GenerationSpec(**options), **call)
+
+
 @functools.lru_cache
 def program(module, **options):
-    return jax.jit(
-        lambda p, x, rng: decoding.generate(module, p, x, rng=rng, **options)
-    )
+    return jax.jit(lambda p, x, rng: decode(module, p, x, rng=rng, **options))
 
 
 def generate(module, params, x, rng=None, **options):
@@ -140,13 +149,13 @@ def test_the_loop_ends_when_all_rows_have_and_empty_rows_keep_nobody_waiting(
     method, expected, monkeypatch
 ):
     steps = []
-    step = decoding._Source.step
+    step = source.Source.step
 
     def counted(self, tokens, position, *rest):
         jax.debug.callback(lambda p: steps.append(int(p)), position)
         return step(self, tokens, position, *rest)
 
-    monkeypatch.setattr(decoding._Source, "step", counted)
+    monkeypatch.setattr(source.Source, "step", counted)
     module, params = model()
     # All ids are equally likely, and of equals the lowest id comes first: EOS here. A
     # search with 4 beams finishes one of them a step. Without a length penalty equals
@@ -298,7 +307,7 @@ def test_sample_scores_are_log_probabilities_and_samples_differ():
 def test_options_that_make_no_sense_are_refused(options, message):
     module, params = model()
     with pytest.raises(InputError, match=message):
-        decoding.generate(module, params, prompts(), **({"max_length": 2} | options))
+        decode(module, params, prompts(), **({"max_length": 2} | options))
 
 
 @pytest.mark.parametrize("method", ["greedy", "sample"])

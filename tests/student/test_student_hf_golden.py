@@ -11,6 +11,7 @@ from flax.traverse_util import unflatten_dict
 
 from specialize.checkpoints import names
 from specialize.student.decoding import decoding
+from specialize.student.decoding.spec import GenerationSpec
 from specialize.student.network.transformer import T5Config, Transformer
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "hf_t5.npz"
@@ -92,11 +93,15 @@ def test_states_and_logits_err_at_most_twice_as_much_as_hugging_faces(golden):
 )
 def test_generations_are_token_for_token_hugging_faces(golden, which, options):
     config, params, arrays = golden
+    eos_id = 1
     if which != "greedy":
-        options = options | {"eos_id": int(arrays["eos_id"])}
+        eos_id = int(arrays["eos_id"])
         assert (arrays[which] == 0).any()
+    spec = GenerationSpec(**options)
     module = Transformer(config)
     found = jax.jit(
-        lambda params, x: decoding.generate(module, params, x, max_length=64, **options)
+        lambda params, x: decoding.generate(
+            module, params, x, spec, max_length=64, eos_id=eos_id
+        )
     )(params, arrays["inputs"])
     np.testing.assert_array_equal(found.tokens, arrays[which])

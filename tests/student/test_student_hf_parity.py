@@ -19,6 +19,7 @@ pytestmark = pytest.mark.torch
 import hf_t5  # noqa: E402
 
 from specialize.student.decoding import decoding  # noqa: E402
+from specialize.student.decoding.spec import GenerationSpec  # noqa: E402
 from specialize.student.network.transformer import T5Config, Transformer  # noqa: E402
 
 FAMILIES = sorted(reference_t5.FAMILIES)
@@ -203,9 +204,12 @@ def test_greedy_and_beam_4_generate_the_same_64_tokens_for_64_real_questions(
     module = Transformer(cfg)
     theirs = hf_t5.build(cfg, params, tmp_path)
 
-    def ours(**options):
+    def ours(eos_id=1, **options):
+        spec = GenerationSpec(**options)
         run = jax.jit(
-            lambda p, x: decoding.generate(module, p, x, max_length=64, **options)
+            lambda p, x: decoding.generate(
+                module, p, x, spec, max_length=64, eos_id=eos_id
+            )
         )
         return np.asarray(run(params, x).tokens)
 

@@ -42,12 +42,12 @@ class GenerationSpec:
 
     def __post_init__(self) -> None:
         checks.one_of("method", self.method, METHODS)
-        checks.real(
-            "temperature",
-            self.temperature,
-            above=0,
-            remedy="For the likeliest token use method 'greedy'.",
-        )
+        checks.real("temperature", self.temperature, least=0)
+        if self.method == "sample" and self.temperature == 0:
+            raise InputError(
+                "temperature = 0; it must be above 0 with method 'sample'. For the "
+                "likeliest token use method 'greedy'."
+            )
         checks.real("top_p", self.top_p, above=0, most=1)
         checks.whole("num_samples", self.num_samples)
         checks.whole("num_beams", self.num_beams)

@@ -1,0 +1,100 @@
+"""The encoded rows of a batch, and one step of the decoder over them.
+
+The encoder runs once; its keys and values are computed once and shared by all
+continuations of a row. The cache of the decoder's own keys and values grows in
+stretches, so that early positions do not read room that only late ones need.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from specialize.student.attention import cache
+from specialize.student.attention.attention import MASKED
+from specialize.student.layers import constrain
+from specialize.student.network.layout import unroll_params
+from specialize.student.network.transformer import Transformer
+
+# Room for positions in the first stretch of the loop; doubled until it suffices.
+FIRST_ROOM = 64
+
+
+class Source:
+    """The encoded rows and one step of the decoder, ready for a loop."""
+
+    def __init__(
+        self, module: Transformer, params: PyTree, tokens: jax.Array, length: int
+    ):
+        # A scan would copy the whole cache at every step.
+        config = dataclasses.replace(
+            module.config, scan_layers=False, remat_policy="none"
+        )
+        self.module = module.clone(config=config)
+        self.params = _in_compute_dtype(unroll_params(params), config.dtype)
+        self.config = config
+        self.rows = tokens.shape[0]
+        self.length = length
+        real = tokens > 0
+        self.empty_rows = ~jnp.any(real, axis=1)
+        encoded = self._apply("encode", tokens, enable_dropout=False)
+        self.layers = self._apply("remember", encoded)
+        self.bias = jnp.where(real, 0.0, MASKED).astype(jnp.float32)
+        self.distances = self._apply("position_bias", length)
+
+    def _apply(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return self.module.apply(
+            {"params": self.params}, *args, method=method, **kwargs
+        )
+
+    def stretches(self) -> list[int]:
+        """Room for positions in each stretch of the loop, growing to the length."""
+        rooms = [min(FIRST_ROOM, self.length)]
+        while rooms[-1] < self.length:
+            rooms.append(min(2 * rooms[-1], self.length))
+        return rooms
+
+    def no_past(self, continuations: int) -> list[cache.KeysValues]:
+        """Returns empty keys and values with the room of the first stretch."""
+        past = cache.empty(
+            self.rows * continuations,
+            self.config.num_heads,
+            self.stretches()[0],
+            self.config.head_dim,
+            jnp.dtype(self.config.dtype),
+        )
+        axes = ("batch", "heads", "length", "kv")
+        past = jax.tree.map(lambda x: constrain(x, *axes), past)
+        return [past] * self.config.num_decoder_layers
+
+    def step(
+        self,
+        tokens: Int[Array, "B N"],
+        position: Int[Array, ""],
+        pasts: list[cache.KeysValues],
+        ancestors: Int[Array, "B N T"] | None = None,
+    ) -> tuple[Float[Array, "B N V"], list[cache.KeysValues]]:
+        """Returns the logits after `tokens` at `position`, and the longer past."""
+        room = pasts[0].keys.shape[2]
+        # Slot t lies t - position away; beyond the table all is future.
+        table = jnp.pad(
+            self.distances, ((0, 0), (0, room)), constant_values=jnp.float32(MASKED)
+        )
+        past_bias = jax.lax.dynamic_slice_in_dim(
+            table, self.length - 1 - position, room, axis=1
+        )
+        view = cache.View(position, past_bias, self.bias, ancestors)
+        return self._apply("step", tokens, pasts, self.layers, view)
+
+
+def _in_compute_dtype(params: PyTree, dtype: Any) -> PyTree:
+    """Casts once what every step would cast: matrices, but neither norms nor biases."""
+
+    def cast(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
+        if path[-1].key in ("kernel", "embedding"):
+            return value.astype(dtype)
+        return value
+
+    return jax.tree_util.tree_map_with_path(cast, params)
