@@ -293,7 +293,7 @@ def initialize_distributed(
     return num_processes > 1
 
 
-def meet(what: str) -> None:
+def barrier(what: str) -> None:
     """Waits until every process of the run has come here."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
@@ -305,10 +305,10 @@ def meet(what: str) -> None:
 def one_after_another() -> Iterator[None]:
     """Process 0 first: the others then find on a shared disk what it prepared."""
     if jax.process_index() != 0:
-        meet("prepared by process 0")
+        barrier("prepared by process 0")
     yield
     if jax.process_index() == 0:
-        meet("prepared by process 0")
+        barrier("prepared by process 0")
 
 
 def _flat_axes(params_axes: Any) -> dict[tuple[str, ...], tuple[str, ...]]:

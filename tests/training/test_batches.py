@@ -61,16 +61,17 @@ def test_processes_make_only_their_rows_and_the_same_ones():
 def test_every_row_holds_its_records_whole_with_their_teacher():
     found = source()
     mixture = found.mixture
-    batch, plan = found.batch(5), found.plan(5)
+    batch, layout = found.batch(5), found.layout(5)
     ids = found.record_ids(5)
     for row in range(8):
-        here = np.flatnonzero(plan.rows == row)
+        here = np.flatnonzero(layout.rows == row)
         assert ids[row] == [
-            mixture.tasks[plan.tasks[i]].record_id(int(plan.examples[i])) for i in here
+            mixture.tasks[layout.tasks[i]].record_id(int(layout.examples[i]))
+            for i in here
         ]
         for segment, index in enumerate(here, start=1):
-            task = mixture.tasks[plan.tasks[index]]
-            example = int(plan.examples[index])
+            task = mixture.tasks[layout.tasks[index]]
+            example = int(layout.examples[index])
             for part, side in (("inputs", "encoder"), ("targets", "decoder")):
                 start = task.starts[part][example]
                 size = task.lengths[example, 0 if part == "inputs" else 1]
@@ -109,13 +110,13 @@ def test_nothing_is_lost_within_an_epoch_but_what_is_counted():
     seen: list[int] = []
     step = 0
     while found.epochs(step)["a"] < 3:
-        seen += found.plan(step).examples.tolist()
+        seen += found.layout(step).examples.tolist()
         step += 1
     whole = step - step % found.steps_per_window
     seen = [
         example
         for number in range(whole)
-        for example in found.plan(number).examples.tolist()
+        for example in found.layout(number).examples.tolist()
     ]
     drawn = whole // found.steps_per_window * found.window_examples
     assert len(seen) == drawn - found.left_out(0, whole)

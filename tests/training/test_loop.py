@@ -106,12 +106,12 @@ def test_a_nan_stops_with_step_records_and_the_state_before_it(
     source = BatchSource(
         poisoned, batch_size=8, feature_lengths=tiny_run.LENGTHS, window_rows=16
     )
-    plan = source.plan(2)
+    plan = source.layout(2)
     earlier = {
         (int(t), int(e))
         for step in (0, 1)
         for t, e in zip(
-            source.plan(step).tasks, source.plan(step).examples, strict=True
+            source.layout(step).tasks, source.layout(step).examples, strict=True
         )
     }
     fresh = [

@@ -248,14 +248,14 @@ def _stream(
         pack=pack,
     )
     steps = source.steps_per_window
-    plans = [source.plan(step) for step in range(steps)]
+    plans = [source.layout(step) for step in range(steps)]
     useful = np.array([[p.encoder_tokens, p.decoder_tokens] for p in plans]).mean(0)
     filled = useful / (shape.batch * np.array(lengths))
     at = [steps]
 
     def run() -> None:
         for _ in range(STREAM_BATCHES):
-            source.plan_ahead(at[0])
+            source.prepare_ahead(at[0])
             source.batch(at[0])
             at[0] += 1
 

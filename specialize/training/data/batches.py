@@ -36,7 +36,7 @@ CALIBRATION_WINDOWS = 2
 Batch = dict[str, Shaped[np.ndarray, "B ..."]]
 
 
-class Plan(NamedTuple):
+class BatchLayout(NamedTuple):
     """Which example stands where in one global batch.
 
     Attributes:
@@ -125,7 +125,7 @@ class BatchSource:
             **({} if self.order == "random" else {"order": self.order}),
         }
 
-    def plan(self, step: int) -> Plan:
+    def layout(self, step: int) -> BatchLayout:
         """Which examples the global batch of a step holds; 0-based."""
         number, within = divmod(step, self.steps_per_window)
         window = self._window(number)
@@ -134,7 +134,7 @@ class BatchSource:
         part = slice(int(first), int(last))
         tasks, examples = window.tasks[part], window.examples[part]
         tokens = self._lengths(tasks, examples).sum(0)
-        return Plan(
+        return BatchLayout(
             tasks, examples, window.rows[part] - low, int(tokens[0]), int(tokens[1])
         )
 
@@ -148,14 +148,14 @@ class BatchSource:
         Returns:
             Batch keys as `packing.pack` gives them, with R rows.
         """
-        plan = self.plan(step)
+        layout = self.layout(step)
         wanted = np.arange(self.batch_size) if rows is None else rows
-        mine = np.isin(plan.rows, wanted)
-        places = np.searchsorted(wanted, plan.rows[mine])
+        mine = np.isin(layout.rows, wanted)
+        places = np.searchsorted(wanted, layout.rows[mine])
         return assemble(
             self.mixture,
-            plan.tasks[mine],
-            plan.examples[mine],
+            layout.tasks[mine],
+            layout.examples[mine],
             places,
             len(wanted),
             self.lengths,
@@ -164,10 +164,10 @@ class BatchSource:
 
     def record_ids(self, step: int) -> list[list[str]]:
         """The records in every row of a step's global batch."""
-        plan = self.plan(step)
+        layout = self.layout(step)
         ids: list[list[str]] = [[] for _ in range(self.batch_size)]
         for task, example, row in zip(
-            plan.tasks, plan.examples, plan.rows, strict=True
+            layout.tasks, layout.examples, layout.rows, strict=True
         ):
             ids[row].append(self.mixture.tasks[task].record_id(int(example)))
         return ids
@@ -199,9 +199,9 @@ class BatchSource:
         counts = np.zeros(len(self.mixture.tasks), np.int64)
         tokens = np.zeros(2, np.int64)
         for step in range(first, last):
-            plan = self.plan(step)
-            counts += np.bincount(plan.tasks, minlength=len(counts))
-            tokens += [plan.encoder_tokens, plan.decoder_tokens]
+            layout = self.layout(step)
+            counts += np.bincount(layout.tasks, minlength=len(counts))
+            tokens += [layout.encoder_tokens, layout.decoder_tokens]
         positions = np.asarray(self.capacities) * self.batch_size * (last - first)
         names = [examples.task for examples in self.mixture.tasks]
         return {
@@ -211,7 +211,7 @@ class BatchSource:
             "left_out": self.left_out(first, last),
         }
 
-    def plan_ahead(self, step: int) -> None:
+    def prepare_ahead(self, step: int) -> None:
         """Makes the window after a step's in the background."""
         self._start(step // self.steps_per_window + 1)
 

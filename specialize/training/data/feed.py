@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from specialize.sharding import batch_sharding
-from specialize.training.data.batches import Batch, BatchSource, Plan
+from specialize.training.data.batches import Batch, BatchLayout, BatchSource
 
 
 class Fed(NamedTuple):
@@ -20,15 +20,15 @@ class Fed(NamedTuple):
     Attributes:
         step: 0-based.
         batch: global arrays, rows over data and fsdp.
-        plan: what it holds.
+        layout: what it holds.
     """
 
     step: int
     batch: dict[str, jax.Array]
-    plan: Plan
+    layout: BatchLayout
 
 
-def place(source: BatchSource, step: int, mesh: Mesh) -> dict[str, jax.Array]:
+def global_batch(source: BatchSource, step: int, mesh: Mesh) -> dict[str, jax.Array]:
     """Makes a step's global batch; this process materialises only its own rows.
 
     Args:
@@ -41,7 +41,7 @@ def place(source: BatchSource, step: int, mesh: Mesh) -> dict[str, jax.Array]:
     """
     rows = local_rows(source.batch_size, mesh)
     where = batch_sharding(mesh)
-    return put(source.batch(step, rows), rows, source.batch_size, where)
+    return to_global_arrays(source.batch(step, rows), rows, source.batch_size, where)
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " R"]:
@@ -51,7 +51,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " R"]:
     return np.unique(np.concatenate(mine))
 
 
-def put(
+def to_global_arrays(
     local: Batch, rows: Int[np.ndarray, " R"], batch_size: int, sharding: Any
 ) -> dict[str, jax.Array]:
     """Makes global arrays from this process's rows."""
@@ -98,9 +98,9 @@ def feed(
             for step in range(first, last):
                 if stop.is_set():
                     return
-                plan = source.plan(step)
-                source.plan_ahead(step)
-                offer(Fed(step, place(source, step, mesh), plan))
+                layout = source.layout(step)
+                source.prepare_ahead(step)
+                offer(Fed(step, global_batch(source, step, mesh), layout))
         except BaseException as error:
             offer(error)
 

@@ -24,7 +24,7 @@ METRICS_FILE = "metrics.jsonl"
 Pair = tuple[float, float]
 
 
-class Interval:
+class MetricSums:
     """Metrics and tokens since the last line.
 
     Attributes:
@@ -100,7 +100,7 @@ class Clock:
         return self._average
 
 
-class Sight:
+class RunLog:
     """Writes lines on process 0, and nothing elsewhere.
 
     Args:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from specialize.training.data.batches import BatchSource, Plan
-from specialize.training.logging.run_log import Clock, Interval, Sight
+from specialize.training.data.batches import BatchLayout, BatchSource
+from specialize.training.logging.run_log import Clock, MetricSums, RunLog
 
 
 class NotFinite(Exception):
@@ -24,7 +24,7 @@ class NotFinite(Exception):
         self.metrics = metrics
 
 
-class Ledger:
+class StepResults:
     """Enters steps in order, and writes a line when one is due.
 
     `enter` takes a step that has only been dispatched and reads the one before, so that
@@ -32,7 +32,7 @@ class Ledger:
 
     Args:
         source: of the batches.
-        sight: writes the lines.
+        log: writes the lines.
         names: of the metrics, in the order of the rows of a step's results.
         log_period: steps between lines.
         interval: what an interrupted run had entered since its last line.
@@ -45,36 +45,36 @@ class Ledger:
     def __init__(
         self,
         source: BatchSource,
-        sight: Sight,
+        log: RunLog,
         names: Sequence[str],
         *,
         log_period: int,
-        interval: Interval,
+        interval: MetricSums,
     ) -> None:
         self.latest: dict[str, float] = {}
         self.interval = interval
         self._source = source
-        self._sight = sight
+        self._log = log
         self._names = names
         self._log_period = log_period
         self._clock = Clock()
-        self._pending: tuple[int, Any, Plan] | None = None
+        self._pending: tuple[int, Any, BatchLayout] | None = None
         lengths = source.lengths
         self._positions = source.batch_size * (lengths["inputs"] + lengths["targets"])
 
-    def enter(self, step: int, results: Any, plan: Plan) -> None:
+    def enter(self, step: int, results: Any, layout: BatchLayout) -> None:
         """Takes a dispatched step, and reads the one before it.
 
         Args:
             step: 0-based.
             results: device array [n 2] of sums and counts.
-            plan: of its batch.
+            layout: of its batch.
 
         Raises:
             NotFinite: the step before it was not finite.
         """
         self.settle()
-        self._pending = (step, results, plan)
+        self._pending = (step, results, layout)
 
     def settle(self) -> None:
         """Waits for the step that was entered last, and reads it.
@@ -84,14 +84,16 @@ class Ledger:
         """
         if self._pending is None:
             return
-        (step, results, plan), self._pending = self._pending, None
-        self._read(step, np.asarray(results), plan)
+        (step, results, layout), self._pending = self._pending, None
+        self._read(step, np.asarray(results), layout)
 
     def restart_clock(self) -> None:
         """Keeps what happened since the last step out of the seconds a step takes."""
         self._clock.restart()
 
-    def _read(self, step: int, results: Float[np.ndarray, "N 2"], plan: Plan) -> None:
+    def _read(
+        self, step: int, results: Float[np.ndarray, "N 2"], layout: BatchLayout
+    ) -> None:
         pairs = {
             name: (float(total), float(count))
             for name, (total, count) in zip(self._names, results, strict=True)
@@ -101,17 +103,17 @@ class Ledger:
         learning_rate, _ = pairs.pop("learning_rate")
         if not finite:
             raise NotFinite(step, pairs)
-        tokens = float(plan.encoder_tokens + plan.decoder_tokens)
+        tokens = float(layout.encoder_tokens + layout.decoder_tokens)
         pairs["_tokens"] = (tokens, 1.0)
         pairs["_filled"] = (tokens, float(self._positions))
         self.interval.add(pairs)
         taken = step + 1
-        if taken % self._log_period and taken != self._sight.total_steps:
+        if taken % self._log_period and taken != self._log.total_steps:
             return
         means = self.interval.means()
         tokens, filled = means.pop("_tokens"), means.pop("_filled")
         self.latest = {f"train/{name}": value for name, value in means.items()}
-        self._sight.line(
+        self._log.line(
             taken,
             means,
             seconds=self._clock.read(),

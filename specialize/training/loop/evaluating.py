@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from specialize import config, sharding
 from specialize.training.data.batches import held_out_batches
-from specialize.training.data.feed import local_rows, put
+from specialize.training.data.feed import local_rows, to_global_arrays
 from specialize.training.data.mixtures import Mixture
 from specialize.training.optimization.step import LossSums, make_eval_step
 
@@ -61,7 +61,9 @@ def held_out_loss(
         ):
             mine = {name: values[rows] for name, values in batch.items()}
             with sharding.activate(mesh, rules):
-                results.append(step(params, put(mine, rows, batch_size, place)))
+                results.append(
+                    step(params, to_global_arrays(mine, rows, batch_size, place))
+                )
             if sharding.simulated(mesh):
                 jax.block_until_ready(results[-1])
         sums: dict[str, np.ndarray] = {}

@@ -26,8 +26,8 @@ from specialize.training.data.batches import BatchSource
 from specialize.training.data.mixtures import Mixture, load_mixture
 from specialize.training.data.order import check_order
 from specialize.training.logging import throughput
-from specialize.training.logging.run_log import Interval, Sight
-from specialize.training.logging.step_results import Ledger, NotFinite
+from specialize.training.logging.run_log import MetricSums, RunLog
+from specialize.training.logging.step_results import NotFinite, StepResults
 from specialize.training.loop import interruptions
 from specialize.training.loop.evaluating import Evaluator, decoded_suites, held_out_loss
 from specialize.training.loop.profiling import Profiler
@@ -175,7 +175,7 @@ def train(
     if jax.process_index() == 0:
         outputs.claim(model_dir, "run")
         config.save(model_dir)  # every value and its origin
-    sharding.meet("run folder")
+    sharding.barrier("run folder")
 
     # -- 2. Data: prepared once, then any step's batch is a function of (seed, step). --
     lengths = {name: int(size) for name, size in feature_lengths.items()}
@@ -205,7 +205,7 @@ def train(
     sample = source.batch(0)
     layout = plan_state(model, optimizer, sample, mesh, rules)
     identity = {**source.identity(), "mixture": data.name, "split": split}
-    interval, metrics, step = Interval(), dict[str, float](), 0
+    interval, metrics, step = MetricSums(), dict[str, float](), 0
     evaluation_due = False
     with contextlib.ExitStack() as exits:
         exits.enter_context(interruptions.full_disk(model_dir))
@@ -221,7 +221,7 @@ def train(
         if store.latest() is not None:
             state, saved = store.restore(None, layout.abstract)
             interruptions.check_resumable(saved["run"], identity)
-            interval, metrics = Interval(saved["interval"]), dict(saved["latest"])
+            interval, metrics = MetricSums(saved["interval"]), dict(saved["latest"])
             step, evaluation_due = int(saved["step"]), bool(saved["evaluation_due"])
             _say(f"resuming {model_dir} at step {step}")
         else:
@@ -258,7 +258,7 @@ def train(
                     out_shardings=(layout.shardings, whole, whole),
                     donate_argnums=0,
                 )
-                .lower(state, healthy, feed.place(source, step, mesh))
+                .lower(state, healthy, feed.global_batch(source, step, mesh))
                 .compile()
             )
         if jax.process_index() == 0:
@@ -293,7 +293,7 @@ def train(
                     feature_lengths=lengths,
                 )
             )
-        sight = Sight(
+        sight = RunLog(
             model_dir,
             total_steps=total_steps,
             first_step=step,
@@ -308,7 +308,9 @@ def train(
             tensorboard=tensorboard,
         )
         exits.callback(sight.close)
-        ledger = Ledger(source, sight, names, log_period=log_period, interval=interval)
+        ledger = StepResults(
+            source, sight, names, log_period=log_period, interval=interval
+        )
         profiler = Profiler(model_dir / "profile", profile_steps)
         exits.callback(profiler.stop)
         _say(
@@ -391,7 +393,7 @@ def train(
                 source.batch(fault.step, mine),
                 ids,
             )
-            sharding.meet("batch that is not finite")
+            sharding.barrier("batch that is not finite")
             raise interruptions.NonFiniteError(
                 interruptions.nonfinite_message(fault.step, path, taken, ids)
             ) from None

@@ -15,7 +15,7 @@ from specialize.training.optimization.optimizers import Optimizer
 from specialize.training.optimization.step import initial_state
 
 
-class Layout(NamedTuple):
+class StateLayout(NamedTuple):
     """The state of a run before it has values.
 
     Attributes:
@@ -37,7 +37,7 @@ def plan_state(
     batch: Mapping[str, Shaped[np.ndarray, "B ..."]],
     mesh: Mesh,
     rules: sharding.Rules,
-) -> Layout:
+) -> StateLayout:
     """Derives shapes and shardings of the whole state; nothing is computed.
 
     Args:
@@ -60,12 +60,12 @@ def plan_state(
         state,
         places,
     )
-    return Layout(fitting, chain, abstract, places)
+    return StateLayout(fitting, chain, abstract, places)
 
 
 def create_state(
     model: Any,
-    layout: Layout,
+    layout: StateLayout,
     batch: Mapping[str, Shaped[np.ndarray, "B ..."]],
     mesh: Mesh,
     *,

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from specialize.training.logging import run_log
-from specialize.training.logging.run_log import Interval, Sight
+from specialize.training.logging.run_log import MetricSums, RunLog
 
 
 def test_the_step_line_says_what_people_ask_for():
@@ -26,13 +26,13 @@ def test_the_step_line_says_what_people_ask_for():
 
 
 def test_an_interval_goes_through_json_exactly():
-    one, other = Interval(), Interval()
+    one, other = MetricSums(), MetricSums()
     steps = [{"kl": (0.1 * i, 3.0), "loss": (1 / (i + 1), 7.0)} for i in range(10)]
     for metrics in steps:
         one.add(metrics)
     for metrics in steps[:4]:
         other.add(metrics)
-    other = Interval(json.loads(json.dumps(other.to_json())))
+    other = MetricSums(json.loads(json.dumps(other.to_json())))
     for metrics in steps[4:]:
         other.add(metrics)
     assert one.means() == other.means()
@@ -40,14 +40,14 @@ def test_an_interval_goes_through_json_exactly():
 
 
 def test_a_mean_is_over_all_tokens_not_over_steps():
-    interval = Interval()
+    interval = MetricSums()
     interval.add({"kl": (2.0, 1.0), "never": (0.0, 0.0)})
     interval.add({"kl": (6.0, 3.0), "never": (0.0, 0.0)})
     assert interval.means() == {"kl": 2.0}
 
 
-def open_sight(folder, first_step):
-    return Sight(
+def open_log(folder, first_step):
+    return RunLog(
         folder,
         total_steps=100,
         first_step=first_step,
@@ -72,13 +72,13 @@ def write_lines(shown, steps):
 
 
 def test_a_resumed_run_replaces_the_lines_behind_its_checkpoint(tmp_path):
-    first = open_sight(tmp_path, 0)
+    first = open_log(tmp_path, 0)
     write_lines(first, [10, 20, 30])
     first.close()
     path = tmp_path / "metrics.jsonl"
     # A kill may cut the last line.
     path.write_text(path.read_text() + '{"step": 40, "tr')
-    second = open_sight(tmp_path, 20)
+    second = open_log(tmp_path, 20)
     write_lines(second, [30])
     second.close()
     records = [json.loads(line) for line in path.read_text().splitlines()]
