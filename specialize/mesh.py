@@ -1,11 +1,6 @@
-"""The sizes of a device mesh, read from whatever a recipe says; nothing here needs jax.
+"""The sizes of a device mesh, read from whatever a recipe says; nothing here needs jax."""
 
-`MESH` is sizes by axis ({"data": 2, "model": 4}), text ("8" along data, "2x4" data x
-model, "2x2x2" data x fsdp x model, "data=2,model=4"), or None (every device along
-data). An absent axis has size 1, an absent "data" takes the devices that the others
-leave, as -1 does.
-"""
-
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -17,73 +12,131 @@ AXES = ("data", "fsdp", "model")
 _PLAIN = {1: AXES[:1], 2: (AXES[0], AXES[2]), 3: AXES}
 
 
-def read_sizes(value: Any) -> dict[str, int]:
-    """The size of every axis.
+@dataclasses.dataclass(frozen=True)
+class MeshSpec:
+    """Number of devices along each axis of a device mesh.
 
-    Args:
-        value: any spelling of a mesh, as above.
+    At most one size is -1: the number of devices that the others leave.
 
-    Returns:
-        {axis: size} in the order of `AXES`; at most one size is -1 (the rest).
-
-    Raises:
-        InputError: it is no mesh, or its sizes are not possible.
-    """
-    given = {} if value is None else value
-    if isinstance(value, str):
-        text = value.strip()
-        if re.fullmatch(r"-?\d+(x-?\d+){0,2}", text):
-            numbers = [int(number) for number in text.split("x")]
-            given = dict(zip(_PLAIN[len(numbers)], numbers, strict=True))
-        else:
-            words = filter(None, re.split(r"[,\s]+", text))
-            parts = [word.partition("=") for word in words]
-            names = [name for name, _, _ in parts]
-            written = all(re.fullmatch(r"-?\d+", size) for _, _, size in parts)
-            once = len(set(names)) == len(names)
-            given = {n: int(size) for n, _, size in parts} if written and once else None
-    unknown = set(given) - set(AXES) if isinstance(given, Mapping) else None
-    if unknown or not isinstance(given, Mapping):
-        hint = "".join(did_you_mean(str(axis), AXES) for axis in unknown or ())
-        raise InputError(
-            f"MESH is {value!r}; it gives {', '.join(AXES)} a number of devices: "
-            f"{{'data': 2, 'model': 4}}, 'data=2,model=4' or '2x4'.{hint}"
-        )
-    sizes = {axis: given.get(axis, -1 if axis == "data" else 1) for axis in AXES}
-    whole = all(
-        type(size) is int and (size > 0 or size == -1) for size in sizes.values()
-    )
-    if not whole or list(sizes.values()).count(-1) > 1:
-        raise InputError(
-            f"MESH is {value!r}: {_shown(sizes)}; sizes are positive, and one at most "
-            "is -1 (what the others leave)."
-        )
-    return sizes
-
-
-def fit(sizes: Mapping[str, int], devices: int, *, exact: bool) -> dict[str, int]:
-    """The sizes on so many devices.
-
-    Args:
-        sizes: as `read_sizes` returns them.
-        devices: how many there are.
-        exact: whether all of them must be used.
-
-    Returns:
-        The sizes with -1 replaced by what the others leave.
+    Attributes:
+        data: devices that split the batch.
+        fsdp: devices that split the batch and the parameters.
+        model: devices that split heads, feed-forward units and the vocabulary.
 
     Raises:
-        InputError: they do not fit.
+        InputError: a size that is not a positive integer or -1, or several are -1.
     """
-    known = math.prod(size for size in sizes.values() if size != -1)
-    free = -1 in sizes.values()
-    if devices % known if free else known > devices or (exact and known != devices):
+
+    data: int = -1
+    fsdp: int = 1
+    model: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = list(self.sizes.values())
+        whole = all(type(size) is int and (size > 0 or size == -1) for size in sizes)
+        if not whole or sizes.count(-1) > 1:
+            raise InputError(
+                f"mesh {self}: sizes are positive, and one at most is -1 (what the "
+                "others leave)."
+            )
+
+    @classmethod
+    def read(cls, value: Any) -> "MeshSpec":
+        """Reads every spelling of a mesh.
+
+        Args:
+            value: a `MeshSpec`; sizes by axis, as {"data": 2, "model": 4}; text, as "8"
+                (data), "2x4" (data x model), "2x2x2" (data x fsdp x model) or
+                "data=2,model=4"; or None (every device along data).
+
+        Raises:
+            InputError: it is no mesh, or its sizes are not possible.
+        """
+        if isinstance(value, cls):
+            return value
+        given = {} if value is None else value
+        if isinstance(value, str):
+            given = _parsed(value.strip())
+        unknown = set(given) - set(AXES) if isinstance(given, Mapping) else None
+        if unknown or not isinstance(given, Mapping):
+            hint = "".join(did_you_mean(str(axis), AXES) for axis in unknown or ())
+            raise InputError(
+                f"MESH is {value!r}; it gives {', '.join(AXES)} a number of devices: "
+                f"{{'data': 2, 'model': 4}}, 'data=2,model=4' or '2x4'.{hint}"
+            )
+        try:
+            return cls(**given)
+        except InputError as error:
+            raise InputError(f"MESH is {value!r}: {error}") from None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """{axis: size} in the order of `AXES`."""
+        return {axis: getattr(self, axis) for axis in AXES}
+
+    @property
+    def batch_shards(self) -> int:
+        """The number of parts of a batch; an axis of unknown size (-1) counts as 1."""
+        return max(self.data, 1) * max(self.fsdp, 1)
+
+    def fit(self, devices: int, *, exact: bool) -> "MeshSpec":
+        """The mesh on so many devices.
+
+        Args:
+            devices: how many there are.
+            exact: whether all of them must be used.
+
+        Returns:
+            The mesh, with -1 replaced by what the other sizes leave.
+
+        Raises:
+            InputError: the sizes do not fit.
+        """
+        sizes = self.sizes
+        known = math.prod(size for size in sizes.values() if size != -1)
+        free = -1 in sizes.values()
+        if devices % known if free else known > devices or (exact and known != devices):
+            raise InputError(
+                f"mesh {self} needs {'a multiple of ' * free}{known} devices; there "
+                f"are {devices}. Change the sizes, or on CPU set JAX_NUM_CPU_DEVICES."
+            )
+        rest = devices // known
+        return MeshSpec(**{a: rest if n == -1 else n for a, n in sizes.items()})
+
+    def __str__(self) -> str:
+        return " x ".join(f"{axis} {size}" for axis, size in self.sizes.items())
+
+
+def _parsed(text: str) -> dict[str, int] | None:
+    """Sizes by axis as text gives them, or None where it gives none."""
+    if re.fullmatch(r"-?\d+(x-?\d+){0,2}", text):
+        numbers = [int(number) for number in text.split("x")]
+        return dict(zip(_PLAIN[len(numbers)], numbers, strict=True))
+    words = filter(None, re.split(r"[,\s]+", text))
+    parts = [word.partition("=") for word in words]
+    names = [name for name, _, _ in parts]
+    written = all(re.fullmatch(r"-?\d+", size) for _, _, size in parts)
+    once = len(set(names)) == len(names)
+    return {n: int(size) for n, _, size in parts} if written and once else None
+
+
+def check_batch(
+    batch_size: int, shards: int, microbatches: int = 1, *, name: str = "batch_size"
+) -> None:
+    """Checks that the rows of a batch divide over microbatches and devices.
+
+    Args:
+        batch_size: rows of the global batch.
+        shards: devices along data and fsdp, which split the batch.
+        microbatches: parts of the batch that are processed one after another.
+        name: what the batch size is called.
+
+    Raises:
+        InputError: they do not.
+    """
+    if batch_size % (shards * microbatches):
+        parts = f"{microbatches} microbatches and " if microbatches > 1 else ""
         raise InputError(
-            f"mesh {_shown(sizes)} needs {'a multiple of ' * free}{known} devices; "
-            f"there are {devices}. Change the sizes, or on CPU set JAX_NUM_CPU_DEVICES."
+            f"{name} = {batch_size} does not divide over {parts}{shards} devices along "
+            f"data x fsdp. Use a multiple of {shards * microbatches}."
         )
-    return {axis: devices // known if n == -1 else n for axis, n in sizes.items()}
-
-
-def _shown(sizes: Mapping[str, Any]) -> str:
-    return " x ".join(f"{axis} {size}" for axis, size in sizes.items())

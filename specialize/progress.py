@@ -1,6 +1,5 @@
-"""Progress on everything longer than a second: a bar, or JSON lines in a log."""
+"""Progress of everything longer than a second: a bar, or lines of text in a log."""
 
-import json
 import operator
 import sys
 import time
@@ -21,6 +20,11 @@ T = TypeVar("T")
 
 # Standard output carries results; progress and remarks go to standard error.
 console = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """Prints one line for people on standard error, as it is written and unfolded."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def table_console(width: int) -> Console:
@@ -54,9 +58,9 @@ def track(
 ) -> Iterator[T]:
     """Yields `items`, showing how far they are.
 
-    On a terminal this is a bar. Elsewhere it is one JSON object a line on standard
-    error, at most every `log_every_s` seconds and once at the end:
-    `{"progress": description, "done": 12, "total": 50, "seconds": 3.1}`.
+    On a terminal this is a bar. Elsewhere it is one line of text on standard error, at
+    most every `log_every_s` seconds and once at the end:
+    `align completions: 12 of 50 in 3.1 s`.
 
     Args:
         items: what to go through.
@@ -87,10 +91,5 @@ def track(
 
 
 def _log_line(description: str, done: int, total: int | None, seconds: float) -> None:
-    line = {
-        "progress": description,
-        "done": done,
-        "total": total,
-        "seconds": round(seconds, 1),
-    }
-    print(json.dumps(line), file=sys.stderr, flush=True)
+    known = "" if total is None else f" of {total:,}"
+    say(f"{description}: {done:,}{known} in {seconds:,.1f} s")

@@ -21,7 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from specialize.errors import InputError
-from specialize.mesh import fit, read_sizes
+from specialize.mesh import MeshSpec
 
 
 def _widen_thread_pool() -> None:
@@ -66,8 +66,8 @@ def read_mesh(value: Any = None, devices: Sequence[Any] | None = None) -> Mesh:
     """The device mesh that a recipe or a caller asks for.
 
     Args:
-        value: a mesh, which is returned, or any spelling of `mesh.read_sizes`: sizes
-            by axis, text such as "2x4", or None (every device along data).
+        value: a mesh, which is returned, or any spelling that `MeshSpec.read` takes:
+            sizes by axis, text such as "2x4", or None (every device along data).
         devices: the devices; all of them if None. With fixed sizes that need fewer
             devices than there are, the first ones are taken (one process only).
 
@@ -81,7 +81,8 @@ def read_mesh(value: Any = None, devices: Sequence[Any] | None = None) -> Mesh:
     if isinstance(value, Mesh):
         return value
     found = list(jax.devices() if devices is None else devices)
-    sizes = fit(read_sizes(value), len(found), exact=jax.process_count() > 1)
+    spec = MeshSpec.read(value).fit(len(found), exact=jax.process_count() > 1)
+    sizes = spec.sizes
     return jax.make_mesh(
         tuple(sizes.values()),
         tuple(sizes),

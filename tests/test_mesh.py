@@ -6,7 +6,7 @@ import pytest
 from specialize import sharding
 from specialize.config import neutral
 from specialize.errors import InputError
-from specialize.mesh import AXES, fit, read_sizes
+from specialize.mesh import AXES, MeshSpec
 
 SPELLINGS = [
     (None, (8, 1, 1)),
@@ -80,7 +80,7 @@ def test_what_is_no_mesh_is_one_error_that_shows_the_value(read, value, said):
 )
 def test_sizes_that_do_not_fit_the_devices_are_refused(value, devices, exact, said):
     with pytest.raises(InputError, match=said):
-        fit(read_sizes(value), devices, exact=exact)
+        MeshSpec.read(value).fit(devices, exact=exact)
 
 
 def test_one_process_may_use_some_of_its_devices():

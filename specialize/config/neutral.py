@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specialize.errors import InputError
-from specialize.mesh import read_sizes
+from specialize.mesh import MeshSpec
 
 
 def model_partitions(mesh: Any) -> int:
     """T5X's `num_partitions`: the chips that share one example's matrices.
 
     Args:
-        mesh: any spelling of `mesh.read_sizes`; T5X derives "data" itself.
+        mesh: any spelling that `MeshSpec.read` takes; T5X derives "data" itself.
 
     Raises:
         InputError: it is no mesh, or "model" is -1, which T5X cannot derive.
     """
-    size = read_sizes(mesh)["model"]
+    size = MeshSpec.read(mesh).model
     if size < 1:
         raise InputError(
             f"MESH is {mesh!r}: T5X derives the data axis; give 'model' a number."
@@ -34,7 +34,7 @@ def parameter_dims(mesh: Any) -> int:
     T5X has one axis where we have "data" and "fsdp": either all of it holds parameters
     (2) or none (1).
     """
-    return 1 if read_sizes(mesh)["fsdp"] == 1 else 2
+    return 1 if MeshSpec.read(mesh).fsdp == 1 else 2
 
 
 def microbatches(number: int) -> int | None:

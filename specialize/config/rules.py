@@ -23,7 +23,7 @@ from specialize.config.problems import (
 )
 from specialize.config.reading import Config
 from specialize.errors import InputError, did_you_mean
-from specialize.mesh import fit, read_sizes
+from specialize.mesh import MeshSpec
 
 
 def lint(

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import json
+import re
 import sqlite3
 import time
 
@@ -418,18 +419,19 @@ def test_a_stop_waits_for_what_is_under_way(server, problems, tmp_path):
     assert tally.done == 6
 
 
-def test_progress_is_json_lines_where_there_is_no_terminal(
+def test_progress_is_lines_of_text_where_there_is_no_terminal(
     server, problems, tmp_path, capfd
 ):
     server.delay_s = 0.05
     ask(server, problems, tmp_path, log_every_s=0.05)
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    lines = capfd.readouterr().err.splitlines()
     assert len(lines) > 2
-    last = lines[-1]
-    assert last["progress"] == "sample"
-    assert (last["done"], last["planned"], last["failed"]) == (24, 24, 0)
-    assert 0 < last["acceptance"] <= 1
-    assert last["requests_per_minute"] > 0
+    assert all(line.startswith("sample: ") and "{" not in line for line in lines)
+    assert lines[-1].startswith("sample: 24 done, 0 cached, 0 failed of 24, 0 requests")
+    rate = re.search(r"; ([\d,]+) requests/min, ([\d,]+) tokens/min; ", lines[-1])
+    assert rate and not {"0"} & set(rate.groups())
+    accepted = re.search(r"; ([\d.]+) % accepted, ", lines[-1])
+    assert accepted and 0 < float(accepted[1]) <= 100
 
 
 def test_the_panel_shows_what_people_ask_for(server, problems, tmp_path):

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -217,6 +218,13 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
     same_parameters(tiny_run.parameters(resumed), tiny_run.parameters(straight))
 
 
+# What a person reads in the log of a run off a terminal, too.
+STEP_LINE = re.compile(
+    r"step \d+/2000(  [\d.e-]+ s  .+FLOP/s  MFU \d+ %  .+ tok/s \(pad \d+ %\))?"
+    r"  kl [\d.]+ ce [\d.]+  lr [\de.-]+(  eta \w+)?"
+)
+
+
 def count_lines(folder):
     path = folder / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
@@ -242,6 +250,9 @@ def test_sigterm_saves_and_exits_with_0_and_the_run_goes_on(
     process.send_signal(signal.SIGTERM)
     out, error = process.communicate(timeout=120)
     assert process.returncode == 0, error
+    lines = [line for line in error.splitlines() if line.startswith("step ")]
+    assert lines and "{" not in error, error
+    assert all(STEP_LINE.fullmatch(line) for line in lines), lines
     assert out.startswith("stopped")
     reached = int(out.split()[1])
     with CheckpointStore(folder / "checkpoints", read_only=True) as store:

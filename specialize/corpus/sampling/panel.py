@@ -1,9 +1,7 @@
-"""What a sampling run shows: a live panel, or JSON lines where there is no terminal."""
+"""Progress of a sampling run: a live panel, or lines of text off a terminal."""
 
 import asyncio
 import contextlib
-import json
-import sys
 import time
 from collections.abc import AsyncGenerator
 
@@ -15,31 +13,30 @@ from rich.table import Table
 
 from specialize.corpus.sampling.sampler import Tally
 from specialize.progress import console as default_console
+from specialize.progress import say
 
 
-def snapshot(tally: Tally) -> dict[str, object]:
-    """The numbers of a run as JSON values, rounded for people.
+def line(tally: Tally) -> str:
+    """The numbers of a run in one line of text, for a log.
 
-    Rates are per minute; `eta_s` is None until a sample has come.
+    `sample: 12 done, 3 cached, 0 failed of 100, 4 requests in flight; 31 requests/min,
+    5,120 tokens/min; 0.12 spent, 1.30 projected; 85.0 % accepted, 2 of 12 questions
+    with none correct; retried: timeout 3; 0:00:25, 0:02:41 left`
     """
     requests, tokens = tally.per_minute()
-    return {
-        "done": tally.done,
-        "cached": tally.cached,
-        "failed": tally.failed,
-        "planned": tally.planned,
-        "in_flight": tally.in_flight,
-        "requests_per_minute": round(requests, 1),
-        "tokens_per_minute": round(tokens),
-        "spent": round(tally.spent, 4),
-        "projected": round(tally.projected, 4),
-        "acceptance": round(tally.acceptance, 4),
-        "questions": tally.questions,
-        "questions_without_right_answer": tally.unsolved,
-        "retries": dict(sorted(tally.retries.items())),
-        "seconds": round(time.monotonic() - tally.began, 1),
-        "eta_s": _eta(tally),
-    }
+    eta = _eta(tally)
+    parts = [
+        f"sample: {tally.done:,} done, {tally.cached:,} cached, {tally.failed:,} "
+        f"failed of {tally.planned:,}, {tally.in_flight} requests in flight",
+        f"{requests:,.0f} requests/min, {tokens:,.0f} tokens/min",
+        f"{tally.spent:,.2f} spent, {tally.projected:,.2f} projected",
+        f"{100 * tally.acceptance:.1f} % accepted, {tally.unsolved:,} of "
+        f"{tally.questions:,} questions with none correct",
+        *([f"retried: {_retries(tally, ', ')}"] if tally.retries else []),
+        _clock(time.monotonic() - tally.began)
+        + ("" if eta is None else f", {_clock(eta)} left"),
+    ]
+    return "; ".join(parts)
 
 
 def render(tally: Tally) -> Panel:
@@ -68,10 +65,7 @@ def render(tally: Tally) -> Panel:
         "questions with none correct",
     )
     if tally.retries:
-        reasons = "  ".join(
-            f"{name} {n:,}" for name, n in sorted(tally.retries.items())
-        )
-        grid.add_row("retried", reasons)
+        grid.add_row("retried", _retries(tally, "  "))
         grid.add_row("", f"[dim]{tally.last_fault[:100]}[/dim]")
     eta = _eta(tally)
     title = "sampling" if eta is None else f"sampling, {_clock(eta)} left"
@@ -86,8 +80,8 @@ async def watch(
 
     Args:
         tally: changes while the run goes on.
-        log_every_s: seconds between JSON lines off a terminal.
-        console: where the panel goes; JSON lines go to standard error.
+        log_every_s: seconds between lines of text off a terminal.
+        console: where the panel is shown; lines go to standard error.
     """
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
@@ -98,7 +92,7 @@ async def watch(
                 await asyncio.sleep(0.25)
             else:
                 await asyncio.sleep(log_every_s)
-                _log(tally)
+                say(line(tally))
 
     with live or contextlib.nullcontext():
         task = asyncio.create_task(refresh())
@@ -111,12 +105,12 @@ async def watch(
             if live is not None:
                 live.update(render(tally), refresh=True)
             else:
-                _log(tally)
+                say(line(tally))
 
 
-def _log(tally: Tally) -> None:
-    line = {"progress": "sample", **snapshot(tally)}
-    print(json.dumps(line), file=sys.stderr, flush=True)
+def _retries(tally: Tally, separator: str) -> str:
+    reasons = sorted(tally.retries.items())
+    return separator.join(f"{name} {number:,}" for name, number in reasons)
 
 
 def _eta(tally: Tally) -> float | None:

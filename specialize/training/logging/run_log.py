@@ -1,4 +1,4 @@
-"""What a run shows: the step line, JSON lines and TensorBoard.
+"""What a run reports: a line per step, `metrics.jsonl` and TensorBoard.
 
 Metrics are (sum, count) pairs of one step; a line shows the quotient of the sums over
 the steps since the last line. Sums are float64 on the host and travel with the
@@ -9,7 +9,6 @@ import json
 import math
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from specialize import outputs
-from specialize.progress import console
+from specialize.progress import say
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -153,7 +152,7 @@ class RunLog:
         padding: float,
         epochs: Mapping[str, float],
     ) -> None:
-        """Shows and writes the training metrics up to a step.
+        """Prints and writes the training metrics up to a step.
 
         Args:
             step: steps taken.
@@ -193,26 +192,18 @@ class RunLog:
             | {f"epochs/{name}": value for name, value in epochs.items()}
             | {"train/learning_rate": learning_rate, "train/padding": padding},
         )
-        if console.is_terminal:
-            text = step_line(step, self.total_steps, record)
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(step_line(step, self.total_steps, record))
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Shows and writes the metrics of an evaluation at a step."""
+        """Prints and writes the metrics of an evaluation at a step."""
         if not self.active:
             return
         self._write({"step": step, "eval": dict(sorted(metrics.items()))})
         self._summaries(step, {f"eval/{name}": v for name, v in metrics.items()})
-        if console.is_terminal:
-            # Totals first; the formats' own lines are in the files.
-            shown = [n for n in metrics if n.count("/") <= 1 and n.endswith(_SHOWN)]
-            text = "  ".join(f"{name} {_short(metrics[name])}" for name in shown)
-            console.print(
-                f"step {step}  evaluation  {text}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+        # The totals; metrics of single formats are only in the files.
+        shown = [n for n in metrics if n.count("/") <= 1 and n.endswith(_SHOWN)]
+        text = "  ".join(f"{name} {_short(metrics[name])}" for name in shown)
+        say(f"step {step}  evaluation  {text}")
 
     def close(self) -> None:
         """Writes everything out."""
@@ -223,11 +214,8 @@ class RunLog:
             self._writer = None
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        text = json.dumps(_finite(record))
-        self._file.write(text + "\n")
+        self._file.write(json.dumps(_finite(record)) + "\n")
         self._file.flush()
-        if not console.is_terminal:
-            print(text, file=sys.stderr, flush=True)
 
     def _summaries(self, step: int, scalars: Mapping[str, float]) -> None:
         if self._writer is not None:
@@ -291,7 +279,7 @@ def _duration(seconds: float) -> str:
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
-    """Drops lines behind a step, and a last line that was cut off by a kill."""
+    """Drops lines after a step, and a last line that was cut off by a kill."""
     if not path.exists():
         return
     kept: list[str] = []
