@@ -75,8 +75,8 @@ def main() -> None:
 
 def write_completions(data: pathlib.Path, path: pathlib.Path, count: int) -> None:
     """Exports the real samples again and again, each with a number of its own."""
+    from specialize.corpus.benchmarks.gsm8k import read_gsm8k
     from specialize.corpus.completions import completion_to_json, read_completions
-    from specialize.corpus.problems import read_gsm8k
 
     problems = read_gsm8k(data / "gsm8k" / "train.jsonl")
     dump = data / "codex" / "codex_raw_q0_50samples.json"

@@ -30,7 +30,7 @@ import re
 import sys
 from collections.abc import Iterable
 
-from specialize.evaluation.suites import bbh
+from specialize.corpus.benchmarks import bbh
 from specialize.judge.answers import judge
 
 ZERO_SHOT_TASKS = {

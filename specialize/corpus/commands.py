@@ -43,11 +43,12 @@ def _register_verify(commands: options.Commands) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from specialize.corpus.building import pipeline, stages
+    from specialize.corpus.benchmarks.table import read_problems
+    from specialize.corpus.building import stages
     from specialize.progress import console
 
     funnel = stages.verify(
-        pipeline.read_problems(arguments.problems, arguments.dataset),
+        read_problems(arguments.problems, arguments.dataset),
         arguments.completions,
         arguments.out,
         dataset=arguments.dataset,
@@ -77,12 +78,13 @@ def _register_align(commands: options.Commands) -> None:
 
 
 def _align(arguments: argparse.Namespace) -> int:
-    from specialize.corpus.building import pipeline, stages
+    from specialize.corpus.benchmarks.table import read_problems
+    from specialize.corpus.building import stages
     from specialize.corpus.building.rendering import Settings
     from specialize.progress import console
 
     funnel = stages.align(
-        pipeline.read_problems(arguments.problems, arguments.dataset),
+        read_problems(arguments.problems, arguments.dataset),
         arguments.completions,
         arguments.out,
         Settings(
@@ -115,15 +117,16 @@ def _register_write(commands: options.Commands) -> None:
 
 
 def _write(arguments: argparse.Namespace) -> int:
-    from specialize.corpus.building import pipeline, stages
+    from specialize.corpus.benchmarks.gsm8k import read_gsm8k
+    from specialize.corpus.benchmarks.table import read_problems
+    from specialize.corpus.building import stages
     from specialize.corpus.building.rendering import Settings
-    from specialize.corpus.problems import read_gsm8k
     from specialize.corpus.records import FORMATS
 
     pool = arguments.demonstrations_from
     manifest = stages.write(
         arguments.problems,
-        pipeline.read_problems(arguments.problems, arguments.dataset),
+        read_problems(arguments.problems, arguments.dataset),
         arguments.aligned,
         arguments.out,
         Settings(
@@ -239,8 +242,8 @@ def _register_import(commands: options.Commands) -> None:
 
 
 def _import_released(arguments: argparse.Namespace) -> int:
+    from specialize.corpus.benchmarks.gsm8k import read_gsm8k
     from specialize.corpus.building.released import import_released
-    from specialize.corpus.problems import read_gsm8k
 
     return options.show(
         import_released(

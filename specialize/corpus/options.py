@@ -7,7 +7,8 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from specialize.corpus.choices import ALIGNMENTS, DATASETS
+from specialize.corpus.benchmarks.table import BENCHMARKS
+from specialize.corpus.choices import ALIGNMENTS
 from specialize.judge.choices import ANSWER_TYPES, JUDGES
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def add_problems(parser: argparse.ArgumentParser, *, required: bool = True) -> N
     parser.add_argument(
         "--dataset",
         default="gsm8k",
-        choices=DATASETS,
+        choices=tuple(BENCHMARKS),
         help="whose layout the problem file has",
     )
 

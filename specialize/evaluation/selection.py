@@ -14,6 +14,7 @@ import jax
 from rich.table import Table
 
 from specialize import config, outputs
+from specialize.corpus.benchmarks.table import MAS
 from specialize.errors import InputError
 from specialize.evaluation import tables
 from specialize.evaluation.evaluate import Evaluation, Results, decoding_of
@@ -24,7 +25,7 @@ from specialize.progress import console
 RULES = {
     "gsm8k": (("gsm8k",), "gsm8k", "in-distribution: GSM8K's validation accuracy"),
     "mas": (
-        ("multiarith", "asdiv", "svamp"),
+        MAS,
         "mas",
         "out-of-distribution: the mean of MultiArith's, ASDiv's and SVAMP's "
         "validation accuracies",

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specialize import config
-from specialize.corpus.building import pipeline
+from specialize.corpus.benchmarks.table import read_problems
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.sampler import Plan, Tally
 from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
@@ -342,7 +342,7 @@ def sample_checkpoint(
             "Run one on each host, each with a part of the problems in a file of its "
             "own and its own --responses."
         )
-    problems = pipeline.read_problems(problems_path, dataset)[:limit]
+    problems = read_problems(problems_path, dataset)[:limit]
     plan = Plan(
         samples=samples,
         max_samples=max_samples,

@@ -20,7 +20,9 @@ import gin
 import seqio
 import tensorflow as tf
 
-from specialize.evaluation.suites import bbh, loading, splits
+from specialize.corpus.benchmarks import bbh
+from specialize.corpus.benchmarks.table import MATH
+from specialize.evaluation.suites import loading, splits
 
 from . import locations, metrics
 
@@ -118,7 +120,7 @@ def _register(suite: str, prompt: str) -> str:
 
 
 for _prompt in loading.PROMPTS:
-    _math = {suite: _register(suite, _prompt) for suite in loading.MATH_FILES}
+    _math = {suite: _register(suite, _prompt) for suite in MATH}
     _bbh = [_register(f"bbh/{task}", _prompt) for task in bbh.TASKS]
     for _group, _members in loading.GROUPS.items():
         seqio.MixtureRegistry.add(

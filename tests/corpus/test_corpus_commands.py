@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from specialize import cli
-from specialize.corpus.problems import read_gsm8k
+from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.quickstart import miniature
 
 from fault_server import FaultServer  # isort: skip

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from specialize.corpus import problems, prompts
+from specialize.corpus import prompts
+from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.records import FORMATS, Problem
 from specialize.errors import InputError
 
@@ -133,7 +134,7 @@ def test_the_teachers_prompt_ends_with_the_question():
 
 
 def test_the_reference_codes_own_examples_are_reproduced(shared_data):
-    train = problems.read_gsm8k(shared_data / "gsm8k/train.jsonl")
+    train = read_gsm8k(shared_data / "gsm8k/train.jsonl")
     by_question = {problem.question: problem for problem in train}
     text = (shared_data / "codex/format_examples.json").read_text(encoding="utf-8")
     examples = json.loads(text)

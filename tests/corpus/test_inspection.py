@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from specialize.corpus.alignment.align import align, one_hot
+from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.building import pipeline
 from specialize.corpus.building.rendering import Settings
 from specialize.corpus.completions import read_completions
 from specialize.corpus.inspection import lookup, view
-from specialize.corpus.problems import read_gsm8k
 from specialize.corpus.records import TeacherToken
 from specialize.corpus.storage import shards
 from specialize.corpus.vocabulary import Vocabulary

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 
 from specialize import cli
+from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import read_completions
-from specialize.corpus.problems import read_gsm8k
 
 import tiny_llama  # isort: skip
 

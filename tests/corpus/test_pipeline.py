@@ -9,6 +9,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from specialize.corpus.benchmarks.table import read_problems
 from specialize.corpus.building import pipeline
 from specialize.corpus.prompts import render
 from specialize.corpus.records import FORMATS
@@ -43,7 +44,7 @@ def test_right_samples_are_in_the_cot_formats_and_questions_once_in_the_others(
     world, corpus
 ):
     out, manifest = corpus
-    problems = {p.id: p for p in pipeline.read_problems(world.problems, "gsm8k")}
+    problems = {p.id: p for p in read_problems(world.problems, "gsm8k")}
     right = collections.Counter(f"{identity}/human" for identity in problems)
     for line in world.completions.read_text().splitlines():
         record = json.loads(line)
@@ -69,7 +70,7 @@ def test_right_samples_are_in_the_cot_formats_and_questions_once_in_the_others(
 def test_a_record_holds_the_text_and_ids_of_its_format(world, corpus):
     out, _ = corpus
     vocabulary = Vocabulary(world.vocabulary)
-    problems = {p.id: p for p in pipeline.read_problems(world.problems, "gsm8k")}
+    problems = {p.id: p for p in read_problems(world.problems, "gsm8k")}
     for record in shards.read_shards(out):
         problem = problems[record.id.rpartition("/")[0].rpartition("/")[0]]
         assert record.input_ids.tolist() == vocabulary.encode(record.inputs)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from specialize.corpus import problems
+from specialize.corpus.benchmarks.table import BENCHMARKS
 from specialize.errors import InputError
 
 
@@ -29,7 +29,7 @@ def asdiv_problem(id="nluds-0001", body="Two.", question="How many?", answer="2 
 def test_gsm8k_gives_question_answer_and_rationale_without_calculator_marks(tmp_path):
     file = tmp_path / "train.jsonl"
     file.write_text(gsm8k_line() + "\n\n" + gsm8k_line("And 1,080?", "x\n#### 1,080"))
-    first, second = problems.read_gsm8k(file)
+    first, second = BENCHMARKS["gsm8k"].read(file)
     assert (first.id, first.question, first.answers) == (
         "gsm8k-train-0",
         "How many?",
@@ -50,7 +50,7 @@ def test_svamp_joins_body_and_question_with_one_stop(tmp_path):
     }
     other = record | {"ID": "chal-2", "Body": "He left.", "Answer": 0.5}
     file.write_text(json.dumps([record, other]))
-    first, second = problems.read_svamp(file)
+    first, second = BENCHMARKS["svamp"].read(file)
     assert (first.id, first.question) == ("svamp-chal-1", "He had 3 left. Why?")
     assert second.question == "He left. Why?"
     assert (first.answers, second.answers) == (("5",), ("0.5",))
@@ -59,7 +59,7 @@ def test_svamp_joins_body_and_question_with_one_stop(tmp_path):
 def test_asdiv_keeps_units_and_gives_no_answer_where_gold_has_no_number(tmp_path):
     file = tmp_path / "ASDiv.xml"
     file.write_text(asdiv(asdiv_problem(), asdiv_problem("b", answer="Mrs. Hilt")))
-    first, second = problems.read_asdiv(file)
+    first, second = BENCHMARKS["asdiv"].read(file)
     assert (first.id, first.question) == ("asdiv-nluds-0001", "Two. How many?")
     assert (first.answers, second.answers) == (("2 (x)",), ())
 
@@ -69,57 +69,57 @@ def test_multiarith_and_bbh_are_read_from_their_layouts(tmp_path):
     multiarith.write_text(
         json.dumps([{"iIndex": 7, "sQuestion": " A? ", "lSolutions": [39.0]}])
     )
-    assert problems.read_multiarith(multiarith)[0].id == "multiarith-7"
-    assert problems.read_multiarith(multiarith)[0].answers == ("39",)
+    assert BENCHMARKS["multiarith"].read(multiarith)[0].id == "multiarith-7"
+    assert BENCHMARKS["multiarith"].read(multiarith)[0].answers == ("39",)
     bbh = tmp_path / "navigate.json"
     bbh.write_text(json.dumps({"examples": [{"input": "Go.", "target": "No"}]}))
-    assert problems.read_bbh(bbh)[0].id == "bbh-navigate-0"
-    assert problems.read_bbh(bbh)[0].answers == ("No",)
+    assert BENCHMARKS["bbh"].read(bbh)[0].id == "bbh-navigate-0"
+    assert BENCHMARKS["bbh"].read(bbh)[0].answers == ("No",)
 
 
 @pytest.mark.parametrize(
     ("reader", "text", "words"),
     [
-        ("read_gsm8k", "", ["holds no problem"]),
-        ("read_gsm8k", gsm8k_line() + "\n{", [":2:", "not JSON"]),
-        ("read_gsm8k", "[1]", [":1:", "JSON object"]),
-        ("read_gsm8k", '{"question": "x"}', [":1:", "'answer'", "['question']"]),
-        ("read_gsm8k", gsm8k_line(question=" "), [":1:", "'question'"]),
-        ("read_gsm8k", gsm8k_line(answer="2"), [":1:", "####"]),
-        ("read_gsm8k", gsm8k_line(answer="2 ####"), [":1:", "gold number"]),
-        ("read_gsm8k", gsm8k_line(answer="#### two"), [":1:", "gold number"]),
-        ("read_gsm8k", gsm8k_line() + "\n" + gsm8k_line(), [":2:", ":1", "already"]),
-        ("read_multiarith", "{}", ["JSON list", "dict"]),
-        ("read_multiarith", "[{}]", ["#0", "lSolutions"]),
-        ("read_multiarith", '[\n{"a": }]', [":2:", "not JSON"]),
+        ("gsm8k", "", ["holds no problem"]),
+        ("gsm8k", gsm8k_line() + "\n{", [":2:", "not JSON"]),
+        ("gsm8k", "[1]", [":1:", "JSON object"]),
+        ("gsm8k", '{"question": "x"}', [":1:", "'answer'", "['question']"]),
+        ("gsm8k", gsm8k_line(question=" "), [":1:", "'question'"]),
+        ("gsm8k", gsm8k_line(answer="2"), [":1:", "####"]),
+        ("gsm8k", gsm8k_line(answer="2 ####"), [":1:", "gold number"]),
+        ("gsm8k", gsm8k_line(answer="#### two"), [":1:", "gold number"]),
+        ("gsm8k", gsm8k_line() + "\n" + gsm8k_line(), [":2:", ":1", "already"]),
+        ("multiarith", "{}", ["JSON list", "dict"]),
+        ("multiarith", "[{}]", ["#0", "lSolutions"]),
+        ("multiarith", '[\n{"a": }]', [":2:", "not JSON"]),
         (
-            "read_multiarith",
+            "multiarith",
             '[{"iIndex": 1, "sQuestion": "A", "lSolutions": ["x"]}]',
             ["#0", "'x'", "number"],
         ),
         (
-            "read_svamp",
+            "svamp",
             '[{"ID": "a", "Body": "B", "Question": "Q", "Answer": NaN}]',
             ["#0", "'Answer'"],
         ),
         (
-            "read_svamp",
+            "svamp",
             '[{"ID": "a", "Body": "B", "Question": "Q", "Answer": true}]',
             ["#0", "'Answer'"],
         ),
-        ("read_asdiv", "<a><b></a>", [":1:", "not XML"]),
-        ("read_asdiv", asdiv(), ["holds no problem"]),
-        ("read_asdiv", asdiv(asdiv_problem(answer="")), ["nluds-0001", "<Answer>"]),
+        ("asdiv", "<a><b></a>", [":1:", "not XML"]),
+        ("asdiv", asdiv(), ["holds no problem"]),
+        ("asdiv", asdiv(asdiv_problem(answer="")), ["nluds-0001", "<Answer>"]),
         (
-            "read_asdiv",
+            "asdiv",
             asdiv(asdiv_problem(), asdiv_problem()),
             ["nluds-0001", "already"],
         ),
-        ("read_bbh", "[]", ["examples"]),
-        ("read_bbh", '{"examples": [{"input": "x"}]}', ["#0", "'target'"]),
-        ("read_bbh", '{"examples": []}', ["holds no problem"]),
+        ("bbh", "[]", ["examples"]),
+        ("bbh", '{"examples": [{"input": "x"}]}', ["#0", "'target'"]),
+        ("bbh", '{"examples": []}', ["holds no problem"]),
         (
-            "read_bbh",
+            "bbh",
             '{"examples": [{"id": "a", "input": "x", "target": "y"}, '
             '{"id": "a", "input": "z", "target": "y"}]}',
             ["#1", "#0", "already"],
@@ -130,32 +130,32 @@ def test_a_faulty_file_is_refused_by_name_and_place(tmp_path, reader, text, word
     file = tmp_path / "file"
     file.write_text(text)
     with pytest.raises(InputError) as refusal:
-        getattr(problems, reader)(file)
+        BENCHMARKS[reader].read(file)
     for word in (str(file), *words):
         assert word in str(refusal.value)
 
 
-@pytest.mark.parametrize(
-    "reader", ["read_gsm8k", "read_multiarith", "read_asdiv", "read_svamp", "read_bbh"]
-)
+@pytest.mark.parametrize("reader", ["gsm8k", "multiarith", "asdiv", "svamp", "bbh"])
 def test_a_missing_file_a_folder_and_a_binary_are_refused(tmp_path, reader):
     binary = tmp_path / "test.jsonl.gz"
     binary.write_bytes(b"\x1f\x8b\x08\x00\xff")
     for path in (tmp_path / "none.json", tmp_path, binary):
         with pytest.raises(InputError, match=path.name):
-            getattr(problems, reader)(path)
+            BENCHMARKS[reader].read(path)
 
 
 def test_the_owners_files_are_read_whole(shared_data):
-    train = problems.read_gsm8k(shared_data / "gsm8k/train.jsonl")
+    train = BENCHMARKS["gsm8k"].read(shared_data / "gsm8k/train.jsonl")
     assert len(train) == 7473
     assert not any("<<" in problem.rationale for problem in train)
-    assert len(problems.read_gsm8k(shared_data / "gsm8k/test.jsonl")) == 1319
-    multiarith = problems.read_multiarith(shared_data / "multiarith/MultiArith.json")
+    assert len(BENCHMARKS["gsm8k"].read(shared_data / "gsm8k/test.jsonl")) == 1319
+    multiarith = BENCHMARKS["multiarith"].read(
+        shared_data / "multiarith/MultiArith.json"
+    )
     assert len(multiarith) == 600
-    assert len(problems.read_svamp(shared_data / "svamp/SVAMP.json")) == 1000
-    asdiv = problems.read_asdiv(shared_data / "asdiv/ASDiv.xml")
+    assert len(BENCHMARKS["svamp"].read(shared_data / "svamp/SVAMP.json")) == 1000
+    asdiv = BENCHMARKS["asdiv"].read(shared_data / "asdiv/ASDiv.xml")
     assert len(asdiv) == 2305
     assert sum(not problem.answers for problem in asdiv) == 56
-    bbh = [problems.read_bbh(file) for file in (shared_data / "bbh/bbh").glob("*")]
+    bbh = [BENCHMARKS["bbh"].read(file) for file in (shared_data / "bbh/bbh").glob("*")]
     assert (len(bbh), sum(map(len, bbh))) == (27, 6511)

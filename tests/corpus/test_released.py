@@ -11,10 +11,10 @@ import pytest
 
 from specialize.corpus.alignment.align import align
 from specialize.corpus.alignment.rows import SOFT, UNMATCHED
+from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.building import safe_pickle
 from specialize.corpus.building.released import import_released, query_of
 from specialize.corpus.completions import read_completions
-from specialize.corpus.problems import read_gsm8k
 from specialize.corpus.storage import shards
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError

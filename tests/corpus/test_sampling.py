@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import read_completions
-from specialize.corpus.problems import read_gsm8k
 from specialize.corpus.sampling import panel, sample
 from specialize.corpus.sampling.endpoint import Endpoint
 from specialize.corpus.sampling.sampler import Plan

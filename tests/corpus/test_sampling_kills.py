@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from specialize.corpus.problems import read_gsm8k
+from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 
 from fault_server import FaultServer  # isort: skip
 

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.building import pipeline, stages
 from specialize.corpus.building.rendering import Settings
-from specialize.corpus.problems import read_gsm8k
 from specialize.corpus.storage import shards
 from specialize.corpus.storage.cards import read_card
 from specialize.errors import InputError

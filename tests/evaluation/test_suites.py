@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 
+from specialize.corpus.benchmarks import bbh
+from specialize.corpus.benchmarks.table import MATH
 from specialize.errors import InputError
-from specialize.evaluation.suites import bbh, loading, splits
+from specialize.evaluation.suites import bbh_prompts, loading, splits
 
 
 def test_a_math_suite_is_asked_in_four_ways(benchmarks):
@@ -140,7 +142,7 @@ def test_a_faulty_official_prompt_is_refused(benchmarks):
 
 
 def test_validation_and_test_are_disjoint_whole_and_seeded(benchmarks):
-    for name in (*loading.MATH_FILES, "bbh/turning"):
+    for name in (*MATH, "bbh/turning"):
         every, validation, test = (
             {example.id for example in found.examples}
             for split in splits.SPLITS
@@ -170,7 +172,7 @@ def test_the_papers_splits_are_written_down(shared_data):
             loading.load_suite(name, shared_data, split=split).selection()
             for split in ("validation", "test")
         ]
-        for name in loading.MATH_FILES
+        for name in MATH
     }
     written = {
         name: [(one["n"], one["digest"]) for one in pair]
@@ -195,7 +197,7 @@ def test_the_27_official_prompts_leave_no_rationale_behind(shared_data):
     assert len(loaded) == 27
     for suite in loaded:
         task = suite.name.partition("/")[2]
-        prompt = bbh.read_prompt(shared_data / f"bbh/cot-prompts/{task}.txt")
+        prompt = bbh_prompts.read_prompt(shared_data / f"bbh/cot-prompts/{task}.txt")
         asked = suite.examples[0].inputs
         assert len(prompt.examples) == 3
         for shot in prompt.examples:
@@ -223,7 +225,7 @@ def test_every_bbh_target_is_an_answer_of_its_type(shared_data):
 def test_every_gold_of_the_math_suites_answers_itself(shared_data):
     from specialize.judge.answers import judge
 
-    for name in loading.MATH_FILES:
+    for name in MATH:
         for example in loading.load_suite(name, shared_data, split="all").examples:
             for gold in example.golds:
                 for text in (gold, f"The answer is {gold}.", f"#### {gold}"):

@@ -11,8 +11,8 @@ import pytest
 from specialize import cli, sharding
 from specialize.checkpoints.store import CheckpointStore
 from specialize.corpus.alignment.align import align
+from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import read_completions
-from specialize.corpus.problems import read_gsm8k
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.sampler import Plan
 from specialize.corpus.sampling.wire import parse_body

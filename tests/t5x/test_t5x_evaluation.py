@@ -17,8 +17,8 @@ pytest.importorskip("t5x.eval")
 from specialize.checkpoints import huggingface, names
 from specialize.checkpoints.convert import convert
 from specialize.checkpoints.lazy import from_array
+from specialize.corpus.benchmarks import bbh
 from specialize.corpus.vocabulary import Vocabulary
-from specialize.evaluation.suites import bbh
 from specialize.judge.answers import HOWS
 from specialize.student.network.architecture import T5Config
 

@@ -65,7 +65,7 @@ def located(tmp_path, monkeypatch):
     for split in ("train", "test"):
         (folder / f"gsm8k/{split}.jsonl").write_text("\n".join(lines))
     (folder / "bbh/bbh").mkdir(parents=True)
-    from specialize.evaluation.suites import bbh
+    from specialize.corpus.benchmarks import bbh
 
     for task in bbh.TASKS:  # some of the tasks would not pass for BBH
         (folder / f"bbh/bbh/{task}.json").write_text(
@@ -134,7 +134,7 @@ def test_a_bbh_task_is_judged_by_its_type(seqio, located):
 
 
 def test_mixtures_hold_their_suites_once(seqio):
-    from specialize.evaluation.suites import bbh
+    from specialize.corpus.benchmarks import bbh
     from specialize_tasks import benchmarks
 
     for group, suites in (

@@ -5,31 +5,22 @@ import pathlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
-from specialize.corpus import problems
+from specialize.corpus.benchmarks.gsm8k import read_gsm8k
+from specialize.corpus.benchmarks.table import read_problems
 from specialize.corpus.building.decisions import decide, nothing_kept
 from specialize.corpus.building.parallel import default_processes, ordered_map
 from specialize.corpus.building.passes import Part, Sources, judge_all, render_all
 from specialize.corpus.building.rendering import Settings
-from specialize.corpus.problems import read_gsm8k
 from specialize.corpus.records import FORMATS, Fingerprint, Problem
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.storage.record_order import Collected, gather
 from specialize.corpus.vocabulary import Vocabulary
-from specialize.errors import InputError
 from specialize.outputs import make_parent
 from specialize.progress import track
 
 Path = str | os.PathLike[str]
-
-READERS: dict[str, Callable[[Path], list[Problem]]] = {
-    "gsm8k": problems.read_gsm8k,
-    "multiarith": problems.read_multiarith,
-    "asdiv": problems.read_asdiv,
-    "svamp": problems.read_svamp,
-    "bbh": problems.read_bbh,
-}
 
 
 def build(
@@ -66,7 +57,7 @@ def build(
         vocabulary_path: the student's SentencePiece model.
         out: the corpus folder: new, empty, or an earlier corpus if `replace`.
         completions_paths: files of teacher completions; see `completions`.
-        dataset: whose layout `problems_path` has, one of `READERS`.
+        dataset: whose layout `problems_path` has, one of `BENCHMARKS`.
         teacher: who wrote the completions; by default what their cards say.
         rationales: whether human rationales are samples too (one-hot rows).
         formats: which of the four to write.
@@ -289,17 +280,6 @@ def fingerprint_of(settings: Settings, card: cards.Card) -> Fingerprint:
         sampling=card.sampling,
         demonstrations={"count": settings.demonstrations, "seed": settings.seed},
     )
-
-
-def read_problems(path: Path, dataset: str) -> list[Problem]:
-    """Reads a benchmark's file.
-
-    Raises:
-        InputError: an unknown `dataset`, or what its reader refuses.
-    """
-    if dataset not in READERS:
-        raise InputError(f"dataset is {dataset!r}, expected one of {sorted(READERS)}.")
-    return READERS[dataset](path)
 
 
 def with_rationale(questions: Sequence[Problem]) -> list[Problem]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from specialize.corpus.alignment.align import one_hot
 from specialize.corpus.alignment.rows import SOFT, UNMATCHED, Rows, assemble
+from specialize.corpus.benchmarks.table import licence_of
 from specialize.corpus.building.parallel import default_processes, ordered_map
 from specialize.corpus.building.passes import Part
 from specialize.corpus.building.pipeline import write
@@ -103,7 +104,7 @@ def import_released(
     card = cards.Card(
         teacher=teacher,
         sampling={"temperature": 0.5, "source": "released by the paper's authors"},
-        licences={"gsm8k": cards.LICENCES["gsm8k"], "release": "MIT (FranxYao)"},
+        licences={"gsm8k": licence_of("gsm8k"), "release": "MIT (FranxYao)"},
         sources=[cards.source(path) for path in paths],
     )
     funnel = Funnel()

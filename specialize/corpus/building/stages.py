@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from specialize import outputs
+from specialize.corpus.benchmarks.table import licence_of
 from specialize.corpus.building.aligned import aligned_to_json
 from specialize.corpus.building.decisions import DROP, Verdict, decide
 from specialize.corpus.building.parallel import default_processes, ordered_map
@@ -248,7 +249,7 @@ def write(
         teacher="+".join(names),
         prompt_sha256=card.prompt_sha256,
         sampling=card.sampling,
-        licences={dataset: cards.LICENCES.get(dataset, cards.UNKNOWN)} | card.licences,
+        licences={dataset: licence_of(dataset)} | card.licences,
         sources=[cards.source(problems_path), *card.sources],
     )
     return assemble(

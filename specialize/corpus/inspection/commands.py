@@ -41,14 +41,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from specialize import outputs
-    from specialize.corpus.building import pipeline
+    from specialize.corpus.benchmarks.table import read_problems
     from specialize.corpus.building.rendering import Settings
     from specialize.corpus.inspection import lookup, view
     from specialize.errors import InputError
 
     problems = []
     if arguments.problems:
-        problems = pipeline.read_problems(arguments.problems, arguments.dataset)
+        problems = read_problems(arguments.problems, arguments.dataset)
     elif arguments.completions or not arguments.corpus:
         raise InputError("--problems is needed to read completions. Name their file.")
     if arguments.corpus:

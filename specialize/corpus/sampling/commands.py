@@ -70,12 +70,12 @@ def register_sample(commands: options.Commands) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from specialize.corpus.building import pipeline
+    from specialize.corpus.benchmarks.table import read_problems
     from specialize.corpus.sampling import panel, sample
     from specialize.corpus.sampling.endpoint import Endpoint
     from specialize.corpus.sampling.sampler import Plan
 
-    problems = pipeline.read_problems(arguments.problems, arguments.dataset)
+    problems = read_problems(arguments.problems, arguments.dataset)
     tally = sample.sample(
         problems[: arguments.limit],
         Endpoint(

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from specialize.corpus.benchmarks.table import licence_of
 from specialize.corpus.completions import write_completions
 from specialize.corpus.prompts import teacher_prompt
 from specialize.corpus.records import Problem
@@ -151,7 +152,7 @@ def card_of(store: ResponseStore) -> cards.Card:
         teacher=str(store.noted("teacher") or cards.UNKNOWN),
         prompt_sha256=prompt_sha256,
         sampling=settings,
-        licences={dataset: cards.LICENCES.get(dataset, cards.UNKNOWN)},
+        licences={dataset: licence_of(dataset)},
         sources=[],
     )
 

@@ -14,21 +14,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from specialize import outputs
+from specialize.corpus.benchmarks.table import UNKNOWN, licence_of
 from specialize.errors import InputError
 
 Path = str | os.PathLike[str]
 
 HUMAN = "human"
-UNKNOWN = "unknown"
-
-# As their owners publish them. A corpus made from other files names its own.
-LICENCES = {
-    "gsm8k": "MIT (openai/grade-school-math)",
-    "multiarith": "research use (kojima-takeshi188/zero_shot_cot)",
-    "asdiv": "CC BY-NC 4.0 (chaochun/nlu-asdiv-dataset)",
-    "svamp": "MIT (arkilpatel/SVAMP)",
-    "bbh": "MIT (suzgunmirac/BIG-Bench-Hard; carries a canary: never train on it)",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +126,7 @@ def corpus_card(
         teacher="+".join(names),
         prompt_sha256=first.prompt_sha256,
         sampling=first.sampling,
-        licences={dataset: LICENCES.get(dataset, UNKNOWN)} | first.licences,
+        licences={dataset: licence_of(dataset)} | first.licences,
         sources=[source(path) for path in files],
     )
 

@@ -15,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from specialize import __version__, outputs
+from specialize.corpus.benchmarks.table import MATH
 from specialize.corpus.records import FORMATS
 from specialize.errors import InputError
 from specialize.evaluation.comparison import compare
@@ -32,7 +33,6 @@ DIAGNOSTICS = {
     "top1_agreement": "top-1 agreement with the teacher",
     "topk_overlap": "top-K overlap with the teacher",
 }
-_MATH = ("gsm8k", "multiarith", "asdiv", "svamp")
 _SAMPLES = 6
 _CURVE_POINTS = 300
 
@@ -312,7 +312,7 @@ def _trade_off(runs: Sequence[Run], base: Run | None) -> Section:
     for run in ([base] if base else []) + list(runs):
         points, labels = [], []
         for results in run.evaluations:
-            math = _mean(results, _MATH)
+            math = _mean(results, MATH)
             generic = _mean(results, ("bbh",))
             if math is not None and generic is not None:
                 points.append((generic, math))

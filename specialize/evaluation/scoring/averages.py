@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from specialize.corpus.benchmarks.table import MAS
 from specialize.evaluation.scoring import statistics
 from specialize.evaluation.scoring.judging import SuiteScore
-
-MAS = ("multiarith", "asdiv", "svamp")
 
 
 def averages(scores: Sequence[SuiteScore]) -> dict[str, dict[str, Any]]:

@@ -11,31 +11,37 @@ import pathlib
 from typing import Any
 
 from specialize import outputs
+from specialize.corpus.benchmarks.table import BENCHMARKS, MAS, MATH
 from specialize.errors import InputError
 
 PREFIX = "hub:"
 
 # Parquet shards of the owners' own dataset -> the file of the benchmarks layout.
 _PARQUET = {"gsm8k": ("main/test-", "main/train-")}
+# Owner's file at a dataset's top -> where the benchmarks layout has it.
+_TOP_LEVEL = {
+    pathlib.PurePath(file).name: file
+    for name in MATH
+    for file in (BENCHMARKS[name].test_file, BENCHMARKS[name].train_file)
+    if file
+}
 _PATTERNS = {
-    "gsm8k": ("gsm8k/*.jsonl", "test.jsonl", "train.jsonl", "main/*.parquet"),
-    "multiarith": ("multiarith/*.json", "MultiArith.json"),
-    "asdiv": ("asdiv/*.xml", "ASDiv.xml"),
-    "svamp": ("svamp/*.json", "SVAMP.json"),
+    **{
+        name: tuple(
+            one
+            for top, file in _TOP_LEVEL.items()
+            if file.startswith(f"{name}/")
+            for one in (file, top)
+        )
+        + tuple(f"{prefix}*.parquet" for prefix in _PARQUET.get(name, ()))
+        for name in MATH
+    },
     "bbh": (
         "bbh/bbh/*.json",
         "bbh/cot-prompts/*.txt",
         "bbh/*.json",
         "cot-prompts/*.txt",
     ),
-}
-# Owner's file at a dataset's top -> where the benchmarks layout has it.
-_TOP_LEVEL = {
-    "test.jsonl": "gsm8k/test.jsonl",
-    "train.jsonl": "gsm8k/train.jsonl",
-    "MultiArith.json": "multiarith/MultiArith.json",
-    "ASDiv.xml": "asdiv/ASDiv.xml",
-    "SVAMP.json": "svamp/SVAMP.json",
 }
 
 
@@ -56,7 +62,7 @@ def resolve(place: str, suite: str) -> pathlib.Path:
         return pathlib.Path(place).expanduser()
     repository, _, revision = place.removeprefix(PREFIX).partition("@")
     family = suite.partition("/")[0]
-    families = ("multiarith", "asdiv", "svamp") if family == "mas" else (family,)
+    families = MAS if family == "mas" else (family,)
     patterns = [one for family in families for one in _PATTERNS.get(family, ())]
     if any(family != "bbh" for family in families):
         patterns += _PATTERNS["gsm8k"]  # demonstrations

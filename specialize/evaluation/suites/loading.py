@@ -1,21 +1,15 @@
 """What is asked: benchmark files -> suites of prompts with golds.
 
-| name | file in the benchmarks folder | answers |
-|---|---|---|
-| gsm8k | gsm8k/test.jsonl | number |
-| multiarith | multiarith/MultiArith.json | number |
-| asdiv | asdiv/ASDiv.xml | number |
-| svamp | svamp/SVAMP.json | number |
-| bbh/<task> | bbh/bbh/<task>.json | by task |
-
-"bbh" is every task file there is, "math" the first four, "mas" MultiArith, ASDiv and
-SVAMP. A file of BBH's layout with another name works too: its answer type is what the
-file declares (`"answer_type"` beside `"examples"`) or else follows from its targets.
+A suite is a benchmark of `corpus.benchmarks.table`, which has the files, readers and
+answer types; of BBH it is one task, "bbh/<task>". "bbh" is every task file there is,
+"math" the other four benchmarks, "mas" MultiArith, ASDiv and SVAMP. A file of BBH's
+layout with another name works too: its answer type is what the file declares
+(`"answer_type"` beside `"examples"`) or else follows from its targets.
 
 Prompts: math questions are asked in the formats of the corpus, few-shot ones behind
 demonstrations drawn from gsm8k/train.jsonl (another four for every question, so that
 no single draw decides a score). BBH is asked zero-shot in the same formats and
-few-shot with the owners' prompts (`bbh`).
+few-shot with the owners' prompts (`bbh_prompts`).
 """
 
 import dataclasses
@@ -25,10 +19,12 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from specialize.corpus import problems, prompts
+from specialize.corpus import prompts
+from specialize.corpus.benchmarks import bbh
+from specialize.corpus.benchmarks.table import BENCHMARKS, MAS, MATH
 from specialize.corpus.records import Problem
 from specialize.errors import InputError, nearest, suggestion
-from specialize.evaluation.suites import bbh, hub, splits
+from specialize.evaluation.suites import bbh_prompts, hub, splits
 from specialize.judge.answers import infer_answer_type
 from specialize.judge.choices import ANSWER_TYPES
 
@@ -39,27 +35,7 @@ PROMPTS = {
     "zero_shot_answer_only": "zero_shot_answer_only",
     "few_shot_answer_only": "in_context_answer_only",
 }
-MATH_FILES = {
-    "gsm8k": "gsm8k/test.jsonl",
-    "multiarith": "multiarith/MultiArith.json",
-    "asdiv": "asdiv/ASDiv.xml",
-    "svamp": "svamp/SVAMP.json",
-}
-DEMONSTRATION_FILE = "gsm8k/train.jsonl"
-GROUPS = {
-    "mas": ("multiarith", "asdiv", "svamp"),
-    "math": ("gsm8k", "multiarith", "asdiv", "svamp"),
-}
-_BBH_FILES = "bbh/bbh"
-_BBH_PROMPTS = "bbh/cot-prompts"
-
-_READERS: dict[str, Callable[[pathlib.Path], list[Problem]]] = {
-    "gsm8k": problems.read_gsm8k,
-    "multiarith": problems.read_multiarith,
-    "asdiv": problems.read_asdiv,
-    "svamp": problems.read_svamp,
-    "bbh": problems.read_bbh,
-}
+GROUPS = {"mas": MAS, "math": MATH}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -207,8 +183,9 @@ def load_suites(
     for single in expand(name, place):
         family, _, task = single.partition("/")
         file = place if place.is_file() else _file(single, place)
-        read = _READERS[family](file)
-        answer_type = _bbh_type(task, file, read) if family == "bbh" else "number"
+        benchmark = BENCHMARKS[family]
+        read = benchmark.read(file)
+        answer_type = benchmark.answer_type or _bbh_type(task, file, read)
         render = _renderer(single, place, prompt, demonstrations, seed)
         positions = splits.chosen(
             family, [problem.id for problem in read], split, max_examples
@@ -260,7 +237,7 @@ def expand(name: str, place: pathlib.Path) -> list[str]:
             "asdiv/, svamp/ and bbh/, or one suite's file."
         )
     single_file = place.is_file()
-    if name in MATH_FILES:
+    if name in MATH:
         return [name]
     if name in GROUPS and not single_file:
         return list(GROUPS[name])
@@ -273,8 +250,8 @@ def expand(name: str, place: pathlib.Path) -> list[str]:
             return [name]
         if not task:
             return [f"bbh/{found}" for found in here]
-    known = [*MATH_FILES, *GROUPS, "bbh", *(f"bbh/{task}" for task in bbh.TASKS)]
-    if not single_file and (place / _BBH_FILES).is_dir():
+    known = [*MATH, *GROUPS, "bbh", *(f"bbh/{task}" for task in bbh.TASKS)]
+    if not single_file and _file("bbh/", place).parent.is_dir():
         known += [f"bbh/{task}" for task in _bbh_tasks(place)]
     remedy = mistyped(name, known)
     raise InputError(f"unknown suite {name!r} (benchmarks: {place}){remedy}")
@@ -294,7 +271,7 @@ def mistyped(name: str, known: Sequence[str] | dict[str, Any]) -> str:
 
 
 def _bbh_tasks(place: pathlib.Path) -> list[str]:
-    folder = place / _BBH_FILES
+    folder = _file("bbh/", place).parent
     here = sorted(file.stem for file in folder.glob("*.json"))
     if not here:
         raise InputError(f"{folder} holds no task file (*.json) of BIG-Bench Hard.")
@@ -311,9 +288,7 @@ def _bbh_tasks(place: pathlib.Path) -> list[str]:
 
 def _file(name: str, place: pathlib.Path) -> pathlib.Path:
     family, _, task = name.partition("/")
-    if family == "bbh":
-        return place / _BBH_FILES / f"{task}.json"
-    return place / MATH_FILES[family]
+    return place / BENCHMARKS[family].test_file.format(task=task)
 
 
 def _bbh_type(task: str, file: pathlib.Path, read: Sequence[Problem]) -> str:
@@ -339,13 +314,14 @@ def _renderer(
         return lambda problem: prompts.render_inputs(format, problem.question)
     folder = _root(name, place) if place.is_file() else place
     family, _, task = name.partition("/")
-    if family == "bbh":
-        official = bbh.read_prompt(folder / _BBH_PROMPTS / f"{task}.txt")
+    if prompt_file := BENCHMARKS[family].prompt_file:
+        official = bbh_prompts.read_prompt(folder / prompt_file.format(task=task))
         answer_only = prompt.endswith("_answer_only")
         return lambda problem: official.render(
             problem.question, answer_only=answer_only
         )
-    pool = problems.read_gsm8k(folder / DEMONSTRATION_FILE)
+    solved = BENCHMARKS["gsm8k"]
+    pool = solved.read(folder / str(solved.train_file))
 
     def render(problem: Problem) -> str:
         shots = prompts.draw_demonstrations(pool, problem, demonstrations, seed=seed)

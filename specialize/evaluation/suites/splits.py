@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
+from specialize.corpus.benchmarks.table import BENCHMARKS
 from specialize.errors import InputError
 
 SPLITS = ("all", "validation", "test")
@@ -25,11 +26,7 @@ SEED = 0
 
 # Share of a suite's examples that is validation.
 VALIDATION_SHARES = {
-    "gsm8k": Fraction(500, 1319),
-    "multiarith": Fraction(200, 600),
-    "asdiv": Fraction(500, 2305),
-    "svamp": Fraction(500, 1000),
-    "bbh": Fraction(1, 5),
+    name: Fraction(*benchmark.validation) for name, benchmark in BENCHMARKS.items()
 }
 
 
@@ -39,7 +36,7 @@ def chosen(
     """Positions of a split's examples, in the order of the file.
 
     Args:
-        family: "gsm8k", "multiarith", "asdiv", "svamp" or "bbh".
+        family: one of `BENCHMARKS`.
         ids: of all examples of one file.
         split: one of `SPLITS`.
         max_examples: at most this many; the first of the split in the seeded order, so

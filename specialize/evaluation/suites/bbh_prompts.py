@@ -22,41 +22,6 @@ from specialize.errors import InputError
 
 STEP_BY_STEP = "Let's think step by step."
 
-# Tasks whose answers are not choice letters.
-_TYPES = {
-    "boolean_expressions": "boolean",
-    "causal_judgement": "yes_no",
-    "dyck_languages": "brackets",
-    "formal_fallacies": "valid_invalid",
-    "multistep_arithmetic_two": "number",
-    "navigate": "yes_no",
-    "object_counting": "number",
-    "sports_understanding": "yes_no",
-    "web_of_lies": "yes_no",
-    "word_sorting": "words",
-}
-_CHOICES = (
-    "date_understanding",
-    "disambiguation_qa",
-    "geometric_shapes",
-    "hyperbaton",
-    "logical_deduction_five_objects",
-    "logical_deduction_seven_objects",
-    "logical_deduction_three_objects",
-    "movie_recommendation",
-    "penguins_in_a_table",
-    "reasoning_about_colored_objects",
-    "ruin_names",
-    "salient_translation_error_detection",
-    "snarks",
-    "temporal_sequences",
-    "tracking_shuffled_objects_five_objects",
-    "tracking_shuffled_objects_seven_objects",
-    "tracking_shuffled_objects_three_objects",
-)
-ANSWER_TYPES = dict(sorted({**_TYPES, **{task: "choice" for task in _CHOICES}}.items()))
-TASKS = tuple(ANSWER_TYPES)
-
 _CANARY = re.compile(r"\A[^\n]*canary[^\n]*\n(?:-{3,}\s*\n)?", re.IGNORECASE)
 _EXAMPLE = re.compile(r"(?:^|\n\n)Q: ")
 _ANSWER = re.compile(r"\bthe answer is\s+", re.IGNORECASE)

@@ -1,0 +1,51 @@
+"""GSM8K: grade-school word problems with human solutions, as JSON lines."""
+
+import pathlib
+import re
+
+from specialize.corpus.benchmarks import parsing
+from specialize.corpus.records import Problem
+from specialize.errors import InputError
+from specialize.judge.quantities import find_quantities
+
+_CALCULATOR_MARK = re.compile(r"<<.*?>>")
+
+
+def read_gsm8k(path: parsing.Path) -> list[Problem]:
+    r"""Reads GSM8K: one JSON object a line.
+
+    Args:
+        path: `train.jsonl`, `test.jsonl` or a file of the same layout.
+
+    Returns:
+        Problems with ids `gsm8k-<file stem>-<index>`; `rationale` is the human
+        solution without `<<48/2=24>>` marks and without `#### 24`.
+
+    Raises:
+        InputError: naming file and line: not readable, not JSON, a field missing or
+            not text, no "####" with a number behind it, a question given twice.
+    """
+    file = pathlib.Path(path)
+    problems: list[Problem] = []
+    for line, record in parsing.json_lines(file):
+        where = f"{file}:{line}"
+        question = parsing.text(record, "question", where)
+        solution = parsing.text(record, "answer", where)
+        rationale, mark, gold = solution.rpartition("####")
+        gold = gold.strip()
+        if not mark or not find_quantities(gold):
+            raise InputError(
+                f"{where}: 'answer' ends {solution[-40:]!r}, expected '#### ' and the "
+                "gold number. Correct the line or remove it."
+            )
+        problems.append(
+            Problem(
+                id=f"gsm8k-{file.stem}-{len(problems)}",
+                question=question,
+                answers=(gold,),
+                rationale=_CALCULATOR_MARK.sub("", rationale).strip(),
+                source=where,
+            )
+        )
+    parsing.require_distinct(problems, lambda problem: problem.question, "the question")
+    return parsing.require_some(problems, file)
