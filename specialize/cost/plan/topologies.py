@@ -1,4 +1,4 @@
-"""Chips nobody has booked: what they are and how to compile for them.
+"""Topologies, numbers of chips in a shape, and how to compile for them.
 
 A topology is written KIND:SHAPE. TPU slices are described by their chips along each
 axis of the torus ("v5e:16x4", "v5p:4x4x4"), GPUs and CPUs by their number
@@ -12,40 +12,8 @@ import os
 import re
 from typing import Any
 
+from specialize.chips import PLANNED, Chip
 from specialize.errors import InputError
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One kind of accelerator; figures from its maker's public pages.
-
-    Attributes:
-        name: as people write it.
-        hbm_bytes: memory of one chip.
-        peak_flops: dense bfloat16 FLOP/s of one chip.
-        bandwidth: bytes/s between its memory and its cores.
-        axes: numbers in the shape of its topology (0: no compiler here).
-    """
-
-    name: str
-    hbm_bytes: float
-    peak_flops: float
-    bandwidth: float
-    axes: int
-
-
-_GB = 1e9
-_GIB = float(2**30)
-# cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}; NVIDIA's H100 and H200 data sheets.
-CHIPS = {
-    "v4": Chip("v4", 32 * _GIB, 275e12, 1228 * _GB, 3),
-    "v5e": Chip("v5e", 16 * _GIB, 197e12, 819 * _GB, 2),
-    "v5p": Chip("v5p", 95 * _GIB, 459e12, 2765 * _GB, 3),
-    "v6e": Chip("v6e", 32 * _GIB, 918e12, 1640 * _GB, 2),
-    "h100": Chip("h100", 80 * _GB, 989e12, 3350 * _GB, 0),
-    "h200": Chip("h200", 141 * _GB, 989e12, 4800 * _GB, 0),
-    "cpu": Chip("cpu", float("inf"), float("nan"), float("nan"), 0),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +45,6 @@ class Topology:
             return "tpu"
         return "cpu" if self.chip.name == "cpu" else "modelled"
 
-    @property
-    def host_chips(self) -> int:
-        """Chips that share a machine, at most."""
-        if self.chip.name in ("v5e", "v6e"):
-            return min(self.chips, 4 if self.chips > 8 else 8)
-        return min(self.chips, 4 if self.chip.axes else 8)
-
 
 def parse(text: str) -> Topology:
     """Reads a topology.
@@ -95,12 +56,12 @@ def parse(text: str) -> Topology:
         InputError: unknown chip, or a shape it cannot have.
     """
     kind, _, shape = text.strip().lower().partition(":")
-    if kind not in CHIPS:
+    if kind not in PLANNED:
         raise InputError(
-            f"topology {text!r}: the chip is none of {', '.join(CHIPS)}. Write for "
+            f"topology {text!r}: the chip is none of {', '.join(PLANNED)}. Write for "
             "example v5e:16x4, v5p:4x4x4, h200:8 or cpu:8."
         )
-    chip = CHIPS[kind]
+    chip = PLANNED[kind]
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
         raise InputError(
             f"topology {text!r}: {shape!r} is no shape. Write for example {kind}:"

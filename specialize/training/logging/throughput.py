@@ -1,29 +1,13 @@
 """What a step costs in floating-point operations, and what the machine could do."""
 
+import math
 import time
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-# Dense bfloat16 peaks, FLOP/s a device (makers' data sheets); by prefix of JAX's
-# `device_kind`, lower case.
-PEAKS = {
-    "nvidia h200": 989e12,
-    "nvidia h100 pcie": 756e12,
-    "nvidia h100": 989e12,
-    "nvidia a100": 312e12,
-    "nvidia l4": 121e12,
-    "tpu v6 lite": 918e12,
-    "tpu v6e": 918e12,
-    "tpu v5 lite": 197e12,
-    "tpu v5e": 197e12,
-    "tpu v5p": 459e12,
-    "tpu v5": 459e12,
-    "tpu v4": 275e12,
-    "tpu v3": 61.5e12,
-    "tpu v2": 23e12,
-}
+from specialize import chips
 
 
 class Shape(NamedTuple):
@@ -103,9 +87,9 @@ def peak_flops(devices: int) -> tuple[float, str]:
 
 
 def published_peak() -> float | None:
-    """FLOP/s of one device of this machine in `PEAKS`; None if it is not there."""
-    names = [name for name in PEAKS if _kind().startswith(name)]
-    return PEAKS[max(names, key=len)] if names else None
+    """FLOP/s of one device of this machine; None where `chips` has no figure."""
+    chip = chips.of_kind(_kind())
+    return None if chip is None or math.isnan(chip.peak_flops) else chip.peak_flops
 
 
 def _kind() -> str:
