@@ -1,14 +1,24 @@
-# One rule makes .venv; every target depends on it.
+# One rule makes every environment; every target depends on the one it runs in.
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
+# By pip, which takes a CPU build where PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL names one.
+# On Linux the package index itself has the CUDA build only, several GB that also work.
+TORCH := torch==2.13.0
 
-.PHONY: quickstart test test-slow lint format bench docs clean
+.PHONY: quickstart test test-slow test-beam test-torch test-wheel lint format bench docs \
+	clean
 
-.venv/.done: setup.py
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'
+.venv/.done: EXTRAS = dev
+.venv-beam/.done: EXTRAS = test,beam
+.venv-torch/.done: EXTRAS = test
+.venv-torch/.done: LAST = $(@D)/bin/python -m pip install --quiet $(TORCH)
+
+.venv/.done .venv-beam/.done .venv-torch/.done: setup.py
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --upgrade uv
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python -e '.[$(EXTRAS)]'
+	$(LAST)
 	touch $@
 
 quickstart: .venv/.done
@@ -19,6 +29,17 @@ test: .venv/.done
 
 test-slow: .venv/.done
 	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# What the ordinary environment cannot hold beside the rest. Without the library that a
+# target is about, pytest collects nothing and fails.
+test-beam: .venv-beam/.done
+	.venv-beam/bin/python -m pytest tests/corpus/test_beam.py
+
+test-torch: .venv-torch/.done
+	.venv-torch/bin/python -m pytest -n $(JOBS) --dist worksteal -m "torch and not slow"
+
+test-wheel: .venv/.done
+	$(BIN)/python -m pytest -m slow tests/test_wheel.py
 
 lint: .venv/.done
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files
@@ -34,4 +55,4 @@ docs: .venv/.done
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 clean:
-	rm -rf .venv build dist site *.egg-info
+	rm -rf .venv .venv-beam .venv-torch build dist site *.egg-info

@@ -1,4 +1,4 @@
-"""On Beam the corpus is the same to the byte."""
+"""On Beam the corpus is the same to the byte (`make test-beam`)."""
 
 import json
 import os

@@ -1,7 +1,6 @@
 """Against Hugging Face's T5 in torch, live; `hf_golden` keeps it in the ordinary suite.
 
-Needs an environment with CPU torch beside the project:
-    python -m pytest tests/student/test_student_hf_parity.py
+Needs an environment with torch, which `make test-torch` makes.
 """
 
 import jax
