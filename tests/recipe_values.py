@@ -20,7 +20,7 @@ import inspect
 import io
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from unittest import mock
 
@@ -94,7 +94,7 @@ def snapshot(run: str, files: tuple[str, ...], bindings: tuple[str, ...] = ()) -
         arguments = called([*COMMANDS[run], *words])
         found = config.current()
         assert found is not None
-        flat = described(run, found, arguments) | elsewhere(found, {"specialize"})
+        flat = described(run, found, arguments) | elsewhere(found)
     if run != "select":  # `select` reads the macros of `evaluate`
         macros = found.scan.macros()
         for name, binding in macros.items():
@@ -131,15 +131,20 @@ def called(words: list[str]) -> Flat:
     raise AssertionError(f"{words} ended with {status}: {errors.getvalue()}")
 
 
-def elsewhere(found: config.Config, done: set[str]) -> Flat:
-    """Bindings of other modules than those in `done`: where the data lie."""
+def elsewhere(found: config.Config, reached: Collection[tuple[str, str]] = ()) -> Flat:
+    """Bindings beside what was reached, of modules that are not ours or are tasks'.
+
+    They say where the data lie. What is ours and was not reached has no effect.
+    """
     macros = found.scan.macros()
     return {
         f"{b.selector.rpartition('.')[2]}.{b.parameter}": _literal(
             resolve(b.value, macros)
         )
         for b in found.scan.effective().values()
-        if not b.is_macro and b.selector.partition(".")[0] not in done
+        if not b.is_macro
+        and b.selector.partition(".")[0] != "specialize"
+        and (b.scope, b.selector) not in reached
     }
 
 
@@ -364,17 +369,7 @@ class OnT5X:
         reference = Reference(f"__main__.{entry}", "", True)
         flat = self._flat("", self._built(reference))
         del flat[""]
-        ours = {b.selector.partition(".")[0] for b in self.bindings} - {"tasks"}
-        flat |= elsewhere(self.config, ours)
-        forgotten = [
-            b.name
-            for b in self.bindings
-            if (b.scope, b.selector) not in self.reached
-            and not b.selector.endswith(".no_counterpart")
-            and b.selector.partition(".")[0] in ours
-        ]
-        assert not forgotten, f"bound, but reached from nowhere: {forgotten}"
-        return flat
+        return flat | elsewhere(self.config, self.reached)
 
     def _flat(self, name: str, value: Any) -> Flat:
         if isinstance(value, Foreign):
