@@ -13,8 +13,8 @@ The way of one example, and the room where each step is done:
     cost         predicted (plan) and measured (bench)
     quickstart   the whole way on a generated miniature world
 
-A module imports only what stands above it in this list; `errors`, `outputs` and
-`progress` stand beneath them all. This file imports nothing, so that
+A module imports only what stands above it in this list; `errors`, `outputs`, `versions`
+and `progress` stand beneath them all. This file imports nothing, so that
 `specialize --help` answers at once.
 """
 

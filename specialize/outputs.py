@@ -16,9 +16,11 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from specialize import versions
 from specialize.errors import InputError
 
 MARKER = "specialize.json"
+_VERSION = {"version": versions.FOLDER.writes}
 # What the system says of a disk, a quota or a file that can take no more.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -115,14 +117,13 @@ def check_writable(path: str | os.PathLike[str], kind: str) -> bool:
         raise InputError(
             f"{folder} is a file; the output must be a folder. Name another --out."
         )
-    marker = folder / MARKER
-    if marker.exists():
-        found = _kind(marker)
-        if found == kind:
-            return True
+    found = kind_of(folder)
+    if found == kind:
+        return True
+    if found is not None:
         raise InputError(
             f"{folder} holds a {found!r} of specialize, not a {kind!r} "
-            f"({marker}). Name another output folder."
+            f"({folder / MARKER}). Name another output folder."
         )
     if any(folder.iterdir()):
         raise InputError(
@@ -148,7 +149,7 @@ def claim(path: str | os.PathLike[str], kind: str) -> pathlib.Path:
     folder = pathlib.Path(path)
     if not check_writable(folder, kind):
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / MARKER, {"kind": kind})
+        write_json(folder / MARKER, {"kind": kind} | _VERSION)
     return folder
 
 
@@ -183,7 +184,7 @@ def staged_directory(
     try:
         with _room_for(target):
             yield staged
-            write_json(staged / MARKER, {"kind": kind})
+            write_json(staged / MARKER, {"kind": kind} | _VERSION)
             _open_to_all(staged)
             if target.exists():
                 retired = target.with_name(f".{target.name}.retired")
@@ -215,11 +216,18 @@ def _open_to_all(folder: pathlib.Path) -> None:
                 path.chmod(new)
 
 
-def _kind(marker: pathlib.Path) -> str:
+def kind_of(folder: pathlib.Path) -> str | None:
+    """What our folder holds, as its marker says; None for a folder without one."""
+    marker = folder / MARKER
+    if not marker.exists():
+        return None
     try:
-        return str(json.loads(marker.read_text(encoding="utf-8"))["kind"])
+        value = json.loads(marker.read_text(encoding="utf-8"))
+        kind = str(value["kind"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(
             f"{marker} is not a marker of specialize ({error}). "
             "Name another output folder."
         ) from error
+    versions.FOLDER.check(value.get("version", 1), marker)
+    return kind

@@ -1,8 +1,10 @@
 """Eight simulated devices, strict shapes, and where the real data lie."""
 
+import json
 import os
 import pathlib
 import shutil
+import tarfile
 import tempfile
 
 import pytest
@@ -42,3 +44,53 @@ def shared_data() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip(f"needs the benchmark files at {path} (SPECIALIZE_TEST_DATA)")
     return path
+
+
+@pytest.fixture
+def of_0_1(tmp_path) -> pathlib.Path:
+    """A copy of the files that version 0.1 wrote, with its run unpacked."""
+    folder = shutil.copytree(ROOT / "tests" / "golden" / "v0_1", tmp_path / "v0_1")
+    with tarfile.open(folder / "run.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recorded() -> dict:
+    """What version 0.1 read from those files."""
+    path = ROOT / "tests" / "golden" / "v0_1" / "recorded.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def refused():
+    """Asserts that a file of another version is refused by one complete message."""
+
+    def check(read, format, path, found):
+        from specialize import __version__
+        from specialize.errors import InputError
+
+        with pytest.raises(InputError) as caught:
+            read()
+        assert type(caught.value) is InputError  # it is not called damaged
+        known = ", ".join(map(str, format.reads))
+        assert str(caught.value) == (
+            f"{path} is a {format.name} of version {found!r}; specialize {__version__} "
+            f"reads version {known}. Use the version that wrote it, or {format.remedy}."
+        )
+
+    return check
+
+
+@pytest.fixture
+def restate():
+    """Changes fields of a JSON object in a file: a line of it, or the whole."""
+
+    def change(path, *, line=None, **fields):
+        text = path.read_text(encoding="utf-8")
+        lines = [text] if line is None else text.splitlines(keepends=True)
+        value = json.loads(lines[line or 0])
+        lines[line or 0] = json.dumps(value | fields) + "\n"
+        path.write_text("".join(lines), encoding="utf-8")
+
+    return change

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from specialize import versions
 from specialize.errors import InputError
 
 # The four formats of the paper, in-context/zero-shot x CoT/answer-only. A batch holds
@@ -19,8 +20,6 @@ FORMATS = (
     "zero_shot_answer_only",
 )
 FORMAT_IDS = {name: index for index, name in enumerate(FORMATS, start=1)}
-
-RECORD_VERSION = 1
 
 # Probabilities arrive rounded (the paper's to 4 decimals, others as bfloat16); a sum
 # may exceed 1 by this much. It is then scaled down to 1.
@@ -158,7 +157,7 @@ class Fingerprint:
     prompt_sha256: str = ""
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     demonstrations: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
-    record_version: int = RECORD_VERSION
+    record_version: int = versions.CORPUS.writes
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a manifest."""
@@ -173,8 +172,9 @@ class Fingerprint:
             where: the file, for the message.
 
         Raises:
-            InputError: fields are missing or unknown.
+            InputError: fields are missing or unknown, or records of another version.
         """
+        versions.CORPUS.check(value.get("record_version", 1), where)
         known = {field.name for field in dataclasses.fields(cls)}
         required = {
             field.name

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
+from specialize import versions
 from specialize.corpus.records import Completion, Problem
 from specialize.corpus.sampling.teachers import Answer, Ask
 from specialize.corpus.sampling.wire import parse_body
@@ -24,7 +25,7 @@ from specialize.outputs import make_parent
 Path = str | os.PathLike[str]
 
 _APPLICATION = 0x5350435A  # "SPCZ" in the file's header: this database is ours
-_LAYOUT = 1
+_LAYOUT = versions.RESPONSES.writes
 
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -309,12 +310,13 @@ class ResponseStore:
                 f"{self.path} is a database of another program. Name another "
                 "--responses; nothing was changed."
             )
+        if not empty:
+            versions.RESPONSES.check(self._get("layout"), self.path)
+        elif not self._writes:
+            raise InputError(
+                f"{self.path} holds no responses. Run 'specialize corpus sample' first."
+            )
         if not self._writes:
-            if empty:
-                raise InputError(
-                    f"{self.path} holds no responses. Run 'specialize corpus sample' "
-                    "first."
-                )
             return
         # FULL: an answer that was paid for survives a power cut, too.
         execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -327,12 +329,6 @@ class ResponseStore:
             )
         execute("BEGIN IMMEDIATE")  # takes the lock now, for as long as we are open
         execute("COMMIT")
-        layout = self._get("layout")
-        if layout != _LAYOUT:
-            raise InputError(
-                f"{self.path} has layout {layout}, this version reads {_LAYOUT}. Use "
-                "the version that wrote it, or sample anew."
-            )
 
     def _set(self, name: str, value: Any) -> None:
         self._database.execute(

@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-from specialize import outputs
+from specialize import outputs, versions
 from specialize.corpus.benchmarks.table import UNKNOWN, licence_of
 from specialize.errors import InputError
 
@@ -61,22 +61,26 @@ def card_path(completions: Path) -> pathlib.Path:
 
 def write_card(completions: Path, card: Card) -> None:
     """Writes the card beside an export."""
-    outputs.write_json(card_path(completions), card.to_json())
+    value = {"version": versions.CARD.writes, **card.to_json()}
+    outputs.write_json(card_path(completions), value)
 
 
 def read_card(completions: Path) -> Card | None:
     """Reads the card beside an export, if there is one.
 
     Raises:
-        InputError: it is not a card.
+        InputError: it is not a card, or of another version.
     """
     path = card_path(completions)
     if not path.exists():
         return None
     try:
         value = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+        versions.CARD.check(value.pop("version", 1), path)
         return Card(**value)
-    except (ValueError, TypeError) as error:
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is not a card of 'specialize corpus export' ({error}). Export the "
             "completions again, or remove it and name the teacher with --teacher."

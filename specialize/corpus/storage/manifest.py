@@ -7,7 +7,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, cast
 
-from specialize.corpus.records import FORMATS, ORIGINS, RECORD_VERSION, Fingerprint
+from specialize import versions
+from specialize.corpus.records import FORMATS, ORIGINS, Fingerprint
 from specialize.errors import InputError
 
 NAME = "corpus.json"
@@ -116,7 +117,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """Plain values, in a fixed order."""
         return {
-            "version": RECORD_VERSION,
+            "version": versions.CORPUS.writes,
             "fingerprint": self.fingerprint.to_json(),
             "digest": self.fingerprint.digest(),
             "formats": {
@@ -148,12 +149,7 @@ class Manifest:
                 f"{path} is damaged ({error}). Rebuild the corpus."
             ) from error
         value = cast(dict[str, Any], parsed if isinstance(parsed, dict) else {})
-        version = value.get("version")
-        if version != RECORD_VERSION:
-            raise InputError(
-                f"{path} has record version {version!r}, expected {RECORD_VERSION}. "
-                "Rebuild the corpus with this version of specialize."
-            )
+        versions.CORPUS.check(value.get("version"), path)
         try:
             fingerprint = Fingerprint.from_json(value["fingerprint"], str(path))
             formats = {

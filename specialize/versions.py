@@ -1,0 +1,45 @@
+"""The versions of our files: a known one is read, any other is refused.
+
+docs/formats.md describes the files; one of 0.1 that states no version has version 1.
+"""
+
+from typing import Any, NamedTuple
+
+from specialize import __version__
+from specialize.errors import InputError
+
+
+class Format(NamedTuple):
+    """A kind of file, what to do without it, and the versions that are read."""
+
+    name: str
+    remedy: str
+    reads: tuple[int, ...] = (1,)
+
+    @property
+    def writes(self) -> int:
+        """The version that is written: the last of `reads`."""
+        return self.reads[-1]
+
+    def check(self, found: Any, where: object) -> None:
+        """Raises an `InputError` if `found`, the version of `where`, is not read."""
+        if found not in self.reads:
+            raise InputError(
+                f"{where} is a {self.name} of version {found!r}; specialize "
+                f"{__version__} reads version {', '.join(map(str, self.reads))}. "
+                f"Use the version that wrote it, or {self.remedy}."
+            )
+
+
+FOLDER = Format("folder of specialize", "name another folder")
+CORPUS = Format("corpus", "build the corpus again with 'specialize corpus build'")
+CARD = Format("card of completions", "make the file beside it again")
+RESPONSES = Format("response database", "name another --responses and sample anew")
+EXAMPLES = Format("folder of prepared examples", "remove it: it is made again")
+CONFIGURATION = Format("run's configuration", "remove this file")
+CHECKPOINT = Format("checkpoint", "name an older checkpoint or another MODEL_DIR")
+DECODED = Format("file of decoded texts", "remove it to decode again")
+RESULTS = Format("results file", "evaluate again to replace it")
+PREDICTIONS = Format("line of predictions", "write the predictions again")
+# T5X's own. Since version 3 bfloat16 is stored as such; before, as its bits.
+T5X = Format("checkpoint of T5X", "convert it with T5X", (0, 1, 2, 3))
