@@ -20,6 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
+from specialize import versions
 from specialize.checkpoints import huggingface, integrity, nearby, orbaxes, t5x
 from specialize.checkpoints.source import Source
 from specialize.checkpoints.store import (
@@ -173,24 +174,29 @@ def _activation_of_run(folder: epath.Path) -> str | None:
     if "://" in str(folder):
         return None
     for parent in list(pathlib.Path(folder).parents)[:2]:
-        rows = _json(parent / "config.json").get("values")
-        for row in rows if isinstance(rows, list) else []:
-            if str(row.get("name", "")).endswith("T5Config.mlp_activations"):
-                value = row.get("value")
-                if isinstance(value, list | tuple) and value:
-                    return str(value[0])
+        for name, value in _values_of_run(parent).items():
+            if name.endswith("T5Config.mlp_activations") and isinstance(value, list):
+                return str(value[0]) if value else None
     return None
 
 
 def vocabulary_of_run(path: str) -> pathlib.Path | None:
     """The vocabulary file in the configuration that a run of ours saved, if any."""
     for parent in (pathlib.Path(path), *list(pathlib.Path(path).parents)[:2]):
-        rows = _json(parent / "config.json").get("values")
-        for row in rows if isinstance(rows, list) else []:
-            if row.get("name") == "VOCABULARY_PATH" and isinstance(row["value"], str):
-                found = pathlib.Path(row["value"])
-                return found if found.is_file() else None
+        named = _values_of_run(parent).get("VOCABULARY_PATH")
+        if isinstance(named, str):
+            found = pathlib.Path(named)
+            return found if found.is_file() else None
     return None
+
+
+def _values_of_run(folder: pathlib.Path) -> dict[str, Any]:
+    """The configuration that a run of ours saved in a folder; {} if none did."""
+    content = _json(folder / "config.json")
+    if not isinstance(content.get("values"), list):
+        return {}  # Hugging Face's config.json
+    versions.CONFIGURATION.check(content.get("version", 1), folder / "config.json")
+    return {str(row.get("name")): row.get("value") for row in content["values"]}
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_manager import StepAlreadyExistsError
 
+from specialize import versions
 from specialize.checkpoints import integrity
 from specialize.errors import InputError
 from specialize.outputs import DISK_FULL
@@ -177,7 +178,8 @@ class CheckpointStore:
             name: [list(leaf.shape), _dtype_name(leaf.dtype), sums[name]]
             for name, leaf in leaves.items()
         }
-        sealed = _seal({"step": step, "metadata": dict(metadata), "leaves": table})
+        content = {"step": step, "metadata": dict(metadata), "leaves": table}
+        sealed = _seal({"version": versions.CHECKPOINT.writes, **content})
         self._metrics[step] = self._metric_in(metadata)
         try:
             self._manager.save(
@@ -354,18 +356,20 @@ def read_metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, "_Leaf"
 
     Raises:
         DamagedCheckpointError: missing, unreadable, or not as it was written.
+        InputError: of another version.
     """
     try:
         sealed = ocp.JsonCheckpointHandler().restore(folder / METADATA)
         if sealed != _seal(sealed["content"]):
             raise DamagedCheckpointError(f"{METADATA} is not what was written")
         content = sealed["content"]
+        versions.CHECKPOINT.check(content.get("version", 1), folder / METADATA)
         table = {
             name: _Leaf(tuple(shape), dtype, sums)
             for name, (shape, dtype, sums) in content["leaves"].items()
         }
         return {**content["metadata"], "step": content["step"]}, table
-    except DamagedCheckpointError:
+    except InputError:
         raise
     except Exception as error:
         raise DamagedCheckpointError(

@@ -19,6 +19,7 @@ from etils import epath
 from flax import serialization
 from flax.traverse_util import unflatten_dict
 
+from specialize import versions
 from specialize.checkpoints import names, zarrs
 from specialize.checkpoints.lazy import LazyTensor, from_array
 from specialize.checkpoints.source import Source, check, config_of
@@ -26,9 +27,6 @@ from specialize.errors import InputError
 
 FILE = "checkpoint"
 PREFIX = "checkpoint_"
-
-# Since version 3 bfloat16 is stored as such; before, as its bits.
-_VERSION = 3
 
 
 def is_folder(path: epath.Path) -> bool:
@@ -66,7 +64,8 @@ def open_folder(
     """
     where = str(path)
     content = _read_msgpack(path / FILE)
-    version = int(content.get("version", 0))
+    version = content.get("version", 0)
+    versions.T5X.check(version, path / FILE)
     state = content["optimizer"]
     leaves = dict(_flat(state, ()))
     specs = {
@@ -84,7 +83,7 @@ def open_folder(
             tensors[name] = None
             continue
         tensor = opened[name] if name in opened else from_array(np.asarray(leaf))
-        tensors[name] = _bits_to_bfloat16(tensor) if version < _VERSION else tensor
+        tensors[name] = _bits_to_bfloat16(tensor) if version < 3 else tensor
     return source_of("t5x", where, tensors, activation=activation, settings=settings)
 
 
@@ -182,7 +181,8 @@ def write_folder(
             # T5X does not partition these (the step, Adafactor's unused factors) and
             # then reads them from here alone.
             written[key] = tensor.read()
-    content = {"version": _VERSION, "optimizer": with_gaps(unflatten_dict(written))}
+    state = with_gaps(unflatten_dict(written))
+    content = {"version": versions.T5X.writes, "optimizer": state}
     (folder / FILE).write_bytes(serialization.msgpack_serialize(content))
 
 

@@ -2,8 +2,9 @@
 
 import json
 import os
+from typing import Any
 
-from specialize import outputs
+from specialize import outputs, versions
 from specialize.config.applying import current
 from specialize.config.reading import Config
 
@@ -25,7 +26,8 @@ def save(directory: str | os.PathLike[str], config: Config | None = None) -> Non
     import gin
 
     _write(directory, "config.gin", gin.config_str())
-    rows = {"gin_files": list(config.scan.files), "values": config.rows()}
+    rows: dict[str, Any] = {"version": versions.CONFIGURATION.writes}
+    rows |= {"gin_files": list(config.scan.files), "values": config.rows()}
     text = json.dumps(rows, indent=2, ensure_ascii=False)
     _write(directory, "config.json", text + "\n")
 
