@@ -9,7 +9,8 @@ One JSON object a line:
 space aside.
 `prediction` is a text, or a list of texts (samples, as many for every example). Every
 example of a suite must be there once. MultiArith asks some questions twice: one line
-with such an `input` answers both, two lines answer one each.
+with such an `input` answers both, two lines answer one each. Other fields are ignored;
+`evaluate` writes `predictions_version` into the lines that it has judged.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from specialize import versions
 from specialize.errors import InputError
 from specialize.evaluation.suites.loading import Suite, mistyped
 
@@ -250,6 +252,7 @@ class _Answers:
 def _prediction(record: Any, where: str) -> Prediction:
     if not isinstance(record, dict):
         raise InputError(f"{where}: expected a JSON object.")
+    versions.PREDICTIONS.check(record.get("predictions_version", 1), where)
     for name in ("suite", "id", "input"):
         if name in record and not isinstance(record[name], str):
             raise InputError(f"{where}: {name!r} is {record[name]!r}, expected text.")

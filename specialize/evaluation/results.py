@@ -7,13 +7,12 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from specialize import outputs
+from specialize import outputs, versions
 from specialize.errors import InputError
 from specialize.evaluation.scoring.judging import SuiteScore
 from specialize.evaluation.suites.loading import Suite
 
 RESULTS_FILE = "results.json"
-FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +103,7 @@ class Results:
             for field in dataclasses.fields(self)
             if field.name != "folder"
         }
-        return {"format": FORMAT, **value}
+        return {"format": versions.RESULTS.writes, **value}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the file, whole or not at all."""
@@ -129,11 +128,12 @@ class Results:
                 f"{file} is not JSON ({error}). Evaluate again to replace it."
             ) from error
         known = {field.name for field in dataclasses.fields(cls)} - {"folder"}
-        if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
+        if not isinstance(value, dict) or "format" not in value:
             raise InputError(
-                f"{file} is not a results file of 'specialize evaluate' (format "
-                f"{FORMAT}). Name another file."
+                f"{file} is not a results file of 'specialize evaluate'. Name another "
+                "file."
             )
+        versions.RESULTS.check(value.pop("format"), file)
         if value.keys() != known:
             raise InputError(
                 f"{file} lacks {sorted(known - value.keys())} and has unknown "
@@ -187,6 +187,7 @@ def write_judged(path: pathlib.Path, suite: Suite, score: SuiteScore) -> None:
             "golds": list(example.golds),
             "question": example.problem.question,
             "rationale": example.problem.rationale,
+            "predictions_version": versions.PREDICTIONS.writes,
         }
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     outputs.write_text(path, "".join(lines))

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from specialize import versions
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
 from specialize.progress import track
@@ -24,9 +25,9 @@ def decode_to_file(
 ) -> list[dict[str, Any]]:
     """Decodes `prompts`, appending each batch to `path` as it is finished.
 
-    The first line of the file holds `settings`; every other line one prompt. A rerun
-    with the same settings decodes only the batches that are not there; the last line,
-    which a kill may have cut, is decoded again.
+    The first line of the file holds its version and `settings`; every other line one
+    prompt. A rerun with the same settings decodes only the batches that are not there;
+    the last line, which a kill may have cut, is decoded again.
 
     Args:
         engine: decodes.
@@ -40,7 +41,7 @@ def decode_to_file(
         One dictionary a prompt, in order: index, texts, scores, num_tokens, truncated.
 
     Raises:
-        InputError: the file belongs to other settings, or a line is malformed.
+        InputError: other settings, another version, or a malformed line.
     """
     file = pathlib.Path(path)
     found = _read(file, settings)
@@ -90,6 +91,7 @@ def _read(file: pathlib.Path, settings: dict[str, Any]) -> dict[int, dict[str, A
             ) from error
     if not parsed:
         return {}
+    versions.DECODED.check(parsed[0].get("version", 1), file)
     # JSON has no tuples: compare what a file can hold.
     wanted = json.loads(json.dumps(settings))
     if parsed[0].get("settings") != wanted:
@@ -111,6 +113,7 @@ def _rewrite(
     """Writes what is known to be whole, so that appending starts on a new line."""
     from specialize import outputs
 
-    lines = [{"settings": settings}, *found.values()]
+    head = {"version": versions.DECODED.writes, "settings": settings}
+    lines = (head, *found.values())
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     outputs.write_text(file, text)

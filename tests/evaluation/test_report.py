@@ -71,6 +71,7 @@ def runs(tmp_path):
     (corpus / "corpus.json").write_text(
         json.dumps(
             {
+                "version": 1,
                 "fingerprint": {"teacher": "codex", "k": 5},
                 "funnel": {
                     "read": 100,

@@ -10,6 +10,7 @@ import os
 import pathlib
 from typing import Any
 
+from specialize import outputs, versions
 from specialize.errors import InputError
 from specialize.evaluation.results import RESULTS_FILE, Results
 
@@ -69,6 +70,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
             f"{folder} does not exist. Name a run's folder (MODEL_DIR) or a results "
             "file of 'specialize evaluate --json'."
         )
+    outputs.kind_of(folder)  # refuses a folder of another version
     missing: list[str] = []
     lines = _lines(folder / METRICS_FILE)
     if not lines:
@@ -123,9 +125,10 @@ def _values(path: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["values"]
-        return {row["name"]: row["value"] for row in rows}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        versions.CONFIGURATION.check(content.get("version", 1), path)
+        return {row["name"]: row["value"] for row in content["values"]}
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is not a saved configuration ({error!r}). Remove it; the report "
             "does without."
@@ -136,4 +139,6 @@ def _corpus(folder: Any) -> dict[str, Any] | None:
     manifest = pathlib.Path(str(folder)) / "corpus.json"
     if not folder or not manifest.is_file():
         return None
-    return json.loads(manifest.read_text(encoding="utf-8"))
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    versions.CORPUS.check(content.get("version"), manifest)
+    return content
