@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from specialize import outputs
+from specialize import outputs, versions
 from specialize.errors import InputError
 from specialize.progress import console, track
 
 if TYPE_CHECKING:
     import seqio
 
-LAYOUT = 1
 META = "examples.json"
 RECORD_ID = "record_id"
 # What a task may report about each example: demonstrations dropped, encoder tokens
@@ -226,6 +225,7 @@ def _write(
         **{name: int(value) for name, value in zip(CUTS, cuts, strict=True)},
     }
     meta = {
+        "version": versions.EXAMPLES.writes,
         "task": task.name,
         "split": split,
         "examples": count,
@@ -241,6 +241,7 @@ def _write(
 
 def _open(folder: pathlib.Path, task: str) -> Examples:
     meta = json.loads((folder / META).read_text(encoding="utf-8"))
+    versions.EXAMPLES.check(meta.get("version", 1), folder / META)
     number = meta["examples"]
     lengths = np.fromfile(folder / "lengths.bin", np.int32).reshape(number, 2)
     features = {
@@ -320,8 +321,9 @@ def _key(
     sources = [_source_key(step) for step in task.preprocessors]
     # A source whose examples depend on more than its files says on what.
     settings = getattr(task.source, "settings", dict)()
-    parts = [LAYOUT, task.name, split, sorted(feature_lengths.items()), stats, settings]
-    text = json.dumps([*parts, features, sources], sort_keys=True, default=str)
+    parts = [task.name, split, sorted(feature_lengths.items()), stats, settings]
+    parts = [versions.EXAMPLES.writes, *parts, features, sources]
+    text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16], repeatable
 
 
