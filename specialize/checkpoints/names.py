@@ -23,9 +23,8 @@ import numpy as np
 
 from specialize.checkpoints.lazy import LazyTensor, remembered, stacked
 from specialize.errors import InputError
-from specialize.student.network.architecture import T5Config
+from specialize.student.network.architecture import SCAN_AXIS, STACKS, T5Config
 
-SCAN_AXIS = 1
 EMBEDDING = "token_embedder/embedding"
 HEAD = "decoder/logits_dense/kernel"
 RELPOS = "relpos_bias/rel_embedding"
@@ -34,15 +33,13 @@ Layers = Literal["unrolled", "scanned", "scalable"]
 """unrolled: `layers_0`, ...; scanned: as the student with `scan_layers`; scalable: as
 T5X's scalable_t5 network with `scan_layers`."""
 
-_PREFIXES = ("encoder", "decoder")
-
 # (name in T5X, name in Hugging Face, whether the matrix is transposed)
 _ONCE = [
     (EMBEDDING, "shared.weight", False),
     (HEAD, "lm_head.weight", True),
 ] + [
     row
-    for stack in _PREFIXES
+    for stack in STACKS
     for row in (
         (
             f"{stack}/relpos_bias/rel_embedding",
@@ -254,7 +251,7 @@ def shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
         )
     ]
     result: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, width)}
-    for stack in _PREFIXES:
+    for stack in STACKS:
         buckets = config.relpos_num_buckets
         result[f"{stack}/{RELPOS}"] = (config.num_heads, buckets)
         for number in range(_depth_of(config, stack)):

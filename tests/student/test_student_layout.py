@@ -10,8 +10,9 @@ import reference_t5
 from flax.traverse_util import flatten_dict
 
 from specialize.errors import InputError
+from specialize.student.network.architecture import REMAT_POLICIES
 from specialize.student.network.layout import is_scanned, scan_params, unroll_params
-from specialize.student.network.transformer import REMAT_POLICIES, T5Config, Transformer
+from specialize.student.network.transformer import T5Config, Transformer
 
 
 def config(**changes) -> T5Config:

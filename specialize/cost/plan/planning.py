@@ -14,16 +14,10 @@ from typing import Any
 from specialize.cost.plan import estimates, topologies
 from specialize.cost.plan.estimates import Request, Row
 from specialize.errors import InputError
+from specialize.student.network import architecture
 
 # From the least repeated arithmetic to the least memory.
-REMAT_POLICIES = (
-    "none",
-    "save_dots",
-    "minimal_attention",
-    "minimal",
-    "save_mlp",
-    "full",
-)
+REMAT_POLICIES = tuple(architecture.REMAT_POLICIES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,10 @@ from specialize.errors import InputError
 from specialize.student import layers
 from specialize.student.attention import fused_attention
 
+# The two stacks of layers, and the axis of a parameter along which scanned layers lie.
+STACKS = ("encoder", "decoder")
+SCAN_AXIS = 1
+
 # What a layer keeps for the backward pass; the rest is computed again. From most memory
 # to least: everything | every matrix product | projections and attention weights |
 # projections | the inner MLP activations | only the layer's input.

@@ -18,9 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from specialize.errors import InputError
-from specialize.student.network.transformer import SCAN_AXIS
-
-STACKS = ("encoder", "decoder")
+from specialize.student.network.architecture import SCAN_AXIS, STACKS
 
 _LAYER = re.compile(r"layers_(\d+)")
 

@@ -24,11 +24,13 @@ from specialize.student import layers
 from specialize.student.attention import cache
 from specialize.student.attention.attention import Attention, attention_mask
 from specialize.student.attention.relative_bias import RelativeBias
-from specialize.student.network.architecture import REMAT_POLICIES, T5Config
+from specialize.student.network.architecture import (
+    REMAT_POLICIES,
+    SCAN_AXIS,
+    T5Config,
+)
 
 __all__ = [
-    "REMAT_POLICIES",
-    "SCAN_AXIS",
     "Decoder",
     "DecoderLayer",
     "Encoder",
@@ -37,8 +39,6 @@ __all__ = [
     "Transformer",
     "head_kernel",
 ]
-
-SCAN_AXIS = 1
 
 
 class EncoderLayer(nn.Module):
