@@ -44,6 +44,7 @@ def asked(arguments, prompt, module, params, theirs):
     from specialize.corpus.vocabulary import Vocabulary
     from specialize.evaluation.suites.loading import load_suite
     from specialize.inference.engine import Engine
+    from specialize.inference.spec import DecodingSpec
 
     data = pathlib.Path(arguments.data)
     vocabulary = Vocabulary(data / "t5/spiece.model")
@@ -56,8 +57,7 @@ def asked(arguments, prompt, module, params, theirs):
         params,
         vocabulary,
         sharding.make_mesh(devices=jax.devices()[:1]),
-        batch_size=arguments.batch,
-        output_length=arguments.new,
+        DecodingSpec(batch_size=arguments.batch, output_length=arguments.new),
     )
 
     def ours():
@@ -120,6 +120,7 @@ def main():
     import reference_t5
 
     from specialize.student.decoding import decoding
+    from specialize.student.decoding.spec import GenerationSpec
     from specialize.student.network.transformer import T5Config, Transformer
 
     config = T5Config(
@@ -142,9 +143,9 @@ def main():
             theirs = hf_t5.build(config, params, pathlib.Path(folder))
     except ImportError:
         theirs = None
-    options = {"eos_id": 10**6}
+    spec = GenerationSpec()
     if arguments.beams > 1:
-        options |= {"method": "beam", "num_beams": arguments.beams}
+        spec = GenerationSpec("beam", num_beams=arguments.beams)
     placed = jax.device_put(params)
     if arguments.data:
         for name in arguments.prompts:
@@ -154,7 +155,7 @@ def main():
     run = jax.jit(
         lambda params, x: (
             decoding.generate(
-                module, params, x, max_length=arguments.new, **options
+                module, params, x, spec, max_length=arguments.new, eos_id=10**6
             ).tokens
         )
     )

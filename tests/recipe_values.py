@@ -42,6 +42,7 @@ from specialize.config.problems import target_of
 from specialize.config.reading import plain, resolve
 from specialize.config.scanning import PACKAGE, Reference, map_leaves
 from specialize.errors import InputError
+from specialize.student.decoding.spec import GenerationSpec
 from specialize.student.model import Student
 from specialize.training.optimization.optimizers import Optimizer
 
@@ -185,9 +186,7 @@ _PLACES = {
     "base": "places.base_results",
     "prompts_path": "places.prompts",
     "out": "places.texts",
-    "problems_path": "places.problems",
     "responses": "places.responses",
-    "prompt_path": "places.worked_examples",
 }
 _DECODING = {
     name: f"decoding.{name}"
@@ -202,7 +201,8 @@ _SUITES = {
     "split": "evaluation.split",
     "max_examples": "evaluation.max_examples",
     "demonstrations": "evaluation.demonstrations",
-    "rule": "judge.rule",
+    "benchmarks_dir": "places.benchmarks",
+    "vocabulary_path": "places.vocabulary",
 }
 _TRAIN = {
     "mixture": "data.mixture",
@@ -241,14 +241,43 @@ _SAMPLING = {
         *("top_logprobs", "name", "log_every_s"),
     )
 }
-_JUDGE = {"rule": "judge.rule", "answer_type": "judge.answer_type"}
 NAMES = {
     "train": {**_PLACES, **_TRAIN},
-    "evaluate": {**_PLACES, **_SUITES, **_DECODING},
-    "select": {**_PLACES, **_SUITES, **_DECODING, "by": "selection.by"},
-    "infer": {**_PLACES, **_DECODING},
-    "sample": {**_PLACES, **_SAMPLING, **_JUDGE, **_DECODING},
+    "evaluate": _PLACES,
+    "select": {**_PLACES, "by": "selection.by"},
+    "infer": _PLACES,
+    "sample": {**_PLACES, **_SAMPLING},
 }
+# Class of a specification -> lasting names of its fields. Fields without a name did not
+# exist when the golden files were made, or have no effect in a run.
+SPECS = {
+    "EvaluationSpec": _SUITES,
+    "DecodingSpec": _DECODING,
+    "JudgeSpec": {"judge": "judge.rule"},
+    "Questions": {
+        **_SAMPLING,
+        "problems_path": "places.problems",
+        "prompt_path": "places.worked_examples",
+    },
+    "Plan": {**_SAMPLING, "rule": "judge.rule", "answer_type": "judge.answer_type"},
+}
+# What sampling a checkpoint takes of the decoding: it draws, as its plan says.
+_DRAWN = ("temperature", "top_p", "seed", "batch_size", "input_length", "output_length")
+
+
+def of_spec(spec: Any, run: str) -> Flat:
+    """The fields of a specification, and of those inside it, under lasting names."""
+    names = SPECS[type(spec).__name__]
+    if run == "sample" and names is _DECODING:
+        names = {name: names[name] for name in _DRAWN}
+    flat: Flat = {}
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= of_spec(value, run)
+        elif field.name in names and not (run == "select" and field.name == "split"):
+            flat[names[field.name]] = _literal(value)
+    return flat
 
 
 def described(run: str, found: config.Config, arguments: Flat) -> Flat:
@@ -259,6 +288,8 @@ def described(run: str, found: config.Config, arguments: Flat) -> Flat:
             flat |= of_student(value)
         elif isinstance(value, Optimizer):
             flat |= of_optimizer(value, found)
+        elif dataclasses.is_dataclass(value):
+            flat |= of_spec(value, run)
         elif name == "mesh":
             flat["mesh"] = {"data": -1, "fsdp": 1, "model": 1, **(value or {})}
         else:
@@ -281,7 +312,10 @@ def of_student(student: Student) -> Flat:
 
 def decoding_of_student(student: Student) -> Flat:
     """How the student itself decodes, which only T5X asks for."""
-    return {f"decoding.{name}": value for name, value in student._decoding.items()}
+    fields = {f.name for f in dataclasses.fields(GenerationSpec)} - {"top_k"}
+    values = {name: getattr(student.decoding, name) for name in fields}
+    values["eos_id"] = student.eos_id
+    return {f"decoding.{name}": value for name, value in values.items()}
 
 
 def of_optimizer(optimizer: Optimizer, found: config.Config) -> Flat:

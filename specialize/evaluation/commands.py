@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from specialize.evaluation.suites.splits import DEFAULT, SPLITS
+from specialize.evaluation.spec import DEFAULT_SPLIT, SPLITS
 from specialize.judge.choices import JUDGES
 
 
@@ -40,7 +40,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     evaluate.add_argument(
         "--split",
         choices=SPLITS,
-        help=f"which questions are asked (default: as configured, else {DEFAULT})",
+        help=f"questions to ask (default: as configured, else {DEFAULT_SPLIT})",
     )
     evaluate.add_argument(
         "--base",
@@ -54,7 +54,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="score every kept checkpoint on validation, choose one, test it once",
         description="Chooses a checkpoint by validation accuracy (GSM8K in "
         "distribution, M-A-S out of distribution), tests the chosen one once and "
-        "writes the choice and its rule down.",
+        "writes the choice and its criterion down.",
     )
     config.add_flags(select)
     select.add_argument(
@@ -97,13 +97,17 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _evaluate(flags: argparse.Namespace) -> int:
     if flags.predictions:
         from specialize.evaluation.judge_predictions import evaluate_predictions
+        from specialize.evaluation.spec import EvaluationSpec
+        from specialize.judge.spec import JudgeSpec
 
         evaluate_predictions(
             flags.predictions,
-            flags.benchmarks,
-            rule=flags.rule or "exact",
-            split=flags.split or DEFAULT,
-            max_examples=flags.max_examples,
+            EvaluationSpec(
+                benchmarks_dir=flags.benchmarks,
+                split=flags.split or DEFAULT_SPLIT,
+                max_examples=flags.max_examples,
+                judge=JudgeSpec(flags.rule or JudgeSpec.judge),
+            ),
             json_path=flags.json,
             base=flags.base,
         )
@@ -111,15 +115,14 @@ def _evaluate(flags: argparse.Namespace) -> int:
     from specialize import config, memory
 
     memory.keep_freed()
+    for macro in ("MAX_EXAMPLES", "RULE", "SPLIT"):  # a flag wins over the gin files
+        value = getattr(flags, macro.lower())
+        if value is not None:
+            flags.gin_overrides.append(f"--gin.{macro}={value!r}")
     config.from_flags(flags, entry="specialize.evaluation.evaluate.evaluate")
     from specialize.evaluation import evaluate
 
-    config.call(
-        evaluate.evaluate,
-        json_path=flags.json,
-        base=flags.base,
-        **_overrides(flags),
-    )
+    config.call(evaluate.evaluate, json_path=flags.json, base=flags.base)
     _keep_configuration()
     return 0
 
@@ -135,13 +138,6 @@ def _keep_configuration() -> None:
     if folder and jax.process_index() == 0:
         config.save(folder)
         config.save_operative(folder)
-
-
-def _overrides(flags: argparse.Namespace) -> dict[str, object]:
-    """What a flag says wins over the configuration."""
-    names = ("max_examples", "rule", "split")
-    found = {name: getattr(flags, name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def _select(flags: argparse.Namespace) -> int:

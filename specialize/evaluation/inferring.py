@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,52 +10,38 @@ import jax
 from specialize import config, outputs
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
-from specialize.evaluation.evaluate import Decoding, digest
+from specialize.evaluation.evaluate import digest
 from specialize.inference.engine import Engine
 from specialize.inference.resumable import decode_to_file
+from specialize.inference.spec import DecodingSpec
 from specialize.inference.weights import load_student, weights_digest
 from specialize.progress import console
 
 
 def infer(
-    *,
     model: Any,
     checkpoint: str,
+    decoding: DecodingSpec,
+    *,
     prompts_path: str | os.PathLike[str],
     out: str | os.PathLike[str],
     vocabulary_path: str | os.PathLike[str] | None = None,
-    method: str = "greedy",
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    num_samples: int = 1,
-    num_beams: int = 4,
-    batch_size: int = 32,
-    input_length: int = 2048,
-    output_length: int = 256,
-    seed: int = 0,
-    mesh: Mapping[str, int] | str | None = None,
+    mesh: Any = None,
 ) -> int:
     """Decodes every prompt of a file.
 
     Args:
         model: the student.
         checkpoint: weights in any layout that `checkpoints.load_params` reads.
-        prompts_path: JSON lines with "input" and, if wanted, "id"; or plain text, a
-            prompt a line.
+        decoding: how texts are generated.
+        prompts_path: JSON lines with "input" and, if wanted, "id"; or plain text, one
+            prompt per line.
         out: JSON lines with id, input and prediction (a list where several samples
             were asked for), in the order of the prompts. While it is being made,
-            `<out>.decoded.jsonl` holds what is finished, and a rerun goes on there.
-        vocabulary_path: the SentencePiece model; None asks SPECIALIZE_VOCABULARY.
-        method: as `Decoding`, like the arguments up to `seed`.
-        temperature: of sampling.
-        top_p: of sampling.
-        num_samples: of sampling.
-        num_beams: of beam search.
-        batch_size: prompts a batch.
-        input_length: greatest prompt, in tokens.
-        output_length: greatest answer, in tokens.
-        seed: of sampling.
-        mesh: as `sharding.read_mesh` takes it.
+            `<out>.decoded.jsonl` holds what is finished, and a rerun resumes from it.
+        vocabulary_path: SentencePiece model of the student. None: the environment
+            variable SPECIALIZE_VOCABULARY.
+        mesh: the device mesh, in any spelling of `specialize.mesh`.
 
     Returns:
         The number of prompts.
@@ -64,31 +49,12 @@ def infer(
     Raises:
         InputError: the prompts cannot be read, or the checkpoint does not fit.
     """
-    decoding = Decoding(
-        method,
-        temperature,
-        top_p,
-        num_samples,
-        num_beams,
-        seed,
-        batch_size,
-        input_length,
-        output_length,
-    )
     asked = read_prompts(prompts_path)
     vocabulary = Vocabulary(
         config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY")
     )
     student = load_student(model, checkpoint, mesh)
-    engine = Engine(
-        model.module,
-        student.params,
-        vocabulary,
-        student.mesh,
-        batch_size=batch_size,
-        input_length=input_length,
-        output_length=output_length,
-    )
+    engine = Engine(model.module, student.params, vocabulary, student.mesh, decoding)
     prompts = [line["input"] for line in asked]
     settings = {
         "prompts": digest(prompts),
@@ -97,9 +63,7 @@ def infer(
         **decoding.to_json(),
     }
     progress = pathlib.Path(f"{os.fspath(out)}.decoded.jsonl")
-    decoded = decode_to_file(
-        engine, prompts, progress, settings, sampling=decoding.sampling()
-    )
+    decoded = decode_to_file(engine, prompts, progress, settings)
     if jax.process_index() == 0:
         lines: list[str] = []
         for line, found in zip(asked, decoded, strict=True):
@@ -111,8 +75,8 @@ def infer(
         cut = sum(found["truncated"] > 0 for found in decoded)
         if cut:
             console.print(
-                f"{cut} prompts were longer than {input_length} tokens and lost their "
-                "beginning; raise INPUT_LENGTH."
+                f"{cut} prompts were longer than {decoding.input_length} tokens and "
+                "lost their beginning; raise INPUT_LENGTH."
             )
     return len(asked)
 

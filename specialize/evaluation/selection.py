@@ -1,28 +1,30 @@
 """Choose a checkpoint on validation, then test it once.
 
 The best in-distribution checkpoint is not the best out-of-distribution one (Fu et al.),
-so the rule is part of the result: it is written down with every candidate's score.
+so the criterion is part of the result: it is written down with every candidate's score.
 """
 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from rich.table import Table
 
-from specialize import config, outputs
+from specialize import outputs
 from specialize.corpus.benchmarks.table import MAS
 from specialize.errors import InputError
 from specialize.evaluation import tables
-from specialize.evaluation.evaluate import Evaluation, Results, decoding_of
+from specialize.evaluation.evaluate import evaluate_weights
+from specialize.evaluation.results import Results
+from specialize.evaluation.spec import EvaluationSpec
+from specialize.evaluation.suites.loading import suites_of
 from specialize.inference.weights import load_student
 from specialize.progress import console
 
 # What is asked on validation, and the accuracy that decides.
-RULES = {
+CRITERIA = {
     "gsm8k": (("gsm8k",), "gsm8k", "in-distribution: GSM8K's validation accuracy"),
     "mas": (
         MAS,
@@ -38,63 +40,50 @@ class Choice:
     """Which checkpoint was chosen, and why.
 
     Attributes:
-        rule: in words.
-        step: the chosen one's.
+        criterion: by what it was chosen, in words.
+        step: step of the chosen checkpoint.
         validation: step -> accuracy and its interval, of every candidate.
-        test: the chosen one's results on test.
+        test: results of the chosen checkpoint on test.
     """
 
-    rule: str
+    criterion: str
     step: int
     validation: dict[int, dict[str, Any]]
     test: Results
 
 
 def select(
-    *,
     model: Any,
     checkpoint: str,
-    suites: Sequence[str],
+    evaluation: EvaluationSpec,
+    *,
     by: str = "gsm8k",
-    benchmarks_dir: str | os.PathLike[str] | None = None,
-    vocabulary_path: str | os.PathLike[str] | None = None,
-    prompt: str = "zero_shot_cot",
-    max_examples: int | None = None,
-    rule: str = "exact",
-    demonstrations: int = 4,
-    mesh: Mapping[str, int] | str | None = None,
+    mesh: Any = None,
     output_dir: str | os.PathLike[str] | None = None,
     json_path: str | os.PathLike[str] | None = None,
-    **decoding: Any,
 ) -> Choice:
     """Scores every kept checkpoint on validation, chooses one and tests it once.
 
     Args:
         model: the student.
         checkpoint: a run's folder; every checkpoint it kept is a candidate.
-        suites: what the chosen one is tested on.
-        by: "gsm8k" or "mas" (`RULES`).
-        benchmarks_dir: as `evaluate`.
-        vocabulary_path: as `evaluate`.
-        prompt: as `evaluate`.
-        max_examples: as `evaluate`.
-        rule: as `evaluate`.
-        demonstrations: as `evaluate`.
-        mesh: as `evaluate`.
-        output_dir: for predictions and `choice_<by>.json`; `<checkpoint>/selection` if
-            None.
-        json_path: the choice's copy.
-        **decoding: as `evaluate`.
+        evaluation: the suites that the chosen checkpoint is tested on, and how they and
+            the criterion's are asked. Its split plays no part.
+        by: the selection criterion, one of `CRITERIA`.
+        mesh: the device mesh, in any spelling of `specialize.mesh`.
+        output_dir: folder for predictions and `choice_<by>.json`. None:
+            `<checkpoint>/selection`.
+        json_path: file for a copy of the choice.
 
     Returns:
         The choice.
 
     Raises:
-        InputError: an unknown rule, or no checkpoint to choose from.
+        InputError: an unknown criterion, or no checkpoint to choose from.
     """
-    if by not in RULES:
-        raise InputError(f"cannot select by {by!r}: use one of {sorted(RULES)}.")
-    asked, decides, words = RULES[by]
+    if by not in CRITERIA:
+        raise InputError(f"cannot select by {by!r}: use one of {sorted(CRITERIA)}.")
+    asked, decides, words = CRITERIA[by]
     run = pathlib.Path(checkpoint)
     kept = run / "checkpoints"
     steps = sorted(
@@ -108,24 +97,15 @@ def select(
             "of 'specialize train'."
         )
     folder = outputs.claim(output_dir or run / "selection", "selection")
-    common = dict(
-        benchmarks_dir=config.place(benchmarks_dir, "BENCHMARKS_DIR", "BENCHMARKS_DIR"),
-        vocabulary_path=config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
-        prompt=prompt,
-        max_examples=max_examples,
-        rule=rule,
-        demonstrations=demonstrations,
-        decoding=decoding_of(decoding),
-    )
-    candidates = Evaluation(suites=asked, split="validation", **common)
-    final = Evaluation(suites=suites, split="test", **common)
+    candidates = dataclasses.replace(evaluation, suites=asked, split="validation")
+    final = dataclasses.replace(evaluation, split="test")
     for one in (candidates, final):
-        one.load()  # refuse bad names before anything is decoded
+        suites_of(one)  # refuse bad names before anything is decoded
     validation: dict[int, dict[str, Any]] = {}
     for step in steps:
         found = _evaluated(candidates, model, run, step, mesh, folder / "validation")
         scores = {**found.suites, **found.averages}
-        score = scores[f"{decides}:{prompt}"]
+        score = scores[f"{decides}:{evaluation.prompt}"]
         validation[step] = {
             name: score[name] for name in ("accuracy", "low", "high", "n")
         }
@@ -150,7 +130,7 @@ def select(
 
 
 def _evaluated(
-    evaluation: Evaluation,
+    evaluation: EvaluationSpec,
     model: Any,
     run: pathlib.Path,
     step: int,
@@ -159,7 +139,8 @@ def _evaluated(
 ) -> Results:
     path = str(run / "checkpoints" / str(step))
     student = load_student(model, path, mesh)
-    return evaluation.run(
+    return evaluate_weights(
+        evaluation,
         model.module,
         student.params,
         student.mesh,
@@ -169,7 +150,8 @@ def _evaluated(
 
 
 def _show(choice: Choice) -> None:
-    shown = Table("step", "n", "validation", "95 % interval", "", title=choice.rule)
+    columns = ("step", "n", "validation", "95 % interval", "")
+    shown = Table(*columns, title=choice.criterion)
     for step, score in choice.validation.items():
         shown.add_row(
             str(step),

@@ -30,22 +30,24 @@ def _sample(flags: argparse.Namespace) -> int:
     memory.keep_freed()
     config.from_flags(flags, entry="specialize.inference.t5_teacher.sample_checkpoint")
     from specialize.corpus.sampling import panel
+    from specialize.corpus.sampling.sampler import Plan
     from specialize.inference import t5_teacher
 
     tally = config.call(
         t5_teacher.sample_checkpoint,
-        problems_path=flags.problems,
+        questions=t5_teacher.Questions(
+            flags.problems, flags.dataset, flags.prompt, flags.limit
+        ),
+        plan=Plan(
+            samples=flags.n,
+            max_samples=flags.max_n,
+            samples_per_request=flags.n_per_request,
+            answer_type=flags.answer_type,
+            rule=flags.rule,
+        ),
         responses=flags.responses,
-        dataset=flags.dataset,
-        prompt_path=flags.prompt,
-        limit=flags.limit,
-        samples=flags.n,
-        max_samples=flags.max_n,
-        samples_per_request=flags.n_per_request,
         top_logprobs=flags.top_logprobs,
         name=flags.teacher,
-        answer_type=flags.answer_type,
-        rule=flags.rule,
         log_every_s=flags.log_every,
     )
     return panel.say_what_is_missing(tally)

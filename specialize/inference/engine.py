@@ -15,7 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from specialize.errors import InputError
-from specialize.student.decoding import decoding
+from specialize.inference.spec import DecodingSpec
+from specialize.student.decoding.decoding import Generated, generate
 
 # Encoder lengths a batch is padded to: 32, 64, 96, 128 and from there four to each
 # doubling. Few enough that compiling them is cheap, close enough that beyond 96 tokens
@@ -76,10 +77,9 @@ class Engine:
         params: its weights, on the mesh.
         tokenizer: text to ids and back.
         mesh: data-parallel over all axes but "model".
-        batch_size: prompts a batch; a multiple of the data-parallel devices.
-        input_length: at most this many input tokens, EOS included. A longer prompt
-            loses its front, never its question, and says so in `truncated`.
-        output_length: at most this many output tokens, EOS included.
+        decoding: how texts are generated. Its batch size must be a multiple of the
+            data-parallel devices. A prompt that is longer than its input length loses
+            its front, never its question, and says so in `truncated`.
 
     Raises:
         InputError: the batch does not divide over the mesh.
@@ -91,16 +91,13 @@ class Engine:
         params: Any,
         tokenizer: Tokenizer,
         mesh: Mesh,
-        *,
-        batch_size: int = 32,
-        input_length: int = 2048,
-        output_length: int = 256,
+        decoding: DecodingSpec = DecodingSpec(),
     ):
         axes = tuple(name for name in mesh.axis_names if name != "model")
         ways = int(np.prod([mesh.shape[name] for name in axes]))
-        if batch_size % ways:
+        if decoding.batch_size % ways:
             raise InputError(
-                f"batch_size={batch_size} does not divide over the {ways} "
+                f"batch_size={decoding.batch_size} does not divide over the {ways} "
                 f"data-parallel devices of the mesh {dict(mesh.shape)}. Use a multiple "
                 f"of {ways}."
             )
@@ -108,12 +105,10 @@ class Engine:
         self.params = params
         self.tokenizer = tokenizer
         self.mesh = mesh
-        self.batch_size = batch_size
-        self.input_length = input_length
-        self.output_length = output_length
+        self.decoding = decoding
         self._sharding = NamedSharding(mesh, PartitionSpec(axes))
         self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._compiled: dict[int, Callable[..., Any]] = {}
 
     def buckets(self, prompts: Sequence[str]) -> tuple[list[list[int]], list[Bucket]]:
         """Token ids of every prompt, and the batches they are decoded in.
@@ -130,65 +125,39 @@ class Engine:
         ]
         order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
         found: list[Bucket] = []
-        for begin in range(0, len(order), self.batch_size):
-            chosen = order[begin : begin + self.batch_size]
+        for begin in range(0, len(order), self.decoding.batch_size):
+            chosen = order[begin : begin + self.decoding.batch_size]
             length = self.padded_length(len(ids[chosen[0]]))
             found.append(Bucket(len(found), length, tuple(chosen)))
         return ids, found
 
     def padded_length(self, tokens: int) -> int:
         """The encoder length of a batch whose longest prompt has so many tokens."""
-        longest = min(tokens, self.input_length)
+        longest = min(tokens, self.decoding.input_length)
         length = next((n for n in _LENGTHS if n >= longest), longest)
-        return min(length, self.input_length)
+        return min(length, self.decoding.input_length)
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        *,
-        method: str = "greedy",
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        num_samples: int = 1,
-        num_beams: int = 4,
-        seed: int = 0,
-        done: Collection[int] = (),
+        self, prompts: Sequence[str], *, done: Collection[int] = ()
     ) -> Iterator[Generation]:
         """Decodes `prompts`.
 
         Args:
             prompts: encoder texts.
-            method: "greedy", "sample" or "beam".
-            temperature: of sampling; above 0.
-            top_p: nucleus of sampling, in (0, 1].
-            num_samples: texts a prompt when sampling.
-            num_beams: beams; the best is returned.
-            seed: of sampling.
             done: indices finished earlier; a batch of which all are done is skipped.
 
         Yields:
-            One `Generation` a prompt, batch by batch, not in the prompts' order.
+            One `Generation` per prompt, batch by batch, not in the prompts' order.
         """
-        options = {
-            "greedy": {},
-            "sample": dict(
-                temperature=temperature, top_p=top_p, num_samples=num_samples
-            ),
-            "beam": dict(num_beams=num_beams),
-        }
-        if method not in options:
-            raise InputError(
-                f"unknown decoding method {method!r}: use one of {sorted(options)}."
-            )
         ids, buckets = self.buckets(prompts)
         finished = set(done)
         pending = None
         for bucket in buckets:
             if finished.issuperset(bucket.indices):
                 continue
-            key = jax.random.fold_in(jax.random.key(seed), bucket.number)
+            key = jax.random.fold_in(jax.random.key(self.decoding.seed), bucket.number)
             rows = [ids[index] for index in bucket.indices]
-            result = self.decode(rows, bucket.length, key, method, **options[method])
+            result = self.decode(rows, bucket.length, key)
             # The device works on this batch while the host spells out the last one.
             if pending is not None:
                 yield from self._spell(*pending)
@@ -201,9 +170,9 @@ class Engine:
         rows: Sequence[Sequence[int]],
         length: int,
         rng: jax.Array,
-        method: str,
-        **options: Any,
-    ) -> decoding.Generated:
+        *,
+        alternatives: int = 0,
+    ) -> Generated:
         """Decodes one batch of token ids; returns before the device has finished.
 
         Args:
@@ -211,13 +180,12 @@ class Engine:
                 is longer than `length` is cut.
             length: the encoder's.
             rng: a key, or one for each of the `batch_size` rows.
-            method: as of `decoding.generate`, like the options.
-            **options: hashable.
+            alternatives: K of the distributions to return beside the tokens; 0: none.
 
         Returns:
-            `batch_size` rows; those behind the given ones repeat the last of them.
+            `batch_size` rows; those after the given ones repeat the last of them.
         """
-        tokens = np.zeros((self.batch_size, length), np.int32)
+        tokens = np.zeros((self.decoding.batch_size, length), np.int32)
         for row, ids in enumerate(rows):
             kept = ids[-length:]
             tokens[row, : len(kept)] = kept
@@ -226,32 +194,31 @@ class Engine:
         batch = jax.make_array_from_callback(
             tokens.shape, self._sharding, lambda where: tokens[where]
         )
-        signature = (method, tuple(sorted(options.items())))
-        if signature not in self._compiled:
+        if alternatives not in self._compiled:
 
             def run(params: Any, batch: jax.Array, key: jax.Array) -> Any:
-                return decoding.generate(
+                return generate(
                     self.module,
                     params,
                     batch,
-                    max_length=self.output_length,
-                    method=method,
+                    self.decoding,
+                    max_length=self.decoding.output_length,
                     rng=key,
                     eos_id=self.tokenizer.eos_id,
-                    **options,
+                    alternatives=alternatives,
                 )
 
-            self._compiled[signature] = jax.jit(run, out_shardings=self._replicated)
+            self._compiled[alternatives] = jax.jit(run, out_shardings=self._replicated)
         with jax.set_mesh(self.mesh):
-            return self._compiled[signature](self.params, batch, rng)
+            return self._compiled[alternatives](self.params, batch, rng)
 
     def _spell(
         self, bucket: Bucket, ids: list[list[int]], result: Any
     ) -> Iterator[Generation]:
         tokens = np.asarray(result.tokens)
         scores = np.asarray(jnp.asarray(result.scores))
-        tokens = tokens.reshape(self.batch_size, -1, tokens.shape[-1])
-        scores = scores.reshape(self.batch_size, -1)
+        tokens = tokens.reshape(self.decoding.batch_size, -1, tokens.shape[-1])
+        scores = scores.reshape(self.decoding.batch_size, -1)
         for row, index in enumerate(bucket.indices):
             lengths = [self._length(sequence) for sequence in tokens[row]]
             texts = tuple(
@@ -263,7 +230,7 @@ class Engine:
                 texts,
                 tuple(float(score) for score in scores[row]),
                 tuple(lengths),
-                max(0, len(ids[index]) - self.input_length),
+                max(0, len(ids[index]) - self.decoding.input_length),
             )
 
     def _length(self, sequence: np.ndarray) -> int:

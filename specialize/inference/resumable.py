@@ -20,7 +20,6 @@ def decode_to_file(
     path: str | os.PathLike[str],
     settings: dict[str, Any],
     *,
-    sampling: dict[str, Any],
     description: str = "decode",
 ) -> list[dict[str, Any]]:
     """Decodes `prompts`, appending each batch to `path` as it is finished.
@@ -34,11 +33,10 @@ def decode_to_file(
         prompts: encoder texts.
         path: JSON lines; made, or gone on with.
         settings: everything the texts depend on, as JSON values.
-        sampling: arguments of `Engine.generate`.
         description: for the progress bar.
 
     Returns:
-        One dictionary a prompt, in order: index, texts, scores, num_tokens, truncated.
+        For each prompt, in order: index, texts, scores, num_tokens, truncated.
 
     Raises:
         InputError: other settings, another version, or a malformed line.
@@ -58,7 +56,7 @@ def decode_to_file(
         _rewrite(file, settings, found)
     missing = len(prompts) - len(found)
     if missing:
-        stream = engine.generate(prompts, **sampling, done=set(found))
+        stream = engine.generate(prompts, done=set(found))
         with open(file if leader else os.devnull, "a", encoding="utf-8") as out:
             for one in track(stream, description, total=missing):
                 line = {

@@ -16,7 +16,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +33,7 @@ from specialize.corpus.spelling import token_text
 from specialize.corpus.vocabulary import SPACE, Vocabulary
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
+from specialize.inference.spec import DecodingSpec
 from specialize.inference.weights import load_student, weights_digest
 
 # Asks that arrive while the device is at work form the next batch. If they do not fill
@@ -51,39 +52,41 @@ class _Waiting(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampling:
-    """How a teacher answers.
+class Questions:
+    """What a checkpoint is asked.
 
     Attributes:
-        samples: drawn for every prompt of a batch; asks for fewer get fewer.
-        temperature: of sampling; above 0.
-        top_p: nucleus, in (0, 1].
-        alternatives: K of the recorded distributions.
+        problems_path: the benchmark file of the problems.
+        dataset: whose layout the file has.
+        prompt_path: file of the prompt prefix; None: no prefix.
+        limit: number of problems to ask, the first ones of the file; None: all.
     """
 
-    samples: int = 4
-    temperature: float = 1.0
-    top_p: float = 1.0
-    alternatives: int = 5
+    problems_path: str | os.PathLike[str]
+    dataset: str = "gsm8k"
+    prompt_path: str | os.PathLike[str] | None = None
+    limit: int | None = None
 
 
 class T5Teacher:
     """A `Teacher` that decodes here. One process; its mesh may have many devices.
 
     Args:
-        engine: decodes; its tokenizer is `vocabulary`.
+        engine: decodes with method "sample"; its tokenizer is `vocabulary`. Every
+            prompt of a batch gets as many samples as it draws, of which a request may
+            take fewer.
         vocabulary: the checkpoint's.
-        name: for cards and fingerprints.
-        sampling: how it answers.
+        name: for cards and the settings of the response database.
+        alternatives: K of the recorded distributions.
     """
 
     def __init__(
-        self, engine: Engine, vocabulary: Vocabulary, name: str, sampling: Sampling
+        self, engine: Engine, vocabulary: Vocabulary, name: str, alternatives: int = 5
     ):
         self._engine = engine
         self._vocabulary = vocabulary
         self._name = name
-        self._sampling = sampling
+        self._alternatives = alternatives
         self._waiting: dict[int, list[_Waiting]] = collections.defaultdict(list)
         self._serving: asyncio.Task[None] | None = None
         # One thread: batches follow each other on the device anyway.
@@ -98,15 +101,16 @@ class T5Teacher:
 
     def describe(self) -> dict[str, Any]:
         """What its answers depend on."""
+        decoding = self._engine.decoding
         return {
             "teacher": self._name,
             "weights": self._weights,
             "vocabulary_sha256": self._vocabulary.sha256,
-            "temperature": self._sampling.temperature,
-            "top_p": self._sampling.top_p,
-            "top_logprobs": self._sampling.alternatives,
-            "max_tokens": self._engine.output_length,
-            "input_length": self._engine.input_length,
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "top_logprobs": self._alternatives,
+            "max_tokens": decoding.output_length,
+            "input_length": decoding.input_length,
         }
 
     async def ask(self, ask: Ask) -> Answer:
@@ -117,11 +121,11 @@ class T5Teacher:
             InputError: the batch cannot be decoded.
         """
         ids = [*self._vocabulary.encode(ask.prompt), self._vocabulary.eos_id]
-        if len(ids) > self._engine.input_length:
+        if len(ids) > self._engine.decoding.input_length:
             raise Unusable(
                 "prompt_too_long",
                 f"the prompt of {ask.problem_id} has {len(ids)} tokens, more than "
-                f"INPUT_LENGTH = {self._engine.input_length}",
+                f"INPUT_LENGTH = {self._engine.decoding.input_length}",
                 again=False,
             )
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -139,7 +143,7 @@ class T5Teacher:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        size = self._engine.batch_size
+        size = self._engine.decoding.batch_size
         while any(self._waiting.values()):
             await self._until_full_or_quiet()
             length = max(self._waiting, key=lambda n: (len(self._waiting[n]), n))
@@ -169,7 +173,7 @@ class T5Teacher:
         before = -1
         while True:
             sizes = [len(group) for group in self._waiting.values()]
-            if max(sizes) >= self._engine.batch_size or sum(sizes) == before:
+            if max(sizes) >= self._engine.decoding.batch_size or sum(sizes) == before:
                 return
             before = sum(sizes)
             await asyncio.sleep(_QUIET_S)
@@ -178,21 +182,21 @@ class T5Teacher:
         self, batch: Sequence[_Waiting], length: int
     ) -> list[Answer | Unusable]:
         seeds = [one.ask.seed for one in batch]
-        seeds += seeds[-1:] * (self._engine.batch_size - len(seeds))
+        seeds += seeds[-1:] * (self._engine.decoding.batch_size - len(seeds))
         found = self._engine.decode(
             [one.ids for one in batch],
             length,
             jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)),
-            "sample",
-            num_samples=self._sampling.samples,
-            temperature=self._sampling.temperature,
-            top_p=self._sampling.top_p,
-            alternatives=self._sampling.alternatives,
+            alternatives=self._alternatives,
         )
         steps = found.steps
         assert steps is not None
         rows = len(batch)
-        shape = (self._engine.batch_size, -1, self._engine.output_length)
+        shape = (
+            self._engine.decoding.batch_size,
+            -1,
+            self._engine.decoding.output_length,
+        )
         tokens = np.asarray(found.tokens).reshape(shape)[:rows]
         logprobs, top_ids, top_logprobs = (np.asarray(one)[:rows] for one in steps)
         answers: list[Answer | Unusable] = []
@@ -276,61 +280,40 @@ def _spelling(vocabulary: Vocabulary, index: int) -> bytes:
 
 
 def sample_checkpoint(
-    *,
     model: Any,
     checkpoint: str,
-    problems_path: str | os.PathLike[str],
+    decoding: DecodingSpec,
+    *,
+    questions: Questions,
+    plan: Plan,
     responses: str | os.PathLike[str],
-    dataset: str = "gsm8k",
-    prompt_path: str | os.PathLike[str] | None = None,
-    limit: int | None = None,
-    samples: int = 8,
-    max_samples: int | None = None,
-    samples_per_request: int = 4,
     top_logprobs: int = 5,
     name: str | None = None,
     vocabulary_path: str | os.PathLike[str] | None = None,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    batch_size: int = 32,
-    input_length: int = 2048,
-    output_length: int = 256,
-    seed: int = 0,
-    rule: str = "exact",
-    answer_type: str = "number",
-    mesh: Mapping[str, int] | str | None = None,
+    mesh: Any = None,
     log_every_s: float = 30.0,
 ) -> Tally:
-    """Samples a checkpoint's solutions into a database of responses, resumably.
+    """Samples a checkpoint's solutions into a response database, resumably.
 
     Args:
         model: the teacher's network in a `Student`.
         checkpoint: weights in any layout that `checkpoints.load_params` reads.
-        problems_path: the benchmark's own file.
-        responses: the database; made if it is not there, continued if it is.
-        dataset: whose layout the problem file has.
-        prompt_path: worked examples that stand before each question.
-        limit: first questions only.
-        samples: of every question.
-        max_samples: of a question without a right one so far; None for no more.
-        samples_per_request: of one question in one batch.
-        top_logprobs: K of the recorded distributions, which are those of the model:
-            before temperature and nucleus.
-        name: the teacher's, for cards; the checkpoint's path by default.
-        vocabulary_path: the SentencePiece model; None asks SPECIALIZE_VOCABULARY.
-        temperature: of sampling.
-        top_p: nucleus of sampling.
-        batch_size: questions a batch.
-        input_length: greatest prompt, in tokens; a longer one is given up.
-        output_length: greatest answer, in tokens.
-        seed: of the run.
-        rule: how answers are judged; see `corpus.answers`.
-        answer_type: likewise.
-        mesh: as `sharding.read_mesh` takes it.
+        decoding: sampling temperature, nucleus, seed, batch size and lengths. The
+            method is "sample" whatever it says, and the plan says how many samples are
+            drawn. A longer prompt than its input length is given up.
+        questions: what is asked.
+        plan: how many samples each question gets, and which judge counts right ones.
+        responses: the database; made if it does not exist, continued if it does.
+        top_logprobs: number of alternatives per token; their distribution is that of
+            the model, before temperature and nucleus.
+        name: name of the teacher, for cards. None: the checkpoint's path.
+        vocabulary_path: SentencePiece model of the checkpoint. None: the environment
+            variable SPECIALIZE_VOCABULARY.
+        mesh: the device mesh, in any spelling of `specialize.mesh`.
         log_every_s: seconds between progress lines off a terminal.
 
     Returns:
-        The final tally; what is missing of it the next run asks for.
+        The final tally; what it lacks is asked for by the next run.
 
     Raises:
         InputError: a file, the checkpoint or a setting is at fault, or the run has
@@ -342,44 +325,28 @@ def sample_checkpoint(
             "Run one on each host, each with a part of the problems in a file of its "
             "own and its own --responses."
         )
-    problems = read_problems(problems_path, dataset)[:limit]
-    plan = Plan(
-        samples=samples,
-        max_samples=max_samples,
-        samples_per_request=samples_per_request,
-        seed=seed,
-        concurrency=_ASKS_PER_ROW * batch_size,
-        answer_type=answer_type,
-        rule=rule,
+    problems = read_problems(questions.problems_path, questions.dataset)
+    prompt = sample.read_prompt(questions.prompt_path)
+    plan = dataclasses.replace(
+        plan, seed=decoding.seed, concurrency=_ASKS_PER_ROW * decoding.batch_size
     )
-    prompt = sample.read_prompt(prompt_path)
+    decoding = dataclasses.replace(
+        decoding, method="sample", num_samples=plan.samples_per_request
+    )
     vocabulary = Vocabulary(
         config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY")
     )
     student = load_student(model, checkpoint, mesh)
-    teacher = T5Teacher(
-        Engine(
-            model.module,
-            student.params,
-            vocabulary,
-            student.mesh,
-            batch_size=batch_size,
-            input_length=input_length,
-            output_length=output_length,
-        ),
-        vocabulary,
-        name or checkpoint,
-        Sampling(samples_per_request, temperature, top_p, top_logprobs),
-    )
+    engine = Engine(model.module, student.params, vocabulary, student.mesh, decoding)
     return asyncio.run(
         sample.run(
-            problems,
-            teacher,
+            problems[: questions.limit],
+            T5Teacher(engine, vocabulary, name or checkpoint, top_logprobs),
             responses,
             plan,
             prompt=prompt,
             convention="before_temperature",
-            dataset=dataset,
+            dataset=questions.dataset,
             log_every_s=log_every_s,
         )
     )

@@ -9,8 +9,8 @@ right. A verdict always says how it was reached:
 
 What counts as the answer of a passage and when two answers are equal depends on the
 type: `number_answers` and `quantities` for numbers, `label_answers` for the labels of
-BIG-Bench Hard. Nothing is ever compared by substring. The rule "reference" is the
-paper's own code's judge instead (`reference_rule`).
+BIG-Bench Hard. Nothing is ever compared by substring. The judge "reference"
+is that of the paper's own code instead (`paper_judge`).
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ def judge(
     prediction: str,
     golds: Sequence[str],
     answer_type: str = "number",
-    rule: str = "exact",
+    judge: str = "exact",
     *,
     answer_only: bool = False,
 ) -> Verdict:
@@ -68,23 +68,23 @@ def judge(
         golds: accepted answers; equalling any of them is right. A gold with several
             parts ("5 (ft); 7 (ft)") wants them all. Empty: nothing is right.
         answer_type: one of `ANSWER_TYPES`.
-        rule: "exact" (default) or "reference", the judge of the paper's code.
+        judge: "exact", or "reference", which is the judge of the paper's code.
         answer_only: whether the prompt asked for the answer alone, which only the
-            reference's rule for labels wants to know.
+            reference judge of labels wants to know.
 
     Returns:
         The verdict.
 
     Raises:
-        ValueError: unknown answer type or rule.
+        ValueError: unknown answer type or judge.
     """
     if answer_type not in ANSWER_TYPES:
         raise ValueError(
             f"answer_type is {answer_type!r}, expected one of {ANSWER_TYPES}"
         )
-    if rule not in JUDGES:
-        raise ValueError(f"rule is {rule!r}, expected one of {JUDGES}")
-    if rule == "reference":
+    if judge not in JUDGES:
+        raise ValueError(f"judge is {judge!r}, expected one of {JUDGES}")
+    if judge == "reference":
         return _judge_by_reference(prediction, golds, answer_type, answer_only)
     if answer_type == "number":
         return _judge_number(prediction, golds)

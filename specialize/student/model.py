@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from specialize.errors import InputError
-from specialize.student.decoding import decoding
+from specialize.student.decoding.decoding import Generated, generate
+from specialize.student.decoding.spec import GenerationSpec
 from specialize.student.loss import losses
 from specialize.student.loss.losses import LossConfig, LossSums
 from specialize.student.network.transformer import Transformer, head_kernel
@@ -38,6 +39,8 @@ class Student:
         module: the network.
         optimizer_def: for T5X; our engine has its own.
         loss: what `loss_sums` measures.
+        decoding: how `predict_batch` generates ids.
+        eos_id: the id that ends a sequence.
         FEATURE_CONVERTER_CLS: makes batches; T5X calls it.
     """
 
@@ -54,13 +57,7 @@ class Student:
         loss: LossConfig = losses.DEFAULT,
         fused: bool = True,
         loss_normalizing_factor: Any = "NUM_REAL_TARGET_TOKENS",
-        method: str = "greedy",
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        num_samples: int = 1,
-        num_beams: int = 4,
-        length_penalty: float = 1.0,
-        early_stopping: bool | str = False,
+        decoding: GenerationSpec = GenerationSpec(),
         eos_id: int = 1,
     ):
         """Binds a network to its loss and its way of decoding.
@@ -78,14 +75,9 @@ class Student:
             loss_normalizing_factor: T5X's convention, `loss_fn` only: None (the sum),
                 a number, "NUM_REAL_TARGET_TOKENS" (the batch's weights) or
                 "NUM_TOTAL_TARGET_TOKENS" (padding too).
-            method: of `predict_batch`: "greedy", "sample" or "beam".
-            temperature: see `decoding.generate`, as for the rest.
-            top_p: see there.
-            num_samples: see there; `predict_batch` then returns [B n L].
-            num_beams: see there.
-            length_penalty: see there.
-            early_stopping: see there.
-            eos_id: ends a sequence.
+            decoding: how `predict_batch` generates ids. It returns [B n L] for several
+                sequences per input.
+            eos_id: the id that ends a sequence.
 
         Raises:
             InputError: an unknown `loss_normalizing_factor`.
@@ -99,16 +91,8 @@ class Student:
         self._normalizer = _normalizer(loss_normalizing_factor)
         if feature_converter_cls is not None:
             self.FEATURE_CONVERTER_CLS = feature_converter_cls
-        self._decoding: dict[str, Any] = dict(
-            method=method,
-            temperature=temperature,
-            top_p=top_p,
-            num_samples=num_samples,
-            num_beams=num_beams,
-            length_penalty=length_penalty,
-            early_stopping=early_stopping,
-            eos_id=eos_id,
-        )
+        self.decoding = decoding
+        self.eos_id = eos_id
 
     def get_initial_variables(
         self,
@@ -248,14 +232,15 @@ class Student:
 
     def _generate(
         self, params: PyTree, batch: Batch, rng: jax.Array | None
-    ) -> decoding.Generated:
-        return decoding.generate(
+    ) -> Generated:
+        return generate(
             self.module,
             params,
             batch["encoder_input_tokens"],
+            self.decoding,
             max_length=batch["decoder_input_tokens"].shape[1],
             rng=rng,
-            **self._decoding,
+            eos_id=self.eos_id,
         )
 
 

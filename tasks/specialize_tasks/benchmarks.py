@@ -7,8 +7,8 @@
 | `specialize_eval_mas_<prompt>` | mixture: multiarith, asdiv, svamp |
 | `specialize_eval_bbh_<prompt>` | mixture: all 27 |
 
-Prompts are those of `evaluation.suites.PROMPTS`; splits are "all", "validation" and
-"test" (`evaluation.splits`). Files are read when a dataset is asked for, from
+Prompts are those of `evaluation.spec.PROMPTS`; splits are "all", "validation" and
+"test" (`evaluation.suites.splits`). Files are read when a dataset is asked for, from
 `locations.benchmarks_dir()`; importing this module reads no data.
 """
 
@@ -22,7 +22,8 @@ import tensorflow as tf
 
 from specialize.corpus.benchmarks import bbh
 from specialize.corpus.benchmarks.table import MATH
-from specialize.evaluation.suites import loading, splits
+from specialize.evaluation.spec import DEFAULT_DEMONSTRATIONS, PROMPTS, SPLITS
+from specialize.evaluation.suites import loading
 
 from . import locations, metrics
 
@@ -42,7 +43,9 @@ _SIGNATURE = {
 
 @gin.configurable(module=__name__)  # pyright: ignore[reportCallIssue]
 def asking(
-    demonstrations: int = 4, seed: int = 0, max_examples: int | None = None
+    demonstrations: int = DEFAULT_DEMONSTRATIONS,
+    seed: int = 0,
+    max_examples: int | None = None,
 ) -> dict[str, Any]:
     """How suites are asked; the defaults are those of `specialize evaluate`.
 
@@ -68,7 +71,7 @@ def dataset(
         shuffle_files: ignored; there is one file.
         seed: ignored with it.
         suite: as `suites.load_suite` takes it.
-        prompt: one of `suites.PROMPTS`.
+        prompt: one of `spec.PROMPTS`.
 
     Returns:
         Examples with `inputs`, `targets` (the first gold), and what the judge needs.
@@ -105,7 +108,7 @@ def _register(suite: str, prompt: str) -> str:
     name = task_name(suite, prompt)
     source: Any = seqio.FunctionDataSource(
         functools.partial(dataset, suite=suite, prompt=prompt),
-        splits=splits.SPLITS,
+        splits=SPLITS,
         caching_permitted=False,
     )
     seqio.TaskRegistry.add(
@@ -119,7 +122,7 @@ def _register(suite: str, prompt: str) -> str:
     return name
 
 
-for _prompt in loading.PROMPTS:
+for _prompt in PROMPTS:
     _math = {suite: _register(suite, _prompt) for suite in MATH}
     _bbh = [_register(f"bbh/{task}", _prompt) for task in bbh.TASKS]
     for _group, _members in loading.GROUPS.items():

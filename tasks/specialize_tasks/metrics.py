@@ -7,12 +7,13 @@ import gin
 
 from specialize.evaluation.scoring import statistics
 from specialize.judge.answers import HOWS, judge
+from specialize.judge.spec import JudgeSpec
 
 
 @gin.configurable(module=__name__)  # pyright: ignore[reportCallIssue]
-def judging(rule: str = "exact") -> str:
-    """Which rule decides: "exact", or "reference" for the paper's own judge."""
-    return rule
+def judging(rule: str = JudgeSpec.judge) -> str:
+    """The judge: "exact", or "reference" to reproduce the paper's own."""
+    return JudgeSpec(rule).judge
 
 
 def target_or_prediction(
@@ -50,13 +51,13 @@ def accuracy(
         `accuracy`, `accuracy_low` and `accuracy_high` (shares, 95 % Wilson), `n`, and
         the share of verdicts that were "marked", "last" and "none".
     """
-    rule = judging()
+    judge_name = judging()
     verdicts = [
         judge(
             prediction,
             target["golds"],
             target["answer_type"],
-            rule,
+            judge_name,
             answer_only=target["answer_only"],
         )
         for target, prediction in zip(targets, predictions, strict=True)

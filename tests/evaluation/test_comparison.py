@@ -7,11 +7,11 @@ import pytest
 from rich.console import Console
 
 from specialize import cli
-from specialize.evaluation import evaluate, judge_predictions, tables
+from specialize.evaluation import tables
 from specialize.evaluation.comparison import compare
 from specialize.evaluation.report.report import report
 from specialize.evaluation.results import Results
-from specialize.evaluation.suites import splits
+from specialize.evaluation.spec import DEFAULT_SPLIT, EvaluationSpec
 
 KEY = "gsm8k:zero_shot_cot"
 
@@ -126,16 +126,11 @@ def test_every_way_of_evaluating_asks_one_split_by_default():
     found = config.read(
         ["runs/evaluate.gin"], ["CHECKPOINT_PATH = 'a'", "SUITES = ('gsm8k',)"]
     )
-    assert found.value("SPLIT") == splits.DEFAULT == "test"
-    for function in (
-        evaluate.evaluate,
-        evaluate.Evaluation.__init__,
-        judge_predictions.evaluate_predictions,
-        loading.load_suite,
-        loading.load_suites,
-    ):
+    assert found.value("SPLIT") == DEFAULT_SPLIT == "test"
+    assert EvaluationSpec().split == DEFAULT_SPLIT
+    for function in (loading.load_suite, loading.load_suites):
         parameter = inspect.signature(function).parameters["split"]
-        assert parameter.default == splits.DEFAULT, function
+        assert parameter.default == DEFAULT_SPLIT, function
 
 
 @pytest.mark.parametrize(

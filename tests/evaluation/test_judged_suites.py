@@ -7,6 +7,7 @@ import pytest
 
 from specialize.evaluation.scoring import judging
 from specialize.evaluation.suites import loading
+from specialize.judge.spec import JudgeSpec
 
 
 def answers(suite, wrong=()):
@@ -115,7 +116,10 @@ def test_the_reference_rule_knows_whether_a_rationale_was_asked_for(benchmarks):
         suite = loading.load_suite(
             "bbh/turning", benchmarks, prompt=prompt, split="all"
         )
-        assert judging.judge_suite(suite, texts, rule="reference").correct == correct
+        assert (
+            judging.judge_suite(suite, texts, judge=JudgeSpec("reference")).correct
+            == correct
+        )
 
 
 def test_unfitting_predictions_are_a_defect_of_the_caller(benchmarks):

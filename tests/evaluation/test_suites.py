@@ -8,6 +8,7 @@ import pytest
 from specialize.corpus.benchmarks import bbh
 from specialize.corpus.benchmarks.table import MATH
 from specialize.errors import InputError
+from specialize.evaluation.spec import PROMPTS, SPLITS
 from specialize.evaluation.suites import bbh_prompts, loading, splits
 
 
@@ -16,7 +17,7 @@ def test_a_math_suite_is_asked_in_four_ways(benchmarks):
         prompt: loading.load_suite("gsm8k", benchmarks, prompt=prompt, split="all")
         .examples[3]
         .inputs
-        for prompt in loading.PROMPTS
+        for prompt in PROMPTS
     }
     question = "Q: test: what is 3 + 1?"
     step = "\nLet's think step by step"
@@ -145,7 +146,7 @@ def test_validation_and_test_are_disjoint_whole_and_seeded(benchmarks):
     for name in (*MATH, "bbh/turning"):
         every, validation, test = (
             {example.id for example in found.examples}
-            for split in splits.SPLITS
+            for split in SPLITS
             for found in [loading.load_suite(name, benchmarks, split=split)]
         )
         assert validation and test

@@ -1,5 +1,6 @@
 import json
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from specialize import sharding
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
 from specialize.inference.resumable import decode_to_file
+from specialize.inference.spec import DecodingSpec
 from specialize.student.decoding import decoding
 from specialize.student.network.transformer import T5Config, Transformer
 
@@ -60,7 +62,7 @@ def network():
     return make_network()
 
 
-def engine(network, *, devices=1, batch_size=4, input_length=64):
+def engine(network, *, devices=1, **decoding):
     module, params = network
     mesh = sharding.make_mesh(data=devices)
     return Engine(
@@ -68,9 +70,7 @@ def engine(network, *, devices=1, batch_size=4, input_length=64):
         jax.device_put(params, sharding.replicated(mesh)),
         Bytes(),
         mesh,
-        batch_size=batch_size,
-        input_length=input_length,
-        output_length=LENGTH,
+        DecodingSpec(**{"batch_size": 4, "output_length": LENGTH} | decoding),
     )
 
 
@@ -123,12 +123,10 @@ def test_a_prompt_too_long_loses_its_front_and_says_so(network):
     assert short.truncated == 0
 
 
-def test_samples_depend_on_the_seed_and_resume_unchanged(one):
+def test_samples_depend_on_the_seed_and_resume_unchanged(network, one):
     def drawn(seed, done=()):
-        stream = one.generate(
-            PROMPTS, method="sample", num_samples=2, seed=seed, done=done
-        )
-        return {g.index: g.texts for g in stream}
+        draws = engine(network, method="sample", num_samples=2, seed=seed)
+        return {g.index: g.texts for g in draws.generate(PROMPTS, done=done)}
 
     first = drawn(0)
     assert first != drawn(1)
@@ -158,7 +156,7 @@ def dies(*given, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return decode(*given, **options)
 one.decode = dies
-decode_to_file(one, test_engine.PROMPTS, sys.argv[2], {"weights": "w"}, sampling={})
+decode_to_file(one, test_engine.PROMPTS, sys.argv[2], {"weights": "w"})
 """
 
 
@@ -166,7 +164,7 @@ def test_after_kill_9_the_rerun_gives_the_same_and_repeats_no_batch(
     one, tmp_path, monkeypatch
 ):
     settings = {"weights": "w"}
-    calm = decode_to_file(one, PROMPTS, tmp_path / "calm.jsonl", settings, sampling={})
+    calm = decode_to_file(one, PROMPTS, tmp_path / "calm.jsonl", settings)
     path = tmp_path / "killed.jsonl"
     child = subprocess.run(
         [sys.executable, "-c", CHILD, pathlib.Path(__file__).parent, path],
@@ -183,7 +181,7 @@ def test_after_kill_9_the_rerun_gives_the_same_and_repeats_no_batch(
         return decode(rows, *rest, **options)
 
     monkeypatch.setattr(one, "decode", counts)
-    assert decode_to_file(one, PROMPTS, path, settings, sampling={}) == calm
+    assert decode_to_file(one, PROMPTS, path, settings) == calm
     assert again == batches(one)[1:]
     lines = path.read_text().splitlines()
     assert lines[1:5] == kept[1:]
@@ -195,9 +193,7 @@ def test_an_interrupted_run_goes_on_and_repeats_no_finished_batch(
 ):
     path = tmp_path / "decoded.jsonl"
     settings = {"weights": "w"}
-    undisturbed = decode_to_file(
-        one, PROMPTS, tmp_path / "calm.jsonl", settings, sampling={}
-    )
+    undisturbed = decode_to_file(one, PROMPTS, tmp_path / "calm.jsonl", settings)
     decode, calls = one.decode, []
 
     def dies(rows, *rest, **options):
@@ -208,14 +204,14 @@ def test_an_interrupted_run_goes_on_and_repeats_no_finished_batch(
 
     monkeypatch.setattr(one, "decode", dies)
     with pytest.raises(KeyboardInterrupt):
-        decode_to_file(one, PROMPTS, path, settings, sampling={})
+        decode_to_file(one, PROMPTS, path, settings)
     with open(path, "a") as file:
         file.write('{"index": 3, "te')  # the line that the kill cut
     finished = len(path.read_text().splitlines()) - 2
     assert finished == 4
     calls.clear()
     calls.extend([None] * 3)
-    resumed = decode_to_file(one, PROMPTS, path, settings, sampling={})
+    resumed = decode_to_file(one, PROMPTS, path, settings)
     assert calls[3:] == batches(one)[1:]  # batch 0 was whole
     assert resumed == undisturbed
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -224,9 +220,9 @@ def test_an_interrupted_run_goes_on_and_repeats_no_finished_batch(
 
 def test_predictions_of_other_weights_are_refused(one, tmp_path):
     path = tmp_path / "decoded.jsonl"
-    decode_to_file(one, PROMPTS[:1], path, {"weights": "w"}, sampling={})
+    decode_to_file(one, PROMPTS[:1], path, {"weights": "w"})
     with pytest.raises(InputError, match="other settings"):
-        decode_to_file(one, PROMPTS[:1], path, {"weights": "v"}, sampling={})
+        decode_to_file(one, PROMPTS[:1], path, {"weights": "v"})
 
 
 def test_a_batch_that_does_not_divide_over_the_mesh_is_refused(network):
@@ -234,6 +230,22 @@ def test_a_batch_that_does_not_divide_over_the_mesh_is_refused(network):
         engine(network, devices=8, batch_size=12)
 
 
-def test_an_unknown_method_is_refused(one):
-    with pytest.raises(InputError, match="greedy"):
-        next(one.generate(["a"], method="gready"))
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("method", "gready", "Did you mean 'greedy'?"),
+        ("batch_size", 0, "batch_size = 0; it must be at least 1"),
+        ("output_length", 0, "output_length = 0"),
+        ("top_p", 0.0, "above 0 and at most 1"),
+    ],
+)
+def test_a_decoding_that_cannot_work_is_refused_where_it_is_made(field, value, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        DecodingSpec(**{field: value})
+
+
+def test_settings_of_version_0_1_are_those_of_the_same_decoding_today():
+    old = {"method", "temperature", "top_p", "num_samples", "num_beams", "seed"}
+    old |= {"batch_size", "input_length", "output_length"}
+    assert DecodingSpec().to_json().keys() == old
+    assert DecodingSpec(top_k=3).to_json().keys() == old | {"top_k"}

@@ -18,7 +18,8 @@ from specialize.corpus.sampling.sampler import Plan
 from specialize.corpus.sampling.wire import parse_body
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.inference.engine import Engine
-from specialize.inference.t5_teacher import Sampling, T5Teacher
+from specialize.inference.spec import DecodingSpec
+from specialize.inference.t5_teacher import T5Teacher
 from specialize.quickstart import miniature
 from specialize.student.network.transformer import T5Config, Transformer
 
@@ -63,11 +64,12 @@ def engine(world, network):
     module, params = network
     mesh = sharding.make_mesh(data=2)
     params = jax.device_put(params, sharding.replicated(mesh))
-    return Engine(module, params, world[1], mesh, batch_size=4, output_length=LENGTH)
+    decoding = DecodingSpec("sample", num_samples=2, batch_size=4, output_length=LENGTH)
+    return Engine(module, params, world[1], mesh, decoding)
 
 
 def teacher(world, engine):
-    return T5Teacher(engine, world[1], "tiny", Sampling(2, alternatives=K))
+    return T5Teacher(engine, world[1], "tiny", K)
 
 
 def ask_all(world, engine, path, *, limit=None, **plan):
@@ -154,9 +156,13 @@ def test_a_prompt_beyond_the_inputs_is_given_up_and_the_others_are_answered(
         jax.device_put(params, sharding.replicated(mesh)),
         vocabulary,
         mesh,
-        batch_size=4,
-        input_length=max(lengths) - 1,
-        output_length=4,
+        DecodingSpec(
+            "sample",
+            num_samples=2,
+            batch_size=4,
+            input_length=max(lengths) - 1,
+            output_length=4,
+        ),
     )
     longest = lengths.count(max(lengths))
     tally, _ = ask_all(world, small, tmp_path / "responses.sqlite", samples=2)

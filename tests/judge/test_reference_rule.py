@@ -23,7 +23,7 @@ from specialize.judge.answers import infer_answer_type, judge
 def test_the_reference_compares_last_numbers_as_floats(
     prediction, gold, correct, value
 ):
-    verdict = judge(prediction, (gold,), rule="reference")
+    verdict = judge(prediction, (gold,), judge="reference")
     assert (verdict.correct, verdict.value) == (correct, value)
     assert verdict.how == ("none" if value is None else "last")
 
@@ -46,16 +46,16 @@ def test_the_reference_looks_for_labels_by_substring(
     prediction, gold, answer_only, correct, how
 ):
     verdict = judge(
-        prediction, (gold,), "choice", rule="reference", answer_only=answer_only
+        prediction, (gold,), "choice", judge="reference", answer_only=answer_only
     )
     assert (verdict.correct, verdict.how) == (correct, how)
 
 
-def test_an_unknown_type_or_rule_is_a_defect_of_the_caller():
+def test_an_unknown_type_or_judge_is_a_defect_of_the_caller():
     with pytest.raises(ValueError, match="answer_type is 'letter'"):
         judge("(A)", ("(A)",), "letter")
-    with pytest.raises(ValueError, match="rule is 'lenient'"):
-        judge("1", ("1",), rule="lenient")
+    with pytest.raises(ValueError, match="judge is 'lenient'"):
+        judge("1", ("1",), judge="lenient")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import reference_t5
 
 from specialize.errors import InputError
+from specialize.student.decoding.spec import GenerationSpec
 from specialize.student.loss.losses import LossConfig
 from specialize.student.model import Student
 from specialize.student.network.transformer import T5Config, Transformer
@@ -224,7 +225,7 @@ def test_score_batch_is_the_log_probability_of_the_weighted_targets(params, batc
 
 
 def test_sampling_takes_its_key_under_the_name_t5x_looks_for(params, batch):
-    model = student(method="sample", temperature=2.0, num_samples=3)
+    model = student(decoding=GenerationSpec("sample", 2.0, num_samples=3))
     assert "rng" in inspect.signature(model.predict_batch).parameters
     assert "rng" in inspect.signature(model.predict_batch_with_aux).parameters
     predict = jax.jit(model.predict_batch_with_aux)

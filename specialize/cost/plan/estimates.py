@@ -162,11 +162,12 @@ def evaluate_row(request: Request, *, cache: bool = True, **overrides: Any) -> R
 
     arguments = _arguments(request, "evaluate", evaluate.evaluate, overrides)
     devices = topologies.devices(topologies.stand_in(request.topology))
-    lowered = program.decode_program(arguments, devices)
-    lengths = {
-        "inputs": arguments["input_length"],
-        "targets": arguments["output_length"],
-    }
+    spec = arguments["evaluation"].decoding
+    lowered = program.decode_program(
+        arguments["model"], spec, devices, mesh=arguments.get("mesh")
+    )
+    lengths = {"inputs": spec.input_length, "targets": spec.output_length}
+    arguments["batch_size"] = spec.batch_size
     # Every token reads the decoder's weights once; nothing decodes faster than that.
     read = lengths["targets"] * lowered.decoder / request.topology.chip.bandwidth
     return _row(
@@ -177,9 +178,9 @@ def evaluate_row(request: Request, *, cache: bool = True, **overrides: Any) -> R
         kind="evaluate",
         lengths=lengths,
         microbatches=1,
-        optimizer=str(arguments.get("method", "greedy")),
+        optimizer=spec.method,
         flops=_forward(arguments, lengths),
-        steps=math.ceil(request.questions / arguments["batch_size"]),
+        steps=math.ceil(request.questions / spec.batch_size),
         least_seconds=read,
     )
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from specialize import sharding
 from specialize.errors import InputError
+from specialize.inference.spec import DecodingSpec
 from specialize.student.decoding import decoding
 from specialize.training.data import packing
 from specialize.training.optimization.state import plan_state
@@ -152,12 +153,16 @@ def train_program(
     )
 
 
-def decode_program(arguments: Mapping[str, Any], devices: Sequence[Any]) -> Program:
+def decode_program(
+    model: Any, spec: DecodingSpec, devices: Sequence[Any], *, mesh: Any = None
+) -> Program:
     """Lowers the decoding of one batch of prompts of the greatest length.
 
     Args:
-        arguments: of `evaluation.evaluate.evaluate`, as the configuration binds them.
+        model: the student.
+        spec: how texts are generated.
         devices: what to lower for.
+        mesh: the device mesh, in any spelling of `specialize.mesh`.
 
     Returns:
         The program `inference.engine` runs a batch with, lowered but not compiled.
@@ -165,9 +170,8 @@ def decode_program(arguments: Mapping[str, Any], devices: Sequence[Any]) -> Prog
     Raises:
         InputError: mesh and batch do not fit each other.
     """
-    model = arguments["model"]
-    mesh = sharding.read_mesh(arguments.get("mesh"), devices)
-    rows, length = arguments["batch_size"], arguments["input_length"]
+    mesh = sharding.read_mesh(mesh, devices)
+    rows, length = spec.batch_size, spec.input_length
     if rows % sharding.batch_shards(mesh):
         raise InputError(
             f"batch_size={rows} does not divide over the "
@@ -186,17 +190,15 @@ def decode_program(arguments: Mapping[str, Any], devices: Sequence[Any]) -> Prog
     )
     whole = sharding.replicated(mesh)
     key = jax.eval_shape(jax.random.key, 0)
-    names = "method temperature top_p num_samples num_beams".split()
-    options = {name: arguments[name] for name in names if name in arguments}
 
     def run(params: Any, batch: jax.Array, key: jax.Array) -> Any:
         return decoding.generate(
             model.module,
             params,
             batch,
-            max_length=arguments["output_length"],
+            spec,
+            max_length=spec.output_length,
             rng=key,
-            **options,
         )
 
     with jax.set_mesh(mesh):

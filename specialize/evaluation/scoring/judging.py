@@ -17,7 +17,9 @@ from jaxtyping import Bool
 
 from specialize.evaluation.scoring import statistics
 from specialize.evaluation.suites.loading import Example, Suite
-from specialize.judge.answers import HOWS, Verdict, judge, spelled_gold
+from specialize.judge import answers
+from specialize.judge.answers import HOWS, Verdict, spelled_gold
+from specialize.judge.spec import JudgeSpec
 
 
 @runtime_checkable
@@ -83,7 +85,7 @@ class SuiteScore:
     Attributes:
         name: of the suite.
         prompt: how it was asked.
-        rule: "exact" or "reference".
+        judge: "exact" or "reference".
         judged: verdicts, in the order of the suite.
         ceiling: what nobody can win.
         selection: which examples were asked (`Suite.selection`).
@@ -91,7 +93,7 @@ class SuiteScore:
 
     name: str
     prompt: str
-    rule: str
+    judge: str
     judged: tuple[Judged, ...]
     ceiling: Ceiling
     selection: Mapping[str, Any]
@@ -161,7 +163,7 @@ class SuiteScore:
         value: dict[str, Any] = {
             "name": self.name,
             "prompt": self.prompt,
-            "rule": self.rule,
+            "rule": self.judge,
             "n": self.n,
             "correct": self.correct,
             "accuracy": interval.value,
@@ -195,7 +197,7 @@ def judge_suite(
     suite: Suite,
     predictions: Sequence[str | Sequence[str]],
     *,
-    rule: str = "exact",
+    judge: JudgeSpec = JudgeSpec(),
     vocabulary: Writes | None = None,
 ) -> SuiteScore:
     """Judges the predictions of a suite.
@@ -204,7 +206,7 @@ def judge_suite(
         suite: what was asked.
         predictions: one text for each example in its order, or several samples for
             each; then an example is judged by the answer most samples agree on.
-        rule: "exact", or "reference" to reproduce the paper's own judge.
+        judge: which judge reads the predictions.
         vocabulary: the student's; makes the ceiling count golds it cannot write.
 
     Returns:
@@ -226,13 +228,13 @@ def judge_suite(
         counts = sorted({len(texts) for texts in samples})
         raise ValueError(f"{suite.key}: examples have {counts} samples, expected equal")
     judged = [
-        _judged(example, texts, rule, suite.answer_only)
+        _judged(example, texts, judge, suite.answer_only)
         for example, texts in zip(suite.examples, samples, strict=True)
     ]
     return SuiteScore(
         name=suite.name,
         prompt=suite.prompt,
-        rule=rule,
+        judge=judge.judge,
         judged=tuple(judged),
         ceiling=ceiling(suite, vocabulary),
         selection=suite.selection(),
@@ -280,10 +282,11 @@ def _remembering(vocabulary: Writes) -> Callable[[str], bool]:
 
 
 def _judged(
-    example: Example, texts: tuple[str, ...], rule: str, answer_only: bool
+    example: Example, texts: tuple[str, ...], judge: JudgeSpec, answer_only: bool
 ) -> Judged:
+    kind = judge.answer_type or example.answer_type
     verdicts = tuple(
-        judge(text, example.golds, example.answer_type, rule, answer_only=answer_only)
+        answers.judge(text, example.golds, kind, judge.judge, answer_only=answer_only)
         for text in texts
     )
     elected = statistics.majority([verdict.value for verdict in verdicts])

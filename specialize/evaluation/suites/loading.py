@@ -24,17 +24,17 @@ from specialize.corpus.benchmarks import bbh
 from specialize.corpus.benchmarks.table import BENCHMARKS, MAS, MATH
 from specialize.corpus.records import Problem
 from specialize.errors import InputError, nearest, suggestion
+from specialize.evaluation.spec import (
+    DEFAULT_DEMONSTRATIONS,
+    DEFAULT_PROMPT,
+    DEFAULT_SPLIT,
+    PROMPTS,
+    EvaluationSpec,
+)
 from specialize.evaluation.suites import bbh_prompts, hub, splits
 from specialize.judge.answers import infer_answer_type
 from specialize.judge.choices import ANSWER_TYPES
 
-# Prompt -> format of the corpus.
-PROMPTS = {
-    "zero_shot_cot": "zero_shot_cot",
-    "few_shot_cot": "in_context_cot",
-    "zero_shot_answer_only": "zero_shot_answer_only",
-    "few_shot_answer_only": "in_context_answer_only",
-}
 GROUPS = {"mas": MAS, "math": MATH}
 
 
@@ -63,9 +63,9 @@ class Suite:
 
     Attributes:
         name: "gsm8k", "bbh/navigate", ...
-        prompt: one of `PROMPTS`.
+        prompt: one of `spec.PROMPTS`.
         examples: the chosen ones, in the order of the file.
-        split: one of `splits.SPLITS`.
+        split: one of `spec.SPLITS`.
         left_out: id -> question of the file's examples that were not chosen.
         file: where it was read.
     """
@@ -107,10 +107,10 @@ def load_suite(
     name: str,
     benchmarks_dir: str | os.PathLike[str],
     *,
-    prompt: str = "zero_shot_cot",
-    split: str = splits.DEFAULT,
+    prompt: str = DEFAULT_PROMPT,
+    split: str = DEFAULT_SPLIT,
     max_examples: int | None = None,
-    demonstrations: int = 4,
+    demonstrations: int = DEFAULT_DEMONSTRATIONS,
     seed: int = 0,
 ) -> Suite:
     """Reads one suite.
@@ -119,8 +119,8 @@ def load_suite(
         name: "gsm8k", "multiarith", "asdiv", "svamp" or "bbh/<task>".
         benchmarks_dir: a folder laid out as above, the suite's own file, or
             "hub:<owner>/<dataset>" for a dataset of the Hugging Face hub.
-        prompt: one of `PROMPTS`.
-        split: one of `splits.SPLITS`.
+        prompt: one of `spec.PROMPTS`.
+        split: one of `spec.SPLITS`.
         max_examples: at most this many, a seeded sample; None is all.
         demonstrations: of few-shot math prompts.
         seed: of their draw.
@@ -152,10 +152,10 @@ def load_suites(
     name: str,
     benchmarks_dir: str | os.PathLike[str],
     *,
-    prompt: str = "zero_shot_cot",
-    split: str = splits.DEFAULT,
+    prompt: str = DEFAULT_PROMPT,
+    split: str = DEFAULT_SPLIT,
     max_examples: int | None = None,
-    demonstrations: int = 4,
+    demonstrations: int = DEFAULT_DEMONSTRATIONS,
     seed: int = 0,
 ) -> list[Suite]:
     """Reads the suites that a name stands for.
@@ -215,6 +215,34 @@ def load_suites(
             )
         )
     return suites
+
+
+def suites_of(evaluation: EvaluationSpec) -> dict[str, Suite]:
+    """Reads every suite of an evaluation.
+
+    Returns:
+        "suite:prompt" -> suite; a group ("bbh", "mas") gives several.
+
+    Raises:
+        InputError: no suite is named; or as `load_suites`.
+    """
+    if not evaluation.suites:
+        raise InputError(
+            "no suite to evaluate: set SUITES, for example ('gsm8k', 'bbh')."
+        )
+    found: dict[str, Suite] = {}
+    for name in evaluation.suites:
+        suite, _, prompt = name.partition(":")
+        for one in load_suites(
+            suite,
+            evaluation.benchmarks(),
+            prompt=prompt or evaluation.prompt,
+            split=evaluation.split,
+            max_examples=evaluation.max_examples,
+            demonstrations=evaluation.demonstrations,
+        ):
+            found[one.key] = one
+    return found
 
 
 def expand(name: str, place: pathlib.Path) -> list[str]:

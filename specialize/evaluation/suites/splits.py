@@ -17,11 +17,8 @@ from fractions import Fraction
 
 from specialize.corpus.benchmarks.table import BENCHMARKS
 from specialize.errors import InputError
+from specialize.evaluation.spec import SPLITS
 
-SPLITS = ("all", "validation", "test")
-# What is asked where nothing names a split: by gin (`SPLIT`), by a call, and of
-# predictions made elsewhere. "test" is our part of the owners' test file.
-DEFAULT = "test"
 SEED = 0
 
 # Share of a suite's examples that is validation.
@@ -38,7 +35,7 @@ def chosen(
     Args:
         family: one of `BENCHMARKS`.
         ids: of all examples of one file.
-        split: one of `SPLITS`.
+        split: one of `spec.SPLITS`.
         max_examples: at most this many; the first of the split in the seeded order, so
             a small sample is not the head of a sorted file and is part of every larger.
 

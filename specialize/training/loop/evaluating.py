@@ -10,6 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from specialize import config, sharding
+from specialize.evaluation.spec import EvaluationSpec
+from specialize.inference.spec import DecodingSpec
 from specialize.training.data.batches import held_out_batches
 from specialize.training.data.feed import local_rows, to_global_arrays
 from specialize.training.data.mixtures import Mixture
@@ -113,16 +115,16 @@ def decoded_suites(
     Raises:
         InputError: the benchmarks or the vocabulary are not named.
     """
-    from specialize.evaluation.evaluate import Decoding, Evaluation
+    from specialize.evaluation.evaluate import evaluate_weights
 
-    evaluation = Evaluation(
-        suites=suites,
+    evaluation = EvaluationSpec(
+        suites=tuple(suites),
         benchmarks_dir=config.place(benchmarks_dir, "BENCHMARKS_DIR", "BENCHMARKS_DIR"),
         vocabulary_path=config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
         prompt=prompt,
         split="validation",
         max_examples=max_examples,
-        decoding=Decoding(
+        decoding=DecodingSpec(
             batch_size=batch_size,
             input_length=int(feature_lengths["inputs"]),
             output_length=int(feature_lengths["targets"]),
@@ -131,7 +133,7 @@ def decoded_suites(
 
     def evaluate(params: Any, taken: int) -> Mapping[str, float]:
         out = model_dir / "evaluation" / str(taken)
-        results = evaluation.run(model.module, params, mesh, out=out)
+        results = evaluate_weights(evaluation, model.module, params, mesh, out=out)
         return results.metrics()
 
     return evaluate
