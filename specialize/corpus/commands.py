@@ -5,6 +5,7 @@ import argparse
 from specialize.corpus import options
 from specialize.corpus.inspection import commands as inspection_commands
 from specialize.corpus.sampling import commands as sampling_commands
+from specialize.corpus.spec import AlignmentSpec
 
 
 def register(subparsers: options.Commands) -> None:
@@ -43,20 +44,13 @@ def _register_verify(commands: options.Commands) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from specialize.corpus.benchmarks.table import read_problems
     from specialize.corpus.building import stages
     from specialize.progress import console
 
     funnel = stages.verify(
-        read_problems(arguments.problems, arguments.dataset),
-        arguments.completions,
+        options.sources(arguments),
         arguments.out,
-        dataset=arguments.dataset,
-        teacher=arguments.teacher,
-        answer_type=arguments.answer_type,
-        rule=arguments.rule,
-        near_duplicate=arguments.near_duplicates,
-        max_samples=arguments.max_samples,
+        acceptance=options.acceptance(arguments),
         rejected=arguments.rejected,
         processes=arguments.processes,
     )
@@ -70,7 +64,11 @@ def _register_align(commands: options.Commands) -> None:
     )
     options.add_problems(parser)
     parser.add_argument(
-        "--completions", required=True, metavar="FILE", help="what 'verify' wrote"
+        "--completions",
+        required=True,
+        type=options.one_file,
+        metavar="FILE",
+        help="what 'verify' wrote",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help=".jsonl[.gz]")
     options.add_processes(parser)
@@ -78,21 +76,13 @@ def _register_align(commands: options.Commands) -> None:
 
 
 def _align(arguments: argparse.Namespace) -> int:
-    from specialize.corpus.benchmarks.table import read_problems
     from specialize.corpus.building import stages
-    from specialize.corpus.building.rendering import Settings
     from specialize.progress import console
 
     funnel = stages.align(
-        read_problems(arguments.problems, arguments.dataset),
-        arguments.completions,
+        options.sources(arguments),
+        options.alignment(arguments),
         arguments.out,
-        Settings(
-            vocabulary=arguments.vocabulary,
-            rows=arguments.rows,
-            k=arguments.k,
-            alignment=arguments.alignment,
-        ),
         processes=arguments.processes,
     )
     console.print(funnel.table())
@@ -105,11 +95,14 @@ def _register_write(commands: options.Commands) -> None:
     )
     options.add_problems(parser)
     parser.add_argument(
-        "--aligned", required=True, metavar="FILE", help="what 'align' wrote"
+        "--aligned",
+        required=True,
+        dest="completions",
+        type=options.one_file,
+        metavar="FILE",
+        help="what 'align' wrote",
     )
-    parser.add_argument(
-        "--no_rationales", action="store_true", help="leave the human rationales out"
-    )
+    options.add_no_rationales(parser)
     options.add_output(parser)
     options.add_processes(parser)
     options.add_alignment(parser)
@@ -117,37 +110,17 @@ def _register_write(commands: options.Commands) -> None:
 
 
 def _write(arguments: argparse.Namespace) -> int:
-    from specialize.corpus.benchmarks.gsm8k import read_gsm8k
-    from specialize.corpus.benchmarks.table import read_problems
     from specialize.corpus.building import stages
-    from specialize.corpus.building.rendering import Settings
-    from specialize.corpus.records import FORMATS
 
-    pool = arguments.demonstrations_from
-    manifest = stages.write(
-        arguments.problems,
-        read_problems(arguments.problems, arguments.dataset),
-        arguments.aligned,
-        arguments.out,
-        Settings(
-            vocabulary=arguments.vocabulary,
-            rows=arguments.rows,
-            k=arguments.k,
-            alignment=arguments.alignment,
-            formats=tuple(arguments.formats or FORMATS),
-            demonstrations=arguments.demonstrations,
-            seed=arguments.seed,
-            max_input_tokens=arguments.max_input_tokens,
-            max_target_tokens=arguments.max_target_tokens,
-        ),
-        pool=None if pool is None else read_gsm8k(pool),
-        rationales=not arguments.no_rationales,
-        dataset=arguments.dataset,
-        num_shards=arguments.shards,
-        processes=arguments.processes,
-        replace=arguments.replace,
+    return options.show(
+        stages.write(
+            options.sources(arguments),
+            options.alignment(arguments),
+            options.folder(arguments),
+            records=options.records(arguments),
+            processes=arguments.processes,
+        )
     )
-    return options.show(manifest)
 
 
 def _register_build(
@@ -161,11 +134,7 @@ def _register_build(
     )
     options.add_problems(parser)
     options.add_completions(parser)
-    parser.add_argument(
-        "--no_rationales",
-        action="store_true",
-        help="leave the human rationales out",
-    )
+    options.add_no_rationales(parser)
     options.add_output(parser)
     options.add_processes(parser)
     parser.add_argument(
@@ -184,32 +153,14 @@ def _build(arguments: argparse.Namespace) -> int:
     import shlex
 
     from specialize.corpus.building import pipeline
-    from specialize.corpus.records import FORMATS
 
     manifest = pipeline.build(
-        arguments.problems,
-        arguments.vocabulary,
-        arguments.out,
-        completions_paths=arguments.completions,
-        dataset=arguments.dataset,
-        teacher=arguments.teacher,
-        rationales=not arguments.no_rationales,
-        formats=arguments.formats or FORMATS,
-        demonstrations=arguments.demonstrations,
-        demonstrations_from=arguments.demonstrations_from,
-        seed=arguments.seed,
-        k=arguments.k,
-        alignment=arguments.alignment,
-        rows=arguments.rows,
-        answer_type=arguments.answer_type,
-        rule=arguments.rule,
-        near_duplicate=arguments.near_duplicates,
-        max_samples=arguments.max_samples,
-        max_input_tokens=arguments.max_input_tokens,
-        max_target_tokens=arguments.max_target_tokens,
-        num_shards=arguments.shards,
+        options.sources(arguments),
+        options.alignment(arguments),
+        options.folder(arguments),
+        acceptance=options.acceptance(arguments),
+        records=options.records(arguments),
         processes=arguments.processes,
-        replace=arguments.replace,
         beam_options=None if arguments.beam is None else shlex.split(arguments.beam),
     )
     return options.show(manifest)
@@ -236,7 +187,9 @@ def _register_import(commands: options.Commands) -> None:
     )
     parser.add_argument("--rows", type=int, default=None, help="embedding rows")
     parser.add_argument("--teacher", default="code-davinci-002", help="who answered")
-    parser.add_argument("--k", type=int, default=5, help="alternatives a position")
+    parser.add_argument(
+        "--k", type=int, default=AlignmentSpec.k, help="entries of a teacher row"
+    )
     options.add_output(parser)
     options.add_processes(parser)
 
@@ -248,14 +201,10 @@ def _import_released(arguments: argparse.Namespace) -> int:
     return options.show(
         import_released(
             arguments.pickles,
-            arguments.vocabulary,
-            arguments.out,
+            options.alignment(arguments),
+            options.folder(arguments),
             problems=read_gsm8k(arguments.problems) if arguments.problems else (),
             teacher=arguments.teacher,
-            k=arguments.k,
-            rows=arguments.rows,
-            num_shards=arguments.shards,
             processes=arguments.processes,
-            replace=arguments.replace,
         )
     )

@@ -8,8 +8,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from specialize.corpus.benchmarks.table import BENCHMARKS
-from specialize.corpus.choices import ALIGNMENTS
+from specialize.corpus.choices import ALIGNMENTS, FORMATS
+from specialize.corpus.spec import (
+    AcceptanceSpec,
+    AlignmentSpec,
+    FolderSpec,
+    RecordsSpec,
+    Sources,
+)
 from specialize.judge.choices import ANSWER_TYPES, JUDGES
+from specialize.judge.spec import JudgeSpec
 
 if TYPE_CHECKING:
     from specialize.corpus.storage.manifest import Manifest
@@ -60,6 +68,24 @@ def add_completions(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--teacher", default=None, help="who wrote them; default: what their cards say"
+    )
+
+
+def add_no_rationales(parser: argparse.ArgumentParser) -> None:
+    """Whether human rationales are samples."""
+    parser.add_argument(
+        "--no_rationales", action="store_true", help="leave the human rationales out"
+    )
+
+
+def sources(arguments: argparse.Namespace) -> Sources:
+    """What `add_problems`, `add_completions` and `add_no_rationales` read."""
+    return Sources(
+        arguments.problems,
+        arguments.completions,
+        arguments.dataset,
+        getattr(arguments, "teacher", None),
+        not getattr(arguments, "no_rationales", False),
     )
 
 
@@ -115,6 +141,13 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def acceptance(arguments: argparse.Namespace) -> AcceptanceSpec:
+    """What `add_judging` read."""
+    return AcceptanceSpec(
+        judging(arguments), arguments.near_duplicates, arguments.max_samples
+    )
+
+
 def add_answer_type(group: "argparse._ArgumentGroup") -> None:
     """How answers are read."""
     group.add_argument(
@@ -129,6 +162,11 @@ def add_answer_type(group: "argparse._ArgumentGroup") -> None:
         choices=JUDGES,
         help="how answers are read: ours, or as the paper's code does",
     )
+
+
+def judging(arguments: argparse.Namespace) -> JudgeSpec:
+    """What `add_answer_type` read."""
+    return JudgeSpec(arguments.rule, arguments.answer_type)
 
 
 def add_alignment(parser: argparse.ArgumentParser) -> None:
@@ -147,9 +185,21 @@ def add_alignment(parser: argparse.ArgumentParser) -> None:
         help="rows of the student's embedding; default: the vocabulary rounded up to "
         "a multiple of 128 (32128 for T5)",
     )
-    group.add_argument("--k", type=int, default=5, help="alternatives a position")
     group.add_argument(
-        "--alignment", default="bytes", choices=ALIGNMENTS, help="method"
+        "--k", type=int, default=AlignmentSpec.k, help="entries of a teacher row"
+    )
+    group.add_argument(
+        "--alignment", default=AlignmentSpec.method, choices=ALIGNMENTS, help="method"
+    )
+
+
+def alignment(arguments: argparse.Namespace) -> AlignmentSpec:
+    """What `add_alignment` read."""
+    return AlignmentSpec(
+        arguments.vocabulary,
+        arguments.rows,
+        arguments.k,
+        getattr(arguments, "alignment", AlignmentSpec.method),
     )
 
 
@@ -164,7 +214,10 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
         help="which to write; default: all four",
     )
     group.add_argument(
-        "--demonstrations", type=int, default=4, help="in-context demonstrations"
+        "--demonstrations",
+        type=int,
+        default=RecordsSpec.demonstrations,
+        help="in-context demonstrations",
     )
     group.add_argument(
         "--demonstrations_from",
@@ -172,7 +225,9 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="GSM8K file to draw demonstrations from; default: the problems",
     )
-    group.add_argument("--seed", type=int, default=0, help="of the demonstrations")
+    group.add_argument(
+        "--seed", type=int, default=RecordsSpec.seed, help="of the demonstrations"
+    )
     group.add_argument(
         "--max_input_tokens", type=int, default=None, help="leave out longer inputs"
     )
@@ -181,13 +236,37 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def records(arguments: argparse.Namespace) -> RecordsSpec:
+    """What `add_formats` read."""
+    return RecordsSpec(
+        arguments.formats or FORMATS,
+        arguments.demonstrations,
+        arguments.demonstrations_from,
+        arguments.seed,
+        arguments.max_input_tokens,
+        arguments.max_target_tokens,
+    )
+
+
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Where a corpus goes."""
     parser.add_argument("--out", required=True, metavar="DIR", help="the corpus folder")
-    parser.add_argument("--shards", type=int, default=4, help="files a format")
+    parser.add_argument(
+        "--shards", type=int, default=FolderSpec.num_shards, help="files a format"
+    )
     parser.add_argument(
         "--replace", action="store_true", help="replace an earlier corpus in DIR"
     )
+
+
+def folder(arguments: argparse.Namespace) -> FolderSpec:
+    """What `add_output` read."""
+    return FolderSpec(arguments.out, arguments.shards, arguments.replace)
+
+
+def one_file(text: str) -> list[str]:
+    """Reads the name of a file, as a list of one."""
+    return [text]
 
 
 def count(text: str) -> int:

@@ -20,7 +20,8 @@ are drawn follows from a seed.
 import random
 from collections.abc import Iterator, Sequence
 
-from specialize.corpus.records import FORMATS, Problem
+from specialize.corpus.choices import FORMATS
+from specialize.corpus.records import Problem
 from specialize.errors import InputError
 
 STEP_BY_STEP = "Let's think step by step"

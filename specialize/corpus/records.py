@@ -9,16 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from specialize import versions
+from specialize.corpus.choices import FORMATS
 from specialize.errors import InputError
 
-# The four formats of the paper, in-context/zero-shot x CoT/answer-only. A batch holds
-# `FORMAT_IDS[format]` at every target position; 0 means "none" (padding, evaluation).
-FORMATS = (
-    "in_context_cot",
-    "in_context_answer_only",
-    "zero_shot_cot",
-    "zero_shot_answer_only",
-)
+# A batch holds `FORMAT_IDS[format]` at every target position; 0 means "none" (padding,
+# evaluation).
 FORMAT_IDS = {name: index for index, name in enumerate(FORMATS, start=1)}
 
 # Probabilities arrive rounded (the paper's to 4 decimals, others as bfloat16); a sum

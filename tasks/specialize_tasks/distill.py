@@ -21,7 +21,7 @@ import gin
 import seqio
 import tensorflow as tf
 
-from specialize.corpus.records import FORMATS
+from specialize.corpus.choices import FORMATS
 from specialize.corpus.storage import shards
 from specialize.corpus.storage.manifest import Manifest
 from specialize.errors import InputError

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from specialize.corpus.building import pipeline
 from specialize.errors import InputError
+
+import flat_build  # isort: skip
 
 pytest.importorskip("apache_beam", reason="needs the extra 'beam'")
 
@@ -18,13 +19,13 @@ RUNNER = ("--runner=DirectRunner", "--direct_running_mode=in_memory")
 
 def build(world, out, **options):
     arguments = {
-        "completions_paths": [world.completions],
+        "completions": (world.completions,),
         "teacher": "grammar",
         "demonstrations": 2,
         "num_shards": 3,
         "processes": 1,
     } | options
-    return pipeline.build(world.problems, world.vocabulary, out, **arguments)
+    return flat_build.build(world.problems, world.vocabulary, out, **arguments)
 
 
 def files_of(folder):
@@ -35,8 +36,8 @@ def files_of(folder):
     "options",
     [
         {},
-        {"near_duplicate": 0.9, "max_samples": 2, "max_input_tokens": 220},
-        {"rationales": False, "formats": ["zero_shot_cot"], "alignment": "dtw"},
+        {"near_duplicates": 0.9, "max_samples": 2, "max_input_tokens": 220},
+        {"rationales": False, "formats": ["zero_shot_cot"], "method": "dtw"},
     ],
 )
 def test_the_corpus_is_that_of_one_machine(world, tmp_path, options):
@@ -55,7 +56,7 @@ def test_a_fault_in_a_file_is_one_message_there_too(world, tmp_path):
         build(
             world,
             tmp_path / "out",
-            completions_paths=[tmp_path / "cut.jsonl"],
+            completions=(tmp_path / "cut.jsonl",),
             beam_options=RUNNER,
         )
     assert "while running" not in str(caught.value)
@@ -69,7 +70,7 @@ def test_a_run_that_keeps_nothing_is_an_error_there_too(world, tmp_path):
         build(
             world,
             tmp_path / "out",
-            completions_paths=[tmp_path / "x.jsonl"],
+            completions=(tmp_path / "x.jsonl",),
             rationales=False,
             beam_options=RUNNER,
         )

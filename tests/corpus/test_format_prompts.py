@@ -6,7 +6,8 @@ import pytest
 
 from specialize.corpus import prompts
 from specialize.corpus.benchmarks.gsm8k import read_gsm8k
-from specialize.corpus.records import FORMATS, Problem
+from specialize.corpus.choices import FORMATS
+from specialize.corpus.records import Problem
 from specialize.errors import InputError
 
 

@@ -10,14 +10,15 @@ from rich.console import Console
 
 from specialize.corpus.alignment.align import align, one_hot
 from specialize.corpus.benchmarks.gsm8k import read_gsm8k
-from specialize.corpus.building import pipeline
-from specialize.corpus.building.rendering import Settings
 from specialize.corpus.completions import read_completions
 from specialize.corpus.inspection import lookup, view
 from specialize.corpus.records import TeacherToken
+from specialize.corpus.spec import AlignmentSpec
 from specialize.corpus.storage import shards
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
+
+import flat_build  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +34,11 @@ def problems(world):
 @pytest.fixture(scope="module")
 def corpus(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("inspected") / "corpus"
-    pipeline.build(
+    flat_build.build(
         world.problems,
         world.vocabulary,
         out,
-        completions_paths=[world.completions],
+        completions=(world.completions,),
         teacher="grammar",
         demonstrations=1,
         num_shards=1,
@@ -201,11 +202,13 @@ def test_the_page_holds_everything_and_needs_nothing(world, problems, vocabulary
 
 def test_a_completion_is_aligned_on_the_spot(world, problems):
     completion = right_sample(world, problems)
-    settings = Settings(vocabulary=str(world.vocabulary), k=3)
+    alignment = AlignmentSpec(vocabulary=str(world.vocabulary), k=3)
     identity = f"{completion.problem_id}/{completion.sample}"
-    shown = lookup.look_at_completion([world.completions], problems, settings, identity)
+    shown = lookup.look_at_completion(
+        [world.completions], problems, alignment, identity
+    )
     assert max(len(p.top) for g in shown.groups for p in g.positions) == 3
-    shown = lookup.look_at_completion([], problems, settings, "gsm8k-train-0/human")
+    shown = lookup.look_at_completion([], problems, alignment, "gsm8k-train-0/human")
     assert shown.soft_share == 0
 
 
@@ -218,9 +221,9 @@ def test_a_completion_is_aligned_on_the_spot(world, problems):
     ],
 )
 def test_a_sample_that_is_not_there_is_refused(world, problems, identity, message):
-    settings = Settings(vocabulary=str(world.vocabulary))
+    alignment = AlignmentSpec(vocabulary=str(world.vocabulary))
     with pytest.raises(InputError, match=message):
-        lookup.look_at_completion([world.completions], problems, settings, identity)
+        lookup.look_at_completion([world.completions], problems, alignment, identity)
 
 
 @pytest.mark.parametrize(

@@ -10,24 +10,25 @@ import numpy as np
 import pytest
 
 from specialize.corpus.benchmarks.table import read_problems
-from specialize.corpus.building import pipeline
+from specialize.corpus.choices import FORMATS
 from specialize.corpus.prompts import render
-from specialize.corpus.records import FORMATS
 from specialize.corpus.storage import shards
 from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 
+import flat_build  # isort: skip
+
 
 def build(world, out, **options):
     arguments = {
-        "completions_paths": [world.completions],
+        "completions": (world.completions,),
         "teacher": "grammar",
         "demonstrations": 2,
         "num_shards": 2,
         "processes": 1,
     } | options
-    return pipeline.build(world.problems, world.vocabulary, out, **arguments)
+    return flat_build.build(world.problems, world.vocabulary, out, **arguments)
 
 
 def files_of(folder: pathlib.Path) -> dict[str, bytes]:
@@ -121,7 +122,7 @@ def test_the_order_of_the_input_changes_no_shard(world, corpus, tmp_path):
     lines = world.completions.read_text().splitlines()
     shuffled = tmp_path / "shuffled.jsonl.gz"
     shuffled.write_bytes(gzip.compress("\n".join(reversed(lines)).encode()))
-    build(world, tmp_path / "corpus", completions_paths=[shuffled])
+    build(world, tmp_path / "corpus", completions=(shuffled,))
 
     shards_of = {name for name in files_of(out) if name.endswith(".gz")}
     again = files_of(tmp_path / "corpus")
@@ -161,7 +162,7 @@ def test_without_rationales_the_first_right_sample_writes_the_answer(world, tmp_
 
 
 def test_near_duplicates_and_a_budget_leave_fewer_samples(world, tmp_path):
-    manifest = build(world, tmp_path / "corpus", near_duplicate=0.9, max_samples=2)
+    manifest = build(world, tmp_path / "corpus", near_duplicates=0.9, max_samples=2)
     funnel = manifest.funnel
     assert funnel["rejected"]["near_duplicate"] > 0
     per_question = collections.Counter(
@@ -237,20 +238,20 @@ def test_a_fault_in_a_file_stops_the_run_and_leaves_nothing(
 ):
     path = spoil(world, tmp_path, change, line=6 if "already" in message else 5)
     with pytest.raises(InputError, match=message):
-        build(world, tmp_path / "out", completions_paths=[path])
+        build(world, tmp_path / "out", completions=(path,))
     assert [p.name for p in tmp_path.iterdir()] == ["spoilt.jsonl"]
 
 
 def test_a_fault_that_another_process_finds_stops_the_run_too(world, tmp_path):
     path = spoil(world, tmp_path, set_logprob(float("nan")))
     with pytest.raises(InputError, match=r"spoilt\.jsonl:5, token 2"):
-        build(world, tmp_path / "out", completions_paths=[path], processes=2)
+        build(world, tmp_path / "out", completions=(path,), processes=2)
     assert [p.name for p in tmp_path.iterdir()] == ["spoilt.jsonl"]
 
 
 def test_samples_whose_tokens_do_not_spell_their_text_are_counted(world, tmp_path):
     path = spoil(world, tmp_path, set_key("text", "Another text. The answer is 5"))
-    manifest = build(world, tmp_path / "out", completions_paths=[path])
+    manifest = build(world, tmp_path / "out", completions=(path,))
     assert manifest.funnel["rejected"]["tokens_do_not_spell_the_text"] == 1
 
 
@@ -262,7 +263,7 @@ def test_a_run_that_would_keep_nothing_is_an_error(world, tmp_path):
         )
     )
     with pytest.raises(InputError, match="none of 1 samples is kept.*no_answer"):
-        build(world, tmp_path / "out", completions_paths=[path], rationales=False)
+        build(world, tmp_path / "out", completions=(path,), rationales=False)
     with pytest.raises(InputError, match="none of .* samples is kept.*target_too_long"):
         build(world, tmp_path / "out", max_target_tokens=1)
     assert [p.name for p in tmp_path.iterdir()] == ["wrong.jsonl"]
@@ -271,17 +272,17 @@ def test_a_run_that_would_keep_nothing_is_an_error(world, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, "k is 0"),
+        ({"k": 0}, "k = 0"),
         ({"formats": ["zero_shot"]}, "zero_shot"),
-        ({"alignment": "nearest"}, "alignment is 'nearest'"),
-        ({"demonstrations": 0}, "demonstrations is 0"),
+        ({"method": "nearest"}, "alignment is 'nearest'"),
+        ({"demonstrations": 0}, "demonstrations = 0"),
         ({"demonstrations": 24}, "24 demonstrations were asked for"),
-        ({"num_shards": 0}, "num_shards is 0"),
+        ({"num_shards": 0}, "num_shards = 0"),
         ({"rows": 70_000}, "65,536 at most"),
-        ({"near_duplicate": 1.5}, "near_duplicate is 1.5"),
-        ({"max_samples": 0}, "max_samples is 0"),
+        ({"near_duplicates": 1.5}, "near_duplicates = 1.5"),
+        ({"max_samples": 0}, "max_samples = 0"),
         ({"dataset": "gsm"}, "dataset is 'gsm'"),
-        ({"completions_paths": ["absent.jsonl"]}, "absent.jsonl does not exist"),
+        ({"completions": ("absent.jsonl",)}, "absent.jsonl does not exist"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(world, tmp_path, options, message):
@@ -301,11 +302,11 @@ def test_another_file_in_place_of_the_vocabulary_is_refused(world, tmp_path):
 def test_the_real_codex_samples_all_become_records(shared_data, tmp_path):
     lines = (shared_data / "gsm8k" / "train.jsonl").read_text().splitlines()[:10]
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
-    manifest = pipeline.build(
+    manifest = flat_build.build(
         tmp_path / "train.jsonl",
         shared_data / "t5" / "spiece.model",
         tmp_path / "corpus",
-        completions_paths=[shared_data / "codex" / "codex_raw_q0_50samples.json"],
+        completions=(shared_data / "codex" / "codex_raw_q0_50samples.json",),
         teacher="code-davinci-002",
         processes=1,
     )

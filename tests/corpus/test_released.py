@@ -15,6 +15,7 @@ from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.building import safe_pickle
 from specialize.corpus.building.released import import_released, query_of
 from specialize.corpus.completions import read_completions
+from specialize.corpus.spec import AlignmentSpec, FolderSpec
 from specialize.corpus.storage import shards
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
@@ -79,7 +80,10 @@ def test_each_format_becomes_its_records(world, vocabulary, tmp_path, protocol):
         for entry in made
     ]
     manifest = import_released(
-        paths, world.vocabulary, tmp_path / "corpus", processes=1, num_shards=1
+        paths,
+        AlignmentSpec(world.vocabulary),
+        FolderSpec(tmp_path / "corpus", num_shards=1),
+        processes=1,
     )
     assert set(manifest.counts().values()) == {2}
     assert manifest.fingerprint.alignment == "dtw"
@@ -106,8 +110,8 @@ def test_records_carry_the_problems_ids(world, vocabulary, tmp_path):
     entry["question"] = entry["question"].replace(QUESTION, problem.question)
     import_released(
         [dumped(tmp_path / "x.pkl", [entry])],
-        world.vocabulary,
-        tmp_path / "corpus",
+        AlignmentSpec(world.vocabulary),
+        FolderSpec(tmp_path / "corpus"),
         problems=read_gsm8k(world.problems),
         processes=1,
     )
@@ -126,8 +130,8 @@ def test_wrong_and_unaligned_entries_are_counted(world, vocabulary, tmp_path):
     short["per_step_probs"] = short["per_step_probs"][:-1]
     manifest = import_released(
         [dumped(tmp_path / "x.pkl", [good, wrong, short])],
-        world.vocabulary,
-        tmp_path / "corpus",
+        AlignmentSpec(world.vocabulary),
+        FolderSpec(tmp_path / "corpus"),
         processes=1,
     )
     assert manifest.funnel["rejected"] == {"wrong_answer": 1, "unaligned": 1}
@@ -159,7 +163,12 @@ def test_an_entry_of_another_layout_stops_the_import(
         tmp_path / "x.pkl", [entries(vocabulary)[1], spoilt(vocabulary, change)]
     )
     with pytest.raises(InputError, match=message):
-        import_released([path], world.vocabulary, tmp_path / "corpus", processes=1)
+        import_released(
+            [path],
+            AlignmentSpec(world.vocabulary),
+            FolderSpec(tmp_path / "corpus"),
+            processes=1,
+        )
     assert [p.name for p in tmp_path.iterdir()] == ["x.pkl"]
 
 
@@ -247,8 +256,8 @@ def test_the_golden_release_is_what_our_dtw_gives(shared_data, tmp_path):
     path = shared_data / "t5" / "spiece.model"
     import_released(
         [dumped(tmp_path / "x.pkl", [entry])],
-        path,
-        tmp_path / "corpus",
+        AlignmentSpec(path),
+        FolderSpec(tmp_path / "corpus"),
         problems=problems,
         processes=1,
     )

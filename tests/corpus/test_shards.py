@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from specialize import outputs
+from specialize.corpus.choices import FORMATS
 from specialize.corpus.records import (
     FORMAT_IDS,
-    FORMATS,
     AlignedTarget,
     DistillRecord,
     Fingerprint,

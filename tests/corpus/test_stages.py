@@ -6,63 +6,54 @@ import json
 import numpy as np
 import pytest
 
-from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.building import pipeline, stages
-from specialize.corpus.building.rendering import Settings
+from specialize.corpus.spec import AlignmentSpec, FolderSpec, RecordsSpec, Sources
 from specialize.corpus.storage import shards
 from specialize.corpus.storage.cards import read_card
 from specialize.errors import InputError
 
+RECORDS = RecordsSpec(demonstrations=2)
+
+
+def sources(world, *completions, **changes):
+    return Sources(world.problems, completions, **changes)
+
+
+def alignment(world, **changes):
+    return AlignmentSpec(world.vocabulary, **changes)
+
+
+def write(world, aligned, out, **changes):
+    return stages.write(
+        sources(world, aligned),
+        alignment(world, **changes),
+        FolderSpec(out, num_shards=2),
+        records=RECORDS,
+        processes=1,
+    )
+
 
 @pytest.fixture(scope="module")
-def problems(world):
-    return read_gsm8k(world.problems)
-
-
-def settings(world, **changes):
-    return Settings(vocabulary=str(world.vocabulary), demonstrations=2, **changes)
-
-
-@pytest.fixture(scope="module")
-def staged(world, problems, tmp_path_factory):
+def staged(world, tmp_path_factory):
     root = tmp_path_factory.mktemp("stages")
+    right, aligned = root / "right.jsonl.gz", root / "aligned.jsonl"
     stages.verify(
-        problems,
-        [world.completions],
-        root / "right.jsonl.gz",
-        teacher="grammar",
+        sources(world, world.completions, teacher="grammar"),
+        right,
         rejected=root / "rejected.jsonl",
         processes=1,
     )
-    stages.align(
-        problems,
-        root / "right.jsonl.gz",
-        root / "aligned.jsonl",
-        settings(world),
-        processes=1,
-    )
-    manifest = stages.write(
-        world.problems,
-        problems,
-        root / "aligned.jsonl",
-        root / "corpus",
-        settings(world),
-        num_shards=2,
-        processes=1,
-    )
-    return root, manifest
+    stages.align(sources(world, right), alignment(world), aligned, processes=1)
+    return root, write(world, aligned, root / "corpus")
 
 
 def test_the_stages_write_the_records_that_build_writes(world, staged, tmp_path):
     root, manifest = staged
     built = pipeline.build(
-        world.problems,
-        world.vocabulary,
-        tmp_path / "corpus",
-        completions_paths=[world.completions],
-        teacher="grammar",
-        demonstrations=2,
-        num_shards=2,
+        sources(world, world.completions, teacher="grammar"),
+        alignment(world),
+        FolderSpec(tmp_path / "corpus", num_shards=2),
+        records=RECORDS,
         processes=1,
     )
     assert manifest.fingerprint == built.fingerprint
@@ -101,39 +92,25 @@ def test_each_file_carries_its_card(staged):
     ("changes", "message"),
     [
         ({"k": 4}, "k is 5, now 4"),
-        ({"alignment": "dtw"}, "method is 'bytes', now 'dtw'"),
+        ({"method": "dtw"}, "method is 'bytes', now 'dtw'"),
         ({"rows": 640}, "vocabulary_rows is .*, now 640"),
     ],
 )
 def test_write_refuses_what_was_aligned_otherwise(
-    world, problems, staged, tmp_path, changes, message
+    world, staged, tmp_path, changes, message
 ):
     root, _ = staged
     with pytest.raises(InputError, match=message):
-        stages.write(
-            world.problems,
-            problems,
-            root / "aligned.jsonl",
-            tmp_path / "corpus",
-            settings(world, **changes),
-        )
+        write(world, root / "aligned.jsonl", tmp_path / "corpus", **changes)
     assert not list(tmp_path.iterdir())
 
 
-def test_write_refuses_a_file_that_align_did_not_write(world, problems, tmp_path):
+def test_write_refuses_a_file_that_align_did_not_write(world, tmp_path):
     with pytest.raises(InputError, match="no card"):
-        stages.write(
-            world.problems,
-            problems,
-            world.completions,
-            tmp_path / "corpus",
-            settings(world),
-        )
+        write(world, world.completions, tmp_path / "corpus")
 
 
-def test_a_damaged_aligned_line_is_refused_and_nothing_is_left(
-    world, problems, staged, tmp_path
-):
+def test_a_damaged_aligned_line_is_refused_and_nothing_is_left(world, staged, tmp_path):
     root, _ = staged
     lines = (root / "aligned.jsonl").read_text().splitlines()
     lines[3] = lines[3].replace('"rows"', '"raws"')
@@ -141,37 +118,30 @@ def test_a_damaged_aligned_line_is_refused_and_nothing_is_left(
     card = (root / "aligned.jsonl.card.json").read_text()
     (tmp_path / "a.jsonl.card.json").write_text(card)
     with pytest.raises(InputError, match=r"a\.jsonl:4: not a line of .*align"):
-        stages.write(
-            world.problems,
-            problems,
-            tmp_path / "a.jsonl",
-            tmp_path / "corpus",
-            settings(world),
-            processes=1,
-        )
+        write(world, tmp_path / "a.jsonl", tmp_path / "corpus")
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "a.jsonl",
         "a.jsonl.card.json",
     ]
 
 
-def test_verify_refuses_and_leaves_nothing(world, problems, tmp_path):
+def test_verify_refuses_and_leaves_nothing(world, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"problem_id": "gsm8k-train-0", "sample": 0, "text": "x"}\n{"half')
     with pytest.raises(InputError, match=r"bad\.jsonl:2: not JSON"):
-        stages.verify(problems, [bad], tmp_path / "out.jsonl", processes=1)
+        stages.verify(sources(world, bad), tmp_path / "out.jsonl", processes=1)
     with pytest.raises(InputError, match="no completions"):
-        stages.verify(problems, [], tmp_path / "out.jsonl", processes=1)
+        stages.verify(sources(world), tmp_path / "out.jsonl", processes=1)
     assert [p.name for p in tmp_path.iterdir()] == ["bad.jsonl"]
 
 
-def test_align_refuses_a_file_where_nothing_aligns(world, problems, tmp_path):
+def test_align_refuses_a_file_where_nothing_aligns(world, tmp_path):
     poor = tmp_path / "poor.jsonl"
     line = {"problem_id": "gsm8k-train-0", "sample": 0, "text": "a"}
     line |= {"tokens": ["b"], "token_logprobs": [0.0], "top_logprobs": [{}]}
     poor.write_text(json.dumps(line))
     with pytest.raises(InputError, match="none of 1 completions"):
         stages.align(
-            problems, poor, tmp_path / "out.jsonl", settings(world), processes=1
+            sources(world, poor), alignment(world), tmp_path / "out.jsonl", processes=1
         )
     assert [p.name for p in tmp_path.iterdir()] == ["poor.jsonl"]

@@ -7,7 +7,7 @@ import gin
 import numpy as np
 import pytest
 
-from specialize.corpus.records import FORMATS
+from specialize.corpus.choices import FORMATS
 from specialize.errors import InputError
 
 TEACHER = ("teacher_ids", "teacher_probs", "teacher_tail", "format_id")
@@ -17,6 +17,7 @@ TEACHER = ("teacher_ids", "teacher_probs", "teacher_tail", "format_id")
 def corpus(tmp_path_factory):
     """A corpus of the miniature world: (folder, vocabulary, manifest)."""
     from specialize.corpus.building import pipeline
+    from specialize.corpus.spec import AlignmentSpec, FolderSpec, RecordsSpec, Sources
     from specialize.quickstart import miniature
 
     folder = tmp_path_factory.mktemp("miniature")
@@ -25,12 +26,12 @@ def corpus(tmp_path_factory):
     )
     vocabulary = miniature.train_vocabulary(world / "text.txt", folder / "m.model")
     manifest = pipeline.build(
-        world / "gsm8k" / "train.jsonl",
-        vocabulary,
-        folder / "corpus",
-        completions_paths=[world / "completions.jsonl"],
-        demonstrations=3,
-        num_shards=2,
+        Sources(
+            world / "gsm8k" / "train.jsonl", completions=(world / "completions.jsonl",)
+        ),
+        AlignmentSpec(vocabulary),
+        FolderSpec(folder / "corpus", num_shards=2),
+        records=RecordsSpec(demonstrations=3),
         processes=1,
     )
     return folder, vocabulary, manifest

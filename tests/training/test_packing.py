@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specialize.corpus import prompts
-from specialize.corpus.records import FORMATS, Problem
+from specialize.corpus.choices import FORMATS
+from specialize.corpus.records import Problem
 from specialize.errors import InputError
 from specialize.training.data import packing
 from specialize.training.data.order import MixtureOrder

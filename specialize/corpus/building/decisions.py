@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from specialize.corpus.building.verification import near_duplicates
+from specialize.corpus.spec import AcceptanceSpec
 from specialize.corpus.storage.funnel import Funnel
 from specialize.errors import InputError
 
@@ -11,8 +12,8 @@ from specialize.errors import InputError
 DROP, KEEP, KEEP_FIRST = 0, 1, 2
 
 
-class Verdict(NamedTuple):
-    """What one process found out about one sample.
+class Verification(NamedTuple):
+    """What the first pass found out about one sample.
 
     Attributes:
         problem_id: the question it answers.
@@ -30,10 +31,8 @@ class Verdict(NamedTuple):
 
 
 def decide(
-    verdicts: Sequence[Verdict],
-    *,
-    near_duplicate: float | None = None,
-    max_samples: int | None = None,
+    verifications: Sequence[Verification],
+    acceptance: AcceptanceSpec,
 ) -> tuple[list[int], Funnel]:
     """Decides about every sample.
 
@@ -41,29 +40,24 @@ def decide(
     does not depend on the order in which files hold them.
 
     Args:
-        verdicts: of all samples of the run.
-        near_duplicate: similarity from which a later sample of a question goes; None
-            keeps repeats.
-        max_samples: right samples to keep a question; None keeps all.
+        verifications: of all samples of the run.
+        acceptance: which right samples are kept.
 
     Returns:
-        For each verdict `DROP`, `KEEP` or `KEEP_FIRST` (its question's first right
+        For each verification `DROP`, `KEEP` or `KEEP_FIRST` (its question's first right
         sample), and the funnel up to "verified" with what was rejected so far.
 
     Raises:
         InputError: a sample's number occurs twice in a question, or nothing stays.
     """
-    check_limits(near_duplicate, max_samples)
     funnel = Funnel()
     by_question: dict[str, list[int]] = {}
-    for index, verdict in enumerate(verdicts):
-        by_question.setdefault(verdict.problem_id, []).append(index)
-    decisions = [DROP] * len(verdicts)
+    for index, verification in enumerate(verifications):
+        by_question.setdefault(verification.problem_id, []).append(index)
+    decisions = [DROP] * len(verifications)
     for members in by_question.values():
         decided, part = decide_question(
-            [verdicts[index] for index in members],
-            near_duplicate=near_duplicate,
-            max_samples=max_samples,
+            [verifications[index] for index in members], acceptance
         )
         funnel.merge(part)
         for index, decision in zip(members, decided, strict=True):
@@ -74,49 +68,38 @@ def decide(
 
 
 def decide_question(
-    verdicts: Sequence[Verdict],
-    *,
-    near_duplicate: float | None = None,
-    max_samples: int | None = None,
+    verifications: Sequence[Verification],
+    acceptance: AcceptanceSpec,
 ) -> tuple[list[int], Funnel]:
     """Decides about the samples of one question; see `decide`.
 
     Raises:
         InputError: a sample's number occurs twice.
     """
-    funnel = Funnel(read=len(verdicts), questions=1)
-    members = sorted(range(len(verdicts)), key=lambda index: verdicts[index].sample)
-    _require_distinct(verdicts[index] for index in members)
-    for verdict in verdicts:
-        if verdict.reason is not None:
-            funnel.reject(verdict.reason)
-    right = [index for index in members if verdicts[index].reason is None]
+    funnel = Funnel(read=len(verifications), questions=1)
+    numbers = [verification.sample for verification in verifications]
+    members = sorted(range(len(numbers)), key=numbers.__getitem__)
+    _require_distinct(verifications[index] for index in members)
+    for verification in verifications:
+        if verification.reason is not None:
+            funnel.reject(verification.reason)
+    right = [index for index in members if verifications[index].reason is None]
     funnel.verified = len(right)
     funnel.solved = int(bool(right))
     stay = right
-    if near_duplicate is not None:
-        repeated = near_duplicates([verdicts[i].text for i in right], near_duplicate)
+    threshold = acceptance.near_duplicates
+    if threshold is not None:
+        repeated = near_duplicates([verifications[i].text for i in right], threshold)
         stay = [i for i, again in zip(right, repeated, strict=True) if not again]
         _count(funnel, "near_duplicate", len(right) - len(stay))
-    if max_samples is not None:
-        _count(funnel, "over_budget", max(0, len(stay) - max_samples))
-        stay = stay[:max_samples]
-    decisions = [DROP] * len(verdicts)
+    budget = acceptance.max_samples
+    if budget is not None:
+        _count(funnel, "over_budget", max(0, len(stay) - budget))
+        stay = stay[:budget]
+    decisions = [DROP] * len(verifications)
     for rank, index in enumerate(stay):
         decisions[index] = KEEP if rank else KEEP_FIRST
     return decisions, funnel
-
-
-def check_limits(near_duplicate: float | None, max_samples: int | None) -> None:
-    """Refuses limits that cannot be.
-
-    Raises:
-        InputError: naming the value.
-    """
-    if near_duplicate is not None and not 0 < near_duplicate <= 1:
-        raise InputError(f"near_duplicate is {near_duplicate}, expected (0, 1].")
-    if max_samples is not None and max_samples < 1:
-        raise InputError(f"max_samples is {max_samples}, expected 1 or more.")
 
 
 def nothing_kept(funnel: Funnel) -> InputError:
@@ -134,13 +117,13 @@ def _count(funnel: Funnel, reason: str, count: int) -> None:
         funnel.reject(reason, count)
 
 
-def _require_distinct(members: Iterable[Verdict]) -> None:
-    before: Verdict | None = None
-    for verdict in members:
-        if before is not None and before.sample == verdict.sample:
+def _require_distinct(members: Iterable[Verification]) -> None:
+    before: Verification | None = None
+    for one in members:
+        if before is not None and before.sample == one.sample:
             raise InputError(
-                f"{verdict.where}: sample {verdict.sample} of {verdict.problem_id!r} "
+                f"{one.where}: sample {one.sample} of {one.problem_id!r} "
                 f"was already given at {before.where}. Every sample of a question "
                 "needs its own number; remove or renumber one."
             )
-        before = verdict
+        before = one

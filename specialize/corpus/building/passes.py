@@ -2,7 +2,7 @@
 
 Two decisions need all samples of a question: which right sample is its first, and
 which repeat another. So the first pass judges, `decisions.decide` decides, and the
-second pass aligns and renders what stays. Only unparsed lines, verdicts and a few
+second pass aligns and renders what stays. Only unparsed lines, verifications and a few
 finished chunks are in memory at any moment, and the order of the results is the order
 of the input, whatever the number of processes.
 """
@@ -13,14 +13,18 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from specialize.corpus.building.aligned import aligned_completion, parse_aligned
-from specialize.corpus.building.decisions import DROP, KEEP_FIRST, Verdict
+from specialize.corpus.building.decisions import DROP, KEEP_FIRST, Verification
 from specialize.corpus.building.parallel import ordered_map
-from specialize.corpus.building.rendering import Renderer, Settings, human_completion
+from specialize.corpus.building.rendering import Renderer, human_completion
 from specialize.corpus.building.verification import verify
 from specialize.corpus.completions import Questions, Sample, parse_line
 from specialize.corpus.lines import Line, read_lines
 from specialize.corpus.records import AlignedTarget, DistillRecord, Fingerprint, Problem
+from specialize.corpus.spec import AlignmentSpec, RecordsSpec
+from specialize.corpus.storage.cards import Card
+from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.record_order import Spooled, SpoolWriter
+from specialize.judge.spec import JudgeSpec
 from specialize.progress import track
 
 Path = str | os.PathLike[str]
@@ -30,8 +34,8 @@ _CHUNK_PROBLEMS = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Sources:
-    """Where samples come from.
+class Samples:
+    """Samples of the files, not yet read.
 
     Attributes:
         rationales: problems whose human rationale is a sample.
@@ -62,6 +66,25 @@ class Sources:
                 yield Chunk([], lines, self.aligned)
 
 
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What a corpus is made from, once the problems are read.
+
+    Attributes:
+        questions: the problems.
+        pool: problems to draw demonstrations from; None draws from `questions`.
+        samples: completions, or aligned samples, and rationales.
+        card: origin of the data.
+        earlier: the funnel of earlier stages, where samples were aligned before.
+    """
+
+    questions: Sequence[Problem]
+    pool: Sequence[Problem] | None
+    samples: Samples
+    card: Card
+    earlier: Funnel | None = None
+
+
 class Chunk(NamedTuple):
     """A piece of work: problems whose rationales are samples, or lines of a file."""
 
@@ -70,10 +93,15 @@ class Chunk(NamedTuple):
     aligned: bool
 
 
-class Judged(NamedTuple):
-    """The verdicts of a chunk, and how many samples each of its lines holds."""
+class VerifiedChunk(NamedTuple):
+    """What was found out about the samples of a chunk.
 
-    verdicts: list[Verdict]
+    Attributes:
+        verifications: one per sample.
+        counts: number of samples of each line.
+    """
+
+    verifications: list[Verification]
     counts: list[int]
 
 
@@ -105,55 +133,53 @@ class Task(NamedTuple):
     counts: list[int]
 
 
-def judge_all(
-    sources: Sources,
+def verify_all(
+    samples: Samples,
     problems: Sequence[Problem],
+    judging: JudgeSpec,
     *,
-    answer_type: str,
-    rule: str,
     thorough: bool,
     processes: int,
-) -> list[Judged]:
+) -> list[VerifiedChunk]:
     """Judges every sample.
 
     Args:
-        sources: where the samples come from.
+        samples: where they come from.
         problems: the questions.
-        answer_type: how answers are judged; see `answers`. Aligned samples were judged.
-        rule: likewise.
-        thorough: whether right samples may still be dropped: then verdicts carry the
-            text, to find near-duplicates, and all tokens are checked now.
+        judging: the judge. Aligned samples were verified before.
+        thorough: whether right samples may still be rejected: then verifications carry
+            the text, to find near-duplicates, and all tokens are checked now.
         processes: how many work.
 
     Returns:
-        One `Judged` a chunk.
+        One `VerifiedChunk` a chunk.
 
     Raises:
         InputError: a malformed file.
     """
     work = ordered_map(
-        _judge,
-        sources.chunks(),
+        _verify,
+        samples.chunks(),
         processes=processes,
-        prepare=_prepare_judge,
-        arguments=(list(problems), answer_type, rule, thorough),
+        prepare=_prepare_verify,
+        arguments=(list(problems), judging, thorough),
     )
     return list(track(work, "verify samples"))
 
 
 def decided(
-    sources: Sources, judged: Sequence[Judged], decisions: Sequence[int]
+    samples: Samples, verified: Sequence[VerifiedChunk], decisions: Sequence[int]
 ) -> Iterator[Task]:
     """The chunks again, those that keep something, with what was decided.
 
     Args:
-        sources: as given to `judge_all`.
-        judged: what it returned.
-        decisions: what `decide` returned for all verdicts in a row.
+        samples: as given to `verify_all`.
+        verified: what it returned.
+        decisions: what `decide` returned for all verifications in a row.
     """
     begin = 0
-    for chunk, (verdicts, counts) in zip(sources.chunks(), judged, strict=True):
-        end = begin + len(verdicts)
+    for chunk, (verifications, counts) in zip(samples.chunks(), verified, strict=True):
+        end = begin + len(verifications)
         mine = list(decisions[begin:end])
         begin = end
         if any(mine):
@@ -161,11 +187,10 @@ def decided(
 
 
 def render_all(
-    sources: Sources,
-    settings: Settings,
-    problems: Sequence[Problem],
-    pool: Sequence[Problem] | None,
-    judged: Sequence[Judged],
+    material: Material,
+    alignment: AlignmentSpec,
+    records: RecordsSpec,
+    verified: Sequence[VerifiedChunk],
     decisions: Sequence[int],
     fingerprint: Fingerprint,
     *,
@@ -176,12 +201,11 @@ def render_all(
     """Aligns and renders the samples that stay.
 
     Args:
-        sources: as given to `judge_all`.
-        settings: what to write.
-        problems: the questions.
-        pool: problems to draw demonstrations from; see `Renderer`.
-        judged: what `judge_all` returned.
-        decisions: what `decide` returned for all verdicts in a row.
+        material: whose samples were given to `verify_all`.
+        alignment: how teacher rows are made.
+        records: which records are written.
+        verified: what `verify_all` returned.
+        decisions: what `decide` returned for all verifications in a row.
         fingerprint: of the corpus.
         spool: folder for the records.
         num_shards: files a format.
@@ -192,35 +216,37 @@ def render_all(
     """
     work = ordered_map(
         _render,
-        decided(sources, judged, decisions),
+        decided(material.samples, verified, decisions),
         processes=processes,
         prepare=_prepare_render,
         arguments=(
-            settings,
-            list(problems),
-            None if pool is None else list(pool),
+            alignment,
+            records,
+            list(material.questions),
+            None if material.pool is None else list(material.pool),
             fingerprint,
             spool,
             num_shards,
         ),
     )
-    yield from track(work, "align and write", total=len(judged))
+    yield from track(work, "align and write", total=len(verified))
 
 
 # What a process prepared before its first chunk.
-_judging: tuple[Questions, str, str, bool] | None = None
+_verifying: tuple[Questions, JudgeSpec, bool] | None = None
 _rendering: tuple[Renderer, Questions, Fingerprint, SpoolWriter, int] | None = None
 
 
-def _prepare_judge(
-    problems: list[Problem], answer_type: str, rule: str, thorough: bool
+def _prepare_verify(
+    problems: list[Problem], judging: JudgeSpec, thorough: bool
 ) -> None:
-    global _judging
-    _judging = (Questions(problems), answer_type, rule, thorough)
+    global _verifying
+    _verifying = (Questions(problems), judging, thorough)
 
 
 def _prepare_render(
-    settings: Settings,
+    alignment: AlignmentSpec,
+    records: RecordsSpec,
     problems: list[Problem],
     pool: list[Problem] | None,
     fingerprint: Fingerprint,
@@ -228,29 +254,29 @@ def _prepare_render(
     num_shards: int,
 ) -> None:
     global _rendering
-    renderer = Renderer(settings, problems, pool)
+    renderer = Renderer(alignment, records, problems, pool)
     writer = SpoolWriter(spool)
     _rendering = (renderer, Questions(problems), fingerprint, writer, num_shards)
 
 
-def _judge(chunk: Chunk) -> Judged:
-    assert _judging is not None
-    questions, answer_type, rule, thorough = _judging
-    verdicts: list[Verdict] = []
+def _verify(chunk: Chunk) -> VerifiedChunk:
+    assert _verifying is not None
+    questions, judging, thorough = _verifying
+    verifications: list[Verification] = []
     counts: list[int] = []
 
-    def judge(sample: Sample, problem: Problem) -> None:
+    def look_at(sample: Sample, problem: Problem) -> None:
         reason = None
         if not chunk.aligned:
-            reason = verify(sample, problem, answer_type=answer_type, rule=rule)
+            reason = verify(sample, problem, judging)
         completion = sample.completion
         text = completion.text if thorough and reason is None else ""
-        verdicts.append(
-            Verdict(problem.id, completion.sample, reason, sample.where, text)
+        verifications.append(
+            Verification(problem.id, completion.sample, reason, sample.where, text)
         )
 
     for problem in chunk.rationales:
-        judge(Sample(human_completion(problem), problem.source), problem)
+        look_at(Sample(human_completion(problem), problem.source), problem)
     for line in chunk.lines:
         if chunk.aligned:
             samples = [Sample(aligned_completion(line), line.where)]
@@ -258,14 +284,16 @@ def _judge(chunk: Chunk) -> Judged:
             samples = parse_line(line, questions, with_tokens=False)
         counts.append(len(samples))
         for sample in samples:
-            judge(sample, questions.get(sample.completion.problem_id, sample.where))
+            look_at(sample, questions.get(sample.completion.problem_id, sample.where))
         if chunk.aligned:
             continue
-        if thorough or any(verdict.reason for verdict in verdicts[-len(samples) :]):
+        if thorough or any(
+            verification.reason for verification in verifications[-len(samples) :]
+        ):
             # The second pass reads the tokens of what stays. A fault in the others
             # is a fault of the file all the same.
             parse_line(line, questions)
-    return Judged(verdicts, counts)
+    return VerifiedChunk(verifications, counts)
 
 
 def _render(task: Task) -> Part:
@@ -275,7 +303,7 @@ def _render(task: Task) -> Part:
     rejected: list[str] = []
     dropped: list[tuple[str, str]] = []
     aligned = kept = 0
-    for sample, target, decision in kept_samples(task, questions, renderer.settings.k):
+    for sample, target, decision in kept_samples(task, questions, renderer.alignment.k):
         done = renderer.render(
             sample.completion,
             first=decision == KEEP_FIRST,

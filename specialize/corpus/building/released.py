@@ -26,6 +26,7 @@ from specialize.corpus.records import (
     Fingerprint,
     Problem,
 )
+from specialize.corpus.spec import AlignmentSpec, FolderSpec
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
@@ -44,6 +45,8 @@ _FORMATS = {
 }
 _CHUNK = 256
 
+TEACHER = "code-davinci-002"
+
 
 class _Item(NamedTuple):
     """One entry of a pickle, with the id that its record gets."""
@@ -55,47 +58,40 @@ class _Item(NamedTuple):
 
 def import_released(
     paths: Sequence[Path],
-    vocabulary_path: Path,
-    out: Path,
+    alignment: AlignmentSpec,
+    folder: FolderSpec,
     *,
     problems: Sequence[Problem] = (),
-    teacher: str = "code-davinci-002",
-    k: int = 5,
-    rows: int | None = None,
-    num_shards: int = 4,
+    teacher: str = TEACHER,
     processes: int | None = None,
-    replace: bool = False,
 ) -> Manifest:
     """Writes released pickles as a corpus.
 
     Args:
         paths: one pickle a format, or several.
-        vocabulary_path: the student's SentencePiece model, T5's for the released data.
-        out: the corpus folder.
+        alignment: vocabulary (T5's), embedding rows and K. The method is that of the
+            release, "dtw".
+        folder: where the corpus goes.
         problems: GSM8K's training problems, so that records carry their ids; without
             them, and for the questions the release spells otherwise, ids are made up.
-        teacher: who answered.
-        k: alternatives a position.
-        rows: rows of the student's embedding; None for the vocabulary's default.
-        num_shards: files a format.
-        processes: how many work; does not change the result.
-        replace: whether an earlier corpus in `out` may be replaced.
+        teacher: name of the teacher.
+        processes: number of processes; does not change the result.
 
     Returns:
         The manifest.
 
     Raises:
         InputError: a pickle that holds more than plain data, an entry of another
-            layout, or nothing to keep. `out` is as before.
+            layout, or nothing to keep. The folder is as before.
     """
     if not paths:
         raise InputError("no pickle was named. Give one file or more.")
-    shards.check_output(out, replace=replace)
-    vocabulary = Vocabulary(vocabulary_path, rows=rows)
+    shards.check_output(folder.path, replace=folder.replace)
+    vocabulary = Vocabulary(alignment.vocabulary, rows=alignment.rows)
     fingerprint = Fingerprint(
         vocabulary_sha256=vocabulary.sha256,
         vocabulary_rows=vocabulary.rows,
-        k=k,
+        k=alignment.k,
         teacher=teacher,
         alignment="dtw",
         demonstrations={"count": 4, "seed": None},
@@ -109,7 +105,6 @@ def import_released(
     )
     funnel = Funnel()
     workers = default_processes() if processes is None else processes
-    path = os.fspath(vocabulary_path)
 
     def render(spool: str) -> Iterator[Part]:
         work = ordered_map(
@@ -117,20 +112,11 @@ def import_released(
             _chunks(paths, problems, funnel),
             processes=workers,
             prepare=_prepare,
-            arguments=(path, rows, fingerprint, spool, num_shards),
+            arguments=(alignment, fingerprint, spool, folder.num_shards),
         )
         yield from track(work, "import released records")
 
-    return write(
-        render,
-        out,
-        fingerprint,
-        card,
-        funnel,
-        num_shards=num_shards,
-        processes=workers,
-        replace=replace,
-    )
+    return write(render, folder, fingerprint, card, funnel, processes=workers)
 
 
 def convert(item: "_Item", vocabulary: Vocabulary, k: int) -> DistillRecord | str:
@@ -276,14 +262,13 @@ _state: tuple[Vocabulary, Fingerprint, SpoolWriter, int] | None = None
 
 
 def _prepare(
-    path: str,
-    rows: int | None,
+    alignment: AlignmentSpec,
     fingerprint: Fingerprint,
     spool: str,
     num_shards: int,
 ) -> None:
     global _state
-    vocabulary = Vocabulary(path, rows=rows)
+    vocabulary = Vocabulary(alignment.vocabulary, rows=alignment.rows)
     _state = (vocabulary, fingerprint, SpoolWriter(spool), num_shards)
 
 

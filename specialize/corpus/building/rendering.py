@@ -1,12 +1,12 @@
 """One verified sample -> its records in the formats asked for.
 
 This is the per-record work of `build`, `write` and the Beam pipeline: a pure function
-of the sample, the problems and the settings, so that it does not matter which process
-or machine runs it.
+of the sample, the problems and the specifications, so that it does not matter which
+process or machine runs it.
 """
 
-import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,76 +14,19 @@ import numpy as np
 
 from specialize.corpus import prompts
 from specialize.corpus.alignment.align import align, one_hot
-from specialize.corpus.choices import ALIGNMENTS
 from specialize.corpus.records import (
-    FORMATS,
     AlignedTarget,
     Completion,
     DistillRecord,
     Problem,
 )
+from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.corpus.vocabulary import Vocabulary
-from specialize.errors import InputError
-from specialize.judge.choices import JUDGES
+
+Path = str | os.PathLike[str]
 
 # The "sample" of a human rationale; it stands before every sample of a teacher.
 HUMAN = -1
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What decides how records look. Picklable; the same in every process.
-
-    Attributes:
-        vocabulary: path of the student's SentencePiece model.
-        rows: rows of the student's embedding, or None for the vocabulary's default.
-        k: teacher alternatives a position.
-        alignment: "bytes" or "dtw".
-        formats: which of `FORMATS` to write.
-        demonstrations: in-context demonstrations a record.
-        seed: of the demonstrations.
-        answer_type: how answers are judged; see `answers`.
-        rule: "exact" or "reference".
-        max_input_tokens: longer encoder texts are left out; None keeps all.
-        max_target_tokens: longer decoder texts (EOS included) are left out.
-    """
-
-    vocabulary: str
-    rows: int | None = None
-    k: int = 5
-    alignment: str = "bytes"
-    formats: tuple[str, ...] = FORMATS
-    demonstrations: int = 4
-    seed: int = 0
-    answer_type: str = "number"
-    rule: str = "exact"
-    max_input_tokens: int | None = None
-    max_target_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.formats) - set(FORMATS))
-        if unknown or not self.formats:
-            raise InputError(f"formats {unknown} are not among {list(FORMATS)}.")
-        for name, low in (("k", 1), ("demonstrations", 1)):
-            if getattr(self, name) < low:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}, expected {low} or more."
-                )
-        for name, values in (("alignment", ALIGNMENTS), ("rule", JUDGES)):
-            if getattr(self, name) not in values:
-                raise InputError(
-                    f"{name} is {getattr(self, name)!r}, expected one of {values}."
-                )
-
-    @property
-    def cot_formats(self) -> tuple[str, ...]:
-        """The formats that every right sample gets, in the order of `FORMATS`."""
-        return tuple(f for f in FORMATS if f in self.formats and f.endswith("_cot"))
-
-    @property
-    def answer_formats(self) -> tuple[str, ...]:
-        """The formats that a question gets once, in the order of `FORMATS`."""
-        return tuple(f for f in FORMATS if f in self.formats and not f.endswith("_cot"))
 
 
 def human_completion(problem: Problem) -> Completion:
@@ -119,14 +62,16 @@ class Renderer:
 
     def __init__(
         self,
-        settings: Settings,
+        alignment: AlignmentSpec,
+        records: RecordsSpec,
         problems: Sequence[Problem],
         pool: Sequence[Problem] | None = None,
     ):
         """Reads the vocabulary.
 
         Args:
-            settings: what to write and how.
+            alignment: how teacher rows are made.
+            records: which records are written.
             problems: all problems, which completions refer to by id.
             pool: problems to draw demonstrations from; by default those of
                 `problems` that have a rationale and an answer.
@@ -134,8 +79,9 @@ class Renderer:
         Raises:
             InputError: the vocabulary cannot be read.
         """
-        self.settings = settings
-        self.vocabulary = _vocabulary(settings.vocabulary, settings.rows)
+        self.alignment = alignment
+        self.spec = records
+        self.vocabulary = _vocabulary(alignment.vocabulary, alignment.rows)
         self.problems = {problem.id: problem for problem in problems}
         source = problems if pool is None else pool
         self.pool = [p for p in source if p.rationale is not None and p.answers]
@@ -144,15 +90,15 @@ class Renderer:
         self, completion: Completion, where: str = "this completion"
     ) -> AlignedTarget | None:
         """The completion in student tokens, or None where it cannot be aligned."""
-        settings = self.settings
+        k = self.alignment.k
         if completion.tokens is None:
-            return one_hot(completion.text.strip(), self.vocabulary, settings.k)
+            return one_hot(completion.text.strip(), self.vocabulary, k)
         return align(
             completion.tokens,
             completion.text,
             self.vocabulary,
-            method=settings.alignment,
-            k=settings.k,
+            method=self.alignment.method,
+            k=k,
             where=where,
         )
 
@@ -176,9 +122,9 @@ class Renderer:
         Returns:
             Its records, CoT formats first.
         """
-        settings = self.settings
+        spec = self.spec
         problem = self.problems[completion.problem_id]
-        formats = settings.cot_formats
+        formats = spec.cot_formats
         aligned = True
         if formats and target is None:
             target = self.align(completion, where)
@@ -186,7 +132,7 @@ class Renderer:
             formats = formats if aligned else ()
         records: list[DistillRecord] = []
         dropped: list[tuple[str, str]] = []
-        due = formats + (settings.answer_formats if first else ())
+        due = formats + (spec.answer_formats if first else ())
         for name in due:
             record = self._record(name, problem, completion, target)
             reason = self._too_long(record)
@@ -209,7 +155,7 @@ class Renderer:
         completion: Completion,
         target: AlignedTarget | None,
     ) -> DistillRecord:
-        settings = self.settings
+        spec = self.spec
         shots: list[Problem] = []
         is_cot = name.endswith("_cot")
         if name.startswith("in_context"):
@@ -218,8 +164,8 @@ class Renderer:
             shots = prompts.draw_demonstrations(
                 self.pool,
                 problem,
-                settings.demonstrations,
-                seed=settings.seed,
+                spec.demonstrations,
+                seed=spec.seed,
                 draw=draw,
             )
         inputs, targets = prompts.render(
@@ -239,19 +185,19 @@ class Renderer:
         )
 
     def _answer(self, text: str) -> AlignedTarget:
-        return one_hot(text, self.vocabulary, self.settings.k)
+        return one_hot(text, self.vocabulary, self.alignment.k)
 
     def _too_long(self, record: DistillRecord) -> str | None:
-        settings = self.settings
-        limit = settings.max_target_tokens
+        spec = self.spec
+        limit = spec.max_target_tokens
         if limit is not None and len(record.target.ids) > limit:
             return "target_too_long"
-        limit = settings.max_input_tokens
+        limit = spec.max_input_tokens
         if limit is not None and len(record.input_ids) > limit:
             return "input_too_long"
         return None
 
 
 @functools.lru_cache(maxsize=2)
-def _vocabulary(path: str, rows: int | None) -> Vocabulary:
+def _vocabulary(path: Path, rows: int | None) -> Vocabulary:
     return Vocabulary(path, rows=rows)

@@ -12,29 +12,42 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from specialize import outputs
-from specialize.corpus.benchmarks.table import licence_of
+from specialize.corpus.benchmarks.table import licence_of, read_problems
 from specialize.corpus.building.aligned import aligned_to_json
-from specialize.corpus.building.decisions import DROP, Verdict, decide
+from specialize.corpus.building.decisions import DROP, Verification, decide
 from specialize.corpus.building.parallel import default_processes, ordered_map
 from specialize.corpus.building.passes import (
     Chunk,
-    Sources,
+    Material,
+    Samples,
     Task,
     decided,
-    judge_all,
     kept_samples,
+    verify_all,
 )
-from specialize.corpus.building.pipeline import assemble, with_rationale
-from specialize.corpus.building.rendering import Renderer, Settings
+from specialize.corpus.building.pipeline import (
+    assemble,
+    demonstration_pool,
+    with_rationale,
+)
+from specialize.corpus.building.rendering import Renderer
 from specialize.corpus.completions import Questions, completion_to_json, parse_line
 from specialize.corpus.lines import staged_lines
 from specialize.corpus.records import Problem
+from specialize.corpus.spec import (
+    AcceptanceSpec,
+    AlignmentSpec,
+    FolderSpec,
+    RecordsSpec,
+    Sources,
+)
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
+from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 from specialize.progress import track
 
@@ -42,116 +55,97 @@ Path = str | os.PathLike[str]
 
 
 def verify(
-    problems: Sequence[Problem],
-    completions: Sequence[Path],
+    sources: Sources,
     out: Path,
     *,
-    dataset: str = "gsm8k",
-    teacher: str | None = None,
-    answer_type: str = "number",
-    rule: str = "exact",
-    near_duplicate: float | None = None,
-    max_samples: int | None = None,
+    acceptance: AcceptanceSpec = AcceptanceSpec(),
     rejected: Path | None = None,
     processes: int | None = None,
 ) -> Funnel:
     """Writes the right completions of some files to one file.
 
     Args:
-        problems: the questions.
-        completions: files of completions.
+        sources: problems and completions. Rationales are left to `write`.
         out: JSON lines, gzipped where it ends in `.gz`.
-        dataset: the benchmark, for the card.
-        teacher: who wrote the completions; by default what their cards say.
-        answer_type: how answers are judged; see `answers`.
-        rule: "exact", or "reference" for the paper's way to read an answer.
-        near_duplicate: similarity (0, 1] from which a question's later sample goes.
-        max_samples: right samples to keep a question.
+        acceptance: which samples are kept.
         rejected: where to list the others with their reason, as JSON lines; None for
             nowhere.
-        processes: how many work; does not change the result.
+        processes: number of processes; does not change the result.
 
     Returns:
         The funnel, also in the card.
 
     Raises:
-        InputError: a malformed file, or nothing stays. `out` is as before; in the
+        InputError: a malformed file, or nothing is kept. `out` is as before; in the
             second case `rejected` says why.
     """
-    if not completions:
+    if not sources.completions:
         raise InputError("no completions were named. Give one file or more.")
     workers = default_processes() if processes is None else processes
-    card = cards.corpus_card(
-        None, completions, teacher=teacher, dataset=dataset, with_human=False
+    problems = read_problems(sources.problems, sources.dataset)
+    card = cards.corpus_card(sources, problems=False)
+    samples = Samples([], sources.completions)
+    chunks = verify_all(
+        samples, problems, acceptance.judge, thorough=True, processes=workers
     )
-    sources = Sources([], completions)
-    judged = judge_all(
-        sources,
-        problems,
-        answer_type=answer_type,
-        rule=rule,
-        thorough=True,
-        processes=workers,
-    )
-    verdicts = [verdict for chunk in judged for verdict in chunk.verdicts]
-    if rejected is not None and all(verdict.reason for verdict in verdicts):
-        # Why nothing stays is what the list is read for.
-        everything = _rejections(verdicts, [DROP] * len(verdicts))
+    verified = [one for chunk in chunks for one in chunk.verifications]
+    if rejected is not None and all(one.reason for one in verified):
+        # Why nothing is kept is what the list is read for.
+        everything = _rejections(verified, [DROP] * len(verified))
         outputs.write_text(rejected, "".join(everything))
-    decisions, funnel = decide(
-        verdicts, near_duplicate=near_duplicate, max_samples=max_samples
-    )
+    decisions, funnel = decide(verified, acceptance)
     funnel.kept = sum(decision != DROP for decision in decisions)
     work = ordered_map(
         _export,
-        decided(sources, judged, decisions),
+        decided(samples, chunks, decisions),
         processes=workers,
         prepare=_prepare_export,
-        arguments=(list(problems),),
+        arguments=(problems,),
     )
     with contextlib.ExitStack() as stack:
         if rejected is not None:
             listing = stack.enter_context(outputs.staged_file(rejected))
-            listing.write_text("".join(_rejections(verdicts, decisions)), "utf-8")
+            listing.write_text("".join(_rejections(verified, decisions)), "utf-8")
         stream = stack.enter_context(staged_lines(out))
-        for lines in track(work, "write right completions", total=len(judged)):
+        for lines in track(work, "write right completions", total=len(chunks)):
             stream.write(lines)
     cards.write_card(out, dataclasses.replace(card, funnel=funnel.to_json()))
     return funnel
 
 
 def align(
-    problems: Sequence[Problem],
-    completions: Path,
+    sources: Sources,
+    alignment: AlignmentSpec,
     out: Path,
-    settings: Settings,
     *,
     processes: int | None = None,
 ) -> Funnel:
     """Writes verified completions in student tokens with the teacher's rows.
 
     Args:
-        problems: the questions.
-        completions: what `verify` wrote; other files are taken as they are.
+        sources: problems, and the one file that `verify` wrote; another file of
+            completions is taken as it is.
+        alignment: how teacher rows are made.
         out: JSON lines, gzipped where it ends in `.gz`; see `aligned`.
-        settings: vocabulary, K and method.
-        processes: how many work; does not change the result.
+        processes: number of processes; does not change the result.
 
     Returns:
         The funnel so far, also in the card.
 
     Raises:
-        InputError: a malformed file, or nothing stays. `out` is as before.
+        InputError: a malformed file, or nothing aligns. `out` is as before.
     """
     workers = default_processes() if processes is None else processes
+    problems = read_problems(sources.problems, sources.dataset)
+    completions = _only(sources)
     card = cards.read_card(completions) or cards.Card(cards.UNKNOWN)
-    renderer = Renderer(settings, problems)
+    description = _description(alignment)
     work = ordered_map(
         _align,
-        Sources([], [completions]).chunks(),
+        Samples([], [completions]).chunks(),
         processes=workers,
         prepare=_prepare_align,
-        arguments=(settings, list(problems)),
+        arguments=(alignment, problems),
     )
     funnel = Funnel.from_json(card.funnel)
     read = 0
@@ -168,72 +162,45 @@ def align(
     funnel.aligned = funnel.kept = aligned
     if read > aligned:
         funnel.reject("unaligned", read - aligned)
-    vocabulary = renderer.vocabulary
-    card = dataclasses.replace(
-        card,
-        funnel=funnel.to_json(),
-        alignment={
-            "method": settings.alignment,
-            "k": settings.k,
-            "vocabulary_sha256": vocabulary.sha256,
-            "vocabulary_rows": vocabulary.rows,
-        },
-    )
+    card = dataclasses.replace(card, funnel=funnel.to_json(), alignment=description)
     cards.write_card(out, card)
     return funnel
 
 
 def write(
-    problems_path: Path,
-    problems: Sequence[Problem],
-    aligned: Path,
-    out: Path,
-    settings: Settings,
+    sources: Sources,
+    alignment: AlignmentSpec,
+    folder: FolderSpec,
     *,
-    pool: Sequence[Problem] | None = None,
-    rationales: bool = True,
-    dataset: str = "gsm8k",
-    num_shards: int = 4,
+    records: RecordsSpec = RecordsSpec(),
     processes: int | None = None,
-    replace: bool = False,
 ) -> Manifest:
     """Writes aligned samples, and human rationales, as a corpus.
 
     Args:
-        problems_path: the benchmark's own file, for the card.
-        problems: its problems.
-        aligned: what `align` wrote.
-        out: the corpus folder.
-        settings: formats, demonstrations and limits; vocabulary, K and method must be
-            those of `align`.
-        pool: problems to draw demonstrations from; by default `problems`.
-        rationales: whether human rationales are samples too.
-        dataset: the benchmark, for its licence.
-        num_shards: files a format.
-        processes: how many work; does not change the result.
-        replace: whether an earlier corpus in `out` may be replaced.
+        sources: problems, and the one file that `align` wrote.
+        alignment: that of `align`.
+        folder: where the corpus goes.
+        records: which records are written.
+        processes: number of processes; does not change the result.
 
     Returns:
         The manifest.
 
     Raises:
-        InputError: another vocabulary or K than that of `align`, a malformed file, or
-            nothing to write. `out` is as before.
+        InputError: another alignment than that of `align`, a malformed file, or
+            nothing to write. The folder is as before.
     """
-    shards.check_output(out, replace=replace)
+    shards.check_output(folder.path, replace=folder.replace)
+    questions = read_problems(sources.problems, sources.dataset)
+    aligned = _only(sources)
     card = cards.read_card(aligned)
     if card is None or not card.alignment:
         raise InputError(
             f"{aligned} has no card of 'specialize corpus align' beside it. Name a "
-            "file that 'align' wrote, and keep its .card.json with it."
+            f"file that 'align' wrote, and keep its {cards.SUFFIX} with it."
         )
-    vocabulary = Renderer(settings, problems).vocabulary
-    wanted = {
-        "method": settings.alignment,
-        "k": settings.k,
-        "vocabulary_sha256": vocabulary.sha256,
-        "vocabulary_rows": vocabulary.rows,
-    }
+    wanted = _description(alignment)
     differing = [
         f"{name} is {found!r}, now {wanted.get(name)!r}"
         for name, found in card.alignment.items()
@@ -244,26 +211,47 @@ def write(
             f"{aligned} was aligned otherwise: {'; '.join(differing)}. Write with the "
             "settings of 'align', or align again."
         )
-    names = ([cards.HUMAN] if rationales else []) + [card.teacher]
+    names = ([cards.HUMAN] if sources.rationales else []) + [card.teacher]
+    licences = {sources.dataset: licence_of(sources.dataset)} | card.licences
     final = cards.Card(
         teacher="+".join(names),
         prompt_sha256=card.prompt_sha256,
         sampling=card.sampling,
-        licences={dataset: licence_of(dataset)} | card.licences,
-        sources=[cards.source(problems_path), *card.sources],
+        licences=licences,
+        sources=[cards.source(sources.problems), *card.sources],
+    )
+    rationales = with_rationale(questions) if sources.rationales else []
+    material = Material(
+        questions,
+        demonstration_pool(records),
+        Samples(rationales, [aligned], aligned=True),
+        final,
+        earlier=Funnel.from_json(card.funnel),
     )
     return assemble(
-        Sources(with_rationale(problems) if rationales else [], [aligned], True),
-        settings,
-        problems,
-        pool,
-        final,
-        out,
-        earlier=Funnel.from_json(card.funnel),
-        num_shards=num_shards,
-        processes=processes,
-        replace=replace,
+        material, alignment, records, AcceptanceSpec(), folder, processes=processes
     )
+
+
+def _only(sources: Sources) -> Path:
+    """The one file that the stage before wrote."""
+    if len(sources.completions) != 1:
+        raise InputError(
+            f"{len(sources.completions)} files were named, expected the one that the "
+            "stage before wrote."
+        )
+    return sources.completions[0]
+
+
+def _description(alignment: AlignmentSpec) -> dict[str, Any]:
+    """What the card of aligned samples says, and `write` must agree with."""
+    vocabulary = Vocabulary(alignment.vocabulary, rows=alignment.rows)
+    return {
+        "method": alignment.method,
+        "k": alignment.k,
+        "vocabulary_sha256": vocabulary.sha256,
+        "vocabulary_rows": vocabulary.rows,
+    }
 
 
 class _Aligned(NamedTuple):
@@ -282,9 +270,9 @@ def _prepare_export(problems: list[Problem]) -> None:
     _exporting = Questions(problems)
 
 
-def _prepare_align(settings: Settings, problems: list[Problem]) -> None:
+def _prepare_align(alignment: AlignmentSpec, problems: list[Problem]) -> None:
     global _aligning
-    _aligning = (Renderer(settings, problems), Questions(problems))
+    _aligning = (Renderer(alignment, RecordsSpec(), problems), Questions(problems))
 
 
 def _export(task: Task) -> bytes:
@@ -312,14 +300,16 @@ def _align(chunk: Chunk) -> _Aligned:
     return _Aligned("".join(lines).encode(), read, len(lines))
 
 
-def _rejections(verdicts: Sequence[Verdict], decisions: Sequence[int]) -> Iterator[str]:
-    for verdict, decision in zip(verdicts, decisions, strict=True):
+def _rejections(
+    verified: Sequence[Verification], decisions: Sequence[int]
+) -> Iterator[str]:
+    for one, decision in zip(verified, decisions, strict=True):
         if decision == DROP:
             # A right sample that goes repeats another, or is one too many.
             line = {
-                "problem_id": verdict.problem_id,
-                "sample": verdict.sample,
-                "reason": verdict.reason or "near_duplicate_or_over_budget",
-                "where": verdict.where,
+                "problem_id": one.problem_id,
+                "sample": one.sample,
+                "reason": one.reason or "near_duplicate_or_over_budget",
+                "where": one.where,
             }
             yield json.dumps(line, ensure_ascii=False) + "\n"

@@ -8,6 +8,7 @@ from rapidfuzz.distance import Indel
 from specialize.corpus.completions import Sample
 from specialize.corpus.records import Problem
 from specialize.judge.answers import judge
+from specialize.judge.spec import JudgeSpec
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -15,17 +16,14 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 def verify(
     sample: Sample,
     problem: Problem,
-    *,
-    answer_type: str = "number",
-    rule: str = "exact",
+    judging: JudgeSpec,
 ) -> str | None:
     """Judges one sample as the evaluation judges a student.
 
     Args:
         sample: a completion of a file.
         problem: the question it answers.
-        answer_type: what kind of answer the question has; see `answers`.
-        rule: "exact", or "reference" for the paper's way to read the last number.
+        judging: the judge, and the kind of answer the question has.
 
     Returns:
         None where the sample is right, else one of `funnel.REASONS`.
@@ -40,7 +38,9 @@ def verify(
         return "cut_off"
     if not problem.answers:
         return "no_gold"
-    verdict = judge(completion.text, problem.answers, answer_type, rule)
+    verdict = judge(
+        completion.text, problem.answers, judging.answer_type or "number", judging.judge
+    )
     if verdict.correct:
         return None
     return "no_answer" if verdict.value is None else "wrong_answer"

@@ -42,7 +42,6 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
     from specialize import outputs
     from specialize.corpus.benchmarks.table import read_problems
-    from specialize.corpus.building.rendering import Settings
     from specialize.corpus.inspection import lookup, view
     from specialize.errors import InputError
 
@@ -64,12 +63,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         shown = lookup.look_at_completion(
             arguments.completions,
             problems,
-            Settings(
-                vocabulary=arguments.vocabulary,
-                rows=arguments.rows,
-                k=arguments.k,
-                alignment=arguments.alignment,
-            ),
+            options.alignment(arguments),
             arguments.id or "",
         )
     if arguments.html:

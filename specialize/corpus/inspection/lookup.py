@@ -8,10 +8,11 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from specialize.corpus.building.rendering import Renderer, Settings, human_completion
+from specialize.corpus.building.rendering import Renderer, human_completion
 from specialize.corpus.completions import Questions, Sample, read_completions
 from specialize.corpus.inspection.view import View, view, view_record
 from specialize.corpus.records import DistillRecord, Problem
+from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.corpus.storage import shards
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
@@ -58,7 +59,7 @@ def look_at_record(
 def look_at_completion(
     completions: Sequence[Path],
     problems: Sequence[Problem],
-    settings: Settings,
+    alignment: AlignmentSpec,
     identity: str,
 ) -> View:
     """The view of one completion, aligned now.
@@ -66,13 +67,13 @@ def look_at_completion(
     Args:
         completions: files of completions.
         problems: their problems.
-        settings: vocabulary, K and method.
+        alignment: vocabulary, K and method.
         identity: "<problem>/<sample>", or "<problem>/human" for the rationale.
 
     Raises:
         InputError: no such sample, or it cannot be aligned.
     """
-    renderer = Renderer(settings, problems)
+    renderer = Renderer(alignment, RecordsSpec(), problems)
     problem_id, _, sample = identity.rpartition("/")
     if sample == "human":
         problem = Questions(problems).get(problem_id, identity)

@@ -10,14 +10,18 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, cast
 
 from specialize import outputs, versions
 from specialize.corpus.benchmarks.table import UNKNOWN, licence_of
+from specialize.corpus.spec import Sources
 from specialize.errors import InputError
 
 Path = str | os.PathLike[str]
+
+# What the name of a card adds to that of its file.
+SUFFIX = ".card.json"
 
 HUMAN = "human"
 
@@ -54,9 +58,9 @@ class Card:
 
 
 def card_path(completions: Path) -> pathlib.Path:
-    """Where the card of an export stands."""
+    """The file of an export's card."""
     file = pathlib.Path(completions)
-    return file.with_name(file.name + ".card.json")
+    return file.with_name(file.name + SUFFIX)
 
 
 def write_card(completions: Path, card: Card) -> None:
@@ -88,28 +92,19 @@ def read_card(completions: Path) -> Card | None:
 
 
 def corpus_card(
-    problems: Path | None,
-    completions: Sequence[Path],
-    *,
-    teacher: str | None,
-    dataset: str,
-    with_human: bool,
-    more_sources: Iterable[Path] = (),
+    sources: Sources, *, problems: bool = True, more_sources: Iterable[Path] = ()
 ) -> Card:
-    """The card of a corpus built from these files.
+    """The card of what is made from these files.
 
     Args:
-        problems: the benchmark's file, where it goes into what is made.
-        completions: files of completions.
-        teacher: who wrote them; None for what their cards say.
-        dataset: the benchmark, for its licence.
-        with_human: whether human rationales are samples too.
+        sources: problems, completions and teacher.
+        problems: whether the problems go into what is made, and rationales with them.
         more_sources: other input files, for the record.
 
     Raises:
-        InputError: a file is absent, or the inputs' cards contradict each other.
+        InputError: a file is absent, or the cards of the inputs contradict each other.
     """
-    found = [(path, read_card(path)) for path in completions]
+    found = [(path, read_card(path)) for path in sources.completions]
     known = [(path, card) for path, card in found if card is not None]
     for field in ("prompt_sha256", "sampling"):
         values = [(path, getattr(card, field)) for path, card in known]
@@ -120,18 +115,18 @@ def corpus_card(
                     f"{values[0][1]!r}. Build one corpus of each and mix them in "
                     "training."
                 )
-    names = [HUMAN] if with_human else []
-    if completions:
+    names = [HUMAN] if problems and sources.rationales else []
+    if sources.completions:
         asked = sorted({card.teacher for _, card in known})
-        names += [teacher] if teacher else (asked or [UNKNOWN])
+        names += [sources.teacher] if sources.teacher else (asked or [UNKNOWN])
     first = known[0][1] if known else Card(UNKNOWN)
-    files = (() if problems is None else (problems,)) + (*completions, *more_sources)
+    files = [*((sources.problems,) if problems else ()), *sources.completions]
     return Card(
         teacher="+".join(names),
         prompt_sha256=first.prompt_sha256,
         sampling=first.sampling,
-        licences={dataset: licence_of(dataset)} | first.licences,
-        sources=[source(path) for path in files],
+        licences={sources.dataset: licence_of(sources.dataset)} | first.licences,
+        sources=[source(path) for path in (*files, *more_sources)],
     )
 
 

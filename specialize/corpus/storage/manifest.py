@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from specialize import versions
-from specialize.corpus.records import FORMATS, ORIGINS, Fingerprint
+from specialize.corpus.choices import FORMATS
+from specialize.corpus.records import ORIGINS, Fingerprint
 from specialize.errors import InputError
 
 NAME = "corpus.json"

@@ -22,7 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-from specialize.corpus.records import FORMATS, DistillRecord, Fingerprint
+from specialize.corpus.choices import FORMATS
+from specialize.corpus.records import DistillRecord, Fingerprint
 from specialize.corpus.storage import tfrecord
 from specialize.corpus.storage.shards import Block
 from specialize.corpus.storage.statistics import FormatStatistics

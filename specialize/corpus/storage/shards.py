@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from specialize import outputs
-from specialize.corpus.records import FORMATS, DistillRecord, Fingerprint
+from specialize.corpus.choices import FORMATS
+from specialize.corpus.records import DistillRecord, Fingerprint
+from specialize.corpus.spec import MAX_SHARDS
 from specialize.corpus.storage import manifest as manifests
 from specialize.corpus.storage import tfrecord
 from specialize.corpus.storage.dataset_card import dataset_card
@@ -49,7 +51,6 @@ Path = str | os.PathLike[str]
 
 KIND = "corpus"
 MAX_ROWS = 1 << 16
-MAX_SHARDS = 1000
 
 # Records that `write_shards` compresses at once when it is given them one by one.
 _BLOCK_RECORDS = 256

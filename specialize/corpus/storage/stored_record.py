@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from specialize.corpus.choices import FORMATS
 from specialize.corpus.records import (
     FORMAT_IDS,
-    FORMATS,
     ORIGINS,
     AlignedTarget,
     DistillRecord,

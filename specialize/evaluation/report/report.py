@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from specialize import __version__, outputs
 from specialize.corpus.benchmarks.table import MATH
-from specialize.corpus.records import FORMATS
+from specialize.corpus.choices import FORMATS
 from specialize.errors import InputError
 from specialize.evaluation.comparison import compare
 from specialize.evaluation.report import figures

@@ -1,0 +1,172 @@
+"""Specifications of a corpus: its sources, acceptance, alignment, records and folder.
+
+`verify`, `align`, `write` and `build` take the same ones. They are light, so that
+command lines read their defaults here.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+from specialize import checks
+from specialize.corpus.benchmarks.table import BENCHMARKS
+from specialize.corpus.choices import ALIGNMENTS, FORMATS
+from specialize.errors import InputError
+from specialize.judge.spec import JudgeSpec
+
+Path = str | os.PathLike[str]
+
+MAX_SHARDS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """The files that samples come from.
+
+    Attributes:
+        problems: file of the questions, as the owner of the benchmark publishes it.
+        completions: files of the teacher's completions: exports or notebook dumps. The
+            later stages read what the stage before them wrote.
+        dataset: the benchmark whose layout `problems` has, one of `BENCHMARKS`.
+        teacher: name of the teacher; None takes it from the cards of `completions`.
+        rationales: whether human rationales are samples too. They get one-hot rows.
+
+    Raises:
+        InputError: an unknown dataset, or one file where a list of files is expected.
+    """
+
+    problems: Path
+    completions: Sequence[Path] = ()
+    dataset: str = "gsm8k"
+    teacher: str | None = None
+    rationales: bool = True
+
+    def __post_init__(self) -> None:
+        checks.one_of("dataset", self.dataset, tuple(BENCHMARKS))
+        if isinstance(self.completions, str | os.PathLike):
+            raise InputError(
+                f"completions is {os.fspath(self.completions)!r}, expected a list of "
+                "files. Put the file in a list."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class AcceptanceSpec:
+    """Which samples are kept.
+
+    Attributes:
+        judge: the judge of final answers.
+        near_duplicates: similarity in (0, 1]; a sample that is at least this similar
+            to an earlier one of its question is rejected. None keeps all.
+        max_samples: number of right samples to keep per question; None keeps all.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    judge: JudgeSpec = JudgeSpec(answer_type="number")
+    near_duplicates: float | None = None
+    max_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.near_duplicates is not None:
+            checks.real("near_duplicates", self.near_duplicates, above=0.0, most=1.0)
+        checks.whole("max_samples", self.max_samples, optional=True)
+
+    @property
+    def compares_samples(self) -> bool:
+        """Whether a right sample may be rejected because of others of its question."""
+        return self.near_duplicates is not None or self.max_samples is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignmentSpec:
+    """How a teacher's tokens become rows over the student's pieces.
+
+    Attributes:
+        vocabulary: path of the student's SentencePiece model.
+        rows: number of embedding rows of the student; None is the size of the
+            vocabulary rounded up to a multiple of 128 (32128 for T5).
+        k: number of entries that a teacher row has room for.
+        method: one of `ALIGNMENTS`.
+
+    Raises:
+        InputError: an unknown method, or a value outside its range.
+    """
+
+    vocabulary: Path
+    rows: int | None = None
+    k: int = 5
+    method: str = "bytes"
+
+    def __post_init__(self) -> None:
+        checks.whole("rows", self.rows, optional=True)
+        checks.whole("k", self.k)
+        checks.one_of("alignment", self.method, ALIGNMENTS)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordsSpec:
+    """Which records are written of an accepted sample.
+
+    Attributes:
+        formats: prompt formats, some of `FORMATS`.
+        demonstrations: number of demonstrations in an in-context prompt.
+        demonstrations_from: GSM8K file to draw them from; None draws from the problems.
+        seed: random seed of the draw.
+        max_input_tokens: records with longer inputs are left out; None keeps all.
+        max_target_tokens: records with longer targets (EOS included) are left out.
+
+    Raises:
+        InputError: an unknown format, or a value outside its range.
+    """
+
+    formats: Sequence[str] = FORMATS
+    demonstrations: int = 4
+    demonstrations_from: Path | None = None
+    seed: int = 0
+    max_input_tokens: int | None = None
+    max_target_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.formats) - set(FORMATS))
+        if unknown or not self.formats:
+            raise InputError(f"formats {unknown} are not among {list(FORMATS)}.")
+        checks.whole("demonstrations", self.demonstrations)
+        for name in ("max_input_tokens", "max_target_tokens"):
+            checks.whole(name, getattr(self, name), optional=True)
+
+    @property
+    def cot_formats(self) -> tuple[str, ...]:
+        """The formats that every right sample gets, in the order of `FORMATS`."""
+        return tuple(f for f in FORMATS if f in self.formats and f.endswith("_cot"))
+
+    @property
+    def answer_formats(self) -> tuple[str, ...]:
+        """The formats that a question gets once, in the order of `FORMATS`."""
+        return tuple(f for f in FORMATS if f in self.formats and not f.endswith("_cot"))
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderSpec:
+    """The folder that a corpus is written to.
+
+    Attributes:
+        path: new, empty, or an earlier corpus if `replace`.
+        num_shards: number of files per format.
+        replace: whether an earlier corpus may be replaced.
+
+    Raises:
+        InputError: more shards than `MAX_SHARDS`, or none.
+    """
+
+    path: Path
+    num_shards: int = 4
+    replace: bool = False
+
+    def __post_init__(self) -> None:
+        checks.whole("num_shards", self.num_shards)
+        if self.num_shards > MAX_SHARDS:
+            raise InputError(
+                f"num_shards is {self.num_shards}, expected 1 to {MAX_SHARDS}."
+            )
