@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 from specialize.corpus.benchmarks.table import BENCHMARKS
 from specialize.corpus.choices import ALIGNMENTS, FORMATS
+from specialize.corpus.sampling.spec import RequestSpec, SamplingSpec
 from specialize.corpus.spec import (
     AcceptanceSpec,
     AlignmentSpec,
@@ -98,12 +99,14 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         default=None,
         metavar="FILE",
-        help="worked examples before each question",
+        help="text before each question, such as demonstrations",
     )
     parser.add_argument(
         "--limit", type=count, default=None, help="first N questions only"
     )
-    parser.add_argument("--n", type=int, default=8, help="samples of every question")
+    parser.add_argument(
+        "--n", type=int, default=SamplingSpec.samples, help="samples of every question"
+    )
     parser.add_argument(
         "--max_n",
         type=int,
@@ -111,13 +114,29 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
         help="up to this many of a question without a right one so far",
     )
     parser.add_argument(
-        "--n_per_request", type=int, default=4, help="samples in one request"
+        "--n_per_request",
+        type=int,
+        default=SamplingSpec.samples_per_request,
+        help="samples in one request",
     )
     parser.add_argument(
-        "--top_logprobs", type=int, default=5, help="alternatives a token"
+        "--top_logprobs",
+        type=int,
+        default=RequestSpec.top_logprobs,
+        help="alternatives per token",
     )
     parser.add_argument(
         "--log_every", type=float, default=30.0, help="seconds between progress lines"
+    )
+
+
+def sampling(arguments: argparse.Namespace) -> SamplingSpec:
+    """What `add_asking` and `add_answer_type` read."""
+    return SamplingSpec(
+        arguments.n,
+        arguments.max_n,
+        arguments.n_per_request,
+        judge=judging(arguments),
     )
 
 

@@ -30,7 +30,6 @@ def _sample(flags: argparse.Namespace) -> int:
     memory.keep_freed()
     config.from_flags(flags, entry="specialize.inference.t5_teacher.sample_checkpoint")
     from specialize.corpus.sampling import panel
-    from specialize.corpus.sampling.sampler import Plan
     from specialize.inference import t5_teacher
 
     tally = config.call(
@@ -38,13 +37,7 @@ def _sample(flags: argparse.Namespace) -> int:
         questions=t5_teacher.Questions(
             flags.problems, flags.dataset, flags.prompt, flags.limit
         ),
-        plan=Plan(
-            samples=flags.n,
-            max_samples=flags.max_n,
-            samples_per_request=flags.n_per_request,
-            answer_type=flags.answer_type,
-            rule=flags.rule,
-        ),
+        sampling=options.sampling(flags),
         responses=flags.responses,
         top_logprobs=flags.top_logprobs,
         name=flags.teacher,

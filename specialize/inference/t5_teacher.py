@@ -26,7 +26,8 @@ import numpy as np
 from specialize import config
 from specialize.corpus.benchmarks.table import read_problems
 from specialize.corpus.sampling import sample
-from specialize.corpus.sampling.sampler import Plan, Tally
+from specialize.corpus.sampling.sampler import Tally
+from specialize.corpus.sampling.spec import PaceSpec, SamplingSpec
 from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
 from specialize.corpus.sampling.wire import usable_choices
 from specialize.corpus.spelling import token_text
@@ -285,7 +286,7 @@ def sample_checkpoint(
     decoding: DecodingSpec,
     *,
     questions: Questions,
-    plan: Plan,
+    sampling: SamplingSpec,
     responses: str | os.PathLike[str],
     top_logprobs: int = 5,
     name: str | None = None,
@@ -299,10 +300,11 @@ def sample_checkpoint(
         model: the teacher's network in a `Student`.
         checkpoint: weights in any layout that `checkpoints.load_params` reads.
         decoding: sampling temperature, nucleus, seed, batch size and lengths. The
-            method is "sample" whatever it says, and the plan says how many samples are
-            drawn. A longer prompt than its input length is given up.
+            method is "sample" whatever it says, and `sampling` says how many samples
+            are drawn. A longer prompt than its input length is given up.
         questions: what is asked.
-        plan: how many samples each question gets, and which judge counts right ones.
+        sampling: how many samples each question gets, and which judge counts right
+            ones. Seed and pace follow from `decoding`.
         responses: the database; made if it does not exist, continued if it does.
         top_logprobs: number of alternatives per token; their distribution is that of
             the model, before temperature and nucleus.
@@ -326,12 +328,14 @@ def sample_checkpoint(
             "own and its own --responses."
         )
     problems = read_problems(questions.problems_path, questions.dataset)
-    prompt = sample.read_prompt(questions.prompt_path)
-    plan = dataclasses.replace(
-        plan, seed=decoding.seed, concurrency=_ASKS_PER_ROW * decoding.batch_size
+    prompt_prefix = sample.read_prompt_prefix(questions.prompt_path)
+    sampling = dataclasses.replace(
+        sampling,
+        seed=decoding.seed,
+        pace=PaceSpec(concurrency=_ASKS_PER_ROW * decoding.batch_size),
     )
     decoding = dataclasses.replace(
-        decoding, method="sample", num_samples=plan.samples_per_request
+        decoding, method="sample", num_samples=sampling.samples_per_request
     )
     vocabulary = Vocabulary(
         config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY")
@@ -343,8 +347,8 @@ def sample_checkpoint(
             problems[: questions.limit],
             T5Teacher(engine, vocabulary, name or checkpoint, top_logprobs),
             responses,
-            plan,
-            prompt=prompt,
+            sampling,
+            prompt_prefix=prompt_prefix,
             convention="before_temperature",
             dataset=questions.dataset,
             log_every_s=log_every_s,

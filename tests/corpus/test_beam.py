@@ -10,7 +10,7 @@ import pytest
 
 from specialize.errors import InputError
 
-import flat_build  # isort: skip
+import flat  # isort: skip
 
 pytest.importorskip("apache_beam", reason="needs the extra 'beam'")
 
@@ -25,7 +25,7 @@ def build(world, out, **options):
         "num_shards": 3,
         "processes": 1,
     } | options
-    return flat_build.build(world.problems, world.vocabulary, out, **arguments)
+    return flat.build(world.problems, world.vocabulary, out, **arguments)
 
 
 def files_of(folder):

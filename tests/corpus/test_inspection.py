@@ -18,7 +18,7 @@ from specialize.corpus.storage import shards
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 
-import flat_build  # isort: skip
+import flat  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def problems(world):
 @pytest.fixture(scope="module")
 def corpus(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("inspected") / "corpus"
-    flat_build.build(
+    flat.build(
         world.problems,
         world.vocabulary,
         out,

@@ -17,7 +17,7 @@ from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 
-import flat_build  # isort: skip
+import flat  # isort: skip
 
 
 def build(world, out, **options):
@@ -28,7 +28,7 @@ def build(world, out, **options):
         "num_shards": 2,
         "processes": 1,
     } | options
-    return flat_build.build(world.problems, world.vocabulary, out, **arguments)
+    return flat.build(world.problems, world.vocabulary, out, **arguments)
 
 
 def files_of(folder: pathlib.Path) -> dict[str, bytes]:
@@ -302,7 +302,7 @@ def test_another_file_in_place_of_the_vocabulary_is_refused(world, tmp_path):
 def test_the_real_codex_samples_all_become_records(shared_data, tmp_path):
     lines = (shared_data / "gsm8k" / "train.jsonl").read_text().splitlines()[:10]
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
-    manifest = flat_build.build(
+    manifest = flat.build(
         tmp_path / "train.jsonl",
         shared_data / "t5" / "spiece.model",
         tmp_path / "corpus",

@@ -12,10 +12,9 @@ import pytest
 from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import read_completions
 from specialize.corpus.sampling import panel, sample
-from specialize.corpus.sampling.endpoint import Endpoint
-from specialize.corpus.sampling.sampler import Plan
 from specialize.errors import InputError
 
+import flat  # isort: skip
 from fault_server import FaultServer  # isort: skip
 
 
@@ -32,21 +31,28 @@ def server(problems):
 
 
 def ask(
-    server, problems, tmp_path, *, plan=None, endpoint=None, name="r.sqlite", **options
+    server,
+    problems,
+    tmp_path,
+    *,
+    asking=None,
+    endpoint=None,
+    name="r.sqlite",
+    **options,
 ):
-    plan = {
+    asking = {
         "samples": 4,
         "samples_per_request": 2,
         "concurrency": 4,
         "backoff_s": 0.01,
-    } | (plan or {})
+    } | (asking or {})
     endpoint = {"base_url": server.url, "model": "tiny", "timeout_s": 2.0} | (
         endpoint or {}
     )
     options = {"convention": "unknown"} | options
     path = tmp_path / name
     return sample.sample(
-        problems, Endpoint(**endpoint), path, Plan(**plan), **options
+        problems, flat.endpoint(**endpoint), path, flat.asking(**asking), **options
     ), path
 
 
@@ -84,7 +90,7 @@ def test_a_second_run_asks_for_nothing_and_more_samples_only_for_the_new(
     assert (tally.cached, tally.done) == (24, 0)
     assert len(server.requests) == before
     first = exported(path)
-    tally, _ = ask(server, problems, tmp_path, plan={"samples": 6})
+    tally, _ = ask(server, problems, tmp_path, asking={"samples": 6})
     assert (tally.cached, tally.done) == (24, 12)
     assert len({r.key for r in server.requests}) == len(server.requests)
     assert set(first.splitlines()) < set(exported(path).splitlines())
@@ -127,7 +133,7 @@ def test_each_fault_is_survived_and_changes_no_answer(server, problems, tmp_path
         problems,
         tmp_path,
         endpoint={"api": api, "timeout_s": 1.0},
-        plan={"concurrency": 3},
+        asking={"concurrency": 3},
     )
     assert not left, "not every fault was met"
     assert (tally.done, tally.failed) == (24, 0)
@@ -171,7 +177,7 @@ def test_retry_after_holds_every_request_back(server, problems, tmp_path):
         return "429" if request.number == 0 else None
 
     server.fault = fault
-    ask(server, problems, tmp_path, plan={"concurrency": 1})
+    ask(server, problems, tmp_path, asking={"concurrency": 1})
     assert times[1] - times[0] >= 0.2
 
 
@@ -180,7 +186,7 @@ def test_a_request_that_never_succeeds_is_given_up_and_asked_again_by_the_next_r
 ):
     doomed = problems[2].question
     server.fault = lambda request: "500" if request.question == doomed else None
-    tally, path = ask(server, problems, tmp_path, plan={"attempts": 2})
+    tally, path = ask(server, problems, tmp_path, asking={"attempts": 2})
     assert (tally.done, tally.failed) == (20, 4)
     store = sqlite3.connect(path)
     rows = store.execute(
@@ -207,7 +213,7 @@ def test_a_run_that_cannot_succeed_ends_with_one_message_and_keeps_what_came(
 ):
     server.fault = lambda request: None if request.number < 2 else fault
     with pytest.raises(InputError, match=message):
-        ask(server, problems, tmp_path, plan={"concurrency": 2})
+        ask(server, problems, tmp_path, asking={"concurrency": 2})
     server.fault = lambda request: None
     tally, path = ask(server, problems, tmp_path)
     assert tally.cached == 4
@@ -219,7 +225,7 @@ def test_no_server_at_all_is_one_message(problems, tmp_path):
         url = "http://127.0.0.1:9/v1"
 
     with pytest.raises(InputError, match="connection.*--base_url is right"):
-        ask(Nobody, problems, tmp_path, plan={"attempts": 2})
+        ask(Nobody, problems, tmp_path, asking={"attempts": 2})
 
 
 def test_the_key_reaches_the_server_and_no_file_or_message(
@@ -231,11 +237,11 @@ def test_the_key_reaches_the_server_and_no_file_or_message(
     assert server.requests[0].headers["authorization"] == "Bearer sk-secret-123456"
     server.fault = lambda request: "401"
     with pytest.raises(InputError) as caught:
-        ask(server, problems, tmp_path, plan={"samples": 6})
+        ask(server, problems, tmp_path, asking={"samples": 6})
     exported(tmp_path / "r.sqlite")
     server.fault = lambda request: "500"
     with pytest.raises(InputError) as given_up:
-        ask(server, problems, tmp_path, plan={"samples": 8, "attempts": 1})
+        ask(server, problems, tmp_path, asking={"samples": 8, "attempts": 1})
     said = "".join(capfd.readouterr()) + str(caught.value) + str(given_up.value)
     assert "sk-secret" not in said
     assert "***" in str(given_up.value), "the server's echo of the key was not covered"
@@ -250,7 +256,7 @@ def test_other_settings_on_the_same_database_are_refused_by_name(
     with pytest.raises(InputError, match=r"temperature was 0\.5, now 0\.9"):
         ask(server, problems, tmp_path, endpoint={"temperature": 0.9})
     with pytest.raises(InputError, match="prompt_sha256 was"):
-        ask(server, problems, tmp_path, prompt="Question: 1?\nThe answer is 1\n")
+        ask(server, problems, tmp_path, prompt_prefix="Question: 1?\nThe answer is 1\n")
 
 
 def test_another_problem_file_on_the_same_database_is_refused(
@@ -312,7 +318,7 @@ def test_questions_without_a_right_sample_get_more_until_the_limit(
 ):
     server.right_share = 0.15
     tally, path = ask(
-        server, problems, tmp_path, plan={"samples": 2, "max_samples": 10}
+        server, problems, tmp_path, asking={"samples": 2, "max_samples": 10}
     )
     lines = [json.loads(line) for line in exported(path).splitlines()]
     gold = {p.id: p.answers[0] for p in problems}
@@ -330,20 +336,20 @@ def test_questions_without_a_right_sample_get_more_until_the_limit(
     assert tally.unsolved == unsolved
     assert max(map(len, by_question.values())) > 2
     assert tally.right == sum(map(sum, by_question.values()))
-    again, _ = ask(server, problems, tmp_path, plan={"samples": 2, "max_samples": 10})
+    again, _ = ask(server, problems, tmp_path, asking={"samples": 2, "max_samples": 10})
     assert (again.done, again.unsolved) == (0, unsolved)
 
 
 def test_no_more_requests_are_under_way_than_allowed(server, problems, tmp_path):
     server.delay_s = 0.03
-    ask(server, problems, tmp_path, plan={"concurrency": 3})
+    ask(server, problems, tmp_path, asking={"concurrency": 3})
     assert server.busiest == 3
 
 
 def test_the_request_limit_holds(server, problems, tmp_path):
     times = []
     server.fault = lambda request: times.append(time.monotonic())
-    ask(server, problems, tmp_path, plan={"requests_per_minute": 300.0})
+    ask(server, problems, tmp_path, asking={"requests_per_minute": 300.0})
     # 12 requests at 5 a second, behind the first second's allowance of 5.
     assert len(times) == 12
     assert times[-1] - times[0] >= 1.3
@@ -352,13 +358,13 @@ def test_the_request_limit_holds(server, problems, tmp_path):
 def test_the_token_limit_holds(server, problems, tmp_path):
     began = time.monotonic()
     # About 100 prompt and 2 x 20 answer tokens a request, 12 requests: 1,700 tokens.
-    ask(server, problems, tmp_path, plan={"tokens_per_minute": 60_000.0})
+    ask(server, problems, tmp_path, asking={"tokens_per_minute": 60_000.0})
     assert time.monotonic() - began >= 0.7
 
 
 def test_money_is_counted_projected_and_limited(server, problems, tmp_path):
-    price = {"price_input": 1000.0, "price_output": 2000.0}
-    tally, _ = ask(server, problems, tmp_path, plan=price)
+    price = {"per_input": 1000.0, "per_output": 2000.0}
+    tally, _ = ask(server, problems, tmp_path, asking=price)
     assert tally.prompt_tokens == 1200
     expected = tally.prompt_tokens * 1e-3 + tally.completion_tokens * 2e-3
     assert tally.spent == pytest.approx(expected)
@@ -368,11 +374,11 @@ def test_money_is_counted_projected_and_limited(server, problems, tmp_path):
         problems,
         tmp_path,
         name="limited.sqlite",
-        plan=price | {"max_cost": expected / 2, "concurrency": 1},
+        asking=price | {"max_cost": expected / 2, "concurrency": 1},
     )
     assert expected / 2 <= halted.spent < expected
     assert halted.projected == pytest.approx(expected, rel=0.2)
-    resumed, _ = ask(server, problems, tmp_path, name="limited.sqlite", plan=price)
+    resumed, _ = ask(server, problems, tmp_path, name="limited.sqlite", asking=price)
     assert resumed.cached == halted.done
     assert resumed.spent == pytest.approx(expected)
 
@@ -404,11 +410,11 @@ def test_a_stop_waits_for_what_is_under_way(server, problems, tmp_path):
     server.delay_s = 0.1
 
     async def run():
-        teacher = OpenAITeacher(Endpoint(base_url=server.url, model="tiny"))
+        teacher = OpenAITeacher(flat.endpoint(base_url=server.url, model="tiny"))
         with ResponseStore(tmp_path / "r.sqlite", create=True) as store:
             store.add_questions(problems)
-            plan = Plan(samples=4, samples_per_request=2, concurrency=3)
-            sampler = Sampler(problems, teacher, store, "", plan)
+            asking = flat.asking(samples=4, samples_per_request=2, concurrency=3)
+            sampler = Sampler(problems, teacher, store, "", asking)
             asyncio.get_running_loop().call_later(0.05, sampler.stop)
             tally = await sampler.run()
             await teacher.close()
@@ -437,7 +443,7 @@ def test_progress_is_lines_of_text_where_there_is_no_terminal(
 def test_the_panel_shows_what_people_ask_for(server, problems, tmp_path):
     from rich.console import Console
 
-    tally, _ = ask(server, problems, tmp_path, plan={"price_output": 1000.0})
+    tally, _ = ask(server, problems, tmp_path, asking={"per_output": 1000.0})
     console = Console(
         record=True, width=120, force_terminal=True, file=open("/dev/null", "w")
     )
@@ -463,9 +469,9 @@ def test_the_panel_shows_what_people_ask_for(server, problems, tmp_path):
     [
         ({"base_url": "localhost:8000"}, "expected http"),
         ({"base_url": "http://me:key@localhost/v1"}, "holds credentials"),
-        ({"temperature": 3.0}, "temperature is 3"),
+        ({"temperature": 3.0}, "temperature = 3"),
         ({"api": "responses"}, "api is 'responses'"),
-        ({"top_logprobs": 0}, "top_logprobs is 0"),
+        ({"top_logprobs": 0}, "top_logprobs = 0"),
         ({"extra_body": {"n": 2}}, r"extra_body sets \['n'\]"),
         ({"base_url": "https://api.openai.com/v1"}, "has no OPENAI_API_KEY"),
     ],
@@ -480,13 +486,15 @@ def test_settings_that_no_server_accepts_are_refused_before_asking(
 
 
 @pytest.mark.parametrize(
-    ("plan", "message"),
+    ("asking", "message"),
     [
-        ({"samples": 0}, "samples is 0"),
+        ({"samples": 0}, "samples = 0"),
         ({"max_samples": 2}, "max_samples is 2, less than samples"),
-        ({"requests_per_minute": 0.0}, "requests_per_minute is 0"),
+        ({"requests_per_minute": 0.0}, "requests_per_minute = 0"),
     ],
 )
-def test_plans_that_cannot_be_are_refused(server, problems, tmp_path, plan, message):
+def test_numbers_that_cannot_be_are_refused(
+    server, problems, tmp_path, asking, message
+):
     with pytest.raises(InputError, match=message):
-        ask(server, problems, tmp_path, plan=plan)
+        ask(server, problems, tmp_path, asking=asking)

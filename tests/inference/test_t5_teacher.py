@@ -14,7 +14,7 @@ from specialize.corpus.alignment.align import align
 from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import read_completions
 from specialize.corpus.sampling import sample
-from specialize.corpus.sampling.sampler import Plan
+from specialize.corpus.sampling.spec import PaceSpec, SamplingSpec
 from specialize.corpus.sampling.wire import parse_body
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.inference.engine import Engine
@@ -72,15 +72,15 @@ def teacher(world, engine):
     return T5Teacher(engine, world[1], "tiny", K)
 
 
-def ask_all(world, engine, path, *, limit=None, **plan):
+def ask_all(world, engine, path, *, limit=None, concurrency=8, **asked):
     problems = read_gsm8k(world[0])[:limit]
-    plan = Plan(**{"samples": 4, "samples_per_request": 2, "concurrency": 8} | plan)
+    asked = {"samples": 4, "samples_per_request": 2} | asked
     tally = asyncio.run(
         sample.run(
             problems,
             teacher(world, engine),
             path,
-            plan,
+            SamplingSpec(**asked, pace=PaceSpec(concurrency=concurrency)),
             convention="before_temperature",
         )
     )

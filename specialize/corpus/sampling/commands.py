@@ -1,8 +1,17 @@
 """`specialize corpus sample` and `export`: arguments in, one call out."""
 
 import argparse
+import dataclasses
 
 from specialize.corpus import options
+from specialize.corpus.sampling.spec import (
+    APIS,
+    Endpoint,
+    PaceSpec,
+    PriceSpec,
+    RequestSpec,
+    SamplingSpec,
+)
 
 
 def register_sample(commands: options.Commands) -> None:
@@ -16,23 +25,27 @@ def register_sample(commands: options.Commands) -> None:
     parser.add_argument(
         "--base_url", default="https://api.openai.com/v1", help="of the server"
     )
-    parser.add_argument(
-        "--api", default="completions", choices=("completions", "chat"), help="endpoint"
-    )
+    parser.add_argument("--api", default=Endpoint.api, choices=APIS, help="endpoint")
     parser.add_argument("--system", default=None, help="system message (chat)")
     parser.add_argument(
         "--api_key_env",
-        default="OPENAI_API_KEY",
+        default=Endpoint.api_key_env,
         help="environment variable that holds the key",
     )
     ask = parser.add_argument_group("what to ask for")
-    ask.add_argument("--temperature", type=float, default=0.5, help="of sampling")
-    ask.add_argument("--top_p", type=float, default=1.0, help="of sampling")
-    ask.add_argument("--max_tokens", type=int, default=256, help="of an answer")
     ask.add_argument(
-        "--stop", nargs="*", default=["\nQuestion:"], help="where an answer ends"
+        "--temperature", type=float, default=RequestSpec.temperature, help="of sampling"
     )
-    ask.add_argument("--seed", type=int, default=0, help="of the run")
+    ask.add_argument(
+        "--top_p", type=float, default=RequestSpec.top_p, help="of sampling"
+    )
+    ask.add_argument(
+        "--max_tokens", type=int, default=RequestSpec.max_tokens, help="of an answer"
+    )
+    ask.add_argument(
+        "--stop", nargs="*", default=RequestSpec.stop, help="where an answer ends"
+    )
+    ask.add_argument("--seed", type=int, default=SamplingSpec.seed, help="of the run")
     ask.add_argument(
         "--no_seed",
         action="store_true",
@@ -52,17 +65,31 @@ def register_sample(commands: options.Commands) -> None:
         help="what the server's log-probabilities are; auto finds out",
     )
     pace = parser.add_argument_group("pace and price")
-    pace.add_argument("--concurrency", type=int, default=16, help="requests at once")
+    pace.add_argument(
+        "--concurrency", type=int, default=PaceSpec.concurrency, help="requests at once"
+    )
     pace.add_argument("--requests_per_minute", type=float, default=None, help="limit")
     pace.add_argument("--tokens_per_minute", type=float, default=None, help="limit")
-    pace.add_argument("--attempts", type=int, default=8, help="tries of a request")
-    pace.add_argument("--backoff", type=float, default=0.5, help="first wait, seconds")
-    pace.add_argument("--timeout", type=float, default=120.0, help="seconds")
     pace.add_argument(
-        "--price_input", type=float, default=0.0, help="of a million prompt tokens"
+        "--attempts", type=int, default=PaceSpec.attempts, help="tries of a request"
     )
     pace.add_argument(
-        "--price_output", type=float, default=0.0, help="of a million answer tokens"
+        "--backoff", type=float, default=PaceSpec.backoff_s, help="first wait, seconds"
+    )
+    pace.add_argument(
+        "--timeout", type=float, default=Endpoint.timeout_s, help="seconds"
+    )
+    pace.add_argument(
+        "--price_input",
+        type=float,
+        default=PriceSpec.per_input,
+        help="of a million prompt tokens",
+    )
+    pace.add_argument(
+        "--price_output",
+        type=float,
+        default=PriceSpec.per_output,
+        help="of a million answer tokens",
     )
     pace.add_argument("--max_cost", type=float, default=None, help="stop when spent")
     judging = parser.add_argument_group("verification")
@@ -72,45 +99,42 @@ def register_sample(commands: options.Commands) -> None:
 def _sample(arguments: argparse.Namespace) -> int:
     from specialize.corpus.benchmarks.table import read_problems
     from specialize.corpus.sampling import panel, sample
-    from specialize.corpus.sampling.endpoint import Endpoint
-    from specialize.corpus.sampling.sampler import Plan
 
     problems = read_problems(arguments.problems, arguments.dataset)
+    request = RequestSpec(
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        max_tokens=arguments.max_tokens,
+        stop=tuple(text.replace("\\n", "\n") for text in arguments.stop),
+        top_logprobs=arguments.top_logprobs,
+    )
+    endpoint = Endpoint(
+        base_url=arguments.base_url,
+        model=arguments.model,
+        api=arguments.api,
+        system=arguments.system,
+        request=request,
+        send_seed=not arguments.no_seed,
+        timeout_s=arguments.timeout,
+        api_key_env=arguments.api_key_env,
+        extra_body=arguments.extra_body,
+    )
+    pace = PaceSpec(
+        concurrency=arguments.concurrency,
+        requests_per_minute=arguments.requests_per_minute,
+        tokens_per_minute=arguments.tokens_per_minute,
+        attempts=arguments.attempts,
+        backoff_s=arguments.backoff,
+    )
+    price = PriceSpec(arguments.price_input, arguments.price_output, arguments.max_cost)
     tally = sample.sample(
         problems[: arguments.limit],
-        Endpoint(
-            base_url=arguments.base_url,
-            model=arguments.model,
-            api=arguments.api,
-            top_logprobs=arguments.top_logprobs,
-            temperature=arguments.temperature,
-            top_p=arguments.top_p,
-            max_tokens=arguments.max_tokens,
-            stop=tuple(text.replace("\\n", "\n") for text in arguments.stop),
-            system=arguments.system,
-            send_seed=not arguments.no_seed,
-            timeout_s=arguments.timeout,
-            api_key_env=arguments.api_key_env,
-            extra_body=arguments.extra_body,
-        ),
+        endpoint,
         arguments.responses,
-        Plan(
-            samples=arguments.n,
-            max_samples=arguments.max_n,
-            samples_per_request=arguments.n_per_request,
-            seed=arguments.seed,
-            concurrency=arguments.concurrency,
-            requests_per_minute=arguments.requests_per_minute,
-            tokens_per_minute=arguments.tokens_per_minute,
-            attempts=arguments.attempts,
-            backoff_s=arguments.backoff,
-            price_input=arguments.price_input,
-            price_output=arguments.price_output,
-            max_cost=arguments.max_cost,
-            answer_type=arguments.answer_type,
-            rule=arguments.rule,
+        dataclasses.replace(
+            options.sampling(arguments), seed=arguments.seed, pace=pace, price=price
         ),
-        prompt=sample.read_prompt(arguments.prompt),
+        prompt_prefix=sample.read_prompt_prefix(arguments.prompt),
         convention=arguments.logprobs_are,
         dataset=arguments.dataset,
         log_every_s=arguments.log_every,

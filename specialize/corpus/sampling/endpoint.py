@@ -1,6 +1,5 @@
 """Any OpenAI-compatible server as a teacher: completions or chat, with top-k."""
 
-import dataclasses
 import email.utils
 import math
 import os
@@ -8,87 +7,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, cast
 
+from specialize.corpus.sampling.spec import Endpoint
 from specialize.corpus.sampling.teachers import Answer, Ask, Busy, Unusable
 from specialize.corpus.sampling.wire import token_counts, usable_choices
 from specialize.errors import InputError
-
-# Fields of a request that have options of their own, or would change what comes back.
-_OURS = frozenset(
-    "model n temperature top_p max_tokens stop seed prompt messages logprobs "
-    "top_logprobs stream echo".split()
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Endpoint:
-    """Where a server is and what it is asked for.
-
-    Attributes:
-        base_url: for example "http://localhost:8000/v1".
-        model: as the server calls it.
-        api: "completions" or "chat".
-        top_logprobs: alternatives a token (OpenAI: at most 5 for completions, 20 for
-            chat; vLLM: its --max-logprobs).
-        temperature: of sampling.
-        top_p: of sampling.
-        max_tokens: of an answer.
-        stop: where an answer ends.
-        system: system message, chat only.
-        send_seed: whether requests carry a seed.
-        timeout_s: seconds until a response must be there.
-        api_key_env: environment variable that holds the key.
-        extra_body: more fields of every request, as the server names them.
-    """
-
-    base_url: str
-    model: str
-    api: str = "completions"
-    top_logprobs: int = 5
-    temperature: float = 0.5
-    top_p: float = 1.0
-    max_tokens: int = 256
-    stop: tuple[str, ...] = ("\nQuestion:",)
-    system: str | None = None
-    send_seed: bool = True
-    timeout_s: float = 120.0
-    api_key_env: str = "OPENAI_API_KEY"
-    extra_body: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
-
-    def __post_init__(self) -> None:
-        wrong: list[str] = []
-        if self.api not in ("completions", "chat"):
-            wrong.append(f"api is {self.api!r}, expected 'completions' or 'chat'")
-        if not self.base_url.startswith(("http://", "https://")):
-            wrong.append(f"base_url is {self.base_url!r}, expected http:// or https://")
-        if "@" in self.base_url.partition("://")[2].partition("/")[0]:
-            wrong.append("base_url holds credentials; put the key in the environment")
-        if not 0 <= self.temperature <= 2:
-            wrong.append(f"temperature is {self.temperature}, expected 0 to 2")
-        if not 0 < self.top_p <= 1:
-            wrong.append(f"top_p is {self.top_p}, expected above 0 and up to 1")
-        if not 1 <= self.top_logprobs <= 100:
-            wrong.append(f"top_logprobs is {self.top_logprobs}, expected 1 to 100")
-        if self.max_tokens < 1 or self.timeout_s <= 0:
-            wrong.append("max_tokens and timeout_s must be above 0")
-        if taken := sorted(self.extra_body.keys() & _OURS):
-            wrong.append(f"extra_body sets {taken}, which have options of their own")
-        if wrong:
-            raise InputError(f"cannot sample: {'; '.join(wrong)}.")
-
-    def describe(self) -> dict[str, Any]:
-        """What changes an answer; where the server stands does not."""
-        extra = {"extra_body": dict(self.extra_body)} if self.extra_body else {}
-        return {
-            **extra,
-            "model": self.model,
-            "api": self.api,
-            "top_logprobs": self.top_logprobs,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
-            "stop": list(self.stop),
-            "system": self.system,
-        }
 
 
 class OpenAITeacher:
@@ -148,8 +70,8 @@ class OpenAITeacher:
             ask.prompt,
             count=ask.count,
             seed=ask.seed,
-            temperature=self.endpoint.temperature,
-            max_tokens=self.endpoint.max_tokens,
+            temperature=self.endpoint.request.temperature,
+            max_tokens=self.endpoint.request.max_tokens,
         )
         seconds = time.monotonic() - began
         choices = usable_choices(body, f"answer to {ask.problem_id}")[: ask.count]
@@ -169,7 +91,7 @@ class OpenAITeacher:
             True for before temperature, False for after, None where the two cannot be
             told apart (the first token is certain, or too few alternatives agree).
         """
-        other = self.endpoint.temperature
+        other = self.endpoint.request.temperature
         if abs(other - 1) < 0.05 or other < 0.05:
             other = 0.5
         seen: list[dict[bytes, float]] = []
@@ -185,18 +107,18 @@ class OpenAITeacher:
         self, prompt: str, *, count: int, seed: int, temperature: float, max_tokens: int
     ) -> bytes:
         openai = self._openai
-        endpoint = self.endpoint
+        endpoint, request = self.endpoint, self.endpoint.request
         options: dict[str, Any] = {
             "model": endpoint.model,
             "n": count,
             "temperature": temperature,
-            "top_p": endpoint.top_p,
+            "top_p": request.top_p,
             "max_tokens": max_tokens,
         }
         if endpoint.extra_body:
             options["extra_body"] = dict(endpoint.extra_body)
-        if endpoint.stop:
-            options["stop"] = list(endpoint.stop)
+        if request.stop:
+            options["stop"] = list(request.stop)
         if endpoint.send_seed:
             options["seed"] = seed
         create: Any
@@ -210,13 +132,13 @@ class OpenAITeacher:
                 raw: Any = await create(
                     messages=messages,
                     logprobs=True,
-                    top_logprobs=endpoint.top_logprobs,
+                    top_logprobs=request.top_logprobs,
                     **options,
                 )
             else:
                 create = self._client.completions.with_raw_response.create
                 raw = await create(
-                    prompt=prompt, logprobs=endpoint.top_logprobs, **options
+                    prompt=prompt, logprobs=request.top_logprobs, **options
                 )
             return cast(bytes, raw.content)
         except openai.APITimeoutError as error:

@@ -12,9 +12,10 @@ from specialize.corpus.completions import write_completions
 from specialize.corpus.prompts import teacher_prompt
 from specialize.corpus.records import Problem
 from specialize.corpus.sampling import panel
-from specialize.corpus.sampling.endpoint import Endpoint, OpenAITeacher
+from specialize.corpus.sampling.endpoint import OpenAITeacher
 from specialize.corpus.sampling.responses import ResponseStore
-from specialize.corpus.sampling.sampler import Plan, Sampler, Tally
+from specialize.corpus.sampling.sampler import Sampler, Tally
+from specialize.corpus.sampling.spec import Endpoint, SamplingSpec
 from specialize.corpus.sampling.teachers import Busy, Teacher, Unusable
 from specialize.corpus.storage import cards
 from specialize.errors import InputError
@@ -30,9 +31,9 @@ def sample(
     problems: Sequence[Problem],
     endpoint: Endpoint,
     responses: Path,
-    plan: Plan,
+    sampling: SamplingSpec,
     *,
-    prompt: str = "",
+    prompt_prefix: str = "",
     convention: str = "auto",
     dataset: str = "gsm8k",
     log_every_s: float = 30.0,
@@ -43,8 +44,8 @@ def sample(
         problems: the questions.
         endpoint: where and what to ask.
         responses: the database; made if it is not there, continued if it is.
-        plan: how much and how fast.
-        prompt: worked examples that stand before each question; may be empty.
+        sampling: how many samples, at which pace and price.
+        prompt_prefix: text before each question, such as demonstrations; may be empty.
         convention: whether the server reports log-probabilities before or after
             temperature, one of `CONVENTIONS`; "auto" finds out with two requests of
             one token.
@@ -69,8 +70,8 @@ def sample(
             problems,
             teacher,
             responses,
-            plan,
-            prompt=prompt,
+            sampling,
+            prompt_prefix=prompt_prefix,
             convention=convention,
             dataset=dataset,
             log_every_s=log_every_s,
@@ -82,31 +83,31 @@ async def run(
     problems: Sequence[Problem],
     teacher: Teacher,
     responses: Path,
-    plan: Plan,
+    sampling: SamplingSpec,
     *,
-    prompt: str = "",
+    prompt_prefix: str = "",
     convention: str = "unknown",
     dataset: str = "gsm8k",
     log_every_s: float = 30.0,
 ) -> Tally:
     """As `sample`, for any `Teacher`; closes it."""
     settings = teacher.describe() | {
-        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
-        "seed": plan.seed,
-        "samples_per_request": plan.samples_per_request,
+        "prompt_sha256": hashlib.sha256(prompt_prefix.encode()).hexdigest(),
+        "seed": sampling.seed,
+        "samples_per_request": sampling.samples_per_request,
         "dataset": dataset,
     }
     try:
         with ResponseStore(responses, create=True) as store:
             store.configure(settings)
             store.add_questions(problems)
-            sampler = Sampler(problems, teacher, store, prompt, plan)
+            sampler = Sampler(problems, teacher, store, prompt_prefix, sampling)
             if store.noted("teacher") is None:
                 store.note("teacher", teacher.name)
-                store.note("prompt", prompt)
+                store.note("prompt", prompt_prefix)
             async with panel.watch(sampler.tally, log_every_s=log_every_s):
                 if store.noted("convention") in (None, "unknown"):
-                    first = teacher_prompt(prompt, problems[0].question)
+                    first = teacher_prompt(prompt_prefix, problems[0].question)
                     store.note(
                         "convention", await _convention(teacher, convention, first)
                     )
@@ -157,8 +158,8 @@ def card_of(store: ResponseStore) -> cards.Card:
     )
 
 
-def read_prompt(path: Path | None) -> str:
-    """Reads a file of worked examples; "" without one.
+def read_prompt_prefix(path: Path | None) -> str:
+    """Reads the text before each question; "" without a file.
 
     Raises:
         InputError: it is absent or not UTF-8.
@@ -170,8 +171,8 @@ def read_prompt(path: Path | None) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{file} cannot be read as a prompt ({error}). Name a text file of worked "
-            "examples: 'Question: ...', its reasoning, 'The answer is ...'."
+            f"{file} cannot be read as a prompt ({error}). Name a text file of "
+            "demonstrations: 'Question: ...', its reasoning, 'The answer is ...'."
         ) from error
 
 

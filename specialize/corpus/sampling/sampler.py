@@ -22,6 +22,7 @@ from specialize.corpus.prompts import teacher_prompt
 from specialize.corpus.records import Problem
 from specialize.corpus.sampling.limits import Limits
 from specialize.corpus.sampling.responses import ResponseStore, Standing
+from specialize.corpus.sampling.spec import SamplingSpec
 from specialize.corpus.sampling.teachers import Answer, Ask, Busy, Teacher, Unusable
 from specialize.errors import InputError
 from specialize.judge.answers import judge
@@ -32,61 +33,6 @@ _LONGEST_BACKOFF_S = 60.0
 # A token of English is about four bytes; only for the first estimate of a prompt.
 _BYTES_PER_TOKEN = 4
 _FIRST_ANSWER_TOKENS = 256.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How much to ask for, and how fast.
-
-    Attributes:
-        samples: of every question.
-        max_samples: of a question without a right one so far; None for no more.
-        samples_per_request: choices asked for in one request.
-        seed: of the run.
-        concurrency: requests under way at once.
-        requests_per_minute: limit, or None.
-        tokens_per_minute: limit, prompt and completion together, or None.
-        attempts: how often a request is tried on rate limits, server errors, timeouts
-            and cut connections.
-        backoff_s: wait before the second attempt; doubles with each.
-        price_input: of a million prompt tokens.
-        price_output: of a million completion tokens.
-        max_cost: stop asking when so much is spent; None for no limit.
-        answer_type: how answers are judged; see `answers`.
-        rule: likewise.
-    """
-
-    samples: int = 8
-    max_samples: int | None = None
-    samples_per_request: int = 4
-    seed: int = 0
-    concurrency: int = 16
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    attempts: int = 8
-    backoff_s: float = 0.5
-    price_input: float = 0.0
-    price_output: float = 0.0
-    max_cost: float | None = None
-    answer_type: str = "number"
-    rule: str = "exact"
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "samples_per_request", "concurrency", "attempts"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"{name} is {getattr(self, name)}, expected 1 or more."
-                )
-        if self.max_samples is not None and self.max_samples < self.samples:
-            raise InputError(
-                f"max_samples is {self.max_samples}, less than samples "
-                f"({self.samples}). It is what a question without a right answer may "
-                "get in all."
-            )
-        for name in ("requests_per_minute", "tokens_per_minute"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(f"{name} is {value}, expected more than 0.")
 
 
 @dataclasses.dataclass
@@ -173,8 +119,8 @@ class Sampler:
         problems: Sequence[Problem],
         teacher: Teacher,
         store: ResponseStore,
-        prompt: str,
-        plan: Plan,
+        prompt_prefix: str,
+        sampling: SamplingSpec,
     ):
         """Finds out what is missing.
 
@@ -182,16 +128,18 @@ class Sampler:
             problems: the questions.
             teacher: who is asked.
             store: where answers go; its questions must have been added.
-            prompt: worked examples that stand before each question; may be empty.
-            plan: how much and how fast.
+            prompt_prefix: text before each question, such as demonstrations; may be
+                empty.
+            sampling: how many samples, at which pace and price.
         """
         self.tally = Tally(questions=len(problems))
         self._problems = {problem.id: problem for problem in problems}
         self._teacher = teacher
         self._store = store
-        self._prompt = prompt
-        self._plan = plan
-        self._limits = Limits(plan.requests_per_minute, plan.tokens_per_minute)
+        self._prompt_prefix = prompt_prefix
+        self._sampling = sampling
+        pace = sampling.pace
+        self._limits = Limits(pace.requests_per_minute, pace.tokens_per_minute)
         self._standings = store.standings()
         self._missing: collections.Counter[str] = collections.Counter()
         # Without their prompts: those of a whole run would fill the memory.
@@ -225,7 +173,7 @@ class Sampler:
                 async with asyncio.TaskGroup() as group:
                     self._workers = [
                         group.create_task(self._work())
-                        for _ in range(self._plan.concurrency)
+                        for _ in range(self._sampling.pace.concurrency)
                     ]
             except* InputError as group_error:
                 raise group_error.exceptions[0] from None
@@ -258,23 +206,23 @@ class Sampler:
 
     def _due(self, standing: Standing) -> int:
         """How many samples a question is to have, as far as is known."""
-        plan = self._plan
-        if plan.max_samples is None or len(standing.samples) < plan.samples:
-            return plan.samples
+        sampling = self._sampling
+        if sampling.max_samples is None or len(standing.samples) < sampling.samples:
+            return sampling.samples
         # Beyond the plan there are whole blocks only, each decided upon when the one
         # before it is complete; one that was begun is finished.
-        block = plan.samples_per_request
+        block = sampling.samples_per_request
         begun = max(standing.samples) + 1
-        if begun > plan.samples and begun % block:
-            return min(plan.max_samples, -(-begun // block) * block)
+        if begun > sampling.samples and begun % block:
+            return min(sampling.max_samples, -(-begun // block) * block)
         if standing.solved:
-            return plan.samples
-        return min(plan.max_samples, (begun // block + 1) * block)
+            return sampling.samples
+        return min(sampling.max_samples, (begun // block + 1) * block)
 
     def _enqueue(self, identity: str, due: int) -> None:
         """Queues requests for the missing samples below `due`."""
         have = self._standings[identity].samples
-        size = self._plan.samples_per_request
+        size = self._sampling.samples_per_request
         missing = [sample for sample in range(due) if sample not in have]
         begin = 0
         for end in range(1, len(missing) + 1):
@@ -290,8 +238,8 @@ class Sampler:
 
     def _ask(self, block: "_Block") -> Ask:
         identity, first, count = block
-        prompt = teacher_prompt(self._prompt, self._problems[identity].question)
-        key = f"{self._plan.seed}/{identity}/{first}".encode()
+        prompt = teacher_prompt(self._prompt_prefix, self._problems[identity].question)
+        key = f"{self._sampling.seed}/{identity}/{first}".encode()
         seed = int.from_bytes(hashlib.sha256(key).digest()[:4], "big") >> 1
         return Ask(identity, first, count, prompt, seed)
 
@@ -317,17 +265,19 @@ class Sampler:
                 await self._changed.wait()
 
     def _too_expensive(self) -> bool:
-        limit = self._plan.max_cost
+        limit = self._sampling.price.max_cost
         return limit is not None and self.tally.spent >= limit
 
     async def _serve(self, ask: Ask) -> None:
         answer = await self._persist(ask)
         if answer is None:
             return
-        plan, tally = self._plan, self.tally
+        tally = self.tally
         problem = self._problems[ask.problem_id]
+        judging = self._sampling.judge
+        kind = judging.answer_type or "number"
         right = [
-            judge(choice.text, problem.answers, plan.answer_type, plan.rule).correct
+            judge(choice.text, problem.answers, kind, judging.judge).correct
             for choice in answer.choices
         ]
         loop = asyncio.get_running_loop()
@@ -363,10 +313,10 @@ class Sampler:
 
     async def _persist(self, ask: Ask) -> Answer | None:
         """Asks until there is an answer; None when it is given up."""
-        plan, tally = self._plan, self.tally
+        pace, tally = self._sampling.pace, self.tally
         unusable = 0
         fault: Busy | Unusable | None = None
-        for attempt in range(plan.attempts):
+        for attempt in range(pace.attempts):
             estimate = len(ask.prompt) / _BYTES_PER_TOKEN
             estimate += ask.count * self._mean_answer
             await self._limits.wait(estimate)
@@ -380,8 +330,8 @@ class Sampler:
                 tally.retries[error.reason] += 1
                 if error.retry_after is not None:
                     self._limits.pause(error.retry_after)
-                elif attempt + 1 < plan.attempts:
-                    await self._sleep(_backoff(plan.backoff_s, attempt))
+                elif attempt + 1 < pace.attempts:
+                    await self._sleep(_backoff(pace.backoff_s, attempt))
             except Unusable as error:
                 fault = error
                 tally.retries[error.reason] += 1
@@ -413,7 +363,7 @@ class Sampler:
         )
         self.tally.failed += ask.count
         self._barren += 1
-        if self._barren >= max(5, self._plan.concurrency):
+        if self._barren >= max(5, self._sampling.pace.concurrency):
             raise InputError(
                 f"{self._barren} requests in a row were given up, the last one "
                 f"because of {fault.reason} ({fault}). {_remedy(fault.reason)} What "
@@ -421,11 +371,10 @@ class Sampler:
             )
 
     def _pay(self, prompt_tokens: int, completion_tokens: int) -> None:
-        plan, tally = self._plan, self.tally
+        tally = self.tally
         tally.prompt_tokens += prompt_tokens
         tally.completion_tokens += completion_tokens
-        tally.spent += prompt_tokens * plan.price_input / 1e6
-        tally.spent += completion_tokens * plan.price_output / 1e6
+        tally.spent += self._sampling.price.of(prompt_tokens, completion_tokens)
 
 
 def _backoff(first: float, attempt: int) -> float:

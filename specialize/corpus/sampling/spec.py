@@ -1,0 +1,204 @@
+"""Specifications of sampling a served teacher: the server, the requests, how many."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from specialize import checks
+from specialize.errors import InputError
+from specialize.judge.spec import JudgeSpec
+
+# Fields of a request that have options of their own, or would change what comes back.
+_OURS = frozenset(
+    "model n temperature top_p max_tokens stop seed prompt messages logprobs "
+    "top_logprobs stream echo".split()
+)
+APIS = ("completions", "chat")
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestSpec:
+    """How one completion is drawn, and what is reported with it.
+
+    Attributes:
+        temperature: sampling temperature, 0 to 2.
+        top_p: nucleus of sampling, above 0 and up to 1.
+        max_tokens: longest completion in tokens.
+        stop: texts at which a completion ends.
+        top_logprobs: number of alternatives per token (OpenAI: at most 5 for
+            completions, 20 for chat; vLLM: its --max-logprobs).
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    temperature: float = 0.5
+    top_p: float = 1.0
+    max_tokens: int = 256
+    stop: Sequence[str] = ("\nQuestion:",)
+    top_logprobs: int = 5
+
+    def __post_init__(self) -> None:
+        checks.real("temperature", self.temperature, least=0.0, most=2.0)
+        checks.real("top_p", self.top_p, above=0.0, most=1.0)
+        checks.whole("max_tokens", self.max_tokens)
+        checks.whole("top_logprobs", self.top_logprobs)
+        checks.real("top_logprobs", self.top_logprobs, most=100.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """A server, its model, and the requests it is sent.
+
+    Attributes:
+        base_url: for example "http://localhost:8000/v1".
+        model: name of the model on the server.
+        api: one of `APIS`.
+        system: system message, chat only.
+        request: how one completion is drawn.
+        send_seed: whether requests carry a seed.
+        timeout_s: seconds until a response must be there.
+        api_key_env: environment variable that holds the key.
+        extra_body: more fields of every request, as the server names them.
+
+    Raises:
+        InputError: an unknown API, a base URL that is none or holds credentials, or a
+            field of `extra_body` that has an option of its own.
+    """
+
+    base_url: str
+    model: str
+    api: str = "completions"
+    system: str | None = None
+    request: RequestSpec = RequestSpec()
+    send_seed: bool = True
+    timeout_s: float = 120.0
+    api_key_env: str = "OPENAI_API_KEY"
+    extra_body: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        checks.one_of("api", self.api, APIS)
+        checks.real("timeout_s", self.timeout_s, above=0.0)
+        if not self.base_url.startswith(("http://", "https://")):
+            raise InputError(
+                f"base_url is {self.base_url!r}, expected http:// or https://."
+            )
+        if "@" in self.base_url.partition("://")[2].partition("/")[0]:
+            raise InputError(
+                "base_url holds credentials. Put the key in the environment."
+            )
+        if taken := sorted(self.extra_body.keys() & _OURS):
+            raise InputError(
+                f"extra_body sets {taken}, which have options of their own."
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """What changes an answer; the address of the server does not."""
+        extra = {"extra_body": dict(self.extra_body)} if self.extra_body else {}
+        request = self.request
+        return {
+            **extra,
+            "model": self.model,
+            "api": self.api,
+            "top_logprobs": request.top_logprobs,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "max_tokens": request.max_tokens,
+            "stop": list(request.stop),
+            "system": self.system,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class PaceSpec:
+    """How fast a teacher is asked, and how often again.
+
+    Attributes:
+        concurrency: number of requests under way at once.
+        requests_per_minute: limit; None for no limit.
+        tokens_per_minute: limit, prompt and completion together; None for no limit.
+        attempts: number of times a request is tried on rate limits, server errors,
+            timeouts and cut connections.
+        backoff_s: seconds before the second attempt; they double with each.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    concurrency: int = 16
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    attempts: int = 8
+    backoff_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        checks.whole("concurrency", self.concurrency)
+        checks.whole("attempts", self.attempts)
+        checks.real("backoff_s", self.backoff_s, least=0.0)
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            if (value := getattr(self, name)) is not None:
+                checks.real(name, value, above=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PriceSpec:
+    """What a teacher costs, and how much may be spent.
+
+    Attributes:
+        per_input: price of a million prompt tokens.
+        per_output: price of a million completion tokens.
+        max_cost: no request is sent once this much is spent; None for no limit.
+
+    Raises:
+        InputError: a negative price.
+    """
+
+    per_input: float = 0.0
+    per_output: float = 0.0
+    max_cost: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.real("price_input", self.per_input, least=0.0)
+        checks.real("price_output", self.per_output, least=0.0)
+
+    def of(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """The price of some tokens."""
+        spent = prompt_tokens * self.per_input / 1e6
+        return spent + completion_tokens * self.per_output / 1e6
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSpec:
+    """How many samples a run asks for, at which pace and price.
+
+    Attributes:
+        samples: number of samples per question.
+        max_samples: up to this many of a question without a right one so far; None
+            asks for no more than `samples`.
+        samples_per_request: number of samples that one request asks for.
+        seed: random seed of the run.
+        judge: the judge that says which samples are right.
+        pace: how fast.
+        price: what tokens cost.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    samples: int = 8
+    max_samples: int | None = None
+    samples_per_request: int = 4
+    seed: int = 0
+    judge: JudgeSpec = JudgeSpec(answer_type="number")
+    pace: PaceSpec = PaceSpec()
+    price: PriceSpec = PriceSpec()
+
+    def __post_init__(self) -> None:
+        checks.whole("samples", self.samples)
+        checks.whole("samples_per_request", self.samples_per_request)
+        if self.max_samples is not None and self.max_samples < self.samples:
+            raise InputError(
+                f"max_samples is {self.max_samples}, less than samples "
+                f"({self.samples}). It is what a question without a right answer may "
+                "get in all."
+            )
