@@ -64,6 +64,8 @@ class MeshSpec:
                 f"MESH is {value!r}; it gives {', '.join(AXES)} a number of devices: "
                 f"{{'data': 2, 'model': 4}}, 'data=2,model=4' or '2x4'.{hint}"
             )
+        if not all(type(size) is int for size in given.values()):
+            raise InputError(f"MESH is {value!r}: sizes are positive integers or -1.")
         try:
             return cls(**given)
         except InputError as error:
