@@ -1,4 +1,4 @@
-"""The sizes of a device mesh, read from whatever a recipe says; nothing here needs jax."""
+"""The sizes of a device mesh, read from whatever a recipe says, without jax."""
 
 import dataclasses
 import math

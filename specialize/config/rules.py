@@ -129,12 +129,12 @@ def batch_problems(config: Config, *, devices: int | None = None) -> list[Proble
     if mesh is None:
         return []
     try:
-        sizes = read_sizes(mesh)
-        sizes = sizes if devices is None else fit(sizes, devices, exact=True)
+        spec = MeshSpec.read(mesh)
+        spec = spec if devices is None else spec.fit(devices, exact=True)
     except InputError as error:
         return [Problem("mesh", str(error), config.origin("MESH"))]
     # Without the number of chips a free axis still obliges the batch to the others.
-    rows = max(sizes["data"], 1) * max(sizes["fsdp"], 1)
+    rows = spec.batch_shards
     problems = []
     microbatches = config.value("MICROBATCHES", 1)
     if not _positive(microbatches):
@@ -155,7 +155,7 @@ def batch_problems(config: Config, *, devices: int | None = None) -> list[Proble
             problems.append(Problem("batch", text, config.origin(name)))
         elif batch % (rows * parts):
             each = f" and {parts} microbatches" if parts > 1 else ""
-            shape = ", ".join(f"{axis} {size}" for axis, size in sizes.items())
+            shape = ", ".join(f"{axis} {size}" for axis, size in spec.sizes.items())
             text = (
                 f"{name} = {batch} does not divide over data x fsdp = {rows}{each} "
                 f"(mesh: {shape}). Use a multiple of {rows * parts}."
