@@ -39,7 +39,7 @@ NETWORK = T5Config(
 )
 RECIPE = """
 from __gin__ import dynamic_registration
-from specialize.student.network import transformer
+from specialize.student import network
 
 network.T5Config:
   vocab_size = 256

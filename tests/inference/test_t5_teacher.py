@@ -178,7 +178,7 @@ def test_the_command_samples_a_kept_checkpoint_with_its_top_k(
         store.save(3, {"params": network[1]}, {})
     (tmp_path / "tiny.gin").write_text(
         "from __gin__ import dynamic_registration\n"
-        "from specialize.student.network import transformer\n"
+        "from specialize.student import network\n"
         f"network.T5Config.vocab_size = {world[1].rows}\n"
         "network.T5Config.emb_dim = 16\n"
         "network.T5Config.num_heads = 2\n"

@@ -243,7 +243,7 @@ def test_gin_builds_a_student():
             from __gin__ import dynamic_registration
             from specialize.student.loss import losses
             from specialize.student import model
-            from specialize.student.network import transformer
+            from specialize.student import network
 
             MODEL = @model.Student()
             model.Student:

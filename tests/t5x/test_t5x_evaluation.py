@@ -37,7 +37,7 @@ NETWORK = dict(
 RECIPE = "\n".join(
     [
         "from __gin__ import dynamic_registration",
-        "from specialize.student.network import transformer",
+        "from specialize.student import network",
         *(f"network.T5Config.{name} = {value!r}" for name, value in NETWORK.items()),
         "SPLIT = 'all'",
         "SCAN_LAYERS = False",
