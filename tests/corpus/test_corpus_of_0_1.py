@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 
 from specialize import outputs, versions
-from specialize.corpus import cards, miniature, pipeline, sample, shards, stages
+from specialize.corpus.building import pipeline, stages
+from specialize.corpus.building.rendering import Settings
 from specialize.corpus.completions import Questions, parse_line
 from specialize.corpus.lines import read_lines
-from specialize.corpus.manifest import Manifest
 from specialize.corpus.records import Completion, Problem
-from specialize.corpus.rendering import Settings
-from specialize.corpus.responses import ResponseStore
-from specialize.corpus.sampling import Plan, Tally
-from specialize.corpus.teachers import Answer, Ask, Choice
+from specialize.corpus.sampling import sample
+from specialize.corpus.sampling.responses import ResponseStore
+from specialize.corpus.sampling.sampler import Plan, Tally
+from specialize.corpus.sampling.teachers import Answer, Ask, Choice
+from specialize.corpus.storage import cards, shards
+from specialize.corpus.storage.manifest import Manifest
+from specialize.quickstart import miniature
 
 NEWER = pytest.mark.parametrize("found", [2, "next"])
 

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from specialize import outputs, versions
-from specialize.evaluation.elsewhere import evaluate_predictions
+from specialize.evaluation.judge_predictions import evaluate_predictions
 from specialize.evaluation.predictions import read_predictions
-from specialize.evaluation.report import report
+from specialize.evaluation.report.report import report
+from specialize.evaluation.report.runs import read_run
 from specialize.evaluation.results import Results
-from specialize.evaluation.runs import read_run
 
 NEWER = pytest.mark.parametrize("found", [2, "next"])
 KEY = "gsm8k:zero_shot_cot"
@@ -44,14 +44,15 @@ def test_newer_results_are_refused(of_0_1, restate, refused, found):
     "name", ["predictions.jsonl", "teacher/gsm8k.zero_shot_cot.jsonl"]
 )
 def test_predictions_are_judged_as_they_were(of_0_1, name):
-    results = evaluate_predictions(of_0_1 / name, of_0_1 / "world")
+    results = evaluate_predictions(of_0_1 / name, of_0_1 / "world", split="all")
     assert results.metrics() == Results.load(of_0_1 / "teacher.json").metrics()
     assert results.num_examples == 4
 
 
 def test_what_is_judged_now_states_its_version_and_is_read_again(of_0_1):
     now = of_0_1 / "now.json"
-    evaluate_predictions(of_0_1 / "predictions.jsonl", of_0_1 / "world", json_path=now)
+    given = of_0_1 / "predictions.jsonl"
+    evaluate_predictions(given, of_0_1 / "world", split="all", json_path=now)
     assert json.loads(now.read_text())["format"] == 1
     judged = of_0_1 / "now" / "gsm8k.zero_shot_cot.jsonl"
     lines = [json.loads(line) for line in judged.read_text().splitlines()]

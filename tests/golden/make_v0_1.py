@@ -10,6 +10,7 @@ The data are three problems of the miniature world. `recorded.json` holds what 0
 from its own files; docs/formats.md says which test compares it with today's readers.
 """
 
+# ruff: noqa: I001 -- the modules are those of 0.1
 import asyncio
 import gzip
 import io
