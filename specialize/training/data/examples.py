@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ RECORD_ID = "record_id"
 # cut, decoder tokens cut (specialize_tasks/preprocessors.py).
 CUTS = ("demonstrations_dropped", "input_tokens_cut", "target_tokens_cut")
 READ_BATCH = 512
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,7 @@ def load_examples(
     folder = pathlib.Path(cache_dir) / name
     if not (reuse and repeatable and (folder / META).exists()):
         _fill(task, split, feature_lengths, folder)
+        _remove_copies_of_0_1(folder)
     return _open(folder, task.name)
 
 
@@ -299,8 +302,8 @@ def _key(
     """A digest of everything the examples are made from, and whether it is complete.
 
     Files count by path, size and time of change, preprocessors by their source file
-    and bound arguments. A source without files (a function) cannot be told apart from
-    its next version, so it is never reused.
+    and bound arguments. A source without files (a function), or an argument that shows
+    only its address, cannot be told apart from its next version: it is never reused.
     """
     files = [pathlib.Path(str(path)) for path in task.source.list_shards(split)]
     repeatable = bool(files) and all(path.is_file() for path in files)
@@ -323,8 +326,9 @@ def _key(
     settings = getattr(task.source, "settings", dict)()
     parts = [task.name, split, sorted(feature_lengths.items()), stats, settings]
     parts = [versions.EXAMPLES.writes, *parts, features, sources]
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16], repeatable
+    text, addresses = _ADDRESS.subn("", json.dumps(parts, sort_keys=True, default=str))
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return key, repeatable and not addresses
 
 
 def _vocabulary_key(vocabulary: Any) -> list[Any]:
@@ -344,7 +348,7 @@ def _source_key(step: Any) -> list[str]:
     function = step if hasattr(step, "__qualname__") else type(step)
     if function is not step:
         # A callable object: its fields are its arguments.
-        bound.append(repr(step))
+        bound.append(repr(getattr(step, "__dict__", step)))
     try:
         file = inspect.getsourcefile(function)
         source = pathlib.Path(file).read_bytes() if file else b""
@@ -379,6 +383,10 @@ def _check_aligned(
         )
 
 
-def remove(cache_dir: str | os.PathLike[str]) -> None:
-    """Deletes all cached examples below a folder."""
-    shutil.rmtree(cache_dir, ignore_errors=True)
+def _remove_copies_of_0_1(folder: pathlib.Path) -> None:
+    """Removes equal examples beside `folder` that 0.1 made at every start."""
+    digests = json.loads((folder / META).read_text(encoding="utf-8"))["digests"]
+    for file in folder.parent.glob(f"*/{META}"):
+        meta = json.loads(file.read_text(encoding="utf-8"))
+        if "version" not in meta and meta.get("digests") == digests:
+            shutil.rmtree(file.parent, ignore_errors=True)
