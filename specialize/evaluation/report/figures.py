@@ -35,7 +35,7 @@ class Series:
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
+class IntervalRow:
     """One row of an interval plot.
 
     Attributes:
@@ -111,7 +111,7 @@ def lines(
     return _svg(title, "".join(parts), HEIGHT) + _legend([one.name for one in kept])
 
 
-def intervals(rows: Sequence[Interval], *, title: str, x_title: str) -> str:
+def intervals(rows: Sequence[IntervalRow], *, title: str, x_title: str) -> str:
     """Values with their intervals, one row each, several series a row.
 
     Args:

@@ -1,0 +1,107 @@
+"""Several runs on one page: checkpoints and sizes against each other."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from specialize.corpus.benchmarks.table import MATH
+from specialize.evaluation.report import figures
+from specialize.evaluation.report.figures import Series
+from specialize.evaluation.report.runs import Run
+from specialize.evaluation.report.section import Section, label
+from specialize.evaluation.results import Results
+
+
+def trade_off(runs: Sequence[Run], base: Run | None) -> Section:
+    """Math accuracy against accuracy on BIG-Bench Hard, by checkpoint."""
+    title = "Math against generic ability"
+    series: list[Series] = []
+    for run in ([base] if base else []) + list(runs):
+        points, labels = [], []
+        for results in run.evaluations:
+            math = _mean(results, MATH)
+            generic = _mean(results, ("bbh",))
+            if math is not None and generic is not None:
+                points.append((generic, math))
+                labels.append("" if results.step is None else f"step {results.step}")
+        if points:
+            name = f"{run.name} (base)" if run is base else run.name
+            series.append(Series(name, points, labels=labels))
+    if not series:
+        return Section(
+            title,
+            "",
+            missing="needs evaluations with a math suite and BBH; several checkpoints "
+            "make a path.",
+        )
+    drawn = figures.lines(
+        [
+            dataclasses.replace(
+                one,
+                points=[(x * 100, y * 100) for x, y in one.points],
+            )
+            for one in series
+        ],
+        title=title,
+        x_title="generic ability: BBH accuracy (%)",
+        y_title="math accuracy, mean (%)",
+    )
+    return Section(
+        title,
+        "Each point is a checkpoint. Up is better at math, right is better at "
+        "BIG-Bench Hard; specialisation moves up and to the left.",
+        figures=[("Checkpoints between math and generic ability", Markup(drawn))],
+    )
+
+
+def scaling(runs: Sequence[Run]) -> Section:
+    """Accuracy by number of parameters."""
+    title = "Scaling across sizes"
+    by_suite: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
+    sizes: set[int] = set()
+    for run in runs:
+        results = run.last
+        parameters = results.model.get("parameters") if results else None
+        if results and parameters:
+            sizes.add(int(parameters))
+            for key, score in results.suites.items():
+                by_suite.setdefault(key, []).append((float(parameters), score))
+    if len(sizes) < 2:
+        return Section(
+            title, "", missing="needs evaluated runs of at least two sizes on the page."
+        )
+    series = []
+    for key, found in by_suite.items():
+        found.sort(key=lambda pair: pair[0])
+        series.append(
+            Series(
+                label(key),
+                [(size, float(score["accuracy"])) for size, score in found],
+                [float(score["low"]) for _, score in found],
+                [float(score["high"]) for _, score in found],
+            )
+        )
+    drawn = figures.lines(
+        series,
+        title=title,
+        x_title="parameters (logarithmic)",
+        y_title="accuracy",
+        percent=True,
+        log_x=True,
+    )
+    return Section(
+        title,
+        "Accuracy of each evaluated run by its number of parameters.",
+        figures=[("Accuracy by size", Markup(drawn))],
+    )
+
+
+def _mean(results: Results, names: Sequence[str]) -> float | None:
+    found = [
+        float(score["accuracy"])
+        for key, score in results.suites.items()
+        if key.partition(":")[0].partition("/")[0] in names and "few_shot" not in key
+    ]
+    return sum(found) / len(found) if found else None

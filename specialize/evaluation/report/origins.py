@@ -1,0 +1,142 @@
+"""Where a student came from: its corpus, its training and its settings."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from specialize.corpus.choices import FORMATS
+from specialize.evaluation.report import figures
+from specialize.evaluation.report.figures import Series
+from specialize.evaluation.report.runs import Run
+from specialize.evaluation.report.section import Section
+
+# Diagnostics of the loss, with what a reader needs to judge them.
+DIAGNOSTICS = {
+    "loss": "loss (nats per target token)",
+    "kl": "KL to the teacher (nats per token)",
+    "ce": "cross-entropy (nats per token)",
+    "student_mass": "student's mass on the teacher's K",
+    "top1_agreement": "top-1 agreement with the teacher",
+    "topk_overlap": "top-K overlap with the teacher",
+}
+_CURVE_POINTS = 300
+
+
+def funnel(runs: Sequence[Run]) -> Section:
+    """How many samples of the corpus each stage kept, and why others were rejected."""
+    title = "Where the data went"
+    run = next((run for run in runs if run.corpus), None)
+    if run is None or run.corpus is None:
+        return Section(
+            title, "", missing="the corpus' manifest was not found (CORPUS_DIR)."
+        )
+    funnel = run.corpus.get("funnel", {})
+    stages = [
+        (stage, float(funnel[stage]))
+        for stage in ("read", "verified", "aligned", "kept")
+        if stage in funnel
+    ]
+    reasons = [
+        (reason.replace("_", " "), float(count))
+        for reason, count in funnel.get("rejected", {}).items()
+    ]
+    drawn = [("Samples at each stage", Markup(figures.bars(stages, title=title)))]
+    if reasons:
+        rejected = figures.bars(reasons, title="Rejected samples by reason")
+        drawn.append(("Rejected, by reason", Markup(rejected)))
+    written = [
+        (name.replace("_", " "), float(part["records"]))
+        for name, part in run.corpus.get("formats", {}).items()
+        if isinstance(part, Mapping) and "records" in part
+    ]
+    if written:
+        drawn.append(
+            (
+                "Training records by format",
+                Markup(figures.bars(written, title="Records by format")),
+            )
+        )
+    return Section(
+        title,
+        "A sample is verified when its final answer is right, aligned when the "
+        "student's vocabulary can carry it, kept when it stands in a record.",
+        figures=[(caption, svg) for caption, svg in drawn if svg],
+        missing="" if stages else "the manifest holds no funnel.",
+    )
+
+
+def curves(runs: Sequence[Run]) -> Section:
+    """Loss and diagnostics by step."""
+    title = "Loss and evidence that distillation is active"
+    lines = runs[0].training
+    if not lines:
+        return Section(title, "", missing="no training metrics in the run's folder.")
+    drawn: list[tuple[str, Markup]] = []
+    for metric, words in DIAGNOSTICS.items():
+        series: list[Series] = []
+        total = _curve(lines, metric)
+        if total:
+            series.append(Series("all", total))
+        for name in FORMATS:
+            points = _curve(lines, f"{name}/{metric}")
+            if points:
+                series.append(Series(name.replace("_", " "), points))
+        svg = figures.lines(series, title=words, x_title="step", y_title=words)
+        if svg:
+            drawn.append((words[0].upper() + words[1:], Markup(svg)))
+    return Section(
+        title,
+        "Per format where the log has it. KL must fall and agreement rise on CoT "
+        "formats; a distillation that does nothing shows here as flat lines.",
+        figures=drawn,
+        missing="" if drawn else "the log holds none of the loss's metrics.",
+    )
+
+
+def provenance(runs: Sequence[Run], base: Run | None, command: str) -> Section:
+    """What must agree for the numbers to be reproduced."""
+    rows: list[Sequence[str]] = []
+    if command:
+        rows.append(("this page", command))
+    for run in [*runs, *([base] if base else [])]:
+        results = run.last
+        rows.append((f"{run.name}: folder", os.fspath(run.path)))
+        if results is not None:
+            rows.extend(
+                (f"{run.name}: {name}", str(value))
+                for name, value in {**results.model, **results.settings}.items()
+                if value not in (None, "")
+            )
+        if run.corpus is not None:
+            rows.extend(
+                (f"{run.name}: corpus {name}", str(value))
+                for name, value in run.corpus.get("fingerprint", {}).items()
+                if value not in ("", {}, None)
+            )
+        rows.extend(
+            (f"{run.name}: {name}", str(value))
+            for name, value in run.values.items()
+            if name.isupper() and value is not None
+        )
+    missing = "; ".join(f"{run.name}: {text}" for run in runs for text in run.missing)
+    return Section(
+        "Fingerprints and commands",
+        "What must agree for these numbers to be reproduced.",
+        tables=[("", ("what", "value"), rows)],
+        missing=missing,
+    )
+
+
+def _curve(
+    lines: Sequence[Mapping[str, Any]], metric: str
+) -> list[tuple[float, float]]:
+    points = [
+        (float(line["step"]), float(line["train"][metric]))
+        for line in lines
+        if metric in line["train"]
+    ]
+    # More points than pixels only make the page heavy.
+    stride = max(1, len(points) // _CURVE_POINTS)
+    return points[::stride]
