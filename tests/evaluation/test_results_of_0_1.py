@@ -10,9 +10,15 @@ from specialize.evaluation.predictions import read_predictions
 from specialize.evaluation.report.report import report
 from specialize.evaluation.report.runs import read_run
 from specialize.evaluation.results import Results
+from specialize.evaluation.spec import EvaluationSpec
 
 NEWER = pytest.mark.parametrize("found", [2, "next"])
 KEY = "gsm8k:zero_shot_cot"
+
+
+def every(folder):
+    """What 0.1 asked of predictions: all questions of the file."""
+    return EvaluationSpec(benchmarks_dir=folder / "world", split="all")
 
 
 @pytest.mark.parametrize("name", ["evaluation/results.json", "teacher.json"])
@@ -44,15 +50,14 @@ def test_newer_results_are_refused(of_0_1, restate, refused, found):
     "name", ["predictions.jsonl", "teacher/gsm8k.zero_shot_cot.jsonl"]
 )
 def test_predictions_are_judged_as_they_were(of_0_1, name):
-    results = evaluate_predictions(of_0_1 / name, of_0_1 / "world", split="all")
+    results = evaluate_predictions(of_0_1 / name, every(of_0_1))
     assert results.metrics() == Results.load(of_0_1 / "teacher.json").metrics()
     assert results.num_examples == 4
 
 
 def test_what_is_judged_now_states_its_version_and_is_read_again(of_0_1):
     now = of_0_1 / "now.json"
-    given = of_0_1 / "predictions.jsonl"
-    evaluate_predictions(given, of_0_1 / "world", split="all", json_path=now)
+    evaluate_predictions(of_0_1 / "predictions.jsonl", every(of_0_1), json_path=now)
     assert json.loads(now.read_text())["format"] == 1
     judged = of_0_1 / "now" / "gsm8k.zero_shot_cot.jsonl"
     lines = [json.loads(line) for line in judged.read_text().splitlines()]
