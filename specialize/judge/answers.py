@@ -3,12 +3,12 @@ r"""The judge of final answers, used at both ends of the way of one example.
 The same rules decide which teacher samples are kept and which student outputs are
 right. A verdict always says how it was reached:
 
-- "marked": behind "The answer is", `####`, `\boxed{}` and the like (`passages`);
+- "marked": after "The answer is", `####`, `\boxed{}` and the like (`marks`);
 - "last": no such mark; the last, leading or only candidate of the text;
 - "none": nothing that could be an answer, or an answer withheld ("is unknown").
 
 What counts as the answer of a passage and when two answers are equal depends on the
-type: `number_answers` and `quantities` for numbers, `label_answers` for the labels of
+type: `numbers` and `quantities` for numbers, `labels` for the labels of
 BIG-Bench Hard. Nothing is ever compared by substring. The judge "reference"
 is that of the paper's own code instead (`paper_judge`).
 """

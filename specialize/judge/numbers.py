@@ -1,6 +1,6 @@
 """Numbers as final answers: which number of a passage is the answer.
 
-Behind a mark (`passages`), within its first sentence:
+After a mark (`marks`), within its first sentence:
 
 - A number that comes first is the answer, whatever explanation follows: "The answer
   is $18.00 because 3 eggs ..." is 18. Currency, emphasis, "about", "a total of",

@@ -50,7 +50,7 @@ def asking(
     """How suites are asked; the defaults are those of `specialize evaluate`.
 
     Args:
-        demonstrations: of few-shot math prompts.
+        demonstrations: number of demonstrations in in-context math prompts.
         seed: of their draw.
         max_examples: of each suite, a seeded sample; None is all.
     """

@@ -1,6 +1,6 @@
 """Predictions of a suite -> verdicts -> a score that says how it came about.
 
-One judge for all: `corpus.answers.judge`, the same that keeps or rejects a teacher's
+One judge for all: `judge.answers.judge`, the same that keeps or rejects a teacher's
 samples. A score counts how verdicts were reached (marked, last, none) and states its
 ceiling: what no prediction can win because the gold has no number (56 of ASDiv's) or
 because the student's vocabulary cannot write it (99 of dyck_languages' 250 targets for

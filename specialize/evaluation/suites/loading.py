@@ -6,10 +6,10 @@ answer types; of BBH it is one task, "bbh/<task>". "bbh" is every task file ther
 layout with another name works too: its answer type is what the file declares
 (`"answer_type"` beside `"examples"`) or else follows from its targets.
 
-Prompts: math questions are asked in the formats of the corpus, few-shot ones behind
-demonstrations drawn from gsm8k/train.jsonl (another four for every question, so that
-no single draw decides a score). BBH is asked zero-shot in the same formats and
-few-shot with the owners' prompts (`bbh_prompts`).
+Math questions are asked in the prompt formats of the corpus. In-context formats place
+demonstrations drawn from gsm8k/train.jsonl before the question (other ones for every
+question, so that no single draw decides a score). BBH is asked zero-shot in the same
+formats, and in-context with the owners' prompts (`bbh_prompts`).
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ class Example:
         id: unique within the suite.
         inputs: the encoder text.
         golds: accepted answers; empty where the owners' gold has no number.
-        answer_type: how they are judged (`corpus.answers`).
+        answer_type: kind of final answer (`judge.answers`).
         problem: where it came from.
     """
 
@@ -122,7 +122,7 @@ def load_suite(
         prompt: one of `spec.PROMPTS`.
         split: one of `spec.SPLITS`.
         max_examples: at most this many, a seeded sample; None is all.
-        demonstrations: of few-shot math prompts.
+        demonstrations: number of demonstrations in in-context math prompts.
         seed: of their draw.
 
     Returns:
