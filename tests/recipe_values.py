@@ -253,14 +253,18 @@ NAMES = {
 SPECS = {
     "EvaluationSpec": _SUITES,
     "DecodingSpec": _DECODING,
-    "JudgeSpec": {"judge": "judge.rule"},
+    "JudgeSpec": {"judge": "judge.rule", "answer_type": "judge.answer_type"},
     "Questions": {
         **_SAMPLING,
         "problems_path": "places.problems",
         "prompt_path": "places.worked_examples",
     },
-    "Plan": {**_SAMPLING, "rule": "judge.rule", "answer_type": "judge.answer_type"},
+    "SamplingSpec": _SAMPLING,
+    "PaceSpec": {},
+    "PriceSpec": {},
 }
+# `select` asks both splits; a suite has answer types of its own.
+_UNUSED = {("select", "split"), ("evaluate", "answer_type"), ("select", "answer_type")}
 # What sampling a checkpoint takes of the decoding: it draws, as its plan says.
 _DRAWN = ("temperature", "top_p", "seed", "batch_size", "input_length", "output_length")
 
@@ -275,7 +279,7 @@ def of_spec(spec: Any, run: str) -> Flat:
         value = getattr(spec, field.name)
         if dataclasses.is_dataclass(value):
             flat |= of_spec(value, run)
-        elif field.name in names and not (run == "select" and field.name == "split"):
+        elif field.name in names and (run, field.name) not in _UNUSED:
             flat[names[field.name]] = _literal(value)
     return flat
 
