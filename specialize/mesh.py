@@ -1,4 +1,4 @@
-"""The sizes of a device mesh, read from whatever a recipe says, without jax."""
+"""The sizes of a device mesh, in every spelling of a recipe; without jax."""
 
 import dataclasses
 import math
@@ -32,13 +32,7 @@ class MeshSpec:
     model: int = 1
 
     def __post_init__(self) -> None:
-        sizes = list(self.sizes.values())
-        whole = all(type(size) is int and (size > 0 or size == -1) for size in sizes)
-        if not whole or sizes.count(-1) > 1:
-            raise InputError(
-                f"mesh {self}: sizes are positive, and one at most is -1 (what the "
-                "others leave)."
-            )
+        _check("mesh", self.sizes)
 
     @classmethod
     def read(cls, value: Any) -> "MeshSpec":
@@ -64,12 +58,8 @@ class MeshSpec:
                 f"MESH is {value!r}; it gives {', '.join(AXES)} a number of devices: "
                 f"{{'data': 2, 'model': 4}}, 'data=2,model=4' or '2x4'.{hint}"
             )
-        if not all(type(size) is int for size in given.values()):
-            raise InputError(f"MESH is {value!r}: sizes are positive integers or -1.")
-        try:
-            return cls(**given)
-        except InputError as error:
-            raise InputError(f"MESH is {value!r}: {error}") from None
+        _check(f"MESH is {value!r}: mesh", {"data": -1, **given})
+        return cls(**given)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -106,7 +96,21 @@ class MeshSpec:
         return MeshSpec(**{a: rest if n == -1 else n for a, n in sizes.items()})
 
     def __str__(self) -> str:
-        return " x ".join(f"{axis} {size}" for axis, size in self.sizes.items())
+        return _shown(self.sizes)
+
+
+def _shown(sizes: Mapping[str, Any]) -> str:
+    return " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+
+
+def _check(what: str, sizes: Mapping[str, Any]) -> None:
+    found = list(sizes.values())
+    whole = all(type(size) is int and (size > 0 or size == -1) for size in found)
+    if not whole or found.count(-1) > 1:
+        raise InputError(
+            f"{what} {_shown(sizes)}: sizes are positive, and one at most is -1 (what "
+            "the others leave)."
+        )
 
 
 def _parsed(text: str) -> dict[str, int] | None:

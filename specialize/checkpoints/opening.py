@@ -11,16 +11,14 @@ T5X checkpoints and runs may lie in a bucket (gs://, s3://).
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import jax.numpy as jnp
 from etils import epath
 
-from specialize import versions
+from specialize import run_folder
 from specialize.checkpoints import huggingface, integrity, nearby, orbaxes, t5x
 from specialize.checkpoints.source import Source
 from specialize.checkpoints.store import (
@@ -135,7 +133,7 @@ def _step_folder(path: epath.Path) -> epath.Path | None:
         if len(steps) > 1:
             _say(f"{path}: taking the newest of {len(steps)} checkpoints, {newest}")
         return steps[newest]
-    for folder in (path / "checkpoints", path):
+    for folder in (path / run_folder.CHECKPOINTS, path):
         if folder.is_dir():
             store = CheckpointStore(folder, read_only=True)
             for step in reversed(store.steps()):
@@ -157,7 +155,8 @@ def _companions(folder: epath.Path, path: epath.Path) -> pathlib.Path | None:
 
 def _is_t5_config(path: pathlib.Path) -> bool:
     # A run of ours has a config.json of another kind.
-    return path.is_file() and _json(path).get("model_type") == "t5"
+    content = run_folder.read_json(path)
+    return isinstance(content, dict) and content.get("model_type") == "t5"
 
 
 def _settings(companions: pathlib.Path | None) -> T5Config | None:
@@ -174,7 +173,7 @@ def _activation_of_run(folder: epath.Path) -> str | None:
     if "://" in str(folder):
         return None
     for parent in list(pathlib.Path(folder).parents)[:2]:
-        for name, value in _values_of_run(parent).items():
+        for name, value in run_folder.saved_values(parent).items():
             if name.endswith("T5Config.mlp_activations") and isinstance(value, list):
                 return str(value[0]) if value else None
     return None
@@ -183,28 +182,11 @@ def _activation_of_run(folder: epath.Path) -> str | None:
 def vocabulary_of_run(path: str) -> pathlib.Path | None:
     """The vocabulary file in the configuration that a run of ours saved, if any."""
     for parent in (pathlib.Path(path), *list(pathlib.Path(path).parents)[:2]):
-        named = _values_of_run(parent).get("VOCABULARY_PATH")
+        named = run_folder.saved_values(parent).get("VOCABULARY_PATH")
         if isinstance(named, str):
             found = pathlib.Path(named)
             return found if found.is_file() else None
     return None
-
-
-def _values_of_run(folder: pathlib.Path) -> dict[str, Any]:
-    """The configuration that a run of ours saved in a folder; {} if none did."""
-    content = _json(folder / "config.json")
-    if not isinstance(content.get("values"), list):
-        return {}  # Hugging Face's config.json
-    versions.CONFIGURATION.check(content.get("version", 1), folder / "config.json")
-    return {str(row.get("name")): row.get("value") for row in content["values"]}
-
-
-def _json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _download(name: str) -> str:

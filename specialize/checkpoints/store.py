@@ -28,6 +28,7 @@ from orbax.checkpoint.checkpoint_manager import StepAlreadyExistsError
 
 from specialize import versions
 from specialize.checkpoints import integrity
+from specialize.checkpoints.spec import CheckpointSpec
 from specialize.errors import InputError
 from specialize.outputs import DISK_FULL
 from specialize.progress import console
@@ -83,10 +84,7 @@ class CheckpointStore:
         asynchronous: bool = True,
         read_only: bool = False,
     ) -> None:
-        if keep < 1:
-            raise InputError(f"keep={keep}: at least 1 checkpoint has to be kept.")
-        if best_mode not in ("max", "min"):
-            raise InputError(f"best_mode={best_mode!r} is neither 'max' nor 'min'.")
+        CheckpointSpec(keep=keep, best_mode=best_mode)  # checks both
         self.directory = epath.Path(_absolute(directory))
         if self.directory.exists() and not self.directory.is_dir():
             raise InputError(

@@ -42,16 +42,19 @@ def microbatches(number: int) -> int | None:
     return None if number == 1 else number
 
 
-def shuffle(order: str) -> bool:
+def shuffle(data: Any) -> bool:
     """Whether T5X's pipeline shuffles: SeqIO knows no order but "random".
+
+    Args:
+        data: the `DataSpec` of the run.
 
     Raises:
         InputError: another order.
     """
-    if order != "random":
+    if data.order != "random":
         raise InputError(
-            f"ORDER = {order!r}: under T5X SeqIO shuffles, and keeps nothing together. "
-            "Train with 'specialize train', or set ORDER = 'random'."
+            f"ORDER = {data.order!r}: under T5X SeqIO shuffles, and keeps nothing "
+            "together. Train with 'specialize train', or set ORDER = 'random'."
         )
     return True
 

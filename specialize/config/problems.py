@@ -20,6 +20,8 @@ from specialize.config.scanning import (
 )
 from specialize.errors import InputError, did_you_mean
 
+# Where the macros of every recipe are declared.
+VALUES = "runs/values.gin"
 # Modules of `specialize_tasks` that version 0.1 called `tasks.<module>`.
 _RENAMED = ("benchmarks", "distill", "locations", "metrics", "preprocessors", "text")
 
@@ -55,10 +57,12 @@ def raise_problems(problems: Sequence[Problem]) -> None:
 def macro_problems(scan: Scan, *, allow_missing: Sequence[str] = ()) -> list[Problem]:
     """Macros unused, mistyped, undefined, circular or still required.
 
-    A macro counts as used when the value of some parameter reaches it. A default that
-    stands in the same file as the use it serves may be overridden without complaint.
+    A macro counts as used when the value of some parameter reaches it. A default in the
+    file that uses it may be overridden without complaint. The macros of `VALUES` are
+    those of all runs: a run need not use every one.
     """
     macros = scan.macros()
+    shared = {b.name for b in scan.bindings if b.origin.file.endswith(VALUES)}
     effective = {id(binding) for binding in scan.effective().values()}
     used: set[str] = set()
     used_at: dict[str, set[str]] = {}
@@ -100,8 +104,10 @@ def macro_problems(scan: Scan, *, allow_missing: Sequence[str] = ()) -> list[Pro
                 f"{name} has no effect: the parameter that uses it was bound directly "
                 "elsewhere. Remove one of the two."
             )
+        elif name in shared:
+            continue
         else:
-            hint = did_you_mean(name, used)
+            hint = did_you_mean(name, used | shared)
             text = f"{name} is set but nothing uses it.{hint}"
             text += "" if hint else " Remove it, or give the gin file that uses it."
         problems.append(Problem("unused macro", text, binding.origin))

@@ -1,29 +1,31 @@
 """Everything that is wrong with a configuration, before anything compiles.
 
-Beyond its names (`problems`), each rule reads values that recipes set by name and
-compares them with what they must agree with: the mesh, the task, the loss, the
-checkpoint. Rules return problems; none raises, none compiles, and a rule whose inputs
-are unset or absent on this machine is silent.
+Beyond its names (`problems`), the specifications that the run would be given are made
+(`specifications`): what they refuse is reported at the line that set the value. The
+rules here compare values with what they must agree with: the task, the mesh, the
+vocabulary. Rules return problems; none raises or compiles, and a rule whose inputs are
+unset, or absent on this machine, is silent.
 """
 
+import contextlib
 import hashlib
-import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from specialize import run_folder
 from specialize.config.problems import (
     Problem,
     macro_problems,
     name_problems,
     renamed_problems,
-    target_of,
 )
 from specialize.config.reading import Config
+from specialize.config.specifications import Specifications
 from specialize.errors import InputError, did_you_mean
-from specialize.mesh import MeshSpec
+from specialize.mesh import MeshSpec, check_batch
 
 
 def lint(
@@ -38,8 +40,9 @@ def lint(
     Args:
         config: what `read` returned.
         devices: number of chips of the run, if known.
-        imports: whether the modules it names may be imported. Without, it is judged
-            by its text alone: also for an engine that is not installed here.
+        imports: whether the modules it names may be imported. Without, it is judged by
+            its text and by our light modules alone: also for an engine that is not
+            installed here.
         allow_missing: macros that may stay `%gin.REQUIRED`.
 
     Returns:
@@ -50,57 +53,26 @@ def lint(
     problems = macro_problems(config.scan, allow_missing=allow_missing)
     if imports:
         problems += name_problems(config.scan)
-        problems += loss_problems(config) + length_problems(config)
+    specs = Specifications(config, imports=imports, allow_missing=allow_missing)
+    data = specs.made.get("DataSpec")
+    problems += specs.problems
+    if imports and data is not None:
+        problems += length_problems(config, data)
     problems += vocabulary_problems(config)
-    return problems + batch_problems(config, devices=devices)
+    return problems + batch_problems(config, data, devices=devices)
 
 
-def loss_problems(config: Config) -> list[Problem]:
-    """A loss mode that contradicts temperature or weights.
+def length_problems(config: Config, data: Any) -> list[Problem]:
+    """Lengths that do not list exactly the task's features.
 
-    The loss's own constructor is the judge; it is found through the configuration, so
-    nothing here repeats its rules.
+    Args:
+        config: what `read` returned.
+        data: the `DataSpec` of the run.
     """
-    values = {
-        field: config.value(macro)
-        for field, macro in (
-            ("mode", "LOSS_MODE"),
-            ("kl_weight", "KL_WEIGHT"),
-            ("ce_weight", "CE_WEIGHT"),
-            ("z_loss", "Z_LOSS"),
-            ("temperature", "TEMPERATURE"),
-        )
-        if config.value(macro) is not None
-    }
-    build = _configured(config, "LossConfig")
-    if not values or build is None:
-        return []
-    try:
-        build(**values)
-    except (InputError, TypeError) as error:
-        places = ("LOSS_MODE", "TEMPERATURE", "KL_WEIGHT", "CE_WEIGHT", "Z_LOSS")
-        origin = next((config.origin(m) for m in places if config.origin(m)), None)
-        return [Problem("loss", str(error), origin)]
-    return []
-
-
-def length_problems(config: Config) -> list[Problem]:
-    """TASK_FEATURE_LENGTHS that do not list exactly the task's features."""
-    lengths = config.value("TASK_FEATURE_LENGTHS")
-    name = config.value("MIXTURE_OR_TASK_NAME")
-    if lengths is None:
-        return []
-    origin = config.origin("TASK_FEATURE_LENGTHS")
-    if not isinstance(lengths, Mapping) or not all(
-        _positive(length) for length in lengths.values()
-    ):
-        text = (
-            f"TASK_FEATURE_LENGTHS is {lengths!r}; it must map each feature to a "
-            "positive number of tokens, as {'inputs': 1024, 'targets': 256}."
-        )
-        return [Problem("lengths", text, origin)]
+    lengths, name = data.feature_lengths, data.mixture
     if name is None or not _imports(config, "specialize_tasks"):
         return []
+    origin = config.origin("TASK_FEATURE_LENGTHS")
     features = task_features(name)
     if features is None:
         hint = did_you_mean(name, _task_names())
@@ -123,49 +95,34 @@ def length_problems(config: Config) -> list[Problem]:
     return problems
 
 
-def batch_problems(config: Config, *, devices: int | None = None) -> list[Problem]:
-    """A mesh that is none, and batches or microbatches that it does not divide."""
-    mesh = config.value("MESH")
-    if mesh is None:
+def batch_problems(
+    config: Config, data: Any, *, devices: int | None = None
+) -> list[Problem]:
+    """A mesh that is none, and a batch that does not divide over it.
+
+    Args:
+        config: what `read` returned.
+        data: the `DataSpec` of a training run, or None: then the batch of decoding
+            counts. Training rounds the batch of its evaluations up by itself.
+        devices: number of chips of the run, if known.
+    """
+    value = config.value("MESH")
+    if value is None:
         return []
     try:
-        spec = MeshSpec.read(mesh)
-        spec = spec if devices is None else spec.fit(devices, exact=True)
+        mesh = MeshSpec.read(value)
+        mesh = mesh if devices is None else mesh.fit(devices, exact=True)
     except InputError as error:
         return [Problem("mesh", str(error), config.origin("MESH"))]
-    # Without the number of chips a free axis still obliges the batch to the others.
-    rows = spec.batch_shards
-    problems = []
-    microbatches = config.value("MICROBATCHES", 1)
-    if not _positive(microbatches):
-        text = f"MICROBATCHES is {microbatches!r}; it must be a positive number."
-        return [Problem("batch", text, config.origin("MICROBATCHES"))]
-    # Training rounds its evaluations' batch up by itself, and evaluation ignores the
-    # batch of training.
-    called = {binding.selector for binding in config.scan.bindings}
-    trains = bool(called & {"specialize.training.loop.train.train", "__main__.train"})
-    decoders = (".evaluate", ".infer", ".sample_checkpoint")
-    evaluates = any(name.endswith(decoders) for name in called)
-    for name, parts in (("BATCH_SIZE", microbatches), ("EVAL_BATCH_SIZE", 1)):
-        batch = config.value(name)
-        if batch is None or (trains if name.startswith("EVAL") else evaluates):
-            continue
-        if not _positive(batch):
-            text = f"{name} is {batch!r}; it must be a positive number of rows."
-            problems.append(Problem("batch", text, config.origin(name)))
-        elif batch % (rows * parts):
-            each = f" and {parts} microbatches" if parts > 1 else ""
-            shape = ", ".join(f"{axis} {size}" for axis, size in spec.sizes.items())
-            text = (
-                f"{name} = {batch} does not divide over data x fsdp = {rows}{each} "
-                f"(mesh: {shape}). Use a multiple of {rows * parts}."
-            )
-            problems.append(Problem("batch", text, config.origin(name)))
-    return problems
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    name = "EVAL_BATCH_SIZE" if data is None else "BATCH_SIZE"
+    rows = config.value(name) if data is None else data.batch_size
+    parts = 1 if data is None else data.microbatches
+    try:
+        if isinstance(rows, int):
+            check_batch(rows, mesh.batch_shards, parts, name=name)
+    except InputError as error:
+        return [Problem("batch", f"{error} (mesh: {mesh})", config.origin(name))]
+    return []
 
 
 def vocabulary_problems(config: Config) -> list[Problem]:
@@ -207,40 +164,31 @@ def _vocabularies_of(folder: pathlib.Path) -> list[tuple[str, str]]:
             for name in ("spiece.model", "sentencepiece.model")
             if (place / name).is_file()
         ]
-        for name in ("corpus.json", "config.json"):
-            if digest := _digest_in(_json(place / name)):
-                found.append((digest, name))
+        if digest := _corpus_digest(run_folder.read_json(place / "corpus.json")):
+            found.append((digest, "corpus.json"))
+        named = None
+        with contextlib.suppress(InputError):  # a configuration of another version
+            named = run_folder.saved_values(place).get("VOCABULARY_PATH")
+        if isinstance(named, str) and os.path.isfile(named):
+            found.append((_sha256(pathlib.Path(named)), run_folder.CONFIG))
         if found or not re.fullmatch(r"checkpoint_\d+|checkpoints|\d+", place.name):
             return found
         place = place.parent
     return []
 
 
-def _digest_in(content: Any) -> str | None:
-    """The vocabulary's sha256 in a corpus's manifest or a run's configuration."""
-    if not isinstance(content, Mapping):
+def _corpus_digest(manifest: Any) -> str | None:
+    """The vocabulary's sha256 somewhere in a corpus's manifest."""
+    if not isinstance(manifest, Mapping):
         return None
-    digest = content.get("vocabulary_sha256")
+    digest = manifest.get("vocabulary_sha256")
     if isinstance(digest, str):
         return digest
-    values = content.get("values")
-    for row in values if isinstance(values, list) else ():
-        path = row["value"] if row.get("name") == "VOCABULARY_PATH" else None
-        if isinstance(path, str) and os.path.isfile(path):
-            return _sha256(pathlib.Path(path))
-    inner = (_digest_in(value) for value in content.values())
-    return next(filter(None, inner), None)
+    return next(filter(None, map(_corpus_digest, manifest.values())), None)
 
 
 def _sha256(file: pathlib.Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def _json(file: pathlib.Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
 
 
 def task_features(name: str) -> set[str] | None:
@@ -275,11 +223,3 @@ def _imports(config: Config, package: str) -> bool:
                 return False
             return True
     return False
-
-
-def _configured(config: Config, class_name: str) -> Callable[..., Any] | None:
-    """The class of this name that the configuration refers to."""
-    for name in config.scan.names:
-        if name.selector.rpartition(".")[2] == class_name:
-            return target_of(name.selector)
-    return None

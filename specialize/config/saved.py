@@ -4,7 +4,7 @@ import json
 import os
 from typing import Any
 
-from specialize import outputs, versions
+from specialize import outputs, run_folder, versions
 from specialize.config.applying import current
 from specialize.config.reading import Config
 
@@ -25,11 +25,11 @@ def save(directory: str | os.PathLike[str], config: Config | None = None) -> Non
         return
     import gin
 
-    _write(directory, "config.gin", gin.config_str())
+    _write(directory, run_folder.CONFIG_GIN, gin.config_str())
     rows: dict[str, Any] = {"version": versions.CONFIGURATION.writes}
     rows |= {"gin_files": list(config.scan.files), "values": config.rows()}
     text = json.dumps(rows, indent=2, ensure_ascii=False)
-    _write(directory, "config.json", text + "\n")
+    _write(directory, run_folder.CONFIG, text + "\n")
 
 
 def save_operative(directory: str | os.PathLike[str]) -> None:
@@ -45,7 +45,7 @@ def save_operative(directory: str | os.PathLike[str]) -> None:
         return
     import gin
 
-    _write(directory, "operative_config.gin", gin.operative_config_str())
+    _write(directory, run_folder.OPERATIVE_CONFIG, gin.operative_config_str())
 
 
 def _write(directory: str | os.PathLike[str], name: str, text: str) -> None:

@@ -16,10 +16,10 @@ from typing import Any
 
 import jax
 
-from specialize import outputs
+from specialize import outputs, run_folder
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.evaluation import tables
-from specialize.evaluation.results import RESULTS_FILE, Results, file_stem, write_judged
+from specialize.evaluation.results import Results, file_stem, write_judged
 from specialize.evaluation.scoring import judging
 from specialize.evaluation.scoring.averages import averages
 from specialize.evaluation.spec import EvaluationSpec
@@ -114,7 +114,7 @@ def evaluate_weights(
         folder,
     )
     if jax.process_index() == 0:
-        results.save(folder / RESULTS_FILE)
+        results.save(folder / run_folder.RESULTS)
     return results
 
 

@@ -12,8 +12,6 @@ from specialize.errors import InputError
 from specialize.evaluation.scoring.judging import SuiteScore
 from specialize.evaluation.suites.loading import Suite
 
-RESULTS_FILE = "results.json"
-
 
 @dataclasses.dataclass(frozen=True)
 class Results:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from specialize import outputs
+from specialize import outputs, run_folder
 from specialize.corpus.benchmarks.table import MAS
 from specialize.errors import InputError
 from specialize.evaluation import tables
@@ -85,7 +85,7 @@ def select(
         raise InputError(f"cannot select by {by!r}: use one of {sorted(CRITERIA)}.")
     asked, decides, words = CRITERIA[by]
     run = pathlib.Path(checkpoint)
-    kept = run / "checkpoints"
+    kept = run / run_folder.CHECKPOINTS
     steps = sorted(
         int(found.name)
         for found in (kept.iterdir() if kept.is_dir() else ())
@@ -137,7 +137,7 @@ def _evaluated(
     mesh: Any,
     folder: pathlib.Path,
 ) -> Results:
-    path = str(run / "checkpoints" / str(step))
+    path = str(run / run_folder.CHECKPOINTS / str(step))
     student = load_student(model, path, mesh)
     return evaluate_weights(
         evaluation,

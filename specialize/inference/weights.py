@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from specialize import sharding
+from specialize import run_folder, sharding
 from specialize.checkpoints import load_params
 
 
@@ -74,7 +74,7 @@ def _step(checkpoint: str) -> int | None:
     named = re.search(r"(?:checkpoints/|checkpoint_)(\d+)/*$", checkpoint)
     if named:
         return int(named.group(1))
-    folder = epath.Path(checkpoint) / "checkpoints"
+    folder = epath.Path(checkpoint) / run_folder.CHECKPOINTS
     if not folder.is_dir():
         return None
     return max(

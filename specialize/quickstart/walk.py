@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from specialize import memory, outputs
+from specialize import memory, outputs, run_folder
 from specialize.errors import InputError
 from specialize.progress import console
 
@@ -176,7 +176,7 @@ def quickstart(
         "suites": _compare(before, after),
         "seconds": round(time.monotonic() - began, 1),
     }
-    outputs.write_json(folder / "results.json", results)
+    outputs.write_json(folder / run_folder.RESULTS, results)
     _table(results)
     report = folder / "report.html"
     run("report", str(student), "--base", str(base), "--out", str(report))
@@ -197,7 +197,7 @@ def _evaluate(
         *gin(
             BENCHMARKS_DIR=str(world),
             CHECKPOINT_PATH=str(model),
-            OUTPUT_DIR=str(model / "evaluation"),
+            OUTPUT_DIR=str(model / run_folder.EVALUATION),
             SUITES=tuple(SUITES.values()),
         ),
         *("--json", str(json_path)),

@@ -67,16 +67,16 @@ def _run(flags: argparse.Namespace) -> int:
     sharding.initialize_distributed(
         flags.coordinator, flags.num_processes, flags.process_id
     )
-    options = {}
     if flags.profile:
-        options["profile_steps"] = _steps(flags.profile)
+        steps = _steps(flags.profile)
+        flags.gin_bindings.append(f"LoggingSpec.profile_steps = {steps}")
     quiet.import_tensorflow()
     config.from_flags(flags, entry="specialize.training.loop.train.train")
     from specialize.training.loop import train
     from specialize.training.loop.interruptions import NonFiniteError
 
     try:
-        config.call(train.train, **options)
+        config.call(train.train)
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

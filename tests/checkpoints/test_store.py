@@ -313,7 +313,7 @@ def test_kill_9_at_many_moments_leaves_the_last_good_step(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"keep": 0}, "keep=0"), ({"best_mode": "most"}, "'most'")],
+    [({"keep": 0}, "keep = 0"), ({"best_mode": "most"}, "'most'")],
 )
 def test_senseless_options_are_refused(tmp_path, options, message):
     with pytest.raises(InputError, match=message):

@@ -49,7 +49,8 @@ def main() -> None:
     from specialize.student.loss.losses import LossConfig
     from specialize.student.model import Student
     from specialize.student.network.transformer import T5Config, Transformer
-    from specialize.training.optimization.optimizers import make_optimizer
+    from specialize.training.data.spec import DataSpec
+    from specialize.training.optimization.spec import OptimizerSpec
 
     config = T5Config(
         vocab_size=32128,
@@ -61,14 +62,13 @@ def main() -> None:
         mlp_dim=2048,
         mlp_activations=("gelu", "linear"),
     )
-    arguments = {
-        "model": Student(Transformer(config), loss=LossConfig()),
-        "optimizer": make_optimizer("adamw", total_steps=10),
-        "feature_lengths": {"inputs": 128, "targets": 64, "teacher_ids": 64},
-        "batch_size": 8,
-        "total_steps": 10,
-    }
-    lowered = program.train_program(arguments, jax.devices())
+    lengths = {"inputs": 128, "targets": 64, "teacher_ids": 64}
+    lowered = program.train_program(
+        Student(Transformer(config), loss=LossConfig()),
+        DataSpec(None, lengths, batch_size=8),
+        OptimizerSpec("adamw", total_steps=10),
+        jax.devices(),
+    )
     compiled = lowered.lowered.compile()
     predicted = compiling.memory_of(compiled, lowered)
     state, healthy, batch = jax.tree.map(

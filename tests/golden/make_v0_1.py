@@ -26,15 +26,15 @@ os.environ |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
 
 import numpy as np  # noqa: E402
 import sentencepiece  # noqa: E402
+from specialize.corpus.responses import ResponseStore  # noqa: E402
+from specialize.corpus.teachers import Answer, Unusable  # noqa: E402
+from specialize.corpus.wire import usable_choices  # noqa: E402
 
 import specialize  # noqa: E402
 from specialize import cli  # noqa: E402
 from specialize.corpus import miniature, pipeline, sample, shards  # noqa: E402
-from specialize.corpus.responses import ResponseStore  # noqa: E402
 from specialize.corpus.sampling import Plan  # noqa: E402
-from specialize.corpus.teachers import Answer, Unusable  # noqa: E402
 from specialize.corpus.vocabulary import Vocabulary  # noqa: E402
-from specialize.corpus.wire import usable_choices  # noqa: E402
 from specialize.evaluation.results import Results  # noqa: E402
 
 VERSION = "0.1.0"
@@ -288,8 +288,9 @@ def make_predictions() -> None:
 
 def recorded(values: dict) -> dict:
     """What 0.1 reads from what it wrote."""
-    from specialize.checkpoints.convert import convert
     from specialize.training.examples import _open
+
+    from specialize.checkpoints.convert import convert
 
     with ResponseStore("responses.sqlite") as store:
         responses = {

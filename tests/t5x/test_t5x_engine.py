@@ -25,6 +25,7 @@ from specialize.student.loss.losses import LossConfig
 from specialize.student.network.architecture import T5Config
 from specialize.student.network.transformer import Transformer
 from specialize.training.optimization import optimizers, step
+from specialize.training.optimization.spec import OptimizerSpec
 
 ROWS, K = 96, 3
 TINY = T5Config(
@@ -101,9 +102,8 @@ CASES = [
 def test_one_batch_and_state_give_the_same_step_on_both_engines(mode, scan, name):
     """Loss, gradients and updated parameters to 1e-5, packed; rate 1e-3, decay 0.01."""
     batch = packed_batch()
-    chain = optimizers.make_optimizer(
-        name, learning_rate=1e-3, schedule="constant", weight_decay=0.01
-    )
+    spec = OptimizerSpec(name, 1e-3, schedule="constant", weight_decay=0.01)
+    chain = optimizers.make_optimizer(spec)
     if name == "adamw":
         theirs = t5x_optimizers.OptaxWrapper(chain)
     else:  # as runs/t5x_train.gin has it

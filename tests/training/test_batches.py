@@ -6,19 +6,9 @@ import tiny_run
 from specialize import sharding
 from specialize.errors import InputError
 from specialize.training.data import batches, feed, packing
-from specialize.training.data.batches import BatchSource
 from specialize.training.data.mixtures import Mixture
 
-
-def source(seed=0, batch_size=8, pack=True, mixture=None, **options):
-    return BatchSource(
-        mixture or tiny_run.mixture(),
-        batch_size=batch_size,
-        feature_lengths=tiny_run.LENGTHS,
-        seed=seed,
-        pack=pack,
-        window_rows=options.pop("window_rows", 16),
-    )
+source = tiny_run.source
 
 
 def test_a_batch_is_a_function_of_seed_and_step():
@@ -106,7 +96,7 @@ def test_teacher_forcing_starts_anew_with_every_example():
 
 def test_nothing_is_lost_within_an_epoch_but_what_is_counted():
     tasks = [tiny_run.examples("a", 80, 0)]
-    found = source(mixture=Mixture("one", tasks, [1.0]))
+    found = source(Mixture("one", tasks, [1.0]))
     seen: list[int] = []
     step = 0
     while found.epochs(step)["a"] < 3:
@@ -140,7 +130,7 @@ def test_rates_are_kept_by_examples():
 
 
 def test_a_mixture_without_a_teacher_makes_plain_batches():
-    batch = source(mixture=tiny_run.mixture(teacher=False)).batch(0)
+    batch = source(tiny_run.mixture(teacher=False)).batch(0)
     assert not any("teacher" in name for name in batch)
     assert "decoder_segment_ids" in batch
 
@@ -161,7 +151,7 @@ def test_held_out_batches_hold_every_example_once():
 def test_the_devices_hold_the_global_batch_in_the_order_of_its_rows():
     mesh = sharding.make_mesh(2, 2, 2)
     found = source()
-    placed = feed.place(found, 4, mesh)
+    placed = feed.global_batch(found, 4, mesh)
     expected = found.batch(4)
     assert placed.keys() == expected.keys()
     for name, values in placed.items():
@@ -195,5 +185,5 @@ def test_a_step_far_away_costs_what_the_first_one_costs():
 
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_without_rows_is_refused(size):
-    with pytest.raises(InputError, match="must be positive"):
+    with pytest.raises(InputError, match=f"batch_size = {size}; it must be at least 1"):
         source(batch_size=size)

@@ -14,7 +14,6 @@ import tiny_run
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 from specialize.training.data import batches
-from specialize.training.data.batches import BatchSource
 from specialize.training.data.mixtures import Mixture
 from specialize.training.loop import interruptions
 
@@ -71,7 +70,7 @@ def test_a_complete_run_is_left_alone(undisturbed):
 def test_a_checkpoint_of_other_data_is_refused_by_name(undisturbed):
     _, folder = undisturbed
     with pytest.raises(InputError, match=r"seed was 0, is 5.*another MODEL_DIR"):
-        tiny_run.run(folder, 12, dropout=0.2, seed=5)
+        tiny_run.run(folder, 12, dropout=0.2, data={"seed": 5})
 
 
 def test_a_folder_that_is_not_ours_is_refused_and_left_alone(tmp_path):
@@ -84,11 +83,12 @@ def test_a_folder_that_is_not_ours_is_refused_and_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"microbatches": 3}, "multiple of 3"),
+        ({"data": {"microbatches": 3}}, "multiple of 3"),
         ({"mesh": "3"}, "multiple of 3"),
         ({"mesh": "99"}, "needs 99 devices"),
         ({"mesh": {"rows": 2}}, "gives data, fsdp, model a number"),
-        ({"log_period": 0}, "log_period=0"),
+        ({"log_period": 0}, "period = 0; it must be at least 1"),
+        ({"steps": 0}, "total_steps = 0; it must be at least 1"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
@@ -104,9 +104,7 @@ def test_a_nan_stops_with_step_records_and_the_state_before_it(
 ):
     poisoned = tiny_run.mixture()
     tails = poisoned.tasks[0].features["teacher_tail"]
-    source = BatchSource(
-        poisoned, batch_size=8, feature_lengths=tiny_run.LENGTHS, window_rows=16
-    )
+    source = tiny_run.source(poisoned)
     plan = source.layout(2)
     earlier = {
         (int(t), int(e))
@@ -123,7 +121,7 @@ def test_a_nan_stops_with_step_records_and_the_state_before_it(
     _, example = fresh[0]
     tails[poisoned.tasks[0].starts["targets"][example]] = np.nan
     with pytest.raises(interruptions.NonFiniteError, match="step 3 is not finite"):
-        tiny_run.run(tmp_path / "run", 9, mixture=poisoned)
+        tiny_run.run(tmp_path / "run", 9, data={"mixture": poisoned})
     report = json.loads((tmp_path / "run" / "nonfinite-2.json").read_text())
     assert f"a-{example}" in sum(report["record_ids"], [])
     with np.load(tmp_path / "run" / "nonfinite-2.0.npz") as arrays:
@@ -132,7 +130,7 @@ def test_a_nan_stops_with_step_records_and_the_state_before_it(
     sound = tiny_run.run(tmp_path / "sound", 2)
     with CheckpointStore(tmp_path / "run" / "checkpoints", read_only=True) as store:
         assert store.latest() == 2
-    resumed = tiny_run.run(tmp_path / "run", 2, mixture=poisoned)
+    resumed = tiny_run.run(tmp_path / "run", 2, data={"mixture": poisoned})
     same_parameters(tiny_run.parameters(resumed), tiny_run.parameters(sound))
 
 
@@ -142,12 +140,8 @@ def test_held_out_loss_is_measured_and_its_best_checkpoint_kept(tmp_path):
     tiny_run.run(
         tmp_path / "run",
         8,
-        eval_mixture=held_out,
-        eval_period=2,
-        eval_batch_size=4,
-        keep=1,
-        best_metric="mine/score",
-        best_mode="min",
+        evaluation={"mixture": held_out, "period": 2, "batch_size": 4},
+        checkpoints={"keep": 1, "best_metric": "mine/score", "best_mode": "min"},
         evaluators=[lambda params, step: {"mine/score": next(scores)}],
     )
     lines = [line for line in tiny_run.lines(tmp_path / "run") if "eval" in line]
@@ -160,7 +154,7 @@ def test_held_out_loss_is_measured_and_its_best_checkpoint_kept(tmp_path):
 def test_an_evaluation_that_a_stop_prevented_is_made_up_for(tmp_path, monkeypatch):
     seen = []
     options = {
-        "eval_period": 3,
+        "evaluation": {"period": 3},
         "evaluators": [lambda params, step: seen.append(step) or {"mine": 1.0}],
     }
     real = interruptions.Stop.at
@@ -174,7 +168,9 @@ def test_an_evaluation_that_a_stop_prevented_is_made_up_for(tmp_path, monkeypatc
 
 def test_held_out_loss_equals_the_loss_of_all_records_at_once(tmp_path):
     held_out = Mixture("held out", [tiny_run.examples("h", 10, 9)], [1.0])
-    result = tiny_run.run(tmp_path / "run", 1, eval_mixture=held_out, eval_batch_size=2)
+    result = tiny_run.run(
+        tmp_path / "run", 1, evaluation={"mixture": held_out, "batch_size": 2}
+    )
     (batch, number), *more = batches.held_out_batches(
         held_out, batch_size=10, feature_lengths=tiny_run.LENGTHS, pack=False
     )

@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 
 from specialize.errors import InputError
 from specialize.training.optimization import factored, optimizers
+from specialize.training.optimization.spec import OptimizerSpec
 
 
 def test_adamw_is_the_published_update():
@@ -27,7 +30,7 @@ def test_adamw_is_the_published_update():
 
 def test_clipping_bounds_the_global_norm():
     chain = optimizers.make_optimizer(
-        "adamw", schedule="constant", learning_rate=1.0, clip_norm=1.0
+        OptimizerSpec("adamw", 1.0, schedule="constant", clip_norm=1.0)
     )
     gradient = {"a": jnp.asarray([3.0]), "b": jnp.asarray([4.0])}
     clipped, _ = optax.clip_by_global_norm(1.0).update(gradient, optax.EmptyState())
@@ -40,13 +43,14 @@ def test_clipping_bounds_the_global_norm():
 
 def test_schedules_end_at_the_last_optimizer_step():
     for schedule in ("linear", "cosine"):
-        rate = optimizers.make_optimizer(
+        spec = OptimizerSpec(
             schedule=schedule,
             learning_rate=2.0,
             total_steps=100,
             warmup_steps=10,
             end_fraction=0.1,
-        ).learning_rate
+        )
+        rate = optimizers.make_optimizer(spec).learning_rate
         values = [float(rate(step)) for step in range(101)]
         assert values[0] > 0
         assert max(values) == values[10] == 2.0
@@ -70,13 +74,19 @@ def test_constant_and_rsqrt_have_no_horizon():
         ({"name": "adam"}, "adamw, adafactor"),
         ({"schedule": "step"}, "constant, linear, cosine, rsqrt"),
         ({"schedule": "cosine"}, "needs total_steps"),
-        ({"total_steps": 5, "warmup_steps": 5}, "must be more than warmup_steps=5"),
-        ({"schedule": "constant", "clip_norm": 0.0}, "clip_norm=0.0"),
+        ({"total_steps": 5, "warmup_steps": 5}, "must be more than warmup_steps = 5"),
+        ({"schedule": "constant", "clip_norm": 0.0}, "clip_norm = 0.0"),
+        ({"schedule": "constant", "warmup_steps": -1}, "warmup_steps = -1"),
+        ({"schedule": "constant", "learning_rate": math.nan}, "learning_rate = nan"),
+        (
+            {"schedule": "constant", "options": {"beta1": 0.9}},
+            "adamw has no beta1; it has learning_rate, b1, b2",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_what_would(options, said):
     with pytest.raises(InputError, match=said):
-        optimizers.make_optimizer(**options)
+        optimizers.make_optimizer(OptimizerSpec(**options))
 
 
 @pytest.mark.parametrize(
@@ -145,9 +155,8 @@ def test_adafactor_is_the_published_update():
 
 
 def test_adafactor_lowers_a_loss():
-    chain = optimizers.make_optimizer(
-        "adafactor", schedule="constant", learning_rate=0.05
-    ).with_axes(None)
+    spec = OptimizerSpec("adafactor", schedule="constant", learning_rate=0.05)
+    chain = optimizers.make_optimizer(spec).with_axes(None)
     params = {"w": jnp.ones((4, 4))}
     state = chain.init(params)
 

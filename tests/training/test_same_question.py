@@ -8,9 +8,9 @@ import tiny_run
 
 from specialize.config import neutral
 from specialize.errors import InputError
-from specialize.training.data.batches import BatchSource
 from specialize.training.data.mixtures import Mixture
 from specialize.training.data.order import MixtureOrder
+from specialize.training.data.spec import DataSpec
 
 QUESTIONS = 24
 
@@ -32,10 +32,10 @@ def source(order, batch_size=8):
         named(tiny_run.examples("cot", QUESTIONS * 4, 0), 4),
         named(tiny_run.examples("answer", QUESTIONS, 1), 1),
     ]
-    return BatchSource(
+    return tiny_run.source(
         Mixture("named", tasks, [4.0, 1.0]),
         batch_size=batch_size,
-        feature_lengths=tiny_run.LENGTHS,
+        window_rows=None,
         order=order,
     )
 
@@ -96,11 +96,13 @@ def test_any_batch_can_be_made_without_the_ones_before_it():
 def test_a_run_of_one_order_is_not_taken_up_in_another():
     assert source("same_question").identity()["order"] == "same_question"
     assert "order" not in source("random").identity()
-    with pytest.raises(InputError, match="random or same_question"):
+    with pytest.raises(
+        InputError, match="order is 'sorted', expected one of random, same_question"
+    ):
         source("sorted")
 
 
 def test_t5x_which_cannot_keep_questions_together_says_so():
-    assert neutral.shuffle("random")
+    assert neutral.shuffle(DataSpec(None, tiny_run.LENGTHS, 8))
     with pytest.raises(InputError, match="SeqIO shuffles"):
-        neutral.shuffle("same_question")
+        neutral.shuffle(DataSpec(None, tiny_run.LENGTHS, 8, order="same_question"))

@@ -6,19 +6,13 @@ import pytest
 import tiny_run
 from flax.traverse_util import flatten_dict
 
-from specialize.training.data.batches import BatchSource
 from specialize.training.optimization import step as steps
 
 
 @pytest.fixture(scope="module")
 def world():
     """Student, its parameters and one packed batch of 8 rows."""
-    source = BatchSource(
-        tiny_run.mixture(),
-        batch_size=8,
-        feature_lengths=tiny_run.LENGTHS,
-        window_rows=16,
-    )
+    source = tiny_run.source()
     student = tiny_run.student()
     batch = {name: jnp.asarray(v) for name, v in source.batch(0).items()}
     shapes = {name: v.shape for name, v in batch.items()}

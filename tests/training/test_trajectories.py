@@ -49,7 +49,11 @@ def test_the_trajectory_is_the_same_however_a_batch_is_split(
     tmp_path, reference, same_parameters, microbatches
 ):
     result = tiny_run.run(
-        tmp_path / "run", STEPS, microbatches=microbatches, log_period=1, period=1000
+        tmp_path / "run",
+        STEPS,
+        data={"microbatches": microbatches},
+        log_period=1,
+        period=1000,
     )
     found = tiny_run.parameters(result)
     agree(tmp_path / "run", found, reference[0.0], same_parameters)

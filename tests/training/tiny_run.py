@@ -63,6 +63,16 @@ def mixture(teacher=True):
     return Mixture("tiny", tasks, [3.0, 1.0])
 
 
+def source(examples=None, **fields):
+    """Batches of 8 rows in windows of 16, of the tiny mixture unless given others."""
+    from specialize.training.data.batches import BatchSource
+    from specialize.training.data.spec import DataSpec
+
+    examples = examples or mixture()
+    fields = {"batch_size": 8, "window_rows": 16, **fields}
+    return BatchSource(examples, DataSpec(examples, LENGTHS, **fields))
+
+
 def student(dropout=0.0, heads=4):
     from specialize.student import model
     from specialize.student.network import transformer
@@ -90,20 +100,29 @@ def run(
     optimizer="adamw",
     learning_rate=1e-3,
     period=5,
+    log_period=4,
+    data=None,
+    checkpoints=None,
+    evaluation=None,
     **options,
 ):
-    """Trains the tiny student; everything off that would cost a second."""
-    from specialize.training.loop import train
-    from specialize.training.optimization import optimizers
+    """Trains the tiny student; everything off that would cost a second.
 
-    return train.train(
-        model=student(dropout),
-        model_dir=model_dir,
-        mixture=options.pop("mixture", None) or mixture(),
-        feature_lengths=LENGTHS,
-        batch_size=8,
-        total_steps=steps,
-        optimizer=optimizers.make_optimizer(
+    `data`, `checkpoints` and `evaluation` hold fields of these specifications.
+    """
+    from specialize.checkpoints.spec import CheckpointSpec
+    from specialize.training.data.spec import DataSpec
+    from specialize.training.logging.spec import LoggingSpec
+    from specialize.training.loop.spec import PeriodicEvaluation
+    from specialize.training.loop.train import train
+    from specialize.training.optimization.spec import OptimizerSpec
+
+    fields = {"mixture": None, "batch_size": 8, "window_rows": 16, **(data or {})}
+    fields["mixture"] = fields["mixture"] or mixture()
+    return train(
+        student(dropout),
+        DataSpec(feature_lengths=LENGTHS, **fields),
+        OptimizerSpec(
             optimizer,
             learning_rate=learning_rate,
             schedule="cosine",
@@ -111,12 +130,12 @@ def run(
             total_steps=1000,
             warmup_steps=3,
         ),
+        model_dir=model_dir,
+        total_steps=steps,
         mesh=mesh,
-        window_rows=16,
-        checkpoint_period=period,
-        log_period=options.pop("log_period", 4),
-        tensorboard=False,
-        peak_flops=1e9,
+        checkpoints=CheckpointSpec(period=period, **(checkpoints or {})),
+        evaluation=PeriodicEvaluation(**(evaluation or {})),
+        logging=LoggingSpec(log_period, tensorboard=False, peak_flops=1e9),
         **options,
     )
 

@@ -20,8 +20,10 @@ from specialize.student.model import Student
 from specialize.student.network.architecture import T5Config
 from specialize.student.network.transformer import Transformer
 from specialize.training.data.batches import BatchSource, Mixture
+from specialize.training.data.spec import DataSpec
 from specialize.training.logging.throughput import Shape, published_peak, training_flops
 from specialize.training.optimization.optimizers import make_optimizer
+from specialize.training.optimization.spec import OptimizerSpec
 from specialize.training.optimization.step import initial_state, make_train_step
 
 # Of the yardstick: on a CPU what caches hold, elsewhere what fills the device.
@@ -91,8 +93,8 @@ def train(shape: BenchShape, *, fused: bool = True) -> Case:
     shapes = {name: values.shape for name, values in batch.items()}
     make = jax.jit(lambda key: model.get_initial_variables(key, shapes))
     variables = make(jax.random.key(0))
-    chain = make_optimizer(shape.optimizer, learning_rate=1e-4, schedule="constant")
-    chain = chain.with_axes(variables["params_axes"])
+    spec = OptimizerSpec(shape.optimizer, learning_rate=1e-4, schedule="constant")
+    chain = make_optimizer(spec).with_axes(variables["params_axes"])
     state = jax.jit(lambda params: initial_state(params, chain), donate_argnums=0)(
         variables["params"]
     )
@@ -241,12 +243,9 @@ def _stream(
     pack: bool = True,
 ) -> Case:
     mixture = Mixture("bench", [examples(sizes, shape)], [1.0])
-    source = BatchSource(
-        mixture,
-        batch_size=shape.batch,
-        feature_lengths={"inputs": lengths[0], "targets": lengths[1]},
-        pack=pack,
-    )
+    sizes_of_row = {"inputs": lengths[0], "targets": lengths[1]}
+    data = DataSpec(mixture, sizes_of_row, shape.batch, pack=pack)
+    source = BatchSource(mixture, data)
     steps = source.steps_per_window
     plans = [source.layout(step) for step in range(steps)]
     useful = np.array([[p.encoder_tokens, p.decoder_tokens] for p in plans]).mean(0)

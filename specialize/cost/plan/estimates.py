@@ -127,18 +127,24 @@ def train_row(request: Request, *, cache: bool = True, **overrides: Any) -> Row:
 
     arguments = _arguments(request, "train", train.train, overrides)
     devices = topologies.devices(topologies.stand_in(request.topology))
-    lowered = program.train_program(arguments, devices, teacher_k=request.teacher_k)
-    lengths = {k: int(arguments["feature_lengths"][k]) for k in ("inputs", "targets")}
+    model, data = arguments["model"], arguments["data"]
+    taken = ("model", "data", "optimizer", "mesh", "rules")
+    lowered = program.train_program(
+        **{name: arguments[name] for name in taken if name in arguments},
+        devices=devices,
+        teacher_k=request.teacher_k,
+    )
     return _row(
         request,
         lowered,
-        arguments,
+        model,
         cache=cache,
         kind="train",
-        lengths=lengths,
-        microbatches=arguments.get("microbatches", 1),
+        batch_size=data.batch_size,
+        lengths=data.lengths,
+        microbatches=data.microbatches,
         optimizer=arguments["optimizer"].name,
-        flops=_forward(arguments, lengths) * 3,
+        flops=_forward(model, data.batch_size, data.lengths) * 3,
         steps=int(arguments["total_steps"]),
         least_seconds=0.0,
     )
@@ -167,19 +173,19 @@ def evaluate_row(request: Request, *, cache: bool = True, **overrides: Any) -> R
         arguments["model"], spec, devices, mesh=arguments.get("mesh")
     )
     lengths = {"inputs": spec.input_length, "targets": spec.output_length}
-    arguments["batch_size"] = spec.batch_size
     # Every token reads the decoder's weights once; nothing decodes faster than that.
     read = lengths["targets"] * lowered.decoder / request.topology.chip.bandwidth
     return _row(
         request,
         lowered,
-        arguments,
+        arguments["model"],
         cache=cache,
         kind="evaluate",
+        batch_size=spec.batch_size,
         lengths=lengths,
         microbatches=1,
         optimizer=spec.method,
-        flops=_forward(arguments, lengths),
+        flops=_forward(arguments["model"], spec.batch_size, lengths),
         steps=math.ceil(request.questions / spec.batch_size),
         least_seconds=read,
     )
@@ -204,10 +210,9 @@ def _arguments(
     return configuration.arguments(function)
 
 
-def _forward(arguments: Mapping[str, Any], lengths: Mapping[str, int]) -> float:
+def _forward(model: Any, rows: int, lengths: Mapping[str, int]) -> float:
     """Model FLOPs of a forward pass; decoding with a cache needs as many."""
-    shape = throughput.Shape.of(arguments["model"].module.config)
-    rows = arguments["batch_size"]
+    shape = throughput.Shape.of(model.module.config)
     training = throughput.training_flops(
         shape, rows, lengths["inputs"], lengths["targets"]
     )
@@ -217,18 +222,18 @@ def _forward(arguments: Mapping[str, Any], lengths: Mapping[str, int]) -> float:
 def _row(
     request: Request,
     lowered: program.Program,
-    arguments: Mapping[str, Any],
+    model: Any,
     *,
     cache: bool,
     least_seconds: float,
     **known: Any,
 ) -> Row:
     topology, compiled_for = request.topology, topologies.stand_in(request.topology)
-    network = arguments["model"].module.config
+    network = model.module.config
     mesh = dict(lowered.mesh.shape)
     _say(
         f"{topology.text}: {lowered.num_params / 1e6:,.0f}M parameters, mesh {mesh}, "
-        f"batch {arguments['batch_size']}, remat {network.remat_policy}: compiling"
+        f"batch {known['batch_size']}, remat {network.remat_policy}: compiling"
     )
     verdict = compiling.judge(lowered, compiled_for, cache=cache)
     source = f"{verdict.compiler} for {compiled_for.text}"
@@ -248,7 +253,6 @@ def _row(
         chips=topology.chips,
         source=source,
         mesh=mesh,
-        batch_size=arguments["batch_size"],
         remat_policy=network.remat_policy,
         parameters=lowered.num_params,
         verdict=verdict,

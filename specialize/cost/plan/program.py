@@ -19,8 +19,10 @@ from specialize.errors import InputError
 from specialize.inference.spec import DecodingSpec
 from specialize.student.decoding import decoding
 from specialize.training.data import packing
-from specialize.training.optimization.state import plan_state
-from specialize.training.optimization.step import make_train_step, stack_metrics
+from specialize.training.data.spec import DataSpec
+from specialize.training.optimization.optimizers import make_optimizer
+from specialize.training.optimization.spec import OptimizerSpec
+from specialize.training.optimization.state import lower_step, plan_state
 
 # Alternatives a position that the published corpora keep.
 TEACHER_K = 5
@@ -75,16 +77,25 @@ class Program:
 
 
 def train_program(
-    arguments: Mapping[str, Any],
+    model: Any,
+    data: DataSpec,
+    optimizer: OptimizerSpec,
     devices: Sequence[Any],
     *,
+    mesh: Any = None,
+    rules: sharding.Rules = sharding.DEFAULT_RULES,
     teacher_k: int = TEACHER_K,
 ) -> Program:
     """Lowers the training step of a configuration.
 
     Args:
-        arguments: of `training.loop.train`, as the configuration binds them.
+        model: as `training.loop.train.train` takes it, like `data`, `optimizer`,
+            `mesh` and `rules`.
+        data: lengths and sizes of the batches.
+        optimizer: the optimizer and its schedule.
         devices: what to lower for; of a real or a described topology.
+        mesh: the device mesh.
+        rules: logical axes to mesh axes.
         teacher_k: K of the corpus.
 
     Returns:
@@ -93,54 +104,27 @@ def train_program(
     Raises:
         InputError: mesh, batch and microbatches do not fit each other.
     """
-    model, optimizer = arguments["model"], arguments["optimizer"]
-    lengths = {k: int(v) for k, v in arguments["feature_lengths"].items()}
-    mesh = sharding.read_mesh(arguments.get("mesh"), devices)
-    microbatches = arguments.get("microbatches", 1)
-    batch_size = arguments["batch_size"]
-    parts = sharding.batch_shards(mesh) * microbatches
-    if batch_size % parts:
-        raise InputError(
-            f"batch_size={batch_size} does not divide over {microbatches} microbatches "
-            f"and {sharding.batch_shards(mesh)} devices along data x fsdp of mesh "
-            f"{dict(mesh.shape)}. Use a multiple of {parts}."
-        )
+    mesh = sharding.read_mesh(mesh, devices)
+    data.check_batch(sharding.batch_shards(mesh))
     placed = sharding.batch_sharding(mesh)
     shapes = batch_shapes(
-        lengths,
-        batch_size,
-        packed=arguments.get("pack", True),
-        teacher_k=teacher_k if "teacher_ids" in lengths else 0,
+        data.feature_lengths,
+        data.batch_size,
+        packed=data.pack,
+        teacher_k=teacher_k if "teacher_ids" in data.feature_lengths else 0,
     )
     batch = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
         for name, leaf in shapes.items()
     }
-    rules = arguments.get("rules", sharding.DEFAULT_RULES)
     # Arrays of the right shape that occupy one number each.
     hollow = {
         name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
         for name, leaf in shapes.items()
     }
-    layout = plan_state(model, optimizer, hollow, mesh, rules)
-    whole = sharding.replicated(mesh)
-    healthy = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
-    _, step = stack_metrics(
-        make_train_step(
-            model.loss_sums,
-            layout.chain,
-            seed=arguments.get("seed", 0),
-            microbatches=microbatches,
-            learning_rate=optimizer.learning_rate,
-        )
-    )
-    with sharding.activate(mesh, layout.rules):
-        lowered = jax.jit(
-            step,
-            in_shardings=(layout.shardings, whole, placed),
-            out_shardings=(layout.shardings, whole, whole),
-            donate_argnums=0,
-        ).lower(layout.abstract, healthy, batch)
+    made = make_optimizer(optimizer)
+    layout = plan_state(model, made, hollow, mesh, rules)
+    _, lowered = lower_step(model, made, data, layout, mesh, layout.abstract, batch)
     return Program(
         lowered=lowered,
         mesh=mesh,

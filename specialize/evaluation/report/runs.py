@@ -10,11 +10,9 @@ import os
 import pathlib
 from typing import Any
 
-from specialize import outputs, versions
+from specialize import outputs, run_folder, versions
 from specialize.errors import InputError
-from specialize.evaluation.results import RESULTS_FILE, Results
-
-METRICS_FILE = "metrics.jsonl"
+from specialize.evaluation.results import Results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +70,18 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         )
     outputs.kind_of(folder)  # refuses a folder of another version
     missing: list[str] = []
-    lines = _lines(folder / METRICS_FILE)
+    lines = _lines(folder / run_folder.METRICS)
     if not lines:
-        missing.append(f"training metrics ({METRICS_FILE}): no curves")
+        missing.append(f"training metrics ({run_folder.METRICS}): no curves")
     evaluations = [
         Results.load(found)
-        for found in sorted(folder.rglob(RESULTS_FILE))
-        if "checkpoints" not in found.parts
+        for found in sorted(folder.rglob(run_folder.RESULTS))
+        if run_folder.CHECKPOINTS not in found.parts
     ]
     evaluations.sort(key=lambda one: (one.step or 0, one.num_examples))
     if not evaluations:
         missing.append("decoded suites: run 'specialize evaluate' on it")
-    values = _values(folder / "config.json")
+    values = _values(folder / run_folder.CONFIG)
     corpus = _corpus(values.get("CORPUS_DIR"))
     if corpus is None:
         missing.append("the corpus' manifest (CORPUS_DIR of its configuration)")

@@ -16,16 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from specialize.errors import InputError
 from specialize.training.data import packing
 from specialize.training.data.mixtures import Mixture
 from specialize.training.data.order import (
     MixtureOrder,
-    check_order,
     hashed,
     questions_of,
     shuffled,
 )
+from specialize.training.data.spec import DataSpec
 
 # Rows of a window, at least; more fill no better and cost more
 # (docs/explanation/batches.md).
@@ -57,52 +56,34 @@ class BatchLayout(NamedTuple):
 class BatchSource:
     """All batches of a run.
 
+    Without `data.window_rows`, a window has `WINDOW_ROWS` rows, or as many as one epoch
+    of a small mixture fills, or one batch where questions stay together; rounded up to
+    whole batches.
+
     Args:
         mixture: the examples.
-        batch_size: B, rows of the global batch.
-        feature_lengths: S and L under "inputs" and "targets".
-        seed: of the order and the packing.
-        pack: whether a row holds several examples.
-        window_rows: rows that are packed together, rounded up to whole batches; None
-            takes `WINDOW_ROWS`, or what one epoch of a small mixture fills, or one
-            batch where questions stay together.
-        order: "random" mixes all examples; "same_question" keeps the samples and
-            formats of a question in one batch, or in neighbours.
+        data: how they are made into batches.
     """
 
-    def __init__(
-        self,
-        mixture: Mixture,
-        *,
-        batch_size: int,
-        feature_lengths: Mapping[str, int],
-        seed: int = 0,
-        pack: bool = True,
-        window_rows: int | None = None,
-        order: str = "random",
-    ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size={batch_size} must be positive.")
-        check_order(order)
+    def __init__(self, mixture: Mixture, data: DataSpec) -> None:
         self.mixture = mixture
-        self.batch_size = batch_size
-        self.lengths = {n: int(feature_lengths[n]) for n in ("inputs", "targets")}
-        self.capacities = [self.lengths["inputs"], self.lengths["targets"]]
-        self.packed = pack
-        self.seed = seed
+        self.batch_size = batch_size = data.batch_size
+        self.lengths = data.lengths
+        self.capacities = list(self.lengths.values())
+        self.packed = data.pack
+        self.seed = data.seed
         self._stored = [examples.lengths for examples in mixture.tasks]
-        self.order = order
-        together = order == "same_question"
+        self.order = data.order
+        together = data.order == "same_question"
         self._order = MixtureOrder(
             [len(examples) for examples in mixture.tasks],
             mixture.rates,
-            seed,
+            data.seed,
             questions_of(mixture.tasks) if together else None,
         )
-        if window_rows is None:
-            window_rows = (
-                batch_size if together else min(WINDOW_ROWS, self._epoch_rows())
-            )
+        window_rows = data.window_rows or (
+            batch_size if together else min(WINDOW_ROWS, self._epoch_rows())
+        )
         rows = max(window_rows, self._order.smallest_window)
         self.steps_per_window = -(-rows // batch_size)
         self.window_rows = self.steps_per_window * batch_size

@@ -16,8 +16,6 @@ from jaxtyping import Int, UInt64
 
 from specialize.errors import InputError
 
-ORDERS = ("random", "same_question")
-
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -39,12 +37,6 @@ def hashed(count: int, *key: int) -> UInt64[np.ndarray, " N"]:
 def shuffled(count: int, *key: int) -> Int[np.ndarray, " N"]:
     """A permutation of range(count) that depends on `key` alone."""
     return np.argsort(hashed(count, *key), kind="stable")
-
-
-def check_order(order: str) -> None:
-    """Refuses an order that there is not."""
-    if order not in ORDERS:
-        raise InputError(f"order={order!r}; it can be {' or '.join(ORDERS)}.")
 
 
 def questions_of(tasks: Sequence[Any]) -> list[Int[np.ndarray, " _"]]:

@@ -15,10 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from specialize import outputs
+from specialize import outputs, run_folder
 from specialize.progress import say
-
-METRICS_FILE = "metrics.jsonl"
 
 Pair = tuple[float, float]
 
@@ -127,7 +125,7 @@ class RunLog:
         self.flops_per_step = flops_per_step
         self.peak = peak
         self.active = active
-        self._path = model_dir / METRICS_FILE
+        self._path = model_dir / run_folder.METRICS
         self._writer = None
         if not active:
             return
@@ -136,8 +134,9 @@ class RunLog:
         if tensorboard:
             from clu import metric_writers
 
+            folder = os.fspath(model_dir / run_folder.TENSORBOARD)
             self._writer = metric_writers.AsyncWriter(
-                metric_writers.SummaryWriter(os.fspath(model_dir / "tensorboard"))
+                metric_writers.SummaryWriter(folder)
             )
 
     def line(

@@ -34,12 +34,12 @@ class StepResults:
         source: of the batches.
         log: writes the lines.
         names: of the metrics, in the order of the rows of a step's results.
-        log_period: steps between lines.
-        interval: what an interrupted run had entered since its last line.
+        period: number of steps between lines.
+        sums: metrics since the last line, which an interrupted run may have begun.
 
     Attributes:
         latest: the means of the last line, under "train/".
-        interval: what has been entered since.
+        log: writes the lines.
     """
 
     def __init__(
@@ -47,16 +47,15 @@ class StepResults:
         source: BatchSource,
         log: RunLog,
         names: Sequence[str],
-        *,
-        log_period: int,
-        interval: MetricSums,
+        period: int,
+        sums: MetricSums,
     ) -> None:
         self.latest: dict[str, float] = {}
-        self.interval = interval
+        self.log = log
+        self._sums = sums
         self._source = source
-        self._log = log
         self._names = names
-        self._log_period = log_period
+        self._period = period
         self._clock = Clock()
         self._pending: tuple[int, Any, BatchLayout] | None = None
         lengths = source.lengths
@@ -106,14 +105,14 @@ class StepResults:
         tokens = float(layout.encoder_tokens + layout.decoder_tokens)
         pairs["_tokens"] = (tokens, 1.0)
         pairs["_filled"] = (tokens, float(self._positions))
-        self.interval.add(pairs)
+        self._sums.add(pairs)
         taken = step + 1
-        if taken % self._log_period and taken != self._log.total_steps:
+        if taken % self._period and taken != self.log.total_steps:
             return
-        means = self.interval.means()
+        means = self._sums.means()
         tokens, filled = means.pop("_tokens"), means.pop("_filled")
         self.latest = {f"train/{name}": value for name, value in means.items()}
-        self._log.line(
+        self.log.line(
             taken,
             means,
             seconds=self._clock.read(),
@@ -123,4 +122,4 @@ class StepResults:
             padding=1.0 - filled,
             epochs=self._source.epochs(taken),
         )
-        self.interval.clear()
+        self._sums.clear()

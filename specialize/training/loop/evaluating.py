@@ -1,20 +1,21 @@
 """What is measured during training: loss on held-out records, decoded answers."""
 
-import os
+import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from specialize import config, sharding
+from specialize import run_folder, sharding
 from specialize.evaluation.spec import EvaluationSpec
-from specialize.inference.spec import DecodingSpec
 from specialize.training.data.batches import held_out_batches
 from specialize.training.data.feed import local_rows, to_global_arrays
 from specialize.training.data.mixtures import Mixture
+from specialize.training.data.spec import DataSpec
+from specialize.training.loop.spec import PeriodicEvaluation
 from specialize.training.optimization.step import LossSums, make_eval_step
 
 # (params, steps taken) -> metric -> value. Called by every process of a run.
@@ -83,31 +84,15 @@ def held_out_loss(
 
 
 def decoded_suites(
-    model: Any,
-    mesh: Mesh,
-    model_dir: pathlib.Path,
-    *,
-    suites: Sequence[str],
-    prompt: str,
-    benchmarks_dir: str | os.PathLike[str] | None,
-    vocabulary_path: str | os.PathLike[str] | None,
-    batch_size: int,
-    max_examples: int | None,
-    feature_lengths: Mapping[str, int],
+    model: Any, mesh: Mesh, spec: EvaluationSpec, folder: pathlib.Path
 ) -> Evaluator:
     """Decodes and judges suites as `specialize evaluate` does.
 
     Args:
         model: the student.
         mesh: where to decode.
-        model_dir: the run's folder; predictions go to its `evaluation/<step>`.
-        suites: names as `load_suite` takes them.
-        prompt: how suites are asked that do not say it themselves.
-        benchmarks_dir: where the benchmark files lie; the environment says it if None.
-        vocabulary_path: the student's SentencePiece model; as above.
-        batch_size: prompts decoded together.
-        max_examples: of each suite; None is all.
-        feature_lengths: lengths of prompts and answers.
+        spec: what is asked, and how it is judged.
+        folder: predictions go to its `<step>`.
 
     Returns:
         An evaluator of "<suite>/accuracy".
@@ -117,23 +102,58 @@ def decoded_suites(
     """
     from specialize.evaluation.evaluate import evaluate_weights
 
-    evaluation = EvaluationSpec(
-        suites=tuple(suites),
-        benchmarks_dir=config.place(benchmarks_dir, "BENCHMARKS_DIR", "BENCHMARKS_DIR"),
-        vocabulary_path=config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
-        prompt=prompt,
-        split="validation",
-        max_examples=max_examples,
-        decoding=DecodingSpec(
-            batch_size=batch_size,
-            input_length=int(feature_lengths["inputs"]),
-            output_length=int(feature_lengths["targets"]),
-        ),
+    # Refuse what is not named before the first step is taken.
+    spec = dataclasses.replace(
+        spec, benchmarks_dir=spec.benchmarks(), vocabulary_path=spec.vocabulary()
     )
 
     def evaluate(params: Any, taken: int) -> Mapping[str, float]:
-        out = model_dir / "evaluation" / str(taken)
-        results = evaluate_weights(evaluation, model.module, params, mesh, out=out)
+        out = folder / str(taken)
+        results = evaluate_weights(spec, model.module, params, mesh, out=out)
         return results.metrics()
 
     return evaluate
+
+
+def measurements(
+    evaluation: PeriodicEvaluation,
+    data: DataSpec,
+    held_out: Mixture | None,
+    model: Any,
+    mesh: Mesh,
+    rules: sharding.Rules,
+    model_dir: pathlib.Path,
+) -> list[Evaluator]:
+    """The evaluators that a specification asks for.
+
+    Args:
+        evaluation: what is measured.
+        data: what is trained on: lengths, and whether rows are packed.
+        held_out: the examples whose loss is measured, if any.
+        model: the student.
+        mesh: the device mesh.
+        rules: logical axes to mesh axes.
+        model_dir: the run's folder.
+
+    Raises:
+        InputError: as `decoded_suites`.
+    """
+    found: list[Evaluator] = []
+    shards = sharding.batch_shards(mesh)
+    if held_out is not None:
+        found.append(
+            held_out_loss(
+                model.loss_sums,
+                held_out,
+                mesh,
+                rules,
+                batch_size=evaluation.rows(shards),
+                feature_lengths=data.feature_lengths,
+                pack=data.pack,
+                max_examples=evaluation.max_examples,
+            )
+        )
+    if suites := evaluation.decoded(data, shards):
+        folder = model_dir / run_folder.EVALUATION
+        found.append(decoded_suites(model, mesh, suites, folder))
+    return found

@@ -5,6 +5,8 @@ reaches its end when the run does, however a batch is split.
 """
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +16,9 @@ import optax
 
 from specialize.errors import InputError
 from specialize.training.optimization.factored import scale_by_factored_rms
+from specialize.training.optimization.spec import OptimizerSpec
 
 Schedule = Callable[[Any], Any]
-SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
-OPTIMIZERS = ("adamw", "adafactor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,59 +53,28 @@ class Optimizer:
         return self.build(None).update
 
 
-def make_optimizer(
-    name: str = "adamw",
-    *,
-    learning_rate: float = 5e-4,
-    schedule: str = "cosine",
-    total_steps: int | None = None,
-    warmup_steps: int = 0,
-    end_fraction: float = 0.0,
-    weight_decay: float = 0.0,
-    clip_norm: float | None = None,
-    **options: Any,
-) -> Optimizer:
-    """An optimizer with its schedule, by name.
-
-    Args:
-        name: one of `OPTIMIZERS`.
-        learning_rate: the peak rate.
-        schedule: one of `SCHEDULES`.
-        total_steps: optimizer steps until the end of the schedule.
-        warmup_steps: steps of linear rise from 0.
-        end_fraction: rate at the end over peak rate ("linear" and "cosine").
-        weight_decay: decoupled decay, times the learning rate (AdamW), or a fraction
-            of the parameter a step (Adafactor, as T5X).
-        clip_norm: greatest global norm of the gradient; None does not clip.
-        **options: go to `adamw` or `adafactor`.
+def make_optimizer(spec: OptimizerSpec) -> Optimizer:
+    """The optimizer of a specification, with its schedule.
 
     Raises:
-        InputError: unknown name or schedule, or values that make no sense.
+        InputError: the optimizer has no such option.
     """
-    if name not in OPTIMIZERS:
+    ends = {"total_steps": spec.total_steps, "end_fraction": spec.end_fraction}
+    rate = {
+        "constant": constant,
+        "rsqrt": rsqrt,
+        "linear": functools.partial(linear, **ends),
+        "cosine": functools.partial(cosine, **ends),
+    }[spec.schedule](spec.learning_rate, warmup_steps=spec.warmup_steps)
+    make = {"adamw": adamw, "adafactor": adafactor}[spec.name]
+    known = inspect.signature(make).parameters
+    if unknown := sorted(set(spec.options) - set(known)):
         raise InputError(
-            f"optimizer {name!r} is unknown; choose one of {', '.join(OPTIMIZERS)}."
+            f"options: {spec.name} has no {', '.join(unknown)}; it has "
+            f"{', '.join(known)}."
         )
-    if schedule not in SCHEDULES:
-        raise InputError(
-            f"schedule {schedule!r} is unknown; choose one of {', '.join(SCHEDULES)}."
-        )
-    if schedule in ("linear", "cosine"):
-        if total_steps is None:
-            raise InputError(f"schedule {schedule!r} needs total_steps, its horizon.")
-        make = linear if schedule == "linear" else cosine
-        rate = make(
-            learning_rate,
-            total_steps=total_steps,
-            warmup_steps=warmup_steps,
-            end_fraction=end_fraction,
-        )
-    else:
-        make_endless = constant if schedule == "constant" else rsqrt
-        rate = make_endless(learning_rate, warmup_steps=warmup_steps)
-    if name == "adamw":
-        return adamw(rate, weight_decay=weight_decay, clip_norm=clip_norm, **options)
-    return adafactor(rate, weight_decay=weight_decay, clip_norm=clip_norm, **options)
+    decay, clip = spec.weight_decay, spec.clip_norm
+    return make(rate, weight_decay=decay, clip_norm=clip, **spec.options)
 
 
 def adamw(
@@ -194,7 +164,6 @@ def linear(
     end_fraction: float = 0.0,
 ) -> Schedule:
     """Falls in a line from the peak after warm-up to its fraction at `total_steps`."""
-    _check_horizon(total_steps, warmup_steps)
     decay = optax.linear_schedule(
         learning_rate, learning_rate * end_fraction, total_steps - warmup_steps
     )
@@ -209,7 +178,6 @@ def cosine(
     end_fraction: float = 0.0,
 ) -> Schedule:
     """Falls along half a cosine from the peak to its fraction at `total_steps`."""
-    _check_horizon(total_steps, warmup_steps)
     decay = optax.cosine_decay_schedule(
         learning_rate, total_steps - warmup_steps, alpha=end_fraction
     )
@@ -228,8 +196,6 @@ def rsqrt(learning_rate: float, *, warmup_steps: int = 10_000) -> Schedule:
 
 def _with_warmup(decay: Schedule, warmup_steps: int) -> Schedule:
     """Rises so that step 0 already learns: (step + 1) / (warmup + 1) of the peak."""
-    if warmup_steps < 0:
-        raise InputError(f"warmup_steps={warmup_steps} must not be negative.")
     if warmup_steps == 0:
         return decay
 
@@ -241,14 +207,6 @@ def _with_warmup(decay: Schedule, warmup_steps: int) -> Schedule:
     return schedule
 
 
-def _check_horizon(total_steps: int, warmup_steps: int) -> None:
-    if total_steps <= warmup_steps:
-        raise InputError(
-            f"total_steps={total_steps} must be more than warmup_steps={warmup_steps}: "
-            "the schedule would end before it begins to fall."
-        )
-
-
 def _schedule(learning_rate: float | Schedule) -> Schedule:
     if callable(learning_rate):
         return learning_rate
@@ -258,8 +216,6 @@ def _schedule(learning_rate: float | Schedule) -> Schedule:
 def _clip(clip_norm: float | None) -> optax.GradientTransformation:
     if clip_norm is None:
         return optax.identity()
-    if not clip_norm > 0:
-        raise InputError(f"clip_norm={clip_norm} must be positive, or None.")
     return optax.clip_by_global_norm(clip_norm)
 
 

@@ -1,4 +1,4 @@
-"""What a run carries from step to step: its shapes, its places, its first values."""
+"""The state of a run: its shapes, its shardings, its first values, and the step."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -8,11 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Shaped
+from jaxtyping import Array, Float, Shaped
 
 from specialize import sharding
+from specialize.training.data.spec import DataSpec
 from specialize.training.optimization.optimizers import Optimizer
-from specialize.training.optimization.step import initial_state
+from specialize.training.optimization.step import (
+    initial_state,
+    make_train_step,
+    stack_metrics,
+)
 
 
 class StateLayout(NamedTuple):
@@ -68,7 +73,6 @@ def create_state(
     layout: StateLayout,
     batch: Mapping[str, Shaped[np.ndarray, "B ..."]],
     mesh: Mesh,
-    *,
     seed: int,
     initial_checkpoint_path: str | None,
 ) -> Any:
@@ -104,6 +108,81 @@ def create_state(
             donate_argnums=0,
         )
         return begin(params)
+
+
+class CompiledStep:
+    """The optimizer step of a run, compiled for its mesh.
+
+    Args:
+        names: of `lower_step`.
+        lowered: likewise.
+        mesh: what it was lowered for.
+
+    Attributes:
+        names: names of the rows of a step's results.
+    """
+
+    def __init__(self, names: list[str], lowered: Any, mesh: Mesh) -> None:
+        self.names = names
+        self._compiled = lowered.compile()
+        self._healthy = jax.device_put(jnp.ones((), bool), sharding.replicated(mesh))
+
+    def __call__(self, state: Any, batch: Any) -> tuple[Any, Float[Array, "n 2"]]:
+        """Takes a step.
+
+        Args:
+            state: weights, optimizer and step; its arrays are given up.
+            batch: the global batch.
+
+        Returns:
+            (state, results): sum and count of each metric.
+        """
+        state, self._healthy, results = self._compiled(state, self._healthy, batch)
+        return state, results
+
+
+def lower_step(
+    model: Any,
+    optimizer: Optimizer,
+    data: DataSpec,
+    layout: StateLayout,
+    mesh: Mesh,
+    state: Any,
+    batch: Any,
+) -> tuple[list[str], Any]:
+    """Lowers the optimizer step for a mesh, whose devices need not exist.
+
+    Args:
+        model: the student.
+        optimizer: for the learning rate that is reported.
+        data: seed of dropout and number of microbatches.
+        layout: of `plan_state`.
+        mesh: the device mesh.
+        state: arrays of the state, or their shapes with shardings.
+        batch: likewise.
+
+    Returns:
+        (names of the rows of the results, `jax.stages.Lowered`).
+    """
+    names, step = stack_metrics(
+        make_train_step(
+            model.loss_sums,
+            layout.chain,
+            seed=data.seed,
+            microbatches=data.microbatches,
+            learning_rate=optimizer.learning_rate,
+        )
+    )
+    whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
+    healthy = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
+    with sharding.activate(mesh, layout.rules):
+        lowered = jax.jit(
+            step,
+            in_shardings=(layout.shardings, whole, rows),
+            out_shardings=(layout.shardings, whole, whole),
+            donate_argnums=0,
+        ).lower(state, healthy, batch)
+    return names, lowered
 
 
 def _variables(model: Any, batch: Mapping[str, np.ndarray]) -> Any:

@@ -1,0 +1,34 @@
+"""Which checkpoints of a run are kept; light, so that gin and the lint read it."""
+
+import dataclasses
+import os
+
+from specialize import checks
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSpec:
+    """Where the checkpoints of a run are stored, and which are kept.
+
+    Attributes:
+        dir: folder or bucket (gs://, s3://). None: in the run's folder.
+        period: number of steps between checkpoints; the last step is always saved.
+        keep: number of newest checkpoints that are kept.
+        best_metric: metric of an evaluation, as "held_out/loss" or "gsm8k/accuracy",
+            whose best checkpoint is kept as well. None: no such checkpoint.
+        best_mode: "max" or "min": which value of that metric is the best.
+
+    Raises:
+        InputError: a field has another type or is outside its range.
+    """
+
+    dir: str | os.PathLike[str] | None = None
+    period: int = 500
+    keep: int = 3
+    best_metric: str | None = None
+    best_mode: str = "max"
+
+    def __post_init__(self) -> None:
+        checks.whole("period", self.period)
+        checks.whole("keep", self.keep)
+        checks.one_of("best_mode", self.best_mode, ("max", "min"))

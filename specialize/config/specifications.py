@@ -1,0 +1,114 @@
+"""The specifications of a configuration: their own checks are rules of the lint."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from specialize.config.problems import Problem, target_of
+from specialize.config.reading import Config
+from specialize.config.scanning import (
+    REQUIRED,
+    Binding,
+    Macro,
+    Reference,
+    leaves,
+    map_leaves,
+)
+from specialize.errors import InputError
+
+
+class Specifications:
+    """The specifications that a run's functions are given.
+
+    Each is made from its bindings, as gin would do it: its own checks are the rules.
+
+    Args:
+        config: what `read` returned.
+        imports: whether modules that are not light may be imported.
+        allow_missing: macros that may stay `%gin.REQUIRED`; they are None.
+
+    Attributes:
+        made: the specifications, by the name of their class.
+        problems: why others could not be made.
+    """
+
+    def __init__(
+        self, config: Config, *, imports: bool, allow_missing: Sequence[str]
+    ) -> None:
+        self.made: dict[str, Any] = {}
+        self.problems: list[Problem] = []
+        self._imports = imports
+        self._macros = config.scan.macros()
+        self._missing = {name: None for name in allow_missing}
+        self._bound: dict[tuple[str, str], dict[str, Binding]] = {}
+        self._values: dict[Reference, Any] = {}
+        for one in config.scan.effective().values():
+            key = (one.scope, one.selector)
+            self._bound.setdefault(key, {})[one.parameter] = one
+        for (_, selector), bindings in self._bound.items():
+            if selector and self._class(selector) is None:
+                for binding in bindings.values():
+                    self._value(binding.value)
+
+    def _class(self, selector: str) -> Any:
+        """The frozen dataclass of this name, or None."""
+        module = selector.rpartition(".")[0]
+        light = module.endswith(".spec")
+        if not module.startswith("specialize.") or not (light or self._imports):
+            return None
+        found = target_of(selector)
+        parameters = getattr(found, "__dataclass_params__", None)
+        return found if parameters is not None and parameters.frozen else None
+
+    def _value(self, written: Any) -> Any:
+        """A value as gin would pass it; an unknown leaf stays as it is written."""
+
+        def leaf(item: Any) -> Any:
+            if isinstance(item, Reference) and item.calls:
+                if self._class(item.selector) is not None:
+                    return self._specification(item)
+            elif isinstance(item, Macro) and item.name in self._macros:
+                value = self._macros[item.name].value
+                if value == Macro(REQUIRED):
+                    return self._missing.get(item.name, value)
+                return self._value(value)
+            return item
+
+        return map_leaves(written, leaf)
+
+    def _specification(self, reference: Reference) -> Any:
+        if reference not in self._values:
+            self._values[reference] = Macro(REQUIRED)  # until it is made
+            self._values[reference] = self._new(reference)
+        return self._values[reference]
+
+    def _new(self, reference: Reference) -> Any:
+        found = self._class(reference.selector)
+        fields = {field.name: field for field in dataclasses.fields(found)}
+        bound: dict[str, Binding] = {}
+        for scope in dict.fromkeys(("", reference.scope)):
+            bound |= self._bound.get((scope, reference.selector), {})
+        values = {name: self._value(one.value) for name, one in bound.items()}
+        needed = [name for name, f in fields.items() if _is_required(f)]
+        unknown = any(isinstance(i, Macro) for v in values.values() for i in leaves(v))
+        if unknown or not set(needed) <= set(values) <= set(fields):
+            return Macro(REQUIRED)  # which is reported as such
+        try:
+            made = found(**values)
+        except (InputError, TypeError) as error:
+            words = [word for word in re.findall(r"\w+", str(error)) if word in bound]
+            binding = bound[(words or list(bound))[0]]
+            name, origin = binding.name, binding.origin
+            if isinstance(binding.value, Macro) and binding.value.name in self._macros:
+                name = binding.value.name
+                origin = self._macros[name].origin
+            self.problems.append(Problem("value", f"{name}: {error}", origin))
+            return Macro(REQUIRED)
+        self.made[found.__name__] = made
+        return made
+
+
+def _is_required(field: Any) -> bool:
+    missing = dataclasses.MISSING
+    return field.init and field.default is missing and field.default_factory is missing

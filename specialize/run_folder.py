@@ -1,0 +1,56 @@
+"""Names of what a run's folder holds, and the values of its saved configuration.
+
+MODEL_DIR/
+checkpoints/<step>/     weights and optimizer
+metrics.jsonl           metrics of training and of evaluations
+config.gin              the configuration, as gin writes it
+config.json             every value, with the place that set it
+operative_config.gin    what was used, defaults included
+examples/               prepared examples
+evaluation/             predictions and results of suites
+tensorboard/ profile/   for TensorBoard
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from specialize import versions
+
+CHECKPOINTS = "checkpoints"
+METRICS = "metrics.jsonl"
+CONFIG_GIN = "config.gin"
+CONFIG = "config.json"
+OPERATIVE_CONFIG = "operative_config.gin"
+EXAMPLES = "examples"
+EVALUATION = "evaluation"
+RESULTS = "results.json"
+TENSORBOARD = "tensorboard"
+PROFILE = "profile"
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The content of a JSON file, or None where there is no such file."""
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def saved_values(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Name -> value of the configuration that a run saved in its folder.
+
+    A folder without one, such as a model of Hugging Face, whose config.json has another
+    form, gives {}.
+
+    Raises:
+        InputError: the configuration is of another version.
+    """
+    path = pathlib.Path(folder) / CONFIG
+    content = read_json(path)
+    rows = content.get("values") if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        return {}
+    versions.CONFIGURATION.check(content.get("version", 1), path)
+    return {str(row.get("name")): row.get("value") for row in rows}

@@ -1,0 +1,87 @@
+"""What is trained on, in which batches; light, so that gin and the lint read it."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from specialize import checks
+from specialize.errors import InputError
+from specialize.mesh import check_batch
+
+ORDERS = ("random", "same_question")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+    """Which examples a run trains on, and how they are made into batches.
+
+    Attributes:
+        mixture: name of a registered SeqIO mixture or task, or a `mixtures.Mixture` of
+            examples in memory. None: no data, which is enough for a plan.
+        feature_lengths: greatest length of each task feature, in tokens; "inputs" and
+            "targets" are the lengths of a row.
+        batch_size: number of rows of the global batch.
+        split: split of the data.
+        microbatches: number of parts in which a batch is processed, one after another;
+            more parts need less memory and give the same result.
+        pack: whether a row holds several examples.
+        window_rows: number of rows that are packed together. None: chosen by
+            `batches.BatchSource`.
+        order: "random", or "same_question" to keep the records of a question in one
+            batch, or in neighbouring ones.
+        seed: seed of order and packing, and of initial weights and dropout.
+        examples_dir: folder of the prepared examples. None: in the run's folder.
+        reuse_examples: whether examples that were prepared earlier may be used.
+
+    Raises:
+        InputError: a field has another type or is outside its range.
+    """
+
+    mixture: Any
+    feature_lengths: Mapping[str, int]
+    batch_size: int
+    split: str = "train"
+    microbatches: int = 1
+    pack: bool = True
+    window_rows: int | None = None
+    order: str = "random"
+    seed: int = 0
+    examples_dir: str | os.PathLike[str] | None = None
+    reuse_examples: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.feature_lengths, Mapping):
+            raise InputError(
+                f"feature_lengths = {self.feature_lengths!r}; it must map each feature "
+                "to its length in tokens, as {'inputs': 1024, 'targets': 256}."
+            )
+        for name in ("inputs", "targets"):
+            if name not in self.feature_lengths:
+                raise InputError(
+                    f"feature_lengths lacks {name!r}. Add {name!r}: LENGTH."
+                )
+        for name, length in self.feature_lengths.items():
+            checks.whole(f"feature_lengths[{name!r}]", length)
+        checks.whole("batch_size", self.batch_size)
+        checks.whole("microbatches", self.microbatches)
+        checks.whole("window_rows", self.window_rows, optional=True)
+        checks.one_of("order", self.order, ORDERS)
+        checks.whole("seed", self.seed, 0)
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Tokens of a row: "inputs" and "targets"."""
+        return {part: self.feature_lengths[part] for part in ("inputs", "targets")}
+
+    def check_batch(self, shards: int, *, name: str = "batch_size") -> None:
+        """Checks that the batch divides over microbatches and devices.
+
+        Args:
+            shards: number of devices that split the batch.
+            name: what the batch size is called in the message.
+
+        Raises:
+            InputError: it does not.
+        """
+        check_batch(self.batch_size, shards, self.microbatches, name=name)

@@ -1,0 +1,204 @@
+"""The loop of a run: steps, evaluations, checkpoints, and what they have in common."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import jax
+from jax.sharding import Mesh
+
+from specialize import memory, sharding
+from specialize.checkpoints.spec import CheckpointSpec
+from specialize.checkpoints.store import CheckpointStore
+from specialize.training.data import feed
+from specialize.training.data.batches import BatchSource
+from specialize.training.logging.run_log import MetricSums
+from specialize.training.logging.step_results import NotFinite, StepResults
+from specialize.training.loop import interruptions
+from specialize.training.loop.evaluating import Evaluator
+from specialize.training.loop.interruptions import NonFiniteError, Stop
+from specialize.training.loop.profiling import Profiler
+from specialize.training.optimization.state import CompiledStep
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come. A checkpoint holds all of it.
+
+    Attributes:
+        state: weights, optimizer and number of steps, on the mesh.
+        identity: what decides the run's batches; a resumed run must have the same.
+        step: number of optimizer steps taken.
+        sums: metrics since the last line.
+        metrics: latest metrics of training and of evaluations.
+        evaluation_due: whether a stop prevented the evaluation after this step.
+    """
+
+    state: Any
+    identity: Mapping[str, Any]
+    step: int = 0
+    sums: MetricSums = dataclasses.field(default_factory=MetricSums)
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    evaluation_due: bool = False
+
+    @classmethod
+    def restored(
+        cls, store: CheckpointStore, abstract_state: Any, identity: Mapping[str, Any]
+    ) -> "Progress":
+        """The progress that the newest sound checkpoint holds.
+
+        Raises:
+            InputError: the checkpoint belongs to another run, or none can be read.
+        """
+        state, saved = store.restore(None, abstract_state)
+        interruptions.check_resumable(saved["run"], identity)
+        return cls(
+            state,
+            identity,
+            int(saved["step"]),
+            MetricSums(saved["interval"]),
+            dict(saved["latest"]),
+            bool(saved["evaluation_due"]),
+        )
+
+
+@dataclasses.dataclass
+class Loop:
+    """The loop of one run.
+
+    The results of a step are read one step later, so that the devices always have work.
+    Only evaluating and saving make them wait.
+
+    Attributes:
+        progress: where the run begins; it changes with every step.
+        step: the compiled step.
+        source: the batches.
+        mesh: the device mesh.
+        store: the checkpoints.
+        checkpoints: which of them are saved.
+        results: reads the results of steps.
+        evaluators: what is measured.
+        evaluation_period: number of steps between evaluations.
+        total_steps: number of steps of the whole run.
+        scores: metrics of the evaluation after this very step.
+    """
+
+    progress: Progress
+    step: CompiledStep
+    source: BatchSource
+    mesh: Mesh
+    store: CheckpointStore
+    checkpoints: CheckpointSpec
+    results: StepResults
+    evaluators: Sequence[Evaluator]
+    evaluation_period: int
+    total_steps: int
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def run(self, stop: Stop, profiler: Profiler) -> bool:
+        """Takes the steps that are left.
+
+        Args:
+            stop: whether a signal asked the run to end.
+            profiler: told of every step.
+
+        Returns:
+            Whether a signal ended the run before its last step.
+
+        Raises:
+            NotFinite: a step was not finite.
+        """
+        run, stopped = self.progress, False
+        # Simulated devices of one CPU share a pool of threads. Two steps at once could
+        # each hold some of them and wait for ever for the rest to join a reduction.
+        one_at_a_time = sharding.simulated(self.mesh)
+        if run.evaluation_due and self.evaluators:
+            self._evaluate()
+        memory.return_freed()  # of building and compiling
+        batches = feed.feed(self.source, self.mesh, run.step, self.total_steps)
+        with contextlib.closing(batches):
+            for number, batch, layout in batches:
+                profiler.before(number)
+                run.state, results = self.step(run.state, batch)
+                if one_at_a_time:
+                    jax.block_until_ready((run.state, results))
+                self.results.enter(number, results, layout)
+                run.step = number + 1
+                stopped = stop.at(run.step) and run.step < self.total_steps
+                self._evaluate_and_save(stopped)
+                if stopped:
+                    break
+        self.store.wait()
+        run.metrics.update(self.results.latest)
+        return stopped
+
+    def _evaluate_and_save(self, stopped: bool) -> None:
+        """Does what is due after a step."""
+        step = self.progress.step
+        last = step == self.total_steps
+        evaluated = bool(self.evaluators) and (
+            last or step % self.evaluation_period == 0
+        )
+        saved = stopped or last or step % self.checkpoints.period == 0
+        if not (evaluated or saved):
+            return
+        self.results.settle()
+        if evaluated and not stopped:
+            self._evaluate()
+        else:
+            self.scores.clear()
+        if saved or self.checkpoints.best_metric is not None:
+            # Whoever asks the run to stop does not wait for an evaluation.
+            self.progress.evaluation_due = evaluated and stopped
+            self._save()
+            self.results.restart_clock()
+
+    def _evaluate(self) -> None:
+        run = self.progress
+        for evaluator in self.evaluators:
+            self.scores.update(evaluator(run.state["params"], run.step))
+        memory.return_freed()
+        self.results.log.evaluation(run.step, self.scores)
+        run.metrics.update(self.scores)
+        self.results.restart_clock()
+
+    def _save(self) -> None:
+        run = self.progress
+        run.metrics.update(self.results.latest)
+        if self.store.latest() == run.step:
+            return
+        record = {
+            # A checkpoint is judged by what was measured on it alone.
+            "metrics": self.results.latest | self.scores,
+            "latest": run.metrics,
+            "interval": run.sums.to_json(),
+            "evaluation_due": run.evaluation_due,
+            "run": run.identity,
+        }
+        self.store.save(run.step, run.state, record)
+
+    def fail(self, fault: NotFinite, model_dir: pathlib.Path) -> NoReturn:
+        """Saves the state before a step that was not finite, and records its batch.
+
+        Args:
+            fault: the step, which left the state as it was.
+            model_dir: the run's folder.
+
+        Raises:
+            NonFiniteError: always.
+        """
+        run, source = self.progress, self.source
+        run.step, run.evaluation_due = int(run.state["step"]), False
+        self._save()
+        self.store.wait()
+        batch = source.batch(fault.step, feed.local_rows(source.batch_size, self.mesh))
+        ids = source.record_ids(fault.step)
+        path = interruptions.record_nonfinite(
+            model_dir, fault.step, fault.metrics, batch, ids
+        )
+        sharding.barrier("batch that is not finite")
+        raise NonFiniteError(
+            interruptions.nonfinite_message(fault.step, path, run.step, ids)
+        ) from None

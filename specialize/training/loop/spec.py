@@ -1,0 +1,75 @@
+"""What is measured during training; light, so that gin and the lint read it quickly."""
+
+import dataclasses
+from typing import Any
+
+from specialize import checks
+from specialize.evaluation.spec import EvaluationSpec
+from specialize.inference.spec import DecodingSpec
+from specialize.judge.spec import JudgeSpec
+from specialize.training.data.spec import DataSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class PeriodicEvaluation:
+    """What is measured during training, every so many steps and after the last one.
+
+    Attributes:
+        period: number of steps between evaluations.
+        split: split whose loss is measured. None: no such measurement, unless `mixture`
+            has examples in memory.
+        mixture: name of the mixture that the split belongs to, or a `mixtures.Mixture`.
+            None: the mixture that is trained on.
+        batch_size: rows of a batch whose loss is measured, and prompts that are decoded
+            together; rounded up to the devices that split a batch.
+        max_examples: number of examples of each task, and of questions of each suite.
+            None: all.
+        suites: the suites that are decoded and judged, their prompt format and files.
+            The other fields are not used: see `decoded`. None: no suites.
+
+    Raises:
+        InputError: a field has another type or is outside its range.
+    """
+
+    period: int = 500
+    split: str | None = None
+    mixture: Any = None
+    batch_size: int = 32
+    max_examples: int | None = None
+    suites: EvaluationSpec | None = None
+
+    def __post_init__(self) -> None:
+        checks.whole("period", self.period)
+        checks.whole("batch_size", self.batch_size)
+        checks.whole("max_examples", self.max_examples, optional=True)
+
+    def rows(self, shards: int) -> int:
+        """`batch_size`, rounded up to a multiple of the devices that split a batch."""
+        return -(-self.batch_size // shards) * shards
+
+    def decoded(self, data: DataSpec, shards: int) -> EvaluationSpec | None:
+        """What is asked of the student during training, if anything.
+
+        The questions are `max_examples` of each suite's validation split; the student
+        answers greedily, with prompts and answers of at most the length of a row, and
+        the exact judge reads the answers.
+
+        Args:
+            data: what is trained on.
+            shards: number of devices that split a batch.
+        """
+        if self.suites is None or not self.suites.suites:
+            return None
+        lengths = data.lengths
+        return dataclasses.replace(
+            self.suites,
+            split="validation",
+            max_examples=self.max_examples,
+            demonstrations=EvaluationSpec.demonstrations,
+            judge=JudgeSpec(),
+            decoding=DecodingSpec(
+                batch_size=self.rows(shards),
+                input_length=lengths["inputs"],
+                output_length=lengths["targets"],
+            ),
+        )

@@ -1,0 +1,65 @@
+"""Which optimizer at which rate; light, so that gin and the lint read it quickly."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from specialize import checks
+from specialize.errors import InputError
+
+SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
+OPTIMIZERS = ("adamw", "adafactor")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSpec:
+    """An optimizer by name, with its learning-rate schedule.
+
+    Attributes:
+        name: one of `OPTIMIZERS`.
+        learning_rate: the peak rate.
+        schedule: one of `SCHEDULES`.
+        total_steps: number of optimizer steps until the end of the schedule; needed by
+            "linear" and "cosine".
+        warmup_steps: number of steps of linear rise from 0.
+        end_fraction: rate at the end over peak rate ("linear" and "cosine").
+        weight_decay: decoupled decay per step, multiplied by the learning rate (AdamW),
+            or fraction of the parameter per step (Adafactor, as in T5X).
+        clip_norm: largest global norm of the gradient. None: no clipping.
+        options: further arguments of `optimizers.adamw` or `optimizers.adafactor`.
+
+    Raises:
+        InputError: a field has another type or is outside its range.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 5e-4
+    schedule: str = "cosine"
+    total_steps: int | None = None
+    warmup_steps: int = 0
+    end_fraction: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks.one_of("name", self.name, OPTIMIZERS)
+        checks.real("learning_rate", self.learning_rate, least=0)
+        checks.one_of("schedule", self.schedule, SCHEDULES)
+        checks.whole("total_steps", self.total_steps, optional=True)
+        checks.whole("warmup_steps", self.warmup_steps, 0)
+        checks.real("end_fraction", self.end_fraction, least=0)
+        checks.real("weight_decay", self.weight_decay, least=0)
+        if self.clip_norm is not None:
+            checks.real("clip_norm", self.clip_norm, above=0)
+        if self.schedule not in ("linear", "cosine"):
+            return
+        if self.total_steps is None:
+            raise InputError(
+                f"schedule {self.schedule!r} needs total_steps, its horizon."
+            )
+        if self.total_steps <= self.warmup_steps:
+            raise InputError(
+                f"total_steps = {self.total_steps} must be more than warmup_steps = "
+                f"{self.warmup_steps}: the schedule would end before it begins to fall."
+            )
