@@ -44,7 +44,8 @@ from specialize.config.scanning import PACKAGE, Reference, map_leaves
 from specialize.errors import InputError
 from specialize.student.decoding.spec import GenerationSpec
 from specialize.student.model import Student
-from specialize.training.optimization.optimizers import Optimizer
+from specialize.training.optimization.optimizers import Optimizer, make_optimizer
+from specialize.training.optimization.spec import OptimizerSpec
 
 # Commands of our engine with the words they need, and their run files.
 COMMANDS = {
@@ -95,7 +96,7 @@ def snapshot(run: str, files: tuple[str, ...], bindings: tuple[str, ...] = ()) -
         arguments = called([*COMMANDS[run], *words])
         found = config.current()
         assert found is not None
-        flat = described(run, found, arguments) | elsewhere(found)
+        flat = described(run, arguments) | elsewhere(found)
     if run != "select":  # `select` reads the macros of `evaluate`
         macros = found.scan.macros()
         for name, binding in macros.items():
@@ -175,9 +176,7 @@ def _literal(value: Any) -> Any:
 
 _PLACES = {
     "model_dir": "places.run",
-    "checkpoint_dir": "places.checkpoints",
     "initial_checkpoint_path": "places.initial_weights",
-    "examples_dir": "places.examples",
     "benchmarks_dir": "places.benchmarks",
     "vocabulary_path": "places.vocabulary",
     "checkpoint": "places.weights",
@@ -205,34 +204,9 @@ _SUITES = {
     "vocabulary_path": "places.vocabulary",
 }
 _TRAIN = {
-    "mixture": "data.mixture",
-    "feature_lengths": "data.feature_lengths",
-    "batch_size": "data.batch_size",
-    "split": "data.split",
-    "pack": "data.pack",
-    "window_rows": "data.window_rows",
-    "order": "data.order",
-    "reuse_examples": "data.reuse_examples",
-    "seed": "run.seed",
     "total_steps": "run.total_steps",
-    "microbatches": "run.microbatches",
     "rules": "run.sharding_rules",
-    "checkpoint_period": "checkpoints.period",
-    "keep": "checkpoints.keep",
-    "best_metric": "checkpoints.best_metric",
-    "best_mode": "checkpoints.best_mode",
-    "log_period": "logging.period",
-    "tensorboard": "logging.tensorboard",
-    "peak_flops": "logging.peak_flops",
-    "profile_steps": "logging.profile_steps",
-    "eval_period": "evaluation.period",
-    "eval_split": "evaluation.held_out_split",
-    "eval_mixture": "evaluation.held_out_mixture",
-    "eval_batch_size": "evaluation.batch_size",
-    "eval_examples": "evaluation.max_examples",
     "evaluators": "evaluation.further",
-    "suites": "evaluation.suites",
-    "prompt": "evaluation.prompt",
 }
 _SAMPLING = {
     name: f"sampling.{name}"
@@ -253,7 +227,44 @@ NAMES = {
 SPECS = {
     "EvaluationSpec": _SUITES,
     "DecodingSpec": _DECODING,
+<<<<<<< HEAD
     "JudgeSpec": {"judge": "judge.rule", "answer_type": "judge.answer_type"},
+=======
+    "JudgeSpec": {"judge": "judge.rule"},
+    "DataSpec": {
+        "mixture": "data.mixture",
+        "feature_lengths": "data.feature_lengths",
+        "batch_size": "data.batch_size",
+        "split": "data.split",
+        "pack": "data.pack",
+        "window_rows": "data.window_rows",
+        "order": "data.order",
+        "reuse_examples": "data.reuse_examples",
+        "examples_dir": "places.examples",
+        "seed": "run.seed",
+        "microbatches": "run.microbatches",
+    },
+    "CheckpointSpec": {
+        "dir": "places.checkpoints",
+        "period": "checkpoints.period",
+        "keep": "checkpoints.keep",
+        "best_metric": "checkpoints.best_metric",
+        "best_mode": "checkpoints.best_mode",
+    },
+    "LoggingSpec": {
+        "period": "logging.period",
+        "tensorboard": "logging.tensorboard",
+        "peak_flops": "logging.peak_flops",
+        "profile_steps": "logging.profile_steps",
+    },
+    "PeriodicEvaluation": {
+        "period": "evaluation.period",
+        "split": "evaluation.held_out_split",
+        "mixture": "evaluation.held_out_mixture",
+        "batch_size": "evaluation.batch_size",
+        "max_examples": "evaluation.max_examples",
+    },
+>>>>>>> cf80c4a (wip: lint)
     "Questions": {
         **_SAMPLING,
         "problems_path": "places.problems",
@@ -267,6 +278,8 @@ SPECS = {
 _UNUSED = {("select", "split"), ("evaluate", "answer_type"), ("select", "answer_type")}
 # What sampling a checkpoint takes of the decoding: it draws, as its plan says.
 _DRAWN = ("temperature", "top_p", "seed", "batch_size", "input_length", "output_length")
+# What training takes of an evaluation: the rest is its own (`PeriodicEvaluation`).
+_DURING = ("suites", "prompt", "benchmarks_dir", "vocabulary_path")
 
 
 def of_spec(spec: Any, run: str) -> Flat:
@@ -274,6 +287,8 @@ def of_spec(spec: Any, run: str) -> Flat:
     names = SPECS[type(spec).__name__]
     if run == "sample" and names is _DECODING:
         names = {name: names[name] for name in _DRAWN}
+    if run == "train" and names is _SUITES:
+        return {names[name]: _literal(getattr(spec, name)) for name in _DURING}
     flat: Flat = {}
     for field in dataclasses.fields(spec):
         value = getattr(spec, field.name)
@@ -284,14 +299,14 @@ def of_spec(spec: Any, run: str) -> Flat:
     return flat
 
 
-def described(run: str, found: config.Config, arguments: Flat) -> Flat:
+def described(run: str, arguments: Flat) -> Flat:
     """The arguments of an entry function of ours under lasting names."""
     flat: Flat = {}
     for name, value in arguments.items():
         if isinstance(value, Student):
             flat |= of_student(value)
-        elif isinstance(value, Optimizer):
-            flat |= of_optimizer(value, found)
+        elif isinstance(value, OptimizerSpec):
+            flat |= of_optimizer(value)
         elif dataclasses.is_dataclass(value):
             flat |= of_spec(value, run)
         elif name == "mesh":
@@ -322,24 +337,15 @@ def decoding_of_student(student: Student) -> Flat:
     return {f"decoding.{name}": value for name, value in values.items()}
 
 
-def of_optimizer(optimizer: Optimizer, found: config.Config) -> Flat:
+def of_optimizer(spec: OptimizerSpec) -> Flat:
     """The settings, and what they do: rates by step, updates of a small tree."""
-    macros = found.scan.macros()
-    flat: Flat = {}
-    for binding in found.scan.effective().values():
-        if binding.selector.endswith(".make_optimizer"):
-            defaults = _defaults(target_of(binding.selector))
-            flat = {f"optimizer.{name}": value for name, value in defaults.items()}
-            break
-    for binding in found.scan.effective().values():
-        if binding.selector.endswith(".make_optimizer"):
-            value = resolve(binding.value, macros)
-            flat[f"optimizer.{binding.parameter}"] = value
-    assert optimizer.name == flat["optimizer.name"]
+    fields = [f.name for f in dataclasses.fields(spec) if f.name != "options"]
+    flat = {f"optimizer.{name}": getattr(spec, name) for name in fields}
+    optimizer = make_optimizer(spec)
     key = tuple(sorted(flat.items()))
     if key not in _EFFECTS:
-        last = flat["optimizer.total_steps"] - 1
-        steps = (0, flat["optimizer.warmup_steps"], last // 2, last)
+        last = (spec.total_steps or 0) - 1
+        steps = (0, spec.warmup_steps, last // 2, last)
         _EFFECTS[key] = {
             "optimizer.rates": rates(optimizer.learning_rate, steps),
             "optimizer.updates": updates(optimizer),
@@ -424,7 +430,8 @@ class OnT5X:
                 flat |= self._flat(f"student.{part.lower()}", getattr(value, part))
             return flat
         if isinstance(value, Optimizer):
-            return of_optimizer(value, self.config)
+            spec = f"{OptimizerSpec.__module__}.{OptimizerSpec.__qualname__}"
+            return of_optimizer(self._built(Reference(spec, "", True)))
         if name.endswith("learning_rate_fn"):
             return {name: rates(value, (0, 10, 1000))}
         return {name: _literal(value)}

@@ -153,17 +153,18 @@ def mistakes(found: config.Config) -> list[tuple[str, str, str]]:
     lengths = found.value("TASK_FEATURE_LENGTHS")
     for name in lengths:
         without = {key: size for key, size in lengths.items() if key != name}
-        listed.append((f"TASK_FEATURE_LENGTHS = {without!r}", "lengths", f"'{name}'"))
+        kind = "value" if name in ("inputs", "targets") else "lengths"
+        listed.append((f"TASK_FEATURE_LENGTHS = {without!r}", kind, f"'{name}'"))
     extra = {**lengths, "teacher_tails": lengths["targets"]}
     listed.append((f"TASK_FEATURE_LENGTHS = {extra!r}", "lengths", "teacher_tail'"))
     uneven = {**lengths, "teacher_ids": lengths["targets"] + 1}
     listed.append((f"TASK_FEATURE_LENGTHS = {uneven!r}", "lengths", "of one length"))
     typo = found.value("MIXTURE_OR_TASK_NAME").replace("gsm8k", "gms8k")
     listed.append((f"MIXTURE_OR_TASK_NAME = {typo!r}", "task", "Did you mean"))
-    listed.append(("TEMPERATURE = 2.0\nLOSS_MODE = 'tail'", "loss", "temperature"))
-    listed.append(("LOSS_MODE = 'conditional'", "loss", "conditional"))
-    listed.append(("LOSS_MODE = 'papre'", "loss", "paper"))
-    listed.append(("CE_WEIGHT = -1.0", "loss", "ce_weight"))
+    listed.append(("TEMPERATURE = 2.0\nLOSS_MODE = 'tail'", "value", "temperature"))
+    listed.append(("LOSS_MODE = 'conditional'", "value", "conditional"))
+    listed.append(("LOSS_MODE = 'papre'", "value", "paper"))
+    listed.append(("CE_WEIGHT = -1.0", "value", "ce_weight"))
     batch = found.value("BATCH_SIZE")
     listed.append((f"BATCH_SIZE = {batch + 1}", "batch", "does not divide"))
     listed.append((f"MICROBATCHES = {batch + 1}", "batch", "microbatches"))

@@ -4,7 +4,7 @@ Recipes set `MESH`, `MICROBATCHES` and the like once; these functions stand in T
 files and translate. They import nothing of T5X.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from specialize.errors import InputError
@@ -98,12 +98,3 @@ def evaluation_task(suites: Sequence[str], prompt: str) -> str:
         )
     name, _, own = suites[0].partition(":")
     return f"specialize_eval_{name.replace('/', '_')}_{own or prompt}"
-
-
-def no_counterpart(**values: Any) -> Mapping[str, Any]:
-    """Values of a recipe that an engine takes from elsewhere or not at all.
-
-    A run file names them here, so that a recipe which sets them is not told that
-    they are unused, and a reader sees what they do not change.
-    """
-    return values

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from specialize.config.problems import Problem, target_of
-from specialize.config.reading import Config
+from specialize.config.reading import Config, resolve
 from specialize.config.scanning import (
     REQUIRED,
     Binding,
@@ -39,8 +39,12 @@ class Specifications:
         self.made: dict[str, Any] = {}
         self.problems: list[Problem] = []
         self._imports = imports
-        self._macros = config.scan.macros()
-        self._missing = {name: None for name in allow_missing}
+        self._macros = {
+            name: dataclasses.replace(one, value=None)
+            if name in allow_missing and one.value == Macro(REQUIRED)
+            else one
+            for name, one in config.scan.macros().items()
+        }
         self._bound: dict[tuple[str, str], dict[str, Binding]] = {}
         self._values: dict[Reference, Any] = {}
         for one in config.scan.effective().values():
@@ -68,14 +72,9 @@ class Specifications:
             if isinstance(item, Reference) and item.calls:
                 if self._class(item.selector) is not None:
                     return self._specification(item)
-            elif isinstance(item, Macro) and item.name in self._macros:
-                value = self._macros[item.name].value
-                if value == Macro(REQUIRED):
-                    return self._missing.get(item.name, value)
-                return self._value(value)
             return item
 
-        return map_leaves(written, leaf)
+        return map_leaves(resolve(written, self._macros), leaf)
 
     def _specification(self, reference: Reference) -> Any:
         if reference not in self._values:

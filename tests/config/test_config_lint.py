@@ -26,7 +26,7 @@ def lint(tmp_path):
     return linter
 
 
-USE = "neutral.no_counterpart.value = %BATCH_SIZE\n"
+USE = "neutral.microbatches.number = %BATCH_SIZE\n"
 
 
 def test_a_sound_file_has_no_problem(lint):
@@ -55,7 +55,7 @@ def test_a_macro_that_another_binding_makes_vain_is_told(lint, tmp_path):
     (tmp_path / "run.gin").write_text(HEAD + "BATCH_SIZE = 1\n" + USE)
     recipe = tmp_path / "recipe.gin"
     # The recipe sets the value, then goes round it: which of the two did it mean?
-    recipe.write_text(HEAD + "BATCH_SIZE = 8\nneutral.no_counterpart.value = 16\n")
+    recipe.write_text(HEAD + "BATCH_SIZE = 8\nneutral.microbatches.number = 16\n")
     found = config.lint(config.read([str(tmp_path / "run.gin"), str(recipe)]))
     assert [problem.kind for problem in found] == ["unused macro"]
     assert "BATCH_SIZE has no effect" in str(found[0])
@@ -64,12 +64,12 @@ def test_a_macro_that_another_binding_makes_vain_is_told(lint, tmp_path):
 def test_a_default_beside_its_overridden_use_is_no_problem(lint, tmp_path):
     (tmp_path / "run.gin").write_text(HEAD + "BATCH_SIZE = 1\n" + USE)
     recipe = tmp_path / "recipe.gin"
-    recipe.write_text(HEAD + "neutral.no_counterpart.value = 16\n")
+    recipe.write_text(HEAD + "neutral.microbatches.number = 16\n")
     assert config.lint(config.read([str(tmp_path / "run.gin"), str(recipe)])) == []
 
 
 def test_a_macro_defined_by_itself_is_found(lint):
-    found = lint("A = %B\nB = [%A]\nneutral.no_counterpart.value = %A\n")
+    found = lint("A = %B\nB = [%A]\nneutral.microbatches.number = %A\n")
     assert "is defined by itself" in found["circular macro"]
 
 
@@ -115,33 +115,37 @@ def test_a_loss_that_contradicts_itself_is_refused_by_its_own_constructor(
         "LOSS_MODE = 'tail'\nTEMPERATURE = 1.0\nCE_WEIGHT = 0.0\nKL_WEIGHT = 1.0\n"
         "losses.LossConfig:\n  mode = %LOSS_MODE\n  temperature = %TEMPERATURE\n"
         "  ce_weight = %CE_WEIGHT\n  kl_weight = %KL_WEIGHT\n"
+        "neutral.shuffle.data = @losses.LossConfig()\n"
     )
     assert lint(text) == {}
     found = lint(text + values + "\n")
-    assert list(found) == ["loss"]
-    assert said in found["loss"]
+    assert list(found) == ["value"]
+    assert said in found["value"]
 
 
-BATCHES = """BATCH_SIZE = 32
-EVAL_BATCH_SIZE = 32
+MESH = """MESH = {'data': 2, 'fsdp': 4, 'model': 2}
+neutral.model_partitions.mesh = %MESH
+"""
+DATA = """from specialize.training.data import spec
+BATCH_SIZE = 32
 MICROBATCHES = 1
-MESH = {'data': 2, 'fsdp': 4, 'model': 2}
-neutral.no_counterpart:
-  a = %BATCH_SIZE
-  b = %EVAL_BATCH_SIZE
-  c = %MICROBATCHES
-  d = %MESH
+TASK_FEATURE_LENGTHS = {'inputs': 8, 'targets': 4}
+spec.DataSpec:
+  mixture = None
+  feature_lengths = %TASK_FEATURE_LENGTHS
+  batch_size = %BATCH_SIZE
+  microbatches = %MICROBATCHES
+neutral.shuffle.data = @spec.DataSpec()
 """
 
 
 @pytest.mark.parametrize(
     ("values", "kind", "said"),
     [
-        ("BATCH_SIZE = 12", "batch", "BATCH_SIZE = 12 does not divide over data x"),
-        ("EVAL_BATCH_SIZE = 4", "batch", "EVAL_BATCH_SIZE = 4 does not divide"),
-        ("MICROBATCHES = 8", "batch", "8 and 8 microbatches"),
-        ("MICROBATCHES = 0", "batch", "MICROBATCHES is 0"),
-        ("BATCH_SIZE = -8", "batch", "BATCH_SIZE is -8"),
+        ("BATCH_SIZE = 12", "batch", "BATCH_SIZE = 12 does not divide over 8 dev"),
+        ("MICROBATCHES = 8", "batch", "over 8 microbatches and 8 devices"),
+        ("MICROBATCHES = 0", "value", "MICROBATCHES: microbatches = 0; it must be at"),
+        ("BATCH_SIZE = -8", "value", "a.gin:15: BATCH_SIZE: batch_size = -8; it must"),
         ("MESH = {'data': 2, 'modle': 2}", "mesh", "Did you mean 'model'?"),
         ("MESH = {'data': -1, 'model': -1}", "mesh", "one at most is -1"),
         ("MESH = {'data': -1, 'model': 0}", "mesh", "sizes are positive"),
@@ -153,17 +157,57 @@ neutral.no_counterpart:
     ],
 )
 def test_batches_that_the_mesh_does_not_divide_are_found(lint, values, kind, said):
-    assert lint(BATCHES, devices=16) == {}
-    found = lint(BATCHES + values + "\n", devices=16)
+    assert lint(MESH + DATA, devices=16) == {}
+    found = lint(MESH + DATA + values + "\n", devices=16)
     assert list(found) == [kind]
     assert said in found[kind]
+
+
+def test_a_batch_of_decoding_that_the_mesh_does_not_divide_is_found(lint):
+    text = (
+        MESH + "EVAL_BATCH_SIZE = 32\nneutral.microbatches.number = %EVAL_BATCH_SIZE\n"
+    )
+    assert lint(text, devices=16) == {}
+    found = lint(text + "EVAL_BATCH_SIZE = 4\n", devices=16)
+    assert list(found) == ["batch"]
+    assert "EVAL_BATCH_SIZE = 4 does not divide" in found["batch"]
+
+
+def test_a_specification_that_no_function_is_given_is_not_checked(lint):
+    unused = DATA.replace("neutral.shuffle.data = @spec.DataSpec()\n", "")
+    assert lint(unused + "BATCH_SIZE = 0\n") == {}
+
+
+def test_a_specification_inside_another_is_checked_under_its_scope(lint):
+    text = (
+        "from specialize.evaluation import spec\n"
+        "from specialize.inference import spec as decoding\n"
+        "BEAMS = 4\ndecoding.DecodingSpec.num_beams = 2\n"
+        "wide/decoding.DecodingSpec.num_beams = %BEAMS\n"
+        "spec.EvaluationSpec.decoding = @wide/decoding.DecodingSpec()\n"
+        "neutral.shuffle.data = @spec.EvaluationSpec()\n"
+    )
+    for imports in (True, False):
+        assert lint(text, imports=imports) == {}
+        found = lint(text + "BEAMS = 0\n", imports=imports)
+        assert "a.gin:10: BEAMS: num_beams = 0" in found["value"]
+
+
+def test_the_macros_that_all_runs_share_need_not_be_used(tmp_path):
+    values = tmp_path / "runs" / "values.gin"
+    values.parent.mkdir()
+    values.write_text("KEEP = 3\n")
+    recipe = tmp_path / "recipe.gin"
+    recipe.write_text("include 'runs/values.gin'\nKEEP = 4\nKEP = 5\n")
+    [found] = config.lint(config.read([str(recipe)], (), [str(tmp_path)]))
+    assert "KEP is set but nothing uses it. Did you mean 'KEEP'?" in str(found)
 
 
 def vocabulary_text(folder, path) -> str:
     return (
         f"VOCABULARY_PATH = {str(path)!r}\nINITIAL_CHECKPOINT_PATH = {str(folder)!r}\n"
-        "neutral.no_counterpart:\n  a = %VOCABULARY_PATH\n"
-        "  b = %INITIAL_CHECKPOINT_PATH\n"
+        "neutral.evaluation_task:\n  prompt = %VOCABULARY_PATH\n"
+        "  suites = [%INITIAL_CHECKPOINT_PATH]\n"
     )
 
 
@@ -215,13 +259,12 @@ def test_a_vocabulary_that_is_not_there_is_found(lint, tmp_path):
     assert "absent.model' does not exist" in found["vocabulary"]
 
 
-@pytest.mark.parametrize("lengths", ["1024", "{'inputs': 0}", "{'inputs': '8'}"])
+@pytest.mark.parametrize(
+    "lengths", ["1024", "{'inputs': 0, 'targets': 4}", "{'inputs': '8', 'targets': 4}"]
+)
 def test_lengths_that_are_no_lengths_are_found(lint, lengths):
-    found = lint(
-        f"TASK_FEATURE_LENGTHS = {lengths}\n"
-        "neutral.no_counterpart.a = %TASK_FEATURE_LENGTHS\n"
-    )
-    assert "must map each feature to a positive number" in found["lengths"]
+    found = lint(DATA + f"TASK_FEATURE_LENGTHS = {lengths}\n")
+    assert "a.gin:13: TASK_FEATURE_LENGTHS: " in found["value"]
 
 
 def test_parse_tells_all_problems_at_once_and_leaves_gin_alone(tmp_path):
