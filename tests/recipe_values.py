@@ -227,10 +227,7 @@ NAMES = {
 SPECS = {
     "EvaluationSpec": _SUITES,
     "DecodingSpec": _DECODING,
-<<<<<<< HEAD
     "JudgeSpec": {"judge": "judge.rule", "answer_type": "judge.answer_type"},
-=======
-    "JudgeSpec": {"judge": "judge.rule"},
     "DataSpec": {
         "mixture": "data.mixture",
         "feature_lengths": "data.feature_lengths",
@@ -264,7 +261,6 @@ SPECS = {
         "batch_size": "evaluation.batch_size",
         "max_examples": "evaluation.max_examples",
     },
->>>>>>> cf80c4a (wip: lint)
     "Questions": {
         **_SAMPLING,
         "problems_path": "places.problems",

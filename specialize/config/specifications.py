@@ -1,6 +1,7 @@
 """The specifications of a configuration: their own checks are rules of the lint."""
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -84,15 +85,16 @@ class Specifications:
 
     def _new(self, reference: Reference) -> Any:
         found = self._class(reference.selector)
-        fields = {field.name: field for field in dataclasses.fields(found)}
         bound: dict[str, Binding] = {}
         for scope in dict.fromkeys(("", reference.scope)):
             bound |= self._bound.get((scope, reference.selector), {})
         values = {name: self._value(one.value) for name, one in bound.items()}
-        needed = [name for name, f in fields.items() if _is_required(f)]
-        unknown = any(isinstance(i, Macro) for v in values.values() for i in leaves(v))
-        if unknown or not set(needed) <= set(values) <= set(fields):
+        if any(isinstance(item, Macro) for v in values.values() for item in leaves(v)):
             return Macro(REQUIRED)  # which is reported as such
+        try:
+            inspect.signature(found).bind(**values)
+        except TypeError:
+            return Macro(REQUIRED)  # likewise: a field that is absent or unknown
         try:
             made = found(**values)
         except (InputError, TypeError) as error:
@@ -106,8 +108,3 @@ class Specifications:
             return Macro(REQUIRED)
         self.made[found.__name__] = made
         return made
-
-
-def _is_required(field: Any) -> bool:
-    missing = dataclasses.MISSING
-    return field.init and field.default is missing and field.default_factory is missing

@@ -4,6 +4,7 @@ import pytest
 
 from specialize.training.logging import run_log
 from specialize.training.logging.run_log import MetricSums, RunLog
+from specialize.training.logging.spec import LoggingSpec
 
 
 def test_the_step_line_says_what_people_ask_for():
@@ -49,11 +50,11 @@ def test_a_mean_is_over_all_tokens_not_over_steps():
 def open_log(folder, first_step):
     return RunLog(
         folder,
+        LoggingSpec(tensorboard=False, peak_flops=1.0),
         total_steps=100,
         first_step=first_step,
         flops_per_step=1.0,
-        peak=1.0,
-        tensorboard=False,
+        devices=1,
     )
 
 

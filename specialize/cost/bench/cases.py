@@ -21,7 +21,7 @@ from specialize.student.network.architecture import T5Config
 from specialize.student.network.transformer import Transformer
 from specialize.training.data.batches import BatchSource, Mixture
 from specialize.training.data.spec import DataSpec
-from specialize.training.logging.throughput import Shape, published_peak, training_flops
+from specialize.training.logging.throughput import published_peak, training_flops
 from specialize.training.optimization.optimizers import make_optimizer
 from specialize.training.optimization.spec import OptimizerSpec
 from specialize.training.optimization.step import initial_state, make_train_step
@@ -118,7 +118,7 @@ def train(shape: BenchShape, *, fused: bool = True) -> Case:
             rows=shape.batch,
             peak_flops=published_peak(),
             flops=training_flops(
-                Shape.of(model.module.config),
+                model.module.config,
                 shape.batch,
                 shape.input_length,
                 shape.target_length,
@@ -193,7 +193,7 @@ def decode(shape: BenchShape) -> Case:
         )
     )
     flops = training_flops(
-        Shape.of(model.module.config),
+        model.module.config,
         shape.batch,
         shape.input_length,
         shape.target_length,

@@ -212,11 +212,8 @@ def _arguments(
 
 def _forward(model: Any, rows: int, lengths: Mapping[str, int]) -> float:
     """Model FLOPs of a forward pass; decoding with a cache needs as many."""
-    shape = throughput.Shape.of(model.module.config)
-    training = throughput.training_flops(
-        shape, rows, lengths["inputs"], lengths["targets"]
-    )
-    return training / 3
+    sizes = lengths["inputs"], lengths["targets"]
+    return throughput.training_flops(model.module.config, rows, *sizes) / 3
 
 
 def _row(

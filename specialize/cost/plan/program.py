@@ -124,7 +124,7 @@ def train_program(
     }
     made = make_optimizer(optimizer)
     layout = plan_state(model, made, hollow, mesh, rules)
-    _, lowered = lower_step(model, made, data, layout, mesh, layout.abstract, batch)
+    _, lowered = lower_step(model, made, data, layout, batch)
     return Program(
         lowered=lowered,
         mesh=mesh,

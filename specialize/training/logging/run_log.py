@@ -17,6 +17,8 @@ import numpy as np
 
 from specialize import outputs, run_folder
 from specialize.progress import say
+from specialize.training.logging import throughput
+from specialize.training.logging.spec import LoggingSpec
 
 Pair = tuple[float, float]
 
@@ -102,28 +104,28 @@ class RunLog:
 
     Args:
         model_dir: the run's folder.
+        spec: whether summaries for TensorBoard are written, and the peak FLOP/s.
         total_steps: of the run.
         first_step: steps already taken; later lines of an earlier run are dropped.
         flops_per_step: model FLOPs of a step.
-        peak: FLOP/s the devices could do.
+        devices: number of devices of the mesh.
         active: whether this process writes.
-        tensorboard: whether to write summaries for TensorBoard.
     """
 
     def __init__(
         self,
         model_dir: pathlib.Path,
+        spec: LoggingSpec,
         *,
         total_steps: int,
         first_step: int,
         flops_per_step: float,
-        peak: float,
+        devices: int,
         active: bool = True,
-        tensorboard: bool = True,
     ) -> None:
         self.total_steps = total_steps
         self.flops_per_step = flops_per_step
-        self.peak = peak
+        self.peak = spec.peak_flops or throughput.peak_flops(devices)[0]
         self.active = active
         self._path = model_dir / run_folder.METRICS
         self._writer = None
@@ -131,7 +133,7 @@ class RunLog:
             return
         _drop_after(self._path, first_step)
         self._file = open(self._path, "a", encoding="utf-8")
-        if tensorboard:
+        if spec.tensorboard:
             from clu import metric_writers
 
             folder = os.fspath(model_dir / run_folder.TENSORBOARD)

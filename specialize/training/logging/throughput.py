@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,43 +10,8 @@ import jax.numpy as jnp
 from specialize import chips
 
 
-class Shape(NamedTuple):
-    """The numbers of a T5 that decide its operations.
-
-    Attributes:
-        emb_dim: D.
-        joined_kv: heads times their size.
-        mlp_dim: units of a feed-forward layer.
-        gates: matrices into the feed-forward units (2 where gated).
-        encoder_layers: of the encoder.
-        decoder_layers: of the decoder.
-        vocab_size: V, rows of the head.
-    """
-
-    emb_dim: int
-    joined_kv: int
-    mlp_dim: int
-    gates: int
-    encoder_layers: int
-    decoder_layers: int
-    vocab_size: int
-
-    @classmethod
-    def of(cls, config: Any) -> "Shape":
-        """From a `T5Config`."""
-        return cls(
-            emb_dim=config.emb_dim,
-            joined_kv=config.num_heads * config.head_dim,
-            mlp_dim=config.mlp_dim,
-            gates=len(config.mlp_activations),
-            encoder_layers=config.num_encoder_layers,
-            decoder_layers=config.num_decoder_layers,
-            vocab_size=config.vocab_size,
-        )
-
-
 def training_flops(
-    shape: Shape, rows: int, input_length: int, target_length: int
+    network: Any, rows: int, input_length: int, target_length: int
 ) -> float:
     """Model FLOPs of one training step (Chowdhery et al., 2022, appendix B).
 
@@ -54,23 +19,21 @@ def training_flops(
     repeats does not count, padding does.
 
     Args:
-        shape: of the network.
+        network: the `T5Config`.
         rows: B.
         input_length: S.
         target_length: L.
     """
     s, t = input_length, target_length
-    attention = 4 * shape.emb_dim * shape.joined_kv
-    mlp = (shape.gates + 1) * shape.emb_dim * shape.mlp_dim
-    encoder = s * (attention + mlp) + 2 * s * s * shape.joined_kv
+    joined_kv = network.num_heads * network.head_dim
+    attention = 4 * network.emb_dim * joined_kv
+    mlp = (len(network.mlp_activations) + 1) * network.emb_dim * network.mlp_dim
+    encoder = s * (attention + mlp) + 2 * s * s * joined_kv
     # Cross-attention: queries and outputs on targets, keys and values on inputs.
-    cross = (t + s) * attention / 2 + 2 * s * t * shape.joined_kv
-    decoder = t * (attention + mlp) + 2 * t * t * shape.joined_kv + cross
-    head = t * shape.emb_dim * shape.vocab_size
-    multiplications = (
-        shape.encoder_layers * encoder + shape.decoder_layers * decoder + head
-    )
-    return 6.0 * rows * multiplications
+    cross = (t + s) * attention / 2 + 2 * s * t * joined_kv
+    decoder = t * (attention + mlp) + 2 * t * t * joined_kv + cross
+    layers = network.num_encoder_layers * encoder + network.num_decoder_layers * decoder
+    return 6.0 * rows * (layers + t * network.emb_dim * network.vocab_size)
 
 
 def peak_flops(devices: int) -> tuple[float, str]:

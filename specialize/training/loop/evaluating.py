@@ -16,40 +16,35 @@ from specialize.training.data.feed import local_rows, to_global_arrays
 from specialize.training.data.mixtures import Mixture
 from specialize.training.data.spec import DataSpec
 from specialize.training.loop.spec import PeriodicEvaluation
-from specialize.training.optimization.step import LossSums, make_eval_step
+from specialize.training.optimization.state import StateLayout
+from specialize.training.optimization.step import make_eval_step
 
 # (params, steps taken) -> metric -> value. Called by every process of a run.
 Evaluator = Callable[[Any, int], Mapping[str, float]]
 
 
 def held_out_loss(
-    loss_sums: LossSums,
+    model: Any,
+    layout: StateLayout,
     mixture: Mixture,
-    mesh: Mesh,
-    rules: sharding.Rules,
-    *,
-    batch_size: int,
-    feature_lengths: Mapping[str, int],
-    pack: bool = True,
-    max_examples: int | None = None,
+    data: DataSpec,
+    evaluation: PeriodicEvaluation,
 ) -> Evaluator:
     """Measures loss and the loss's metrics on a split, without dropout.
 
     Args:
-        loss_sums: (params, batch, dropout key) -> sums.
+        model: the student.
+        layout: mesh and rules.
         mixture: the held-out examples; each is counted once, rates play no part.
-        mesh: the device mesh.
-        rules: logical axes to mesh axes.
-        batch_size: rows of a batch.
-        feature_lengths: lengths of a row.
-        pack: whether rows hold several examples.
-        max_examples: of each task; None is all.
+        data: lengths of a row, and whether rows hold several examples.
+        evaluation: rows of a batch, and how many examples of each task.
 
     Returns:
         An evaluator of "held_out/<metric>".
     """
-    step = jax.jit(make_eval_step(loss_sums))
+    step, mesh = jax.jit(make_eval_step(model.loss_sums)), layout.mesh
     place = sharding.batch_sharding(mesh)
+    batch_size = evaluation.rows(sharding.batch_shards(mesh))
 
     def evaluate(params: Any, taken: int) -> dict[str, float]:
         del taken
@@ -58,12 +53,12 @@ def held_out_loss(
         for batch, _ in held_out_batches(
             mixture,
             batch_size=batch_size,
-            feature_lengths=feature_lengths,
-            pack=pack,
-            max_examples=max_examples,
+            feature_lengths=data.lengths,
+            pack=data.pack,
+            max_examples=evaluation.max_examples,
         ):
             mine = {name: values[rows] for name, values in batch.items()}
-            with sharding.activate(mesh, rules):
+            with sharding.activate(mesh, layout.rules):
                 results.append(
                     step(params, to_global_arrays(mine, rows, batch_size, place))
                 )
@@ -120,40 +115,26 @@ def measurements(
     data: DataSpec,
     held_out: Mixture | None,
     model: Any,
-    mesh: Mesh,
-    rules: sharding.Rules,
+    layout: StateLayout,
     model_dir: pathlib.Path,
 ) -> list[Evaluator]:
     """The evaluators that a specification asks for.
 
     Args:
         evaluation: what is measured.
-        data: what is trained on: lengths, and whether rows are packed.
+        data: what is trained on.
         held_out: the examples whose loss is measured, if any.
         model: the student.
-        mesh: the device mesh.
-        rules: logical axes to mesh axes.
+        layout: mesh and rules.
         model_dir: the run's folder.
 
     Raises:
         InputError: as `decoded_suites`.
     """
     found: list[Evaluator] = []
-    shards = sharding.batch_shards(mesh)
     if held_out is not None:
-        found.append(
-            held_out_loss(
-                model.loss_sums,
-                held_out,
-                mesh,
-                rules,
-                batch_size=evaluation.rows(shards),
-                feature_lengths=data.feature_lengths,
-                pack=data.pack,
-                max_examples=evaluation.max_examples,
-            )
-        )
-    if suites := evaluation.decoded(data, shards):
+        found.append(held_out_loss(model, layout, held_out, data, evaluation))
+    if suites := evaluation.decoded(data, sharding.batch_shards(layout.mesh)):
         folder = model_dir / run_folder.EVALUATION
-        found.append(decoded_suites(model, mesh, suites, folder))
+        found.append(decoded_suites(model, layout.mesh, suites, folder))
     return found

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -20,7 +20,6 @@ from specialize.training.loop import interruptions
 from specialize.training.loop.evaluating import Evaluator
 from specialize.training.loop.interruptions import NonFiniteError, Stop
 from specialize.training.loop.profiling import Profiler
-from specialize.training.optimization.state import CompiledStep
 
 
 @dataclasses.dataclass
@@ -73,7 +72,8 @@ class Loop:
 
     Attributes:
         progress: where the run begins; it changes with every step.
-        step: the compiled step.
+        take_step: (state, healthy, batch) -> (state, healthy, results), compiled.
+        healthy: whether all steps so far were finite, on the mesh.
         source: the batches.
         mesh: the device mesh.
         store: the checkpoints.
@@ -86,7 +86,8 @@ class Loop:
     """
 
     progress: Progress
-    step: CompiledStep
+    take_step: Callable[..., Any]
+    healthy: jax.Array
     source: BatchSource
     mesh: Mesh
     store: CheckpointStore
@@ -121,7 +122,9 @@ class Loop:
         with contextlib.closing(batches):
             for number, batch, layout in batches:
                 profiler.before(number)
-                run.state, results = self.step(run.state, batch)
+                run.state, self.healthy, results = self.take_step(
+                    run.state, self.healthy, batch
+                )
                 if one_at_a_time:
                     jax.block_until_ready((run.state, results))
                 self.results.enter(number, results, layout)

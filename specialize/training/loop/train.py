@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from specialize import checks, config, outputs, run_folder, sharding
@@ -38,7 +39,6 @@ from specialize.training.loop.spec import PeriodicEvaluation
 from specialize.training.optimization.optimizers import Optimizer, make_optimizer
 from specialize.training.optimization.spec import OptimizerSpec
 from specialize.training.optimization.state import (
-    CompiledStep,
     create_state,
     lower_step,
     plan_state,
@@ -135,7 +135,7 @@ def train(
             _say(f"resuming {model_dir} at step {run.step}")
         else:
             state = create_state(
-                model, layout, source.batch(0), mesh, data.seed, initial_checkpoint_path
+                model, layout, source.batch(0), data.seed, initial_checkpoint_path
             )
             run = Progress(state, identity)
         if run.step >= total_steps:
@@ -145,16 +145,21 @@ def train(
         # -- 4. The step, compiled once; and what is measured on the way. -------------
         began = time.perf_counter()
         batch = feed.global_batch(source, run.step, mesh)
-        step = CompiledStep(
-            *lower_step(model, optimizer, data, layout, mesh, run.state, batch), mesh
-        )
+        names, lowered = lower_step(model, optimizer, data, layout, batch)
+        compiled = lowered.compile()
         del batch
         if jax.process_index() == 0:
             config.save_operative(model_dir)  # defaults included
-        measured = measurements(
-            evaluation, data, held_out, model, mesh, layout.rules, model_dir
+        measured = measurements(evaluation, data, held_out, model, layout, model_dir)
+        log = RunLog(
+            model_dir,
+            logging,
+            total_steps=total_steps,
+            first_step=run.step,
+            flops_per_step=throughput.flops_of(model, data.batch_size, data.lengths),
+            devices=mesh.size,
+            active=jax.process_index() == 0,
         )
-        log = _open_log(logging, model, data, mesh, model_dir, run.step, total_steps)
         exits.callback(log.close)
         profiler = Profiler(model_dir / run_folder.PROFILE, logging.profile_steps)
         exits.callback(profiler.stop)
@@ -163,12 +168,13 @@ def train(
         # -- 5. The loop. -------------------------------------------------------------
         loop = Loop(
             progress=run,
-            step=step,
+            take_step=compiled,
+            healthy=jax.device_put(jnp.ones((), bool), sharding.replicated(mesh)),
             source=source,
             mesh=mesh,
             store=store,
             checkpoints=checkpoints,
-            results=StepResults(source, log, step.names, logging.period, run.sums),
+            results=StepResults(source, log, names, logging.period, run.sums),
             evaluators=[*evaluators, *measured],
             evaluation_period=evaluation.period,
             total_steps=total_steps,
@@ -213,31 +219,6 @@ def _open_store(spec: CheckpointSpec, model_dir: pathlib.Path) -> CheckpointStor
         keep=spec.keep,
         best_metric=spec.best_metric,
         best_mode=spec.best_mode,
-    )
-
-
-def _open_log(
-    logging: LoggingSpec,
-    model: Any,
-    data: DataSpec,
-    mesh: Mesh,
-    model_dir: pathlib.Path,
-    first_step: int,
-    total_steps: int,
-) -> RunLog:
-    flops = throughput.training_flops(
-        throughput.Shape.of(model.module.config),
-        data.batch_size,
-        *data.lengths.values(),
-    )
-    return RunLog(
-        model_dir,
-        total_steps=total_steps,
-        first_step=first_step,
-        flops_per_step=flops,
-        peak=logging.peak_flops or throughput.peak_flops(mesh.size)[0],
-        active=jax.process_index() == 0,
-        tensorboard=logging.tensorboard,
     )
 
 

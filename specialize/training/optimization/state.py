@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Shaped
 
 from specialize import sharding
 from specialize.training.data.spec import DataSpec
@@ -24,12 +24,14 @@ class StateLayout(NamedTuple):
     """The state of a run before it has values.
 
     Attributes:
+        mesh: the device mesh.
         rules: logical axes to mesh axes, those that divide this model.
         chain: the optimizer for this model.
         abstract: `jax.ShapeDtypeStruct`s with shardings, in the tree of the state.
         shardings: the shardings alone.
     """
 
+    mesh: Mesh
     rules: sharding.Rules
     chain: optax.GradientTransformation
     abstract: Any
@@ -65,14 +67,13 @@ def plan_state(
         state,
         places,
     )
-    return StateLayout(fitting, chain, abstract, places)
+    return StateLayout(mesh, fitting, chain, abstract, places)
 
 
 def create_state(
     model: Any,
     layout: StateLayout,
     batch: Mapping[str, Shaped[np.ndarray, "B ..."]],
-    mesh: Mesh,
     seed: int,
     initial_checkpoint_path: str | None,
 ) -> Any:
@@ -82,7 +83,6 @@ def create_state(
         model: the student.
         layout: of `plan_state`.
         batch: as there.
-        mesh: the device mesh.
         seed: of random weights, which are the same on every mesh.
         initial_checkpoint_path: weights in any layout that `load_params` reads; None
             draws random ones.
@@ -90,7 +90,7 @@ def create_state(
     Raises:
         InputError: as `checkpoints.load_params`.
     """
-    with sharding.activate(mesh, layout.rules):
+    with sharding.activate(layout.mesh, layout.rules):
         if initial_checkpoint_path is None:
             variables = _variables(model, batch)
             draw = jax.jit(
@@ -110,44 +110,11 @@ def create_state(
         return begin(params)
 
 
-class CompiledStep:
-    """The optimizer step of a run, compiled for its mesh.
-
-    Args:
-        names: of `lower_step`.
-        lowered: likewise.
-        mesh: what it was lowered for.
-
-    Attributes:
-        names: names of the rows of a step's results.
-    """
-
-    def __init__(self, names: list[str], lowered: Any, mesh: Mesh) -> None:
-        self.names = names
-        self._compiled = lowered.compile()
-        self._healthy = jax.device_put(jnp.ones((), bool), sharding.replicated(mesh))
-
-    def __call__(self, state: Any, batch: Any) -> tuple[Any, Float[Array, "n 2"]]:
-        """Takes a step.
-
-        Args:
-            state: weights, optimizer and step; its arrays are given up.
-            batch: the global batch.
-
-        Returns:
-            (state, results): sum and count of each metric.
-        """
-        state, self._healthy, results = self._compiled(state, self._healthy, batch)
-        return state, results
-
-
 def lower_step(
     model: Any,
     optimizer: Optimizer,
     data: DataSpec,
     layout: StateLayout,
-    mesh: Mesh,
-    state: Any,
     batch: Any,
 ) -> tuple[list[str], Any]:
     """Lowers the optimizer step for a mesh, whose devices need not exist.
@@ -157,9 +124,7 @@ def lower_step(
         optimizer: for the learning rate that is reported.
         data: seed of dropout and number of microbatches.
         layout: of `plan_state`.
-        mesh: the device mesh.
-        state: arrays of the state, or their shapes with shardings.
-        batch: likewise.
+        batch: arrays of a batch, or their shapes with shardings.
 
     Returns:
         (names of the rows of the results, `jax.stages.Lowered`).
@@ -173,6 +138,7 @@ def lower_step(
             learning_rate=optimizer.learning_rate,
         )
     )
+    mesh = layout.mesh
     whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     healthy = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
     with sharding.activate(mesh, layout.rules):
@@ -181,7 +147,7 @@ def lower_step(
             in_shardings=(layout.shardings, whole, rows),
             out_shardings=(layout.shardings, whole, whole),
             donate_argnums=0,
-        ).lower(state, healthy, batch)
+        ).lower(layout.abstract, healthy, batch)
     return names, lowered
 
 
