@@ -53,7 +53,7 @@ def open_log(folder, first_step):
         LoggingSpec(tensorboard=False, peak_flops=1.0),
         total_steps=100,
         first_step=first_step,
-        flops_per_step=1.0,
+        flops=1.0,
         devices=1,
     )
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from specialize import outputs, run_folder
@@ -107,9 +108,8 @@ class RunLog:
         spec: whether summaries for TensorBoard are written, and the peak FLOP/s.
         total_steps: of the run.
         first_step: steps already taken; later lines of an earlier run are dropped.
-        flops_per_step: model FLOPs of a step.
+        flops: model FLOPs of a step.
         devices: number of devices of the mesh.
-        active: whether this process writes.
     """
 
     def __init__(
@@ -119,17 +119,16 @@ class RunLog:
         *,
         total_steps: int,
         first_step: int,
-        flops_per_step: float,
+        flops: float,
         devices: int,
-        active: bool = True,
     ) -> None:
         self.total_steps = total_steps
-        self.flops_per_step = flops_per_step
+        self.flops_per_step = flops
         self.peak = spec.peak_flops or throughput.peak_flops(devices)[0]
-        self.active = active
+        self.active = jax.process_index() == 0
         self._path = model_dir / run_folder.METRICS
         self._writer = None
-        if not active:
+        if not self.active:
             return
         _drop_after(self._path, first_step)
         self._file = open(self._path, "a", encoding="utf-8")

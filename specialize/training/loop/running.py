@@ -4,9 +4,10 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from specialize import memory, sharding
@@ -71,9 +72,9 @@ class Loop:
     Only evaluating and saving make them wait.
 
     Attributes:
+        model_dir: the run's folder.
         progress: where the run begins; it changes with every step.
         take_step: (state, healthy, batch) -> (state, healthy, results), compiled.
-        healthy: whether all steps so far were finite, on the mesh.
         source: the batches.
         mesh: the device mesh.
         store: the checkpoints.
@@ -85,9 +86,9 @@ class Loop:
         scores: metrics of the evaluation after this very step.
     """
 
+    model_dir: pathlib.Path
     progress: Progress
     take_step: Callable[..., Any]
-    healthy: jax.Array
     source: BatchSource
     mesh: Mesh
     store: CheckpointStore
@@ -109,9 +110,16 @@ class Loop:
             Whether a signal ended the run before its last step.
 
         Raises:
-            NotFinite: a step was not finite.
+            NonFiniteError: a step was not finite; the state before it was saved.
         """
+        try:
+            return self._run(stop, profiler)
+        except NotFinite as fault:
+            raise self._failure(fault) from None
+
+    def _run(self, stop: Stop, profiler: Profiler) -> bool:
         run, stopped = self.progress, False
+        healthy = jax.device_put(jnp.ones((), bool), sharding.replicated(self.mesh))
         # Simulated devices of one CPU share a pool of threads. Two steps at once could
         # each hold some of them and wait for ever for the rest to join a reduction.
         one_at_a_time = sharding.simulated(self.mesh)
@@ -122,9 +130,7 @@ class Loop:
         with contextlib.closing(batches):
             for number, batch, layout in batches:
                 profiler.before(number)
-                run.state, self.healthy, results = self.take_step(
-                    run.state, self.healthy, batch
-                )
+                run.state, healthy, results = self.take_step(run.state, healthy, batch)
                 if one_at_a_time:
                     jax.block_until_ready((run.state, results))
                 self.results.enter(number, results, layout)
@@ -182,16 +188,8 @@ class Loop:
         }
         self.store.save(run.step, run.state, record)
 
-    def fail(self, fault: NotFinite, model_dir: pathlib.Path) -> NoReturn:
-        """Saves the state before a step that was not finite, and records its batch.
-
-        Args:
-            fault: the step, which left the state as it was.
-            model_dir: the run's folder.
-
-        Raises:
-            NonFiniteError: always.
-        """
+    def _failure(self, fault: NotFinite) -> NonFiniteError:
+        """Saves the state before a step that was not finite, and records its batch."""
         run, source = self.progress, self.source
         run.step, run.evaluation_due = int(run.state["step"]), False
         self._save()
@@ -199,9 +197,9 @@ class Loop:
         batch = source.batch(fault.step, feed.local_rows(source.batch_size, self.mesh))
         ids = source.record_ids(fault.step)
         path = interruptions.record_nonfinite(
-            model_dir, fault.step, fault.metrics, batch, ids
+            self.model_dir, fault.step, fault.metrics, batch, ids
         )
         sharding.barrier("batch that is not finite")
-        raise NonFiniteError(
+        return NonFiniteError(
             interruptions.nonfinite_message(fault.step, path, run.step, ids)
-        ) from None
+        )

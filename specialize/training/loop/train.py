@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from specialize import checks, config, outputs, run_folder, sharding
@@ -30,7 +29,7 @@ from specialize.training.data.spec import DataSpec
 from specialize.training.logging import throughput
 from specialize.training.logging.run_log import RunLog
 from specialize.training.logging.spec import LoggingSpec
-from specialize.training.logging.step_results import NotFinite, StepResults
+from specialize.training.logging.step_results import StepResults
 from specialize.training.loop import interruptions
 from specialize.training.loop.evaluating import Evaluator, measurements
 from specialize.training.loop.profiling import Profiler
@@ -101,10 +100,9 @@ def train(
         The outcome; also where the run was complete already.
 
     Raises:
-        InputError: the folder is not ours or belongs to a run with other settings,
-            or the batch does not divide over mesh and microbatches.
-        NonFiniteError: loss or gradient became infinite or NaN; the state before it was
-            saved.
+        InputError: the folder is not ours, belongs to a run with other settings, or the
+            batch does not divide over mesh and microbatches.
+        NonFiniteError: a step was not finite; the state before it was saved.
     """
     # -- 1. Refuse what cannot work, before anything is written or compiled. ----------
     outputs.check_writable(model_dir, "run")
@@ -144,21 +142,21 @@ def train(
 
         # -- 4. The step, compiled once; and what is measured on the way. -------------
         began = time.perf_counter()
-        batch = feed.global_batch(source, run.step, mesh)
-        names, lowered = lower_step(model, optimizer, data, layout, batch)
+        first = feed.global_batch(source, run.step, mesh)
+        names, lowered = lower_step(model, optimizer, data, layout, first)
         compiled = lowered.compile()
-        del batch
+        del first
         if jax.process_index() == 0:
             config.save_operative(model_dir)  # defaults included
         measured = measurements(evaluation, data, held_out, model, layout, model_dir)
+        rows, lengths = data.batch_size, data.lengths.values()
         log = RunLog(
             model_dir,
             logging,
             total_steps=total_steps,
             first_step=run.step,
-            flops_per_step=throughput.flops_of(model, data.batch_size, data.lengths),
+            flops=throughput.training_flops(model.module.config, rows, *lengths),
             devices=mesh.size,
-            active=jax.process_index() == 0,
         )
         exits.callback(log.close)
         profiler = Profiler(model_dir / run_folder.PROFILE, logging.profile_steps)
@@ -167,9 +165,9 @@ def train(
 
         # -- 5. The loop. -------------------------------------------------------------
         loop = Loop(
+            model_dir=model_dir,
             progress=run,
             take_step=compiled,
-            healthy=jax.device_put(jnp.ones((), bool), sharding.replicated(mesh)),
             source=source,
             mesh=mesh,
             store=store,
@@ -179,11 +177,7 @@ def train(
             evaluation_period=evaluation.period,
             total_steps=total_steps,
         )
-        try:
-            stopped = loop.run(stop, profiler)
-        except NotFinite as fault:
-            loop.fail(fault, model_dir)
-        if stopped:
+        if stopped := loop.run(stop, profiler):
             _say(f"asked to stop: step {run.step} is saved; the same command continues")
         if left_out := source.left_out(0, run.step):
             _say(f"packing left {left_out} examples out of their windows")
