@@ -45,8 +45,9 @@ FOREIGN_FLAGS = {
     "--show": "benchmarks/judge_agreement.py, named one line above",
     "--signal": "SLURM's sbatch",
 }
-# Modules of other projects.
-FOREIGN_MODULES = {"AutoModelForSeq2SeqLM", "seqio", "t5x", "transformers"}
+# Modules of other projects, and fields of JSON files that formats.md describes.
+FOREIGN_MODULES = {"AutoModelForSeq2SeqLM", "seqio", "t5x", "tf", "transformers"}
+FOREIGN_MODULES |= {"content", "fingerprint"}
 # A dotted name that ends so is a file that some command writes or reads.
 ENDINGS = {
     "bin",
@@ -112,10 +113,11 @@ def unknown_macros(text: str) -> list[str]:
     # Neither a part of a longer word or path, nor text in quotes, nor a file's name.
     words = re.findall(r"(?<![\w'\"./\\$])([A-Z][A-Z0-9_]{2,})\b(?!\.\w|')", text)
     words += re.findall(r"--gin\.(\w+)", text)
+    formats = members(ROOT / "specialize/versions.py").keys()
     return [
         word
         for word in words
-        if word not in macros() | NOT_MACROS
+        if word not in macros() | NOT_MACROS | formats
         and not (word.startswith("SPECIALIZE_") and f'"{word}"' in source())
     ]
 
