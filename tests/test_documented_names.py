@@ -33,6 +33,7 @@ NOT_MACROS = {
     *("JOB", "PIP_EXTRA_INDEX_URL", "SBATCH", "TERM"),
     # Words of messages that a page quotes.
     *("CPU", "RESOURCE_EXHAUSTED"),
+    "SPCZ",  # the application id of a response database
     # A slip that a shown message is about.
     "BATCHSIZE",
 }
