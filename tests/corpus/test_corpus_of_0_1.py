@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from specialize import outputs, versions
-from specialize.corpus.building import pipeline, stages
-from specialize.corpus.building.rendering import Settings
+from specialize import cli, outputs, versions
+from specialize.corpus.building import pipeline
 from specialize.corpus.completions import Questions, parse_line
 from specialize.corpus.lines import read_lines
 from specialize.corpus.records import Completion, Problem
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.responses import ResponseStore
-from specialize.corpus.sampling.sampler import Plan, Tally
+from specialize.corpus.sampling.sampler import Tally
+from specialize.corpus.sampling.spec import SamplingSpec
 from specialize.corpus.sampling.teachers import Answer, Ask, Choice
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.manifest import Manifest
@@ -150,9 +150,9 @@ class LastQuestion:
 
 
 def continued(folder: pathlib.Path, teacher: LastQuestion) -> Tally:
-    plan = Plan(samples=2, samples_per_request=2, seed=1)
+    asked = SamplingSpec(samples=2, samples_per_request=2, seed=1)
     path = folder / "responses.sqlite"
-    return asyncio.run(sample.run(problems(folder), teacher, path, plan))
+    return asyncio.run(sample.run(problems(folder), teacher, path, asked))
 
 
 def test_a_sampling_of_0_1_goes_on_with_what_is_missing(of_0_1: pathlib.Path) -> None:
@@ -199,14 +199,10 @@ def test_completions_and_their_card_are_read(of_0_1: pathlib.Path) -> None:
 def test_aligned_samples_become_the_targets_that_they_became(
     of_0_1: pathlib.Path,
 ) -> None:
-    stages.write(
-        of_0_1 / "world/gsm8k/train.jsonl",
-        problems(of_0_1),
-        of_0_1 / "aligned.jsonl",
-        of_0_1 / "written",
-        Settings(vocabulary=str(of_0_1 / "vocabulary.model"), demonstrations=1),
-        processes=1,
-    )
+    words = ["--problems", str(of_0_1 / "world/gsm8k/train.jsonl"), "--processes", "1"]
+    words += ["--aligned", str(of_0_1 / "aligned.jsonl"), "--demonstrations", "1"]
+    words += ["--vocabulary", str(of_0_1 / "vocabulary.model")]
+    assert cli.main(["corpus", "write", *words, "--out", str(of_0_1 / "written")]) == 0
     before, now = (
         {record.id: record.target for record in shards.read_shards(of_0_1 / name)}
         for name in ("corpus", "written")

@@ -4,21 +4,14 @@ import json
 
 import pytest
 
-from specialize import outputs, versions
-from specialize.evaluation.judge_predictions import evaluate_predictions
+from specialize import cli, outputs, versions
 from specialize.evaluation.predictions import read_predictions
 from specialize.evaluation.report.report import report
 from specialize.evaluation.report.runs import read_run
 from specialize.evaluation.results import Results
-from specialize.evaluation.spec import EvaluationSpec
 
 NEWER = pytest.mark.parametrize("found", [2, "next"])
 KEY = "gsm8k:zero_shot_cot"
-
-
-def every(folder):
-    """What 0.1 asked of predictions: all questions of the file."""
-    return EvaluationSpec(benchmarks_dir=folder / "world", split="all")
 
 
 @pytest.mark.parametrize("name", ["evaluation/results.json", "teacher.json"])
@@ -46,23 +39,30 @@ def test_newer_results_are_refused(of_0_1, restate, refused, found):
     refused(lambda: read_run(path), versions.RESULTS, path, found)
 
 
+def judged(of_0_1, name):
+    """Types the command that judged the teacher's predictions; gives the results."""
+    words = ["--predictions", str(of_0_1 / name), "--benchmarks", str(of_0_1 / "world")]
+    words += ["--split", "all", "--json", str(of_0_1 / "now.json")]
+    assert cli.main(["evaluate", *words]) == 0
+    return Results.load(of_0_1 / "now.json")
+
+
 @pytest.mark.parametrize(
     "name", ["predictions.jsonl", "teacher/gsm8k.zero_shot_cot.jsonl"]
 )
 def test_predictions_are_judged_as_they_were(of_0_1, name):
-    results = evaluate_predictions(of_0_1 / name, every(of_0_1))
+    results = judged(of_0_1, name)
     assert results.metrics() == Results.load(of_0_1 / "teacher.json").metrics()
     assert results.num_examples == 4
 
 
 def test_what_is_judged_now_states_its_version_and_is_read_again(of_0_1):
-    now = of_0_1 / "now.json"
-    evaluate_predictions(of_0_1 / "predictions.jsonl", every(of_0_1), json_path=now)
-    assert json.loads(now.read_text())["format"] == 1
-    judged = of_0_1 / "now" / "gsm8k.zero_shot_cot.jsonl"
-    lines = [json.loads(line) for line in judged.read_text().splitlines()]
+    judged(of_0_1, "predictions.jsonl")
+    assert json.loads((of_0_1 / "now.json").read_text())["format"] == 1
+    path = of_0_1 / "now" / "gsm8k.zero_shot_cot.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["predictions_version"] for line in lines] == [1] * 4
-    assert len(read_predictions(judged)) == 4
+    assert len(read_predictions(path)) == 4
 
 
 @NEWER

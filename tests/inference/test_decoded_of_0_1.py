@@ -30,7 +30,7 @@ def decoded(of_0_1):
 
 def go_on(path, engine):
     settings = json.loads(path.read_text().splitlines()[0])["settings"]
-    return decode_to_file(engine, ["q"] * 4, path, settings, sampling={})
+    return decode_to_file(engine, ["q"] * 4, path, settings)
 
 
 def test_what_0_1_decoded_is_not_decoded_again(decoded, of_0_1):
