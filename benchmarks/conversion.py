@@ -95,8 +95,9 @@ def main() -> None:
 
 def write_random(folder: pathlib.Path, size: str) -> int:
     """Writes a random Hugging Face folder, one tensor in memory at a time."""
-    from specialize.checkpoints import huggingface, names
-    from specialize.checkpoints.lazy import LazyTensor
+    from specialize.checkpoints import names
+    from specialize.checkpoints.formats import huggingface, huggingface_companions
+    from specialize.checkpoints.lazy_tensors import LazyTensor
     from specialize.student.network.architecture import T5Config
 
     sizes = SIZES[size]
@@ -119,7 +120,7 @@ def write_random(folder: pathlib.Path, size: str) -> int:
     }
     folder.mkdir()
     huggingface.write_weights(folder, tensors)
-    huggingface.write_settings(folder, config, "float32")
+    huggingface_companions.write_settings(folder, config, "float32")
     return sum(tensor.size for tensor in tensors.values())
 
 

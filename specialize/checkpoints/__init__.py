@@ -1,7 +1,8 @@
 """Weights: saved, restored, converted.
 
-`store.CheckpointStore` keeps a run's checkpoints; `load_params` starts from any format;
-`convert.convert` writes any format. Importing the package imports nothing heavy.
+`store.CheckpointStore` keeps a run's checkpoints, `load_params` reads weights of any
+format, `convert.convert` writes any format. Importing the package imports nothing
+heavy.
 """
 
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     if name == "load_params":
-        from specialize.checkpoints.initial import load_params
+        from specialize.checkpoints.loading import load_params
 
         return load_params
     if name == "CheckpointStore":

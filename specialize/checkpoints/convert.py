@@ -5,9 +5,15 @@ import pathlib
 import time
 from collections.abc import Mapping
 
-from specialize.checkpoints import huggingface, names, orbaxes, t5x, vocabulary_rows
-from specialize.checkpoints.fingerprint import Fingerprint
-from specialize.checkpoints.lazy import LazyTensor
+from specialize.checkpoints import names, vocabulary_rows
+from specialize.checkpoints.fingerprint import WeightFingerprint
+from specialize.checkpoints.formats import (
+    huggingface,
+    huggingface_companions,
+    orbax_folders,
+    t5x,
+)
+from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.checkpoints.opening import (
     open_checkpoint,
     verify_run,
@@ -36,7 +42,7 @@ _USE_IN_T5X = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
+class ConversionSummary:
     """What a conversion did.
 
     Attributes:
@@ -79,7 +85,7 @@ def convert(
     vocabulary: str | None = None,
     activation: str | None = None,
     max_shard_bytes: int = 5 * 10**9,
-) -> Summary:
+) -> ConversionSummary:
     """Converts a checkpoint.
 
     Args:
@@ -131,7 +137,7 @@ def convert(
         )
     types = sorted({tensor.dtype.name for tensor in tensors.values()})
     ticks = track(range(len(tensors)), f"convert {opened.format}", total=len(tensors))
-    fingerprint = Fingerprint(on_tensor=lambda: next(ticks, None))
+    fingerprint = WeightFingerprint(on_tensor=lambda: next(ticks, None))
     observed = {
         name: fingerprint.observed(name, tensor) for name, tensor in tensors.items()
     }
@@ -148,21 +154,21 @@ def convert(
                     staged, observed, max_shard_bytes=max_shard_bytes
                 )
             else:
-                writer = t5x if to == "t5x" else orbaxes
+                writer = t5x if to == "t5x" else orbax_folders
                 writer.write_folder(
                     staged / f"{t5x.PREFIX}{opened.step or 0}",
                     names.laid_out(observed, layers),
                     step=opened.step or 0,
                     optimizer=optimizer,
                 )
-            huggingface.write_settings(staged, config, types[0])
+            huggingface_companions.write_settings(staged, config, types[0])
             _write_tokenizer(staged, opened, vocabulary, to, notes)
             digits = fingerprint.digits()
             card = _card(opened, config, parameters, digits, to)
-            huggingface.write_card(staged, card, base=_base(source))
+            huggingface_companions.write_card(staged, card, base=_base(source))
     for _ in ticks:
         pass
-    return Summary(
+    return ConversionSummary(
         source=opened.path,
         source_format=opened.format,
         target=target,
@@ -263,13 +269,13 @@ def _write_tokenizer(
 ) -> None:
     """Puts tokenizer files into the folder, from wherever they can be had."""
     if vocabulary is not None:
-        huggingface.write_tokenizer(pathlib.Path(vocabulary), folder)
+        huggingface_companions.write_tokenizer(pathlib.Path(vocabulary), folder)
         return
-    if huggingface.copy_companions(opened.companions, folder):
+    if huggingface_companions.copy_companions(opened.companions, folder):
         return
     found = vocabulary_of_run(opened.path)
     if found is not None:
-        huggingface.write_tokenizer(found, folder)
+        huggingface_companions.write_tokenizer(found, folder)
     elif to == "hf":
         notes.append(
             "no tokenizer files: the source has none. Text needs them: name the "

@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from specialize.checkpoints.lazy import Index, LazyTensor
+from specialize.checkpoints.lazy_tensors import Index, LazyTensor
 
 _ROWS = 4096
 DIGITS = 16
 
 
-class Fingerprint:
+class WeightFingerprint:
     """Takes note of tensors while a conversion reads them: no second pass.
 
     Args:

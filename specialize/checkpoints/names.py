@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from specialize.checkpoints.lazy import LazyTensor, remembered, stacked
+from specialize.checkpoints.lazy_tensors import LazyTensor, cached, stacked
 from specialize.errors import InputError
 from specialize.student.network.architecture import SCAN_AXIS, STACKS, T5Config
 
@@ -152,7 +152,7 @@ def unrolled(tensors: Mapping[str, LazyTensor], where: str) -> dict[str, LazyTen
                     f"{where}: {name} has shape {tensor.shape}; a scanned stack of "
                     f"layers needs an axis {axis}."
                 )
-            whole = remembered(tensor, slot)
+            whole = cached(tensor, slot)
             layers = [whole.layer(i, axis) for i in range(tensor.shape[axis])]
             if rest == RELPOS:
                 tables[stack] = layers

@@ -19,13 +19,16 @@ import jax.numpy as jnp
 from etils import epath
 
 from specialize import run_folder
-from specialize.checkpoints import huggingface, integrity, nearby, orbaxes, t5x
-from specialize.checkpoints.source import Source
-from specialize.checkpoints.store import (
-    CheckpointStore,
-    DamagedCheckpointError,
-    read_metadata,
+from specialize.checkpoints import integrity, step_folder, suggestions
+from specialize.checkpoints.formats import (
+    huggingface,
+    huggingface_companions,
+    orbax_folders,
+    t5x,
 )
+from specialize.checkpoints.source import Source
+from specialize.checkpoints.step_folder import DamagedCheckpointError
+from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 from specialize.progress import console, track
 from specialize.student.network.architecture import T5Config
@@ -59,7 +62,7 @@ def open_checkpoint(
     path = epath.Path(source) if remote else epath.Path(pathlib.Path(source).resolve())
     if not path.exists():
         if remote or source.startswith((".", "/", "~")):
-            near = "" if remote else nearby.did_you_mean(source)
+            near = "" if remote else suggestions.did_you_mean(source)
             raise InputError(f"{source} does not exist.{near} Name {_KINDS}.")
         path = epath.Path(_download(source))
     if path.is_file():
@@ -71,7 +74,7 @@ def open_checkpoint(
     companions = _companions(folder, path)
     activation = activation or _activation_of_run(folder)
     settings = config or _settings(companions)
-    opener = t5x if t5x.is_folder(folder) else orbaxes
+    opener = t5x if t5x.is_folder(folder) else orbax_folders
     opened = opener.open_folder(folder, activation=activation, settings=settings)
     return Source(**{**vars(opened), "companions": companions})
 
@@ -87,9 +90,9 @@ def check_sums(opened: Source, sums: Mapping[str, str]) -> None:
         DamagedCheckpointError: parameters differ from what was saved.
     """
     folder = epath.Path(opened.path)
-    if folder.name == orbaxes.STATE:
+    if folder.name == step_folder.STATE:
         folder = folder.parent
-    _, table = read_metadata(folder)
+    _, table = step_folder.read_metadata(folder)
     wrong = [
         name for name, sum_ in sums.items() if table[f"params/{name}"].sums != sum_
     ]
@@ -126,7 +129,7 @@ def _open_huggingface(path: epath.Path) -> Source:
 
 def _step_folder(path: epath.Path) -> epath.Path | None:
     """The folder of one step that `path` names, or None if it is of another kind."""
-    if t5x.is_folder(path) or orbaxes.is_folder(path):
+    if t5x.is_folder(path) or orbax_folders.is_folder(path):
         return path
     if steps := t5x.steps(path):
         newest = max(steps)
@@ -137,7 +140,7 @@ def _step_folder(path: epath.Path) -> epath.Path | None:
         if folder.is_dir():
             store = CheckpointStore(folder, read_only=True)
             for step in reversed(store.steps()):
-                if orbaxes.is_folder(folder / str(step)):
+                if orbax_folders.is_folder(folder / str(step)):
                     return folder / str(step)
     return None
 
@@ -162,8 +165,8 @@ def _is_t5_config(path: pathlib.Path) -> bool:
 def _settings(companions: pathlib.Path | None) -> T5Config | None:
     if companions is None:
         return None
-    settings = huggingface.read_config(companions / "config.json")
-    network = huggingface.network(settings, companions)
+    settings = huggingface_companions.read_config(companions / "config.json")
+    network = huggingface_companions.network(settings, companions)
     tied = bool(settings.get("tie_word_embeddings", True))
     return dataclasses.replace(network, logits_via_embedding=tied)
 
@@ -193,7 +196,7 @@ def _download(name: str) -> str:
     """Fetches a model of the hub, or finds it in the cache; returns its folder."""
     if not _HUB_NAME.fullmatch(name):
         raise InputError(
-            f"{name} does not exist.{nearby.did_you_mean(name)} Name {_KINDS}."
+            f"{name} does not exist.{suggestions.did_you_mean(name)} Name {_KINDS}."
         )
     import huggingface_hub
     from huggingface_hub import errors
@@ -204,14 +207,14 @@ def _download(name: str) -> str:
         raise InputError(
             f"{name} is no folder here, and the Hugging Face hub cannot be reached "
             "(no network, or HF_HUB_OFFLINE is set) nor is it in the local cache."
-            f"{nearby.did_you_mean(name)} Fetch it where there is a network "
+            f"{suggestions.did_you_mean(name)} Fetch it where there is a network "
             f"(hf download {name}) and name the folder."
         ) from error
     except (errors.RepositoryNotFoundError, errors.GatedRepoError) as error:
         raise InputError(
             f"{name} is no folder here and no model that can be read on the Hugging "
-            f"Face hub.{nearby.did_you_mean(name)} Check the spelling, or log in (hf "
-            "auth login) if it is private."
+            f"Face hub.{suggestions.did_you_mean(name)} Check the spelling, or log in "
+            "(hf auth login) if it is private."
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise InputError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specialize.checkpoints import names
-from specialize.checkpoints.lazy import LazyTensor
+from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.errors import InputError
 from specialize.student.network.architecture import T5Config
 

@@ -8,46 +8,29 @@ that say what to do.
 """
 
 import dataclasses
-import functools
-import hashlib
-import json
-import logging
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_manager import StepAlreadyExistsError
 
+<<<<<<< HEAD
 from specialize import versions
 from specialize.checkpoints import integrity
 from specialize.checkpoints.spec import CheckpointSpec
+=======
+from specialize.checkpoints import integrity, step_folder
+from specialize.checkpoints.step_folder import DamagedCheckpointError
+>>>>>>> 3c1592f (checkpoints: a room for formats, the step folder beside the store; student: layers of a stack and the loss's tiling by name; config: modules that moved since 0.1 are told; contracts for checkpoints and cost, no numerical change)
 from specialize.errors import InputError
 from specialize.outputs import DISK_FULL
 from specialize.progress import console
-
-STATE = "state"
-METADATA = "metadata"
-
-
-class DamagedCheckpointError(InputError):
-    """A checkpoint that cannot be read back as it was saved."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Leaf:
-    """What the metadata says of one array of the state."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    sums: str | None = None
 
 
 class CheckpointStore:
@@ -112,8 +95,8 @@ class CheckpointStore:
             self.directory,
             options=options,
             item_handlers={
-                STATE: _state_handler(),
-                METADATA: ocp.JsonCheckpointHandler(),
+                step_folder.STATE: step_folder.state_handler(),
+                step_folder.METADATA: ocp.JsonCheckpointHandler(),
             },
         )
 
@@ -170,14 +153,18 @@ class CheckpointStore:
         # An earlier save's failure is reported before a new one starts.
         self._manager.wait_until_finished()
         self._set_damaged_aside(self._manager)
-        leaves = _named_leaves(state)
+        leaves = step_folder.named_leaves(state)
         sums = integrity.checksums(leaves)
+<<<<<<< HEAD
         table = {
             name: [list(leaf.shape), _dtype_name(leaf.dtype), sums[name]]
             for name, leaf in leaves.items()
         }
         content = {"step": step, "metadata": dict(metadata), "leaves": table}
         sealed = _seal({"version": versions.CHECKPOINT.writes, **content})
+=======
+        sealed = step_folder.sealed(step, metadata, leaves, sums)
+>>>>>>> 3c1592f (checkpoints: a room for formats, the step folder beside the store; student: layers of a stack and the loss's tiling by name; config: modules that moved since 0.1 are told; contracts for checkpoints and cost, no numerical change)
         self._metrics[step] = self._metric_in(metadata)
         try:
             self._manager.save(
@@ -245,7 +232,7 @@ class CheckpointStore:
         Raises:
             DamagedCheckpointError: it does not read back as it was saved.
         """
-        return read_metadata(self.directory / str(step))[0]
+        return step_folder.read_metadata(self.directory / str(step))[0]
 
     def wait(self) -> None:
         """Blocks until everything is written.
@@ -269,22 +256,24 @@ class CheckpointStore:
         self, step: int, abstract_state: Any
     ) -> tuple[Any, dict[str, Any]]:
         folder = self.directory / str(step)
-        failure = mismatch = None
+        failure = difference = None
         metadata: dict[str, Any] = {}
         state: Any = None
         try:
-            metadata, table = read_metadata(folder)
-            mismatch = _mismatch(folder, table, _named_leaves(abstract_state))
-            if mismatch is None:
-                state = read_state(folder, abstract_state)
+            metadata, table = step_folder.read_metadata(folder)
+            difference = step_folder.mismatch(
+                folder, table, step_folder.named_leaves(abstract_state)
+            )
+            if difference is None:
+                state = step_folder.read_state(folder, abstract_state)
         except DamagedCheckpointError as damage:
             failure = str(damage)
         # Every process must take the same way, also when only one of them failed.
         if not _all_agree(failure is None):
             raise DamagedCheckpointError(failure or "unreadable in another process")
-        if mismatch is not None:
-            raise InputError(mismatch)
-        sums = integrity.checksums(_named_leaves(state))
+        if difference is not None:
+            raise InputError(difference)
+        sums = integrity.checksums(step_folder.named_leaves(state))
         wrong = [name for name in sums if sums[name] != table[name].sums]
         if wrong:
             raise DamagedCheckpointError(
@@ -296,7 +285,7 @@ class CheckpointStore:
     def _metric(self, step: int) -> float | None:
         if step not in self._metrics:
             try:
-                metadata, _ = read_metadata(self.directory / str(step))
+                metadata, _ = step_folder.read_metadata(self.directory / str(step))
                 self._metrics[step] = self._metric_in(metadata)
             except DamagedCheckpointError:
                 self._metrics[step] = None
@@ -342,6 +331,7 @@ class CheckpointStore:
             ) from error
 
 
+<<<<<<< HEAD
 def read_metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, "_Leaf"]]:
     """Reads the sealed metadata of one step folder.
 
@@ -406,6 +396,8 @@ def read_state(
         ) from error
 
 
+=======
+>>>>>>> 3c1592f (checkpoints: a room for formats, the step folder beside the store; student: layers of a stack and the loss's tiling by name; config: modules that moved since 0.1 are told; contracts for checkpoints and cost, no numerical change)
 @dataclasses.dataclass(frozen=True)
 class _LatestAndBest:
     """Orbax's preservation protocol: the `keep` latest steps and the best one."""
@@ -429,96 +421,9 @@ class _Always:
         return True
 
 
-def _state_handler() -> ocp.PyTreeCheckpointHandler:
-    # Random fp32 mantissas hardly compress (7 %), and zstd would compete with the
-    # input pipeline for the host's cores.
-    return ocp.PyTreeCheckpointHandler(use_compression=False)
-
-
 def _absolute(directory: str | os.PathLike[str]) -> str:
     text = os.fspath(directory)
     return text if "://" in text else os.path.abspath(text)
-
-
-def _named_leaves(tree: Any) -> dict[str, Any]:
-    """Leaves by the slash-separated path to them, as `params/encoder/...`."""
-    paths = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        "/".join(
-            str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
-            for key in path
-        ): leaf
-        for path, leaf in paths
-    }
-
-
-def _mismatch(
-    folder: epath.Path, saved: Mapping[str, _Leaf], wanted: Mapping[str, Any]
-) -> str | None:
-    """One message naming every array in which two states differ, or None."""
-    lines = [f"  missing     {name}" for name in wanted if name not in saved]
-    lines += [
-        f"  unexpected  {name} {saved[name].shape}"
-        for name in saved
-        if name not in wanted
-    ]
-    for name, leaf in wanted.items():
-        if name not in saved:
-            continue
-        have, want = saved[name], (tuple(leaf.shape), _dtype_name(leaf.dtype))
-        if have.shape != want[0]:
-            lines.append(f"  shape       {name} {have.shape}, expected {want[0]}")
-        elif have.dtype != want[1]:
-            lines.append(f"  dtype       {name} {have.dtype}, expected {want[1]}")
-    if not lines:
-        return None
-    return "\n".join(
-        [
-            f"{folder} holds another state than this run ({len(lines)} arrays differ):",
-            *lines,
-            "Use the model and optimizer it was trained with, or start from its "
-            "weights alone with INITIAL_CHECKPOINT_PATH and a new model directory.",
-        ]
-    )
-
-
-def _dtype_name(dtype: Any) -> str:
-    return (
-        str(dtype)
-        if jnp.issubdtype(dtype, jax.dtypes.extended)
-        else (np.dtype(dtype).name)
-    )
-
-
-def _seal(content: Any) -> dict[str, Any]:
-    """The content with the SHA-256 of its JSON."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=True)
-    # Through JSON, so that tuples and int keys compare equal when read back.
-    return {
-        "content": json.loads(text),
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
-    }
-
-
-@functools.cache
-def drop_late_callbacks() -> None:
-    """Keeps one damaged file from printing a traceback for every other array.
-
-    When one read fails, Orbax closes its event loop while TensorStore's threads still
-    deliver the other arrays to it; each then prints a traceback ("Event loop is
-    closed", or its own failure to read). Only exactly those are dropped.
-    """
-    previous = sys.unraisablehook
-    late = ("Event loop is closed", "Encountered error while reading array index")
-
-    def hook(unraisable: Any) -> None:
-        if not str(unraisable.exc_value).startswith(late):
-            previous(unraisable)
-
-    sys.unraisablehook = hook
-    logging.getLogger("asyncio").addFilter(
-        lambda record: "exception was never retrieved" not in record.getMessage()
-    )
 
 
 def _all_agree(good: bool) -> bool:
@@ -549,8 +454,3 @@ def _storage_failure(error: BaseException | None) -> str | None:
 def _some(names: Sequence[str], limit: int = 4) -> str:
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _one_line(error: BaseException, limit: int = 200) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"

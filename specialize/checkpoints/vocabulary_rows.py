@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from specialize.checkpoints import names
-from specialize.checkpoints.lazy import LazyTensor
-from specialize.checkpoints.zarrs import pieces
+from specialize.checkpoints.lazy_tensors import LazyTensor, pieces
 
 MULTIPLE = 128
 

@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import importlib.machinery
-import importlib.util
+import importlib
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -20,11 +19,14 @@ from specialize.config.scanning import (
 )
 from specialize.errors import InputError, did_you_mean
 
+<<<<<<< HEAD
 # Where the macros of every recipe are declared.
 VALUES = "runs/values.gin"
 # Modules of `specialize_tasks` that version 0.1 called `tasks.<module>`.
 _RENAMED = ("benchmarks", "distill", "locations", "metrics", "preprocessors", "text")
 
+=======
+>>>>>>> 3c1592f (checkpoints: a room for formats, the step folder beside the store; student: layers of a stack and the loss's tiling by name; config: modules that moved since 0.1 are told; contracts for checkpoints and cost, no numerical change)
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -145,40 +147,6 @@ def _circles(macros: dict[str, Binding]) -> list[Problem]:
             frontier = inner - seen
             seen |= inner
     return problems
-
-
-def renamed_problems(scan: Scan) -> list[Problem]:
-    """Statements that call `specialize_tasks` by its name in version 0.1, `tasks`.
-
-    Nothing is imported. What another project's `tasks` holds is not meant.
-    """
-    named = [(item.module, item.origin) for item in scan.imports]
-    named += [(name.selector, name.origin) for name in scan.names]
-    named = [
-        (dotted.split("."), origin)
-        for dotted, origin in named
-        if dotted.split(".")[0] == "tasks" and "tasks" in origin.text
-    ]
-    theirs = importlib.util.find_spec("tasks") if named else None
-    folders = (theirs and theirs.submodule_search_locations) or ()
-    old: dict[str, Origin] = {}
-    for (_, *inner), origin in named:
-        if not inner:
-            ours = theirs is None or theirs.origin is None
-        else:
-            module = f"tasks.{inner[0]}"
-            found = importlib.machinery.PathFinder.find_spec(module, folders)
-            ours = inner[0] in _RENAMED and found is None
-        if ours:
-            old.setdefault(str(origin), origin)
-    if not old:
-        return []
-    text = (
-        "since version 0.2 the package 'tasks' of specialize is called "
-        "'specialize_tasks', because other projects have a 'tasks' too. Write "
-        f"'specialize_tasks' instead of 'tasks' at {', '.join(old)}."
-    )
-    return [Problem("renamed", text, next(iter(old.values())))]
 
 
 def name_problems(scan: Scan) -> list[Problem]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from weight_cases import FAMILIES, lazily, random_weights
 
-from specialize.checkpoints import huggingface
+from specialize.checkpoints.formats import huggingface, huggingface_companions
 from specialize.student.network.architecture import T5Config
 
 
@@ -33,7 +33,7 @@ def hf_folder(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
         huggingface.write_weights(
             folder, lazily(weights), max_shard_bytes=max_shard_bytes
         )
-        huggingface.write_settings(folder, config, "float32")
+        huggingface_companions.write_settings(folder, config, "float32")
         return folder
 
     return write

@@ -15,9 +15,10 @@ import pytest
 from flax.traverse_util import unflatten_dict
 from weight_cases import FAMILIES, random_weights
 
-from specialize.checkpoints import huggingface, names, t5x
+from specialize.checkpoints import names
 from specialize.checkpoints.convert import convert
-from specialize.checkpoints.lazy import from_array
+from specialize.checkpoints.formats import huggingface_companions, t5x
+from specialize.checkpoints.lazy_tensors import from_array
 from specialize.checkpoints.opening import open_checkpoint
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
@@ -107,7 +108,9 @@ def test_activation_and_vocabulary_come_from_the_configuration_of_an_old_run(
     (tmp_path / "old" / "vocabulary.model").write_bytes(vocabulary)
     written = []
     monkeypatch.setattr(
-        huggingface, "write_tokenizer", lambda path, folder: written.append(path)
+        huggingface_companions,
+        "write_tokenizer",
+        lambda path, folder: written.append(path),
     )
     convert(str(run), str(tmp_path / "hf"))
     assert open_checkpoint(str(tmp_path / "hf")).config == FAMILIES["ul2"]

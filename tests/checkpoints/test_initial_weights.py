@@ -12,9 +12,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from weight_cases import FAMILIES, random_weights
 
 from specialize import sharding
-from specialize.checkpoints import initial, load_params, names
+from specialize.checkpoints import load_params, loading, names
 from specialize.checkpoints.convert import convert
-from specialize.checkpoints.lazy import from_array
+from specialize.checkpoints.lazy_tensors import from_array
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 from specialize.student.network.transformer import Transformer
@@ -107,7 +107,7 @@ def test_a_step_of_a_run_can_be_named_in_three_ways(hf_folder, tmp_path):
 def test_each_device_reads_only_its_part(hf_folder, monkeypatch):
     """Without a full copy on any host: parts, none read twice."""
     read: dict[str, list[int]] = {}
-    original = initial._placed
+    original = loading._placed
 
     def counting(tensor, leaf):
         sizes: list[int] = []
@@ -128,7 +128,7 @@ def test_each_device_reads_only_its_part(hf_folder, monkeypatch):
         assert sum(sizes) == tensor.size
         return placed
 
-    monkeypatch.setattr(initial, "_placed", counting)
+    monkeypatch.setattr(loading, "_placed", counting)
     load_params(str(hf_folder(UNTIED)), abstract_params(UNTIED))
     assert len(read) == len(names.shapes(UNTIED))
     assert max(len(sizes) for sizes in read.values()) == 4

@@ -10,7 +10,8 @@ from weight_cases import FAMILIES, random_weights
 
 from specialize.checkpoints.convert import convert
 from specialize.checkpoints.opening import open_checkpoint
-from specialize.checkpoints.store import CheckpointStore, DamagedCheckpointError
+from specialize.checkpoints.step_folder import DamagedCheckpointError
+from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 
 UNTIED = FAMILIES["t5_1_1"]

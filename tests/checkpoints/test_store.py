@@ -15,7 +15,8 @@ import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from specialize.checkpoints.store import CheckpointStore, DamagedCheckpointError
+from specialize.checkpoints.step_folder import DamagedCheckpointError
+from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 
 
@@ -353,7 +354,7 @@ TWO_PROCESSES = """
     with CheckpointStore(folder) as store:
         if rank == 1:
             # Only this process finds the newest step unreadable.
-            import specialize.checkpoints.store as module
+            import specialize.checkpoints.step_folder as module
             real = module.read_state
             def read(folder, *args, **kwargs):
                 if folder.name == "2":

@@ -3,7 +3,7 @@
 import numpy as np
 
 from specialize.checkpoints import names
-from specialize.checkpoints.lazy import LazyTensor, from_array
+from specialize.checkpoints.lazy_tensors import LazyTensor, from_array
 from specialize.student.network.architecture import T5Config
 
 FAMILIES = {

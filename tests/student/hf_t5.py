@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from specialize.checkpoints import huggingface, lazy
+from specialize.checkpoints import lazy_tensors
+from specialize.checkpoints.formats import huggingface, huggingface_companions
 from specialize.student.network.transformer import T5Config
 
 
@@ -15,12 +16,12 @@ def build(config: T5Config, params: dict[str, Any], folder: pathlib.Path):
     import transformers
 
     tensors = {
-        name: lazy.from_array(np.asarray(value))
+        name: lazy_tensors.from_array(np.asarray(value))
         for name, value in flatten_dict(params, sep="/").items()
     }
     folder.mkdir(parents=True, exist_ok=True)
     huggingface.write_weights(folder, tensors)
-    huggingface.write_settings(folder, config, "float32")
+    huggingface_companions.write_settings(folder, config, "float32")
     model = transformers.T5ForConditionalGeneration.from_pretrained(folder)
     return model.eval()
 

@@ -13,7 +13,7 @@ from t5x import state_utils
 
 from specialize.checkpoints import names
 from specialize.checkpoints.convert import convert
-from specialize.checkpoints.lazy import from_array
+from specialize.checkpoints.lazy_tensors import from_array
 from specialize.checkpoints.opening import open_checkpoint
 
 WEIGHTS_ONLY = functools.partial(

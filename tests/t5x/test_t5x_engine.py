@@ -15,9 +15,10 @@ from flax.traverse_util import flatten_dict
 from t5x import adafactor, partitioning, trainer, utils
 from t5x import optimizers as t5x_optimizers
 
-from specialize.checkpoints import huggingface, names
+from specialize.checkpoints import names
 from specialize.checkpoints.convert import convert
-from specialize.checkpoints.lazy import from_array
+from specialize.checkpoints.formats import huggingface, huggingface_companions
+from specialize.checkpoints.lazy_tensors import from_array
 from specialize.checkpoints.opening import open_checkpoint
 from specialize.config import neutral
 from specialize.student import model as student
@@ -200,7 +201,7 @@ def initial(world, tmp_path_factory):
         )
     (folder / "hf").mkdir()
     huggingface.write_weights(folder / "hf", tensors)
-    huggingface.write_settings(folder / "hf", config, "float32")
+    huggingface_companions.write_settings(folder / "hf", config, "float32")
     convert(
         str(folder / "hf"),
         str(folder / "t5x"),

@@ -14,10 +14,15 @@ import pytest
 
 pytest.importorskip("t5x.eval")
 
-from specialize.checkpoints import huggingface, names
+from specialize.checkpoints import names
 from specialize.checkpoints.convert import convert
+<<<<<<< HEAD
 from specialize.checkpoints.lazy import from_array
 from specialize.corpus.benchmarks import bbh
+=======
+from specialize.checkpoints.formats import huggingface, huggingface_companions
+from specialize.checkpoints.lazy_tensors import from_array
+>>>>>>> 3c1592f (checkpoints: a room for formats, the step folder beside the store; student: layers of a stack and the loss's tiling by name; config: modules that moved since 0.1 are told; contracts for checkpoints and cost, no numerical change)
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.judge.answers import HOWS
 from specialize.student.network.architecture import T5Config
@@ -96,7 +101,7 @@ def student(word, vocabulary, folder):
         tensors[name] = from_array(values)
     (folder / "hf").mkdir()
     huggingface.write_weights(folder / "hf", tensors)
-    huggingface.write_settings(folder / "hf", config, "float32")
+    huggingface_companions.write_settings(folder / "hf", config, "float32")
     convert(
         str(folder / "hf"), str(folder / "t5x"), to="t5x", vocabulary=str(vocabulary)
     )

@@ -1,6 +1,6 @@
 """`specialize bench`: measured, one command, one row each.
 
-Every case and every peer runs in its own process (`bench_protocol`); the parent goes
+Every case and every peer runs in its own process (`protocol`); the parent goes
 round them, one step each, so that a ratio between two rows of one run means something
 even where the machine's speed does not stand still.
 """

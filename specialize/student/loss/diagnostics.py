@@ -15,7 +15,7 @@ from specialize.student.loss.divergences import (
     sample_nll,
     tail_kl,
 )
-from specialize.student.loss.teacher_rows import LossConfig, Rows
+from specialize.student.loss.teacher_rows import LossConfig, TeacherRows
 
 # In the order of their ids, from 1, as the records of the corpus have them.
 FORMATS = (
@@ -31,7 +31,7 @@ Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 def per_position(
     value: Float[Array, " N"],
     statistics: Statistics,
-    rows: Rows,
+    rows: TeacherRows,
     config: LossConfig,
 ) -> dict[str, tuple[Float[Array, " N"], Float[Array, " N"]]]:
     """The metrics of each position, and whether it counts.
@@ -93,7 +93,7 @@ def per_position(
 
 
 def tabulate(
-    metrics: dict[str, tuple[Float[Array, " N"], Float[Array, " N"]]], rows: Rows
+    metrics: dict[str, tuple[Float[Array, " N"], Float[Array, " N"]]], rows: TeacherRows
 ) -> Float[Array, "2 F M"]:
     """Sums and counts of M metrics over all positions (row 0) and each format."""
     dtype = rows.weights.dtype

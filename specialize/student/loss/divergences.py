@@ -2,8 +2,8 @@
 
 A mode returns its value per position and the derivative of that value with respect
 to the statistics it used. Everything that involves the vocabulary (plain, chunked or
-sharded) is done once, in `loss_kernel`, for all of them. To add an objective, write
-one function here and name it in `MODES`.
+sharded) is done once, in `logit_statistics`, for all of them. To add an objective,
+write one function here and name it in `MODES`.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from specialize.student.loss.teacher_rows import LossConfig, Rows
+from specialize.student.loss.teacher_rows import LossConfig, TeacherRows
 
 
 class Statistics(NamedTuple):
@@ -50,11 +50,12 @@ class Cotangent(NamedTuple):
 
 
 Mode = Callable[
-    [Statistics, Rows, float], tuple[Float[Array, " N"], dict[str, Float[Array, "..."]]]
+    [Statistics, TeacherRows, float],
+    tuple[Float[Array, " N"], dict[str, Float[Array, "..."]]],
 ]
 
 
-def tail_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0):
+def tail_kl(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0):
     """KL on K+1 events: the teacher's ids and "any other". Zero iff they agree."""
     del temperature
     value, cotangent = paper_kl(statistics, rows)
@@ -65,7 +66,7 @@ def tail_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0):
     return value, cotangent | {"lse": cotangent["lse"] + tail, "off": -tail}
 
 
-def paper_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0):
+def paper_kl(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0):
     """Sum p log(p/q), p not renormalised: the reproduction of the paper's loss."""
     del temperature
     kept = jnp.sum(rows.probs, axis=-1)
@@ -74,7 +75,9 @@ def paper_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0):
     return value, {"lse": kept, "on": -rows.probs}
 
 
-def renormalized_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0):
+def renormalized_kl(
+    statistics: Statistics, rows: TeacherRows, temperature: float = 1.0
+):
     """T^2 KL(p_T || q_T), p_T the teacher's K probabilities, tempered and normalised.
 
     The factor T^2 keeps the size of the gradient, T (q_T - p_T), as T grows.
@@ -89,7 +92,7 @@ def renormalized_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0
     }
 
 
-def conditional_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0):
+def conditional_kl(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0):
     """KL(p/M || q/Q) among the teacher's ids alone."""
     del temperature
     probs = conditioned(rows, 1.0)
@@ -102,7 +105,7 @@ def conditional_kl(statistics: Statistics, rows: Rows, temperature: float = 1.0)
     return value, {"on": jnp.where(used, jnp.exp(student) - probs, 0)}
 
 
-def sample_nll(statistics: Statistics, rows: Rows, temperature: float = 1.0):
+def sample_nll(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0):
     """Minus log q of the target id: cross-entropy on the sampled text."""
     del rows, temperature
     ones = jnp.ones_like(statistics.lse)
@@ -119,7 +122,7 @@ FUNCTIONS: dict[str, Mode] = {
 
 
 def objective(
-    statistics: Statistics, rows: Rows, config: LossConfig
+    statistics: Statistics, rows: TeacherRows, config: LossConfig
 ) -> tuple[Float[Array, " N"], Cotangent]:
     """The configured cost of each position, unweighted, and its cotangent, weighted.
 
@@ -156,7 +159,7 @@ def objective(
     return value, Cotangent(**total)
 
 
-def conditioned(rows: Rows, temperature: float) -> Float[Array, "N K"]:
+def conditioned(rows: TeacherRows, temperature: float) -> Float[Array, "N K"]:
     """The teacher's probabilities on its ids: p^(1/T), normalised; 0 if empty."""
     if not rows.ids.shape[-1]:
         return rows.probs

@@ -20,9 +20,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from specialize.errors import InputError
+from specialize.mesh import AXES
 from specialize.student.ambient import ambient_mesh, platform_of
 from specialize.student.loss import diagnostics, divergences, logit_statistics
-from specialize.student.loss.teacher_rows import LossConfig, Rows
+from specialize.student.loss.teacher_rows import LossConfig, TeacherRows
 
 # One chunk's float32 logits, in bytes. On a CPU they stay in the last cache; elsewhere
 # a chunk is large enough that a matmul runs at its peak and that adding to the head's
@@ -32,7 +33,7 @@ OTHER_CHUNK_BYTES = 256 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Tiling:
     """How the work is split; static under jit.
 
     Attributes:
@@ -56,21 +57,20 @@ class Plan:
         return size
 
 
-def make_plan(
+def make_tiling(
     mesh: Mesh | AbstractMesh | None,
-    batch_axes: tuple[str, ...],
-    vocabulary_axis: str,
     vocabulary_size: int,
     chunk: int | None,
-) -> Plan:
+) -> Tiling:
     """Chooses axes and chunk; see `losses.fused_distillation_loss`."""
+    *batch_axes, vocabulary_axis = AXES
     mesh = ambient_mesh() if mesh is None else mesh
     platform = platform_of(mesh)
     if mesh is None or mesh.size == 1:
-        mesh, batch_axes, split = None, (), None
+        mesh, batch_axes, split = None, [], None
     else:
         sizes = dict(mesh.shape)
-        batch_axes = tuple(axis for axis in batch_axes if sizes.get(axis, 1) > 1)
+        batch_axes = [axis for axis in batch_axes if sizes.get(axis, 1) > 1]
         shards = sizes.get(vocabulary_axis, 1)
         splits = shards > 1 and vocabulary_size % shards == 0
         split = vocabulary_axis if splits else None
@@ -85,43 +85,43 @@ def make_plan(
         raise InputError(
             f"chunk is {chunk}; the loss needs at least 1 token at a time."
         )
-    return Plan(chunk, mesh, batch_axes, split)
+    return Tiling(chunk, mesh, tuple(batch_axes), split)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def fused(
     config: LossConfig,
-    plan: Plan,
+    tiling: Tiling,
     hidden: Float[Array, "N D"],
     head: Float[Array, "D V"],
-    rows: Rows,
+    rows: TeacherRows,
 ) -> Any:
     """The loss sum and the metric table of `hidden @ head`.
 
     Args:
         config: the objective.
-        plan: how the work is split.
+        tiling: how the work is split.
         hidden: final states of the tokens.
         head: output projection.
         rows: teacher, targets and weights of the tokens.
 
     Returns:
-        (sum of weighted cost, table as `loss_metrics.tabulate`). Only the first is
+        (sum of weighted cost, table as `diagnostics.tabulate`). Only the first is
         differentiable, with respect to `hidden` and `head`.
     """
-    loss, table, _ = _split(config, plan, hidden, head, rows, differentiate=False)
+    loss, table, _ = _split(config, tiling, hidden, head, rows, differentiate=False)
     return loss, table
 
 
-def _forward(config, plan, hidden, head, rows):
+def _forward(config, tiling, hidden, head, rows):
     loss, table, gradients = _split(
-        config, plan, hidden, head, rows, differentiate=True
+        config, tiling, hidden, head, rows, differentiate=True
     )
     return (loss, table), gradients
 
 
-def _backward(config, plan, gradients, cotangents):
-    del config, plan
+def _backward(config, tiling, gradients, cotangents):
+    del config, tiling
     d_hidden, d_head = (
         (x.astype(jnp.promote_types(x.dtype, jnp.float32)) * cotangents[0]).astype(
             x.dtype
@@ -134,18 +134,20 @@ def _backward(config, plan, gradients, cotangents):
 fused.defvjp(_forward, _backward)
 
 
-def _split(config, plan: Plan, hidden, head, rows: Rows, *, differentiate: bool):
-    """Runs `_loop` on every device of the plan and adds what they return."""
+def _split(
+    config, tiling: Tiling, hidden, head, rows: TeacherRows, *, differentiate: bool
+):
+    """Runs `_loop` on every device of the tiling and adds what they return."""
     tokens = hidden.shape[0]
-    if plan.mesh is None:
-        return _loop(config, plan, hidden, head, rows, differentiate=differentiate)
-    missing = -tokens % plan.token_shards
+    if tiling.mesh is None:
+        return _loop(config, tiling, hidden, head, rows, differentiate=differentiate)
+    missing = -tokens % tiling.token_shards
     hidden, rows = jax.tree.map(lambda x: _padded(x, missing), (hidden, rows))
-    lines = P(plan.batch_axes or None)
-    columns = P(None, plan.vocabulary_axis)
+    lines = P(tiling.batch_axes or None)
+    columns = P(None, tiling.vocabulary_axis)
     loss, table, gradients = jax.shard_map(
-        functools.partial(_loop, config, plan, differentiate=differentiate),
-        mesh=plan.mesh,
+        functools.partial(_loop, config, tiling, differentiate=differentiate),
+        mesh=tiling.mesh,
         in_specs=(lines, columns, lines),
         out_specs=(P(), P(), (lines, columns) if differentiate else ()),
         check_vma=False,
@@ -156,17 +158,17 @@ def _split(config, plan: Plan, hidden, head, rows: Rows, *, differentiate: bool)
 
 
 def _loop(
-    config, plan: Plan, hidden, head, rows: Rows, *, differentiate: bool
+    config, tiling: Tiling, hidden, head, rows: TeacherRows, *, differentiate: bool
 ) -> tuple[Array, Array, Any]:
     """Value, table and, if asked for, gradients of the tokens at hand."""
     dtype = rows.probs.dtype
     vocabulary = logit_statistics.WHOLE
-    if plan.vocabulary_axis is not None:
-        start = jax.lax.axis_index(plan.vocabulary_axis) * head.shape[1]
-        vocabulary = logit_statistics.Vocabulary(plan.vocabulary_axis, start)
+    if tiling.vocabulary_axis is not None:
+        start = jax.lax.axis_index(tiling.vocabulary_axis) * head.shape[1]
+        vocabulary = logit_statistics.Vocabulary(tiling.vocabulary_axis, start)
     weight = head.astype(hidden.dtype)
     tokens = hidden.shape[0]
-    chunk = min(plan.chunk, tokens)
+    chunk = min(tiling.chunk, tokens)
 
     def step(hidden, rows) -> tuple[Array, Any]:
         logits = jnp.dot(hidden, weight, preferred_element_type=dtype)
@@ -188,19 +190,21 @@ def _loop(
     if chunk == tokens:
         table, gradients = step(hidden, rows)
     else:
-        table, gradients = _chunked(step, plan, hidden, rows, chunk)
-    if plan.batch_axes:
-        table = jax.lax.psum(table, plan.batch_axes)
+        table, gradients = _chunked(step, tiling, hidden, rows, chunk)
+    if tiling.batch_axes:
+        table = jax.lax.psum(table, tiling.batch_axes)
     if differentiate:
         d_hidden, d_head = gradients
         d_hidden = vocabulary.sum(d_hidden)
-        if plan.batch_axes:
-            d_head = jax.lax.psum(d_head, plan.batch_axes)
+        if tiling.batch_axes:
+            d_head = jax.lax.psum(d_head, tiling.batch_axes)
         gradients = (d_hidden.astype(hidden.dtype), d_head.astype(head.dtype))
     return table[0, 0, 0], table, gradients
 
 
-def _chunked(step, plan: Plan, hidden, rows: Rows, chunk: int) -> tuple[Array, Any]:
+def _chunked(
+    step, tiling: Tiling, hidden, rows: TeacherRows, chunk: int
+) -> tuple[Array, Any]:
     """Applies `step` to the tokens that count, `chunk` at a time, and adds."""
     tokens = hidden.shape[0]
     hidden, rows = jax.tree.map(lambda x: _padded(x, -tokens % chunk), (hidden, rows))
@@ -208,9 +212,9 @@ def _chunked(step, plan: Plan, hidden, rows: Rows, chunk: int) -> tuple[Array, A
     order = jnp.argsort(rows.weights == 0, stable=True)
     used = jnp.sum(rows.weights != 0, dtype=jnp.int32)
     chunks = -(-used // chunk)
-    if plan.mesh is not None:
+    if tiling.mesh is not None:
         # Devices exchange statistics inside the loop: all of them turn equally often.
-        axes = (*plan.batch_axes, plan.vocabulary_axis)
+        axes = (*tiling.batch_axes, tiling.vocabulary_axis)
         chunks = jax.lax.pmax(chunks, tuple(axis for axis in axes if axis))
 
     def turn(index, carry):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from specialize.student.loss.divergences import Cotangent, Statistics
-from specialize.student.loss.teacher_rows import Rows
+from specialize.student.loss.teacher_rows import TeacherRows
 
 
 class Vocabulary(NamedTuple):
@@ -65,7 +65,7 @@ class Exponentials(NamedTuple):
 
 def summarise(
     logits: Float[Array, "N V"],
-    rows: Rows,
+    rows: TeacherRows,
     temperature: float = 1.0,
     vocabulary: Vocabulary = WHOLE,
 ) -> tuple[Statistics, Exponentials]:
@@ -143,7 +143,7 @@ def logits_gradient(
     statistics: Statistics,
     exponentials: Exponentials,
     cotangent: Cotangent,
-    rows: Rows,
+    rows: TeacherRows,
     temperature: float = 1.0,
     vocabulary: Vocabulary = WHOLE,
 ) -> Float[Array, "N V"]:

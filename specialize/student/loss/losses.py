@@ -2,12 +2,11 @@
 
 `distillation_loss` takes logits; `fused_distillation_loss` takes the hidden states and
 the head and never holds the logits of more than a chunk of tokens. Both are the same
-kernel (`loss_kernel`) under the same objectives (`loss_modes`). Sums of microbatches,
-devices and hosts add; who divides, divides once.
+kernel (`logit_statistics`) under the same objectives (`divergences`). Sums of
+microbatches, devices and hosts add; who divides, divides once.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -23,7 +22,12 @@ from specialize.student.loss import (
     logit_statistics,
 )
 from specialize.student.loss.diagnostics import FORMATS
-from specialize.student.loss.teacher_rows import MODES, LossConfig, Rows, make_rows
+from specialize.student.loss.teacher_rows import (
+    MODES,
+    LossConfig,
+    TeacherRows,
+    make_rows,
+)
 
 __all__ = [
     "FORMATS",
@@ -49,7 +53,7 @@ class LossSums:
     Attributes:
         loss: sum of weight times nats; differentiable.
         weight: sum of weights. loss / weight is nats per target token.
-        metrics: name -> (sum, count), see `loss_metrics.per_position`; not
+        metrics: name -> (sum, count), see `diagnostics.per_position`; not
             differentiable.
     """
 
@@ -127,8 +131,6 @@ def fused_distillation_loss(
     *,
     chunk: int | None = None,
     mesh: Mesh | None = None,
-    batch_axes: Sequence[str] = ("data", "fsdp"),
-    vocabulary_axis: str = "model",
 ) -> LossSums:
     """`distillation_loss` of `hidden @ head`, one chunk of tokens at a time.
 
@@ -148,10 +150,9 @@ def fused_distillation_loss(
         config: see there.
         chunk: tokens at a time on one device; None chooses by the memory they take.
         mesh: devices over which tokens and vocabulary are split; None takes the mesh
-            in whose context this is traced, if any. Without one the compiler decides
-            what to exchange, with the same result.
-        batch_axes: axes of `mesh` that split the tokens; absent ones are ignored.
-        vocabulary_axis: axis of `mesh` that splits the columns of `head`.
+            in whose context this is traced, if any. Data and fsdp split the tokens,
+            model the columns of `head`. Without a mesh the compiler decides what to
+            exchange, with the same result.
 
     Returns:
         As `distillation_loss`.
@@ -163,11 +164,9 @@ def fused_distillation_loss(
     rows = make_rows(
         targets, teacher_ids, teacher_probs, teacher_tail, weights, format_ids, dtype
     )
-    plan = fused_loss.make_plan(
-        mesh, tuple(batch_axes), vocabulary_axis, head.shape[1], chunk
-    )
+    tiling = fused_loss.make_tiling(mesh, head.shape[1], chunk)
     flat = hidden.reshape(-1, hidden.shape[-1])
-    return _sums(fused_loss.fused(config, plan, flat, head, rows), rows, config)
+    return _sums(fused_loss.fused(config, tiling, flat, head, rows), rows, config)
 
 
 def fused_cross_entropy_loss(
@@ -186,11 +185,11 @@ def fused_cross_entropy_loss(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _plain(config: LossConfig, logits: Float[Array, "N V"], rows: Rows) -> Any:
+def _plain(config: LossConfig, logits: Float[Array, "N V"], rows: TeacherRows) -> Any:
     return _plain_forward(config, logits, rows)[0]
 
 
-def _plain_forward(config: LossConfig, logits: Float[Array, "N V"], rows: Rows):
+def _plain_forward(config: LossConfig, logits: Float[Array, "N V"], rows: TeacherRows):
     statistics, exponentials = logit_statistics.summarise(
         logits, rows, config.temperature
     )
@@ -212,7 +211,7 @@ def _plain_backward(config: LossConfig, residuals, cotangents):
 _plain.defvjp(_plain_forward, _plain_backward)
 
 
-def _sums(result: Any, rows: Rows, config: LossConfig) -> LossSums:
+def _sums(result: Any, rows: TeacherRows, config: LossConfig) -> LossSums:
     loss, table = result
     columns = diagnostics.names(config, rows.ids.shape[-1])
     table = jax.lax.stop_gradient(table)

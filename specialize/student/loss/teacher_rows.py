@@ -84,7 +84,7 @@ class LossConfig:
             )
 
 
-class Rows(NamedTuple):
+class TeacherRows(NamedTuple):
     """What is known about N target positions, made ready for the kernel.
 
     Attributes:
@@ -117,7 +117,7 @@ def make_rows(
     weights: Float[Array, "*N"],
     formats: Int[Array, "*N"] | None,
     dtype: jnp.dtype,
-) -> Rows:
+) -> TeacherRows:
     """Flattens the positions, sums repeated ids and drops negligible tails.
 
     Args:
@@ -160,7 +160,7 @@ def make_rows(
     tail = tail.reshape(positions).astype(dtype)
     if formats is None:
         formats = jnp.zeros((positions,), jnp.int32)
-    rows = Rows(
+    rows = TeacherRows(
         targets=targets,
         ids=ids,
         probs=probs,

@@ -11,155 +11,27 @@ one module with an extra axis "layers" at position 1 (`layout.py` converts both 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-import flax.typing
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int
 
 from specialize.student import layers
 from specialize.student.attention import cache
-from specialize.student.attention.attention import Attention, attention_mask
+from specialize.student.attention.attention import attention_mask
 from specialize.student.attention.relative_bias import RelativeBias
-from specialize.student.network.architecture import (
-    REMAT_POLICIES,
-    SCAN_AXIS,
-    T5Config,
+from specialize.student.network.architecture import T5Config
+from specialize.student.network.stack_layers import (
+    DecoderLayer,
+    EncoderLayer,
+    ScanDecoderLayer,
+    ScanEncoderLayer,
+    dropout,
+    norm,
+    remat,
+    scanned,
 )
-
-__all__ = [
-    "Decoder",
-    "DecoderLayer",
-    "Encoder",
-    "EncoderLayer",
-    "T5Config",
-    "Transformer",
-    "head_kernel",
-]
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention and MLP, each behind a norm and beside a residual."""
-
-    config: T5Config
-
-    def setup(self):
-        """Declares the parts under T5X's names."""
-        cfg = self.config
-        self.pre_attention_layer_norm = _norm(cfg)
-        self.attention = _attention(cfg)
-        self.pre_mlp_layer_norm = _norm(cfg)
-        self.mlp = _mlp(cfg)
-        self.attention_dropout = _dropout(cfg, 0)
-        self.mlp_dropout = _dropout(cfg, 1)
-
-    def __call__(
-        self,
-        x: Float[Array, "B S D"],
-        bias: Float[Array, "1 H S S"] | Float[Array, "H R"],
-        mask: Bool[Array, "B 1 S S"],
-        deterministic: bool,
-    ) -> Float[Array, "B S D"]:
-        """Returns the layer's output."""
-        y = self.pre_attention_layer_norm(x)
-        y = self.attention(y, y, bias, mask, deterministic)
-        x = _add(x, self.attention_dropout(y, deterministic))
-        y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
-        return _add(x, self.mlp_dropout(y, deterministic))
-
-
-class DecoderLayer(nn.Module):
-    """Causal self-attention, attention to the encoder, MLP."""
-
-    config: T5Config
-
-    def setup(self):
-        """Declares the parts under T5X's names."""
-        cfg = self.config
-        self.pre_self_attention_layer_norm = _norm(cfg)
-        self.self_attention = _attention(cfg)
-        self.pre_cross_attention_layer_norm = _norm(cfg)
-        self.encoder_decoder_attention = _attention(cfg)
-        self.pre_mlp_layer_norm = _norm(cfg)
-        self.mlp = _mlp(cfg)
-        self.self_attention_dropout = _dropout(cfg, 0)
-        self.cross_attention_dropout = _dropout(cfg, 1)
-        self.mlp_dropout = _dropout(cfg, 2)
-
-    def __call__(
-        self,
-        y: Float[Array, "B L D"],
-        encoded: Float[Array, "B S D"],
-        bias: Float[Array, "1 H L L"] | Float[Array, "H R"],
-        mask: Bool[Array, "B 1 L L"],
-        cross_mask: Bool[Array, "B 1 L S"],
-        deterministic: bool,
-    ) -> Float[Array, "B L D"]:
-        """Returns the layer's output for whole target rows."""
-        x = self.pre_self_attention_layer_norm(y)
-        x = self.self_attention(x, x, bias, mask, deterministic)
-        y = _add(y, self.self_attention_dropout(x, deterministic))
-        x = self.pre_cross_attention_layer_norm(y)
-        x = self.encoder_decoder_attention(x, encoded, None, cross_mask, deterministic)
-        y = _add(y, self.cross_attention_dropout(x, deterministic))
-        x = self.mlp(self.pre_mlp_layer_norm(y), deterministic)
-        return _add(y, self.mlp_dropout(x, deterministic))
-
-    def remember(self, encoded: Float[Array, "B S D"]) -> cache.KeysValues:
-        """Returns keys and values of the encoder's states, once for all steps."""
-        keys, values = self.encoder_decoder_attention.keys_values(encoded)
-        return cache.arrange(keys, values)
-
-    def step(
-        self,
-        y: Float[Array, "B N D"],
-        past: cache.KeysValues,
-        source: cache.KeysValues,
-        view: cache.View,
-    ) -> tuple[Float[Array, "B N D"], cache.KeysValues]:
-        """One position of N continuations of each row; no dropout.
-
-        Args:
-            y: the embedded tokens of this position.
-            past: keys and values of the positions before.
-            source: what `remember` returned.
-            view: the position, and what may be seen from it.
-
-        Returns:
-            (the layer's output, `past` with this position added).
-        """
-        attention = self.self_attention
-        x = self.pre_self_attention_layer_norm(y)
-        queries = attention.split_heads(attention.query(x))
-        past = cache.append(past, *attention.keys_values(x), view.position)
-        mixed = cache.attend_own(queries, past, view)
-        y = y + attention.out(attention.join_heads(mixed))
-
-        attention = self.encoder_decoder_attention
-        x = self.pre_cross_attention_layer_norm(y)
-        queries = attention.split_heads(attention.query(x))
-        mixed = cache.attend_shared(queries, source, view.source)
-        y = y + attention.out(attention.join_heads(mixed))
-        return y + self.mlp(self.pre_mlp_layer_norm(y)), past
-
-
-class ScanEncoderLayer(EncoderLayer):
-    """An encoder layer in the form `nn.scan` takes: (carry, ...) -> (carry, None)."""
-
-    def __call__(self, *args: Any) -> tuple[Float[Array, "B S D"], None]:
-        """Returns the layer's output as carry."""
-        return EncoderLayer.__call__(self, *args), None
-
-
-class ScanDecoderLayer(DecoderLayer):
-    """A decoder layer in the form `nn.scan` takes: (carry, ...) -> (carry, None)."""
-
-    def __call__(self, *args: Any) -> tuple[Float[Array, "B L D"], None]:
-        """Returns the layer's output as carry."""
-        return DecoderLayer.__call__(self, *args), None
 
 
 class Encoder(nn.Module):
@@ -173,14 +45,14 @@ class Encoder(nn.Module):
         cfg = self.config
         self.relpos_bias = _relpos(cfg, bidirectional=True)
         if cfg.scan_layers:
-            self.encoder = _scanned(
-                self, ScanEncoderLayer, depth=cfg.num_encoder_layers, broadcast=3
+            self.encoder = scanned(
+                self, cfg, ScanEncoderLayer, depth=cfg.num_encoder_layers, broadcast=3
             )
         else:
-            layer = _remat(EncoderLayer, cfg, static=4)
+            layer = remat(EncoderLayer, cfg, static=4)
             self.layers = [layer(cfg) for _ in range(cfg.num_encoder_layers)]
-        self.encoder_norm = _norm(cfg)
-        self.input_dropout = _dropout(cfg, 0)
+        self.encoder_norm = norm(cfg)
+        self.input_dropout = dropout(cfg, 0)
         # The only one that T5X draws for every position alone.
         self.final_dropout = nn.Dropout(cfg.dropout_rate, name="Dropout_1")
 
@@ -213,15 +85,15 @@ class Decoder(nn.Module):
         cfg = self.config
         self.relpos_bias = _relpos(cfg, bidirectional=False)
         if cfg.scan_layers:
-            self.decoder = _scanned(
-                self, ScanDecoderLayer, depth=cfg.num_decoder_layers, broadcast=5
+            self.decoder = scanned(
+                self, cfg, ScanDecoderLayer, depth=cfg.num_decoder_layers, broadcast=5
             )
         else:
-            layer = _remat(DecoderLayer, cfg, static=6)
+            layer = remat(DecoderLayer, cfg, static=6)
             self.layers = [layer(cfg) for _ in range(cfg.num_decoder_layers)]
-        self.decoder_norm = _norm(cfg)
-        self.input_dropout = _dropout(cfg, 0)
-        self.final_dropout = _dropout(cfg, 1)
+        self.decoder_norm = norm(cfg)
+        self.input_dropout = dropout(cfg, 0)
+        self.final_dropout = dropout(cfg, 1)
         if not cfg.logits_via_embedding:
             self.logits_dense = layers.Dense(
                 cfg.vocab_size,
@@ -412,71 +284,7 @@ def head_kernel(params: Mapping[str, Any]) -> Float[Array, "D V"]:
     return params["token_embedder"]["embedding"].T
 
 
-def _norm(cfg: T5Config) -> layers.RMSNorm:
-    return layers.RMSNorm(dtype=cfg.dtype, epsilon=cfg.norm_epsilon)
-
-
-def _attention(cfg: T5Config) -> Attention:
-    return Attention(
-        cfg.num_heads,
-        cfg.head_dim,
-        cfg.emb_dim,
-        dtype=cfg.dtype,
-        dropout_rate=cfg.dropout_rate,
-        block=cfg.attention_block,
-        kind=cfg.attention,
-    )
-
-
-def _mlp(cfg: T5Config) -> layers.MLP:
-    return layers.MLP(
-        cfg.mlp_dim, cfg.mlp_activations, dtype=cfg.dtype, dropout_rate=cfg.dropout_rate
-    )
-
-
-def _dropout(cfg: T5Config, index: int) -> nn.Dropout:
-    # One mask for all positions of a row, drawn under T5X's module names: the same rng
-    # then drops the same units.
-    return nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,), name=f"Dropout_{index}")
-
-
 def _relpos(cfg: T5Config, *, bidirectional: bool) -> RelativeBias:
     return RelativeBias(
         cfg.num_heads, bidirectional, cfg.relpos_num_buckets, cfg.relpos_max_distance
     )
-
-
-def _add(x: jax.Array, y: jax.Array) -> jax.Array:
-    return layers.constrain(x + y, "batch", "length", "embed")
-
-
-def _remat(layer: Any, cfg: T5Config, *, static: int, scanned: bool = False) -> Any:
-    if cfg.remat_policy == "none":
-        return layer
-    return nn.remat(
-        layer,
-        # A scan already keeps the compiler from merging forward and recomputation.
-        prevent_cse=not scanned,
-        static_argnums=(static,),
-        policy=REMAT_POLICIES[cfg.remat_policy],
-    )
-
-
-def _scanned(
-    parent: Encoder | Decoder, layer: Any, *, depth: int, broadcast: int
-) -> Any:
-    """One module for `depth` layers; `broadcast` arguments are the same for all."""
-    cfg = parent.config
-    # Without ScanIn, applying the stack would return (and transpose) its parameters.
-    axis: Any = SCAN_AXIS
-    if not parent.is_mutable_collection("params"):
-        axis = flax.typing.In(SCAN_AXIS)
-    return partitioning.scan_with_axes(
-        # `deterministic` stands last: after self, the carry and the other broadcast.
-        _remat(layer, cfg, static=broadcast + 1, scanned=True),
-        variable_axes={"params": axis},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=cast(Any, (nn.broadcast,) * broadcast),
-        length=depth,
-        axis_name="layers",
-    )(cfg)

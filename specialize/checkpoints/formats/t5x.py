@@ -20,8 +20,9 @@ from flax import serialization
 from flax.traverse_util import unflatten_dict
 
 from specialize import versions
-from specialize.checkpoints import names, zarrs
-from specialize.checkpoints.lazy import LazyTensor, from_array
+from specialize.checkpoints import names
+from specialize.checkpoints.formats import zarr_arrays
+from specialize.checkpoints.lazy_tensors import LazyTensor, from_array
 from specialize.checkpoints.source import Source, check, config_of
 from specialize.errors import InputError
 
@@ -73,7 +74,7 @@ def open_folder(
         for key, leaf in leaves.items()
         if isinstance(leaf, dict)  # an empty state is None
     }
-    opened = zarrs.open_all(
+    opened = zarr_arrays.open_all(
         specs, where, missing_is_zero=lambda name: not name.startswith("target/")
     )
     tensors: dict[str, Any] = {}
@@ -170,7 +171,7 @@ def write_folder(
             written[key] = {}
         elif tensor.size > 1:
             relative = name.replace("/", ".")
-            metadata = zarrs.write(tensor, str(folder / relative))
+            metadata = zarr_arrays.write(tensor, str(folder / relative))
             written[key] = {
                 "driver": "zarr",
                 "dtype": tensor.dtype.name,
@@ -244,7 +245,10 @@ def _spec(leaf: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where}: a leaf names a {leaf['driver']!r} array at {path!r}; T5X writes "
             "zarr arrays beside the file 'checkpoint'."
         )
-    return {"driver": "zarr", "kvstore": zarrs.kvstore(f"{where}/{path.strip('/')}")}
+    return {
+        "driver": "zarr",
+        "kvstore": zarr_arrays.kvstore(f"{where}/{path.strip('/')}"),
+    }
 
 
 def _bits_to_bfloat16(tensor: LazyTensor) -> LazyTensor:

@@ -18,21 +18,20 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import unflatten_dict
 
-from specialize.checkpoints import names, store, t5x, zarrs
-from specialize.checkpoints.lazy import LazyTensor, from_array
+from specialize.checkpoints import names, step_folder
+from specialize.checkpoints.formats import t5x, zarr_arrays
+from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, LazyTensor, from_array
 from specialize.checkpoints.source import Source, check, config_of
 from specialize.errors import InputError
 
-STATE = "state"
 _METADATA = "_METADATA"
-# A chunk is compressed as a whole: a stack of layers in one chunk would stand in
-# memory three times while it is written.
-CHUNK_BYTES = 64 * 2**20
 
 
 def is_folder(path: epath.Path) -> bool:
     """Whether `path` is one step, or the state inside it."""
-    return (path / _METADATA).exists() or (path / STATE / _METADATA).exists()
+    return (path / _METADATA).exists() or (
+        path / step_folder.STATE / _METADATA
+    ).exists()
 
 
 def open_folder(
@@ -52,15 +51,15 @@ def open_folder(
         InputError: damaged or of another kind; tensors missing, unexpected or
             mis-shaped (all are named).
     """
-    step_folder = path if (path / STATE / _METADATA).exists() else path.parent
-    folder = path if step_folder != path else path / STATE
+    inside = not (path / step_folder.STATE / _METADATA).exists()
+    folder = path if inside else path / step_folder.STATE
     where = str(path)
     leaves = _leaves(folder, where)
     if any(name.startswith("target/") for name in leaves):
         return t5x.source_of(
             "orbax", where, leaves, activation=activation, settings=settings
         )
-    return _source_of_run(step_folder, where, leaves, activation, settings)
+    return _source_of_run(folder.parent, where, leaves, activation, settings)
 
 
 def write_folder(
@@ -94,7 +93,7 @@ def write_folder(
         (jax.Array, ocp.type_handlers.ArrayHandler()),
     )
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-    target = epath.Path(folder) / STATE
+    target = epath.Path(folder) / step_folder.STATE
     target.mkdir(parents=True, exist_ok=True)
     handler.save(
         target, args=ocp.args.PyTreeSave(t5x.with_gaps(unflatten_dict(leaves)))
@@ -115,6 +114,8 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
         """Writes the tensors one after the other; returns when all are written."""
         args = args or [ocp.SaveArgs()] * len(values)
         for value, info, arg in zip(values, infos, args, strict=True):
+            # A chunk is compressed as a whole: a stack of layers in one chunk would be
+            # in memory three times while it is written.
             small = dataclasses.replace(arg, chunk_byte_size=CHUNK_BYTES)
             for written in await super().serialize([value.read()], [info], [small]):
                 written.result()
@@ -123,7 +124,7 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
 
 def _leaves(folder: epath.Path, where: str) -> dict[str, Any]:
     """Every array below an Orbax folder by its slash-separated name; None if empty."""
-    store.drop_late_callbacks()
+    step_folder.drop_late_callbacks()
     try:
         metadata = ocp.PyTreeCheckpointHandler().metadata(folder)
         tree = metadata.tree
@@ -133,7 +134,7 @@ def _leaves(folder: epath.Path, where: str) -> dict[str, Any]:
             f"{where} cannot be opened as an Orbax checkpoint ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}). Write or fetch it again."
         ) from error
-    base = zarrs.kvstore(str(folder))
+    base = zarr_arrays.kvstore(str(folder))
     ocdbt = (folder / "manifest.ocdbt").exists()
     specs: dict[str, Any] = {}
     empty: dict[str, None] = {}
@@ -149,7 +150,7 @@ def _leaves(folder: epath.Path, where: str) -> dict[str, Any]:
             if ocdbt
             else inner,
         }
-    return {**zarrs.open_all(specs, where), **empty}
+    return {**zarr_arrays.open_all(specs, where), **empty}
 
 
 def _flat(tree: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -188,8 +189,8 @@ def _source_of_run(
         config = config_of(tensors, where, activation=activation, notes=notes)
     check(tensors, config, where)
     try:
-        step = int(store.read_metadata(folder)[0]["step"])
-    except store.DamagedCheckpointError:
+        step = int(step_folder.read_metadata(folder)[0]["step"])
+    except step_folder.DamagedCheckpointError:
         step = int(leaves["step"].read()) if "step" in leaves else None
     return Source(
         "specialize",

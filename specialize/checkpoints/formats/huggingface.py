@@ -1,4 +1,4 @@
-"""Hugging Face folders: safetensors, config.json, tokenizer files, a model card.
+"""The weights of a Hugging Face folder: safetensors in one file or several.
 
 Which head a folder means is decided from its tensors, not from its flags, because
 transformers 5 writes `tie_word_embeddings: true` into every T5 configuration:
@@ -12,7 +12,6 @@ import dataclasses
 import json
 import math
 import pathlib
-import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,21 +20,14 @@ import numpy as np
 import safetensors
 
 from specialize.checkpoints import names
-from specialize.checkpoints.lazy import LazyTensor
+from specialize.checkpoints.formats import huggingface_companions as companions
+from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.checkpoints.source import Source, check
 from specialize.errors import InputError
 from specialize.outputs import write_json
-from specialize.student.network.architecture import T5Config
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-TOKENIZER_FILES = (
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 _OTHER_WEIGHTS = ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
 
 # Copies of `shared.weight` under other names; and a matrix that published T5 1.0 files
@@ -49,7 +41,6 @@ _DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F64": np.dtype(np.float64),
 }
-_ACTIVATIONS = {"gelu_new": "gelu", "swish": "silu"}
 
 
 def is_folder(path: pathlib.Path) -> bool:
@@ -88,7 +79,7 @@ def open_folder(path: pathlib.Path) -> Source:
         InputError: another architecture; files missing, truncated or inconsistent;
             tensors missing, unexpected or mis-shaped (all are named).
     """
-    settings = read_config(path / "config.json")
+    settings = companions.read_config(path / "config.json")
     stored = dict(_stored(path))
     notes: list[str] = []
     tensors: dict[str, LazyTensor] = {}
@@ -108,7 +99,7 @@ def open_folder(path: pathlib.Path) -> Source:
             flip = flip and len(tensor.shape) == 2
             tensors[ours] = tensor.transposed() if flip else tensor
     tied = _decide_head(tensors, settings, notes)
-    config = network(settings, path)
+    config = companions.network(settings, path)
     rows = tensors[names.EMBEDDING].shape[0] if names.EMBEDDING in tensors else None
     if rows is not None and rows != config.vocab_size:
         notes.append(
@@ -119,108 +110,6 @@ def open_folder(path: pathlib.Path) -> Source:
     config = dataclasses.replace(config, logits_via_embedding=tied)
     check({**tensors, **unknown}, config, str(path))
     return Source("hf", str(path), tensors, config, companions=path, notes=notes)
-
-
-def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """Reads config.json and refuses another architecture.
-
-    Raises:
-        InputError: missing, not JSON, or not of a T5.
-    """
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path.parent} has no config.json; it says which network the tensors are."
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON ({error}). Fetch it again.") from error
-    kind = settings.get("model_type") if isinstance(settings, dict) else None
-    if kind != "t5":
-        raise InputError(
-            f"{path} describes a {kind!r} model; only 't5' (T5, Flan-T5, UL2) can be "
-            "read. Name another checkpoint."
-        )
-    return settings
-
-
-def network(settings: Mapping[str, Any], where: pathlib.Path) -> T5Config:
-    """The network that a config.json describes.
-
-    Raises:
-        InputError: a field is missing or holds something T5 does not have.
-    """
-    needed = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-    missing = [name for name in needed if not isinstance(settings.get(name), int)]
-    if missing:
-        raise InputError(f"{where}: config.json lacks {', '.join(missing)}.")
-    projection = str(settings.get("feed_forward_proj", "relu"))
-    gated = projection.startswith("gated-")
-    activation = projection.removeprefix("gated-")
-    activation = _ACTIVATIONS.get(activation, activation)
-    return T5Config(
-        vocab_size=settings["vocab_size"],
-        emb_dim=settings["d_model"],
-        num_heads=settings["num_heads"],
-        num_encoder_layers=settings["num_layers"],
-        num_decoder_layers=settings.get("num_decoder_layers") or settings["num_layers"],
-        head_dim=settings["d_kv"],
-        mlp_dim=settings["d_ff"],
-        mlp_activations=(activation, "linear") if gated else (activation,),
-        dropout_rate=float(settings.get("dropout_rate", 0.1)),
-        logits_via_embedding=True,
-        relpos_num_buckets=settings.get("relative_attention_num_buckets", 32),
-        relpos_max_distance=settings.get("relative_attention_max_distance", 128),
-        norm_epsilon=float(settings.get("layer_norm_epsilon", 1e-6)),
-    )
-
-
-def settings_of(config: T5Config, dtype: str) -> dict[str, Any]:
-    """The config.json of a network: the inverse of `network`.
-
-    Args:
-        config: the network.
-        dtype: type of the stored tensors.
-    """
-    import transformers
-
-    activation = config.mlp_activations[0]
-    gated = len(config.mlp_activations) == 2
-    if (
-        len(config.mlp_activations) > 2
-        or gated
-        and config.mlp_activations[1] != ("linear")
-    ):
-        raise InputError(
-            f"mlp_activations {config.mlp_activations}: transformers has no T5 with "
-            "them. Only one activation, or one and 'linear', can be exported."
-        )
-    written = transformers.T5Config(
-        vocab_size=config.vocab_size,
-        d_model=config.emb_dim,
-        d_kv=config.head_dim,
-        d_ff=config.mlp_dim,
-        num_layers=config.num_encoder_layers,
-        num_decoder_layers=config.num_decoder_layers,
-        num_heads=config.num_heads,
-        relative_attention_num_buckets=config.relpos_num_buckets,
-        relative_attention_max_distance=config.relpos_max_distance,
-        dropout_rate=config.dropout_rate,
-        layer_norm_epsilon=config.norm_epsilon,
-        feed_forward_proj=f"gated-{activation}" if gated else activation,
-    ).to_dict()
-    # transformers sets both whatever it is given; see the head of this module.
-    tied = config.logits_via_embedding
-    written |= {
-        "architectures": ["T5ForConditionalGeneration"],
-        "tie_word_embeddings": tied,
-        "scale_decoder_outputs": tied,
-        "decoder_start_token_id": 0,
-        "dtype": dtype,
-    }
-    for noise in ("_name_or_path", "id2label", "label2id"):
-        written.pop(noise, None)
-    return written
 
 
 def write_weights(
@@ -260,62 +149,6 @@ def write_weights(
             folder / INDEX,
             {"metadata": {"total_size": total}, "weight_map": weight_map},
         )
-
-
-def copy_companions(source: pathlib.Path | None, target: pathlib.Path) -> list[str]:
-    """Copies tokenizer files; returns the names of those found."""
-    found = []
-    for name in TOKENIZER_FILES:
-        if source is not None and (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-            found.append(name)
-    return found
-
-
-def write_tokenizer(vocabulary: pathlib.Path, target: pathlib.Path) -> None:
-    """Writes the tokenizer files for a SentencePiece vocabulary.
-
-    Args:
-        vocabulary: a SentencePiece model, as `spiece.model`.
-        target: the folder.
-
-    Raises:
-        InputError: it cannot be read as one.
-    """
-    import transformers
-
-    try:
-        shutil.copyfile(vocabulary, target / "spiece.model")
-        tokenizer = transformers.T5Tokenizer.from_pretrained(target, legacy=False)
-        tokenizer.save_pretrained(target)
-    except Exception as error:
-        raise InputError(
-            f"{vocabulary} is not a SentencePiece model ({type(error).__name__}: "
-            f"{error}). Name the model's spiece.model."
-        ) from error
-
-
-def write_settings(folder: pathlib.Path, config: T5Config, dtype: str) -> None:
-    """Writes config.json and generation_config.json."""
-    import transformers
-
-    write_json(folder / "config.json", settings_of(config, dtype))
-    transformers.GenerationConfig(
-        pad_token_id=0, eos_token_id=1, decoder_start_token_id=0
-    ).save_pretrained(folder)
-
-
-def write_card(folder: pathlib.Path, text: str, *, base: str | None) -> None:
-    """Writes the model card README.md."""
-    from huggingface_hub import ModelCard, ModelCardData
-
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        base_model=base,
-        tags=["t5", "specialize", "chain-of-thought", "distillation"],
-    )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
 
 
 def _stored(path: pathlib.Path) -> Iterator[tuple[str, LazyTensor]]:

@@ -11,7 +11,7 @@ from flax.core import FrozenDict, freeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from specialize.checkpoints import integrity, names, vocabulary_rows
-from specialize.checkpoints.lazy import LazyTensor
+from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.checkpoints.opening import check_sums, open_checkpoint
 from specialize.checkpoints.source import Source
 from specialize.errors import InputError

@@ -2,18 +2,17 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
-from specialize.checkpoints.lazy import Index, LazyTensor
+from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, Index, LazyTensor
 from specialize.errors import InputError
 
 # Chunks are read once; a cache would only hold memory.
 _CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
-_CHUNK_BYTES = 64 * 2**20
 
 
 def kvstore(path: str) -> dict[str, Any]:
@@ -115,17 +114,6 @@ def write(tensor: LazyTensor, folder: str) -> dict[str, Any]:
     return metadata
 
 
-def pieces(tensor: LazyTensor) -> Iterator[np.ndarray]:
-    """Reads a tensor in parts of at most 64 MiB along its first axis, in C order."""
-    if not tensor.shape or tensor.nbytes <= _CHUNK_BYTES:
-        yield tensor.read()
-        return
-    rows = max(1, _CHUNK_BYTES * tensor.shape[0] // tensor.nbytes)
-    rest = [slice(None)] * (len(tensor.shape) - 1)
-    for start in range(0, tensor.shape[0], rows):
-        yield tensor.read([slice(start, start + rows), *rest])
-
-
 def _reader(store: Any, name: str, where: str) -> Callable[[Index], np.ndarray]:
     def load(index: Index) -> np.ndarray:
         try:
@@ -142,7 +130,7 @@ def _reader(store: Any, name: str, where: str) -> Callable[[Index], np.ndarray]:
 def _chunks(shape: list[int], dtype: np.dtype) -> list[int]:
     """Halves (or divides by the least factor) the longest axis until a chunk fits."""
     chunk = list(shape)
-    while np.prod(chunk, dtype=np.int64) * dtype.itemsize > _CHUNK_BYTES:
+    while np.prod(chunk, dtype=np.int64) * dtype.itemsize > CHUNK_BYTES:
         axis = int(np.argmax(chunk))
         size = chunk[axis]
         chunk[axis] = next(size // f for f in range(2, size + 1) if size % f == 0)

@@ -15,6 +15,9 @@ import numpy as np
 
 Index = tuple[slice, ...]
 
+# Size of the parts in which large tensors are read and written.
+CHUNK_BYTES = 64 * 2**20
+
 
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
@@ -205,7 +208,7 @@ def stacked(layers: Sequence[LazyTensor], axis: int) -> LazyTensor:
     return LazyTensor(shape, first.dtype, load, (layers, axis))
 
 
-def remembered(
+def cached(
     tensor: LazyTensor, slot: dict[int, np.ndarray], limit: int = 512 * 2**20
 ) -> LazyTensor:
     """Reads the whole tensor once and serves its parts from memory.
@@ -228,6 +231,17 @@ def remembered(
         return slot[id(tensor)][index]
 
     return LazyTensor(tensor.shape, tensor.dtype, load)
+
+
+def pieces(tensor: LazyTensor) -> Iterator[np.ndarray]:
+    """Reads a tensor along its first axis, in C order, `CHUNK_BYTES` at a time."""
+    if not tensor.shape or tensor.nbytes <= CHUNK_BYTES:
+        yield tensor.read()
+        return
+    rows = max(1, CHUNK_BYTES * tensor.shape[0] // tensor.nbytes)
+    rest = [slice(None)] * (len(tensor.shape) - 1)
+    for start in range(0, tensor.shape[0], rows):
+        yield tensor.read([slice(start, start + rows), *rest])
 
 
 def _with(index: Index, axis: int, part: slice) -> Index:

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: Hugging Face, T5X in both layouts, and the arrays in them."""

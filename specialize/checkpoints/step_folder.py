@@ -1,0 +1,214 @@
+"""The folder of one step: its arrays, and the sealed metadata that describe them.
+
+The metadata hold shape, type and checksum of every array, the caller's own values, and
+the SHA-256 of all of it.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from specialize.errors import InputError
+
+STATE = "state"
+METADATA = "metadata"
+
+
+class DamagedCheckpointError(InputError):
+    """A checkpoint that cannot be read back as it was saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedArray:
+    """What the metadata says of one array of the state."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    sums: str | None = None
+
+
+def sealed(
+    step: int,
+    metadata: Mapping[str, Any],
+    leaves: Mapping[str, Any],
+    sums: Mapping[str, str],
+) -> dict[str, Any]:
+    """The content of `metadata/`, which `read_metadata` reads.
+
+    Args:
+        step: number of the step.
+        metadata: JSON values of the caller.
+        leaves: arrays by name, as `named_leaves` gives them.
+        sums: their checksums by name.
+    """
+    table = {
+        name: [list(leaf.shape), _dtype_name(leaf.dtype), sums[name]]
+        for name, leaf in leaves.items()
+    }
+    return _seal({"step": step, "metadata": dict(metadata), "leaves": table})
+
+
+def read_metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, SavedArray]]:
+    """Reads the sealed metadata of one step folder.
+
+    Args:
+        folder: `<model_dir>/checkpoints/<step>`.
+
+    Returns:
+        The metadata given to `CheckpointStore.save` with its "step", and what it
+        says of every array.
+
+    Raises:
+        DamagedCheckpointError: missing, unreadable, or not as it was written.
+    """
+    try:
+        sealed = ocp.JsonCheckpointHandler().restore(folder / METADATA)
+        if sealed != _seal(sealed["content"]):
+            raise DamagedCheckpointError(f"{METADATA} is not what was written")
+        content = sealed["content"]
+        table = {
+            name: SavedArray(tuple(shape), dtype, sums)
+            for name, (shape, dtype, sums) in content["leaves"].items()
+        }
+        return {**content["metadata"], "step": content["step"]}, table
+    except DamagedCheckpointError:
+        raise
+    except Exception as error:
+        raise DamagedCheckpointError(
+            f"{METADATA} cannot be read: {_one_line(error)}"
+        ) from error
+
+
+def read_state(
+    folder: epath.Path, abstract_state: Any, *, partial: bool = False
+) -> Any:
+    """Reads the arrays of one step folder, without verifying their sums.
+
+    Args:
+        folder: `<model_dir>/checkpoints/<step>`.
+        abstract_state: as in `CheckpointStore.restore`.
+        partial: read only the arrays of `abstract_state`; the folder may hold more.
+
+    Returns:
+        The state on the shardings of `abstract_state`.
+
+    Raises:
+        DamagedCheckpointError: missing or unreadable.
+    """
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_state)
+    drop_late_callbacks()
+    try:
+        return state_handler().restore(
+            folder / STATE,
+            args=ocp.args.PyTreeRestore(
+                item=abstract_state, restore_args=restore_args, partial_restore=partial
+            ),
+        )
+    except Exception as error:  # Orbax and TensorStore raise a dozen kinds.
+        raise DamagedCheckpointError(
+            f"{STATE} cannot be read: {_one_line(error)}"
+        ) from error
+
+
+def state_handler() -> ocp.PyTreeCheckpointHandler:
+    """What writes and reads `state/`."""
+    # Random fp32 mantissas hardly compress (7 %), and zstd would compete with the
+    # input pipeline for the host's cores.
+    return ocp.PyTreeCheckpointHandler(use_compression=False)
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Leaves by the slash-separated path to them, as `params/encoder/...`."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        "/".join(
+            str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+            for key in path
+        ): leaf
+        for path, leaf in paths
+    }
+
+
+def mismatch(
+    folder: epath.Path, saved: Mapping[str, SavedArray], wanted: Mapping[str, Any]
+) -> str | None:
+    """One message naming every array in which two states differ, or None."""
+    lines = [f"  missing     {name}" for name in wanted if name not in saved]
+    lines += [
+        f"  unexpected  {name} {saved[name].shape}"
+        for name in saved
+        if name not in wanted
+    ]
+    for name, leaf in wanted.items():
+        if name not in saved:
+            continue
+        have, want = saved[name], (tuple(leaf.shape), _dtype_name(leaf.dtype))
+        if have.shape != want[0]:
+            lines.append(f"  shape       {name} {have.shape}, expected {want[0]}")
+        elif have.dtype != want[1]:
+            lines.append(f"  dtype       {name} {have.dtype}, expected {want[1]}")
+    if not lines:
+        return None
+    return "\n".join(
+        [
+            f"{folder} holds another state than this run ({len(lines)} arrays differ):",
+            *lines,
+            "Use the model and optimizer it was trained with, or start from its "
+            "weights alone with INITIAL_CHECKPOINT_PATH and a new model directory.",
+        ]
+    )
+
+
+def _dtype_name(dtype: Any) -> str:
+    return (
+        str(dtype)
+        if jnp.issubdtype(dtype, jax.dtypes.extended)
+        else (np.dtype(dtype).name)
+    )
+
+
+def _seal(content: Any) -> dict[str, Any]:
+    """The content with the SHA-256 of its JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=True)
+    # Through JSON, so that tuples and int keys compare equal when read back.
+    return {
+        "content": json.loads(text),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+@functools.cache
+def drop_late_callbacks() -> None:
+    """Keeps one damaged file from printing a traceback for every other array.
+
+    When one read fails, Orbax closes its event loop while TensorStore's threads still
+    deliver the other arrays to it; each then prints a traceback ("Event loop is
+    closed", or its own failure to read). Only exactly those are dropped.
+    """
+    previous = sys.unraisablehook
+    late = ("Event loop is closed", "Encountered error while reading array index")
+
+    def hook(unraisable: Any) -> None:
+        if not str(unraisable.exc_value).startswith(late):
+            previous(unraisable)
+
+    sys.unraisablehook = hook
+    logging.getLogger("asyncio").addFilter(
+        lambda record: "exception was never retrieved" not in record.getMessage()
+    )
+
+
+def _one_line(error: BaseException, limit: int = 200) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
