@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from specialize import versions
 from specialize.errors import InputError
 
 STATE = "state"
@@ -56,7 +57,8 @@ def sealed(
         name: [list(leaf.shape), _dtype_name(leaf.dtype), sums[name]]
         for name, leaf in leaves.items()
     }
-    return _seal({"step": step, "metadata": dict(metadata), "leaves": table})
+    content = {"step": step, "metadata": dict(metadata), "leaves": table}
+    return _seal({"version": versions.CHECKPOINT.writes, **content})
 
 
 def read_metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, SavedArray]]:
@@ -71,18 +73,20 @@ def read_metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, SavedAr
 
     Raises:
         DamagedCheckpointError: missing, unreadable, or not as it was written.
+        InputError: of another version.
     """
     try:
         sealed = ocp.JsonCheckpointHandler().restore(folder / METADATA)
         if sealed != _seal(sealed["content"]):
             raise DamagedCheckpointError(f"{METADATA} is not what was written")
         content = sealed["content"]
+        versions.CHECKPOINT.check(content.get("version", 1), folder / METADATA)
         table = {
             name: SavedArray(tuple(shape), dtype, sums)
             for name, (shape, dtype, sums) in content["leaves"].items()
         }
         return {**content["metadata"], "step": content["step"]}, table
-    except DamagedCheckpointError:
+    except InputError:
         raise
     except Exception as error:
         raise DamagedCheckpointError(

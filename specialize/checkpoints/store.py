@@ -20,14 +20,9 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_manager import StepAlreadyExistsError
 
-<<<<<<< HEAD
-from specialize import versions
-from specialize.checkpoints import integrity
-from specialize.checkpoints.spec import CheckpointSpec
-=======
 from specialize.checkpoints import integrity, step_folder
+from specialize.checkpoints.spec import CheckpointSpec
 from specialize.checkpoints.step_folder import DamagedCheckpointError
->>>>>>> 3c1592f (checkpoints: a room for formats, the step folder beside the store; student: layers of a stack and the loss's tiling by name; config: modules that moved since 0.1 are told; contracts for checkpoints and cost, no numerical change)
 from specialize.errors import InputError
 from specialize.outputs import DISK_FULL
 from specialize.progress import console
@@ -155,16 +150,7 @@ class CheckpointStore:
         self._set_damaged_aside(self._manager)
         leaves = step_folder.named_leaves(state)
         sums = integrity.checksums(leaves)
-<<<<<<< HEAD
-        table = {
-            name: [list(leaf.shape), _dtype_name(leaf.dtype), sums[name]]
-            for name, leaf in leaves.items()
-        }
-        content = {"step": step, "metadata": dict(metadata), "leaves": table}
-        sealed = _seal({"version": versions.CHECKPOINT.writes, **content})
-=======
         sealed = step_folder.sealed(step, metadata, leaves, sums)
->>>>>>> 3c1592f (checkpoints: a room for formats, the step folder beside the store; student: layers of a stack and the loss's tiling by name; config: modules that moved since 0.1 are told; contracts for checkpoints and cost, no numerical change)
         self._metrics[step] = self._metric_in(metadata)
         try:
             self._manager.save(
@@ -331,73 +317,6 @@ class CheckpointStore:
             ) from error
 
 
-<<<<<<< HEAD
-def read_metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, "_Leaf"]]:
-    """Reads the sealed metadata of one step folder.
-
-    Args:
-        folder: `<model_dir>/checkpoints/<step>`.
-
-    Returns:
-        The metadata given to `CheckpointStore.save` with its "step", and what it
-        says of every array.
-
-    Raises:
-        DamagedCheckpointError: missing, unreadable, or not as it was written.
-        InputError: of another version.
-    """
-    try:
-        sealed = ocp.JsonCheckpointHandler().restore(folder / METADATA)
-        if sealed != _seal(sealed["content"]):
-            raise DamagedCheckpointError(f"{METADATA} is not what was written")
-        content = sealed["content"]
-        versions.CHECKPOINT.check(content.get("version", 1), folder / METADATA)
-        table = {
-            name: _Leaf(tuple(shape), dtype, sums)
-            for name, (shape, dtype, sums) in content["leaves"].items()
-        }
-        return {**content["metadata"], "step": content["step"]}, table
-    except InputError:
-        raise
-    except Exception as error:
-        raise DamagedCheckpointError(
-            f"{METADATA} cannot be read: {_one_line(error)}"
-        ) from error
-
-
-def read_state(
-    folder: epath.Path, abstract_state: Any, *, partial: bool = False
-) -> Any:
-    """Reads the arrays of one step folder, without verifying their sums.
-
-    Args:
-        folder: `<model_dir>/checkpoints/<step>`.
-        abstract_state: as in `CheckpointStore.restore`.
-        partial: read only the arrays of `abstract_state`; the folder may hold more.
-
-    Returns:
-        The state on the shardings of `abstract_state`.
-
-    Raises:
-        DamagedCheckpointError: missing or unreadable.
-    """
-    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_state)
-    drop_late_callbacks()
-    try:
-        return _state_handler().restore(
-            folder / STATE,
-            args=ocp.args.PyTreeRestore(
-                item=abstract_state, restore_args=restore_args, partial_restore=partial
-            ),
-        )
-    except Exception as error:  # Orbax and TensorStore raise a dozen kinds.
-        raise DamagedCheckpointError(
-            f"{STATE} cannot be read: {_one_line(error)}"
-        ) from error
-
-
-=======
->>>>>>> 3c1592f (checkpoints: a room for formats, the step folder beside the store; student: layers of a stack and the loss's tiling by name; config: modules that moved since 0.1 are told; contracts for checkpoints and cost, no numerical change)
 @dataclasses.dataclass(frozen=True)
 class _LatestAndBest:
     """Orbax's preservation protocol: the `keep` latest steps and the best one."""

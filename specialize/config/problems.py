@@ -19,14 +19,9 @@ from specialize.config.scanning import (
 )
 from specialize.errors import InputError, did_you_mean
 
-<<<<<<< HEAD
 # Where the macros of every recipe are declared.
 VALUES = "runs/values.gin"
-# Modules of `specialize_tasks` that version 0.1 called `tasks.<module>`.
-_RENAMED = ("benchmarks", "distill", "locations", "metrics", "preprocessors", "text")
 
-=======
->>>>>>> 3c1592f (checkpoints: a room for formats, the step folder beside the store; student: layers of a stack and the loss's tiling by name; config: modules that moved since 0.1 are told; contracts for checkpoints and cost, no numerical change)
 
 @dataclasses.dataclass(frozen=True)
 class Problem:

@@ -20,17 +20,10 @@ from specialize.config.problems import (
     Problem,
     macro_problems,
     name_problems,
-<<<<<<< HEAD
-    renamed_problems,
-)
-from specialize.config.reading import Config
-from specialize.config.specifications import Specifications
-=======
-    target_of,
 )
 from specialize.config.reading import Config
 from specialize.config.renamed import renamed_problems
->>>>>>> 3c1592f (checkpoints: a room for formats, the step folder beside the store; student: layers of a stack and the loss's tiling by name; config: modules that moved since 0.1 are told; contracts for checkpoints and cost, no numerical change)
+from specialize.config.specifications import Specifications
 from specialize.errors import InputError, did_you_mean
 from specialize.mesh import MeshSpec, check_batch
 

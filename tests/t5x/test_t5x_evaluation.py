@@ -16,13 +16,9 @@ pytest.importorskip("t5x.eval")
 
 from specialize.checkpoints import names
 from specialize.checkpoints.convert import convert
-<<<<<<< HEAD
-from specialize.checkpoints.lazy import from_array
-from specialize.corpus.benchmarks import bbh
-=======
 from specialize.checkpoints.formats import huggingface, huggingface_companions
 from specialize.checkpoints.lazy_tensors import from_array
->>>>>>> 3c1592f (checkpoints: a room for formats, the step folder beside the store; student: layers of a stack and the loss's tiling by name; config: modules that moved since 0.1 are told; contracts for checkpoints and cost, no numerical change)
+from specialize.corpus.benchmarks import bbh
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.judge.answers import HOWS
 from specialize.student.network.architecture import T5Config
