@@ -1,21 +1,80 @@
 """Concentrate a large teacher's chain of thought in a small Flan-T5.
 
-The way of one example, and the room where each step is done:
+What a notebook needs is named here; everything else is private to its room:
 
-    corpus       question -> sampled completion -> verified -> aligned -> record
-    student      T5 in Flax Linen, the sparse top-k KL, decoding, T5X's model contract
-    sharding     mesh, logical rules, NamedShardings
-    config       gin: parse, lint, origin of every value
-    checkpoints  Orbax, Hugging Face and T5X weights, one table of names
-    inference    text in, text out on the mesh
-    evaluation   suites, judges, scores with intervals, report
-    training     feature converter and packer, optimizers, train()
-    cost         predicted (plan) and measured (bench)
-    quickstart   the whole way on a generated miniature world
+    student = specialize.load("runs/student")
+    student.generate(["Q: ...\\nLet's think step by step"])
+    student.loss(specialize.Corpus("runs/corpus"))
+    specialize.judge("The answer is 18.", gold="18")
 
-A module imports only what stands above it in this list; `errors`, `outputs`, `versions`
-and `progress` stand beneath them all. This file imports nothing, so that
-`specialize --help` answers at once.
+Importing this package imports nothing else; a name is imported when it is first used.
+`README.md` has the map of the rooms.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from specialize.checkpoints.convert import convert as convert
+    from specialize.checkpoints.spec import CheckpointSpec as CheckpointSpec
+    from specialize.corpus.opened import Corpus as Corpus
+    from specialize.corpus.records import DistillRecord as DistillRecord
+    from specialize.errors import InputError as InputError
+    from specialize.evaluation.evaluate import evaluate as evaluate
+    from specialize.evaluation.selection import select as select
+    from specialize.evaluation.spec import EvaluationSpec as EvaluationSpec
+    from specialize.inference.loaded import Generated as Generated
+    from specialize.inference.loaded import LoadedStudent as LoadedStudent
+    from specialize.inference.loaded import load as load
+    from specialize.inference.spec import DecodingSpec as DecodingSpec
+    from specialize.judging.answers import Verdict as Verdict
+    from specialize.judging.answers import judge as judge
+    from specialize.judging.spec import JudgeSpec as JudgeSpec
+    from specialize.mesh import MeshSpec as MeshSpec
+    from specialize.training.data.spec import DataSpec as DataSpec
+    from specialize.training.logging.spec import LoggingSpec as LoggingSpec
+    from specialize.training.loop.spec import PeriodicEvaluation as PeriodicEvaluation
+    from specialize.training.loop.train import train as train
+    from specialize.training.optimization.optimizers import (
+        OptimizerSpec as OptimizerSpec,
+    )
+
 __version__ = "0.2.0"  # setup.py and every report read it here
+
+_HOMES = {
+    "load": "inference.loaded",
+    "LoadedStudent": "inference.loaded",
+    "Generated": "inference.loaded",
+    "judge": "judging.answers",
+    "Verdict": "judging.answers",
+    "Corpus": "corpus.opened",
+    "DistillRecord": "corpus.records",
+    "train": "training.loop.train",
+    "evaluate": "evaluation.evaluate",
+    "select": "evaluation.selection",
+    "convert": "checkpoints.convert",
+    "DataSpec": "training.data.spec",
+    "OptimizerSpec": "training.optimization.optimizers",
+    "CheckpointSpec": "checkpoints.spec",
+    "PeriodicEvaluation": "training.loop.spec",
+    "LoggingSpec": "training.logging.spec",
+    "EvaluationSpec": "evaluation.spec",
+    "DecodingSpec": "inference.spec",
+    "JudgeSpec": "judging.spec",
+    "MeshSpec": "mesh",
+    "InputError": "errors",
+}
+
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'specialize' has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"specialize.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
