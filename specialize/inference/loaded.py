@@ -19,7 +19,7 @@ from specialize.corpus.records import DistillRecord
 from specialize.corpus.storage.stored_record import normalise_rows
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
-from specialize.inference.engine import Engine, Tokenizer
+from specialize.inference.engine import Engine
 from specialize.inference.spec import DecodingSpec
 from specialize.inference.weights import load_student
 from specialize.student.loss import divergences, logit_statistics
@@ -120,17 +120,9 @@ class LoadedStudent:
         rows = min(decoding.batch_size, max(len(prompts), 1))
         decoding = dataclasses.replace(decoding, batch_size=-(-rows // ways) * ways)
         engine = Engine(
-            self.model.module,
-            self.params,
-            self.vocabulary,
-            self.mesh,
-            batch_size=decoding.batch_size,
-            input_length=decoding.input_length,
-            output_length=decoding.output_length,
+            self.model.module, self.params, self.vocabulary, self.mesh, decoding
         )
-        found = sorted(
-            engine.generate(prompts, decoding), key=lambda generation: generation.index
-        )
+        found = sorted(engine.generate(prompts), key=lambda one: one.index)
         texts = tuple(text for one in found for text in one.texts)
         likeliest: tuple[TopK, ...] = ()
         if top_k:
