@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from specialize.inference.loaded import LoadedStudent as LoadedStudent
     from specialize.inference.loaded import load as load
     from specialize.inference.spec import DecodingSpec as DecodingSpec
-    from specialize.judging.answers import Verdict as Verdict
-    from specialize.judging.answers import judge as judge
-    from specialize.judging.spec import JudgeSpec as JudgeSpec
+    from specialize.judge.answers import Verdict as Verdict
+    from specialize.judge.text import judge as judge
+    from specialize.judge.spec import JudgeSpec as JudgeSpec
     from specialize.mesh import MeshSpec as MeshSpec
     from specialize.training.data.spec import DataSpec as DataSpec
     from specialize.training.logging.spec import LoggingSpec as LoggingSpec
@@ -45,8 +45,8 @@ _HOMES = {
     "load": "inference.loaded",
     "LoadedStudent": "inference.loaded",
     "Generated": "inference.loaded",
-    "judge": "judging.answers",
-    "Verdict": "judging.answers",
+    "judge": "judge.text",
+    "Verdict": "judge.answers",
     "Corpus": "corpus.opened",
     "DistillRecord": "corpus.records",
     "train": "training.loop.train",
@@ -60,7 +60,7 @@ _HOMES = {
     "LoggingSpec": "training.logging.spec",
     "EvaluationSpec": "evaluation.spec",
     "DecodingSpec": "inference.spec",
-    "JudgeSpec": "judging.spec",
+    "JudgeSpec": "judge.spec",
     "MeshSpec": "mesh",
     "InputError": "errors",
 }

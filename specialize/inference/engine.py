@@ -49,15 +49,20 @@ class Generation:
         index: of the prompt.
         texts: one text, or `num_samples` of them, or the best beam.
         scores: log-probability of each text, in nats.
-        num_tokens: decoded tokens of each text, EOS included.
+        ids: token ids of each text, EOS included.
         truncated: input tokens cut from the front because the prompt was too long.
     """
 
     index: int
     texts: tuple[str, ...]
     scores: tuple[float, ...]
-    num_tokens: tuple[int, ...]
+    ids: tuple[tuple[int, ...], ...]
     truncated: int = 0
+
+    @property
+    def num_tokens(self) -> tuple[int, ...]:
+        """Number of decoded tokens of each text, EOS included."""
+        return tuple(map(len, self.ids))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -220,16 +225,15 @@ class Engine:
         tokens = tokens.reshape(self.decoding.batch_size, -1, tokens.shape[-1])
         scores = scores.reshape(self.decoding.batch_size, -1)
         for row, index in enumerate(bucket.indices):
-            lengths = [self._length(sequence) for sequence in tokens[row]]
-            texts = tuple(
-                self.tokenizer.decode(sequence[:length].tolist())
-                for sequence, length in zip(tokens[row], lengths, strict=True)
+            decoded = tuple(
+                tuple(sequence[: self._length(sequence)].tolist())
+                for sequence in tokens[row]
             )
             yield Generation(
                 index,
-                texts,
+                tuple(self.tokenizer.decode(sequence) for sequence in decoded),
                 tuple(float(score) for score in scores[row]),
-                tuple(lengths),
+                decoded,
                 max(0, len(ids[index]) - self.decoding.input_length),
             )
 

@@ -267,10 +267,10 @@ def _vocabulary_file(
         return given
     if (found := vocabulary_of_run(checkpoint)) is not None:
         return found
-    for folder in (pathlib.Path(checkpoint), companions):
-        for name in VOCABULARY_FILES if folder is not None else ():
-            if (folder / name).is_file():  # pyright: ignore[reportOptionalOperand]
-                return folder / name  # pyright: ignore[reportOptionalOperand]
+    folders = [pathlib.Path(checkpoint), *([companions] if companions else [])]
+    for path in (folder / name for folder in folders for name in VOCABULARY_FILES):
+        if path.is_file():
+            return path
     if variable := os.environ.get("SPECIALIZE_VOCABULARY"):
         return variable
     raise InputError(
