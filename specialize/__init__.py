@@ -35,9 +35,7 @@ if TYPE_CHECKING:
     from specialize.training.logging.spec import LoggingSpec as LoggingSpec
     from specialize.training.loop.spec import PeriodicEvaluation as PeriodicEvaluation
     from specialize.training.loop.train import train as train
-    from specialize.training.optimization.optimizers import (
-        OptimizerSpec as OptimizerSpec,
-    )
+    from specialize.training.optimization.spec import OptimizerSpec as OptimizerSpec
 
 __version__ = "0.2.0"  # setup.py and every report read it here
 
@@ -54,7 +52,7 @@ _HOMES = {
     "select": "evaluation.selection",
     "convert": "checkpoints.convert",
     "DataSpec": "training.data.spec",
-    "OptimizerSpec": "training.optimization.optimizers",
+    "OptimizerSpec": "training.optimization.spec",
     "CheckpointSpec": "checkpoints.spec",
     "PeriodicEvaluation": "training.loop.spec",
     "LoggingSpec": "training.logging.spec",
