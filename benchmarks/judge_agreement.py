@@ -31,7 +31,7 @@ import sys
 from collections.abc import Iterable
 
 from specialize.corpus.benchmarks import bbh
-from specialize.judge.answers import judge
+from specialize.judging.answers import judge
 
 ZERO_SHOT_TASKS = {
     **dict.fromkeys(("gsm8k", "multiarith", "svamp", "addsub", "singleeq"), "number"),

@@ -1,9 +1,9 @@
-"""Concentrate a large teacher's chain of thought in a small Flan-T5.
+r"""Concentrate a large teacher's chain of thought in a small Flan-T5.
 
 What a notebook needs is named here; everything else is private to its room:
 
     student = specialize.load("runs/student")
-    student.generate(["Q: ...\\nLet's think step by step"])
+    student.generate(["Q: ...\nLet's think step by step"])
     student.loss(specialize.Corpus("runs/corpus"))
     specialize.judge("The answer is 18.", gold="18")
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from specialize.inference.loaded import LoadedStudent as LoadedStudent
     from specialize.inference.loaded import load as load
     from specialize.inference.spec import DecodingSpec as DecodingSpec
-    from specialize.judge.answers import Verdict as Verdict
-    from specialize.judge.text import judge as judge
-    from specialize.judge.spec import JudgeSpec as JudgeSpec
+    from specialize.judging.answers import Verdict as Verdict
+    from specialize.judging.spec import JudgeSpec as JudgeSpec
+    from specialize.judging.text import judge as judge
     from specialize.mesh import MeshSpec as MeshSpec
     from specialize.training.data.spec import DataSpec as DataSpec
     from specialize.training.logging.spec import LoggingSpec as LoggingSpec
@@ -43,8 +43,8 @@ _HOMES = {
     "load": "inference.loaded",
     "LoadedStudent": "inference.loaded",
     "Generated": "inference.loaded",
-    "judge": "judge.text",
-    "Verdict": "judge.answers",
+    "judge": "judging.text",
+    "Verdict": "judging.answers",
     "Corpus": "corpus.opened",
     "DistillRecord": "corpus.records",
     "train": "training.loop.train",
@@ -58,7 +58,7 @@ _HOMES = {
     "LoggingSpec": "training.logging.spec",
     "EvaluationSpec": "evaluation.spec",
     "DecodingSpec": "inference.spec",
-    "JudgeSpec": "judge.spec",
+    "JudgeSpec": "judging.spec",
     "MeshSpec": "mesh",
     "InputError": "errors",
 }

@@ -9,6 +9,13 @@ class InputError(ValueError):
     The message says what was wrong, the values, where, and what to do. The command
     line prints it without a traceback and exits with status 2; everything else that
     is raised is a defect and keeps its traceback.
+
+    Example:
+        >>> try:
+        ...     specialize.load("no/such/run")
+        ... except specialize.InputError as error:
+        ...     print(str(error).split(" is no ")[0])
+        no/such/run
     """
 
 

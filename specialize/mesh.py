@@ -25,6 +25,10 @@ class MeshSpec:
 
     Raises:
         InputError: a size that is not a positive integer or -1, or several are -1.
+
+    Example:
+        >>> specialize.MeshSpec.read("2x4")
+        MeshSpec(data=2, fsdp=1, model=4)
     """
 
     data: int = -1

@@ -27,13 +27,16 @@ def notebook(tmp_path_factory):
     shutil.move(folder / "unpacked" / "run", folder / "runs" / "student")
     shutil.copytree(GOLDEN / "corpus", folder / "runs" / "corpus")
     # Where the configuration of the run says that its vocabulary is.
-    shutil.copy(GOLDEN / "hf" / "spiece.model", folder / "vocabulary.model")
+    shutil.copy(GOLDEN / "vocabulary.model", folder)
+    shutil.copytree(GOLDEN / "world", folder / "world")
     return folder
 
 
 @pytest.fixture(autouse=True)
 def in_the_notebook(notebook, monkeypatch):
     monkeypatch.chdir(notebook)
+    monkeypatch.setenv("SPECIALIZE_CORPUS_DIR", "runs/corpus")
+    monkeypatch.setenv("SPECIALIZE_VOCABULARY", "vocabulary.model")
 
 
 @pytest.fixture(scope="module")

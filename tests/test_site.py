@@ -11,7 +11,7 @@ import re
 import pytest
 
 from specialize.config import scanning
-from specialize.judge.answers import judge
+from specialize.judging.answers import judge
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCS = ROOT / "docs"

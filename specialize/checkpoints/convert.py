@@ -106,6 +106,11 @@ def convert(
     Raises:
         InputError: the source cannot be read, the target not be written, or they do
             not fit each other. Nothing is left in the target's place.
+
+    Example:
+        >>> done = specialize.convert("runs/student", "runs/hf", to="hf")
+        >>> done.parameters > 0
+        True
     """
     started = time.monotonic()
     if target is not None:

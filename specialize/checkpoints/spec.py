@@ -20,6 +20,10 @@ class CheckpointSpec:
 
     Raises:
         InputError: a field has another type or is outside its range.
+
+    Example:
+        >>> specialize.CheckpointSpec(period=100, best_metric="gsm8k/accuracy").keep
+        3
     """
 
     dir: str | os.PathLike[str] | None = None

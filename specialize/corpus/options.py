@@ -17,8 +17,8 @@ from specialize.corpus.spec import (
     RecordsSpec,
     Sources,
 )
-from specialize.judge.choices import ANSWER_TYPES, JUDGES
-from specialize.judge.spec import JudgeSpec
+from specialize.judging.choices import ANSWER_TYPES, JUDGES
+from specialize.judging.spec import JudgeSpec
 
 if TYPE_CHECKING:
     from specialize.corpus.storage.manifest import Manifest

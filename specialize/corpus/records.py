@@ -118,6 +118,11 @@ class DistillRecord:
         targets: decoder text.
         input_ids: student ids of `inputs`, without EOS.
         target: student ids and teacher rows of `targets`.
+
+    Example:
+        >>> record = next(iter(specialize.Corpus("runs/corpus")))
+        >>> record.id.endswith(record.format), len(record.target.ids) > 0
+        (True, True)
     """
 
     id: str

@@ -12,7 +12,7 @@ from specialize import checks
 from specialize.corpus.benchmarks.table import BENCHMARKS
 from specialize.corpus.choices import ALIGNMENTS, FORMATS
 from specialize.errors import InputError
-from specialize.judge.spec import JudgeSpec
+from specialize.judging.spec import JudgeSpec
 
 Path = str | os.PathLike[str]
 

@@ -5,7 +5,7 @@ import os
 import sys
 
 from specialize.evaluation.spec import DEFAULT_SPLIT, SPLITS
-from specialize.judge.choices import JUDGES
+from specialize.judging.choices import JUDGES
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -98,7 +98,7 @@ def _evaluate(flags: argparse.Namespace) -> int:
     if flags.predictions:
         from specialize.evaluation.judge_predictions import evaluate_predictions
         from specialize.evaluation.spec import EvaluationSpec
-        from specialize.judge.spec import JudgeSpec
+        from specialize.judging.spec import JudgeSpec
 
         evaluate_predictions(
             flags.predictions,

@@ -145,6 +145,15 @@ def evaluate(
 
     Raises:
         InputError: a name, path, checkpoint or combination that does not work.
+
+    Example:
+        >>> student = specialize.load("runs/student")
+        >>> asked = specialize.EvaluationSpec(
+        ...     ["gsm8k"], "world", "vocabulary.model", max_examples=2,
+        ...     decoding=specialize.DecodingSpec(batch_size=8, output_length=8),
+        ... )
+        >>> specialize.evaluate(student.model, "runs/student", asked).num_examples
+        2
     """
     # Refuse a bad suite, or another base, before the weights are read.
     suites_of(evaluation)

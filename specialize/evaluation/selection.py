@@ -80,6 +80,15 @@ def select(
 
     Raises:
         InputError: an unknown criterion, or no checkpoint to choose from.
+
+    Example:
+        >>> student = specialize.load("runs/student")
+        >>> asked = specialize.EvaluationSpec(
+        ...     ["gsm8k"], "world", "vocabulary.model", max_examples=2,
+        ...     decoding=specialize.DecodingSpec(batch_size=8, output_length=8),
+        ... )
+        >>> specialize.select(student.model, "runs/student", asked, by="gsm8k").step
+        2
     """
     if by not in CRITERIA:
         raise InputError(f"cannot select by {by!r}: use one of {sorted(CRITERIA)}.")

@@ -11,7 +11,7 @@ from typing import Any
 from specialize import checks, config
 from specialize.errors import InputError
 from specialize.inference.spec import DecodingSpec
-from specialize.judge.spec import JudgeSpec
+from specialize.judging.spec import JudgeSpec
 
 # The prompt of a suite -> the prompt format of the corpus. "few_shot" is the word that
 # recipes, task names and result files have for "in_context".
@@ -51,6 +51,10 @@ class EvaluationSpec:
 
     Raises:
         InputError: a field has another type or is outside its range.
+
+    Example:
+        >>> specialize.EvaluationSpec(["gsm8k"], max_examples=100).split
+        'test'
     """
 
     suites: Sequence[str] = ()

@@ -45,13 +45,18 @@ class TopK:
 
 @dataclasses.dataclass(frozen=True)
 class Generated(Sequence[str]):
-    """Texts, in the order of their prompts; indexing and iterating gives the texts.
+    r"""Texts, in the order of their prompts; indexing and iterating gives the texts.
 
     Attributes:
         texts: one per prompt, or `num_samples` per prompt, one prompt's together.
         scores: log-probability of each text in nats, EOS included.
         num_tokens: decoded tokens of each text, EOS included.
         top_k: one `TopK` per text, EOS included, where `top_k` was asked for.
+
+    Example:
+        >>> found = specialize.load("runs/student").generate(["Q: a\nA:", "Q: b\nA:"])
+        >>> [isinstance(text, str) for text in found], found.scores[0] <= 0
+        ([True, True], True)
     """
 
     texts: tuple[str, ...]
@@ -76,6 +81,10 @@ class LoadedStudent:
         mesh: the devices.
         vocabulary: its SentencePiece vocabulary.
         step: optimizer steps of its run, or None where the checkpoint does not say.
+
+    Example:
+        >>> specialize.load("runs/student").step
+        2
     """
 
     model: Student
@@ -91,7 +100,7 @@ class LoadedStudent:
         *,
         top_k: int = 0,
     ) -> Generated:
-        """Decodes prompts, greedily if nothing else is asked for.
+        r"""Decodes prompts, greedily if nothing else is asked for.
 
         Args:
             prompts: encoder texts.
@@ -106,7 +115,7 @@ class LoadedStudent:
 
         Example:
             >>> student = specialize.load("runs/student")
-            >>> answers = student.generate(["Q: 1 + 1\\nA:"], top_k=3)
+            >>> answers = student.generate(["Q: 1 + 1\nA:"], top_k=3)
             >>> len(answers), answers.top_k[0].ids.shape[1]
             (1, 3)
         """
@@ -165,7 +174,10 @@ class LoadedStudent:
         found: list[dict[str, Float[np.ndarray, " L"]]] = []
         for part in _parts(records, batch_size):
             pairs = [
-                ([*record.input_ids.tolist(), self.vocabulary.eos_id], record.target.ids)
+                (
+                    [*record.input_ids.tolist(), self.vocabulary.eos_id],
+                    record.target.ids,
+                )
                 for record in part
             ]
             rows = self.model.module.config.vocab_size

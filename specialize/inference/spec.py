@@ -27,6 +27,10 @@ class DecodingSpec(GenerationSpec):
 
     Raises:
         InputError: an unknown method, or a value outside its range.
+
+    Example:
+        >>> specialize.DecodingSpec(method="sample", num_samples=4, seed=1).top_p
+        1.0
     """
 
     seed: int = 0

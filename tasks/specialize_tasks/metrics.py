@@ -6,8 +6,8 @@ from typing import Any
 import gin
 
 from specialize.evaluation.scoring import statistics
-from specialize.judge.answers import HOWS, judge
-from specialize.judge.spec import JudgeSpec
+from specialize.judging.answers import HOWS, judge
+from specialize.judging.spec import JudgeSpec
 
 
 @gin.configurable(module=__name__)  # pyright: ignore[reportCallIssue]

@@ -7,7 +7,7 @@ import pytest
 
 from specialize.evaluation.scoring import judging
 from specialize.evaluation.suites import loading
-from specialize.judge.spec import JudgeSpec
+from specialize.judging.spec import JudgeSpec
 
 
 def answers(suite, wrong=()):

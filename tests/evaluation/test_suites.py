@@ -214,7 +214,7 @@ def test_the_27_official_prompts_leave_no_rationale_behind(shared_data):
 
 
 def test_every_bbh_target_is_an_answer_of_its_type(shared_data):
-    from specialize.judge.answers import judge
+    from specialize.judging.answers import judge
 
     for suite in loading.load_suites("bbh", shared_data, split="all"):
         for example in suite.examples:
@@ -224,7 +224,7 @@ def test_every_bbh_target_is_an_answer_of_its_type(shared_data):
 
 
 def test_every_gold_of_the_math_suites_answers_itself(shared_data):
-    from specialize.judge.answers import judge
+    from specialize.judging.answers import judge
 
     for name in MATH:
         for example in loading.load_suite(name, shared_data, split="all").examples:

@@ -20,7 +20,7 @@ from specialize.checkpoints.formats import huggingface, huggingface_companions
 from specialize.checkpoints.lazy_tensors import from_array
 from specialize.corpus.benchmarks import bbh
 from specialize.corpus.vocabulary import Vocabulary
-from specialize.judge.answers import HOWS
+from specialize.judging.answers import HOWS
 from specialize.student.network.architecture import T5Config
 
 COUNT = 100

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from specialize.corpus.benchmarks import parsing
 from specialize.corpus.records import Problem
 from specialize.errors import InputError
-from specialize.judge.quantities import find_quantities
+from specialize.judging.quantities import find_quantities
 
 
 def read_asdiv(path: parsing.Path) -> list[Problem]:

@@ -6,7 +6,7 @@ import re
 from specialize.corpus.benchmarks import parsing
 from specialize.corpus.records import Problem
 from specialize.errors import InputError
-from specialize.judge.quantities import find_quantities
+from specialize.judging.quantities import find_quantities
 
 _CALCULATOR_MARK = re.compile(r"<<.*?>>")
 

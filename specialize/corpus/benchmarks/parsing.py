@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from specialize.corpus.records import Problem
 from specialize.errors import InputError
-from specialize.judge.quantities import find_quantities
+from specialize.judging.quantities import find_quantities
 
 Path = str | os.PathLike[str]
 

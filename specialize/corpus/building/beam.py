@@ -55,7 +55,7 @@ from specialize.corpus.storage.record_order import order_of, place_of
 from specialize.corpus.storage.statistics import FormatStatistics
 from specialize.corpus.storage.stored_record import encode_record
 from specialize.errors import InputError
-from specialize.judge.spec import JudgeSpec
+from specialize.judging.spec import JudgeSpec
 
 try:
     import apache_beam as ab

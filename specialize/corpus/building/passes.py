@@ -24,7 +24,7 @@ from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.corpus.storage.cards import Card
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.record_order import Spooled, SpoolWriter
-from specialize.judge.spec import JudgeSpec
+from specialize.judging.spec import JudgeSpec
 from specialize.progress import track
 
 Path = str | os.PathLike[str]

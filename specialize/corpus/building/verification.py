@@ -7,8 +7,8 @@ from rapidfuzz.distance import Indel
 
 from specialize.corpus.completions import Sample
 from specialize.corpus.records import Problem
-from specialize.judge.answers import judge
-from specialize.judge.spec import JudgeSpec
+from specialize.judging.answers import judge
+from specialize.judging.spec import JudgeSpec
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 

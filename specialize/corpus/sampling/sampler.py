@@ -25,7 +25,7 @@ from specialize.corpus.sampling.responses import ResponseStore, Standing
 from specialize.corpus.sampling.spec import SamplingSpec
 from specialize.corpus.sampling.teachers import Answer, Ask, Busy, Teacher, Unusable
 from specialize.errors import InputError
-from specialize.judge.answers import judge
+from specialize.judging.answers import judge
 
 # A response that cannot be used costs money each time; transient faults cost nothing.
 _USABLE_ATTEMPTS = 3

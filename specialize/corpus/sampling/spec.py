@@ -6,7 +6,7 @@ from typing import Any
 
 from specialize import checks
 from specialize.errors import InputError
-from specialize.judge.spec import JudgeSpec
+from specialize.judging.spec import JudgeSpec
 
 # Fields of a request that have options of their own, or would change what comes back.
 _OURS = frozenset(

@@ -17,9 +17,9 @@ from jaxtyping import Bool
 
 from specialize.evaluation.scoring import statistics
 from specialize.evaluation.suites.loading import Example, Suite
-from specialize.judge import answers
-from specialize.judge.answers import HOWS, Verdict, spelled_gold
-from specialize.judge.spec import JudgeSpec
+from specialize.judging import answers
+from specialize.judging.answers import HOWS, Verdict, spelled_gold
+from specialize.judging.spec import JudgeSpec
 
 
 @runtime_checkable

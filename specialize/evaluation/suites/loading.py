@@ -32,8 +32,8 @@ from specialize.evaluation.spec import (
     EvaluationSpec,
 )
 from specialize.evaluation.suites import bbh_prompts, hub, splits
-from specialize.judge.answers import infer_answer_type
-from specialize.judge.choices import ANSWER_TYPES
+from specialize.judging.answers import infer_answer_type
+from specialize.judging.choices import ANSWER_TYPES
 
 GROUPS = {"mas": MAS, "math": MATH}
 

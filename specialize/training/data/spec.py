@@ -36,6 +36,11 @@ class DataSpec:
 
     Raises:
         InputError: a field has another type or is outside its range.
+
+    Example:
+        >>> data = specialize.DataSpec("my_task", {"inputs": 1024, "targets": 256}, 32)
+        >>> data.lengths
+        {'inputs': 1024, 'targets': 256}
     """
 
     mixture: Any

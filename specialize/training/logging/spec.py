@@ -20,6 +20,10 @@ class LoggingSpec:
 
     Raises:
         InputError: a field has another type or is outside its range.
+
+    Example:
+        >>> specialize.LoggingSpec(period=50).tensorboard
+        True
     """
 
     period: int = 10

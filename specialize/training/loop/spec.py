@@ -6,7 +6,7 @@ from typing import Any
 from specialize import checks
 from specialize.evaluation.spec import EvaluationSpec
 from specialize.inference.spec import DecodingSpec
-from specialize.judge.spec import JudgeSpec
+from specialize.judging.spec import JudgeSpec
 from specialize.training.data.spec import DataSpec
 
 
@@ -29,6 +29,10 @@ class PeriodicEvaluation:
 
     Raises:
         InputError: a field has another type or is outside its range.
+
+    Example:
+        >>> specialize.PeriodicEvaluation(period=100, batch_size=30).rows(8)
+        32
     """
 
     period: int = 500

@@ -103,6 +103,19 @@ def train(
         InputError: the folder is not ours, belongs to a run with other settings, or the
             batch does not divide over mesh and microbatches.
         NonFiniteError: a step was not finite; the state before it was saved.
+
+    Example:
+        >>> import specialize_tasks  # registers the tasks of the corpus
+        >>> teacher = ("targets", "teacher_ids", "teacher_probs", "teacher_tail")
+        >>> lengths = {"inputs": 128} | dict.fromkeys((*teacher, "format_id"), 64)
+        >>> specialize.train(
+        ...     specialize.load("runs/student").model,
+        ...     specialize.DataSpec("specialize_gsm8k_zero_shot_cot", lengths, 8),
+        ...     specialize.OptimizerSpec(total_steps=2),
+        ...     model_dir="runs/new",
+        ...     total_steps=2,
+        ... ).step
+        2
     """
     # -- 1. Refuse what cannot work, before anything is written or compiled. ----------
     outputs.check_writable(model_dir, "run")

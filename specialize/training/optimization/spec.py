@@ -30,6 +30,10 @@ class OptimizerSpec:
 
     Raises:
         InputError: a field has another type or is outside its range.
+
+    Example:
+        >>> specialize.OptimizerSpec(learning_rate=1e-3, total_steps=500).schedule
+        'cosine'
     """
 
     name: str = "adamw"

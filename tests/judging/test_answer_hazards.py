@@ -2,7 +2,7 @@
 
 import pytest
 
-from specialize.judge.answers import judge
+from specialize.judging.answers import judge
 
 # (prediction, gold, correct, how)
 NUMBERS = [

@@ -3,7 +3,7 @@
 import dataclasses
 
 from specialize import checks
-from specialize.judge.choices import ANSWER_TYPES, JUDGES
+from specialize.judging.choices import ANSWER_TYPES, JUDGES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +17,10 @@ class JudgeSpec:
 
     Raises:
         InputError: an unknown judge or answer type.
+
+    Example:
+        >>> specialize.JudgeSpec("reference").judge
+        'reference'
     """
 
     judge: str = "exact"

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from specialize.judge import answers
-from specialize.judge.answers import Verdict
-from specialize.judge.spec import JudgeSpec
+from specialize.judging import answers
+from specialize.judging.answers import Verdict
+from specialize.judging.spec import JudgeSpec
 
 
 def judge(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from specialize.judge.answers import infer_answer_type, judge
+from specialize.judging.answers import infer_answer_type, judge
 
 
 @pytest.mark.parametrize(

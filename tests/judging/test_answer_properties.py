@@ -5,8 +5,8 @@ from fractions import Fraction
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from specialize.judge.answers import judge
-from specialize.judge.quantities import canonical, find_quantities, normalised
+from specialize.judging.answers import judge
+from specialize.judging.quantities import canonical, find_quantities, normalised
 
 WHOLE = st.integers(-10_000_000, 10_000_000)
 CENTS = st.integers(-10_000_000, 10_000_000).map(lambda cents: Fraction(cents, 100))

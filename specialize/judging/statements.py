@@ -11,7 +11,7 @@ grammar does not decide ("24 hours of this and 12 of that") is not decided here 
 import re
 from collections.abc import Sequence
 
-from specialize.judge.quantities import Quantity
+from specialize.judging.quantities import Quantity
 
 _CONDITION = re.compile(
     r"(?:\b(?:if|because|since|when|while|after|before|until|unless|given)"

@@ -16,10 +16,10 @@ is that of the paper's own code instead (`paper_judge`).
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from specialize.judge import labels, numbers, paper_judge
-from specialize.judge.choices import ANSWER_TYPES, JUDGES
-from specialize.judge.marks import Passage, locate
-from specialize.judge.quantities import find_quantities, normalised
+from specialize.judging import labels, numbers, paper_judge
+from specialize.judging.choices import ANSWER_TYPES, JUDGES
+from specialize.judging.marked_answers import Passage, locate
+from specialize.judging.quantities import find_quantities, normalised
 
 HOWS = ("marked", "last", "none")
 
@@ -33,6 +33,10 @@ class Verdict:
         value: the extracted answer in its one spelling ("1080", "(B)"); None if there
             is none. Predictions with equal values are votes for the same answer.
         how: one of `HOWS`.
+
+    Example:
+        >>> specialize.judge("I do not know.", gold="18").how
+        'none'
     """
 
     correct: bool

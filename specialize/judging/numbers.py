@@ -22,16 +22,16 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from specialize.judge.marks import Passage, first_sentence
-from specialize.judge.number_words import leading_number
-from specialize.judge.quantities import (
+from specialize.judging.marked_answers import Passage, first_sentence
+from specialize.judging.number_words import leading_number
+from specialize.judging.quantities import (
     Clock,
     Quantity,
     find_quantities,
     same_quantities,
     same_quantity,
 )
-from specialize.judge.statements import stated
+from specialize.judging.statements import stated
 
 _LEAD = re.compile(
     r"""(?:[\s*_`"'“”‘’({\[~≈:=>$|-]
