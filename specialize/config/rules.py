@@ -8,22 +8,18 @@ unset, or absent on this machine, is silent.
 """
 
 import contextlib
-import hashlib
 import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from specialize import run_folder
-from specialize.config.problems import (
-    Problem,
-    macro_problems,
-    name_problems,
-)
+from specialize import filenames, run_folder
+from specialize.config.problems import Problem, macro_problems, name_problems
 from specialize.config.reading import Config
 from specialize.config.renamed import renamed_problems
 from specialize.config.specifications import Specifications
+from specialize.digests import file_digest
 from specialize.errors import InputError, did_you_mean
 from specialize.mesh import MeshSpec, check_batch
 
@@ -134,7 +130,7 @@ def vocabulary_problems(config: Config) -> list[Problem]:
     if not os.path.isfile(path):
         text = f"VOCABULARY_PATH {path!r} does not exist. Name T5's spiece.model."
         return [Problem("vocabulary", text, origin)]
-    mine = _sha256(pathlib.Path(path))
+    mine = file_digest(path)
     problems = []
     for macro in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH", "CORPUS_DIR"):
         folder = config.value(macro)
@@ -160,17 +156,17 @@ def _vocabularies_of(folder: pathlib.Path) -> list[tuple[str, str]]:
     place = folder.resolve()
     for _ in range(3):
         found = [
-            (_sha256(place / name), name)
-            for name in ("spiece.model", "sentencepiece.model")
+            (file_digest(place / name), name)
+            for name in filenames.VOCABULARIES
             if (place / name).is_file()
         ]
-        if digest := _corpus_digest(run_folder.read_json(place / "corpus.json")):
-            found.append((digest, "corpus.json"))
+        if digest := _corpus_digest(run_folder.read_json(place / filenames.CORPUS)):
+            found.append((digest, filenames.CORPUS))
         named = None
         with contextlib.suppress(InputError):  # a configuration of another version
             named = run_folder.saved_values(place).get("VOCABULARY_PATH")
         if isinstance(named, str) and os.path.isfile(named):
-            found.append((_sha256(pathlib.Path(named)), run_folder.CONFIG))
+            found.append((file_digest(named), run_folder.CONFIG))
         if found or not re.fullmatch(r"checkpoint_\d+|checkpoints|\d+", place.name):
             return found
         place = place.parent
@@ -185,10 +181,6 @@ def _corpus_digest(manifest: Any) -> str | None:
     if isinstance(digest, str):
         return digest
     return next(filter(None, map(_corpus_digest, manifest.values())), None)
-
-
-def _sha256(file: pathlib.Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def task_features(name: str) -> set[str] | None:

@@ -6,7 +6,6 @@ tensorflow is not needed to read it.
 """
 
 import bisect
-import hashlib
 import importlib
 import operator
 import os
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import sentencepiece
 
+from specialize.digests import file_digest
 from specialize.errors import InputError
 
 # The sign that opens a word; SentencePiece writes a space this way.
@@ -88,7 +88,7 @@ class Vocabulary:
                 f"cannot read the vocabulary {self.path}: {error.strerror}. Give the "
                 "SentencePiece model of the student, for T5 its spiece.model."
             ) from error
-        self.sha256 = hashlib.sha256(content).hexdigest()
+        self.sha256 = file_digest(self.path)
         self._processor = _load(content, extra_ids, self.path)
         self.unk_id: int = self._processor.unk_id()
         self.size: int = self._processor.get_piece_size()

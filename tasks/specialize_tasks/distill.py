@@ -13,7 +13,6 @@ reads nothing.
 """
 
 import functools
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ import tensorflow as tf
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.storage import shards
 from specialize.corpus.storage.manifest import Manifest
+from specialize.digests import file_digest
 from specialize.errors import InputError
 
 from . import locations, preprocessors
@@ -174,24 +174,10 @@ class CorpusSource(seqio.DataSource):
 
     def _paths(self) -> list[str]:
         vocabulary = locations.VOCABULARY
-        digest = _sha256(vocabulary.sentencepiece_model_file)
+        digest = file_digest(vocabulary.sentencepiece_model_file)
         return shards.shard_paths(
             locations.corpus_dir(), self.format, vocabulary_sha256=digest
         )
-
-
-@functools.lru_cache(maxsize=4)
-def _digest(path: str, size: int, changed: int) -> str:
-    import hashlib
-    import pathlib
-
-    del size, changed
-    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
-
-
-def _sha256(path: str) -> str:
-    stat = os.stat(path)
-    return _digest(path, stat.st_size, stat.st_mtime_ns)
 
 
 class StudentIds(seqio.PassThroughVocabulary):

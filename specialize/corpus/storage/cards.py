@@ -6,7 +6,6 @@ its teacher without being told, and refuses inputs that contradict each other.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -16,6 +15,7 @@ from typing import Any, cast
 from specialize import outputs, versions
 from specialize.corpus.benchmarks.table import UNKNOWN, licence_of
 from specialize.corpus.spec import Sources
+from specialize.digests import file_digest
 from specialize.errors import InputError
 
 Path = str | os.PathLike[str]
@@ -138,8 +138,7 @@ def source(path: Path) -> dict[str, Any]:
     """
     file = pathlib.Path(path)
     try:
-        with open(file, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = file_digest(file)
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist. Check the path.") from error
     except IsADirectoryError as error:

@@ -7,12 +7,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, cast
 
-from specialize import versions
+from specialize import filenames, versions
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.records import ORIGINS, Fingerprint
 from specialize.errors import InputError
-
-NAME = "corpus.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +135,7 @@ class Manifest:
         Raises:
             InputError: no such folder, no corpus, another version, or damaged.
         """
-        path = pathlib.Path(folder) / NAME
+        path = pathlib.Path(folder) / filenames.CORPUS
         try:
             parsed: object = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:

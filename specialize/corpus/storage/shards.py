@@ -15,11 +15,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from specialize import outputs
+from specialize import filenames, outputs
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.records import DistillRecord, Fingerprint
 from specialize.corpus.spec import MAX_SHARDS
-from specialize.corpus.storage import manifest as manifests
 from specialize.corpus.storage import tfrecord
 from specialize.corpus.storage.dataset_card import dataset_card
 from specialize.corpus.storage.manifest import Manifest, Shard
@@ -50,6 +49,7 @@ __all__ = [
 Path = str | os.PathLike[str]
 
 KIND = "corpus"
+DATASET_CARD = "README.md"
 MAX_ROWS = 1 << 16
 
 # Records that `write_shards` compresses at once when it is given them one by one.
@@ -181,8 +181,8 @@ def write_shards(
             funnel=dict((funnel() if callable(funnel) else funnel) or {}),
             card=dict(card or {}),
         )
-        outputs.write_json(folder / manifests.NAME, written.to_json())
-        outputs.write_text(folder / "README.md", dataset_card(written))
+        outputs.write_json(folder / filenames.CORPUS, written.to_json())
+        outputs.write_text(folder / DATASET_CARD, dataset_card(written))
     return written
 
 
@@ -205,7 +205,7 @@ def open_corpus(folder: Path, **expected: Any) -> Manifest:
         if size != shard.bytes:
             found = "is missing" if size is None else f"has {size:,} bytes"
             raise InputError(
-                f"shard {path} {found}, {manifests.NAME} says {shard.bytes:,}. Copy "
+                f"shard {path} {found}, {filenames.CORPUS} says {shard.bytes:,}. Copy "
                 "the folder again or rebuild the corpus."
             )
     return manifest

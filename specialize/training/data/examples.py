@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from specialize import outputs, versions
+from specialize.digests import file_digest
 from specialize.errors import InputError
 from specialize.progress import console, track
 
@@ -336,7 +337,7 @@ def _vocabulary_key(vocabulary: Any) -> list[Any]:
     size = vocabulary.vocab_size
     if file is None or not os.path.isfile(file):
         return [type(vocabulary).__name__, size]
-    return [hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest(), size]
+    return [file_digest(file), size]
 
 
 def _source_key(step: Any) -> list[str]:

@@ -1,0 +1,22 @@
+"""The digest of a file, by which vocabularies and sources are recognised."""
+
+import functools
+import hashlib
+import os
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file in hexadecimal digits; an unchanged file is read once.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    state = os.stat(path)
+    return _digest(os.fspath(path), state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: str, size: int, changed: int) -> str:
+    del size, changed
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
