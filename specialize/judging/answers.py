@@ -3,7 +3,7 @@ r"""The judge of final answers, used at both ends of the way of one example.
 The same rules decide which teacher samples are kept and which student outputs are
 right. A verdict always says how it was reached:
 
-- "marked": after "The answer is", `####`, `\boxed{}` and the like (`marks`);
+- "marked": after "The answer is", `####`, `\boxed{}` and the like (`marks_and_boxes`);
 - "last": no such mark; the last, leading or only candidate of the text;
 - "none": nothing that could be an answer, or an answer withheld ("is unknown").
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 from specialize.judging import labels, numbers, paper_judge
 from specialize.judging.choices import ANSWER_TYPES, JUDGES
-from specialize.judging.marked_answers import Passage, locate
+from specialize.judging.marks_and_boxes import Passage, locate
 from specialize.judging.quantities import find_quantities, normalised
 
 HOWS = ("marked", "last", "none")
@@ -33,10 +33,6 @@ class Verdict:
         value: the extracted answer in its one spelling ("1080", "(B)"); None if there
             is none. Predictions with equal values are votes for the same answer.
         how: one of `HOWS`.
-
-    Example:
-        >>> specialize.judge("I do not know.", gold="18").how
-        'none'
     """
 
     correct: bool

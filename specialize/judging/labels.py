@@ -23,7 +23,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 
-from specialize.judging.marked_answers import Passage, first_sentence, last_sentence
+from specialize.judging.marks_and_boxes import Passage, first_sentence, last_sentence
 
 _EDGE = " \t\r\n*_`\"'“”‘’.,;:!$\\"
 
