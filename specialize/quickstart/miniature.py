@@ -3,251 +3,43 @@
 The world is written in the file formats of the real one (GSM8K's JSON lines,
 MultiArith's and BIG-Bench Hard's JSON, an export of completions with their top-k), so
 that everything after it is the code that real data go through.
-
-The teacher is exact: it is a small stochastic grammar whose next-token distribution
-follows from the grammar by marginalisation, so the probabilities it reports are the
-true ones. It has its own tokenizer, which differs from the student's, and it errs in
-arithmetic now and then, so that verification has something to reject.
 """
 
-import dataclasses
 import io
 import json
-import math
 import os
 import pathlib
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from specialize import outputs
-from specialize.corpus.records import Completion, TeacherToken
+from specialize.corpus.records import Completion
 from specialize.progress import track
-
-TEACHER_NAME = "miniature-grammar-1"
-
-# Entities of the training problems, and others for the out-of-distribution suite.
-_PEOPLE = ("Ann", "Ben", "Carl", "Dora", "Emma", "Finn", "Gina", "Hugo", "Iris", "Jack")
-_THINGS = ("apples", "books", "coins", "dolls", "eggs", "flags", "gems", "hats")
-_OTHER_PEOPLE = ("Kate", "Liam", "Mona", "Nico", "Olga", "Paul")
-_OTHER_THINGS = ("pens", "roses", "shells", "tiles", "urns", "vases")
-
-# Numbers of the problems. What a student of 1M parameters learns last are the sums, and
-# these bounds say how many there are: about 2 x 6 x 30.
-_START = (2, 12)
-_CHANGE = (1, 6)
-_LARGEST = _START[1] + 3 * _CHANGE[1]
-
-_GAINS = (
-    "{name} buys {n} more.",
-    "{name} finds {n} more.",
-    "{friend} gives {name} {n} more.",
-    "{name} wins {n} more.",
+from specialize.quickstart.exact_teacher import ExactTeacher
+from specialize.quickstart.word_problems import (
+    CHANGE,
+    LARGEST,
+    OTHER_PEOPLE,
+    OTHER_THINGS,
+    PEOPLE,
+    THINGS,
+    MiniatureProblem,
+    problems,
 )
-_LOSSES = (
-    "{name} loses {n}.",
-    "{name} sells {n}.",
-    "{name} gives {n} to {friend}.",
-    "{name} breaks {n}.",
-)
-_OPENERS = ("Then", "Next", "Now", "So", "After that", "Thus", "Hence", "Therefore")
-_OPENER_WEIGHTS = (0.34, 0.22, 0.16, 0.1, 0.08, 0.05, 0.03, 0.02)
-_STARTS = ("{name} starts with {n}.", "At first there are {n}.", "We begin with {n}.")
-_START_WEIGHTS = (0.5, 0.3, 0.2)
-# How far the teacher is off, and how often. Sums to 1.
-_SLIPS = {0: 0.94, 1: 0.02, -1: 0.02, 10: 0.012, 2: 0.008}
 
-# The teacher's own tokens: at most four letters, single digits, a space joined to what
-# follows. SentencePiece cuts the same text elsewhere.
+# Where a number ends and a sign follows.
 _NUMBER_END = re.compile(r"(\d)([.,?:])")
-_TOKEN = re.compile(r" ?[A-Za-z]{1,4}| ?\d| ?[^\sA-Za-z\d]|\s")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class MiniatureProblem:
-    """A word problem with the numbers behind it.
-
-    Attributes:
-        id: unique within its file.
-        question: the text.
-        name: who owns the things.
-        start: how many there are at first.
-        changes: signed changes, in order.
-    """
-
-    id: str
-    question: str
-    name: str
-    start: int
-    changes: tuple[int, ...]
-
-    @property
-    def answer(self) -> int:
-        """How many there are in the end."""
-        return self.start + sum(self.changes)
-
-    def rationale(self) -> str:
-        """A human solution in GSM8K's notation, calculator marks included."""
-        lines: list[str] = []
-        value = self.start
-        for change in self.changes:
-            sign = "+" if change > 0 else "-"
-            result = value + change
-            equation = f"{value}{sign}{abs(change)}"
-            lines.append(
-                f"There are {value} {sign} {abs(change)} = "
-                f"<<{equation}={result}>>{result}."
-            )
-            value = result
-        return "\n".join(lines) + f"\n#### {value}"
-
-
-def problems(
-    count: int,
-    *,
-    seed: int,
-    prefix: str,
-    people: Sequence[str] = _PEOPLE,
-    things: Sequence[str] = _THINGS,
-    exclude: Sequence[MiniatureProblem] = (),
-) -> list[MiniatureProblem]:
-    """Draws distinct problems of two or three steps.
-
-    Args:
-        count: how many.
-        seed: the same seed draws the same problems.
-        prefix: of their ids.
-        people: names to use.
-        things: objects to use.
-        exclude: problems whose questions must not occur.
-
-    Returns:
-        `count` problems with different questions.
-    """
-    draw = random.Random(f"{prefix}-{seed}")
-    taken = {problem.question for problem in exclude}
-    found: list[MiniatureProblem] = []
-    while len(found) < count:
-        name, friend = draw.sample(list(people), 2)
-        thing = draw.choice(list(things))
-        start = value = draw.randint(*_START)
-        sentences = [f"{name} has {start} {thing}."]
-        changes: list[int] = []
-        for _ in range(draw.choice((2, 2, 3))):
-            size = draw.randint(*_CHANGE)
-            gain = draw.random() < 0.5 or size > value
-            template = draw.choice(_GAINS if gain else _LOSSES)
-            sentences.append(template.format(name=name, friend=friend, n=size))
-            changes.append(size if gain else -size)
-            value += changes[-1]
-        sentences.append(f"How many {thing} does {name} have?")
-        question = " ".join(sentences)
-        if question not in taken:
-            taken.add(question)
-            found.append(
-                MiniatureProblem(
-                    f"{prefix}-{len(found)}", question, name, start, tuple(changes)
-                )
-            )
-    return found
-
-
-def tokenize(text: str) -> list[str]:
-    """Cuts `text` into the teacher's tokens; their concatenation is `text`."""
-    return _TOKEN.findall(text)
-
-
-class ExactTeacher:
-    """A stochastic grammar that knows the true probability of each of its tokens.
-
-    A solution is a sequence of choices. Each choice is a set of strings with
-    probabilities, no string's tokens a prefix of another's, so the probability of the
-    next token is the share of the strings that continue with it among those that
-    agree with the tokens so far.
-    """
-
-    name = TEACHER_NAME
-
-    def sample(
-        self, problem: MiniatureProblem, sample: int, *, seed: int
-    ) -> Completion:
-        """Draws one solution.
-
-        Args:
-            problem: the problem to solve.
-            sample: number of the sample.
-            seed: of the world; together with problem and sample it fixes the text.
-
-        Returns:
-            The text and its tokens, each with every alternative the grammar allows.
-        """
-        draw = random.Random(f"{seed}-{problem.id}-{sample}")
-        tokens: list[TeacherToken] = []
-
-        def choose(options: dict[str, float]) -> str:
-            strings = list(options)
-            chosen = draw.choices(strings, [options[text] for text in strings])[0]
-            tokens.extend(_marginalise(options, chosen))
-            return chosen
-
-        choose(
-            {
-                text.format(name=problem.name, n=problem.start) + "\n": weight
-                for text, weight in zip(_STARTS, _START_WEIGHTS, strict=True)
-            }
-        )
-        value = problem.start
-        for change in problem.changes:
-            sign = "+" if change > 0 else "-"
-            choose(
-                {
-                    f"{opener} {value}": weight
-                    for opener, weight in zip(_OPENERS, _OPENER_WEIGHTS, strict=True)
-                }
-            )
-            choose({f" {sign} {abs(change)} =": 1.0})
-            results = {
-                value + change + slip: weight
-                for slip, weight in _SLIPS.items()
-                if value + change + slip >= 0
-            }
-            total = sum(results.values())
-            stated = choose({f" {n}.\n": w / total for n, w in results.items()})
-            value = int(stated.strip().rstrip("."))
-        choose({f"The answer is {value}": 1.0})
-        text = b"".join(token.token for token in tokens).decode()
-        return Completion(problem.id, sample, text, tuple(tokens))
-
-
-def _marginalise(options: dict[str, float], chosen: str) -> Iterator[TeacherToken]:
-    """The true distribution of each token of `chosen`, given those before it."""
-    alive = {tuple(tokenize(text)): weight for text, weight in options.items()}
-    for position, token in enumerate(tokenize(chosen)):
-        mass: dict[str, float] = {}
-        for tokens, weight in alive.items():
-            mass[tokens[position]] = mass.get(tokens[position], 0.0) + weight
-        total = sum(mass.values())
-        top = sorted(mass.items(), key=lambda pair: (-pair[1], pair[0]))
-        yield TeacherToken(
-            token.encode(),
-            math.log(mass[token] / total),
-            tuple((text.encode(), math.log(weight / total)) for text, weight in top),
-        )
-        alive = {
-            tokens: weight
-            for tokens, weight in alive.items()
-            if tokens[position] == token
-        }
 
 
 def _reverse(draw: random.Random) -> tuple[str, str]:
-    words = draw.sample(_THINGS + _OTHER_THINGS, 3)
+    words = draw.sample(THINGS + OTHER_THINGS, 3)
     return f"Say backwards: {' '.join(words)}", " ".join(reversed(words))
 
 
 def _last(draw: random.Random) -> tuple[str, str]:
-    words = draw.sample(_PEOPLE + _OTHER_PEOPLE, draw.randint(3, 5))
+    words = draw.sample(PEOPLE + OTHER_PEOPLE, draw.randint(3, 5))
     return f"Which name is last: {' '.join(words)}", words[-1]
 
 
@@ -261,7 +53,7 @@ def _truth(draw: random.Random) -> tuple[str, str]:
 
 
 def _same(draw: random.Random) -> tuple[str, str]:
-    words = [draw.choice(_THINGS) for _ in range(2)]
+    words = [draw.choice(THINGS) for _ in range(2)]
     if draw.random() < 0.5:
         words[1] = words[0]
     return f"Are these the same: {words[0]} , {words[1]}", (
@@ -270,7 +62,7 @@ def _same(draw: random.Random) -> tuple[str, str]:
 
 
 def _sum(draw: random.Random) -> tuple[str, str]:
-    left, size = draw.randint(0, _LARGEST), draw.randint(*_CHANGE)
+    left, size = draw.randint(0, LARGEST), draw.randint(*CHANGE)
     if draw.random() < 0.5 and size <= left:
         return f"{left} - {size} =", str(left - size)
     return f"{left} + {size} =", str(left + size)
@@ -346,8 +138,8 @@ def write(
         num_test,
         seed=seed,
         prefix="multiarith",
-        people=_OTHER_PEOPLE,
-        things=_OTHER_THINGS,
+        people=OTHER_PEOPLE,
+        things=OTHER_THINGS,
     )
     with outputs.staged_directory(out, "miniature", replace=True) as folder:
         for split, items in (("train", train), ("test", test)):

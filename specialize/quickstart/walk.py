@@ -1,6 +1,6 @@
 """The main job on a miniature world, by the same commands that real data take.
 
-`specialize quickstart` generates the world (`corpus.miniature`), then types the
+`specialize quickstart` generates the world (`miniature`), then types the
 commands a user would type: build the corpus, train a base student, measure it,
 specialise it on the teacher's distributions, measure it again. Every command is
 printed before it runs and can be run by hand.
@@ -105,6 +105,7 @@ def quickstart(
             input.
     """
     from specialize.quickstart import miniature
+    from specialize.quickstart.exact_teacher import TEACHER_NAME
 
     sizes = dict(base_steps=base_steps, steps=steps, problems=problems)
     for name, value in {**sizes, "test_problems": test_problems}.items():
@@ -130,7 +131,7 @@ def quickstart(
         *("corpus", "build"),
         *("--problems", str(world / "gsm8k" / "train.jsonl")),
         *("--completions", str(world / "completions.jsonl")),
-        *("--teacher", miniature.TEACHER_NAME, "--no_rationales"),
+        *("--teacher", TEACHER_NAME, "--no_rationales"),
         *("--vocabulary", str(vocabulary)),
         *("--demonstrations", str(DEMONSTRATIONS)),
         *("--seed", str(seed)),

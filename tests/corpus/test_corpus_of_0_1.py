@@ -22,7 +22,7 @@ from specialize.corpus.sampling.spec import SamplingSpec
 from specialize.corpus.sampling.teachers import Answer, Ask, Choice
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.manifest import Manifest
-from specialize.quickstart import miniature
+from specialize.quickstart.exact_teacher import TEACHER_NAME
 
 NEWER = pytest.mark.parametrize("found", [2, "next"])
 
@@ -127,7 +127,7 @@ def test_its_export_says_what_the_export_of_0_1_said(of_0_1: pathlib.Path) -> No
 class LastQuestion:
     """A teacher who is asked for what 0.1 could not get, and for nothing else."""
 
-    name = miniature.TEACHER_NAME
+    name = TEACHER_NAME
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int, int]] = []

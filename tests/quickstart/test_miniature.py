@@ -7,7 +7,7 @@ import pytest
 
 from specialize import outputs
 from specialize.errors import InputError
-from specialize.quickstart import miniature
+from specialize.quickstart import exact_teacher, miniature, word_problems
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def test_the_teachers_tokens_concatenate_to_its_text_and_probabilities_are_prope
 
 
 def test_reported_probabilities_are_the_frequencies_of_sampling():
-    problem = miniature.problems(1, seed=0, prefix="p")[0]
-    teacher = miniature.ExactTeacher()
+    problem = word_problems.problems(1, seed=0, prefix="p")[0]
+    teacher = exact_teacher.ExactTeacher()
     samples = [teacher.sample(problem, i, seed=0) for i in range(4000)]
     first = collections.Counter(s.tokens[0].token for s in samples)
     for token, logprob in samples[0].tokens[0].top:
