@@ -6,10 +6,10 @@ q is the question, n the gold answer, r the human rationale or a teacher's text:
 |---|---|---|
 | zero_shot_answer_only | `Q: {q} A:` | `The answer is {n}` |
 | zero_shot_cot | `Q: {q}\nLet's think step by step` | `{r}\nThe answer is {n}` |
-| in_context_answer_only | shots, then `Q: {q}\nA:` | `The answer is {n}` |
-| in_context_cot | shots, then as zero_shot_cot | `{r}\nThe answer is {n}` |
+| in_context_answer_only | demonstrations, then `Q: {q}\nA:` | `The answer is {n}` |
+| in_context_cot | demonstrations, then as zero_shot_cot | `{r}\nThe answer is {n}` |
 
-A shot is `Q: {q}\nA: The answer is {n}\n\n`, or, for CoT,
+A demonstration is `Q: {q}\nA: The answer is {n}\n\n`, or, for CoT,
 `Q: {q}\nLet's think step by step\n{r}\nThe answer is {n}\n\n`.
 
 These are the texts of Fu et al. (ICML 2023), except that nothing is cut out of a
@@ -86,14 +86,14 @@ def render_inputs(
         return f"Q: {question} A:"
     if format == "zero_shot_cot":
         return f"Q: {question}\n{STEP_BY_STEP}"
-    shots: list[str] = []
-    for shot in demonstrations:
+    solved: list[str] = []
+    for one in demonstrations:
         if format == "in_context_answer_only":
-            shots.append(f"Q: {shot.question}\nA: {_answer_line(shot)}\n\n")
+            solved.append(f"Q: {one.question}\nA: {_answer_line(one)}\n\n")
         else:
-            shots.append(f"Q: {shot.question}\n{STEP_BY_STEP}\n{_solution(shot)}\n\n")
+            solved.append(f"Q: {one.question}\n{STEP_BY_STEP}\n{_solution(one)}\n\n")
     ending = "A:" if format == "in_context_answer_only" else STEP_BY_STEP
-    return f"{''.join(shots)}Q: {question}\n{ending}"
+    return f"{''.join(solved)}Q: {question}\n{ending}"
 
 
 def cot_target(rationale: str, answer: str) -> str:
@@ -149,19 +149,19 @@ def draw_demonstrations(
     return drawn
 
 
-def teacher_prompt(prompt_text: str, question: str) -> str:
-    """What a completion teacher reads: worked examples, then the question.
+def teacher_prompt(prompt_prefix: str, question: str) -> str:
+    """What a completion teacher reads: the prompt prefix, then the question.
 
     Args:
-        prompt_text: worked examples, each "Question: ...", "Let's think step by
+        prompt_prefix: demonstrations, each "Question: ...", "Let's think step by
             step", lines, "The answer is ..." and a blank line between two.
         question: the query's text.
 
     Returns:
         The prompt; the teacher continues with a line break and its first step.
     """
-    shots = prompt_text.rstrip("\n")
-    opening = f"{shots}\n\n" if shots else ""
+    prefix = prompt_prefix.rstrip("\n")
+    opening = f"{prefix}\n\n" if prefix else ""
     return f"{opening}Question: {question}\n{STEP_BY_STEP}"
 
 

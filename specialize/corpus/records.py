@@ -140,7 +140,7 @@ class Fingerprint:
     Attributes:
         vocabulary_sha256: digest of the SentencePiece model file.
         vocabulary_rows: rows of the student's embedding (32128 for T5).
-        k: teacher alternatives a position.
+        k: number of entries that a teacher row has room for.
         teacher: who answered, for example "human" or "code-davinci-002".
         alignment: "bytes" or "dtw".
         prompt_sha256: digest of the prompt the teacher saw ("" where there is none).

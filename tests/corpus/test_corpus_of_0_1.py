@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from specialize import cli, outputs, versions
-from specialize.corpus.building import pipeline
+from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import Questions, parse_line
 from specialize.corpus.lines import read_lines
 from specialize.corpus.records import Completion, Problem
@@ -28,7 +28,7 @@ NEWER = pytest.mark.parametrize("found", [2, "next"])
 
 
 def problems(folder: pathlib.Path) -> list[Problem]:
-    return pipeline.read_problems(folder / "world/gsm8k/train.jsonl", "gsm8k")
+    return read_gsm8k(folder / "world/gsm8k/train.jsonl")
 
 
 # ---- The corpus ----------------------------------------------------------------------

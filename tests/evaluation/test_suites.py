@@ -200,8 +200,8 @@ def test_the_27_official_prompts_leave_no_rationale_behind(shared_data):
         task = suite.name.partition("/")[2]
         prompt = bbh_prompts.read_prompt(shared_data / f"bbh/cot-prompts/{task}.txt")
         asked = suite.examples[0].inputs
-        assert len(prompt.examples) == 3
-        for shot in prompt.examples:
+        assert len(prompt.demonstrations) == 3
+        for shot in prompt.demonstrations:
             assert f"Q: {shot.question}\nA: {shot.answer}\n\n" in asked
             sentences = [one for one in shot.rationale.split(". ") if len(one) > 25]
             assert sentences or task == "sports_understanding"

@@ -74,7 +74,7 @@ def one_hot(text: str, vocabulary: Vocabulary, k: int) -> AlignedTarget:
     Args:
         text: the target.
         vocabulary: the student's.
-        k: alternatives a position.
+        k: entries of a teacher row.
     """
     ids = [*vocabulary.encode(text), vocabulary.eos_id]
     length = len(ids)

@@ -64,7 +64,7 @@ def parse_aligned(line: Line, k: int) -> tuple[Completion, AlignedTarget]:
 
     Args:
         line: of a file that `align` wrote.
-        k: alternatives a position.
+        k: entries of a teacher row.
 
     Returns:
         The completion, without its teacher's tokens, and its target.

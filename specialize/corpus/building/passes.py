@@ -328,7 +328,7 @@ def kept_samples(
     Args:
         task: the chunk.
         questions: the problems.
-        k: alternatives a position, for aligned samples.
+        k: entries of a teacher row, for aligned samples.
 
     Yields:
         (sample, its target where it was aligned before, decision).

@@ -125,7 +125,7 @@ def convert(item: "_Item", vocabulary: Vocabulary, k: int) -> DistillRecord | st
     Args:
         item: the entry.
         vocabulary: the student's.
-        k: alternatives a position.
+        k: entries of a teacher row.
 
     Returns:
         The record, or why there is none; one of `funnel.REASONS`.

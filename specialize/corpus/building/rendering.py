@@ -156,12 +156,12 @@ class Renderer:
         target: AlignedTarget | None,
     ) -> DistillRecord:
         spec = self.spec
-        shots: list[Problem] = []
+        demonstrations: list[Problem] = []
         is_cot = name.endswith("_cot")
         if name.startswith("in_context"):
             # Even draws for CoT, odd for answer-only: no two records share one.
             draw = 2 * (completion.sample - HUMAN) + (not is_cot)
-            shots = prompts.draw_demonstrations(
+            demonstrations = prompts.draw_demonstrations(
                 self.pool,
                 problem,
                 spec.demonstrations,
@@ -169,7 +169,10 @@ class Renderer:
                 draw=draw,
             )
         inputs, targets = prompts.render(
-            name, problem, shots, target=completion.text if is_cot else None
+            name,
+            problem,
+            demonstrations,
+            target=completion.text if is_cot else None,
         )
         if not is_cot:
             target = self._answer(targets)

@@ -44,7 +44,7 @@ def dataset_card(manifest: Manifest) -> str:
                 ("prompt (sha256)", fingerprint.prompt_sha256 or "none or unknown"),
                 ("sampling", _pairs(fingerprint.sampling)),
                 ("alignment", fingerprint.alignment),
-                ("teacher alternatives a position", str(fingerprint.k)),
+                ("entries of a teacher row", str(fingerprint.k)),
                 ("demonstrations", _pairs(fingerprint.demonstrations)),
                 ("student vocabulary (sha256)", fingerprint.vocabulary_sha256),
                 ("student embedding rows", f"{fingerprint.vocabulary_rows:,}"),

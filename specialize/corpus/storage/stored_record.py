@@ -58,7 +58,7 @@ def decode_record(data: bytes, k: int) -> DistillRecord:
 
     Args:
         data: the serialised Example.
-        k: alternatives a position, from the fingerprint.
+        k: entries of a teacher row, from the fingerprint.
 
     Raises:
         ValueError: not such a record.
@@ -93,7 +93,7 @@ def parse_example(serialized: Any, *, k: int) -> dict[str, Any]:
     Args:
         serialized: a scalar string, an element of `tf.data.TFRecordDataset(
             shard_paths(...), compression_type="GZIP")`.
-        k: alternatives a position, from the fingerprint.
+        k: entries of a teacher row, from the fingerprint.
 
     Returns:
         id, inputs, targets (strings); input_ids [S], target_ids [L], teacher_ids

@@ -1,7 +1,7 @@
-r"""BIG-Bench Hard: its 27 tasks, their answer types and their official prompts.
+r"""The official prompts of BIG-Bench Hard, read from the files of their owners.
 
 The owners' prompt files open with a canary line and "-----", which are no part of a
-prompt. What follows is a line of instruction and three worked examples:
+prompt. What follows is a line of instruction and three demonstrations:
 
     Sort a list of words.
 
@@ -28,8 +28,8 @@ _ANSWER = re.compile(r"\bthe answer is\s+", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class WorkedExample:
-    """One worked example of an official prompt.
+class Demonstration:
+    """One demonstration of an official prompt.
 
     Attributes:
         question: its text.
@@ -49,21 +49,21 @@ class OfficialPrompt:
 
     Attributes:
         instruction: what stands before the first example.
-        examples: its worked examples.
+        demonstrations: its demonstrations.
         text: the whole, canary line removed.
     """
 
     instruction: str
-    examples: tuple[WorkedExample, ...]
+    demonstrations: tuple[Demonstration, ...]
     text: str
 
     def render(self, question: str, *, answer_only: bool) -> str:
-        """The encoder text for one question behind the worked examples."""
+        """The encoder text for one question after the demonstrations."""
         if not answer_only:
             return f"{self.text}\n\nQ: {question}\nA: {STEP_BY_STEP}"
-        shots = [f"Q: {shot.question}\nA: {shot.answer}" for shot in self.examples]
+        solved = [f"Q: {one.question}\nA: {one.answer}" for one in self.demonstrations]
         opening = [self.instruction] if self.instruction else []
-        return "\n\n".join([*opening, *shots, f"Q: {question}\nA:"])
+        return "\n\n".join([*opening, *solved, f"Q: {question}\nA:"])
 
 
 def read_prompt(path: pathlib.Path) -> OfficialPrompt:
@@ -89,7 +89,7 @@ def read_prompt(path: pathlib.Path) -> OfficialPrompt:
     instruction, *parts = _EXAMPLE.split(text)
     if not parts:
         raise InputError(f"{path}: no example that begins with 'Q: '.")
-    examples: list[WorkedExample] = []
+    demonstrations: list[Demonstration] = []
     for index, part in enumerate(parts):
         question, found, solution = part.partition("\nA:")
         marks = list(_ANSWER.finditer(solution))
@@ -100,5 +100,5 @@ def read_prompt(path: pathlib.Path) -> OfficialPrompt:
         # Before the mark stands "So", which belongs to the answer's sentence.
         rationale = re.sub(r"\bSo\s*$", "", solution[: marks[-1].start()]).strip()
         answer = solution[marks[-1].end() :].strip().removesuffix(".").strip()
-        examples.append(WorkedExample(question.strip(), rationale, answer))
-    return OfficialPrompt(instruction.strip(), tuple(examples), text)
+        demonstrations.append(Demonstration(question.strip(), rationale, answer))
+    return OfficialPrompt(instruction.strip(), tuple(demonstrations), text)

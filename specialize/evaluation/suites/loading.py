@@ -352,8 +352,8 @@ def _renderer(
     pool = solved.read(folder / str(solved.train_file))
 
     def render(problem: Problem) -> str:
-        shots = prompts.draw_demonstrations(pool, problem, demonstrations, seed=seed)
-        return prompts.render_inputs(format, problem.question, shots)
+        drawn = prompts.draw_demonstrations(pool, problem, demonstrations, seed=seed)
+        return prompts.render_inputs(format, problem.question, drawn)
 
     return render
 
