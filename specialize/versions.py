@@ -41,5 +41,4 @@ CHECKPOINT = Format("checkpoint", "name an older checkpoint or another MODEL_DIR
 DECODED = Format("file of decoded texts", "remove it to decode again")
 RESULTS = Format("results file", "evaluate again to replace it")
 PREDICTIONS = Format("line of predictions", "write the predictions again")
-# T5X's own. Since version 3 bfloat16 is stored as such; before, as its bits.
 T5X = Format("checkpoint of T5X", "convert it with T5X", (0, 1, 2, 3))

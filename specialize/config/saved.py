@@ -2,7 +2,6 @@
 
 import json
 import os
-from typing import Any
 
 from specialize import outputs, run_folder, versions
 from specialize.config.applying import current
@@ -26,9 +25,9 @@ def save(directory: str | os.PathLike[str], config: Config | None = None) -> Non
     import gin
 
     _write(directory, run_folder.CONFIG_GIN, gin.config_str())
-    rows: dict[str, Any] = {"version": versions.CONFIGURATION.writes}
-    rows |= {"gin_files": list(config.scan.files), "values": config.rows()}
-    text = json.dumps(rows, indent=2, ensure_ascii=False)
+    head = {"version": versions.CONFIGURATION.writes}
+    rows = {"gin_files": list(config.scan.files), "values": config.rows()}
+    text = json.dumps(head | rows, indent=2, ensure_ascii=False)
     _write(directory, run_folder.CONFIG, text + "\n")
 
 

@@ -128,8 +128,7 @@ class Results:
         known = {field.name for field in dataclasses.fields(cls)} - {"folder"}
         if not isinstance(value, dict) or "format" not in value:
             raise InputError(
-                f"{file} is not a results file of 'specialize evaluate'. Name another "
-                "file."
+                f"{file} is not a results file of 'specialize evaluate'. Name another."
             )
         versions.RESULTS.check(value.pop("format"), file)
         if value.keys() != known:

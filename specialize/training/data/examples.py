@@ -328,8 +328,7 @@ def _key(
     parts = [task.name, split, sorted(feature_lengths.items()), stats, settings]
     parts = [versions.EXAMPLES.writes, *parts, features, sources]
     text, addresses = _ADDRESS.subn("", json.dumps(parts, sort_keys=True, default=str))
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return key, repeatable and not addresses
+    return hashlib.sha256(text.encode()).hexdigest()[:16], repeatable and not addresses
 
 
 def _vocabulary_key(vocabulary: Any) -> list[Any]:
