@@ -11,12 +11,8 @@ from specialize import versions
 from specialize.checkpoints import load_params
 from specialize.checkpoints.convert import convert
 from specialize.checkpoints.opening import open_checkpoint, verify_run
-from specialize.checkpoints.store import (
-    METADATA,
-    CheckpointStore,
-    _seal,
-    read_metadata,
-)
+from specialize.checkpoints.step_folder import METADATA, _seal, read_metadata
+from specialize.checkpoints.store import CheckpointStore
 
 NEWER = pytest.mark.parametrize("found", [2, "next"])
 
