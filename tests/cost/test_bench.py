@@ -19,7 +19,7 @@ held = []
 def step():
     print("libraries print what they like")
     held.append(b"x" * {size})
-bench_protocol.serve(lambda: bench_protocol.Case(step, {{"flops": 6e6}}), warm_up=1)
+protocol.serve(lambda: protocol.Case(step, {{"flops": 6e6}}), warm_up=1)
 """
 
 
