@@ -14,6 +14,7 @@ from specialize.checkpoints import names
 from specialize.checkpoints.store import CheckpointStore
 from specialize.corpus.sampling.responses import ResponseStore
 from specialize.quickstart import miniature
+from specialize.quickstart.exact_teacher import TEACHER_NAME
 from specialize.student.network.architecture import T5Config
 
 NETWORK = T5Config(
@@ -96,7 +97,7 @@ def test_corpora_responses_and_judgements_follow_the_umask(tmp_path, umask):
     )
     typed(
         *("corpus", "build", *answered, "--no_rationales", "--out", out / "corpus"),
-        *("--teacher", miniature.TEACHER_NAME, "--vocabulary", vocabulary),
+        *("--teacher", TEACHER_NAME, "--vocabulary", vocabulary),
         *("--demonstrations", "1"),
     )
     typed(

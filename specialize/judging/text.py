@@ -9,7 +9,7 @@ from specialize.judging.spec import JudgeSpec
 
 def judge(
     text: str,
-    gold: str | float | Sequence[str | float],
+    gold: str | int | float | Sequence[str | int | float],
     *,
     answer_type: str | None = None,
     judge: str = "exact",

@@ -4,6 +4,10 @@ Its import name begins with the project's name, and the folder `tasks/` around i
 no module, so that neither stands in the way of another project's `tasks`.
 """
 
-from . import benchmarks as benchmarks
-from . import distill as distill
-from . import text as text
+import gin
+
+# A configuration that was parsed in this process locks gin; names may still be added.
+with gin.unlock_config():
+    from . import benchmarks as benchmarks
+    from . import distill as distill
+    from . import text as text

@@ -59,6 +59,7 @@ def run(one_device):
 def world(tmp_path_factory: pytest.TempPathFactory, run) -> pathlib.Path:
     """A miniature world, its vocabulary and corpus, and a base student of 2 steps."""
     from specialize.quickstart import miniature
+    from specialize.quickstart.exact_teacher import TEACHER_NAME
 
     folder = tmp_path_factory.mktemp("world")
     miniature.write(folder / "world", seed=0, num_train=60)
@@ -67,7 +68,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, run) -> pathlib.Path:
         *("specialize", "corpus", "build", "--no_rationales"),
         *("--problems", folder / "world" / "gsm8k" / "train.jsonl"),
         *("--completions", folder / "world" / "completions.jsonl"),
-        *("--teacher", miniature.TEACHER_NAME, "--demonstrations", 2),
+        *("--teacher", TEACHER_NAME, "--demonstrations", 2),
         *("--vocabulary", folder / "spiece.model", "--out", folder / "corpus"),
     )
     return folder
