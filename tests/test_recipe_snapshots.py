@@ -25,6 +25,7 @@ CHANGES = [
     ("train", "WARMUP_STEPS = 11", "optimizer.rates"),
     ("train", "MESH = {'data': 2, 'fsdp': -1}", "mesh"),
     ("train", "CORPUS_DIR = 'corpus'", "corpus_dir.path"),
+    ("train", "LoggingSpec.profile_steps = (3, 5)", "logging.profile_steps"),
     ("evaluate", "NUM_BEAMS = 5", "decoding.num_beams"),
     ("select", "RULE = 'reference'", "judge.rule"),
     ("infer", "DTYPE = 'float32'", "network.dtype"),

@@ -146,6 +146,8 @@ def _circles(macros: dict[str, Binding]) -> list[Problem]:
 
 def name_problems(scan: Scan) -> list[Problem]:
     """Imports, configurables and parameters that do not exist (imports the modules)."""
+    import gin
+
     problems = []
     broken: set[str] = set()
     if any(
@@ -157,7 +159,8 @@ def name_problems(scan: Scan) -> list[Problem]:
         if item.module in broken or item.module == "__main__":
             continue
         try:
-            importlib.import_module(item.module)
+            with gin.unlock_config():  # an earlier configuration may have locked it
+                importlib.import_module(item.module)
         except ImportError as error:
             # `from package import function` names no module; look for the attribute.
             if target_of(item.module) is None:

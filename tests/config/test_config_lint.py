@@ -308,6 +308,22 @@ def test_a_sound_configuration_reaches_gin_and_the_call(tmp_path):
     assert again.value("N") == 4
 
 
+def test_a_module_may_register_with_gin_after_an_earlier_configuration(
+    tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "registers_late.py"
+    module.write_text("import gin\n@gin.configurable\ndef late(x=1):\n  return x\n")
+    first, second = tmp_path / "first.gin", tmp_path / "second.gin"
+    first.write_text(HEAD + "neutral.microbatches.number = 1\n")
+    second.write_text("import registers_late\nregisters_late.late.x = 2\n")
+    config.parse([str(first)])  # gin is locked from here on
+    config.parse([str(second)])
+    import registers_late  # pyright: ignore[reportMissingImports]
+
+    assert registers_late.late() == 2
+
+
 def test_a_call_that_nothing_configures_names_the_run_file(tmp_path):
     path = tmp_path / "a.gin"
     path.write_text(HEAD + "neutral.microbatches.number = 1\n")
