@@ -125,10 +125,7 @@ def train(
     if isinstance(optimizer, OptimizerSpec):
         optimizer = make_optimizer(optimizer)
     model_dir = pathlib.Path(model_dir)
-    if jax.process_index() == 0:
-        outputs.claim(model_dir, "run")
-        config.save(model_dir)  # every value and its origin
-    sharding.barrier("run folder")
+    _claim(model_dir)
 
     # -- 2. Data: prepared once, then any step's batch is a function of (seed, step). --
     mixture, held_out = _load(data, evaluation, model_dir)
@@ -162,15 +159,7 @@ def train(
         if jax.process_index() == 0:
             config.save_operative(model_dir)  # defaults included
         measured = measurements(evaluation, data, held_out, model, layout, model_dir)
-        rows, lengths = data.batch_size, data.lengths.values()
-        log = RunLog(
-            model_dir,
-            logging,
-            total_steps=total_steps,
-            first_step=run.step,
-            flops=throughput.training_flops(model.module.config, rows, *lengths),
-            devices=mesh.size,
-        )
+        log = _open_log(logging, model, data, mesh, model_dir, run.step, total_steps)
         exits.callback(log.close)
         profiler = Profiler(model_dir / run_folder.PROFILE, logging.profile_steps)
         exits.callback(profiler.stop)
@@ -195,6 +184,14 @@ def train(
         if left_out := source.left_out(0, run.step):
             _say(f"packing left {left_out} examples out of their windows")
         return _result(run, model_dir, stopped=stopped)
+
+
+def _claim(model_dir: pathlib.Path) -> None:
+    """Makes the run's folder, or checks that it is ours; keeps the configuration."""
+    if jax.process_index() == 0:
+        outputs.claim(model_dir, "run")
+        config.save(model_dir)  # every value and its origin
+    sharding.barrier("run folder")
 
 
 def _load(
@@ -226,6 +223,26 @@ def _open_store(spec: CheckpointSpec, model_dir: pathlib.Path) -> CheckpointStor
         keep=spec.keep,
         best_metric=spec.best_metric,
         best_mode=spec.best_mode,
+    )
+
+
+def _open_log(
+    logging: LoggingSpec,
+    model: Any,
+    data: DataSpec,
+    mesh: Mesh,
+    model_dir: pathlib.Path,
+    first_step: int,
+    total_steps: int,
+) -> RunLog:
+    rows, lengths = data.batch_size, data.lengths.values()
+    return RunLog(
+        model_dir,
+        logging,
+        total_steps=total_steps,
+        first_step=first_step,
+        flops=throughput.training_flops(model.module.config, rows, *lengths),
+        devices=mesh.size,
     )
 
 
