@@ -14,8 +14,8 @@ class InputError(ValueError):
         >>> try:
         ...     specialize.load("no/such/run")
         ... except specialize.InputError as error:
-        ...     print(str(error).split(" is no ")[0])
-        no/such/run
+        ...     print(str(error).partition(".")[0])
+        no/such/run does not exist
     """
 
 

@@ -152,7 +152,11 @@ def evaluate(
         ...     ["gsm8k"], "world", "vocabulary.model", max_examples=2,
         ...     decoding=specialize.DecodingSpec(batch_size=8, output_length=8),
         ... )
-        >>> specialize.evaluate(student.model, "runs/student", asked).num_examples
+        >>> results = specialize.evaluate(  # doctest: +ELLIPSIS
+        ...     student.model, "runs/student", asked
+        ... )
+        runs/student...
+        >>> results.num_examples
         2
     """
     # Refuse a bad suite, or another base, before the weights are read.

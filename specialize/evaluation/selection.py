@@ -87,7 +87,11 @@ def select(
         ...     ["gsm8k"], "world", "vocabulary.model", max_examples=2,
         ...     decoding=specialize.DecodingSpec(batch_size=8, output_length=8),
         ... )
-        >>> specialize.select(student.model, "runs/student", asked, by="gsm8k").step
+        >>> choice = specialize.select(  # doctest: +ELLIPSIS
+        ...     student.model, "runs/student", asked
+        ... )
+        runs/student...
+        >>> choice.step
         2
     """
     if by not in CRITERIA:

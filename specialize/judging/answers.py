@@ -33,6 +33,10 @@ class Verdict:
         value: the extracted answer in its one spelling ("1080", "(B)"); None if there
             is none. Predictions with equal values are votes for the same answer.
         how: one of `HOWS`.
+
+    Example:
+        >>> specialize.judge("I do not know.", gold="18").how
+        'none'
     """
 
     correct: bool
