@@ -36,6 +36,7 @@ def run(tmp_path, monkeypatch):
     (tmp_path / "old" / "vocabulary.model").write_bytes(b"old pieces")
     (tmp_path / "old" / "corpus").mkdir()
     manifest = {"fingerprint": {"teacher": "exact"}, "funnel": {}, "formats": {}}
+    manifest |= {"version": 1}
     (tmp_path / "old" / "corpus" / "corpus.json").write_text(json.dumps(manifest))
     monkeypatch.chdir(tmp_path)
     return folder
