@@ -78,7 +78,9 @@ def test_a_run_file_uses_every_value_a_recipe_may_set(run):
         for leaf in leaves(binding.value)
         if isinstance(leaf, Macro)
     }
-    assert set(values) <= used
+    # Where a run reads and writes is a matter of its entry function, not of a recipe.
+    places = {"MODEL_DIR", "INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH", "OUTPUT_DIR"}
+    assert set(values) - places <= used
 
 
 @pytest.mark.parametrize("name", MODELS)
