@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import tarfile
 import tempfile
 
@@ -33,6 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = tempfile.mkdtemp(prefix="specialize-tests-")
         os.environ[CACHE] = folder
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+@pytest.fixture(autouse=True)
+def no_configuration_is_left():
+    """What a test gave to gin does not reach the next one."""
+    yield
+    if gin := sys.modules.get("gin"):
+        gin.clear_config()
 
 
 @pytest.fixture(scope="session")

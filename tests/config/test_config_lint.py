@@ -270,7 +270,6 @@ def test_lengths_that_are_no_lengths_are_found(lint, lengths):
 def test_parse_tells_all_problems_at_once_and_leaves_gin_alone(tmp_path):
     import gin
 
-    gin.clear_config()
     path = tmp_path / "a.gin"
     path.write_text(
         HEAD

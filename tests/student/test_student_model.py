@@ -236,32 +236,28 @@ def test_sampling_takes_its_key_under_the_name_t5x_looks_for(params, batch):
 
 
 def test_gin_builds_a_student():
-    gin.clear_config()
-    try:
-        gin.parse_config(
-            """
-            from __gin__ import dynamic_registration
-            from specialize.student.loss import losses
-            from specialize.student import model
-            from specialize.student import network
+    gin.parse_config(
+        """
+        from __gin__ import dynamic_registration
+        from specialize.student.loss import losses
+        from specialize.student import model
+        from specialize.student import network
 
-            MODEL = @model.Student()
-            model.Student:
-              module = @network.Transformer()
-              loss = @losses.LossConfig()
-              feature_converter_cls = %CONVERTER
-            CONVERTER = 'a converter'
-            losses.LossConfig.mode = 'paper'
-            network.Transformer.config = @network.T5Config()
-            network.T5Config:
-              vocab_size = 64
-              mlp_activations = ['gelu', 'linear']
-              dtype = 'bfloat16'
-            """
-        )
-        built = gin.query_parameter("%MODEL").scoped_configurable_fn()
-    finally:
-        gin.clear_config()
+        MODEL = @model.Student()
+        model.Student:
+          module = @network.Transformer()
+          loss = @losses.LossConfig()
+          feature_converter_cls = %CONVERTER
+        CONVERTER = 'a converter'
+        losses.LossConfig.mode = 'paper'
+        network.Transformer.config = @network.T5Config()
+        network.T5Config:
+          vocab_size = 64
+          mlp_activations = ['gelu', 'linear']
+          dtype = 'bfloat16'
+        """
+    )
+    built = gin.query_parameter("%MODEL").scoped_configurable_fn()
     assert isinstance(built, Student)
     assert built.loss == LossConfig("paper")
     assert built.module.config.mlp_activations == ("gelu", "linear")

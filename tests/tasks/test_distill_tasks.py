@@ -47,8 +47,7 @@ def tasks(corpus, monkeypatch):
     monkeypatch.setenv("SPECIALIZE_CORPUS_DIR", str(folder / "corpus"))
     monkeypatch.setenv("SPECIALIZE_VOCABULARY", str(vocabulary))
     monkeypatch.setenv("SPECIALIZE_TEXT_PATH", str(folder / "world/pretraining.jsonl"))
-    yield tasks
-    gin.clear_config()
+    return tasks
 
 
 def lengths(inputs=400, targets=128):
