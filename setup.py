@@ -70,6 +70,7 @@ setuptools.setup(
         "google-crc32c>=1.5",
         "jaxtyping>=0.3",
         "msgpack>=1",
+        "msgspec>=0.20",
         "jinja2>=3.1",
         "rich>=13.7",
     ],
