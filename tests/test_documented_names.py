@@ -286,7 +286,11 @@ def members(path: pathlib.Path) -> dict[str, frozenset[str]]:
             return [one.asname or one.name for one in node.names]
         return []
 
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    for node in [
+        *body,
+        *(one for at in body if isinstance(at, ast.If) for one in at.body),
+    ]:
         inside: set[str] = set()
         if isinstance(node, ast.ClassDef):
             inside = {name for one in node.body for name in names(one)}
