@@ -49,6 +49,8 @@ FOREIGN_FLAGS = {
 # Modules of other projects, and fields of JSON files that formats.md describes.
 FOREIGN_MODULES = {"AutoModelForSeq2SeqLM", "seqio", "t5x", "tf", "transformers"}
 FOREIGN_MODULES |= {"content", "fingerprint"}
+# Variables of the pages' Python, and their classes.
+VARIABLES = {"student": "LoadedStudent"}
 # A dotted name that ends so is a file that some command writes or reads.
 ENDINGS = {
     "bin",
@@ -330,7 +332,10 @@ def unknown_names(text: str) -> list[str]:
     """Dotted names of ours that nothing has."""
     inside = re.findall(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+", text)
     alone = re.fullmatch(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\(.*\))?", text)
-    found = {*inside, *([alone[1]] if alone else ())}
+    found = set(inside)
+    if alone:
+        name, _, rest = alone[1].partition(".")
+        found.add(f"{VARIABLES.get(name, name)}.{rest}")
     return [
         name
         for name in sorted(found)
