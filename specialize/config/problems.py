@@ -4,10 +4,11 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from specialize import quiet
+from specialize import quiet, run_folder
 from specialize.config.scanning import (
     REQUIRED,
     Binding,
@@ -59,7 +60,7 @@ def macro_problems(scan: Scan, *, allow_missing: Sequence[str] = ()) -> list[Pro
     those of all runs: a run need not use every one.
     """
     macros = scan.macros()
-    shared = {b.name for b in scan.bindings if b.origin.file.endswith(VALUES)}
+    shared = {b.name for b in scan.bindings if _holds_all(b.origin.file)}
     effective = {id(binding) for binding in scan.effective().values()}
     used: set[str] = set()
     used_at: dict[str, set[str]] = {}
@@ -121,6 +122,12 @@ def macro_problems(scan: Scan, *, allow_missing: Sequence[str] = ()) -> list[Pro
         )
     problems += _circles(macros)
     return problems
+
+
+def _holds_all(file: str) -> bool:
+    """Whether a file holds the values of every command, or all those of an old run."""
+    saved = (run_folder.CONFIG_GIN, run_folder.OPERATIVE_CONFIG)
+    return file.endswith(VALUES) or pathlib.PurePath(file).name in saved
 
 
 def _circles(macros: dict[str, Binding]) -> list[Problem]:

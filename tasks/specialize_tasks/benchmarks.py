@@ -9,7 +9,7 @@
 
 Prompts are those of `evaluation.spec.PROMPTS`; splits are "all", "validation" and
 "test" (`evaluation.suites.splits`). Files are read when a dataset is asked for, from
-`locations.benchmarks_dir()`; importing this module reads no data.
+`locations.benchmarks_folder()`; importing this module reads no data.
 """
 
 import functools
@@ -81,7 +81,7 @@ def dataset(
     """
     del shuffle_files, seed
     loaded = loading.load_suite(
-        suite, locations.benchmarks_dir(), prompt=prompt, split=split, **asking()
+        suite, locations.benchmarks_folder(), prompt=prompt, split=split, **asking()
     )
 
     def examples() -> Iterator[dict[str, Any]]:

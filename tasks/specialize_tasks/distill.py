@@ -78,7 +78,7 @@ def rate(
     name = task.source.format
     chosen = rates[name]
     if chosen is None:
-        return float(Manifest.load(locations.corpus_dir()).counts().get(name, 0))
+        return float(Manifest.load(locations.corpus_folder()).counts().get(name, 0))
     if chosen < 0:
         raise InputError(
             f"specialize_tasks.distill.rate.{name}={chosen} must not be negative."
@@ -116,7 +116,7 @@ class CorpusSource(seqio.DataSource):
         """Records of a split; None where a share is held out."""
         if held_out():
             return None
-        counts = Manifest.load(locations.corpus_dir()).counts()
+        counts = Manifest.load(locations.corpus_folder()).counts()
         return counts.get(self.format, 0) if split == "train" else 0
 
     def get_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -133,7 +133,7 @@ class CorpusSource(seqio.DataSource):
                 this format, or nothing held out for "validation".
         """
         paths = self._paths()
-        k = Manifest.load(locations.corpus_dir()).fingerprint.k
+        k = Manifest.load(locations.corpus_folder()).fingerprint.k
         fraction = held_out()
         if split == "validation" and not fraction:
             raise InputError(
@@ -176,7 +176,7 @@ class CorpusSource(seqio.DataSource):
         vocabulary = locations.VOCABULARY
         digest = file_digest(vocabulary.sentencepiece_model_file)
         return shards.shard_paths(
-            locations.corpus_dir(), self.format, vocabulary_sha256=digest
+            locations.corpus_folder(), self.format, vocabulary_sha256=digest
         )
 
 

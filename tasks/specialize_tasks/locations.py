@@ -24,63 +24,60 @@ BENCHMARKS_DIR = "SPECIALIZE_BENCHMARKS_DIR"
 VOCABULARY_PATH = "SPECIALIZE_VOCABULARY"
 
 
-def corpus_dir() -> str:
+@gin.configurable(module=__name__)
+def corpus_dir(path: str | None = None) -> str | None:
+    """The corpus folder that gin names."""
+    return path
+
+
+@gin.configurable(module=__name__)
+def benchmarks_dir(path: str | None = None) -> str | None:
+    """The benchmarks folder that gin names."""
+    return path
+
+
+@gin.configurable(module=__name__)
+def vocabulary_path(path: str | None = None) -> str | None:
+    """The SentencePiece model that gin names."""
+    return path
+
+
+# Checked outside of what gin calls: gin adds its own lines to an error.
+def corpus_folder() -> str:
     """The folder that `specialize corpus build` wrote.
 
     Raises:
         InputError: neither gin nor the environment names a folder, or it is missing.
     """
-    return _located("corpus folder", "corpus_dir", _corpus_dir(), CORPUS_DIR)
+    return _located("corpus folder", corpus_dir, CORPUS_DIR)
 
 
-def benchmarks_dir() -> str:
+def benchmarks_folder() -> str:
     """The folder with gsm8k/, multiarith/, asdiv/, svamp/ and bbh/.
 
     Raises:
         InputError: neither gin nor the environment names a folder, or it is missing.
     """
-    return _located(
-        "benchmarks folder", "benchmarks_dir", _benchmarks_dir(), BENCHMARKS_DIR
-    )
+    return _located("benchmarks folder", benchmarks_dir, BENCHMARKS_DIR)
 
 
-def vocabulary_path() -> str:
+def vocabulary_file() -> str:
     """The SentencePiece model that corpus, tasks and student share.
 
     Raises:
         InputError: neither gin nor the environment names a file, or it is missing.
     """
-    return _located(
-        "SentencePiece model", "vocabulary_path", _vocabulary_path(), VOCABULARY_PATH
-    )
+    return _located("SentencePiece model", vocabulary_path, VOCABULARY_PATH)
 
 
-def _bindable(name: str) -> Callable[[], str | None]:
-    """What gin binds only hands its value on.
-
-    Gin adds its own lines to an error that is raised inside a configurable.
-    """
-
-    def location(path: str | None = None) -> str | None:
-        return path
-
-    register: Any = gin.external_configurable
-    return register(location, name=name, module=__name__)
-
-
-_corpus_dir = _bindable("corpus_dir")
-_benchmarks_dir = _bindable("benchmarks_dir")
-_vocabulary_path = _bindable("vocabulary_path")
-
-
-def _located(what: str, function: str, path: str | None, variable: str) -> str:
-    origin = f"gin's specialize_tasks.locations.{function}.path"
+def _located(what: str, named: Callable[[], str | None], variable: str) -> str:
+    binding, path = f"specialize_tasks.locations.{named.__name__}.path", named()
+    origin = f"gin's {binding}"
     if not path:
         path, origin = os.environ.get(variable), variable
     if not path:
         raise InputError(
-            f"No {what} is named. Bind specialize_tasks.locations.{function}.path in "
-            f"gin or set {variable}."
+            f"No {what} is named. Bind {binding} in gin or set {variable}."
         )
     path = os.path.expanduser(path)
     if not os.path.exists(path):
@@ -89,7 +86,7 @@ def _located(what: str, function: str, path: str | None, variable: str) -> str:
 
 
 class LocatedVocabulary(seqio.SentencePieceVocabulary):
-    """The vocabulary of `vocabulary_path()`, found and loaded on first use.
+    """The vocabulary of `vocabulary_file()`, found and loaded on first use.
 
     Equal to a `seqio.SentencePieceVocabulary` of the same file and extra ids, which
     is what T5X compares with the model's own. If the location changes, the next use
@@ -110,7 +107,7 @@ class LocatedVocabulary(seqio.SentencePieceVocabulary):
 
     @property
     def _sentencepiece_model_file(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return vocabulary_path()
+        return vocabulary_file()
 
     def _model_context(self) -> Any:
         file = self._sentencepiece_model_file

@@ -199,8 +199,8 @@ def test_a_location_is_asked_for_on_use_and_refused_by_name(seqio, monkeypatch):
     assert str(vocabulary) == "LocatedVocabulary(extra_ids=100)"
     for ask, gin_name, variable in (
         (lambda: vocabulary.encode("a"), "vocabulary_path", "SPECIALIZE_VOCABULARY"),
-        (locations.corpus_dir, "corpus_dir", "SPECIALIZE_CORPUS_DIR"),
-        (locations.benchmarks_dir, "benchmarks_dir", "SPECIALIZE_BENCHMARKS_DIR"),
+        (locations.corpus_folder, "corpus_dir", "SPECIALIZE_CORPUS_DIR"),
+        (locations.benchmarks_folder, "benchmarks_dir", "SPECIALIZE_BENCHMARKS_DIR"),
     ):
         with pytest.raises(InputError, match=f"locations.{gin_name}.path.*{variable}"):
             ask()

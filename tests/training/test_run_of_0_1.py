@@ -72,7 +72,9 @@ def train(folder, *words):
     return cli.main(["train", "--gin_file", str(recipe), *flags, *words])
 
 
-def test_a_run_goes_on_from_its_checkpoint_as_it_went_on_with_0_1(of_0_1, recorded):
+def test_a_run_goes_on_from_its_checkpoint_as_it_went_on_with_0_1(
+    of_0_1, recorded, capfd
+):
     assert train(of_0_1) == 0
     lines = [json.loads(s) for s in (of_0_1 / "run/metrics.jsonl").open()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -93,6 +95,18 @@ def test_a_run_goes_on_from_its_checkpoint_as_it_went_on_with_0_1(of_0_1, record
     assert digests == sorted(one["digest"] for one in recorded["examples"].values())
     written = json.loads((of_0_1 / "run/config.json").read_text())
     assert list(written)[0] == "version" and written["version"] == 1
+
+    # What a run keeps of its configuration can be given again.
+    saved = {path: path.read_bytes() for path in (of_0_1 / "run").glob("*config.*")}
+    assert len(saved) == 3
+    for name in ("config.gin", "operative_config.gin"):
+        again = ["train", "--gin_file", str(of_0_1 / "run" / name)]
+        assert cli.main([*again, "--gin.LOG_PERIOD=3"]) == 0
+        assert "is complete: 4 of 4 steps" in capfd.readouterr().err
+        assert cli.main([*again, "--gin.BATCH_SIZE=2"]) == 2
+        assert "batch_size was 4, is 2" in capfd.readouterr().err
+    # Neither a refused command nor one without a step changes what is kept of the run.
+    assert {path: path.read_bytes() for path in saved} == saved
 
 
 def test_a_run_in_a_newer_folder_is_refused_before_anything_is_read(

@@ -156,7 +156,8 @@ def train(
         names, lowered = lower_step(model, optimizer, data, layout, first)
         compiled = lowered.compile()
         del first
-        if jax.process_index() == 0:
+        if jax.process_index() == 0:  # nothing refuses any more
+            config.save(model_dir)  # every value and its origin
             config.save_operative(model_dir)  # defaults included
         measured = measurements(evaluation, data, held_out, model, layout, model_dir)
         log = _open_log(logging, model, data, mesh, model_dir, run.step, total_steps)
@@ -187,10 +188,9 @@ def train(
 
 
 def _claim(model_dir: pathlib.Path) -> None:
-    """Makes the run's folder, or checks that it is ours; keeps the configuration."""
+    """Makes the run's folder, or checks that it is ours."""
     if jax.process_index() == 0:
         outputs.claim(model_dir, "run")
-        config.save(model_dir)  # every value and its origin
     sharding.barrier("run folder")
 
 
