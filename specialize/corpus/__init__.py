@@ -1,1 +1,1 @@
-"""Words: problems, prompts, completions, alignment, records. No jax here."""
+"""Text data: problems, prompts, completions, alignment, records. No jax here."""

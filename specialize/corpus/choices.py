@@ -1,4 +1,4 @@
-"""What a command line may choose between; imports nothing, so that --help is quick."""
+"""The choices of command lines; imports nothing, so that --help is quick."""
 
 # The four prompt formats of the paper: in-context/zero-shot x CoT/answer-only.
 FORMATS = (
@@ -8,5 +8,5 @@ FORMATS = (
     "zero_shot_answer_only",
 )
 
-# How the teacher's tokens are aligned with the student's pieces.
+# The methods that align the teacher's tokens with the student's pieces.
 ALIGNMENTS = ("bytes", "dtw")

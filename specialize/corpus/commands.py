@@ -28,7 +28,7 @@ def register(subparsers: options.Commands) -> None:
 
 def _register_verify(commands: options.Commands) -> None:
     parser = options.add(
-        commands, "verify", _verify, "keep the completions that are right"
+        commands, "verify", _verify, "keep the completions whose answer is right"
     )
     options.add_problems(parser)
     options.add_completions(parser)
@@ -37,7 +37,7 @@ def _register_verify(commands: options.Commands) -> None:
         "--rejected",
         default=None,
         metavar="FILE",
-        help="list the others there, with the reason",
+        help="file for the rejected ones, with the reason",
     )
     options.add_processes(parser)
     options.add_judging(parser)
@@ -60,13 +60,13 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _register_align(commands: options.Commands) -> None:
     parser = options.add(
-        commands, "align", _align, "verified completions to rows over student tokens"
+        commands, "align", _align, "turn verified completions into teacher rows"
     )
     options.add_problems(parser)
     parser.add_argument(
         "--completions",
         required=True,
-        type=options.one_file,
+        nargs=1,
         metavar="FILE",
         help="what 'verify' wrote",
     )
@@ -91,14 +91,14 @@ def _align(arguments: argparse.Namespace) -> int:
 
 def _register_write(commands: options.Commands) -> None:
     parser = options.add(
-        commands, "write", _write, "aligned samples and human rationales to a corpus"
+        commands, "write", _write, "write aligned samples and rationales as a corpus"
     )
     options.add_problems(parser)
     parser.add_argument(
         "--aligned",
         required=True,
         dest="completions",
-        type=options.one_file,
+        nargs=1,
         metavar="FILE",
         help="what 'align' wrote",
     )
@@ -123,14 +123,12 @@ def _write(arguments: argparse.Namespace) -> int:
     )
 
 
-def _register_build(
-    commands: options.Commands,
-) -> None:
+def _register_build(commands: options.Commands) -> None:
     parser = options.add(
         commands,
         "build",
         _build,
-        "local files to a corpus: read, verify, align and write in one go",
+        "build a corpus from local files: read, verify, align and write",
     )
     options.add_problems(parser)
     options.add_completions(parser)
@@ -141,7 +139,7 @@ def _register_build(
         "--beam",
         default=None,
         metavar="OPTIONS",
-        help="work on Apache Beam, with these options of its runner in one word, for "
+        help="build on Apache Beam, with these runner options in one argument, for "
         "example '--runner=FlinkRunner --flink_master=host:8081'",
     )
     options.add_judging(parser)
@@ -171,22 +169,22 @@ def _register_import(commands: options.Commands) -> None:
         commands,
         "import-released",
         _import_released,
-        "the paper authors' released pickles to a corpus, read safely",
+        "turn the pickles that the paper's authors released into a corpus",
     )
     parser.add_argument(
-        "--pickles", required=True, nargs="+", metavar="FILE", help="one a format"
+        "--pickles", required=True, nargs="+", metavar="FILE", help="one per format"
     )
     parser.add_argument(
         "--problems",
         default=None,
         metavar="FILE",
-        help="GSM8K's training file, so that records carry its ids",
+        help="GSM8K's training file, whose ids the records get",
     )
     parser.add_argument(
         "--vocabulary", required=True, metavar="FILE", help="T5's SentencePiece model"
     )
     parser.add_argument("--rows", type=int, default=None, help="embedding rows")
-    parser.add_argument("--teacher", default="code-davinci-002", help="who answered")
+    parser.add_argument("--teacher", default="code-davinci-002", help="its name")
     parser.add_argument(
         "--k", type=int, default=AlignmentSpec.k, help="entries of a teacher row"
     )

@@ -1,1 +1,1 @@
-"""Teacher tokens to student pieces: rows of probabilities over student ids."""
+"""Alignment: a teacher's alternatives become teacher rows over student ids."""

@@ -1,9 +1,8 @@
-"""Teacher tokens <-> student pieces: a teacher's top-k becomes rows over student ids.
+"""Alignment: a teacher's alternatives become teacher rows over the student's pieces.
 
-Two methods. `bytes` (the default, `alignment_bytes`) is exact: it counts, for every
-student piece, the probability of the teacher's alternatives whose text begins with it.
-`dtw` (`alignment_dtw`) reproduces the paper.
-docs/explanation/alignment.md defines both.
+`bytes` (`byte_offsets`, the default) is exact: for every student piece it adds up the
+probabilities of the teacher's alternatives whose text begins with that piece. `dtw`
+(`time_warping`) reproduces the paper. docs/explanation/alignment.md defines both.
 """
 
 import math
@@ -32,19 +31,19 @@ def align(
     """Gives every student piece of `text` the teacher's distribution.
 
     Args:
-        tokens: T teacher tokens that spell `text` exactly.
-        text: the target; whitespace at its ends is no part of any piece.
-        vocabulary: the student's.
+        tokens: the teacher's T tokens, which spell `text` exactly.
+        text: the target; whitespace at its ends belongs to no piece.
+        vocabulary: the student's vocabulary.
         method: "bytes" or "dtw".
-        k: alternatives to keep a position. The target token is always among them
-            where it has any mass; what is not kept is in the tail.
-        where: names the completion in messages.
+        k: number of entries of a teacher row. The target piece is one of them if it
+            has any mass; the mass that is not kept is in the tail.
+        where: name of the completion in messages.
 
     Returns:
-        The target with EOS, which is one-hot; or None where `text` has no piece.
+        The target with EOS, whose row is one-hot; None if `text` has no piece.
 
     Raises:
-        InputError: the tokens do not spell `text`; a probability is NaN or the
+        InputError: the tokens do not spell `text`, a probability is NaN, or the
             distinct alternatives of a token exceed 1 beyond rounding.
     """
     if method not in ALIGNMENTS:
@@ -56,26 +55,20 @@ def align(
     except UnicodeEncodeError as error:
         raise InputError(
             f"{where}: its text holds half of a surrogate pair at character "
-            f"{error.start}, which UTF-8 cannot write. Mend or drop the record."
+            f"{error.start}, which UTF-8 cannot write. Correct or remove the record."
         ) from error
     if method == "bytes":
         steps = check_tokens(tokens, raw, where)
         rows = byte_offsets.rows(steps, raw, vocabulary)
     else:
-        # As reported: the paper does not mend sums.
+        # The paper does not correct sums.
         steps = check_tokens(tokens, raw, where, scaled=False)
         rows = time_warping.rows(steps, raw, vocabulary)
     return assemble(rows, vocabulary, k) if rows.ids else None
 
 
 def one_hot(text: str, vocabulary: Vocabulary, k: int) -> AlignedTarget:
-    """A target without a teacher's distribution: all mass on the text's own pieces.
-
-    Args:
-        text: the target.
-        vocabulary: the student's.
-        k: entries of a teacher row.
-    """
+    """A target without a distribution from the teacher: K entries, all one-hot."""
     ids = [*vocabulary.encode(text), vocabulary.eos_id]
     length = len(ids)
     teacher_ids = np.zeros((length, k), np.int32)
@@ -96,16 +89,10 @@ def one_hot(text: str, vocabulary: Vocabulary, k: int) -> AlignedTarget:
 def check_tokens(
     tokens: Sequence[TeacherToken], raw: bytes, where: str, *, scaled: bool = True
 ) -> list[Step]:
-    """Turns log-probabilities into probabilities and refuses what cannot be true.
+    """Turns the log-probabilities of every token into probabilities and checks them.
 
-    Args:
-        tokens: the teacher's tokens.
-        raw: the text in UTF-8 that they should spell.
-        where: names the completion in messages.
-        scaled: whether a sum that rounding lifted above 1 is brought back to 1.
-
-    Returns:
-        One step a token.
+    `raw` is the UTF-8 text that the tokens must spell. `scaled` says whether a sum
+    that rounding raised above 1 is scaled down to 1.
 
     Raises:
         InputError: naming the token, its number and the values.
@@ -160,7 +147,7 @@ def _first_difference(tokens: Sequence[TeacherToken], raw: bytes) -> str:
     for number, token in enumerate(tokens):
         if raw[at : at + len(token.token)] != token.token:
             return (
-                f"token {number} is {_shown(token.token)} but the text goes on with "
+                f"token {number} is {_shown(token.token)} but the text continues with "
                 f"{_shown(raw[at : at + 20])} at byte {at}. Its tokens must spell "
                 "its text."
             )

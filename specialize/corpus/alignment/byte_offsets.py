@@ -1,19 +1,18 @@
-"""The exact alignment: what the teacher's tokens say about every student piece.
+"""The exact alignment: what the teacher's alternatives say about every student piece.
 
-The teacher reported, at every token it sampled, alternatives with their probabilities.
-Each alternative is a text we know: the sampled text before it, and itself. Cut into
-student pieces, such a text says with which pieces it begins. So with P(a) the
-probability of taking the path to alternative a,
+At every token that it sampled, the teacher reported alternatives with probabilities.
+The text of each alternative is known: the sampled text before it, then itself. Cut
+into student pieces, this text shows with which pieces it begins. Let P(a) be the
+probability of the path to alternative a. Then
 
     M(s)      = sum of P(a) over the alternatives whose pieces begin with s
     row_k(v)  = M(s_1 .. s_(k-1) v) / M(s_1 .. s_(k-1))
 
-is the teacher's distribution over the k-th piece, and 1 minus its sum is the tail:
-what the teacher did not list, and alternatives that end before the piece is settled.
+is the teacher's distribution over the k-th piece. 1 minus its sum is the tail: tokens
+that the teacher did not list, and alternatives that end before the piece is settled.
 docs/explanation/alignment.md says what "settled" means and why this is right;
-`readings` decides it. Sums run over a few tokens only: where no alternative reaches
-over the end of a token that is also the end of a piece, everything starts again at
-M = 1.
+`readings` decides it. The sums cover few tokens: where a token and a piece end at the
+same byte, and no alternative reaches beyond it, the computation restarts with M = 1.
 """
 
 from collections.abc import Sequence
@@ -28,21 +27,15 @@ from specialize.corpus.alignment.rows import (
 )
 from specialize.corpus.vocabulary import SPACE, Segmentation, Vocabulary
 
-# A sampled token whose probability was rounded to 0 still happened. Anything far below
-# what servers report serves: it cancels wherever the token decides alone.
+# The mass of a sampled token whose probability was rounded to 0. Any value far below
+# what servers report will do: it cancels where this token alone decides.
 _LEAST = 1e-12
 
 _WHITESPACE = frozenset(b" \t\n\r\f\v")
 
 
 def rows(steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary) -> Rows:
-    """The rows of a text.
-
-    Args:
-        steps: the teacher's T tokens, which spell `raw`.
-        raw: the text in UTF-8.
-        vocabulary: the student's.
-    """
+    """The teacher rows of a text; `steps` are the T tokens that spell `raw` (UTF-8)."""
     text = _Text(steps, raw, vocabulary)
     while len(text.masses) < text.total:
         text.extend()
@@ -56,10 +49,10 @@ def rows(steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary) -> Rows:
 
 
 class _Text:
-    """A text on its way to rows, from left to right.
+    """A text whose rows are computed from left to right.
 
     Attributes:
-        ids: its L pieces.
+        ids: the text's pieces [L].
         total: L.
         masses: the rows so far.
         undetermined: positions of rows that no known path reaches.
@@ -84,17 +77,17 @@ class _Text:
         self._node = 0
 
     def extend(self) -> None:
-        """Appends rows from the next token on, up to where everything starts again.
+        """Appends rows from the next token to the place where the computation restarts.
 
-        That is the next token which begins a piece that no alternative before it
-        reaches into.
+        That is the next token that begins a piece into which no earlier alternative
+        reaches.
         """
         ids, total, first_open = self.ids, self.total, self._first_open
         open_endings, by_name = self._open_endings, self._reader.by_name
         new_words = self._reader.book(b"", ())
         node = self._node
         base = len(self.masses)
-        # By position from `base` on: mass by piece, and all mass that leaves there.
+        # Per position from `base`: the mass per piece, and all mass that leaves there.
         found: list[dict[int, float]] = [{}]
         leaving: list[float] = [0.0]
         weight = 1.0
@@ -108,7 +101,7 @@ class _Text:
             here, own = found[at - base], ids[at]
             left = rest
             book, fresh = self._book(node)
-            # At the start of a text a piece's own space may have been stripped.
+            # At the start of a text the space of a piece may have been stripped.
             same = self._same and (node > 0 or token.startswith(b" "))
             for alternative, probability in others:
                 if same and alternative in by_name:
@@ -144,10 +137,9 @@ class _Text:
         self._close(first_open[node], weight, found, leaving)
 
     def _departure(self, pieces: tuple[int, ...], at: int) -> tuple[int, int | None]:
-        """Where `pieces`, laid on the text from position `at`, leave it, and to what.
+        """Where `pieces`, placed at position `at`, leave the text, and the piece there.
 
-        Returns:
-            (position, piece); the piece is None where they end before they leave.
+        The piece is None if they end before they leave.
         """
         for position, piece in enumerate(pieces, start=at):
             if position == self.total or self.ids[position] != piece:
@@ -155,11 +147,9 @@ class _Text:
         return at + len(pieces), None
 
     def _book(self, node: int) -> tuple[Book, bool]:
-        """How to read what could stand in place of token `node`.
+        """The readings of alternatives to token `node`, and whether the word is whole.
 
-        Returns:
-            (readings after the word so far, whether that word is whole, so that an
-            alternative with a space begins a new one).
+        After a whole word, an alternative with a leading space begins a new word.
         """
         byte, piece = self._starts[node], self._first_open[node]
         starts, begins = self.segmentation.word_starts, self.segmentation.begins
@@ -176,17 +166,13 @@ class _Text:
         found: list[dict[int, float]],
         leaving: list[float],
     ) -> None:
-        """Turns the masses up to position `end` into rows.
+        """Turns the masses `found` and `leaving` before position `end` into rows.
 
-        Args:
-            end: the first position that is not theirs.
-            weight: the mass of the sampled path, which passes `end`.
-            found: mass by piece, by position.
-            leaving: all mass that leaves the text's own pieces, by position.
+        `weight` is the mass of the sampled path, which passes `end`.
         """
         base = len(self.masses)
         if end == base + 1 == base + len(found):
-            # Nothing reaches further, so what arrives is 1 up to rounding.
+            # No path reaches further, so the arriving mass is 1 up to rounding.
             own = self.ids[base]
             found[0][own] = found[0].get(own, 0.0) + weight
             self.masses.append(found[0])
@@ -217,7 +203,7 @@ def _lengthen(found: list[dict[int, float]], leaving: list[float], last: int) ->
 def _cuts(
     steps: Sequence[Step], segmentation: Segmentation
 ) -> tuple[list[int], list[int]]:
-    """Where tokens begin, and the first piece that is not settled there."""
+    """The bytes where tokens begin, and the first piece that is not settled there."""
     ends = segmentation.ends
     total = len(ends)
     starts: list[int] = []
@@ -234,12 +220,9 @@ def _cuts(
 
 
 def _open_endings(
-    steps: Sequence[Step],
-    starts: list[int],
-    raw: bytes,
-    segmentation: Segmentation,
+    steps: Sequence[Step], starts: list[int], raw: bytes, segmentation: Segmentation
 ) -> set[bytes]:
-    """Endings of tokens that this text shows in the middle of a piece."""
+    """Endings of tokens that this text has in the middle of a piece."""
     cuts = set(segmentation.ends)
     found: set[bytes] = set()
     for number in range(1, len(steps)):
@@ -256,10 +239,10 @@ def _open_endings(
 def _speaks_as_student(
     steps: Sequence[Step], segmentation: Segmentation, reader: Reader
 ) -> bool:
-    """Whether every token and every alternative of a text is a piece of the student's.
+    """Whether all tokens and alternatives of a text are pieces of the student.
 
-    Then the teacher has the student's vocabulary, and an alternative is the piece of
-    its name, also where T5 would cut the text so far in another way.
+    Then the teacher has the student's vocabulary, and an alternative is the piece with
+    its name, even if T5 would segment the text so far differently.
     """
     pieces = segmentation.pieces
     if not pieces or len(steps) != len(pieces):

@@ -1,16 +1,16 @@
-"""With which student pieces an alternative of the teacher begins, as far as settled.
+"""The student pieces with which an alternative of the teacher begins, if settled.
 
-An alternative is read after the word it continues. Its pieces are those of T5's own
-segmentation of that text; a piece counts only where nothing we know speaks against it
+An alternative is read after the word that it continues. Its pieces are those of T5's
+segmentation of this text; a piece counts only if nothing known contradicts it
 (docs/explanation/alignment.md):
 
-- whitespace alone settles nothing: T5 gives it to the word that follows;
-- a character cut in half settles nothing of its word;
+- whitespace alone settles nothing: T5 attaches it to the next word;
+- half of a character settles nothing of its word;
 - a piece that the student cannot write settles nothing from there on;
 - a control token of the teacher settles nothing, unless it ends the text: then it is
   the student's EOS;
-- where the completion itself shows a token with the same ending in the middle of a
-  piece ("/" before "2" where T5 has "/2"), the pieces at such an ending stay open.
+- if the completion has a token with the same ending in the middle of a piece ("/"
+  before "2" where T5 has "/2"), the pieces at such an ending stay open.
 """
 
 import re
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from specialize.corpus.vocabulary import SPACE, Vocabulary
 
-# What teachers write when they stop, and everything else that is not text.
+# The tokens with which teachers stop, and all other tokens that are not text.
 _END = re.compile(
     rb"<\|(endoftext|im_end|end_of_text|eot_id|eom_id|end|return)\|>"
     rb"|</s>|<eos>|<end_of_turn>|<\xef\xbd\x9cend\xe2\x96\x81of\xe2\x96\x81sentence"
@@ -36,12 +36,12 @@ _CACHE = 1 << 18
 
 
 class Reading(NamedTuple):
-    """The pieces an alternative begins with.
+    """The pieces with which an alternative begins.
 
     Attributes:
-        pieces: student ids, after those that were settled before it.
-        ending: key of how it ends, see `ending`; None where nothing can go on.
-        certain: how many of the pieces remain where that ending is open.
+        pieces: student ids, after the pieces that were settled before.
+        ending: key of its ending, see `ending`; None if nothing can continue it.
+        certain: number of pieces that remain if that ending is open.
     """
 
     pieces: tuple[int, ...]
@@ -53,11 +53,9 @@ _NOTHING = Reading((), None, 0)
 
 
 class Book(dict[bytes, Reading]):
-    """Readings of alternatives that continue one and the same word.
+    """Readings of alternatives that continue the same word.
 
-    Attributes:
-        context: the text of the word so far.
-        settled: the pieces of it that are settled.
+    `context` is the text of the word so far, `settled` its settled pieces.
     """
 
     __slots__ = ("_reader", "context", "settled")
@@ -77,11 +75,10 @@ class Book(dict[bytes, Reading]):
 
 
 class Reader:
-    """Reads alternatives with one vocabulary; remembers what it has read.
+    """Reads alternatives with one vocabulary and keeps the readings.
 
     Attributes:
-        by_name: the piece of exactly this text, for a teacher that has the same
-            pieces.
+        by_name: the piece with exactly this text, for a teacher with the same pieces.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -98,12 +95,7 @@ class Reader:
                 self.by_name[name] = (index,)
 
     def book(self, context: bytes, settled: tuple[int, ...]) -> Book:
-        """The readings of what may continue a word.
-
-        Args:
-            context: the text of the word so far; empty at its beginning.
-            settled: the pieces of it that are settled.
-        """
+        """The readings of what may continue a word whose text so far is `context`."""
         key = (context, settled)
         book = self._books.get(key)
         if book is None:
@@ -125,7 +117,7 @@ class Reader:
     def read(
         self, context: bytes, settled: tuple[int, ...], alternative: bytes
     ) -> Reading:
-        """Reads one alternative; `Book` remembers the result."""
+        """Reads one alternative; `Book` keeps the result."""
         self._count += 1
         if _END.fullmatch(alternative):
             ids = self._vocabulary.segment(context).ids
@@ -136,7 +128,7 @@ class Reader:
         whole = _whole_characters(text)
         ids, _, ends, word_starts, _ = self._vocabulary.segment(whole)
         if len(whole) < len(text):
-            # The rest of the character may change the word it stands in.
+            # The rest of the character may change its word.
             last = word_starts[-1] if ids else 0
             return self._after(settled, ids[:last], None, 0)
         how = ending(alternative)
@@ -149,10 +141,10 @@ class Reader:
     def _after(
         self, settled: tuple[int, ...], ids: list[int], key: bytes | None, certain: int
     ) -> Reading:
-        """What of `ids` comes after the settled pieces and can be written."""
+        """The part of `ids` after the settled pieces, as far as it can be written."""
         known = len(settled)
         if tuple(ids[:known]) != settled:
-            # It would cut settled pieces anew: it is not settled itself.
+            # It would change settled pieces, so it settles nothing.
             return _NOTHING
         ids = ids[known:]
         if self._unk_id in ids:
@@ -161,12 +153,12 @@ class Reader:
 
 
 def ending(token: bytes) -> tuple[bytes, int] | None:
-    """How a token ends, for asking whether pieces go on after such an ending.
+    """How a token ends, to ask whether pieces continue after such an ending.
 
     Returns:
-        (key, bytes of the ending). Equal keys mean the same kind of ending: as many
-        digits, the same mark, or the same word fragment. None after whitespace or
-        within a character.
+        (key, bytes of the ending). Equal keys mean the same kind of ending: the same
+        number of digits, the same mark, or the same word fragment. None after
+        whitespace or within a character.
     """
     try:
         text = token.decode("utf-8")
@@ -185,7 +177,7 @@ def ending(token: bytes) -> tuple[bytes, int] | None:
 
 
 def _whole_characters(text: bytes) -> bytes:
-    """`text` up to the first character that is cut, broken or was lost in transit."""
+    """`text` up to the first character that is cut, invalid or lost in transit."""
     try:
         text.decode("utf-8")
         end = len(text)
@@ -199,7 +191,7 @@ _READERS: weakref.WeakKeyDictionary[Vocabulary, Reader] = weakref.WeakKeyDiction
 
 
 def reader_of(vocabulary: Vocabulary) -> Reader:
-    """The reader of a vocabulary; its memory serves all completions of a process."""
+    """The reader of a vocabulary; all completions of a process share it."""
     reader = _READERS.get(vocabulary)
     if reader is None:
         reader = _READERS[vocabulary] = Reader(vocabulary)

@@ -1,4 +1,4 @@
-"""What both alignments hand over, and how it becomes arrays."""
+"""The rows that both alignments return, and their conversion to arrays."""
 
 import operator
 from typing import NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 from specialize.corpus.records import ORIGINS, AlignedTarget
 from specialize.corpus.vocabulary import Vocabulary
 
-# Mass below this is rounding: it would be stored as a log-probability of no meaning.
+# Mass below this is rounding; its log-probability would mean nothing.
 NEGLIGIBLE = 1e-9
 
 
@@ -22,13 +22,13 @@ UNKNOWN_PIECE = ORIGINS.index("unknown_piece")
 
 
 class Step(NamedTuple):
-    """One sampled token in probabilities.
+    """One sampled token with its probabilities.
 
     Attributes:
-        token: its bytes.
+        token: bytes of the token.
         sampled: its probability.
         others: the other alternatives and their probabilities, all above 0.
-        rest: probability on what the teacher did not list.
+        rest: probability of everything that the teacher did not list.
     """
 
     token: bytes
@@ -38,12 +38,12 @@ class Step(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The student's pieces of a text, each with what the teacher says of it.
+    """The student's pieces of a text, each with the teacher's distribution.
 
     Attributes:
         ids: L student ids, without EOS.
         masses: L mappings from student id to probability, which sum to at most 1;
-            read only where the origin is "soft".
+            used only if the origin is "soft".
         origins: L indices into `ORIGINS`.
     """
 
@@ -53,10 +53,10 @@ class Rows(NamedTuple):
 
 
 def assemble(rows: Rows, vocabulary: Vocabulary, k: int) -> AlignedTarget:
-    """Sorts, cuts to K, adds EOS and computes the tail before any rounding.
+    """Sorts the rows, cuts them to K entries, adds EOS and computes the tail unrounded.
 
-    A row keeps its K most probable ids; the target's own id displaces the last of
-    them where it has mass. The rest joins the tail.
+    A row keeps its K most probable ids; the target's own id replaces the last of them
+    if it has mass. The remaining mass is in the tail.
     """
     ids, masses, origins = rows
     length = len(ids) + 1

@@ -1,11 +1,11 @@
-"""The paper's alignment: dynamic time warping by edit distance (REFERENCE).
+"""The paper's alignment: dynamic time warping by edit distance.
 
-Teacher tokens and student pieces of a text are warped onto each other; the cost of a
+Teacher tokens and student pieces of a text are warped onto each other. The cost of a
 pair is the Levenshtein distance of the token without spaces and the piece without "▁".
-A piece gets the teacher's distribution when exactly one token maps to it and the two
-are the same string (space = "▁"); alternatives that are no piece are dropped, and the
-mass is not renormalised. Every other piece is one-hot. Kept for reproduction;
-`alignment_bytes` is better in every respect.
+A piece gets the teacher's distribution if exactly one token maps to it and the two are
+the same string (space = "▁"); alternatives that are not pieces are dropped, and the
+mass is not renormalised. Every other piece is one-hot. This method exists to reproduce
+the paper; `byte_offsets` is better in every respect.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,9 @@ _DIAGONAL, _UP, _LEFT = 0, 1, 2
 
 
 def rows(steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary) -> Rows:
-    """The rows of a text.
+    """The teacher rows of a text; `steps` are the T tokens that spell `raw` (UTF-8).
 
-    Args:
-        steps: the teacher's T tokens, which spell `raw`; those of whitespace alone at
-            either end take no part, as in the paper.
-        raw: the text in UTF-8.
-        vocabulary: the student's.
+    As in the paper, whitespace tokens at either end are ignored.
     """
     ids = vocabulary.encode(raw.decode("utf-8").strip())
     pieces = [vocabulary.piece(index) for index in ids]
@@ -55,9 +51,9 @@ def rows(steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary) -> Rows:
 
 
 def warp(tokens: Sequence[str], pieces: Sequence[str]) -> list[list[int]]:
-    """Warps tokens onto pieces at the least total edit distance.
+    """Warps tokens onto pieces with the least total edit distance.
 
-    Among moves of equal cost the diagonal goes before the token's ("up"), and that
+    Among moves of equal cost, the diagonal comes before the token's ("up"), and that
     before the piece's ("left").
 
     Args:
@@ -65,7 +61,7 @@ def warp(tokens: Sequence[str], pieces: Sequence[str]) -> list[list[int]]:
         pieces: L > 0 strings.
 
     Returns:
-        For each piece the tokens on its part of the path, in order.
+        For each piece, the tokens on its part of the path, in order.
     """
     costs = _costs(
         [token.replace(" ", "") for token in tokens],
@@ -108,7 +104,7 @@ _INFINITE = 1 << 60
 
 
 def _costs(tokens: list[str], pieces: list[str]) -> Int[np.ndarray, "T L"]:
-    """Edit distances of all pairs; equal strings are compared once."""
+    """Edit distances of all pairs; equal pairs are computed once."""
     own_tokens = {text: index for index, text in enumerate(dict.fromkeys(tokens))}
     own_pieces = {text: index for index, text in enumerate(dict.fromkeys(pieces))}
     distances = process.cdist(

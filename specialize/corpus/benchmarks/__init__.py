@@ -1,1 +1,1 @@
-"""The benchmarks: a table of what is known about each, and one reader per module."""
+"""The benchmarks: a table of facts about each, and one reader per module."""

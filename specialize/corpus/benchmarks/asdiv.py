@@ -16,12 +16,12 @@ def read_asdiv(path: parsing.Path) -> list[Problem]:
         path: `ASDiv.xml`.
 
     Returns:
-        Problems with ids `asdiv-<ID>`. `answers` holds the gold as published, units
-        included; it is empty where the gold has no number (56 of 2,305).
+        Problems with ids `asdiv-<ID>`. `answers` holds the gold answer as published,
+        units included; it is empty if that has no number (56 of 2,305).
 
     Raises:
-        InputError: naming file and record: malformed, an element missing or empty, an
-            `ID` given twice.
+        InputError: the file is malformed, an element is missing or empty, or an `ID`
+            occurs twice. The message names file and record.
     """
     file = pathlib.Path(path)
     try:
@@ -37,7 +37,7 @@ def read_asdiv(path: parsing.Path) -> list[Problem]:
         identity = (element.get("ID") or "").strip()
         where = f"{file}#{identity or index}"
         if not identity:
-            raise InputError(f"{where}: a <Problem> without an ID.")
+            raise InputError(f"{where}: a <Problem> has no ID.")
         parts: dict[str, str] = {}
         for name in ("Body", "Question", "Answer"):
             parts[name] = (element.findtext(name) or "").strip()
@@ -52,5 +52,4 @@ def read_asdiv(path: parsing.Path) -> list[Problem]:
                 source=where,
             )
         )
-    parsing.require_distinct(problems, lambda problem: problem.id, "the ID")
-    return parsing.require_some(problems, file)
+    return parsing.checked(problems, file, "the ID")

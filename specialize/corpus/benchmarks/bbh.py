@@ -47,14 +47,14 @@ def read_bbh(path: parsing.Path) -> list[Problem]:
     """Reads one task of BIG-Bench Hard, or a file of the same layout.
 
     Args:
-        path: `<task>.json`. A record may carry its own `id`.
+        path: `<task>.json`. A record may have its own `id`.
 
     Returns:
         Problems with ids `bbh-<file stem>-<id or index>`; `answers` is `(target,)`.
 
     Raises:
-        InputError: naming file and record: malformed, a field missing, an id given
-            twice.
+        InputError: the file is malformed, a field is missing, or an id occurs twice.
+            The message names file and record.
     """
     file = pathlib.Path(path)
     value = parsing.read_json(file)
@@ -67,9 +67,7 @@ def read_bbh(path: parsing.Path) -> list[Problem]:
     examples = cast(dict[str, Any], value)["examples"]
     for index, record in enumerate(parsing.json_list(examples, file)):
         where = f"{file}#{index}"
-        identity = (
-            parsing.identity(record, "id", where) if "id" in record else str(index)
-        )
+        identity = parsing.identity({"id": index, **record}, "id", where)
         problems.append(
             Problem(
                 id=f"bbh-{file.stem}-{identity}",
@@ -78,5 +76,4 @@ def read_bbh(path: parsing.Path) -> list[Problem]:
                 source=where,
             )
         )
-    parsing.require_distinct(problems, lambda problem: problem.id, "'id'")
-    return parsing.require_some(problems, file)
+    return parsing.checked(problems, file, "'id'")

@@ -12,7 +12,7 @@ _CALCULATOR_MARK = re.compile(r"<<.*?>>")
 
 
 def read_gsm8k(path: parsing.Path) -> list[Problem]:
-    r"""Reads GSM8K: one JSON object a line.
+    """Reads GSM8K: one JSON object per line.
 
     Args:
         path: `train.jsonl`, `test.jsonl` or a file of the same layout.
@@ -22,8 +22,9 @@ def read_gsm8k(path: parsing.Path) -> list[Problem]:
         solution without `<<48/2=24>>` marks and without `#### 24`.
 
     Raises:
-        InputError: naming file and line: not readable, not JSON, a field missing or
-            not text, no "####" with a number behind it, a question given twice.
+        InputError: the file is not readable or not JSON, a field is missing or not
+            text, "####" and a number do not end the answer, or a question occurs
+            twice. The message names file and line.
     """
     file = pathlib.Path(path)
     problems: list[Problem] = []
@@ -47,5 +48,4 @@ def read_gsm8k(path: parsing.Path) -> list[Problem]:
                 source=where,
             )
         )
-    parsing.require_distinct(problems, lambda problem: problem.question, "the question")
-    return parsing.require_some(problems, file)
+    return parsing.checked(problems, file, "the question", key="question")

@@ -19,8 +19,8 @@ def read_multiarith(path: parsing.Path) -> list[Problem]:
         texts under different ids; they are kept.
 
     Raises:
-        InputError: naming file and record: malformed, a field missing, no number in
-            `lSolutions`, an `iIndex` given twice.
+        InputError: the file is malformed, a field is missing, `lSolutions` has no
+            number, or an `iIndex` occurs twice. The message names file and record.
     """
     file = pathlib.Path(path)
     problems: list[Problem] = []
@@ -42,5 +42,4 @@ def read_multiarith(path: parsing.Path) -> list[Problem]:
                 source=where,
             )
         )
-    parsing.require_distinct(problems, lambda problem: problem.id, "'iIndex'")
-    return parsing.require_some(problems, file)
+    return parsing.checked(problems, file, "'iIndex'")

@@ -1,13 +1,13 @@
 """Strict reading of benchmark files: what all readers share.
 
-A file that is not what it should be ends with one `InputError` that names the file
-and the line or record; nothing is skipped in silence.
+A malformed file ends in one `InputError` that names the file and the line or record;
+nothing is skipped silently.
 """
 
 import json
 import os
 import pathlib
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 from specialize.corpus.records import Problem
@@ -18,7 +18,7 @@ Path = str | os.PathLike[str]
 
 
 def read_text(file: pathlib.Path) -> str:
-    """The text of a file that must be there and be UTF-8."""
+    """The text of a file that must exist and be UTF-8."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -58,7 +58,7 @@ def json_lines(file: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise InputError(
                 f"{file}:{number}: not JSON at column {error.colno} ({error.msg}). "
-                "Expected one JSON object a line."
+                "Expected one JSON object per line."
             ) from error
         yield number, _record(record, f"{file}:{number}")
 
@@ -82,7 +82,7 @@ def _record(value: Any, where: str) -> dict[str, Any]:
 
 
 def field(record: dict[str, Any], name: str, where: str) -> Any:
-    """A field that must be there."""
+    """A field that must be present."""
     if name not in record:
         raise InputError(f"{where}: no field {name!r}; it has {sorted(record)}.")
     return record[name]
@@ -114,23 +114,19 @@ def number(value: Any, name: str, where: str) -> str:
     return str(int(value)) if value == int(value) else repr(value)
 
 
-def require_distinct(
-    problems: Iterable[Problem], key: Callable[[Problem], Hashable], what: str
-) -> None:
-    """Refuses two problems with equal keys; `what` names the key in the message."""
-    seen: dict[Hashable, str] = {}
+def checked(
+    problems: list[Problem], file: pathlib.Path, what: str, *, key: str = "id"
+) -> list[Problem]:
+    """Refuses a file with no problem, or with two of one `key`, called `what`."""
+    seen: dict[str, str] = {}
     for problem in problems:
-        identity = key(problem)
-        if identity in seen:
+        value = getattr(problem, key)
+        if value in seen:
             raise InputError(
-                f"{problem.source}: {what} was already given at {seen[identity]}. "
+                f"{problem.source}: {what} was already given at {seen[value]}. "
                 "Every record must be there once; remove one of them."
             )
-        seen[identity] = problem.source
-
-
-def require_some(problems: list[Problem], file: pathlib.Path) -> list[Problem]:
-    """Refuses a file without problems."""
+        seen[value] = problem.source
     if not problems:
         raise InputError(f"{file} holds no problem. Name a file with at least one.")
     return problems

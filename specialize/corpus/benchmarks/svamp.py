@@ -13,12 +13,12 @@ def read_svamp(path: parsing.Path) -> list[Problem]:
         path: `SVAMP.json`.
 
     Returns:
-        Problems with ids `svamp-<ID>`. 358 bodies end without a stop; they get one,
-        so that body and question are two sentences.
+        Problems with ids `svamp-<ID>`. 358 bodies end without a full stop; they get
+        one, so that body and question are two sentences.
 
     Raises:
-        InputError: naming file and record: malformed, a field missing, no number in
-            `Answer`, an `ID` given twice.
+        InputError: the file is malformed, a field is missing, `Answer` has no number,
+            or an `ID` occurs twice. The message names file and record.
     """
     file = pathlib.Path(path)
     problems: list[Problem] = []
@@ -26,17 +26,13 @@ def read_svamp(path: parsing.Path) -> list[Problem]:
         where = f"{file}#{index}"
         body = parsing.text(record, "Body", where)
         stop = "" if body.endswith((".", "?", "!", ",", ";", ":")) else "."
+        gold = parsing.field(record, "Answer", where)
         problems.append(
             Problem(
                 id=f"svamp-{parsing.identity(record, 'ID', where)}",
                 question=f"{body}{stop} {parsing.text(record, 'Question', where)}",
-                answers=(
-                    parsing.number(
-                        parsing.field(record, "Answer", where), "Answer", where
-                    ),
-                ),
+                answers=(parsing.number(gold, "Answer", where),),
                 source=where,
             )
         )
-    parsing.require_distinct(problems, lambda problem: problem.id, "the ID")
-    return parsing.require_some(problems, file)
+    return parsing.checked(problems, file, "the ID")

@@ -1,10 +1,9 @@
-"""The table of benchmarks: every fact about a benchmark is in its entry here.
+"""The table of benchmarks: its entries hold every fact about each benchmark.
 
 Importing the table is quick, so that command lines can offer the names; a reader is
-imported when it reads. Answers stay text as published ("1,080", "5 (ft); 7 (ft)"); the
-judge knows what they mean. A gold answer without a number (56 of ASDiv's) gives a
-problem without answers, so that no prediction can be right and a table can state the
-ceiling.
+imported when it reads. Answers stay text as published ("1,080", "5 (ft); 7 (ft)"),
+which the judge understands. A gold answer without a number (56 of ASDiv's) gives a
+problem without answers: no prediction can be right, and a table can state the ceiling.
 """
 
 import dataclasses
@@ -25,14 +24,14 @@ class Benchmark:
     """One benchmark as its owners publish it.
 
     Attributes:
-        name: in options, suites and ids. The reader is `read_<name>` in the module
-            `<name>` beside this one.
-        test_file: the questions, as a path in a benchmarks folder. "{task}" is the
-            name of a task, where every task has its own file.
-        answer_type: the kind of final answer, or None where it depends on the task.
+        name: name in options, suites and ids. The reader is `read_<name>` in the
+            module `<name>` beside this one.
+        test_file: path of the questions in a benchmarks folder. "{task}" is replaced
+            by the name of the task if every task has its own file.
+        answer_type: the kind of final answer, or None if it depends on the task.
         validation: (a, b): a of b questions of the test file are the validation split.
-        licence: as the owners state it.
-        train_file: solved problems, which demonstrations are drawn from.
+        licence: the licence as the owners state it.
+        train_file: solved problems, from which demonstrations are drawn.
         prompt_file: the owners' prompt of a task.
     """
 
@@ -48,7 +47,7 @@ class Benchmark:
         """Reads a file of this benchmark's layout.
 
         Raises:
-            InputError: naming the file and the line or record that is at fault.
+            InputError: naming the file and the invalid line or record.
         """
         module = importlib.import_module(f"{__package__}.{self.name}")
         return getattr(module, f"read_{self.name}")(path)
@@ -96,8 +95,8 @@ BENCHMARKS = {
         ),
     )
 }
-# The mathematical benchmarks, and those of them that are out of distribution for a
-# student of GSM8K, whose mean accuracy is M-A-S.
+# The mathematical benchmarks, and those that are out of distribution for a student of
+# GSM8K, whose mean accuracy is M-A-S.
 MATH = ("gsm8k", "multiarith", "asdiv", "svamp")
 MAS = ("multiarith", "asdiv", "svamp")
 
