@@ -1,22 +1,22 @@
 r"""Files of teacher completions -> `Completion`, and back.
 
-Two layouts are read, both as JSON lines (one object a line, optionally gzipped) or as
+Two layouts are read, both as JSON lines (one object per line, optionally gzipped) or as
 one JSON object in a file:
 
 * our export, which is OpenAI's completions layout with the question's id beside it:
   `{"problem_id" | "question", "sample", "text", "tokens": ["If", ...],
   "token_logprobs": [-2.3, ...], "top_logprobs": [{"If": -2.3, ...} | [["If", -2.3],
   ...], ...], "finish_reason"}`. A token that is not valid UTF-8 by itself is written
-  as OpenAI writes it, `"bytes:\\xe2\\x80"`. `tokens` may be absent: then the teacher
+  as OpenAI writes it, `"bytes:\\xe2\\x80"`. `tokens` may be missing: then the teacher
   reports no probabilities.
 * the dump of the paper's notebooks: `{"question": "Question 0: ...\n", "samples":
   [{"text", "steps": [[[token, probability], ...], ...]}]}`; entry 0 of a step is the
-  sampled token, the others are what the API reported. There the teacher's prompt ended
+  sampled token, the others are what the API reported. The teacher's prompt ended in
   "Let's think step by", so the first two tokens finish it, and generation stopped
-  behind an empty line.
+  after an empty line.
 
-A malformed line is an `InputError` with file and line; a sample that is merely poor
-gets a reason (`Rejection`), which the funnel counts.
+A malformed line is an `InputError` with file and line. A sample that cannot be used
+gets a `rejection`, which the funnel counts.
 """
 
 import dataclasses
@@ -48,8 +48,8 @@ class Sample(NamedTuple):
     """One completion of a file, ready to be verified, or the reason why it is not.
 
     Attributes:
-        completion: its text and tokens, without what belongs to the prompt or to the
-            way generation stopped. The tokens spell the text.
+        completion: its text and tokens, without those that belong to the prompt or to
+            the end of generation. The tokens spell the text.
         where: "file:line" or "file:line#sample", for messages.
         rejection: why the sample cannot be used, or None.
     """
@@ -60,7 +60,7 @@ class Sample(NamedTuple):
 
 
 class Questions:
-    """Finds the problem a completion answers, by id or by the question's text."""
+    """Finds the problem that a completion answers, by id or by the question's text."""
 
     def __init__(self, problems: Sequence[Problem]):
         self._by_id = {problem.id: problem for problem in problems}
@@ -68,18 +68,14 @@ class Questions:
         self._source = problems[0].source.rpartition(":")[0] if problems else ""
 
     def get(self, identity: str, where: str) -> Problem:
-        """The problem of this id.
-
-        Raises:
-            InputError: there is none.
-        """
+        """The problem with this id; otherwise as `find`."""
         return self.find({"problem_id": identity}, where)
 
     def find(self, record: Mapping[str, Any], where: str) -> Problem:
         """The problem that `problem_id`, or else `question`, names.
 
         Raises:
-            InputError: the record names none, or one that is not there.
+            InputError: the record names no problem, or an unknown one.
         """
         identity, question = record.get("problem_id"), record.get("question")
         if identity is None and not isinstance(question, str):
@@ -111,14 +107,14 @@ def parse_line(
         line: one object of a file.
         questions: the problems that are answered.
         with_tokens: False leaves the tokens out, which is many times faster; texts
-            and rejections are the same, and probabilities are not looked at.
+            and rejections are the same, and probabilities are not checked.
 
     Returns:
-        One sample for an export's line, all of them for a dump.
+        One sample for a line of an export, all of them for a dump.
 
     Raises:
-        InputError: not JSON, a field missing or of another type, an unknown problem,
-            a probability that is NaN or above 1.
+        InputError: the line is not JSON, a field is missing or has another type, the
+            problem is unknown, or a probability is NaN or above 1.
     """
     record = parse_object(line)
     problem = questions.find(record, line.where)
@@ -132,14 +128,7 @@ def parse_line(
 
 
 def read_completions(path: Path, problems: Sequence[Problem]) -> Iterator[Sample]:
-    """Yields every completion of a file, in order.
-
-    Args:
-        path: see the module's description.
-        problems: the problems that are answered.
-
-    Yields:
-        Samples, poor ones with their `rejection`.
+    """Yields every completion of a file, in order; unusable ones have a `rejection`.
 
     Raises:
         InputError: as `read_lines` and `parse_line`.
@@ -152,7 +141,7 @@ def read_completions(path: Path, problems: Sequence[Problem]) -> Iterator[Sample
 def completion_to_json(completion: Completion) -> dict[str, Any]:
     """One line of our export; `parse_line` reads it back exactly.
 
-    An impossible token's log-probability (-inf) is written as null.
+    The log-probability of an impossible token (-inf) is written as null.
     """
     record: dict[str, Any] = {
         "problem_id": completion.problem_id,
@@ -171,14 +160,10 @@ def completion_to_json(completion: Completion) -> dict[str, Any]:
 
 
 def write_completions(path: Path, completions: Iterable[Completion]) -> int:
-    """Writes an export atomically, gzipped where `path` ends in `.gz`.
-
-    Args:
-        path: the file to write.
-        completions: in the order to write them.
+    """Writes an export atomically, gzipped if `path` ends in `.gz`.
 
     Returns:
-        How many were written.
+        Number of completions that were written.
     """
     count = 0
     with staged_lines(path) as stream:
@@ -215,7 +200,7 @@ def _joined(tokens: Any) -> str | None:
     try:
         return "".join(tokens)
     except TypeError:
-        return None  # malformed: the slow way says how
+        return None  # malformed: reading all tokens says how
 
 
 def _export_tokens(record: dict[str, Any], where: str) -> tuple[TeacherToken, ...]:
@@ -225,7 +210,7 @@ def _export_tokens(record: dict[str, Any], where: str) -> tuple[TeacherToken, ..
     if not len(tokens) == len(logprobs) == len(tops):
         raise InputError(
             f"{where}: {len(tokens)} tokens, {len(logprobs)} token_logprobs and "
-            f"{len(tops)} top_logprobs; expected as many of each."
+            f"{len(tops)} top_logprobs; expected equal numbers."
         )
     read: list[TeacherToken] = []
     for index, (token, logprob, top) in enumerate(
@@ -234,14 +219,8 @@ def _export_tokens(record: dict[str, Any], where: str) -> tuple[TeacherToken, ..
         place = f"{where}, token {index}"
         if not isinstance(token, str):
             raise InputError(f"{place}: the token is {token!r}, expected text.")
-        read.append(
-            teacher_token(
-                token_bytes(token),
-                _number(logprob, place),
-                _pairs(top, place),
-                place,
-            )
-        )
+        value = _number(logprob, place)
+        read.append(teacher_token(token_bytes(token), value, _pairs(top, place), place))
     return tuple(read)
 
 
@@ -318,7 +297,7 @@ def _dump_token(step: Any, where: str) -> TeacherToken:
 
 
 def _trimmed(completion: Completion, tokens: tuple[TeacherToken, ...]) -> Completion:
-    """Without the white space tokens around it, which no student piece carries."""
+    """Drops the whitespace tokens at both ends, which belong to no student piece."""
     begin, end = 0, len(tokens)
     while begin < end and not tokens[begin].token.strip():
         begin += 1
@@ -339,7 +318,7 @@ def _text(record: Mapping[str, Any], where: str) -> str:
     except UnicodeEncodeError as error:
         raise InputError(
             f"{where}: 'text' holds half of a surrogate pair at character "
-            f"{error.start}, which is no Unicode text. Mend or drop the line."
+            f"{error.start}, which is not Unicode. Correct or remove the line."
         ) from error
     return text
 

@@ -1,4 +1,4 @@
-"""Files of JSON objects, one a line, gzipped or not."""
+"""Files with one JSON object per line, gzipped or not."""
 
 import contextlib
 import gzip
@@ -20,7 +20,7 @@ class Line(NamedTuple):
 
     Attributes:
         where: "file:line" (or the file alone), for messages.
-        data: its UTF-8 bytes.
+        data: the object as UTF-8.
     """
 
     where: str
@@ -34,10 +34,10 @@ def read_lines(path: Path) -> Iterator[Line]:
         path: JSON lines (`.gz` too), or a file that is one JSON object.
 
     Yields:
-        One `Line` an object; empty lines are skipped.
+        One `Line` per object; empty lines are skipped.
 
     Raises:
-        InputError: the file is absent, unreadable or empty.
+        InputError: the file is missing, unreadable or empty.
     """
     file = pathlib.Path(path)
     some = False
@@ -49,7 +49,7 @@ def read_lines(path: Path) -> Iterator[Line]:
                 if _is_object(first + rest):
                     yield Line(str(file), first + rest)
                     return
-                # Not one object either: let the reader of the line say what is wrong.
+                # Not one object either: the parser of the line says what is wrong.
                 parse_object(Line(f"{file}:1", first))
             number = 1
             while first:
@@ -77,7 +77,7 @@ def parse_object(line: Line) -> dict[str, Any]:
     """The JSON object of a line.
 
     Raises:
-        InputError: not JSON, or not an object.
+        InputError: the line is not JSON, or not an object.
     """
     try:
         value = json.loads(line.data)
@@ -86,7 +86,7 @@ def parse_object(line: Line) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise InputError(
             f"{line.where}: not JSON at column {error.colno} ({error.msg}). Expected "
-            "one JSON object a line; a cut last line comes from a copy that was cut."
+            "one JSON object per line; a cut last line comes from a copy that was cut."
         ) from error
     if not isinstance(value, dict):
         raise InputError(
@@ -96,16 +96,10 @@ def parse_object(line: Line) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def staged_lines(
-    path: Path,
-) -> Generator[gzip.GzipFile | io.BufferedWriter]:
-    """A file of lines that is written whole or not at all.
+def staged_lines(path: Path) -> Generator[gzip.GzipFile | io.BufferedWriter]:
+    """A stream for the bytes of a file that is written completely or not at all.
 
-    Args:
-        path: the file; gzipped where it ends in `.gz`, equal lines to equal bytes.
-
-    Yields:
-        A stream for bytes.
+    The file is gzipped if `path` ends in `.gz`; equal lines give equal bytes.
     """
     with outputs.staged_file(path) as staged:
         if pathlib.Path(path).suffix == ".gz":

@@ -10,21 +10,21 @@ from specialize.corpus.storage.shards import open_corpus, read_shards
 
 
 class Corpus:
-    """The records of a corpus folder, read as they are asked for.
+    """The records of a corpus folder, read while they are iterated over.
 
     Iterating yields `DistillRecord`s: texts, student ids [S] and [L], and the teacher's
     rows as arrays (`target.teacher_ids` [L K], `target.teacher_logprobs` [L K] in nats,
     `target.tail` [L]).
 
     Args:
-        folder: what `specialize corpus build` wrote.
+        folder: a folder that `specialize corpus build` wrote.
 
     Attributes:
         folder: the folder.
         manifest: fingerprint, counts, funnel and card of the corpus.
 
     Raises:
-        InputError: the folder is no corpus, or a shard is missing or damaged.
+        InputError: the folder is not a corpus, or a shard is missing or damaged.
 
     Example:
         >>> corpus = specialize.Corpus("runs/corpus")

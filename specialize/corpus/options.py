@@ -28,10 +28,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add(
-    commands: Commands,
-    name: str,
-    run: Command,
-    help: str,
+    commands: Commands, name: str, run: Command, help: str
 ) -> argparse.ArgumentParser:
     """Adds a sub-command that calls `run`."""
     parser = commands.add_parser(
@@ -45,20 +42,20 @@ def add(
 
 
 def add_problems(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Where the questions are."""
+    """Adds the file of the questions."""
     parser.add_argument(
-        "--problems", required=required, metavar="FILE", help="the benchmark's own file"
+        "--problems", required=required, metavar="FILE", help="the benchmark file"
     )
     parser.add_argument(
         "--dataset",
         default="gsm8k",
         choices=tuple(BENCHMARKS),
-        help="whose layout the problem file has",
+        help="benchmark whose layout the problem file has",
     )
 
 
 def add_completions(parser: argparse.ArgumentParser) -> None:
-    """Where the completions are."""
+    """Adds the files of the completions."""
     parser.add_argument(
         "--completions",
         nargs="+",
@@ -68,12 +65,12 @@ def add_completions(parser: argparse.ArgumentParser) -> None:
         help="files of teacher completions (exports or notebook dumps)",
     )
     parser.add_argument(
-        "--teacher", default=None, help="who wrote them; default: what their cards say"
+        "--teacher", default=None, help="name of the teacher; default: from their cards"
     )
 
 
 def add_no_rationales(parser: argparse.ArgumentParser) -> None:
-    """Whether human rationales are samples."""
+    """Adds `--no_rationales`."""
     parser.add_argument(
         "--no_rationales", action="store_true", help="leave the human rationales out"
     )
@@ -91,33 +88,33 @@ def sources(arguments: argparse.Namespace) -> Sources:
 
 
 def add_asking(parser: argparse.ArgumentParser) -> None:
-    """What every teacher is asked, and where its answers go."""
+    """Adds the options of every teacher: what it is asked, where responses go."""
     parser.add_argument(
-        "--responses", required=True, metavar="FILE", help="the database of answers"
+        "--responses", required=True, metavar="FILE", help="the response database"
     )
     parser.add_argument(
         "--prompt",
         default=None,
         metavar="FILE",
-        help="text before each question, such as demonstrations",
+        help="prompt prefix: text before each question, such as demonstrations",
     )
     parser.add_argument(
-        "--limit", type=count, default=None, help="first N questions only"
+        "--limit", type=count, default=None, help="ask only the first N questions"
     )
     parser.add_argument(
-        "--n", type=int, default=SamplingSpec.samples, help="samples of every question"
+        "--n", type=int, default=SamplingSpec.samples, help="samples per question"
     )
     parser.add_argument(
         "--max_n",
         type=int,
         default=None,
-        help="up to this many of a question without a right one so far",
+        help="most samples of a question that has no right one yet",
     )
     parser.add_argument(
         "--n_per_request",
         type=int,
         default=SamplingSpec.samples_per_request,
-        help="samples in one request",
+        help="samples per request",
     )
     parser.add_argument(
         "--top_logprobs",
@@ -141,7 +138,7 @@ def sampling(arguments: argparse.Namespace) -> SamplingSpec:
 
 
 def add_judging(parser: argparse.ArgumentParser) -> None:
-    """How samples are judged and which stay."""
+    """Adds the options that say which samples are kept."""
     group = parser.add_argument_group("verification")
     add_answer_type(group)
     group.add_argument(
@@ -149,14 +146,14 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SIMILARITY",
         default=None,
-        help="drop a question's later samples that are at least this similar (0 to 1)",
+        help="reject samples that are this similar to an earlier one (0 to 1)",
     )
     group.add_argument(
         "--max_samples",
         type=int,
         metavar="N",
         default=None,
-        help="keep at most N right samples a question",
+        help="keep at most N right samples per question",
     )
 
 
@@ -168,18 +165,18 @@ def acceptance(arguments: argparse.Namespace) -> AcceptanceSpec:
 
 
 def add_answer_type(group: "argparse._ArgumentGroup") -> None:
-    """How answers are read."""
+    """Adds the options of the judge."""
     group.add_argument(
         "--answer_type",
         default="number",
         choices=ANSWER_TYPES,
-        help="what kind of answer the questions have",
+        help="kind of final answer of the questions",
     )
     group.add_argument(
         "--rule",
         default="exact",
         choices=JUDGES,
-        help="how answers are read: ours, or as the paper's code does",
+        help="the judge: exact (ours), or reference (as the paper's code)",
     )
 
 
@@ -189,7 +186,7 @@ def judging(arguments: argparse.Namespace) -> JudgeSpec:
 
 
 def add_alignment(parser: argparse.ArgumentParser) -> None:
-    """The student's vocabulary and what a row holds."""
+    """Adds the student's vocabulary and the options of the teacher rows."""
     group = parser.add_argument_group("alignment")
     group.add_argument(
         "--vocabulary",
@@ -201,7 +198,7 @@ def add_alignment(parser: argparse.ArgumentParser) -> None:
         "--rows",
         type=int,
         default=None,
-        help="rows of the student's embedding; default: the vocabulary rounded up to "
+        help="embedding rows of the student; default: the vocabulary rounded up to "
         "a multiple of 128 (32128 for T5)",
     )
     group.add_argument(
@@ -223,20 +220,20 @@ def alignment(arguments: argparse.Namespace) -> AlignmentSpec:
 
 
 def add_formats(parser: argparse.ArgumentParser) -> None:
-    """What is written."""
+    """Adds the options of the records."""
     group = parser.add_argument_group("formats")
     group.add_argument(
         "--formats",
         nargs="+",
         metavar="FORMAT",
         default=None,
-        help="which to write; default: all four",
+        help="prompt formats to write; default: all four",
     )
     group.add_argument(
         "--demonstrations",
         type=int,
         default=RecordsSpec.demonstrations,
-        help="in-context demonstrations",
+        help="demonstrations per in-context prompt",
     )
     group.add_argument(
         "--demonstrations_from",
@@ -245,7 +242,7 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
         help="GSM8K file to draw demonstrations from; default: the problems",
     )
     group.add_argument(
-        "--seed", type=int, default=RecordsSpec.seed, help="of the demonstrations"
+        "--seed", type=int, default=RecordsSpec.seed, help="seed of the draw"
     )
     group.add_argument(
         "--max_input_tokens", type=int, default=None, help="leave out longer inputs"
@@ -268,10 +265,10 @@ def records(arguments: argparse.Namespace) -> RecordsSpec:
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """Where a corpus goes."""
+    """Adds the options of the corpus folder."""
     parser.add_argument("--out", required=True, metavar="DIR", help="the corpus folder")
     parser.add_argument(
-        "--shards", type=int, default=FolderSpec.num_shards, help="files a format"
+        "--shards", type=int, default=FolderSpec.num_shards, help="files per format"
     )
     parser.add_argument(
         "--replace", action="store_true", help="replace an earlier corpus in DIR"
@@ -283,13 +280,8 @@ def folder(arguments: argparse.Namespace) -> FolderSpec:
     return FolderSpec(arguments.out, arguments.shards, arguments.replace)
 
 
-def one_file(text: str) -> list[str]:
-    """Reads the name of a file, as a list of one."""
-    return [text]
-
-
 def count(text: str) -> int:
-    """Reads a number of 1 or more."""
+    """Reads a whole number of 1 or more."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r}, expected 1 or more")
     return int(text)
@@ -309,17 +301,17 @@ def json_object(text: str) -> dict[str, object]:
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """How many work."""
+    """Adds `--processes`."""
     parser.add_argument(
         "--processes",
         type=count,
         default=None,
-        help="how many work; default: one a core. Does not change the result",
+        help="processes to use; default: one per core. Does not change the result",
     )
 
 
 def show(manifest: "Manifest") -> int:
-    """Prints the funnel of what was written."""
+    """Prints the funnel of a corpus that was written."""
     from specialize.corpus.storage.funnel import Funnel
     from specialize.progress import console
 

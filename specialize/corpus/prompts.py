@@ -12,9 +12,9 @@ q is the question, n the gold answer, r the human rationale or a teacher's text:
 A demonstration is `Q: {q}\nA: The answer is {n}\n\n`, or, for CoT,
 `Q: {q}\nLet's think step by step\n{r}\nThe answer is {n}\n\n`.
 
-These are the texts of Fu et al. (ICML 2023), except that nothing is cut out of a
-question, a question is never among its own demonstrations, and which demonstrations
-are drawn follows from a seed.
+These are the texts of Fu et al. (ICML 2023), except that questions are never cut, a
+question is never among its own demonstrations, and a seed determines which
+demonstrations are drawn.
 """
 
 import random
@@ -47,8 +47,8 @@ def render(
         (inputs, targets): encoder and decoder text.
 
     Raises:
-        InputError: the query or a demonstration lacks what the format needs: an
-            answer, or a rationale.
+        InputError: the query or a demonstration has no answer, or no rationale where
+            the format needs one.
     """
     inputs = render_inputs(format, problem.question, demonstrations)
     if format.endswith("_answer_only"):
@@ -61,19 +61,16 @@ def render(
 def render_inputs(
     format: str, question: str, demonstrations: Sequence[Problem] = ()
 ) -> str:
-    """Writes the encoder text alone, for questions whose answer is asked for.
+    """Writes the encoder text alone, for questions that a model is asked.
 
     Args:
         format: one of `FORMATS`.
         question: the query's text.
         demonstrations: solved problems, in order; empty for zero-shot formats.
 
-    Returns:
-        The encoder text.
-
     Raises:
         InputError: a demonstration lacks what the format needs.
-        ValueError: unknown format, or demonstrations do not fit it.
+        ValueError: the format is unknown, or the demonstrations do not fit it.
     """
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}, expected one of {FORMATS}")
@@ -104,24 +101,19 @@ def cot_target(rationale: str, answer: str) -> str:
 
 
 def draw_demonstrations(
-    pool: Sequence[Problem],
-    problem: Problem,
-    n: int = 4,
-    *,
-    seed: int,
-    draw: int = 0,
+    pool: Sequence[Problem], problem: Problem, n: int = 4, *, seed: int, draw: int = 0
 ) -> list[Problem]:
     """Draws demonstrations for one query.
 
-    The result depends on the pool, the query's id, `seed` and `draw` alone, so any
-    process can draw any record's demonstrations without having drawn the others.
+    The result depends only on the pool, the query's id, `seed` and `draw`, so every
+    process can draw the demonstrations of a record without drawing the others.
 
     Args:
         pool: solved problems to draw from.
         problem: the query. Neither it nor a problem with the same question (up to
-            white space) is drawn, whatever its id.
-        n: how many.
-        seed: of the corpus.
+            whitespace) is drawn, whatever its id.
+        n: number of demonstrations.
+        seed: random seed of the corpus.
         draw: number of the draw for this query, for example the sample's number.
 
     Returns:
@@ -150,15 +142,14 @@ def draw_demonstrations(
 
 
 def teacher_prompt(prompt_prefix: str, question: str) -> str:
-    """What a completion teacher reads: the prompt prefix, then the question.
+    """The prompt of a completion teacher: the prompt prefix, then the question.
+
+    The teacher continues it with a line break and its first step.
 
     Args:
-        prompt_prefix: demonstrations, each "Question: ...", "Let's think step by
-            step", lines, "The answer is ..." and a blank line between two.
+        prompt_prefix: demonstrations with a blank line between them: "Question: ...",
+            "Let's think step by step", the reasoning and "The answer is ...".
         question: the query's text.
-
-    Returns:
-        The prompt; the teacher continues with a line break and its first step.
     """
     prefix = prompt_prefix.rstrip("\n")
     opening = f"{prefix}\n\n" if prefix else ""
@@ -189,7 +180,7 @@ def _normalised(question: str) -> str:
 
 
 def _shuffled(count: int, rng: random.Random) -> Iterator[int]:
-    """A random order of range(count), in O(1) for each index taken (Fisher-Yates)."""
+    """The numbers below `count` in random order, O(1) for each (Fisher-Yates)."""
     moved: dict[int, int] = {}
     for last in range(count - 1, -1, -1):
         chosen = rng.randrange(last + 1)

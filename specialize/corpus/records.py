@@ -1,4 +1,4 @@
-"""What travels through the corpus: typed records and the fingerprint they share."""
+"""The records of the corpus, and the fingerprint that they share."""
 
 import dataclasses
 import hashlib
@@ -16,8 +16,8 @@ from specialize.errors import InputError
 # evaluation).
 FORMAT_IDS = {name: index for index, name in enumerate(FORMATS, start=1)}
 
-# Probabilities arrive rounded (the paper's to 4 decimals, others as bfloat16); a sum
-# may exceed 1 by this much. It is then scaled down to 1.
+# Probabilities arrive rounded (the paper's to 4 decimals, others as bfloat16). A sum
+# may exceed 1 by this much; it is then scaled down to 1.
 PROBABILITY_SLACK = 1e-2
 
 
@@ -28,8 +28,8 @@ class Problem:
     Attributes:
         id: unique within its file, for example "gsm8k-train-17".
         question: the text, stripped.
-        answers: accepted final answers as text; several where gold has several, none
-            where gold has no usable answer.
+        answers: accepted final answers as text: several if the benchmark gives
+            several, none if it has no usable answer.
         rationale: the human solution without calculator marks, or None.
         source: "file:line" or "file#record", for messages.
     """
@@ -43,13 +43,13 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TeacherToken:
-    """One sampled teacher token and the alternatives the teacher reported.
+    """One sampled teacher token and the alternatives that the teacher reported.
 
     Attributes:
         token: UTF-8 bytes; a byte-level tokenizer may split a character.
         logprob: natural logarithm of its probability.
         top: (bytes, logprob) alternatives, most probable first, each token once,
-            the sampled one included.
+            including the sampled one.
     """
 
     token: bytes
@@ -59,15 +59,15 @@ class TeacherToken:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Completion:
-    """One sampled answer of a teacher.
+    """One text that a teacher generated.
 
     Attributes:
-        problem_id: the `Problem` it answers.
+        problem_id: id of the `Problem` that it answers.
         sample: number of the sample, 0-based, unique within the problem.
         text: the whole text as the teacher returned it.
-        tokens: its tokens with alternatives; None where the teacher reports none
-            (human rationales), which makes every position one-hot.
-        finish_reason: "stop", "length" or what the server said.
+        tokens: its tokens with alternatives; None if the teacher reports none (human
+            rationales), which makes every position one-hot.
+        finish_reason: "stop", "length" or what the server sent.
     """
 
     problem_id: str
@@ -79,14 +79,14 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class AlignedTarget:
-    """A target in student tokens with a sparse teacher distribution a position.
+    """A target in student tokens with one sparse teacher row per position.
 
     Attributes:
         ids: student ids, EOS last.
-        teacher_ids: K ids a position, most probable first; unused slots hold 0.
-        teacher_logprobs: natural logarithms; unused slots hold -inf.
-        tail: probability not on the K ids, computed before rounding.
-        origin: why a position is as it is: an index into `ORIGINS`.
+        teacher_ids: K ids per position, most probable first; unused entries hold 0.
+        teacher_logprobs: natural logarithms; unused entries hold -inf.
+        tail: probability that is not on the K ids, computed before rounding.
+        origin: why a position is soft or one-hot: an index into `ORIGINS`.
     """
 
     ids: Int[np.ndarray, " L"]
@@ -96,7 +96,7 @@ class AlignedTarget:
     origin: Int[np.ndarray, " L"]
 
 
-# Why a target position holds what it holds. Index 0 is soft; the others are one-hot.
+# Why a target position is soft (index 0) or one-hot (all others).
 ORIGINS = (
     "soft",
     "no_distribution",  # the teacher reports none (human rationale, answer-only)
@@ -135,15 +135,15 @@ class DistillRecord:
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """Everything that must agree before two parts of a run may meet.
+    """Everything that must be equal before two parts of a run may be combined.
 
     Attributes:
         vocabulary_sha256: digest of the SentencePiece model file.
         vocabulary_rows: rows of the student's embedding (32128 for T5).
         k: number of entries that a teacher row has room for.
-        teacher: who answered, for example "human" or "code-davinci-002".
+        teacher: name of the teacher, for example "human" or "code-davinci-002".
         alignment: "bytes" or "dtw".
-        prompt_sha256: digest of the prompt the teacher saw ("" where there is none).
+        prompt_sha256: digest of the teacher's prompt prefix ("" if there is none).
         sampling: temperature, top_p, seed, n and logprob convention, as JSON values.
         demonstrations: number and seed of in-context demonstrations.
         record_version: layout of the records on disk.
@@ -165,14 +165,11 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, value: dict[str, Any], where: str) -> "Fingerprint":
-        """Reads what `to_json` wrote.
-
-        Args:
-            value: the parsed object.
-            where: the file, for the message.
+        """Reads the object that `to_json` wrote; `where` names its file in messages.
 
         Raises:
-            InputError: fields are missing or unknown, or records of another version.
+            InputError: fields are missing or unknown, or the records have another
+                version.
         """
         versions.CORPUS.check(value.get("record_version", 1), where)
         known = {field.name for field in dataclasses.fields(cls)}
@@ -198,8 +195,8 @@ class Fingerprint:
         """Refuses a corpus that does not fit.
 
         Args:
-            where: the file or folder this fingerprint came from.
-            **expected: fields and the values they must have.
+            where: the file or folder of this fingerprint.
+            **expected: fields and the values that they must have.
 
         Raises:
             InputError: naming every field that differs, with both values.

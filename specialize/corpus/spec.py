@@ -1,6 +1,6 @@
 """Specifications of a corpus: its sources, acceptance, alignment, records and folder.
 
-`verify`, `align`, `write` and `build` take the same ones. They are light, so that
+`verify`, `align`, `write` and `build` take the same ones. The module is light, so that
 command lines read their defaults here.
 """
 

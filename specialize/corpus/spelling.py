@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from specialize.corpus.records import PROBABILITY_SLACK, TeacherToken
 from specialize.errors import InputError
 
-# Below this is -9999 and the like, which servers write for "cannot be sampled".
+# Servers write values below this, such as -9999, for "cannot be sampled".
 IMPOSSIBLE = -1000.0
 
 _BYTES_TOKEN = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)", re.IGNORECASE)
@@ -22,11 +22,11 @@ def token_text(token: bytes) -> str:
     r"""A token's bytes as OpenAI's API writes them: text, or `bytes:\xe2\x80`."""
     try:
         text = token.decode()
+        if not _BYTES_TOKEN.fullmatch(text):  # a token may look like `bytes:...` itself
+            return text
     except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)
-    if _BYTES_TOKEN.fullmatch(text):  # not lossy even for a token that looks like that
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)
-    return text
+        pass
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)
 
 
 def token_bytes(text: str) -> bytes:
@@ -48,12 +48,12 @@ def teacher_token(
 
     Args:
         token: the sampled token.
-        logprob: its natural logarithm; -inf where it was rounded to 0.
-        alternatives: what the teacher reported, in any order, the sampled one among
-            them or not. A token that is listed twice with one value is one entry;
-            with two values they are two tokens of the teacher that read the same, and
+        logprob: natural logarithm of its probability; -inf if that was rounded to 0.
+        alternatives: what the teacher reported, in any order, with or without the
+            sampled token. A token that is listed twice with one value is one entry.
+            With two values it is two tokens of the teacher that read the same, and
             their probabilities are added.
-        where: for messages.
+        where: name of the token in messages.
 
     Raises:
         InputError: a value is NaN or positive, or together they exceed 1.
@@ -95,22 +95,20 @@ def _by_probability(option: tuple[bytes, float]) -> tuple[float, bytes]:
 
 
 def spell(text: str, tokens: Sequence[TeacherToken]) -> tuple[TeacherToken, ...] | None:
-    """Makes the tokens spell the text, or says that they do not.
+    """Makes the tokens spell the text, or returns None.
 
-    Tokens behind the end of the text (an end-of-sequence mark, a stop string the
+    Tokens after the end of the text (an end-of-sequence mark, a stop string that the
     server cut) are dropped. A server that reports parts of a character as U+FFFD
-    (vLLM) or as nothing (llama-cpp-python) has lost their bytes: such a run of tokens
-    becomes one token, the characters that stand there in the text, whose probability
-    is the run's by the chain rule and whose alternatives are those of its first token,
-    as far as they are known.
+    (vLLM) or as nothing (llama-cpp-python) has lost their bytes. Such a run of tokens
+    becomes one token: the characters at its place in the text. Its probability is the
+    run's by the chain rule, and its alternatives are the known ones of its first token.
 
     Args:
-        text: what the teacher answered.
-        tokens: what it says it sampled.
+        text: the text that the teacher returned.
+        tokens: the tokens that it reported.
 
     Returns:
-        The tokens, or None where they cannot be made to spell the text, or can in
-        several ways.
+        The tokens, or None if they cannot spell the text, or can in several ways.
     """
     data = text.encode("utf-8", "surrogatepass")
     kept = _covering(tokens, data)
@@ -125,7 +123,7 @@ def spell(text: str, tokens: Sequence[TeacherToken]) -> tuple[TeacherToken, ...]
 
 
 def _same_beginning(text: str, tokens: Sequence[TeacherToken]) -> list[TeacherToken]:
-    """The tokens with the white space at the beginning of the text.
+    """The tokens with the whitespace at the beginning of the text.
 
     Chat servers strip it from the text, and tokenizers that put a space before the
     first word strip it from the token.
@@ -160,9 +158,9 @@ def _covering(
             rest = data[position:]
             if not position or not token.token.startswith(rest):
                 return None
-            # A stop string was cut off inside this token. White space behind the text
-            # does no harm; of anything else only the probability of what stands in
-            # the text is known, as a lower bound.
+            # A stop string was cut off inside this token. Whitespace after the text is
+            # harmless. Otherwise only a lower bound of the probability is known: that
+            # of the whole token.
             if not token.token[len(rest) :].strip():
                 return tuple(tokens[: index + 1])
             last = dataclasses.replace(token, token=rest, top=((rest, token.logprob),))
@@ -174,7 +172,7 @@ def _covering(
 def _merge_lost(
     text: str, tokens: Sequence[TeacherToken]
 ) -> tuple[TeacherToken, ...] | None:
-    """The tokens where every run of lost ones is what it must have written."""
+    """The tokens, with every run of lost ones replaced by what it must have written."""
     runs = [(lost, list(run)) for lost, run in itertools.groupby(tokens, key=_is_lost)]
     try:
         places = _only_places(text, [_elements(run) for _, run in runs])
@@ -193,7 +191,7 @@ def _merge_lost(
             merged.extend(run)  # marks that write nothing
         else:
             logprob = sum(token.logprob for token in run)
-            # What is empty or replaced is not known.
+            # Alternatives that are empty or replaced are unknown.
             others = [
                 (other, value)
                 for other, value in run[0].top
@@ -205,7 +203,7 @@ def _merge_lost(
 
 
 def _elements(run: Sequence[TeacherToken]) -> list[str]:
-    """What a run wrote: texts, "" for lost characters, "\ufffd" for at least one."""
+    """What a run wrote: texts, "" for lost characters, U+FFFD for at least one."""
     elements: list[str] = []
     for token in run:
         parts = re.split("(\ufffd+)", token.token.decode("utf-8", "surrogatepass"))
@@ -219,17 +217,13 @@ def _elements(run: Sequence[TeacherToken]) -> list[str]:
 
 
 def _only_places(text: str, runs: Sequence[Sequence[str]]) -> list[int] | None:
-    """The characters of the text between which the runs lie, if only one way fits.
+    """The places in the text between which the runs are, if only one way fits.
 
-    Args:
-        text: what all runs wrote together, maybe without the end of it.
-        runs: elements; a lost one is characters that take several bytes.
-
-    Returns:
-        One place more than there are runs.
+    `runs` are the elements of each run; a lost one is characters of several bytes.
+    The text may lack the end of what they wrote. There is one place more than runs.
     """
     size = len(text)
-    wide = [size] * (size + 1)  # where the characters above ASCII from here on end
+    wide = [size] * (size + 1)  # where a run of non-ASCII characters from here ends
     for place in range(size - 1, -1, -1):
         wide[place] = wide[place + 1] if text[place] > "\x7f" else place
 
@@ -242,7 +236,7 @@ def _only_places(text: str, runs: Sequence[Sequence[str]]) -> list[int] | None:
             return range(size, size + element.startswith(text[place:]))
         return range(end, end + text.startswith(element, place))
 
-    # If no way writes the text as a whole, its end was cut off.
+    # If no way writes the whole text, its end was cut off.
     for cut in (False, True):
         reached = [[0]]
         for element in itertools.chain.from_iterable(runs):
@@ -256,7 +250,7 @@ def _only_places(text: str, runs: Sequence[Sequence[str]]) -> list[int] | None:
             break
     else:
         return None
-    # Backwards, only the places from which the end is reached stay.
+    # Backwards: keep only the places from which the end is reached.
     reached.pop()
     kept = [size]
     places = [size]
@@ -276,7 +270,7 @@ def _only_places(text: str, runs: Sequence[Sequence[str]]) -> list[int] | None:
 
 
 def _checked(logprob: float, token: bytes, where: str) -> float:
-    """What to read for a value that is not 0 or less."""
+    """The value to use for a log-probability that is not 0 or less."""
     if math.isnan(logprob) or logprob > PROBABILITY_SLACK:
         raise InputError(
             f"{where}: the log-probability of {token!r} is {logprob}, expected a "

@@ -1,8 +1,8 @@
 """The student's vocabulary: SentencePiece text <-> ids, and which bytes a piece covers.
 
-Ids equal those of `seqio.SentencePieceVocabulary` for the same file and the same
-number of extra ids, so a corpus written here is what a SeqIO task would have encoded;
-tensorflow is not needed to read it.
+The ids equal those of `seqio.SentencePieceVocabulary` for the same file and number of
+extra ids, so a SeqIO task would encode the texts of a corpus in the same way; reading
+the file does not need tensorflow.
 """
 
 import bisect
@@ -10,7 +10,7 @@ import importlib
 import operator
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple, SupportsIndex
 
 import sentencepiece
@@ -18,7 +18,7 @@ import sentencepiece
 from specialize.digests import file_digest
 from specialize.errors import InputError
 
-# The sign that opens a word; SentencePiece writes a space this way.
+# SentencePiece writes a space this way; it opens a word.
 SPACE = "▁"
 
 
@@ -36,12 +36,12 @@ class Segmentation(NamedTuple):
 
     Attributes:
         ids: ids [L].
-        pieces: pieces [L] in UTF-8; an unknown character stands for itself.
-        ends: bytes [L]; non-decreasing. Nothing after `ends[i]` went into piece i.
-            Differs from the end of a span only inside words that normalisation
-            rewrites (one character "½" becomes the pieces of "1⁄2").
-        word_starts: index [L] of the first piece of the word that piece i is in.
-        begins: byte [L] where that word begins, its leading whitespace included.
+        pieces: pieces [L] in UTF-8; an unknown character is its own piece.
+        ends: bytes [L]; non-decreasing. Nothing after `ends[i]` is in piece i. Differs
+            from the end of a span only inside words that normalisation rewrites (the
+            character "½" becomes the pieces of "1⁄2").
+        word_starts: index [L] of the first piece of the word that contains piece i.
+        begins: byte [L] where that word begins, including its leading whitespace.
     """
 
     ids: list[int]
@@ -52,21 +52,21 @@ class Segmentation(NamedTuple):
 
 
 class Vocabulary:
-    """A SentencePiece model as the student sees it.
+    """A SentencePiece model as the student uses it.
 
     T5's model normalises (NFKC and more), turns every run of whitespace, newlines
     included, into one "▁" and puts one before the first word. `spans` nevertheless
-    counts bytes of the text as given.
+    counts bytes of the original text.
 
     Args:
         path: the `.model` file, for T5 the `spiece.model` of its authors.
-        extra_ids: sentinels appended after the pieces; 100 for every T5.
+        extra_ids: number of sentinels after the pieces; 100 for every T5.
         rows: rows of the student's embedding. Default: `size` rounded up to a
             multiple of 128, which is 32128 for T5.
 
     Raises:
-        InputError: the file is missing, is no SentencePiece model, does not keep
-            ids 0 and 1 for padding and EOS, or has more ids than `rows`.
+        InputError: the file is missing or not a SentencePiece model, its ids 0 and 1
+            are not padding and EOS, or it has more ids than `rows`.
     """
 
     pad_id = 0
@@ -102,8 +102,8 @@ class Vocabulary:
             str(self._processor.id_to_piece(i)) for i in range(self.size)
         ]
         self._ids = {piece: index for index, piece in enumerate(self._pieces)}
-        # Where no piece reaches over a space, and spaces are written as T5 writes
-        # them, every word is segmented by itself.
+        # If no piece spans a space, and spaces are written as T5 writes them, every
+        # word is segmented by itself.
         self.words_are_independent = (
             SPACE in self._ids
             and not any(SPACE in piece[1:] for piece in self._pieces)
@@ -114,22 +114,18 @@ class Vocabulary:
         return f"Vocabulary({str(self.path)!r}, extra_ids={self.extra_ids})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Reloaded in the other process: the C++ processor itself cannot travel.
+        # The other process loads the file: the C++ processor cannot be pickled.
         return _restore, (str(self.path), self.extra_ids, self.rows)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without EOS."""
         return self._processor.encode(_utf8(text))
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of every text, without EOS."""
-        return [self.encode(text) for text in texts]
-
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
-        """Text of `ids` as SeqIO gives it.
+        """Text of `ids`, as SeqIO decodes them.
 
-        Ids at or above `size` count as unknown, and nothing after the first EOS is
-        read. Padding and EOS write nothing.
+        Ids at or above `size` count as unknown; ids after the first EOS are ignored.
+        Padding and EOS write nothing.
         """
         clean: list[int] = []
         for index in map(operator.index, ids):
@@ -139,7 +135,7 @@ class Vocabulary:
         return self._processor.decode(clean) if clean else ""
 
     def piece(self, index: SupportsIndex) -> str:
-        """The piece with this id; "<row 32100>" for rows that no piece uses.
+        """The piece with this id; "<row 32100>" for rows without a piece.
 
         Raises:
             InputError: the id is outside the embedding.
@@ -156,15 +152,11 @@ class Vocabulary:
         return self._ids.get(piece)
 
     def spans(self, text: str) -> list[Span]:
-        """The pieces of `text` with the bytes they cover.
+        """The pieces of `text` with the bytes that they cover; none for whitespace only.
 
-        The spans tile the UTF-8 bytes of `text`: a piece's leading whitespace is
-        its own, whitespace at the very end goes to the last piece. Where one
-        character is normalised to several pieces, one of them covers its bytes and
-        the others are empty.
-
-        Returns:
-            One span a piece; empty for a text of whitespace only.
+        The spans tile the UTF-8 bytes of `text`: leading whitespace belongs to its
+        piece, whitespace at the very end to the last one. If one character is normalised
+        to several pieces, one of them covers its bytes and the others are empty.
         """
         raw = _utf8(text)
         coded = self._processor.encode(raw, out_type="offset_mapping")
@@ -182,11 +174,7 @@ class Vocabulary:
         ]
 
     def segment(self, raw: bytes) -> Segmentation:
-        """The pieces of a text for alignment; see `Segmentation`.
-
-        Args:
-            raw: the text in UTF-8.
-        """
+        """The pieces of a UTF-8 text for alignment; see `Segmentation`."""
         coded = self._processor.encode(raw, out_type="offset_mapping")
         ids: list[int] = coded["ids"]
         surfaces: list[bytes] = coded["pieces"]
@@ -223,10 +211,9 @@ class Vocabulary:
     ) -> None:
         """Moves the ends of pieces [start, stop) of a word to where they are certain.
 
-        SentencePiece maps all bytes of a rewritten character to its first byte, so
-        the piece before a rewritten character may hold part of it while its span
-        ends earlier. A cut is certain where the text up to it normalises to the
-        pieces up to it.
+        SentencePiece maps all bytes of a rewritten character to its first byte, so the
+        piece before such a character may hold part of it although its span ends earlier.
+        A cut is certain where the text up to it normalises to the pieces up to it.
         """
         certain = ends[stop - 1]
         written = b"".join(surfaces[start:stop]).replace(_SPACE_BYTES, b"")
@@ -250,7 +237,7 @@ def _utf8(text: str) -> bytes:
     except UnicodeEncodeError as error:
         raise InputError(
             f"the text {text[:60]!r} holds half of a surrogate pair at character "
-            f"{error.start}, which UTF-8 cannot write. Mend or drop the record."
+            f"{error.start}, which UTF-8 cannot write. Correct or remove the record."
         ) from error
 
 
@@ -259,7 +246,7 @@ def _load(
 ) -> sentencepiece.SentencePieceProcessor:
     from google.protobuf.message import DecodeError
 
-    # Made at run time by protobuf: nothing a type checker could see.
+    # protobuf makes this module at run time, invisible to a type checker.
     model_pb2: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
     remedy = "Give the SentencePiece model of the student, for T5 its spiece.model."
     processor = sentencepiece.SentencePieceProcessor()

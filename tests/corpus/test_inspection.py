@@ -103,6 +103,9 @@ def test_the_view_shows_the_rows_as_they_are(world, problems, vocabulary):
             assert position.tail == pytest.approx(target.tail[position.position])
     first = shown.groups[0].tokens[0]
     assert first.probability == pytest.approx(math.exp(completion.tokens[0].logprob))
+    lines = [line.strip() for line in text_of(shown).splitlines()]
+    flow = lines[lines.index("teacher tokens") + 1]
+    assert flow.startswith(first.text) and "top-k" not in flow
 
 
 def test_a_piece_over_two_tokens_and_a_token_over_two_pieces_are_one_group(vocabulary):

@@ -1,1 +1,1 @@
-"""Looking at records and at a whole corpus."""
+"""Inspection of records and of a whole corpus."""

@@ -11,7 +11,7 @@ def register_inspect(commands: options.Commands) -> None:
         commands,
         "inspect",
         _inspect,
-        "one sample closely: teacher tokens, student pieces, top-k before and after",
+        "show one sample: teacher tokens, student pieces, top-k before and after",
     )
     parser.add_argument("--corpus", default=None, metavar="DIR", help="a corpus")
     parser.add_argument(
@@ -20,19 +20,17 @@ def register_inspect(commands: options.Commands) -> None:
         help="'<problem>/<sample>/<format>' of a corpus, or '<problem>/<sample>' of "
         "completions",
     )
-    parser.add_argument(
-        "--index", type=int, default=0, help="n-th record of the corpus"
-    )
+    parser.add_argument("--index", type=int, default=0, help="number of the record")
     options.add_problems(parser, required=False)
     parser.add_argument(
         "--completions",
         nargs="+",
         default=[],
         metavar="FILE",
-        help="files of completions, for the teacher's tokens",
+        help="files of completions, to show the teacher's tokens",
     )
     parser.add_argument(
-        "--html", default=None, metavar="FILE", help="write a page instead"
+        "--html", default=None, metavar="FILE", help="write an HTML page"
     )
     options.add_alignment(parser)
 
@@ -76,10 +74,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def register_stats(commands: options.Commands) -> None:
     """Adds `stats`."""
     parser = options.add(
-        commands,
-        "stats",
-        _stats,
-        "funnel, lengths, aligned share and bytes of a corpus",
+        commands, "stats", _stats, "show funnel, lengths, soft share and bytes"
     )
     parser.add_argument("--corpus", required=True, metavar="DIR", help="a corpus")
     parser.add_argument("--json", action="store_true", help="JSON instead of tables")

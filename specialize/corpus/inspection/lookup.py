@@ -1,4 +1,4 @@
-"""What `inspect` and `stats` are asked for, found in files."""
+"""Finds in files what `inspect` and `stats` show."""
 
 import os
 import pathlib
@@ -34,25 +34,23 @@ def look_at_record(
     """The view of one record of a corpus.
 
     Args:
-        corpus: the folder.
-        vocabulary_path: the vocabulary it was built with.
+        corpus: folder of the corpus.
+        vocabulary_path: the vocabulary that it was built with.
         identity: id of the record, "<problem>/<sample>/<format>".
-        index: number of the record, where no id is given.
+        index: number of the record; used if no id is given.
         completions: the files it was built from, to show the teacher's tokens.
-        problems: their problems.
+        problems: the problems that they answer.
 
     Raises:
-        InputError: no such record, or another vocabulary.
+        InputError: there is no such record, or the vocabulary is another one.
     """
     manifest = Manifest.load(corpus)
     vocabulary = Vocabulary(vocabulary_path, rows=manifest.fingerprint.vocabulary_rows)
-    expected = {"vocabulary_sha256": vocabulary.sha256}
-    record = _record(corpus, identity, index, expected)
+    record = _record(corpus, identity, index, vocabulary.sha256)
     problem_id, sample, _ = record.id.rsplit("/", 2)
     completion = None
     if completions and sample.isdecimal() and record.format.endswith("_cot"):
-        found = _sample(completions, problems, problem_id, int(sample))
-        completion = found.completion
+        completion = _sample(completions, problems, problem_id, int(sample)).completion
     return view_record(record, vocabulary, completion)
 
 
@@ -62,16 +60,16 @@ def look_at_completion(
     alignment: AlignmentSpec,
     identity: str,
 ) -> View:
-    """The view of one completion, aligned now.
+    """The view of one completion, which is aligned for it.
 
     Args:
         completions: files of completions.
-        problems: their problems.
+        problems: the problems that they answer.
         alignment: vocabulary, K and method.
         identity: "<problem>/<sample>", or "<problem>/human" for the rationale.
 
     Raises:
-        InputError: no such sample, or it cannot be aligned.
+        InputError: there is no such sample, or it cannot be aligned.
     """
     renderer = Renderer(alignment, RecordsSpec(), problems)
     problem_id, _, sample = identity.rpartition("/")
@@ -93,24 +91,19 @@ def look_at_completion(
     target = renderer.align(completion)
     if target is None:
         raise InputError(f"{identity} cannot be aligned: its text has no tokens.")
-    return view(
-        identity,
-        completion.text,
-        target,
-        renderer.vocabulary,
-        tokens=completion.tokens or (),
-    )
+    tokens = completion.tokens or ()
+    return view(identity, completion.text, target, renderer.vocabulary, tokens=tokens)
 
 
 def summary(corpus: Path) -> dict[str, Any]:
-    """What `stats` says, as JSON values.
+    """The numbers that `stats` shows, as JSON values.
 
     `teacher_bytes_per_token` counts ids, log-probabilities and tail before compression
-    (4K + 2); `bytes_per_token` what a target token costs on disk, text, inputs and
-    compression included.
+    (4K + 2); `bytes_per_token` is the size on disk per target token, including text,
+    inputs and compression.
 
     Raises:
-        InputError: no corpus, or a shard is absent.
+        InputError: the folder is not a corpus, or a shard is missing.
     """
     manifest = shards.open_corpus(corpus)
     formats: dict[str, Any] = {}
@@ -137,7 +130,7 @@ def summary(corpus: Path) -> dict[str, Any]:
 
 
 def tables(corpus: Path) -> RenderableType:
-    """`summary` for people."""
+    """`summary` as tables for a terminal."""
     manifest = Manifest.load(corpus)
     value = summary(corpus)
     table = _table("Teacher", "records", "soft", "kept mass", "B/token", "on disk")
@@ -155,11 +148,9 @@ def tables(corpus: Path) -> RenderableType:
             found = part[side]
             rest = (f"{found[key]:,}" for key in ("median", "p99", "max"))
             lengths.add_row(f"{name} {side}", f"{found['mean']:,.0f}", *rest)
-    table.caption = "bytes a target token: teacher arrays, and the whole record on disk"
-    names = list(
-        dict.fromkeys(n for p in value["formats"].values() for n in p["origins"])
-    )
-    origins = _table("Why target positions are as they are", *names)
+    table.caption = "bytes per target token: teacher rows, and the record on disk"
+    names = dict.fromkeys(n for p in value["formats"].values() for n in p["origins"])
+    origins = _table("Why target positions are soft or one-hot", *names)
     for name, part in value["formats"].items():
         total = sum(part["origins"].values())
         shares = (100 * part["origins"].get(n, 0) / total for n in names)
@@ -171,7 +162,7 @@ def tables(corpus: Path) -> RenderableType:
 
 
 def _table(title: str, *heads: str) -> Table:
-    """A table of one row a format, whose name is never cut."""
+    """A table with one row per format, whose name is never cut."""
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("format", no_wrap=True)
     for head in heads:
@@ -180,7 +171,7 @@ def _table(title: str, *heads: str) -> Table:
 
 
 def _record(
-    corpus: Path, identity: str | None, index: int, expected: dict[str, Any]
+    corpus: Path, identity: str | None, index: int, vocabulary_sha256: str
 ) -> DistillRecord:
     formats = None
     if identity is not None:
@@ -193,7 +184,9 @@ def _record(
             )
         formats = [name]
     count = 0
-    for record in shards.read_shards(corpus, formats=formats, **expected):
+    for record in shards.read_shards(
+        corpus, formats=formats, vocabulary_sha256=vocabulary_sha256
+    ):
         if record.id == identity or (identity is None and count == index):
             return record
         count += 1

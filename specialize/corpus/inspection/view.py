@@ -1,10 +1,10 @@
-"""One sample seen closely: teacher tokens against student pieces, before and after.
+"""One sample in detail: teacher tokens and student pieces, before and after alignment.
 
 Teacher tokens and student pieces both tile the bytes of a text. Where both have a
-boundary at the same byte, one alignment group ends and the next begins; within a group
-stand the tokens and pieces whose bytes overlap. For every piece the view shows what the
-teacher said (top-k over its own tokens), what the student is taught (top-k over student
-ids and the tail), and why.
+boundary at the same byte, one alignment group ends and the next begins; a group holds
+the tokens and pieces whose bytes overlap. For every piece the view shows what the
+teacher reported (top-k over its own tokens), what the student learns (top-k over
+student ids, and the tail), and why.
 """
 
 import bisect
@@ -28,7 +28,7 @@ from specialize.corpus.records import (
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 
-# Neighbouring groups differ; terminals and pages use the same order.
+# Neighbouring groups differ in colour; terminals and pages use the same order.
 _TERMINAL = ("cyan", "yellow", "green", "magenta", "blue", "red")
 _PAGE = ("#cfe8f3", "#fdebc8", "#d3ecd3", "#f0d5ec", "#d8dcf5", "#f8d4d0")
 
@@ -52,7 +52,7 @@ class Option:
 
 @dataclasses.dataclass(frozen=True)
 class Before:
-    """A teacher token: what was sampled, and what else the teacher considered."""
+    """A teacher token: what was sampled, and its alternatives."""
 
     text: str
     probability: float
@@ -61,7 +61,7 @@ class Before:
 
 @dataclasses.dataclass(frozen=True)
 class After:
-    """A student position: its piece, and what the student is taught there."""
+    """A student position: its piece, and what the student learns there."""
 
     position: int
     piece: str
@@ -71,7 +71,7 @@ class After:
 
     @property
     def why(self) -> str:
-        """Why the position is as it is, in words."""
+        """Why the position is soft or one-hot, in words."""
         return REASONS[self.origin]
 
 
@@ -85,24 +85,24 @@ class Group:
 
     @property
     def colour(self) -> str:
-        """For a page."""
+        """Its colour on a page."""
         return _PAGE[self.number % len(_PAGE)]
 
     @property
     def style(self) -> str:
-        """For a terminal."""
+        """Its style on a terminal."""
         return _TERMINAL[self.number % len(_TERMINAL)]
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Everything a terminal or a page shows of one sample.
+    """Everything that a terminal or a page shows of one sample.
 
     Attributes:
-        title: its id.
-        inputs: encoder text, "" where only the alignment is looked at.
+        title: id of the sample.
+        inputs: encoder text, "" if only the alignment is shown.
         targets: the text that is aligned.
-        groups: in the order of the text.
+        groups: the alignment groups in the order of the text.
     """
 
     title: str
@@ -112,7 +112,7 @@ class View:
 
     @property
     def soft_share(self) -> float:
-        """Soft positions of all but EOS, 0 to 1."""
+        """Share of soft positions, without EOS, 0 to 1."""
         origins = [p.origin for g in self.groups for p in g.positions]
         counted = [origin for origin in origins if origin != "eos"]
         return counted.count("soft") / len(counted) if counted else 0.0
@@ -127,23 +127,23 @@ def view(
     tokens: Sequence[TeacherToken] = (),
     inputs: str = "",
 ) -> View:
-    """Lines up one target with the teacher's tokens.
+    """Matches one target with the teacher's tokens.
 
     Args:
-        title: what to call it.
-        text: the target's text; the tokens spell it.
+        title: id of the sample.
+        text: the target's text, which the tokens spell.
         target: the aligned target.
-        vocabulary: the student's.
-        tokens: the teacher's; empty where they are not at hand.
+        vocabulary: the student's vocabulary.
+        tokens: the teacher's tokens; empty if they are unknown.
         inputs: encoder text to show, if any.
 
     Raises:
-        InputError: the tokens do not spell the text, or the target is not its.
+        InputError: the tokens do not spell the text, or the target has other ids.
     """
     if tokens and b"".join(token.token for token in tokens) != text.encode():
         raise InputError(
-            f"{title}: the tokens do not spell the text. Look at the completions that "
-            "the corpus was built from."
+            f"{title}: the tokens do not spell the text. Name the completions that the "
+            "corpus was built from."
         )
     if target.ids.tolist() != [*vocabulary.encode(text), vocabulary.eos_id]:
         raise InputError(
@@ -175,11 +175,11 @@ def view_record(
 
     Args:
         record: the record.
-        vocabulary: the student's.
-        completion: what the teacher answered, where it is at hand.
+        vocabulary: the student's vocabulary.
+        completion: the teacher's completion, if it is known.
     """
     tokens = () if completion is None else completion.tokens or ()
-    # The record's text is stripped; the tokens spell the whole.
+    # The record's text is stripped; the tokens spell the whole text.
     text = record.targets if not tokens else b"".join(t.token for t in tokens).decode()
     return view(
         record.id, text, record.target, vocabulary, tokens=tokens, inputs=record.inputs
@@ -188,15 +188,12 @@ def view_record(
 
 def terminal(shown: View) -> RenderableType:
     """The view as a table for a terminal, groups coloured."""
-    head = Text()
+    tokens, pieces = Text(), Text()
     for group in shown.groups:
         for token in group.tokens:
-            head.append(token.text, style=f"black on {group.style}")
-    pieces = Text()
-    for group in shown.groups:
+            tokens.append(token.text, style=f"black on {group.style}")
         for position in group.positions:
-            pieces.append(position.piece, style=f"black on {group.style}")
-            pieces.append(" ")
+            pieces.append(position.piece, style=f"black on {group.style}").append(" ")
     table = Table(header_style="bold")
     for head in ("teacher token", "top-k before", "student piece", "top-k after"):
         table.add_column(head, no_wrap=True)
@@ -220,15 +217,15 @@ def terminal(shown: View) -> RenderableType:
     lines: list[RenderableType] = [Text(shown.title, style="bold")]
     if shown.inputs:
         lines += [Text("inputs", style="bold dim"), Text(shown.inputs)]
-    if head:
-        lines += [Text("teacher tokens", style="bold dim"), head]
+    if tokens:
+        lines += [Text("teacher tokens", style="bold dim"), tokens]
     lines += [Text("student pieces", style="bold dim"), pieces, table]
     lines.append(Text(f"{100 * shown.soft_share:.1f} % of the positions are soft"))
     return Lines(*lines)
 
 
 def page(shown: View) -> str:
-    """The view as one HTML page that needs nothing else."""
+    """The view as one HTML page that needs no other file."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -239,7 +236,7 @@ def page(shown: View) -> str:
 
 
 def visible(text: str) -> str:
-    """White space that one can see."""
+    """The text with visible whitespace."""
     return text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
 
 
