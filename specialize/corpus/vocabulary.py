@@ -152,11 +152,11 @@ class Vocabulary:
         return self._ids.get(piece)
 
     def spans(self, text: str) -> list[Span]:
-        """The pieces of `text` with the bytes that they cover; none for whitespace only.
+        """The pieces of `text` with the bytes that they cover; empty for whitespace.
 
         The spans tile the UTF-8 bytes of `text`: leading whitespace belongs to its
-        piece, whitespace at the very end to the last one. If one character is normalised
-        to several pieces, one of them covers its bytes and the others are empty.
+        piece, whitespace at the very end to the last one. If one character is
+        normalised to several pieces, one of them covers its bytes and the others none.
         """
         raw = _utf8(text)
         coded = self._processor.encode(raw, out_type="offset_mapping")
@@ -212,8 +212,8 @@ class Vocabulary:
         """Moves the ends of pieces [start, stop) of a word to where they are certain.
 
         SentencePiece maps all bytes of a rewritten character to its first byte, so the
-        piece before such a character may hold part of it although its span ends earlier.
-        A cut is certain where the text up to it normalises to the pieces up to it.
+        piece before such a character may hold part of it but end earlier. A cut is
+        certain where the text up to it normalises to the pieces up to it.
         """
         certain = ends[stop - 1]
         written = b"".join(surfaces[start:stop]).replace(_SPACE_BYTES, b"")

@@ -1,1 +1,1 @@
-"""Asking a served teacher: requests, limits, responses in SQLite, the panel."""
+"""Sampling: asking a served teacher, and storing its responses."""

@@ -6,6 +6,7 @@ import dataclasses
 from specialize.corpus import options
 from specialize.corpus.sampling.spec import (
     APIS,
+    CONVENTIONS,
     Endpoint,
     PaceSpec,
     PriceSpec,
@@ -21,36 +22,41 @@ def register_sample(commands: options.Commands) -> None:
     )
     options.add_problems(parser)
     options.add_asking(parser)
-    parser.add_argument("--model", required=True, help="as the server calls it")
+    parser.add_argument("--model", required=True, help="its name on the server")
     parser.add_argument(
-        "--base_url", default="https://api.openai.com/v1", help="of the server"
+        "--base_url", default="https://api.openai.com/v1", help="URL of the server"
     )
     parser.add_argument("--api", default=Endpoint.api, choices=APIS, help="endpoint")
     parser.add_argument("--system", default=None, help="system message (chat)")
     parser.add_argument(
         "--api_key_env",
         default=Endpoint.api_key_env,
-        help="environment variable that holds the key",
+        help="environment variable of the key",
     )
-    ask = parser.add_argument_group("what to ask for")
+    ask = parser.add_argument_group("requests")
     ask.add_argument(
-        "--temperature", type=float, default=RequestSpec.temperature, help="of sampling"
-    )
-    ask.add_argument(
-        "--top_p", type=float, default=RequestSpec.top_p, help="of sampling"
-    )
-    ask.add_argument(
-        "--max_tokens", type=int, default=RequestSpec.max_tokens, help="of an answer"
+        "--temperature",
+        type=float,
+        default=RequestSpec.temperature,
+        help="sampling temperature",
     )
     ask.add_argument(
-        "--stop", nargs="*", default=RequestSpec.stop, help="where an answer ends"
+        "--top_p", type=float, default=RequestSpec.top_p, help="nucleus of sampling"
     )
-    ask.add_argument("--seed", type=int, default=SamplingSpec.seed, help="of the run")
     ask.add_argument(
-        "--no_seed",
-        action="store_true",
-        help="send no seed, for servers that refuse it",
+        "--max_tokens",
+        type=int,
+        default=RequestSpec.max_tokens,
+        help="longest completion in tokens",
     )
+    ask.add_argument(
+        "--stop",
+        nargs="*",
+        default=RequestSpec.stop,
+        help="stop sequences",
+    )
+    ask.add_argument("--seed", type=int, default=SamplingSpec.seed, help="random seed")
+    ask.add_argument("--no_seed", action="store_true", help="send no seed")
     ask.add_argument(
         "--extra_body",
         type=options.json_object,
@@ -61,8 +67,8 @@ def register_sample(commands: options.Commands) -> None:
     ask.add_argument(
         "--logprobs_are",
         default="auto",
-        choices=("auto", "before_temperature", "after_temperature", "unknown"),
-        help="what the server's log-probabilities are; auto finds out",
+        choices=CONVENTIONS,
+        help="whether the server applies the temperature to them; auto finds out",
     )
     pace = parser.add_argument_group("pace and price")
     pace.add_argument(
@@ -71,10 +77,10 @@ def register_sample(commands: options.Commands) -> None:
     pace.add_argument("--requests_per_minute", type=float, default=None, help="limit")
     pace.add_argument("--tokens_per_minute", type=float, default=None, help="limit")
     pace.add_argument(
-        "--attempts", type=int, default=PaceSpec.attempts, help="tries of a request"
+        "--attempts", type=int, default=PaceSpec.attempts, help="attempts per request"
     )
     pace.add_argument(
-        "--backoff", type=float, default=PaceSpec.backoff_s, help="first wait, seconds"
+        "--backoff", type=float, default=PaceSpec.backoff_s, help="first pause in s"
     )
     pace.add_argument(
         "--timeout", type=float, default=Endpoint.timeout_s, help="seconds"
@@ -83,15 +89,15 @@ def register_sample(commands: options.Commands) -> None:
         "--price_input",
         type=float,
         default=PriceSpec.per_input,
-        help="of a million prompt tokens",
+        help="price of a million prompt tokens",
     )
     pace.add_argument(
         "--price_output",
         type=float,
         default=PriceSpec.per_output,
-        help="of a million answer tokens",
+        help="price of a million completion tokens",
     )
-    pace.add_argument("--max_cost", type=float, default=None, help="stop when spent")
+    pace.add_argument("--max_cost", type=float, default=None, help="stop at this cost")
     judging = parser.add_argument_group("verification")
     options.add_answer_type(judging)
 
@@ -145,7 +151,7 @@ def _sample(arguments: argparse.Namespace) -> int:
 def register_export(commands: options.Commands) -> None:
     """Adds `export`."""
     parser = options.add(
-        commands, "export", _export, "the database of answers as sorted JSON lines"
+        commands, "export", _export, "write a response database as sorted JSON lines"
     )
     parser.add_argument("--responses", required=True, metavar="FILE", help="database")
     parser.add_argument(

@@ -14,18 +14,15 @@ from specialize.errors import InputError
 
 
 class OpenAITeacher:
-    """Any server that speaks OpenAI's completions or chat."""
+    """Any server that has OpenAI's completions or chat API.
+
+    Raises:
+        InputError: there is no key although OpenAI itself is asked, or the extra
+            `teacher` is not installed.
+    """
 
     def __init__(self, endpoint: Endpoint):
-        """Opens no connection yet.
-
-        Args:
-            endpoint: where and what to ask.
-
-        Raises:
-            InputError: OpenAI itself is to be asked and there is no key, or the extra
-                `teacher` is not installed.
-        """
+        """Opens no connection yet."""
         try:
             import openai
         except ImportError as error:
@@ -40,9 +37,10 @@ class OpenAITeacher:
                 "with --api_key_env."
             )
         self.endpoint = endpoint
+        self.name = endpoint.model
         self._openai = openai
         self._key = key
-        # Retries are ours: each must pass the rate limits and be counted.
+        # We retry ourselves: each attempt must pass the rate limits and be counted.
         self._client = openai.AsyncOpenAI(
             base_url=endpoint.base_url,
             api_key=key or "no-key",
@@ -50,13 +48,8 @@ class OpenAITeacher:
             timeout=endpoint.timeout_s,
         )
 
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.endpoint.model
-
     def describe(self) -> dict[str, Any]:
-        """Everything that changes what it answers."""
+        """Everything that its completions depend on."""
         return self.endpoint.describe()
 
     async def close(self) -> None:
@@ -81,15 +74,15 @@ class OpenAITeacher:
     async def logprobs_are_raw(self, prompt: str) -> bool | None:
         """Finds out whether log-probabilities are before or after temperature.
 
-        The first token's alternatives are asked for twice, at temperature 1 and at
-        another; a server that reports them before temperature says the same twice.
+        Asks twice for the first token's alternatives, at temperature 1 and another. A
+        server that reports them before temperature returns the same both times.
 
         Args:
             prompt: any prompt of the run.
 
         Returns:
-            True for before temperature, False for after, None where the two cannot be
-            told apart (the first token is certain, or too few alternatives agree).
+            True for before temperature, False for after, None if the two cannot be
+            distinguished (the first token is certain, or too few alternatives agree).
         """
         other = self.endpoint.request.temperature
         if abs(other - 1) < 0.05 or other < 0.05:
@@ -166,7 +159,7 @@ class OpenAITeacher:
             )
         if code == 404:
             return InputError(
-                f"{endpoint.base_url} has no {endpoint.api} of model "
+                f"{endpoint.base_url} has no {endpoint.api} API for model "
                 f"{endpoint.model!r} ({message}). Check --base_url, --model and --api."
             )
         return Unusable("refused", message, again=False)
@@ -176,7 +169,7 @@ class OpenAITeacher:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds a server asks to wait, or None.
+    """The number of seconds that a server asks to wait, or None.
 
     Reads `retry-after-ms`, or `Retry-After` as seconds or a date (RFC 9110, 10.2.3).
     """
@@ -208,10 +201,10 @@ def same_temperature(
     Args:
         at_one: token -> log-probability reported at temperature 1.
         at_other: the same at `temperature`.
-        temperature: not 1.
+        temperature: another temperature than 1.
 
     Returns:
-        None where fewer than two tokens are in both, or the two cases are too close.
+        None if fewer than two tokens are in both, or the two cases are too close.
     """
     common = sorted(at_one.keys() & at_other.keys(), key=lambda t: -at_one[t])
     if len(common) < 2:

@@ -1,4 +1,4 @@
-"""How fast a teacher may be asked: requests and tokens a minute, and pauses."""
+"""How fast a teacher may be asked: requests and tokens per minute, and pauses."""
 
 import asyncio
 import time
@@ -7,11 +7,11 @@ from aiolimiter import AsyncLimiter
 
 
 class Limits:
-    """Shared by all workers of one run; every attempt passes through `wait`.
+    """Limits of all workers of one run; every attempt passes through `wait`.
 
-    A leaky bucket (aiolimiter) that fills in one second, so a minute never sees more
-    than a minute's allowance and one second's. What a response really cost is known
-    only afterwards: the difference to the estimate is added to the next request.
+    Each limit is a leaky bucket (aiolimiter) that fills in one second, so a minute has
+    at most the allowance of a minute and one second. The real cost of a response is
+    known only afterwards: its difference to the estimate is added to the next request.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class Limits:
                 due -= part
 
     def settle(self, estimated: float, real: int | None) -> None:
-        """Says what a request really cost, in tokens."""
+        """Reports what a request really cost, in tokens."""
         if real is not None:
             self._debt += real - estimated
 
     def pause(self, seconds: float) -> None:
-        """Holds all requests back: the server asked for it (Retry-After)."""
+        """Delays all requests, as the server asked (Retry-After)."""
         self._resume_at = max(self._resume_at, time.monotonic() + seconds)
 
 

@@ -1,4 +1,4 @@
-"""Progress of a sampling run: a live panel, or lines of text off a terminal."""
+"""Progress of a sampling run: a live panel, or log lines off a terminal."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from specialize.progress import say
 
 
 def line(tally: Tally) -> str:
-    """The numbers of a run in one line of text, for a log.
+    """The numbers of a run as one log line.
 
     `sample: 12 done, 3 cached, 0 failed of 100, 4 requests in flight; 31 requests/min,
     5,120 tokens/min; 0.12 spent, 1.30 projected; 85.0 % accepted, 2 of 12 questions
@@ -51,7 +51,7 @@ def render(tally: Tally) -> Panel:
     grid.add_row(
         "",
         f"{tally.done:,} done  {tally.cached:,} cached  {tally.failed:,} failed  "
-        f"of {tally.planned:,}  ({tally.in_flight} requests under way)",
+        f"of {tally.planned:,}  ({tally.in_flight} requests in flight)",
     )
     grid.add_row("rate", f"{requests:,.0f} requests/min  {tokens:,.0f} tokens/min")
     grid.add_row(
@@ -79,9 +79,9 @@ async def watch(
     """Shows `tally` while the block runs, and once at its end.
 
     Args:
-        tally: changes while the run goes on.
-        log_every_s: seconds between lines of text off a terminal.
-        console: where the panel is shown; lines go to standard error.
+        tally: the numbers, which change during the run.
+        log_every_s: seconds between log lines off a terminal.
+        console: the panel's console; log lines go to standard error.
     """
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
 
@@ -127,10 +127,10 @@ def _clock(seconds: float) -> str:
 
 
 def say_what_is_missing(tally: Tally) -> int:
-    """Says how many samples a finished run still lacks.
+    """Prints how many samples a finished run still lacks.
 
     Returns:
-        The command's exit code: 1 if there are any.
+        The command's exit status: 1 if there are any.
     """
     missing = tally.planned - tally.cached - tally.done
     if missing <= 0:

@@ -1,8 +1,8 @@
-"""What a teacher answered, in one SQLite file that survives a kill.
+"""The responses of a teacher, in one SQLite file that survives a kill.
 
-An answer is money, so it is committed, as the server sent it, in one transaction before
-anything else happens to it. The database also knows the questions and what was asked
-for, so it is all that an export needs and it can refuse to mix two samplings.
+A response costs money, so it is committed, as the server sent it, in one transaction
+before anything else uses it. The database also holds the questions and the settings of
+the run, so an export needs nothing else, and two samplings are never mixed.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ CREATE TABLE failures (
 
 
 class Usage(NamedTuple):
-    """What was paid for so far: responses, and their tokens where the server counts."""
+    """What was paid for so far: responses, and tokens if the server counts them."""
 
     responses: int
     prompt_tokens: int
@@ -55,19 +55,19 @@ class Usage(NamedTuple):
 
 @dataclasses.dataclass
 class Standing:
-    """What is known of one question: its samples, and how many of them are right."""
+    """What is known about one question: its samples, and how many are right."""
 
     samples: set[int]
     right: int = 0
 
     @property
     def solved(self) -> bool:
-        """Whether one of them is right."""
+        """Whether a sample is right."""
         return self.right > 0
 
 
 class ResponseStore:
-    """The database of one sampling. Use it as a context manager.
+    """The response database of one sampling. Use it as a context manager.
 
     One process writes at a time: SQLite's lock is held while the store is open for
     writing, so a second run on the same file is refused instead of paying twice.
@@ -78,11 +78,11 @@ class ResponseStore:
 
         Args:
             path: the file.
-            create: whether it is opened for writing, and made if it is not there.
+            create: whether to open it for writing, and to make it if it does not exist.
 
         Raises:
-            InputError: it is not there, not ours, of another layout, or another
-                process writes it.
+            InputError: it does not exist, is not ours, has another layout, or is being
+                written by another process.
         """
         self.path = pathlib.Path(path)
         if not create and not self.path.exists():
@@ -92,15 +92,15 @@ class ResponseStore:
         if self.path.is_dir():
             raise InputError(f"{self.path} is a folder, expected a database file.")
         make_parent(self.path)
-        # A reader opens "rw", too: what a killed run left in the log is read so.
+        # A reader opens "rw" too, to read what a killed run left in the log.
         mode = "rwc" if create else "rw" if os.access(self.path, os.W_OK) else "ro"
         self._writes = create
         if create:
-            # SQLite would make it 0644, whatever a wider umask allows.
+            # SQLite would make it 0644, even if the umask allows more.
             with contextlib.suppress(OSError):
                 self.path.touch()
         try:
-            # The writer's thread is the event loop's executor, so not this one.
+            # The executor of the event loop writes from another thread.
             self._database = sqlite3.connect(
                 f"{self.path.absolute().as_uri()}?mode={mode}",
                 uri=True,
@@ -129,14 +129,14 @@ class ResponseStore:
         self.close()
 
     def close(self) -> None:
-        """Closes the file; what was committed stays."""
+        """Closes the file; everything that was committed is kept."""
         self._database.close()
 
     def configure(self, settings: Mapping[str, Any]) -> None:
-        """Records what is asked for, or checks that it is what was asked for before.
+        """Stores what is asked for, or checks that it equals what was asked for before.
 
         Args:
-            settings: JSON values; everything that changes what the teacher answers.
+            settings: JSON values of everything that changes the teacher's completions.
 
         Raises:
             InputError: naming every setting that differs, with both values.
@@ -153,27 +153,27 @@ class ResponseStore:
         ]
         if differing:
             raise InputError(
-                f"{self.path} was sampled otherwise: {'; '.join(differing)}. Continue "
-                "with the same settings, or name another --responses."
+                f"{self.path} was sampled with other settings: {'; '.join(differing)}. "
+                "Continue with the same settings, or name another --responses."
             )
 
     def settings(self) -> dict[str, Any] | None:
-        """What was asked for; None in a new database."""
+        """What is asked for; None in a new database."""
         return cast(dict[str, Any] | None, self._get("settings"))
 
     def note(self, name: str, value: Any) -> None:
-        """Keeps a fact about the run, such as the log-probabilities' convention."""
+        """Stores a fact about the run, such as the log-probabilities' convention."""
         self._set(f"note/{name}", value)
 
     def noted(self, name: str) -> Any:
-        """What `note` kept, or None."""
+        """The fact that `note` stored, or None."""
         return self._get(f"note/{name}")
 
     def add_questions(self, problems: Sequence[Problem]) -> None:
-        """Adds the questions that are not there yet, behind those that are.
+        """Adds the new questions, after those that are there.
 
         Raises:
-            InputError: an id stands for another question than before.
+            InputError: an id belongs to another question than before.
         """
         rows = self._database.execute("SELECT id, question FROM questions")
         known = dict(cast(Iterator[tuple[str, str]], rows))
@@ -199,12 +199,12 @@ class ResponseStore:
         """Commits one response; when this returns, no kill can lose it.
 
         Args:
-            ask: what was asked.
-            answer: what came, at most as many choices as were asked for.
-            right: for each choice, whether its answer is right.
+            ask: the request.
+            answer: the response, with at most as many choices as were asked for.
+            right: for each choice, whether its final answer is right.
 
         Raises:
-            InputError: the disk is full; what was there before still is.
+            InputError: the disk is full; everything stored before is kept.
         """
         execute = self._database.execute
         execute("BEGIN IMMEDIATE")
@@ -242,20 +242,20 @@ class ResponseStore:
                 execute("ROLLBACK")
             if isinstance(error, sqlite3.OperationalError):
                 raise InputError(
-                    f"{self.path} cannot be written: {error}. What came before is "
+                    f"{self.path} cannot be written: {error}. Everything before it is "
                     "stored; make room and run the same command again to continue."
                 ) from error
             raise
 
     def add_failure(self, ask: Ask, reason: str, message: str) -> None:
-        """Records that an ask was given up; a rerun asks again."""
+        """Records that a request was given up; a rerun sends it again."""
         self._database.execute(
             "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)",
             (ask.problem_id, ask.first_sample, reason, message),
         )
 
     def standings(self) -> dict[str, Standing]:
-        """What is there, by question."""
+        """What is stored, by question."""
         found: dict[str, Standing] = {}
         for question, sample, is_right in self._database.execute(
             "SELECT question, sample, is_right FROM samples"
@@ -274,13 +274,13 @@ class ResponseStore:
         return Usage(*row)
 
     def failures(self) -> list[tuple[str, int, str, str]]:
-        """(question, first sample, reason, message) of every ask given up."""
+        """(question, first sample, reason, message) of every request given up."""
         return self._database.execute(
             "SELECT question, first_sample, reason, message FROM failures ORDER BY 1, 2"
         ).fetchall()
 
     def completions(self) -> Iterator[Completion]:
-        """Every sample in the order of the questions and of its number.
+        """Every sample, ordered by question and number.
 
         Raises:
             InputError: a stored body is damaged.
@@ -318,7 +318,7 @@ class ResponseStore:
             )
         if not self._writes:
             return
-        # FULL: an answer that was paid for survives a power cut, too.
+        # FULL: a response that was paid for survives a power cut too.
         execute("PRAGMA locking_mode = EXCLUSIVE")
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = FULL")
@@ -327,7 +327,7 @@ class ResponseStore:
                 f"BEGIN; PRAGMA application_id = {_APPLICATION}; {_TABLES} "
                 f"INSERT INTO meta VALUES ('layout', '{_LAYOUT}'); COMMIT;"
             )
-        execute("BEGIN IMMEDIATE")  # takes the lock now, for as long as we are open
+        execute("BEGIN IMMEDIATE")  # takes the lock for as long as we are open
         execute("COMMIT")
 
     def _set(self, name: str, value: Any) -> None:

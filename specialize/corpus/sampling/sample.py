@@ -1,4 +1,4 @@
-"""One call of `specialize corpus sample`, and the export of what it stored."""
+"""One call of `specialize corpus sample`, and the export of its response database."""
 
 import asyncio
 import hashlib
@@ -15,7 +15,7 @@ from specialize.corpus.sampling import panel
 from specialize.corpus.sampling.endpoint import OpenAITeacher
 from specialize.corpus.sampling.responses import ResponseStore
 from specialize.corpus.sampling.sampler import Sampler, Tally
-from specialize.corpus.sampling.spec import Endpoint, SamplingSpec
+from specialize.corpus.sampling.spec import CONVENTIONS, Endpoint, SamplingSpec
 from specialize.corpus.sampling.teachers import Busy, Teacher, Unusable
 from specialize.corpus.storage import cards
 from specialize.errors import InputError
@@ -24,7 +24,6 @@ from specialize.progress import console, track
 Path = str | os.PathLike[str]
 
 _CONVENTIONS = {True: "before_temperature", False: "after_temperature", None: "unknown"}
-CONVENTIONS = ("auto", *_CONVENTIONS.values())
 
 
 def sample(
@@ -42,23 +41,23 @@ def sample(
 
     Args:
         problems: the questions.
-        endpoint: where and what to ask.
-        responses: the database; made if it is not there, continued if it is.
+        endpoint: the server and its requests.
+        responses: the response database; made if it does not exist, else continued.
         sampling: how many samples, at which pace and price.
         prompt_prefix: text before each question, such as demonstrations; may be empty.
         convention: whether the server reports log-probabilities before or after
             temperature, one of `CONVENTIONS`; "auto" finds out with two requests of
             one token.
-        dataset: the benchmark, for the card.
-        log_every_s: seconds between progress lines off a terminal.
+        dataset: name of the benchmark, for the card.
+        log_every_s: seconds between log lines off a terminal.
 
     Returns:
-        The final tally; `failed` of it, and what a stop left, is asked for by the
-        next run.
+        The final tally. The next run asks for its `failed` samples, and for those that
+        a stop left out.
 
     Raises:
-        InputError: settings differ from those the database was begun with, or no
-            request can succeed.
+        InputError: the settings differ from those of the database, or no request can
+            succeed.
     """
     if convention not in CONVENTIONS:
         raise InputError(
@@ -90,7 +89,7 @@ async def run(
     dataset: str = "gsm8k",
     log_every_s: float = 30.0,
 ) -> Tally:
-    """As `sample`, for any `Teacher`; closes it."""
+    """Samples like `sample`, from any `Teacher`, and closes it."""
     settings = teacher.describe() | {
         "prompt_sha256": hashlib.sha256(prompt_prefix.encode()).hexdigest(),
         "seed": sampling.seed,
@@ -108,28 +107,28 @@ async def run(
             async with panel.watch(sampler.tally, log_every_s=log_every_s):
                 if store.noted("convention") in (None, "unknown"):
                     first = teacher_prompt(prompt_prefix, problems[0].question)
-                    store.note(
-                        "convention", await _convention(teacher, convention, first)
-                    )
+                    found = await _convention(teacher, convention, first)
+                    store.note("convention", found)
                 return await sampler.run()
     finally:
         await teacher.close()
 
 
 def export(responses: Path, out: Path) -> int:
-    """Writes what is stored as JSON lines, sorted by question and sample.
+    """Writes the stored completions as JSON lines, sorted by question and sample.
 
-    The card goes beside it. Equal samples give equal bytes, however they were come by.
+    The card is written beside it. Equal samples give equal bytes, whatever the order in
+    which they arrived.
 
     Args:
-        responses: the database.
-        out: the file; gzipped where it ends in `.gz`.
+        responses: the response database.
+        out: the file; gzipped if it ends in `.gz`.
 
     Returns:
-        How many completions were written.
+        Number of completions that were written.
 
     Raises:
-        InputError: no database, or nothing in it.
+        InputError: there is no database, or it is empty.
     """
     with ResponseStore(responses) as store:
         card = card_of(store)
@@ -144,7 +143,7 @@ def export(responses: Path, out: Path) -> int:
 
 
 def card_of(store: ResponseStore) -> cards.Card:
-    """Where the store's completions come from."""
+    """The card of the store's completions."""
     settings: dict[str, Any] = dict(store.settings() or {})
     prompt_sha256 = str(settings.pop("prompt_sha256", ""))
     dataset = str(settings.pop("dataset", ""))
@@ -162,7 +161,7 @@ def read_prompt_prefix(path: Path | None) -> str:
     """Reads the text before each question; "" without a file.
 
     Raises:
-        InputError: it is absent or not UTF-8.
+        InputError: the file is missing or not UTF-8.
     """
     if path is None:
         return ""
@@ -184,9 +183,8 @@ async def _convention(teacher: Teacher, convention: str, prompt: str) -> str:
     try:
         found = _CONVENTIONS[await teacher.logprobs_are_raw(prompt)]
     except (Busy, Unusable) as error:
-        # The run itself knows how to wait for a server that is not well; the next run
-        # probes again.
-        console.print(f"log-probability convention: not found out ({error})")
+        # The run itself waits for a busy server; the next run probes again.
+        console.print(f"log-probability convention: unknown ({error})")
         return "unknown"
     console.print(f"log-probabilities are reported {found.replace('_', ' ')}")
     return found

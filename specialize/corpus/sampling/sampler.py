@@ -1,9 +1,9 @@
-"""Asking a teacher for n samples a question: concurrent, limited, resumable.
+"""Asking a teacher for n samples per question: concurrent, limited, resumable.
 
-Questions are worked through in blocks of samples; a block is one request. Which blocks
-there are, and the seed of each, follow from the run's seed, the question and the number
-of the block's first missing sample alone. So a run that was killed asks, when it is
-started again, for what an undisturbed run would have asked, and for nothing else.
+Each request asks for a block of samples of one question. The blocks, and the seed of
+each, depend only on the run's seed, the question and the number of the block's first
+missing sample. So a run that was killed and started again sends the requests that an
+uninterrupted run would have sent, and no others.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import random
 import signal
 import time
@@ -27,7 +28,7 @@ from specialize.corpus.sampling.teachers import Answer, Ask, Busy, Teacher, Unus
 from specialize.errors import InputError
 from specialize.judging.answers import judge
 
-# A response that cannot be used costs money each time; transient faults cost nothing.
+# Each response that cannot be used costs money; transient errors cost nothing.
 _USABLE_ATTEMPTS = 3
 _LONGEST_BACKOFF_S = 60.0
 # A token of English is about four bytes; only for the first estimate of a prompt.
@@ -37,25 +38,25 @@ _FIRST_ANSWER_TOKENS = 256.0
 
 @dataclasses.dataclass
 class Tally:
-    """Where a run stands; the panel reads it while the run goes on.
+    """The numbers of a run; the panel reads them during the run.
 
     Attributes:
-        cached: samples that were there when the run began.
-        done: samples that came in this run.
-        planned: samples there will be in all, as far as is known.
-        failed: samples given up.
-        right: of cached and done, those with the right answer.
-        unsolved: questions whose planned samples are there, none of them right.
+        cached: samples that were stored before the run began.
+        done: samples that arrived in this run.
+        planned: samples that there will be, as far as is known.
+        failed: samples that were given up.
+        right: samples of cached and done with the right answer.
+        unsolved: questions that have all planned samples, none of them right.
         questions: questions of the run.
-        in_flight: requests under way.
+        in_flight: requests without a response yet.
         requests: attempts sent in this run.
-        retries: attempts that came to nothing, by reason.
-        prompt_tokens: paid for, earlier runs included.
+        retries: failed attempts, by reason.
+        prompt_tokens: tokens paid for, earlier runs included.
         completion_tokens: likewise.
         spent: likewise, in the currency of the prices.
         began: `time.monotonic()` of the start.
         recent: (time, requests, tokens) of the last minute.
-        last_fault: the last message of a failed attempt.
+        last_fault: the message of the last failed attempt.
     """
 
     cached: int = 0
@@ -81,7 +82,7 @@ class Tally:
 
     @property
     def projected(self) -> float:
-        """What the whole run will have cost, at the price a sample had so far."""
+        """What the whole run will cost, at the mean price per sample so far."""
         have = self.cached + self.done
         return self.spent * max(self.planned, have) / have if have else 0.0
 
@@ -92,7 +93,7 @@ class Tally:
         return self.right / have if have else 0.0
 
     def per_minute(self) -> tuple[float, float]:
-        """(requests, tokens) a minute, over the last minute."""
+        """(requests, tokens) per minute, over the last minute."""
         now = time.monotonic()
         while self.recent and self.recent[0][0] < now - 60:
             self.recent.popleft()
@@ -112,7 +113,15 @@ class _Block(NamedTuple):
 
 
 class Sampler:
-    """One run against one teacher into one store."""
+    """One run that asks one teacher and writes to one store.
+
+    Args:
+        problems: the questions, which were added to the store.
+        teacher: the teacher.
+        store: the response database.
+        prompt_prefix: text before each question, such as demonstrations; may be empty.
+        sampling: how many samples, at which pace and price.
+    """
 
     def __init__(
         self,
@@ -122,16 +131,7 @@ class Sampler:
         prompt_prefix: str,
         sampling: SamplingSpec,
     ):
-        """Finds out what is missing.
-
-        Args:
-            problems: the questions.
-            teacher: who is asked.
-            store: where answers go; its questions must have been added.
-            prompt_prefix: text before each question, such as demonstrations; may be
-                empty.
-            sampling: how many samples, at which pace and price.
-        """
+        """Finds out what is missing."""
         self.tally = Tally(questions=len(problems))
         self._problems = {problem.id: problem for problem in problems}
         self._teacher = teacher
@@ -151,24 +151,23 @@ class Sampler:
         self._prepare()
 
     def stop(self) -> None:
-        """Sends nothing more; what is under way is waited for."""
+        """Sends no more requests; waits for those in flight."""
         self._stopping.set()
 
     async def run(self) -> Tally:
-        """Asks for everything that is missing.
-
-        Returns:
-            The final tally.
+        """Asks for everything that is missing, and returns the final tally.
 
         Raises:
             InputError: no request can succeed (wrong key, wrong model, no
-                log-probabilities, ...). Everything that came before is stored.
+                log-probabilities, ...). All earlier responses are stored.
         """
         loop = asyncio.get_running_loop()
         # One thread: SQLite's commits wait for the disk, the event loop does not.
         with concurrent.futures.ThreadPoolExecutor(1) as self._writer:
-            for name in (signal.SIGINT, signal.SIGTERM):
-                _try_signal(loop, name, self._interrupt)
+            # Outside the main thread, the caller handles signals.
+            with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+                for name in (signal.SIGINT, signal.SIGTERM):
+                    loop.add_signal_handler(name, self._interrupt)
             try:
                 async with asyncio.TaskGroup() as group:
                     self._workers = [
@@ -183,9 +182,7 @@ class Sampler:
         return self.tally
 
     def _interrupt(self) -> None:
-        if (
-            self._stopping.is_set()
-        ):  # the second time: do not wait for what is under way
+        if self._stopping.is_set():  # the second signal: stop waiting for responses
             for worker in self._workers:
                 worker.cancel()
         self.stop()
@@ -205,12 +202,12 @@ class Sampler:
                 tally.unsolved += not standing.solved
 
     def _due(self, standing: Standing) -> int:
-        """How many samples a question is to have, as far as is known."""
+        """How many samples a question should have, as far as is known."""
         sampling = self._sampling
         if sampling.max_samples is None or len(standing.samples) < sampling.samples:
             return sampling.samples
-        # Beyond the plan there are whole blocks only, each decided upon when the one
-        # before it is complete; one that was begun is finished.
+        # After `samples` there are only whole blocks. Each is decided on when the block
+        # before it is complete; a block that was begun is finished.
         block = sampling.samples_per_request
         begun = max(standing.samples) + 1
         if begun > sampling.samples and begun % block:
@@ -224,19 +221,16 @@ class Sampler:
         have = self._standings[identity].samples
         size = self._sampling.samples_per_request
         missing = [sample for sample in range(due) if sample not in have]
-        begin = 0
-        for end in range(1, len(missing) + 1):
-            if (
-                end == len(missing)
-                or missing[end] != missing[end - 1] + 1
-                or missing[end] // size != missing[begin] // size
-            ):
-                block = _Block(identity, missing[begin], end - begin)
-                self._pending.append(block)
-                begin = end
+        # Consecutive samples have equal differences to their places in `missing`.
+        runs = itertools.groupby(
+            enumerate(missing), lambda pair: (pair[1] - pair[0], pair[1] // size)
+        )
+        for _, run in runs:
+            samples = [sample for _, sample in run]
+            self._pending.append(_Block(identity, samples[0], len(samples)))
         self._missing[identity] += len(missing)
 
-    def _ask(self, block: "_Block") -> Ask:
+    def _ask(self, block: _Block) -> Ask:
         identity, first, count = block
         prompt = teacher_prompt(self._prompt_prefix, self._problems[identity].question)
         key = f"{self._sampling.seed}/{identity}/{first}".encode()
@@ -252,7 +246,7 @@ class Sampler:
                 async with self._changed:
                     self._changed.notify_all()
 
-    async def _next(self) -> "_Block | None":
+    async def _next(self) -> _Block | None:
         async with self._changed:
             while True:
                 if self._stopping.is_set() or self._too_expensive():
@@ -292,8 +286,8 @@ class Sampler:
         self._pay(answer.prompt_tokens or 0, answer.completion_tokens or 0)
         self._missing[ask.problem_id] -= got
         if got < ask.count:
-            # A server that gives fewer choices than asked for (llama.cpp gives one):
-            # ask for the rest of the block.
+            # The server sent fewer choices than asked for (llama.cpp sends one), so ask
+            # for the rest of the block.
             first, count = ask.first_sample + got, ask.count - got
             self._pending.appendleft(_Block(ask.problem_id, first, count))
         elif not self._missing[ask.problem_id]:
@@ -312,7 +306,7 @@ class Sampler:
             self.tally.unsolved += 1
 
     async def _persist(self, ask: Ask) -> Answer | None:
-        """Asks until there is an answer; None when it is given up."""
+        """Asks until there is an answer; None if the request is given up."""
         pace, tally = self._sampling.pace, self.tally
         unusable = 0
         fault: Busy | Unusable | None = None
@@ -325,20 +319,18 @@ class Sampler:
             tally.requests += 1
             try:
                 answer = await self._teacher.ask(ask)
-            except Busy as error:
+            except (Busy, Unusable) as error:
                 fault = error
                 tally.retries[error.reason] += 1
-                if error.retry_after is not None:
+                tally.last_fault = str(error)
+                if isinstance(error, Unusable):
+                    unusable += 1
+                    if not error.again or unusable >= _USABLE_ATTEMPTS:
+                        break
+                elif error.retry_after is not None:
                     self._limits.pause(error.retry_after)
                 elif attempt + 1 < pace.attempts:
                     await self._sleep(_backoff(pace.backoff_s, attempt))
-            except Unusable as error:
-                fault = error
-                tally.retries[error.reason] += 1
-                unusable += 1
-                tally.last_fault = str(error)
-                if not error.again or unusable >= _USABLE_ATTEMPTS:
-                    break
             else:
                 used = (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
                 self._limits.settle(estimate, used or None)
@@ -347,7 +339,6 @@ class Sampler:
                     mean = answer.completion_tokens / len(answer.choices)
                     self._mean_answer += 0.1 * (mean - self._mean_answer)
                 return answer
-            tally.last_fault = str(fault)
         assert fault is not None
         await self._give_up(ask, fault)
         return None
@@ -378,7 +369,7 @@ class Sampler:
 
 
 def _backoff(first: float, attempt: int) -> float:
-    # Jitter, or all workers come back at the same moment.
+    # Jitter, so that the workers do not all ask again at the same moment.
     longest = min(_LONGEST_BACKOFF_S, first * 2**attempt)
     return longest * random.uniform(0.5, 1.0)
 
@@ -393,12 +384,3 @@ def _remedy(reason: str) -> str:
         "timeout": "Raise --timeout, or lower --concurrency.",
         "connection": "Check that the server runs and --base_url is right.",
     }.get(reason, "See the server's log.")
-
-
-def _try_signal(
-    loop: asyncio.AbstractEventLoop, name: signal.Signals, call: object
-) -> None:
-    try:
-        loop.add_signal_handler(name, call)  # pyright: ignore
-    except (NotImplementedError, RuntimeError, ValueError):
-        pass  # not the main thread: whoever runs us there handles signals

@@ -8,12 +8,14 @@ from specialize import checks
 from specialize.errors import InputError
 from specialize.judging.spec import JudgeSpec
 
-# Fields of a request that have options of their own, or would change what comes back.
+# Fields of a request that have options, or would change the response.
 _OURS = frozenset(
     "model n temperature top_p max_tokens stop seed prompt messages logprobs "
     "top_logprobs stream echo".split()
 )
 APIS = ("completions", "chat")
+# Whether log-probabilities are before or after temperature; "auto" finds out.
+CONVENTIONS = ("auto", "before_temperature", "after_temperature", "unknown")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class RequestSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
-    """A server, its model, and the requests it is sent.
+    """A server, its model, and the requests that it gets.
 
     Attributes:
         base_url: for example "http://localhost:8000/v1".
@@ -57,13 +59,13 @@ class Endpoint:
         system: system message, chat only.
         request: how one completion is drawn.
         send_seed: whether requests carry a seed.
-        timeout_s: seconds until a response must be there.
+        timeout_s: seconds until a response must arrive.
         api_key_env: environment variable that holds the key.
         extra_body: more fields of every request, as the server names them.
 
     Raises:
-        InputError: an unknown API, a base URL that is none or holds credentials, or a
-            field of `extra_body` that has an option of its own.
+        InputError: the API is unknown, the base URL is invalid or holds credentials, or
+            a field of `extra_body` has an option.
     """
 
     base_url: str
@@ -93,7 +95,7 @@ class Endpoint:
             )
 
     def describe(self) -> dict[str, Any]:
-        """What changes an answer; the address of the server does not."""
+        """Everything that changes a completion; the address of the server does not."""
         extra = {"extra_body": dict(self.extra_body)} if self.extra_body else {}
         request = self.request
         return {
@@ -111,18 +113,18 @@ class Endpoint:
 
 @dataclasses.dataclass(frozen=True)
 class PaceSpec:
-    """How fast a teacher is asked, and how often again.
+    """How fast a teacher is asked, and how often requests are repeated.
 
     Attributes:
-        concurrency: number of requests under way at once.
+        concurrency: number of requests in flight at once.
         requests_per_minute: limit; None for no limit.
         tokens_per_minute: limit, prompt and completion together; None for no limit.
         attempts: number of times a request is tried on rate limits, server errors,
             timeouts and cut connections.
-        backoff_s: seconds before the second attempt; they double with each.
+        backoff_s: seconds before the second attempt; they double with each attempt.
 
     Raises:
-        InputError: a value outside its range.
+        InputError: a value is outside its range.
     """
 
     concurrency: int = 16
@@ -147,10 +149,10 @@ class PriceSpec:
     Attributes:
         per_input: price of a million prompt tokens.
         per_output: price of a million completion tokens.
-        max_cost: no request is sent once this much is spent; None for no limit.
+        max_cost: once this much is spent, no more requests are sent; None for no limit.
 
     Raises:
-        InputError: a negative price.
+        InputError: a price is negative.
     """
 
     per_input: float = 0.0
@@ -173,16 +175,16 @@ class SamplingSpec:
 
     Attributes:
         samples: number of samples per question.
-        max_samples: up to this many of a question without a right one so far; None
-            asks for no more than `samples`.
+        max_samples: most samples of a question that has no right one yet; None asks
+            for no more than `samples`.
         samples_per_request: number of samples that one request asks for.
         seed: random seed of the run.
         judge: the judge that says which samples are right.
-        pace: how fast.
+        pace: how fast the teacher is asked.
         price: what tokens cost.
 
     Raises:
-        InputError: a value outside its range.
+        InputError: a value is outside its range.
     """
 
     samples: int = 8
@@ -199,6 +201,5 @@ class SamplingSpec:
         if self.max_samples is not None and self.max_samples < self.samples:
             raise InputError(
                 f"max_samples is {self.max_samples}, less than samples "
-                f"({self.samples}). It is what a question without a right answer may "
-                "get in all."
+                f"({self.samples}). It is the most samples that a question may get."
             )

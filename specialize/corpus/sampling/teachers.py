@@ -1,4 +1,4 @@
-"""Who answers: what is asked of a teacher, and what may come back.
+"""The interface of a teacher: what it is asked, and what it may return.
 
 An answer that cannot be used says why (`Unusable`), one that may come later says when
 (`Busy`), and one that will never come ends the run (`InputError`).
@@ -15,11 +15,11 @@ class Ask:
     """One request to a teacher.
 
     Attributes:
-        problem_id: the question.
+        problem_id: id of the question.
         first_sample: number of the first sample asked for.
-        count: how many samples.
-        prompt: what the teacher reads.
-        seed: of this request; follows from the run's seed, question and first sample.
+        count: number of samples asked for.
+        prompt: the text that the teacher reads.
+        seed: depends on the run's seed, the question and the first sample.
     """
 
     problem_id: str
@@ -31,13 +31,13 @@ class Ask:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Choice:
-    """One answer in a response.
+    """One completion in a response.
 
     Attributes:
-        index: its place in the response.
+        index: its position in the response.
         text: the text.
         tokens: its tokens with alternatives; they spell the text.
-        finish_reason: what the server said.
+        finish_reason: what the server sent.
     """
 
     index: int
@@ -51,11 +51,11 @@ class Answer:
     """One usable response.
 
     Attributes:
-        choices: one or more; fewer than asked for is possible.
-        body: the response as it came, JSON.
-        prompt_tokens: as the server counts them, or None.
-        completion_tokens: of all choices.
-        seconds: from asking to answer.
+        choices: one or more; may be fewer than asked for.
+        body: the JSON of the response as it was received.
+        prompt_tokens: number of prompt tokens by the server's count, or None.
+        completion_tokens: the same for all choices.
+        seconds: time from request to response.
     """
 
     choices: list[Choice]
@@ -70,7 +70,7 @@ class Busy(Exception):
 
     Attributes:
         reason: "rate_limit", "server_error", "timeout" or "connection".
-        retry_after: seconds the server asks to wait, or None.
+        retry_after: seconds that the server asks to wait, or None.
     """
 
     def __init__(self, reason: str, message: str, retry_after: float | None = None):
@@ -80,10 +80,10 @@ class Busy(Exception):
 
 
 class Unusable(Exception):
-    """The teacher answered, but not in a way that can be used.
+    """The teacher answered, but the response cannot be used.
 
     Attributes:
-        reason: a word for the kind of fault.
+        reason: a word for the kind of error.
         again: whether asking again may help ("malformed") or not ("refused").
     """
 
@@ -95,7 +95,7 @@ class Unusable(Exception):
 
 @runtime_checkable
 class Teacher(Protocol):
-    """Whoever answers questions with samples and their top-k."""
+    """A model or server that answers questions with samples and their top-k."""
 
     @property
     def name(self) -> str:
@@ -103,19 +103,19 @@ class Teacher(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Everything that changes what it answers, as JSON values; no secrets."""
+        """Everything that its completions depend on, as JSON values; no secrets."""
         ...
 
     async def ask(self, ask: Ask) -> Answer:
         """Answers one request.
 
         Raises:
-            Busy: ask again later.
+            Busy: the request may succeed later.
             Unusable: nothing in the response can be used.
             InputError: no request of this run can succeed.
         """
         ...
 
     async def close(self) -> None:
-        """Gives back connections."""
+        """Releases its connections."""
         ...

@@ -22,16 +22,16 @@ def usable_choices(body: bytes, where: str, *, spelt: bool = True) -> list[Choic
 
     Args:
         body: JSON as the server sent it.
-        where: for messages.
+        where: name of the response in messages.
         spelt: whether tokens must spell the text.
 
     Raises:
-        Unusable: none can, with the reason of the first.
+        Unusable: none can be used; with the reason of the first.
     """
     try:
         value: Any = json.loads(body)
         if "choices" not in value and "error" in value:
-            # Some gateways send an error as a success.
+            # Some gateways send an error with the status of a success.
             raise Unusable("error", f"{where}: {str(value['error'])[:300]}")
         choices = value["choices"]
         entries = [(int(c.get("index", n)), c) for n, c in enumerate(choices)]
@@ -53,7 +53,7 @@ def parse_body(body: bytes, where: str) -> list[Choice]:
     """The usable choices of a stored response.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the response is damaged.
     """
     try:
         return usable_choices(body, where)
@@ -77,7 +77,7 @@ def _choice(index: int, choice: Any, where: str, spelt: bool) -> Choice:
     except (KeyError, TypeError, AttributeError) as error:
         raise Unusable("malformed", f"{where}: no text ({error})") from error
     if not isinstance(text, str) or any("\ud800" <= char <= "\udfff" for char in text):
-        # Half of a surrogate pair: no file could hold it.
+        # Half of a surrogate pair cannot be written to a file.
         raise Unusable("malformed", f"{where}: the text is {text!r}")
     if not isinstance(logprobs, dict):
         raise Unusable("no_logprobs", f"{where}: the server sent no log-probabilities")
@@ -87,7 +87,7 @@ def _choice(index: int, choice: Any, where: str, spelt: bool) -> Choice:
             tokens = list(_chat_tokens(logprobs["content"], where))
         else:
             tokens = list(_completion_tokens(logprobs, where))
-    except InputError as error:  # NaN, above 1: poor here, a fault in a file
+    except InputError as error:  # NaN or above 1: only this choice is unusable
         raise Unusable("bad_logprobs", str(error)) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unusable("no_logprobs", f"{where}: {error!r}") from error
@@ -103,7 +103,7 @@ def _difference(choice: Mapping[str, Any], tokens: Sequence[TeacherToken]) -> st
     message = cast(dict[str, Any], choice.get("message") or {})
     if message.get("reasoning_content") or message.get("reasoning"):
         return (
-            "the server took the reasoning out of the text, but its tokens hold it; "
+            "the server removed the reasoning from the text, but its tokens hold it; "
             "start it without a reasoning parser, or switch reasoning off with "
             '--extra_body \'{"chat_template_kwargs": {"enable_thinking": false}}\''
         )
