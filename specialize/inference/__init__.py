@@ -1,1 +1,1 @@
-"""Text in, text out, on the mesh; a T5 checkpoint as a teacher."""
+"""Decoding of texts on the mesh; a T5 checkpoint as a teacher."""

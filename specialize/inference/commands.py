@@ -1,4 +1,4 @@
-"""`specialize sample`: a checkpoint of one's own as the teacher."""
+"""`specialize sample`: a T5 checkpoint as the teacher."""
 
 import argparse
 
@@ -10,11 +10,11 @@ def register(subparsers: options.Commands) -> None:
     """Adds `sample` to the command line."""
     command = subparsers.add_parser(
         "sample",
-        help="let a T5 checkpoint be the teacher: samples with exact top-k",
-        description="Decodes solutions of a checkpoint on the mesh, as gin files say, "
-        "into a database of answers; 'corpus export' and what follows take it from "
-        "there. A rerun asks only for what is missing. A teacher behind a server is "
-        "asked by 'specialize corpus sample'.",
+        help="use a T5 checkpoint as the teacher: samples with exact top-k",
+        description="Decodes solutions with a checkpoint on the mesh, as gin files "
+        "say, into a response database, which 'specialize corpus export' reads. A "
+        "rerun asks only for what is missing. 'specialize corpus sample' asks a "
+        "teacher on a server.",
     )
     config.add_flags(command)
     options.add_problems(command)

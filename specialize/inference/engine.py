@@ -1,8 +1,8 @@
 """Text in, text out: tokenize, bucket by length, decode on the mesh, in any order.
 
-The batches are a function of the prompts and the engine's settings alone. A run that
-was cut off therefore forms the same batches again and skips those it has finished, with
-the same random keys, so resuming never changes a text.
+The batches depend only on the prompts and the engine's settings. An interrupted run
+therefore forms the same batches again and skips those that it has finished, with the
+same random keys, so resuming never changes a text.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from specialize.errors import InputError
 from specialize.inference.spec import DecodingSpec
 from specialize.student.decoding.decoding import Generated, generate
 
-# Encoder lengths a batch is padded to: 32, 64, 96, 128 and from there four to each
-# doubling. Few enough that compiling them is cheap, close enough that beyond 96 tokens
-# padding stays below a quarter.
+# Encoder lengths that batches are padded to: 32, 64, 96, 128, then four per doubling.
+# They are few, so compiling them is cheap, and close: above 96 tokens the padding
+# fraction stays below a quarter.
 _LENGTHS = (32, 64, 96) + tuple(
     quarter * 2**power for power in range(5, 11) for quarter in (4, 5, 6, 7)
 )
@@ -28,7 +28,7 @@ _LENGTHS = (32, 64, 96) + tuple(
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What the engine needs of a vocabulary."""
+    """The methods of a vocabulary that the engine needs."""
 
     eos_id: int
 
@@ -43,14 +43,14 @@ class Tokenizer(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Generation:
-    """What was decoded for one prompt.
+    """The texts that were decoded for one prompt.
 
     Attributes:
-        index: of the prompt.
+        index: index of the prompt.
         texts: one text, or `num_samples` of them, or the best beam.
         scores: log-probability of each text, in nats.
         ids: token ids of each text, EOS included.
-        truncated: input tokens cut from the front because the prompt was too long.
+        truncated: number of input tokens cut from the front of a too long prompt.
     """
 
     index: int
@@ -67,7 +67,7 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bucket:
-    """One batch: its number, its encoder length and the prompts in it."""
+    """One batch: its number, its encoder length and the indices of its prompts."""
 
     number: int
     length: int
@@ -81,13 +81,13 @@ class Engine:
         module: the network (`student.module`).
         params: its weights, on the mesh.
         tokenizer: text to ids and back.
-        mesh: data-parallel over all axes but "model".
+        mesh: the devices; data-parallel over all axes but "model".
         decoding: how texts are generated. Its batch size must be a multiple of the
             data-parallel devices. A prompt that is longer than its input length loses
-            its front, never its question, and says so in `truncated`.
+            its front, never its question; `truncated` counts the lost tokens.
 
     Raises:
-        InputError: the batch does not divide over the mesh.
+        InputError: the batch size is not such a multiple.
     """
 
     def __init__(
@@ -116,10 +116,7 @@ class Engine:
         self._compiled: dict[int, Callable[..., Any]] = {}
 
     def buckets(self, prompts: Sequence[str]) -> tuple[list[list[int]], list[Bucket]]:
-        """Token ids of every prompt, and the batches they are decoded in.
-
-        Args:
-            prompts: encoder texts.
+        """Token ids of every prompt, and the batches in which they are decoded.
 
         Returns:
             (ids with EOS, batches), longest batches first, so that a lack of memory
@@ -137,7 +134,7 @@ class Engine:
         return ids, found
 
     def padded_length(self, tokens: int) -> int:
-        """The encoder length of a batch whose longest prompt has so many tokens."""
+        """The encoder length of a batch whose longest prompt has `tokens` tokens."""
         longest = min(tokens, self.decoding.input_length)
         length = next((n for n in _LENGTHS if n >= longest), longest)
         return min(length, self.decoding.input_length)
@@ -149,7 +146,7 @@ class Engine:
 
         Args:
             prompts: encoder texts.
-            done: indices finished earlier; a batch of which all are done is skipped.
+            done: indices finished earlier; a batch is skipped if all of its are done.
 
         Yields:
             One `Generation` per prompt, batch by batch, not in the prompts' order.
@@ -163,7 +160,7 @@ class Engine:
             key = jax.random.fold_in(jax.random.key(self.decoding.seed), bucket.number)
             rows = [ids[index] for index in bucket.indices]
             result = self.decode(rows, bucket.length, key)
-            # The device works on this batch while the host spells out the last one.
+            # The device decodes this batch while the host detokenizes the last one.
             if pending is not None:
                 yield from self._spell(*pending)
             pending = (bucket, ids, result)
@@ -181,20 +178,20 @@ class Engine:
         """Decodes one batch of token ids; returns before the device has finished.
 
         Args:
-            rows: at most `batch_size` rows of ids, EOS last; the front of a row that
-                is longer than `length` is cut.
-            length: the encoder's.
-            rng: a key, or one for each of the `batch_size` rows.
-            alternatives: K of the distributions to return beside the tokens; 0: none.
+            rows: at most `batch_size` sequences of ids, EOS last; a sequence that is
+                longer than `length` loses its front.
+            length: length of the encoder.
+            rng: a key, or one for each of the `batch_size` sequences.
+            alternatives: K of the distributions to return with the tokens; 0: none.
 
         Returns:
-            `batch_size` rows; those after the given ones repeat the last of them.
+            `batch_size` sequences; those after the given ones repeat the last of them.
         """
         tokens = np.zeros((self.decoding.batch_size, length), np.int32)
         for row, ids in enumerate(rows):
             kept = ids[-length:]
             tokens[row, : len(kept)] = kept
-        # An empty row would never emit EOS and keep the others waiting.
+        # An empty sequence would never emit EOS and would delay the others.
         tokens[len(rows) :] = tokens[len(rows) - 1]
         batch = jax.make_array_from_callback(
             tokens.shape, self._sharding, lambda where: tokens[where]

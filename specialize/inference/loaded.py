@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,7 +33,7 @@ VOCABULARY_FILES = ("spiece.model", "sentencepiece.model")
 
 @dataclasses.dataclass(frozen=True)
 class TopK:
-    """The student's likeliest tokens at every position of one text.
+    """The student's most probable tokens at every position of one text.
 
     Attributes:
         ids: ids [L K], most probable first.
@@ -45,13 +46,13 @@ class TopK:
 
 @dataclasses.dataclass(frozen=True)
 class Generated(Sequence[str]):
-    r"""Texts, in the order of their prompts; indexing and iterating gives the texts.
+    r"""Texts, in the order of their prompts; indexing and iterating give the texts.
 
     Attributes:
-        texts: one per prompt, or `num_samples` per prompt, one prompt's together.
+        texts: one per prompt, or `num_samples` per prompt, grouped by prompt.
         scores: log-probability of each text in nats, EOS included.
         num_tokens: decoded tokens of each text, EOS included.
-        top_k: one `TopK` per text, EOS included, where `top_k` was asked for.
+        top_k: one `TopK` per text, EOS included, if `top_k` was asked for.
 
     Example:
         >>> found = specialize.load("runs/student").generate(["Q: a\nA:", "Q: b\nA:"])
@@ -80,7 +81,7 @@ class LoadedStudent:
         params: its weights, sharded over `mesh`.
         mesh: the devices.
         vocabulary: its SentencePiece vocabulary.
-        step: optimizer steps of its run, or None where the checkpoint does not say.
+        step: optimizer steps of its run, or None if the checkpoint does not say.
 
     Example:
         >>> specialize.load("runs/student").step
@@ -100,12 +101,12 @@ class LoadedStudent:
         *,
         top_k: int = 0,
     ) -> Generated:
-        r"""Decodes prompts, greedily if nothing else is asked for.
+        r"""Decodes prompts.
 
         Args:
             prompts: encoder texts.
-            decoding: how; see `DecodingSpec`. None decodes greedily.
-            top_k: how many of the likeliest tokens to return per position; 0 for none.
+            decoding: how texts are generated; None decodes greedily.
+            top_k: number of the most probable tokens to return per position; 0: none.
 
         Returns:
             The texts with their scores.
@@ -123,7 +124,7 @@ class LoadedStudent:
             raise InputError(f"prompts is the text {prompts[:40]!r}; give a list.")
         if top_k < 0:
             raise InputError(f"top_k is {top_k}; give 0 (none) or more.")
-        # A few prompts need no full batch; a batch divides over the mesh.
+        # A few prompts need no full batch; a batch must divide over the mesh.
         decoding = decoding or DecodingSpec()
         ways = sharding.batch_shards(self.mesh)
         rows = min(decoding.batch_size, max(len(prompts), 1))
@@ -154,12 +155,12 @@ class LoadedStudent:
         """The loss of every target token of every record, under every loss mode.
 
         Args:
-            records: of a corpus; each has L target tokens, EOS last.
-            batch_size: records that are computed together.
+            records: records of a corpus; each has L target tokens, EOS last.
+            batch_size: number of records that are computed together.
 
         Returns:
             Per record: mode -> nats per target token [L]. The modes are those of
-            `LOSS_MODE`, at temperature 1.
+            `LOSS_MODE`, at loss temperature 1.
 
         Raises:
             InputError: a record holds ids that the student's vocabulary lacks.
@@ -173,13 +174,8 @@ class LoadedStudent:
         """
         found: list[dict[str, Float[np.ndarray, " L"]]] = []
         for part in _parts(records, batch_size):
-            pairs = [
-                (
-                    [*record.input_ids.tolist(), self.vocabulary.eos_id],
-                    record.target.ids,
-                )
-                for record in part
-            ]
+            end = self.vocabulary.eos_id
+            pairs = [([*one.input_ids.tolist(), end], one.target.ids) for one in part]
             rows = self.model.module.config.vocab_size
             for record in part:
                 largest = max(record.target.ids.max(), record.target.teacher_ids.max())
@@ -240,18 +236,19 @@ def load(
     """Loads a student: weights, network and vocabulary.
 
     Args:
-        checkpoint: a run's folder (its newest checkpoint), one of its checkpoints, a
-            Hugging Face folder or hub name, or a T5X checkpoint.
-        vocabulary: the SentencePiece file; None takes the one that the run names or
-            that lies in the folder, or else the environment's SPECIALIZE_VOCABULARY.
-        mesh: the devices, in any spelling of the macro MESH; None takes all of them.
+        checkpoint: the folder of a run (its newest checkpoint), one of its checkpoints,
+            a Hugging Face folder or hub name, or a T5X checkpoint.
+        vocabulary: the SentencePiece file. None takes the one that the run names or
+            that is in the folder, or else the environment's SPECIALIZE_VOCABULARY.
+        mesh: the devices, in any form that the macro MESH takes; None takes all.
         dtype: type of the activations: "float32" or "bfloat16".
 
     Returns:
         The student, ready for `generate` and `loss`.
 
     Raises:
-        InputError: there is no such checkpoint, it is no T5, or no vocabulary is known.
+        InputError: there is no such checkpoint, it is not a T5, or no vocabulary is
+            known.
 
     Example:
         >>> student = specialize.load("runs/student")
@@ -292,20 +289,15 @@ def _vocabulary_file(
 
 
 def _parts(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    part: list[Any] = []
-    for item in items:
-        part.append(item)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
+    left = iter(items)
+    while part := list(itertools.islice(left, size)):
         yield part
 
 
 def _padded(
     pairs: Sequence[tuple[Sequence[int], Any]], rows: int
 ) -> Mapping[str, Int[np.ndarray, "B L"]]:
-    """Inputs and targets of B rows, padded to powers of two: few shapes to compile."""
+    """Inputs and targets of B sequences; powers of two give few shapes to compile."""
     longest = [max(len(pair[side]) for pair in pairs) for side in (0, 1)]
     source, target = (1 << (max(number, 8) - 1).bit_length() for number in longest)
     batch = {

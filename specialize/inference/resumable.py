@@ -1,4 +1,4 @@
-"""Decode many prompts into a file, and go on where a killed run stopped."""
+"""Decodes many prompts into a file, and resumes where a killed run stopped."""
 
 import json
 import os
@@ -22,24 +22,24 @@ def decode_to_file(
     *,
     description: str = "decode",
 ) -> list[dict[str, Any]]:
-    """Decodes `prompts`, appending each batch to `path` as it is finished.
+    """Decodes `prompts`, appending each batch to `path` when it is finished.
 
-    The first line of the file holds its version and `settings`; every other line one
-    prompt. A rerun with the same settings decodes only the batches that are not there;
-    the last line, which a kill may have cut, is decoded again.
+    The first line of the file holds its version and `settings`; every other line holds
+    one prompt. A rerun with the same settings decodes only the missing batches, and
+    the last line again, which a kill may have cut.
 
     Args:
-        engine: decodes.
+        engine: decodes the prompts.
         prompts: encoder texts.
-        path: JSON lines; made, or gone on with.
-        settings: everything the texts depend on, as JSON values.
-        description: for the progress bar.
+        path: file of JSON lines; made if it does not exist, else continued.
+        settings: everything that the texts depend on, as JSON values.
+        description: text of the progress bar.
 
     Returns:
         For each prompt, in order: index, texts, scores, num_tokens, truncated.
 
     Raises:
-        InputError: other settings, another version, or a malformed line.
+        InputError: the file has other settings, another version, or a malformed line.
     """
     file = pathlib.Path(path)
     found = _read(file, settings)
@@ -49,7 +49,7 @@ def decode_to_file(
             f"{file} holds prompt {beyond[0]}, but there are {len(prompts)} prompts. "
             "Remove the file, or name another output."
         )
-    # Every process decodes; one writes. All must agree on what is done already.
+    # Every process decodes; one writes. All must agree on what is done.
     leader = jax.process_index() == 0
     if leader:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def _read(file: pathlib.Path, settings: dict[str, Any]) -> dict[int, dict[str, A
     if not parsed:
         return {}
     versions.DECODED.check(parsed[0].get("version", 1), file)
-    # JSON has no tuples: compare what a file can hold.
+    # JSON has no tuples, so compare what a file can hold.
     wanted = json.loads(json.dumps(settings))
     if parsed[0].get("settings") != wanted:
         raise InputError(
@@ -108,7 +108,7 @@ def _read(file: pathlib.Path, settings: dict[str, Any]) -> dict[int, dict[str, A
 def _rewrite(
     file: pathlib.Path, settings: dict[str, Any], found: dict[int, dict[str, Any]]
 ) -> None:
-    """Writes what is known to be whole, so that appending starts on a new line."""
+    """Writes only the complete lines, so that appending starts on a new line."""
     from specialize import outputs
 
     head = {"version": versions.DECODED.writes, "settings": settings}

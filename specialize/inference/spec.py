@@ -6,8 +6,8 @@ from typing import Any
 from specialize import checks
 from specialize.student.decoding.spec import GenerationSpec
 
-# Fields that version 0.1 did not write down. At their defaults they are left out, so
-# that predictions of that version are found again.
+# Fields that version 0.1 did not store. At their defaults they are left out, so that
+# the predictions of that version are reused.
 _LATER = ("top_k", "length_penalty", "early_stopping")
 
 

@@ -1,12 +1,12 @@
 """A T5 checkpoint as a teacher: batched sampling on the mesh, with exact top-k.
 
-Asks come one by one, as from any teacher (`corpus.sampling`); those of like length are
-decoded together. Each row has a key of its own, made of its ask's seed, so that what a
-question is answered depends on neither the batch nor the order of asking.
+Requests arrive one by one, as for any teacher (`corpus.sampling`); those of similar
+length are decoded together. Each sequence has its own key, made of its request's seed,
+so a completion depends on neither the batch nor the order of the requests.
 
-A teacher with the student's vocabulary needs no alignment: wherever it writes the
-pieces that the vocabulary itself would, `align` by bytes gives back its distributions
-as they are.
+A teacher with the student's vocabulary needs no alignment: where it writes the pieces
+that the vocabulary itself would, `align` with method "bytes" returns its distributions
+unchanged.
 """
 
 import asyncio
@@ -37,11 +37,11 @@ from specialize.inference.engine import Engine
 from specialize.inference.spec import DecodingSpec
 from specialize.inference.weights import load_student, weights_digest
 
-# Asks that arrive while the device is at work form the next batch. If they do not fill
-# one, it begins when none has come for so long: answers are stored meanwhile, and
-# whoever stored one asks again.
+# Requests that arrive while the device decodes form the next batch. If they do not fill
+# it, it starts when none has arrived for this time: the workers meanwhile store their
+# answers and then ask again.
 _QUIET_S = 0.05
-# Enough asks under way that a batch of one length comes together.
+# Requests in flight: enough to fill a batch of one length.
 _ASKS_PER_ROW = 4
 
 
@@ -54,11 +54,11 @@ class _Waiting(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """What a checkpoint is asked.
+    """The questions that a checkpoint is asked.
 
     Attributes:
         problems_path: the benchmark file of the problems.
-        dataset: whose layout the file has.
+        dataset: benchmark whose layout the file has.
         prompt_path: file of the prompt prefix; None: no prefix.
         limit: number of problems to ask, the first ones of the file; None: all.
     """
@@ -73,11 +73,10 @@ class T5Teacher:
     """A `Teacher` that decodes here. One process; its mesh may have many devices.
 
     Args:
-        engine: decodes with method "sample"; its tokenizer is `vocabulary`. Every
-            prompt of a batch gets as many samples as it draws, of which a request may
-            take fewer.
-        vocabulary: the checkpoint's.
-        name: for cards and the settings of the response database.
+        engine: decodes with method "sample"; its tokenizer is `vocabulary`. It draws
+            the same number of samples for every prompt; a request may take fewer.
+        vocabulary: the checkpoint's vocabulary.
+        name: name for cards and the settings of the response database.
         alternatives: K of the recorded distributions.
     """
 
@@ -86,25 +85,20 @@ class T5Teacher:
     ):
         self._engine = engine
         self._vocabulary = vocabulary
-        self._name = name
+        self.name = name
         self._alternatives = alternatives
         self._waiting: dict[int, list[_Waiting]] = collections.defaultdict(list)
         self._serving: asyncio.Task[None] | None = None
-        # One thread: batches follow each other on the device anyway.
+        # One thread: the device decodes one batch after the other anyway.
         self._device = concurrent.futures.ThreadPoolExecutor(1)
         self._weights = weights_digest(engine.params)
         self._spellings = [_spelling(vocabulary, i) for i in range(vocabulary.rows)]
 
-    @property
-    def name(self) -> str:
-        """The checkpoint's name."""
-        return self._name
-
     def describe(self) -> dict[str, Any]:
-        """What its answers depend on."""
+        """Everything that its completions depend on."""
         decoding = self._engine.decoding
         return {
-            "teacher": self._name,
+            "teacher": self.name,
             "weights": self._weights,
             "vocabulary_sha256": self._vocabulary.sha256,
             "temperature": decoding.temperature,
@@ -115,7 +109,7 @@ class T5Teacher:
         }
 
     async def ask(self, ask: Ask) -> Answer:
-        """Answers one request, together with others of like length.
+        """Answers one request, together with others of similar length.
 
         Raises:
             Unusable: the prompt is longer than the engine's inputs.
@@ -137,7 +131,7 @@ class T5Teacher:
         return await answer
 
     async def close(self) -> None:
-        """Gives back the thread."""
+        """Stops the thread."""
         if self._serving is not None:
             self._serving.cancel()
         self._device.shutdown(wait=True)
@@ -157,7 +151,7 @@ class T5Teacher:
                 answers = await loop.run_in_executor(
                     self._device, self._answer, batch, length
                 )
-            except Exception as error:  # whoever asked must hear of it
+            except Exception as error:  # every request of the batch gets it
                 for one in batch:
                     if not one.answer.done():
                         one.answer.set_exception(error)
@@ -192,24 +186,14 @@ class T5Teacher:
         )
         steps = found.steps
         assert steps is not None
-        rows = len(batch)
-        shape = (
-            self._engine.decoding.batch_size,
-            -1,
-            self._engine.decoding.output_length,
-        )
-        tokens = np.asarray(found.tokens).reshape(shape)[:rows]
-        logprobs, top_ids, top_logprobs = (np.asarray(one)[:rows] for one in steps)
+        decoding = self._engine.decoding
+        shape = (decoding.batch_size, -1, decoding.output_length)
+        tokens = np.asarray(found.tokens).reshape(shape)
+        arrays = (tokens, *map(np.asarray, steps))
         answers: list[Answer | Unusable] = []
         for row, one in enumerate(batch):
             choices = [
-                self._choice(
-                    index,
-                    tokens[row, index],
-                    logprobs[row, index],
-                    top_ids[row, index],
-                    top_logprobs[row, index],
-                )
+                self._choice(index, *(array[row, index] for array in arrays))
                 for index in range(one.ask.count)
             ]
             written = sum(choice.pop("num_tokens") for choice in choices)
@@ -237,14 +221,14 @@ class T5Teacher:
         content: list[dict[str, Any]] = []
         for position in range(length):
             spelt = self._spellings[tokens[position]]
-            if not spelt:  # padding: the decoder goes on, the text does not
+            if not spelt:  # padding writes no text
                 continue
             top = zip(top_ids[position], top_logprobs[position], strict=True)
             content.append(
                 self._entry(spelt, logprobs[position])
                 | {
                     "top_logprobs": [
-                        # EOS and padding write nothing; what they have is in the tail.
+                        # EOS and padding write nothing; their mass is in the tail.
                         self._entry(self._spellings[i], value)
                         for i, value in top
                         if self._spellings[i]
@@ -269,7 +253,7 @@ class T5Teacher:
 
 
 def _spelling(vocabulary: Vocabulary, index: int) -> bytes:
-    """What a piece writes; nothing for padding, EOS and rows without a piece."""
+    """The text of a piece; empty for padding, EOS and rows without a piece."""
     if index in (vocabulary.pad_id, vocabulary.eos_id) or index >= vocabulary.size:
         return b""
     piece = vocabulary.piece(index)
@@ -300,32 +284,32 @@ def sample_checkpoint(
         model: the teacher's network in a `Student`.
         checkpoint: weights in any layout that `checkpoints.load_params` reads.
         decoding: sampling temperature, nucleus, seed, batch size and lengths. The
-            method is "sample" whatever it says, and `sampling` says how many samples
-            are drawn. A longer prompt than its input length is given up.
-        questions: what is asked.
-        sampling: how many samples each question gets, and which judge counts right
-            ones. Seed and pace follow from `decoding`.
-        responses: the database; made if it does not exist, continued if it does.
+            method is always "sample", and `sampling` says how many samples are drawn.
+            A prompt that is longer than the input length is given up.
+        questions: the questions to ask.
+        sampling: how many samples each question gets, and which judge says which are
+            right. `decoding` determines seed and pace.
+        responses: the response database; made if it does not exist, else continued.
         top_logprobs: number of alternatives per token; their distribution is that of
             the model, before temperature and nucleus.
         name: name of the teacher, for cards. None: the checkpoint's path.
         vocabulary_path: SentencePiece model of the checkpoint. None: the environment
             variable SPECIALIZE_VOCABULARY.
-        mesh: the device mesh, in any spelling of `specialize.mesh`.
-        log_every_s: seconds between progress lines off a terminal.
+        mesh: the device mesh, in any form that `specialize.mesh` reads.
+        log_every_s: seconds between log lines off a terminal.
 
     Returns:
-        The final tally; what it lacks is asked for by the next run.
+        The final tally; the next run asks for the samples that it lacks.
 
     Raises:
-        InputError: a file, the checkpoint or a setting is at fault, or the run has
+        InputError: a file, the checkpoint or a setting is invalid, or the run has
             several processes.
     """
     if jax.process_count() > 1:
         raise InputError(
             f"a checkpoint is sampled by one process, not {jax.process_count()}. "
-            "Run one on each host, each with a part of the problems in a file of its "
-            "own and its own --responses."
+            "Run one on each host, each with its own part of the problems in its own "
+            "file, and its own --responses."
         )
     problems = read_problems(questions.problems_path, questions.dataset)
     prompt_prefix = sample.read_prompt_prefix(questions.prompt_path)

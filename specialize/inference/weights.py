@@ -1,4 +1,4 @@
-"""A student's weights, from any checkpoint, onto a mesh for inference."""
+"""Loads a student's weights, from any checkpoint, onto a mesh for inference."""
 
 import dataclasses
 import hashlib
@@ -22,8 +22,8 @@ class Loaded:
 
     Attributes:
         params: the tree, sharded by the logical rules.
-        mesh: where it lies.
-        step: optimizer steps behind it, where the path tells.
+        mesh: its devices.
+        step: number of optimizer steps that made it, if the path says.
     """
 
     params: Any
@@ -36,19 +36,16 @@ def load_student(
     checkpoint: str,
     mesh: Mesh | Mapping[str, int] | str | None = None,
 ) -> Loaded:
-    """Restores weights shard by shard.
+    """Restores weights, shard by shard, with the mesh they are on.
 
     Args:
-        model: the student; its network says which tensors are wanted.
+        model: the student; its network says which tensors are needed.
         checkpoint: in any layout that `checkpoints.load_params` reads.
-        mesh: as `sharding.read_mesh` takes it.
-
-    Returns:
-        The weights and the mesh.
+        mesh: the device mesh, as `sharding.read_mesh` takes it.
 
     Raises:
         InputError: the checkpoint is missing or does not fit the network, or the mesh
-            is none.
+            is invalid.
     """
     mesh = sharding.read_mesh(mesh)
     shapes = {"encoder_input_tokens": (1, 8), "decoder_input_tokens": (1, 8)}
@@ -70,7 +67,7 @@ def load_student(
 
 
 def _step(checkpoint: str) -> int | None:
-    """The steps of a checkpoint, as names of folders tell them."""
+    """The steps of a checkpoint, as the names of its folders say."""
     named = re.search(r"(?:checkpoints/|checkpoint_)(\d+)/*$", checkpoint)
     if named:
         return int(named.group(1))
@@ -83,10 +80,10 @@ def _step(checkpoint: str) -> int | None:
 
 
 def weights_digest(params: Any) -> str:
-    """A digest of the values of a tree of weights, computed where they lie.
+    """A digest of the values of a tree of weights, computed on their devices.
 
-    Sums and sums of squares of every array, in float32: enough to tell checkpoints
-    apart without bringing the weights to the host.
+    It is made of sums and sums of squares of every array, in float32: enough to tell
+    checkpoints apart without copying the weights to the host.
     """
 
     @jax.jit

@@ -1,8 +1,8 @@
 """A teacher that knows the true probability of each of its tokens.
 
-It is a small stochastic grammar whose next-token distribution follows from the grammar
-by marginalisation, so the probabilities it reports are the true ones. It has its own
-tokenizer, which differs from the student's, and it errs in arithmetic now and then, so
+It is a small stochastic grammar. Its next-token distribution follows from the grammar
+by marginalisation, so the probabilities that it reports are exact. It has its own
+tokenizer, which differs from the student's, and sometimes makes arithmetic errors, so
 that verification has something to reject.
 """
 
@@ -20,11 +20,11 @@ _OPENERS = ("Then", "Next", "Now", "So", "After that", "Thus", "Hence", "Therefo
 _OPENER_WEIGHTS = (0.34, 0.22, 0.16, 0.1, 0.08, 0.05, 0.03, 0.02)
 _STARTS = ("{name} starts with {n}.", "At first there are {n}.", "We begin with {n}.")
 _START_WEIGHTS = (0.5, 0.3, 0.2)
-# How far the teacher is off, and how often. Sums to 1.
+# The teacher's errors in a sum, with their probabilities, which sum to 1.
 _SLIPS = {0: 0.94, 1: 0.02, -1: 0.02, 10: 0.012, 2: 0.008}
 
-# The teacher's own tokens: at most four letters, single digits, a space joined to what
-# follows. SentencePiece cuts the same text elsewhere.
+# The teacher's tokens: at most four letters, single digits, a space joined to what
+# follows it. SentencePiece cuts the same text differently.
 _TOKEN = re.compile(r" ?[A-Za-z]{1,4}| ?\d| ?[^\sA-Za-z\d]|\s")
 
 
@@ -37,9 +37,8 @@ class ExactTeacher:
     """A stochastic grammar that knows the true probability of each of its tokens.
 
     A solution is a sequence of choices. Each choice is a set of strings with
-    probabilities, no string's tokens a prefix of another's, so the probability of the
-    next token is the share of the strings that continue with it among those that
-    agree with the tokens so far.
+    probabilities; no string's tokens are a prefix of another's. So the probability of the
+    next token is its share of the strings that agree with the tokens so far.
     """
 
     name = TEACHER_NAME
@@ -52,10 +51,10 @@ class ExactTeacher:
         Args:
             problem: the problem to solve.
             sample: number of the sample.
-            seed: of the world; together with problem and sample it fixes the text.
+            seed: seed of the world; with problem and sample it determines the text.
 
         Returns:
-            The text and its tokens, each with every alternative the grammar allows.
+            The text and its tokens, each with all alternatives that the grammar allows.
         """
         draw = random.Random(f"{seed}-{problem.id}-{sample}")
         tokens: list[TeacherToken] = []

@@ -1,8 +1,8 @@
 """A generated world: word problems, an exact stochastic teacher, generic tasks.
 
-The world is written in the file formats of the real one (GSM8K's JSON lines,
-MultiArith's and BIG-Bench Hard's JSON, an export of completions with their top-k), so
-that everything after it is the code that real data go through.
+The world has the file formats of real data (GSM8K's JSON lines, MultiArith's and
+BIG-Bench Hard's JSON, an export of completions with their top-k), so that the same code
+reads both.
 """
 
 import io
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from specialize import outputs
+from specialize.corpus.completions import completion_to_json
 from specialize.corpus.records import Completion
 from specialize.progress import track
 from specialize.quickstart.exact_teacher import ExactTeacher
@@ -29,7 +30,7 @@ from specialize.quickstart.word_problems import (
     problems,
 )
 
-# Where a number ends and a sign follows.
+# A digit with the punctuation mark after it.
 _NUMBER_END = re.compile(r"(\d)([.,?:])")
 
 
@@ -68,15 +69,18 @@ def _sum(draw: random.Random) -> tuple[str, str]:
     return f"{left} + {size} =", str(left + size)
 
 
-def _first(draw: random.Random) -> tuple[str, str]:
+def _story(draw: random.Random) -> tuple[str, MiniatureProblem]:
     problem = problems(1, seed=draw.randrange(2**32), prefix="reading")[0]
-    story, _, _ = problem.question.rpartition(" How many ")
+    return problem.question.rpartition(" How many ")[0], problem
+
+
+def _first(draw: random.Random) -> tuple[str, str]:
+    story, problem = _story(draw)
     return f"{story} What was there at first?", str(problem.start)
 
 
 def _change(draw: random.Random) -> tuple[str, str]:
-    problem = problems(1, seed=draw.randrange(2**32), prefix="reading")[0]
-    story, _, _ = problem.question.rpartition(" How many ")
+    story, problem = _story(draw)
     number = draw.randrange(len(problem.changes))
     change = problem.changes[number]
     which = ("first", "second", "third")[number]
@@ -85,7 +89,7 @@ def _change(draw: random.Random) -> tuple[str, str]:
     )
 
 
-# Generic abilities of the base student, which specialisation does not train.
+# Abilities of the base student that specialisation does not train.
 GENERIC_TASKS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
     "say_backwards": _reverse,
     "last_name": _last,
@@ -119,12 +123,12 @@ def write(
     teacher's samples with top-k) and `text.txt` (for the vocabulary).
 
     Args:
-        out: a new or empty folder.
-        seed: fixes every file.
-        num_train: problems the teacher solves.
-        num_test: problems of each math suite.
-        num_samples: the teacher's samples a problem.
-        num_pretraining: examples of the base student's pre-training.
+        out: a new or empty folder, or an earlier world, which is replaced.
+        seed: random seed; determines every file.
+        num_train: number of problems that the teacher solves.
+        num_test: number of problems per math suite.
+        num_samples: number of the teacher's samples per problem.
+        num_pretraining: number of examples for the base student's pre-training.
 
     Returns:
         The folder.
@@ -178,7 +182,7 @@ def write(
         _write_lines(
             folder / "completions.jsonl",
             (
-                _completion_line(problem, teacher.sample(problem, index, seed=seed))
+                _completion_line(teacher.sample(problem, index, seed=seed))
                 for problem in track(train, "miniature: the teacher solves")
                 for index in range(num_samples)
             ),
@@ -195,7 +199,7 @@ def write(
 
 
 def _pretraining(count: int, *, seed: int) -> Iterator[dict[str, str]]:
-    """Generic tasks, sums and reading: what a base model knows before it reasons."""
+    """Generic tasks, sums and reading: what the base student learns first."""
     draw = random.Random(f"pretraining-{seed}")
     tasks = [*GENERIC_TASKS.values(), _sum, _sum, _first, _change, _change]
     for _ in range(count):
@@ -203,20 +207,9 @@ def _pretraining(count: int, *, seed: int) -> Iterator[dict[str, str]]:
         yield {"inputs": f"Q: {text}\nA:", "targets": target}
 
 
-def _completion_line(problem: MiniatureProblem, completion: Completion) -> Any:
-    tokens = completion.tokens or ()
-    return {
-        "problem_id": problem.id,
-        "sample": completion.sample,
-        "text": completion.text,
-        "finish_reason": completion.finish_reason,
-        "tokens": [token.token.decode() for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [
-            {text.decode(): logprob for text, logprob in token.top[:5]}
-            for token in tokens
-        ],
-    }
+def _completion_line(completion: Completion) -> dict[str, Any]:
+    record = completion_to_json(completion)
+    return record | {"top_logprobs": [dict(top[:5]) for top in record["top_logprobs"]]}
 
 
 def _write_lines(path: pathlib.Path, items: Any) -> None:
@@ -231,12 +224,12 @@ def train_vocabulary(
 ) -> pathlib.Path:
     """Trains a SentencePiece vocabulary with T5's special ids.
 
-    A number and the full stop behind it stay apart, as in T5's own vocabulary.
+    A number and the full stop after it stay separate, as in T5's own vocabulary.
 
     Args:
-        text: one sentence a line.
+        text: file with one sentence per line.
         out: the model file to write.
-        size: at most this many pieces (fewer where the text has no more).
+        size: the most pieces; fewer if the text has fewer.
 
     Returns:
         `out`.

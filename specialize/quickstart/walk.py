@@ -1,9 +1,9 @@
 """The main job on a miniature world, by the same commands that real data take.
 
-`specialize quickstart` generates the world (`miniature`), then types the
-commands a user would type: build the corpus, train a base student, measure it,
-specialise it on the teacher's distributions, measure it again. Every command is
-printed before it runs and can be run by hand.
+`specialize quickstart` generates the world (`miniature`), then runs the commands that a
+user would type: build the corpus, train a base student, evaluate it, specialise it on
+the teacher's distributions, and evaluate it again. Every command is printed before it
+runs and can be run by hand.
 """
 
 import argparse
@@ -17,17 +17,17 @@ from specialize import memory, outputs, run_folder
 from specialize.errors import InputError
 from specialize.progress import console
 
-# Suite of the miniature world -> what it stands for, and the prompt it is asked with.
+# What a suite of the miniature world measures -> the suite and its prompt format.
 SUITES = {
     "in_distribution": "gsm8k:zero_shot_cot",
     "out_of_distribution": "multiarith:zero_shot_cot",
     "in_context": "gsm8k:few_shot_cot",
     "generic": "bbh:zero_shot_answer_only",
 }
-# Demonstrations an in-context prompt holds here; the paper's four would triple the
-# time of a two-core run and teach the miniature world nothing more.
+# Demonstrations per in-context prompt; the paper's four would triple the time of a run
+# on two cores, and the student would learn nothing more.
 DEMONSTRATIONS = 1
-# Of both students; a shorter run, for a first look, warms up for less.
+# Warmup of both students; a run of fewer steps has a shorter one.
 WARMUP_STEPS = 20
 
 Command = Callable[[Sequence[str]], int]
@@ -42,9 +42,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
-        "--out", default="runs/quickstart", help="folder for everything it makes"
+        "--out", default="runs/quickstart", help="folder for all results"
     )
-    command.add_argument("--seed", type=int, default=0, help="fixes the whole run")
+    command.add_argument("--seed", type=int, default=0, help="random seed of the run")
     command.add_argument(
         "--base_steps", type=int, default=400, help="steps of the base student"
     )
@@ -52,17 +52,17 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--steps", type=int, default=500, help="steps of the specialisation"
     )
     command.add_argument(
-        "--problems", type=int, default=2000, help="problems the teacher solves"
+        "--problems", type=int, default=2000, help="problems that the teacher solves"
     )
     command.add_argument(
-        "--test_problems", type=int, default=200, help="questions of each math suite"
+        "--test_problems", type=int, default=200, help="questions per math suite"
     )
     command.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     memory.keep_freed()
-    # The command line hands itself over: this room stands beneath it.
+    # The command line passes itself, because this package must not import it.
     quickstart(
         arguments.out,
         command=arguments.main,
@@ -85,23 +85,23 @@ def quickstart(
     problems: int = 2000,
     test_problems: int = 200,
 ) -> dict[str, Any]:
-    """Runs the whole way and writes `results.json`.
+    """Runs the whole example and writes `results.json`.
 
     Args:
         out: folder for the world, the corpus, both students and the report.
         command: runs one `specialize` command line, and returns its exit status.
-        seed: fixes world, initialisation, order and demonstrations.
+        seed: random seed; determines world, initialisation, order and demonstrations.
         base_steps: optimizer steps of the base student's pre-training.
         steps: optimizer steps of the specialisation.
-        problems: training problems of the world.
-        test_problems: questions of each math suite.
+        problems: number of training problems of the world.
+        test_problems: number of questions per math suite.
 
     Returns:
-        What `results.json` holds: `suites.<name>.<before|after>` with accuracy, n and
-        the 95 % Wilson interval.
+        The content of `results.json`: `suites.<name>.<before|after>` with accuracy, n
+        and the 95 % Wilson interval.
 
     Raises:
-        InputError: a number is below 1, `out` is not ours, or a step refused its
+        InputError: a number is below 1, `out` is not ours, or a command rejected its
             input.
     """
     from specialize.quickstart import miniature
@@ -169,7 +169,7 @@ def quickstart(
         ),
     )
 
-    _say("5/5", "Measure: what was gained, and what it cost")
+    _say("5/5", "Evaluate: what was gained, and what it cost")
     after = folder / "after.json"
     _evaluate(run, gin, student, world, after)
     results = {

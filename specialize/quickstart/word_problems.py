@@ -10,8 +10,8 @@ THINGS = ("apples", "books", "coins", "dolls", "eggs", "flags", "gems", "hats")
 OTHER_PEOPLE = ("Kate", "Liam", "Mona", "Nico", "Olga", "Paul")
 OTHER_THINGS = ("pens", "roses", "shells", "tiles", "urns", "vases")
 
-# Numbers of the problems. What a student of 1M parameters learns last are the sums, and
-# these bounds say how many there are: about 2 x 6 x 30.
+# Numbers of the problems. A student of 1M parameters learns the sums last, and these
+# bounds say how many there are: about 2 x 6 x 30.
 _START = (2, 12)
 CHANGE = (1, 6)
 LARGEST = _START[1] + 3 * CHANGE[1]
@@ -32,14 +32,14 @@ _LOSSES = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MiniatureProblem:
-    """A word problem with the numbers behind it.
+    """A word problem with its numbers.
 
     Attributes:
         id: unique within its file.
         question: the text.
-        name: who owns the things.
-        start: how many there are at first.
-        changes: signed changes, in order.
+        name: the person who owns the things.
+        start: number of things at first.
+        changes: signed changes of that number, in order.
     """
 
     id: str
@@ -50,7 +50,7 @@ class MiniatureProblem:
 
     @property
     def answer(self) -> int:
-        """How many there are in the end."""
+        """The number of things in the end."""
         return self.start + sum(self.changes)
 
     def rationale(self) -> str:
@@ -81,9 +81,9 @@ def problems(
     """Draws distinct problems of two or three steps.
 
     Args:
-        count: how many.
-        seed: the same seed draws the same problems.
-        prefix: of their ids.
+        count: number of problems.
+        seed: random seed; the same seed draws the same problems.
+        prefix: prefix of their ids.
         people: names to use.
         things: objects to use.
         exclude: problems whose questions must not occur.
