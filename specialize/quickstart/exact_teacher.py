@@ -37,8 +37,8 @@ class ExactTeacher:
     """A stochastic grammar that knows the true probability of each of its tokens.
 
     A solution is a sequence of choices. Each choice is a set of strings with
-    probabilities; no string's tokens are a prefix of another's. So the probability of the
-    next token is its share of the strings that agree with the tokens so far.
+    probabilities; no string's tokens are a prefix of another's. So the probability of
+    the next token is its share of the strings that agree with the tokens so far.
     """
 
     name = TEACHER_NAME
