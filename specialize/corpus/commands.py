@@ -184,7 +184,7 @@ def _register_import(commands: options.Commands) -> None:
         "--vocabulary", required=True, metavar="FILE", help="T5's SentencePiece model"
     )
     parser.add_argument("--rows", type=int, default=None, help="embedding rows")
-    parser.add_argument("--teacher", default="code-davinci-002", help="its name")
+    parser.add_argument("--teacher", default="code-davinci-002", help="teacher's name")
     parser.add_argument(
         "--k", type=int, default=AlignmentSpec.k, help="entries of a teacher row"
     )

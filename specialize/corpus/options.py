@@ -146,7 +146,7 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SIMILARITY",
         default=None,
-        help="reject samples that are this similar to an earlier one (0 to 1)",
+        help="reject samples at least this similar to an earlier one (0 to 1)",
     )
     group.add_argument(
         "--max_samples",

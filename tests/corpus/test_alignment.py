@@ -157,7 +157,7 @@ REFUSED = {
     "tokens 'she' and ' sold' for another text": (
         [token("she", 1.0), token(" sold", 1.0)],
         "she sells",
-        r"token 1 is ' sold' but the text goes on with ' sells' at byte 3",
+        r"token 1 is ' sold' but the text continues with ' sells' at byte 3",
     ),
     "too few tokens": ([token("she", 1.0)], "she sold", "end at byte 3.*at byte 8"),
     "NaN": (

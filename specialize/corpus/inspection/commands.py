@@ -20,7 +20,7 @@ def register_inspect(commands: options.Commands) -> None:
         help="'<problem>/<sample>/<format>' of a corpus, or '<problem>/<sample>' of "
         "completions",
     )
-    parser.add_argument("--index", type=int, default=0, help="number of the record")
+    parser.add_argument("--index", type=int, default=0, help="record number")
     options.add_problems(parser, required=False)
     parser.add_argument(
         "--completions",
@@ -74,7 +74,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def register_stats(commands: options.Commands) -> None:
     """Adds `stats`."""
     parser = options.add(
-        commands, "stats", _stats, "show funnel, lengths, soft share and bytes"
+        commands, "stats", _stats, "show a corpus: funnel, lengths, soft share, size"
     )
     parser.add_argument("--corpus", required=True, metavar="DIR", help="a corpus")
     parser.add_argument("--json", action="store_true", help="JSON instead of tables")

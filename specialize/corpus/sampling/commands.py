@@ -22,7 +22,7 @@ def register_sample(commands: options.Commands) -> None:
     )
     options.add_problems(parser)
     options.add_asking(parser)
-    parser.add_argument("--model", required=True, help="its name on the server")
+    parser.add_argument("--model", required=True, help="the model's name on the server")
     parser.add_argument(
         "--base_url", default="https://api.openai.com/v1", help="URL of the server"
     )
@@ -50,13 +50,12 @@ def register_sample(commands: options.Commands) -> None:
         help="longest completion in tokens",
     )
     ask.add_argument(
-        "--stop",
-        nargs="*",
-        default=RequestSpec.stop,
-        help="stop sequences",
+        "--stop", nargs="*", default=RequestSpec.stop, help="stop sequences"
     )
     ask.add_argument("--seed", type=int, default=SamplingSpec.seed, help="random seed")
-    ask.add_argument("--no_seed", action="store_true", help="send no seed")
+    ask.add_argument(
+        "--no_seed", action="store_true", help="send no seed: some servers refuse it"
+    )
     ask.add_argument(
         "--extra_body",
         type=options.json_object,
@@ -80,10 +79,10 @@ def register_sample(commands: options.Commands) -> None:
         "--attempts", type=int, default=PaceSpec.attempts, help="attempts per request"
     )
     pace.add_argument(
-        "--backoff", type=float, default=PaceSpec.backoff_s, help="first pause in s"
+        "--backoff", type=float, default=PaceSpec.backoff_s, help="first wait, seconds"
     )
     pace.add_argument(
-        "--timeout", type=float, default=Endpoint.timeout_s, help="seconds"
+        "--timeout", type=float, default=Endpoint.timeout_s, help="seconds per attempt"
     )
     pace.add_argument(
         "--price_input",
