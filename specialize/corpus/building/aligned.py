@@ -1,12 +1,12 @@
-"""Aligned samples as JSON lines: what stands between `align` and `write`.
+"""Aligned samples as JSON lines, which `align` writes and `write` reads.
 
-One object a line, its text in student ids, a row of (student id, log-probability)
-pairs for every position, most probable first:
+Each line is one object with the text in student ids, and for every position a teacher
+row of (student id, log-probability) pairs, most probable first:
 
     {"problem_id", "sample", "text", "ids": [L], "rows": [[[id, logprob], ...] L],
      "tail": [L], "origin": [L]}
 
-The numbers are single precision, written so that they come back exactly.
+The numbers are float32, written so that reading gives exactly the same values.
 """
 
 import json
@@ -21,7 +21,7 @@ from specialize.errors import InputError
 
 
 def aligned_to_json(completion: Completion, target: AlignedTarget) -> str:
-    """One line, without its line end."""
+    """One line, without the newline."""
     rows = [
         [
             [int(index), float(logprob)]
@@ -47,10 +47,10 @@ def aligned_to_json(completion: Completion, target: AlignedTarget) -> str:
 
 
 def aligned_completion(line: Line) -> Completion:
-    """The completion of one line alone.
+    """Reads only the completion of a line.
 
     Raises:
-        InputError: not such a line.
+        InputError: `align` did not write such a line.
     """
     try:
         value = cast(dict[str, Any], json.loads(line.data))
@@ -63,14 +63,15 @@ def parse_aligned(line: Line, k: int) -> tuple[Completion, AlignedTarget]:
     """Reads one line of `aligned_to_json`.
 
     Args:
-        line: of a file that `align` wrote.
-        k: entries of a teacher row.
+        line: a line of a file that `align` wrote.
+        k: number of entries per teacher row.
 
     Returns:
         The completion, without its teacher's tokens, and its target.
 
     Raises:
-        InputError: not such a line, or a row has more than `k` alternatives.
+        InputError: `align` did not write such a line, or a row has more than `k`
+            entries.
     """
     try:
         value = cast(dict[str, Any], json.loads(line.data))

@@ -1,21 +1,21 @@
 """The same build as an Apache Beam pipeline, for corpora beyond one machine.
 
-Beam moves the data; what happens to a sample is what happens on one machine: the same
-functions judge, decide, align and render it, and records land in the same shards in the
-same order, so the corpus is the same to the byte. Beam is the engine of SeqIO's own
-caching: the runners are the same (Dataflow, Flink, Spark; `DirectRunner` here).
+Beam only moves the data. The same functions judge, decide, align and render as on one
+machine, and records get the same shards and order, so the corpus is the same to the
+byte. SeqIO caches with Beam too; the runners are the same (Dataflow, Flink, Spark;
+`DirectRunner` in the tests).
 
     files --lines--> samples, judged --by question--> decided --one DoFn--> records
       --by shard--> sorted, compressed files --launcher--> corpus folder
 
-Workers open completions and vocabulary by their paths, so these must be where every
-worker finds them. Finished shards go to a staging folder that workers and launcher
-share; the launcher makes the corpus folder of them. A shard is sorted in one worker's
-memory: choose as many shards as that takes.
+Workers open completions and vocabulary by their paths, so every worker must be able to
+read them. Finished shards go to a staging folder that workers and launcher share; the
+launcher makes the corpus folder from them. A shard is sorted in one worker's memory:
+choose enough shards for that.
 """
 
 # pyright: basic, reportMissingImports=false
-# Beam is not in the environment that the type checker reads.
+# Beam is not installed where the type checker runs.
 
 import functools
 import json
@@ -82,12 +82,12 @@ _REFUSAL = re.compile(r"InputError: (.*?)(?: \[while running|\n|$)", re.DOTALL)
 
 
 class VerifiedSample(NamedTuple):
-    """A sample on its way to its question's others.
+    """A judged sample, before samples are grouped by question.
 
     Attributes:
-        verification: what was found out about it.
-        payload: the completion as a line of an export; "" for a human rationale, and
-            for what is not right.
+        verification: the result of judging it.
+        payload: the completion as a line of an export; "" for a human rationale or an
+            incorrect sample.
     """
 
     verification: Verification
@@ -95,7 +95,7 @@ class VerifiedSample(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A sample that stays."""
+    """A sample that is kept."""
 
     problem_id: str
     where: str
@@ -120,16 +120,13 @@ def assemble(
         alignment: how teacher rows are made.
         records: which records are written.
         acceptance: which samples are kept.
-        out: where the corpus goes; the launcher must be able to write there.
-        options: of the pipeline, for example ["--runner=FlinkRunner"].
-        staging: folder that workers and launcher share, anything that Beam's file
-            systems know; by default a temporary one beside `out`.
-
-    Returns:
-        The manifest, as written to the folder.
+        out: the corpus folder; the launcher must be able to write it.
+        options: pipeline options, for example ["--runner=FlinkRunner"].
+        staging: folder that workers and launcher share, in any of Beam's file systems
+            (default: a temporary one beside `out`).
 
     Raises:
-        InputError: as `pipeline.build`. The folder is as before.
+        InputError: as `pipeline.build`. The folder is unchanged.
     """
     fingerprint = fingerprint_of(alignment, records, material.card)
     shards.check_fingerprint(fingerprint)
@@ -254,7 +251,7 @@ def _decide(
 
 
 class _Render(ab.DoFn):
-    """The one DoFn of a record: `Renderer.render`, then its place and order."""
+    """Renders samples with `Renderer.render`; yields each record's place and order."""
 
     def __init__(
         self,
@@ -341,7 +338,7 @@ def _run(pipeline: ab.Pipeline) -> None:
     try:
         pipeline.run().wait_until_finish()
     except Exception as error:
-        # Runners add the step to a worker's exception, or pass it on as text.
+        # Runners add the step's name to a worker's exception, or pass only its text.
         text = f"InputError: {error}" if isinstance(error, InputError) else str(error)
         found = _REFUSAL.search(text)
         if found is None:

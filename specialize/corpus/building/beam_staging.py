@@ -1,11 +1,11 @@
 """The folder that Beam's workers and their launcher share: shards, and one summary.
 
-A shard is written by one worker, compressed; the summary has the counts of all of them.
-The launcher reads both.
+One worker writes each compressed shard; the summary has the counts of all workers. The
+launcher reads both.
 """
 
 # pyright: basic, reportMissingImports=false
-# Beam is not in the environment that the type checker reads.
+# Beam is not installed where the type checker runs.
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ _SUMMARY = "summary.json"
 
 
 class Summary:
-    """Counts of some samples and records, which can be added up in any order."""
+    """Counts of some samples and records, which can be added in any order."""
 
     def __init__(self) -> None:
         self.funnel = Funnel()
@@ -51,7 +51,7 @@ def write_shard(
     (name, shard), records = group
     ordered = sorted(records)
     data = compressed(frame for _, frame in ordered)
-    # A worker that is tried again writes the same bytes to the same place.
+    # A worker that Beam retries writes the same bytes to the same file.
     with FileSystems.create(
         FileSystems.join(folder, f"{name}-{shard}"),
         compression_type=ab.io.filesystem.CompressionTypes.UNCOMPRESSED,
@@ -63,7 +63,7 @@ def write_shard(
 def write_summary(
     folder: str, summary: Summary, files: list[tuple[str, int, int]]
 ) -> None:
-    """Writes the counts of a whole run, and which shards there are."""
+    """Writes the counts of a whole run and the list of its shards."""
     statistics = {
         name: {
             "inputs": part.inputs.tolist(),
@@ -109,7 +109,7 @@ def blocks(
     files: list[tuple[str, int, int]],
     num_shards: int,
 ) -> Iterator[shards.Block]:
-    """What `shards.write_shards` takes: the statistics, then one block per shard."""
+    """Yields for `shards.write_shards` the statistics, then one block per shard."""
     yield shards.Block(num_shards, {}, statistics)
     for name, shard, count in files:
         path = FileSystems.join(folder, f"{name}-{shard}")

@@ -1,4 +1,4 @@
-"""Which of the judged samples stay, seen over all of a question's samples at once."""
+"""Decides which judged samples are kept, over all samples of a question."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -8,19 +8,19 @@ from specialize.corpus.spec import AcceptanceSpec
 from specialize.corpus.storage.funnel import Funnel
 from specialize.errors import InputError
 
-# What becomes of a sample.
+# The decision about a sample.
 DROP, KEEP, KEEP_FIRST = 0, 1, 2
 
 
 class Verification(NamedTuple):
-    """What the first pass found out about one sample.
+    """The result of the first pass for one sample.
 
     Attributes:
         problem_id: the question it answers.
         sample: its number; see `Completion.sample`.
-        reason: why it goes, or None where it is right.
+        reason: why it is rejected, or None if it is correct.
         where: "file:line", for messages.
-        text: its text, where near-duplicates are looked for.
+        text: its text if near-duplicates are looked for, else "".
     """
 
     problem_id: str
@@ -31,24 +31,23 @@ class Verification(NamedTuple):
 
 
 def decide(
-    verifications: Sequence[Verification],
-    acceptance: AcceptanceSpec,
+    verifications: Sequence[Verification], acceptance: AcceptanceSpec
 ) -> tuple[list[int], Funnel]:
     """Decides about every sample.
 
-    The order of samples within a question is that of their numbers, so the result
-    does not depend on the order in which files hold them.
+    Samples of a question are ordered by their numbers, so the result does not depend on
+    their order in the files.
 
     Args:
-        verifications: of all samples of the run.
-        acceptance: which right samples are kept.
+        verifications: the verifications of all samples of the run.
+        acceptance: which correct samples are kept.
 
     Returns:
-        For each verification `DROP`, `KEEP` or `KEEP_FIRST` (its question's first right
-        sample), and the funnel up to "verified" with what was rejected so far.
+        For each verification `DROP`, `KEEP` or `KEEP_FIRST` (its question's first
+        correct sample), and the funnel up to "verified" with the rejections so far.
 
     Raises:
-        InputError: a sample's number occurs twice in a question, or nothing stays.
+        InputError: a sample's number occurs twice in a question, or no sample is kept.
     """
     funnel = Funnel()
     by_question: dict[str, list[int]] = {}
@@ -68,8 +67,7 @@ def decide(
 
 
 def decide_question(
-    verifications: Sequence[Verification],
-    acceptance: AcceptanceSpec,
+    verifications: Sequence[Verification], acceptance: AcceptanceSpec
 ) -> tuple[list[int], Funnel]:
     """Decides about the samples of one question; see `decide`.
 
@@ -103,12 +101,12 @@ def decide_question(
 
 
 def nothing_kept(funnel: Funnel) -> InputError:
-    """What to raise where no sample is left, with the reasons and a remedy."""
+    """The error to raise if no sample is kept, with the reasons and a remedy."""
     return InputError(
         f"none of {funnel.read} samples is kept: {funnel.rejected}. Compare one of "
         "them with its question's gold answer ('specialize corpus verify --rejected' "
-        "says why each went), see that file and problems belong together, and that no "
-        "length limit is too low."
+        "lists the reasons), and check that completions and problems belong together "
+        "and that no length limit is too low."
     )
 
 

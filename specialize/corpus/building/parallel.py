@@ -1,62 +1,62 @@
-"""One function over many items in several processes, results in order."""
+"""Applies one function to many items in several processes, results in order."""
 
 import collections
 import concurrent.futures
+import functools
 import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-T = TypeVar("T")
 R = TypeVar("R")
 
 
 def default_processes() -> int:
-    """The cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 def ordered_map(
-    function: Callable[[T], R],
-    items: Iterable[T],
+    function: Callable[..., R],
+    items: Iterable[Any],
     *,
     processes: int,
-    prepare: Callable[..., None],
+    prepare: Callable[..., Any] | None = None,
     arguments: tuple[Any, ...] = (),
 ) -> Iterator[R]:
-    """Yields `function(item)` for each item, in the order of the items.
+    """Yields `function(prepared, item)` for each item, in the order of the items.
 
-    At most two items a process are on their way at any moment, so memory stays
+    At most two items per process are in progress at any moment, so memory stays
     bounded however long `items` is and however slowly results are taken. Processes
     come from a fork server: they inherit neither threads nor locks nor TensorFlow.
 
     Args:
-        function: at module level, so that another process can import it.
+        function: a picklable function.
         items: taken one by one, as results are taken.
-        processes: 1 works in this process.
-        prepare: called once in each process before its first item.
-        arguments: of `prepare`.
+        processes: number of processes; 1 works in this process.
+        prepare: makes `prepared`, once in each process before its first item. None:
+            the function takes only the item.
+        arguments: arguments of `prepare`.
 
     Yields:
         The results. The first exception of `function` is raised here.
     """
     if processes <= 1:
-        prepare(*arguments)
-        for item in items:
-            yield function(item)
+        yield from map(_bound(function, prepare, arguments), items)
         return
-    method = "forkserver" if "forkserver" in _methods() else "spawn"
+    methods = multiprocessing.get_all_start_methods()
+    method = "forkserver" if "forkserver" in methods else "spawn"
     executor = concurrent.futures.ProcessPoolExecutor(
         processes,
         mp_context=multiprocessing.get_context(method),
         initializer=_start,
-        initargs=(prepare, arguments),
+        initargs=(function, prepare, arguments),
     )
     waiting: collections.deque[concurrent.futures.Future[R]] = collections.deque()
     try:
         for item in items:
-            waiting.append(executor.submit(function, item))
+            waiting.append(executor.submit(_call, item))
             if len(waiting) >= 2 * processes:
                 yield waiting.popleft().result()
         while waiting:
@@ -65,11 +65,25 @@ def ordered_map(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    # Ctrl-C reaches the whole process group; the parent alone answers it.
+# What a worker process calls for each item.
+_work: Callable[[Any], Any] | None = None
+
+
+def _start(*work: Any) -> None:
+    global _work
+    # Ctrl-C reaches the whole process group; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    prepare(*arguments)
+    _work = _bound(*work)
 
 
-def _methods() -> list[str]:
-    return multiprocessing.get_all_start_methods()
+def _call(item: Any) -> Any:
+    assert _work is not None
+    return _work(item)
+
+
+def _bound(
+    function: Callable[..., R],
+    prepare: Callable[..., Any] | None,
+    arguments: tuple[Any, ...],
+) -> Callable[[Any], R]:
+    return functools.partial(function, prepare(*arguments)) if prepare else function

@@ -1,13 +1,14 @@
-"""Two passes over all samples, each spread over processes: judge, then render.
+"""Two passes over all samples, each in several processes: judge, then render.
 
-Two decisions need all samples of a question: which right sample is its first, and
-which repeat another. So the first pass judges, `decisions.decide` decides, and the
-second pass aligns and renders what stays. Only unparsed lines, verifications and a few
-finished chunks are in memory at any moment, and the order of the results is the order
-of the input, whatever the number of processes.
+Two decisions need all samples of a question: which correct sample is its first, and
+which ones repeat another. So the first pass judges, `decisions.decide` decides, and the
+second pass aligns and renders the kept samples. Only unparsed lines, verifications and
+a few finished chunks are in memory at any moment. Results come in the order of the
+input, whatever the number of processes.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -35,12 +36,12 @@ _CHUNK_PROBLEMS = 256
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Samples of the files, not yet read.
+    """Samples that are not yet read.
 
     Attributes:
         rationales: problems whose human rationale is a sample.
-        files: completions files, or files that `align` wrote.
-        aligned: which of the two.
+        files: files of completions, or files that `align` wrote.
+        aligned: whether `align` wrote the files.
     """
 
     rationales: Sequence[Problem]
@@ -48,7 +49,7 @@ class Samples:
     aligned: bool = False
 
     def chunks(self) -> Iterator["Chunk"]:
-        """Pieces of work: the rationales first, then the files' lines in order."""
+        """Yields the rationales first, then the lines of the files in order."""
         for begin in range(0, len(self.rationales), _CHUNK_PROBLEMS):
             yield Chunk(
                 list(self.rationales[begin : begin + _CHUNK_PROBLEMS]), [], False
@@ -68,14 +69,14 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """What a corpus is made from, once the problems are read.
+    """What a corpus is made from, after the problems were read.
 
     Attributes:
         questions: the problems.
         pool: problems to draw demonstrations from; None draws from `questions`.
-        samples: completions, or aligned samples, and rationales.
+        samples: rationales, and completions or aligned samples.
         card: origin of the data.
-        earlier: the funnel of earlier stages, where samples were aligned before.
+        earlier: the funnel of earlier stages, if the samples are already aligned.
     """
 
     questions: Sequence[Problem]
@@ -94,7 +95,7 @@ class Chunk(NamedTuple):
 
 
 class VerifiedChunk(NamedTuple):
-    """What was found out about the samples of a chunk.
+    """The verifications of a chunk's samples.
 
     Attributes:
         verifications: one per sample.
@@ -106,15 +107,15 @@ class VerifiedChunk(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What became of a chunk's samples.
+    """The records made from a chunk's samples, and counts.
 
     Attributes:
-        spooled: the records, serialised; see `mixing`.
-        aligned: samples whose text the student can be taught.
-        kept: samples that stand in at least one record.
-        rejected: reasons of the others.
+        spooled: the serialised records; see `record_order`.
+        aligned: number of samples whose text could be aligned.
+        kept: number of samples with at least one record.
+        rejected: reasons for rejecting the other samples.
         dropped: (format, reason) of records that were too long.
-        verified: samples found right, where that was not decided before.
+        verified: number of correct samples, if they were not counted before.
     """
 
     spooled: Spooled
@@ -126,7 +127,7 @@ class Part(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A chunk whose samples were decided upon."""
+    """A chunk with the decision about each sample and the samples of each line."""
 
     chunk: Chunk
     decisions: list[int]
@@ -144,25 +145,25 @@ def verify_all(
     """Judges every sample.
 
     Args:
-        samples: where they come from.
+        samples: where the samples come from.
         problems: the questions.
-        judging: the judge. Aligned samples were verified before.
-        thorough: whether right samples may still be rejected: then verifications carry
+        judging: the judge; not used for aligned samples, which were verified before.
+        thorough: whether correct samples may still be rejected: then verifications have
             the text, to find near-duplicates, and all tokens are checked now.
-        processes: how many work.
+        processes: number of processes.
 
     Returns:
-        One `VerifiedChunk` a chunk.
+        One `VerifiedChunk` per chunk.
 
     Raises:
-        InputError: a malformed file.
+        InputError: a file is malformed.
     """
     work = ordered_map(
-        _verify,
+        functools.partial(_verify, judging=judging, thorough=thorough),
         samples.chunks(),
         processes=processes,
-        prepare=_prepare_verify,
-        arguments=(list(problems), judging, thorough),
+        prepare=Questions,
+        arguments=(list(problems),),
     )
     return list(track(work, "verify samples"))
 
@@ -170,12 +171,12 @@ def verify_all(
 def decided(
     samples: Samples, verified: Sequence[VerifiedChunk], decisions: Sequence[int]
 ) -> Iterator[Task]:
-    """The chunks again, those that keep something, with what was decided.
+    """The chunks with kept samples, and the decisions about them.
 
     Args:
         samples: as given to `verify_all`.
         verified: what it returned.
-        decisions: what `decide` returned for all verifications in a row.
+        decisions: what `decide` returned for the verifications of all chunks.
     """
     begin = 0
     for chunk, (verifications, counts) in zip(samples.chunks(), verified, strict=True):
@@ -198,24 +199,24 @@ def render_all(
     num_shards: int,
     processes: int,
 ) -> Iterator[Part]:
-    """Aligns and renders the samples that stay.
+    """Aligns and renders the kept samples.
 
     Args:
         material: whose samples were given to `verify_all`.
         alignment: how teacher rows are made.
         records: which records are written.
         verified: what `verify_all` returned.
-        decisions: what `decide` returned for all verifications in a row.
-        fingerprint: of the corpus.
+        decisions: what `decide` returned for the verifications of all chunks.
+        fingerprint: the corpus fingerprint.
         spool: folder for the records.
-        num_shards: files a format.
-        processes: how many work.
+        num_shards: number of file shards per format.
+        processes: number of processes.
 
     Yields:
-        One `Part` a chunk that keeps something, in order.
+        One `Part` per chunk with kept samples, in order.
     """
     work = ordered_map(
-        _render,
+        functools.partial(_render, fingerprint=fingerprint, num_shards=num_shards),
         decided(material.samples, verified, decisions),
         processes=processes,
         prepare=_prepare_render,
@@ -224,24 +225,10 @@ def render_all(
             records,
             list(material.questions),
             None if material.pool is None else list(material.pool),
-            fingerprint,
             spool,
-            num_shards,
         ),
     )
     yield from track(work, "align and write", total=len(verified))
-
-
-# What a process prepared before its first chunk.
-_verifying: tuple[Questions, JudgeSpec, bool] | None = None
-_rendering: tuple[Renderer, Questions, Fingerprint, SpoolWriter, int] | None = None
-
-
-def _prepare_verify(
-    problems: list[Problem], judging: JudgeSpec, thorough: bool
-) -> None:
-    global _verifying
-    _verifying = (Questions(problems), judging, thorough)
 
 
 def _prepare_render(
@@ -249,26 +236,20 @@ def _prepare_render(
     records: RecordsSpec,
     problems: list[Problem],
     pool: list[Problem] | None,
-    fingerprint: Fingerprint,
     spool: str,
-    num_shards: int,
-) -> None:
-    global _rendering
+) -> tuple[Renderer, Questions, SpoolWriter]:
     renderer = Renderer(alignment, records, problems, pool)
-    writer = SpoolWriter(spool)
-    _rendering = (renderer, Questions(problems), fingerprint, writer, num_shards)
+    return renderer, Questions(problems), SpoolWriter(spool)
 
 
-def _verify(chunk: Chunk) -> VerifiedChunk:
-    assert _verifying is not None
-    questions, judging, thorough = _verifying
+def _verify(
+    questions: Questions, chunk: Chunk, *, judging: JudgeSpec, thorough: bool
+) -> VerifiedChunk:
     verifications: list[Verification] = []
     counts: list[int] = []
 
     def look_at(sample: Sample, problem: Problem) -> None:
-        reason = None
-        if not chunk.aligned:
-            reason = verify(sample, problem, judging)
+        reason = None if chunk.aligned else verify(sample, problem, judging)
         completion = sample.completion
         text = completion.text if thorough and reason is None else ""
         verifications.append(
@@ -287,18 +268,21 @@ def _verify(chunk: Chunk) -> VerifiedChunk:
             look_at(sample, questions.get(sample.completion.problem_id, sample.where))
         if chunk.aligned:
             continue
-        if thorough or any(
-            verification.reason for verification in verifications[-len(samples) :]
-        ):
-            # The second pass reads the tokens of what stays. A fault in the others
-            # is a fault of the file all the same.
+        if thorough or any(one.reason for one in verifications[-len(samples) :]):
+            # The second pass reads only the tokens of kept samples, but an error in
+            # the other tokens is an error in the file too.
             parse_line(line, questions)
     return VerifiedChunk(verifications, counts)
 
 
-def _render(task: Task) -> Part:
-    assert _rendering is not None
-    renderer, questions, fingerprint, spool, num_shards = _rendering
+def _render(
+    prepared: tuple[Renderer, Questions, SpoolWriter],
+    task: Task,
+    *,
+    fingerprint: Fingerprint,
+    num_shards: int,
+) -> Part:
+    renderer, questions, spool = prepared
     records: list[DistillRecord] = []
     rejected: list[str] = []
     dropped: list[tuple[str, str]] = []
@@ -323,15 +307,12 @@ def _render(task: Task) -> Part:
 def kept_samples(
     task: Task, questions: Questions, k: int
 ) -> Iterator[tuple[Sample, AlignedTarget | None, int]]:
-    """The samples of a chunk that stay, with what was decided about each.
+    """Yields the kept samples of a chunk: (sample, target if aligned, decision).
 
     Args:
         task: the chunk.
         questions: the problems.
-        k: entries of a teacher row, for aligned samples.
-
-    Yields:
-        (sample, its target where it was aligned before, decision).
+        k: number of entries per teacher row, for aligned samples.
     """
     if task.chunk.rationales:
         for problem, decision in zip(

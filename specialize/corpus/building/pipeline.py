@@ -1,4 +1,4 @@
-"""Local files -> a corpus: read, verify, align, write; the whole way in one call."""
+"""Builds a corpus from local files in one call: read, verify, align, write."""
 
 import pathlib
 import tempfile
@@ -41,15 +41,15 @@ def build(
     processes: int | None = None,
     beam_options: Sequence[str] | None = None,
 ) -> Manifest:
-    """Writes a corpus from local files: `read`, `verify`, `align`, `write` in one.
+    """Writes a corpus from local files: reads, verifies, aligns and renders.
 
     Args:
         sources: the files that samples come from.
         alignment: how teacher rows are made.
-        folder: where the corpus goes.
+        folder: the corpus folder.
         acceptance: which samples are kept.
         records: which records are written.
-        processes: number of processes; by default one per core. Does not change the
+        processes: number of processes (default: one per core). Does not change the
             result.
         beam_options: options of a Beam runner, which then does the work instead of
             local processes (see `beam`); the corpus is the same.
@@ -58,8 +58,7 @@ def build(
         The manifest, as written to the folder.
 
     Raises:
-        InputError: bad input, or a run that would keep nothing. The folder is as
-            before.
+        InputError: the input is invalid, or no sample is kept. The folder is unchanged.
     """
     shards.check_output(folder.path, replace=folder.replace)
     questions = read_problems(sources.problems, sources.dataset)
@@ -93,21 +92,9 @@ def assemble(
     *,
     processes: int | None = None,
 ) -> Manifest:
-    """Judges, decides, renders and writes: what `build` and `write` have in common.
+    """Judges, decides, renders and writes; `build` and `stages.write` share this.
 
-    Args:
-        material: what the corpus is made from.
-        alignment: see `build`.
-        records: see `build`.
-        acceptance: see `build`.
-        folder: see `build`.
-        processes: see `build`.
-
-    Returns:
-        The manifest, as written to the folder.
-
-    Raises:
-        InputError: as `build`.
+    Arguments, result and errors are those of `build`, with the files already read.
     """
     fingerprint = fingerprint_of(alignment, records, material.card)
     shards.check_fingerprint(fingerprint)
@@ -153,21 +140,18 @@ def write(
     *,
     processes: int,
 ) -> Manifest:
-    """Spools records, mixes them, and writes them as shards.
+    """Spools records, sorts them by `record_order`, and writes them as shards.
 
     Args:
-        render: yields what became of the chunks, given the folder of the spool.
-        folder: where the corpus goes.
-        fingerprint: of every record.
+        render: yields the `Part` of each chunk; its argument is the spool folder.
+        folder: the corpus folder.
+        fingerprint: the corpus fingerprint.
         card: origin of the data.
-        funnel: up to "verified"; completed on the way.
+        funnel: the funnel up to "verified"; the later counts are added to it.
         processes: number of processes that compress.
 
-    Returns:
-        The manifest.
-
     Raises:
-        InputError: nothing is kept, or the folder is not ours.
+        InputError: no sample is kept, or the folder is not a corpus of ours.
     """
     target = pathlib.Path(folder.path).absolute()
     make_parent(target)
@@ -188,7 +172,7 @@ def write(
 def fingerprint_of(
     alignment: AlignmentSpec, records: RecordsSpec, card: cards.Card
 ) -> Fingerprint:
-    """What records made in this way must agree in with whoever reads them."""
+    """The corpus fingerprint, which readers compare with what they expect."""
     vocabulary = Vocabulary(alignment.vocabulary, rows=alignment.rows)
     return Fingerprint(
         vocabulary_sha256=vocabulary.sha256,
@@ -203,13 +187,13 @@ def fingerprint_of(
 
 
 def demonstration_pool(records: RecordsSpec) -> list[Problem] | None:
-    """The problems of another file that demonstrations are drawn from, or None."""
+    """The problems of another file to draw demonstrations from, or None."""
     file = records.demonstrations_from
     return None if file is None else read_problems(file, "gsm8k")
 
 
 def with_rationale(questions: Sequence[Problem]) -> list[Problem]:
-    """Those whose human rationale can be a sample."""
+    """The problems whose human rationale can be a sample."""
     return [p for p in questions if p.rationale is not None and p.answers]
 
 
@@ -220,7 +204,7 @@ def _blocks(
     num_shards: int,
     processes: int,
 ) -> Iterator[shards.Block]:
-    """Completes the funnel, then passes on one block a shard."""
+    """Completes the funnel, then yields one block per shard."""
     collected = Collected(spool, num_shards)
     for part in render(spool):
         funnel.verified += part.verified
@@ -235,11 +219,5 @@ def _blocks(
         raise nothing_kept(funnel)
     yield collected.statistics()
     total = len(collected)
-    work = ordered_map(
-        gather, collected.tasks(), processes=processes, prepare=_prepare_nothing
-    )
+    work = ordered_map(gather, collected.tasks(), processes=processes)
     yield from track(work, "mix and compress shards", total=total)
-
-
-def _prepare_nothing() -> None:
-    """Gathering needs nothing but its task."""

@@ -1,12 +1,12 @@
-"""The paper authors' released training data -> the same records.
+"""Converts the training data that the paper's authors released to records.
 
-They are pickles, one a format: lists of dicts with `question` (the whole encoder
-text), `answer` (the decoder text), `answer_gold`, `answer_label` (1 for right), `type`,
-and for chains of thought `per_step_probs`, one `{piece: probability}` a target token.
-They were aligned by dynamic time warping; positions that it left one-hot are
-`{piece: 1.0}`.
+They are pickles, one per format: lists of dicts with `question` (the whole encoder
+text), `answer` (the decoder text), `answer_gold`, `answer_label` (1: correct), `type`,
+and for chains of thought `per_step_probs`, one `{piece: probability}` per target piece.
+They were aligned by dynamic time warping; its one-hot positions are `{piece: 1.0}`.
 """
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -49,7 +49,7 @@ TEACHER = "code-davinci-002"
 
 
 class _Item(NamedTuple):
-    """One entry of a pickle, with the id that its record gets."""
+    """One entry of a pickle, with the id of its record."""
 
     id: str
     where: str
@@ -68,24 +68,21 @@ def import_released(
     """Writes released pickles as a corpus.
 
     Args:
-        paths: one pickle a format, or several.
+        paths: one or more pickles per format.
         alignment: vocabulary (T5's), embedding rows and K. The method is that of the
             release, "dtw".
-        folder: where the corpus goes.
-        problems: GSM8K's training problems, so that records carry their ids; without
-            them, and for the questions the release spells otherwise, ids are made up.
+        folder: the corpus folder.
+        problems: GSM8K's training problems, whose ids the records get. A question that
+            is not among them, or is spelled differently, gets a generated id.
         teacher: name of the teacher.
         processes: number of processes; does not change the result.
 
-    Returns:
-        The manifest.
-
     Raises:
-        InputError: a pickle that holds more than plain data, an entry of another
-            layout, or nothing to keep. The folder is as before.
+        InputError: a pickle holds more than plain data, an entry has another layout,
+            or no sample is kept. The folder is unchanged.
     """
     if not paths:
-        raise InputError("no pickle was named. Give one file or more.")
+        raise InputError("no pickle was named. Name one or more files.")
     shards.check_output(folder.path, replace=folder.replace)
     vocabulary = Vocabulary(alignment.vocabulary, rows=alignment.rows)
     fingerprint = Fingerprint(
@@ -108,11 +105,13 @@ def import_released(
 
     def render(spool: str) -> Iterator[Part]:
         work = ordered_map(
-            _convert,
+            functools.partial(
+                _convert, fingerprint=fingerprint, num_shards=folder.num_shards
+            ),
             _chunks(paths, problems, funnel),
             processes=workers,
             prepare=_prepare,
-            arguments=(alignment, fingerprint, spool, folder.num_shards),
+            arguments=(alignment, spool),
         )
         yield from track(work, "import released records")
 
@@ -120,18 +119,10 @@ def import_released(
 
 
 def convert(item: "_Item", vocabulary: Vocabulary, k: int) -> DistillRecord | str:
-    """One entry as a record.
-
-    Args:
-        item: the entry.
-        vocabulary: the student's.
-        k: entries of a teacher row.
-
-    Returns:
-        The record, or why there is none; one of `funnel.REASONS`.
+    """Returns one entry as a record, or why it is rejected (one of `funnel.REASONS`).
 
     Raises:
-        InputError: the entry has another layout, or its values are no probabilities.
+        InputError: the entry has another layout, or a value is not a probability.
     """
     entry, where = item.entry, item.where
     name = _FORMATS[entry["type"]]
@@ -148,7 +139,7 @@ def convert(item: "_Item", vocabulary: Vocabulary, k: int) -> DistillRecord | st
         ids = vocabulary.encode(text)
         steps = cast(list[Any], steps)
         if len(steps) != len(ids):
-            # Another version of the tokenizer, or a text that was cut.
+            # The release used another tokenizer version, or the text was cut.
             return "unaligned"
         masses: list[dict[int, float]] = []
         origins: list[int] = []
@@ -172,7 +163,7 @@ def convert(item: "_Item", vocabulary: Vocabulary, k: int) -> DistillRecord | st
 
 
 def query_of(inputs: str) -> str:
-    """The question that an encoder text asks, behind its demonstrations."""
+    """The question of an encoder text, after its demonstrations."""
     last = inputs.rstrip().rpartition("\n\n")[2]
     last = last.removeprefix("Q: ")
     for ending in ("\nLet's think step by step", "\nA:", " A:"):
@@ -224,7 +215,7 @@ def _check(entry: Any, where: str) -> None:
     for name in ("question", "answer", "type"):
         if not isinstance(cast(dict[str, Any], entry).get(name), str):
             raise InputError(
-                f"{where}: {name!r} is missing or not text; it has "
+                f"{where}: {name!r} is missing or not text; the entry has the keys "
                 f"{sorted(map(str, cast(dict[Any, Any], entry)))}."
             )
     kind = cast(dict[str, str], entry)["type"]
@@ -235,7 +226,7 @@ def _check(entry: Any, where: str) -> None:
 
 
 def _mass(step: Any, vocabulary: Vocabulary, where: str) -> dict[int, float]:
-    """Probabilities by student id; pieces the student lacks go to the tail."""
+    """Probabilities by student id; the tail takes pieces that the student lacks."""
     if not isinstance(step, dict) or not step:
         raise InputError(f"{where}: {step!r} is not {{piece: probability}}.")
     mass: dict[int, float] = {}
@@ -257,24 +248,19 @@ def _mass(step: Any, vocabulary: Vocabulary, where: str) -> dict[int, float]:
     return mass
 
 
-# What a process prepared before its first chunk.
-_state: tuple[Vocabulary, Fingerprint, SpoolWriter, int] | None = None
-
-
-def _prepare(
-    alignment: AlignmentSpec,
-    fingerprint: Fingerprint,
-    spool: str,
-    num_shards: int,
-) -> None:
-    global _state
+def _prepare(alignment: AlignmentSpec, spool: str) -> tuple[Vocabulary, SpoolWriter]:
     vocabulary = Vocabulary(alignment.vocabulary, rows=alignment.rows)
-    _state = (vocabulary, fingerprint, SpoolWriter(spool), num_shards)
+    return vocabulary, SpoolWriter(spool)
 
 
-def _convert(items: list[_Item]) -> Part:
-    assert _state is not None
-    vocabulary, fingerprint, spool, num_shards = _state
+def _convert(
+    prepared: tuple[Vocabulary, SpoolWriter],
+    items: list[_Item],
+    *,
+    fingerprint: Fingerprint,
+    num_shards: int,
+) -> Part:
+    vocabulary, spool = prepared
     records: list[DistillRecord] = []
     rejected: list[str] = []
     for item in items:

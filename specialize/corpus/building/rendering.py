@@ -1,8 +1,7 @@
-"""One verified sample -> its records in the formats asked for.
+"""Renders one verified sample as records in the requested formats.
 
-This is the per-record work of `build`, `write` and the Beam pipeline: a pure function
-of the sample, the problems and the specifications, so that it does not matter which
-process or machine runs it.
+`build`, `write` and the Beam pipeline share this work. It is a pure function of the
+sample, the problems and the specifications, so any process or machine can run it.
 """
 
 import functools
@@ -25,7 +24,7 @@ from specialize.corpus.vocabulary import Vocabulary
 
 Path = str | os.PathLike[str]
 
-# The "sample" of a human rationale; it stands before every sample of a teacher.
+# The "sample" of a human rationale; it sorts before every sample of a teacher.
 HUMAN = -1
 
 
@@ -42,13 +41,13 @@ def human_completion(problem: Problem) -> Completion:
 
 
 class Rendered(NamedTuple):
-    """What became of one sample.
+    """The records of one sample.
 
     Attributes:
-        records: its records; empty where it was rejected.
-        rejection: why there are none; one of `funnel.REASONS`.
-        aligned: whether its text could be aligned.
-        dropped: formats whose record was too long, with the reason.
+        records: the records; empty if the sample was rejected.
+        rejection: why there are none (one of `funnel.REASONS`), or None.
+        aligned: whether the text could be aligned.
+        dropped: (format, reason) of records that were too long.
     """
 
     records: list[DistillRecord]
@@ -58,7 +57,7 @@ class Rendered(NamedTuple):
 
 
 class Renderer:
-    """Writes samples in the formats asked for."""
+    """Renders samples in the requested formats."""
 
     def __init__(
         self,
@@ -72,9 +71,9 @@ class Renderer:
         Args:
             alignment: how teacher rows are made.
             records: which records are written.
-            problems: all problems, which completions refer to by id.
-            pool: problems to draw demonstrations from; by default those of
-                `problems` that have a rationale and an answer.
+            problems: all problems, which completions name by id.
+            pool: problems to draw demonstrations from; only those with a rationale and
+                an answer are used. None draws from `problems`.
 
         Raises:
             InputError: the vocabulary cannot be read.
@@ -89,7 +88,7 @@ class Renderer:
     def align(
         self, completion: Completion, where: str = "this completion"
     ) -> AlignedTarget | None:
-        """The completion in student tokens, or None where it cannot be aligned."""
+        """The completion in student tokens, or None if it cannot be aligned."""
         k = self.alignment.k
         if completion.tokens is None:
             return one_hot(completion.text.strip(), self.vocabulary, k)
@@ -110,17 +109,14 @@ class Renderer:
         target: AlignedTarget | None = None,
         where: str = "this completion",
     ) -> Rendered:
-        """Writes one sample in every format it is due.
+        """Renders one sample in every format that applies, CoT formats first.
 
         Args:
             completion: a verified sample.
-            first: whether it is its question's first right one, which the answer-only
-                formats are written from.
-            target: the aligned completion, where that is already known.
+            first: whether it is its question's first correct sample, from which the
+                answer-only records are made.
+            target: the aligned completion, if it is already known.
             where: "file:line", for messages.
-
-        Returns:
-            Its records, CoT formats first.
         """
         spec = self.spec
         problem = self.problems[completion.problem_id]
@@ -162,21 +158,14 @@ class Renderer:
             # Even draws for CoT, odd for answer-only: no two records share one.
             draw = 2 * (completion.sample - HUMAN) + (not is_cot)
             demonstrations = prompts.draw_demonstrations(
-                self.pool,
-                problem,
-                spec.demonstrations,
-                seed=spec.seed,
-                draw=draw,
+                self.pool, problem, spec.demonstrations, seed=spec.seed, draw=draw
             )
         inputs, targets = prompts.render(
-            name,
-            problem,
-            demonstrations,
-            target=completion.text if is_cot else None,
+            name, problem, demonstrations, target=completion.text if is_cot else None
         )
         if not is_cot:
-            target = self._answer(targets)
-        assert target is not None  # CoT formats are due only where it is known
+            target = one_hot(targets, self.vocabulary, self.alignment.k)
+        assert target is not None  # CoT formats are rendered only with a target
         sample = "human" if completion.sample == HUMAN else completion.sample
         return DistillRecord(
             id=f"{problem.id}/{sample}/{name}",
@@ -187,15 +176,11 @@ class Renderer:
             target=target,
         )
 
-    def _answer(self, text: str) -> AlignedTarget:
-        return one_hot(text, self.vocabulary, self.alignment.k)
-
     def _too_long(self, record: DistillRecord) -> str | None:
-        spec = self.spec
-        limit = spec.max_target_tokens
+        limit = self.spec.max_target_tokens
         if limit is not None and len(record.target.ids) > limit:
             return "target_too_long"
-        limit = spec.max_input_tokens
+        limit = self.spec.max_input_tokens
         if limit is not None and len(record.input_ids) > limit:
             return "input_too_long"
         return None

@@ -1,9 +1,9 @@
-"""Pickles of plain data, read without running anything that is in them.
+"""Reads pickles of plain data without running anything in them.
 
 A pickle is a program: it may name any function and call it. This reader admits the
 names of three containers and refuses every other name before it is looked up; lists,
-dicts, tuples, strings, bytes and numbers need no name at all. What may still happen is
-that a hostile file asks for much memory.
+dicts, tuples, strings, bytes and numbers need no name. A hostile file can still request
+much memory.
 """
 
 import collections
@@ -29,28 +29,22 @@ class _Refused(Exception):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
-        # Everything that is not plain data comes through here, extension codes too.
+        # All names pass through here, those of extension codes too.
         try:
             return _ADMITTED[module, name]
         except KeyError:
             raise _Refused(f"{module}.{name}") from None
 
     def persistent_load(self, pid: Any, /) -> Any:
-        raise _Refused(f"a reference to something outside it ({pid!r})")
+        raise _Refused(f"an object outside the file ({pid!r})")
 
 
 def load(path: str | os.PathLike[str]) -> Any:
     """Reads a pickle of plain containers, strings and numbers.
 
-    Args:
-        path: the file.
-
-    Returns:
-        What it holds.
-
     Raises:
-        InputError: absent, damaged, or it names anything but plain containers; the
-            message says what. Nothing of the file was run.
+        InputError: the file is missing or damaged, or names anything but plain
+            containers; the message says what. Nothing in the file was run.
     """
     file = pathlib.Path(path)
     try:
@@ -58,16 +52,16 @@ def load(path: str | os.PathLike[str]) -> Any:
             return _Unpickler(stream).load()
     except _Refused as error:
         raise InputError(
-            f"{file} is refused: it asks for {error}, and a pickle may run anything it "
-            "asks for. Only plain lists, dicts, strings and numbers are read; convert "
-            "it where it came from, or do not trust it."
+            f"{file} is refused: it names {error}, and a pickle may run anything that "
+            "it names. Only plain lists, dicts, strings and numbers are read. Convert "
+            "the file where it was made, and only if you trust it."
         ) from error
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist. Check the path.") from error
     except IsADirectoryError as error:
         raise InputError(f"{file} is a folder, expected a pickle.") from error
     except (
-        # What a damaged file makes of `load` is not one kind of error.
+        # `load` raises all of these for damaged files.
         pickle.UnpicklingError,
         EOFError,
         AttributeError,

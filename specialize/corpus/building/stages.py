@@ -1,10 +1,10 @@
-"""The stages of `build` one by one, each from a file to a file.
+"""The stages of `build` as separate commands, each from a file to a file.
 
-    completions --verify--> right ones --align--> aligned samples --write--> corpus
+    completions --verify--> correct ones --align--> aligned samples --write--> corpus
 
-Every file has a card beside it (`cards`), which carries the origin, the funnel so far
-and, behind `align`, the student's vocabulary, so that the next stage can refuse what
-does not fit. The records at the end are those that `build` writes.
+Every file has a card beside it (`cards`) with the origin, the funnel so far and, after
+`align`, the student's vocabulary, so that the next stage can refuse a file that does
+not fit. The records at the end are those that `build` writes.
 """
 
 import contextlib
@@ -62,25 +62,24 @@ def verify(
     rejected: Path | None = None,
     processes: int | None = None,
 ) -> Funnel:
-    """Writes the right completions of some files to one file.
+    """Writes the correct completions of some files to one file.
 
     Args:
-        sources: problems and completions. Rationales are left to `write`.
-        out: JSON lines, gzipped where it ends in `.gz`.
+        sources: problems and completions. Only `write` uses rationales.
+        out: file of JSON lines, gzipped if its name ends in `.gz`.
         acceptance: which samples are kept.
-        rejected: where to list the others with their reason, as JSON lines; None for
-            nowhere.
+        rejected: file of JSON lines for the other samples with their reasons, or None.
         processes: number of processes; does not change the result.
 
     Returns:
-        The funnel, also in the card.
+        The funnel, which is also in the card.
 
     Raises:
-        InputError: a malformed file, or nothing is kept. `out` is as before; in the
-            second case `rejected` says why.
+        InputError: a file is malformed, or no sample is kept. `out` is unchanged; in
+            the second case `rejected` gives the reasons.
     """
     if not sources.completions:
-        raise InputError("no completions were named. Give one file or more.")
+        raise InputError("no completions were named. Name one or more files.")
     workers = default_processes() if processes is None else processes
     problems = read_problems(sources.problems, sources.dataset)
     card = cards.corpus_card(sources, problems=False)
@@ -90,7 +89,7 @@ def verify(
     )
     verified = [one for chunk in chunks for one in chunk.verifications]
     if rejected is not None and all(one.reason for one in verified):
-        # Why nothing is kept is what the list is read for.
+        # Written before `decide` raises: this list says why nothing is kept.
         everything = _rejections(verified, [DROP] * len(verified))
         outputs.write_text(rejected, "".join(everything))
     decisions, funnel = decide(verified, acceptance)
@@ -99,7 +98,7 @@ def verify(
         _export,
         decided(samples, chunks, decisions),
         processes=workers,
-        prepare=_prepare_export,
+        prepare=Questions,
         arguments=(problems,),
     )
     with contextlib.ExitStack() as stack:
@@ -107,7 +106,7 @@ def verify(
             listing = stack.enter_context(outputs.staged_file(rejected))
             listing.write_text("".join(_rejections(verified, decisions)), "utf-8")
         stream = stack.enter_context(staged_lines(out))
-        for lines in track(work, "write right completions", total=len(chunks)):
+        for lines in track(work, "write correct completions", total=len(chunks)):
             stream.write(lines)
     cards.write_card(out, dataclasses.replace(card, funnel=funnel.to_json()))
     return funnel
@@ -120,20 +119,20 @@ def align(
     *,
     processes: int | None = None,
 ) -> Funnel:
-    """Writes verified completions in student tokens with the teacher's rows.
+    """Writes verified completions as student tokens with teacher rows.
 
     Args:
-        sources: problems, and the one file that `verify` wrote; another file of
-            completions is taken as it is.
+        sources: problems, and the file that `verify` wrote or another file of
+            completions, all of which then count as verified.
         alignment: how teacher rows are made.
-        out: JSON lines, gzipped where it ends in `.gz`; see `aligned`.
+        out: file of JSON lines (see `aligned`), gzipped if its name ends in `.gz`.
         processes: number of processes; does not change the result.
 
     Returns:
-        The funnel so far, also in the card.
+        The funnel so far, which is also in the card.
 
     Raises:
-        InputError: a malformed file, or nothing aligns. `out` is as before.
+        InputError: a file is malformed, or no sample aligns. `out` is unchanged.
     """
     workers = default_processes() if processes is None else processes
     problems = read_problems(sources.problems, sources.dataset)
@@ -175,21 +174,18 @@ def write(
     records: RecordsSpec = RecordsSpec(),
     processes: int | None = None,
 ) -> Manifest:
-    """Writes aligned samples, and human rationales, as a corpus.
+    """Writes aligned samples and human rationales as a corpus.
 
     Args:
-        sources: problems, and the one file that `align` wrote.
-        alignment: that of `align`.
-        folder: where the corpus goes.
+        sources: problems, and the file that `align` wrote.
+        alignment: the same as in `align`.
+        folder: the corpus folder.
         records: which records are written.
         processes: number of processes; does not change the result.
 
-    Returns:
-        The manifest.
-
     Raises:
-        InputError: another alignment than that of `align`, a malformed file, or
-            nothing to write. The folder is as before.
+        InputError: the alignment differs from that of `align`, a file is malformed, or
+            there is nothing to write. The folder is unchanged.
     """
     shards.check_output(folder.path, replace=folder.replace)
     questions = read_problems(sources.problems, sources.dataset)
@@ -198,7 +194,7 @@ def write(
     if card is None or not card.alignment:
         raise InputError(
             f"{aligned} has no card of 'specialize corpus align' beside it. Name a "
-            f"file that 'align' wrote, and keep its {cards.SUFFIX} with it."
+            f"file that 'align' wrote, and keep its {cards.SUFFIX} beside it."
         )
     wanted = _description(alignment)
     differing = [
@@ -208,8 +204,8 @@ def write(
     ]
     if differing:
         raise InputError(
-            f"{aligned} was aligned otherwise: {'; '.join(differing)}. Write with the "
-            "settings of 'align', or align again."
+            f"{aligned} was aligned with other settings: {'; '.join(differing)}. Write "
+            "with the settings of 'align', or align again."
         )
     names = ([cards.HUMAN] if sources.rationales else []) + [card.teacher]
     licences = {sources.dataset: licence_of(sources.dataset)} | card.licences
@@ -234,17 +230,17 @@ def write(
 
 
 def _only(sources: Sources) -> Path:
-    """The one file that the stage before wrote."""
+    """The file that the previous stage wrote."""
     if len(sources.completions) != 1:
         raise InputError(
-            f"{len(sources.completions)} files were named, expected the one that the "
-            "stage before wrote."
+            f"{len(sources.completions)} files were named. Name the one file that the "
+            "previous stage wrote."
         )
     return sources.completions[0]
 
 
 def _description(alignment: AlignmentSpec) -> dict[str, Any]:
-    """What the card of aligned samples says, and `write` must agree with."""
+    """The settings in the card of aligned samples, which `write` compares."""
     vocabulary = Vocabulary(alignment.vocabulary, rows=alignment.rows)
     return {
         "method": alignment.method,
@@ -260,33 +256,22 @@ class _Aligned(NamedTuple):
     aligned: int
 
 
-# What a process prepared before its first chunk.
-_exporting: Questions | None = None
-_aligning: tuple[Renderer, Questions] | None = None
+def _prepare_align(
+    alignment: AlignmentSpec, problems: list[Problem]
+) -> tuple[Renderer, Questions]:
+    return Renderer(alignment, RecordsSpec(), problems), Questions(problems)
 
 
-def _prepare_export(problems: list[Problem]) -> None:
-    global _exporting
-    _exporting = Questions(problems)
-
-
-def _prepare_align(alignment: AlignmentSpec, problems: list[Problem]) -> None:
-    global _aligning
-    _aligning = (Renderer(alignment, RecordsSpec(), problems), Questions(problems))
-
-
-def _export(task: Task) -> bytes:
-    assert _exporting is not None
+def _export(questions: Questions, task: Task) -> bytes:
     lines = [
         json.dumps(completion_to_json(sample.completion), ensure_ascii=False)
-        for sample, _, _ in kept_samples(task, _exporting, 1)
+        for sample, _, _ in kept_samples(task, questions, 1)
     ]
     return "".join(line + "\n" for line in lines).encode()
 
 
-def _align(chunk: Chunk) -> _Aligned:
-    assert _aligning is not None
-    renderer, questions = _aligning
+def _align(prepared: tuple[Renderer, Questions], chunk: Chunk) -> _Aligned:
+    renderer, questions = prepared
     lines: list[str] = []
     read = 0
     for line in chunk.lines:
@@ -305,7 +290,7 @@ def _rejections(
 ) -> Iterator[str]:
     for one, decision in zip(verified, decisions, strict=True):
         if decision == DROP:
-            # A right sample that goes repeats another, or is one too many.
+            # A correct sample is left out as a near-duplicate or over the budget.
             line = {
                 "problem_id": one.problem_id,
                 "sample": one.sample,

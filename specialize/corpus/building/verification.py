@@ -1,7 +1,7 @@
-"""Which samples are right: the judge of the evaluation, and near-duplicates."""
+"""Decides which samples are correct, with the evaluation's judge, or repeated."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rapidfuzz.distance import Indel
 
@@ -13,20 +13,11 @@ from specialize.judging.spec import JudgeSpec
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
-def verify(
-    sample: Sample,
-    problem: Problem,
-    judging: JudgeSpec,
-) -> str | None:
-    """Judges one sample as the evaluation judges a student.
-
-    Args:
-        sample: a completion of a file.
-        problem: the question it answers.
-        judging: the judge, and the kind of answer the question has.
+def verify(sample: Sample, problem: Problem, judging: JudgeSpec) -> str | None:
+    """Judges one sample of `problem` as the evaluation judges a student.
 
     Returns:
-        None where the sample is right, else one of `funnel.REASONS`.
+        None if the sample is correct, else one of `funnel.REASONS`.
     """
     if sample.rejection is not None:
         return sample.rejection
@@ -34,7 +25,7 @@ def verify(
     if not completion.text.strip():
         return "empty"
     if completion.finish_reason == "length":
-        # What stands last in a text that was cut is not the answer, even if equal.
+        # The last number of a text that was cut is not its answer, even if equal.
         return "cut_off"
     if not problem.answers:
         return "no_gold"
@@ -47,7 +38,7 @@ def verify(
 
 
 def near_duplicates(texts: Sequence[str], threshold: float) -> list[bool]:
-    """Finds samples of one question that say what an earlier one says.
+    """Finds samples of one question that nearly repeat an earlier one.
 
     Two texts are compared as sequences of words, numbers and signs, by the share of
     them that a shortest edit leaves in place (2·LCS / (m + n)); letter case and white
@@ -55,25 +46,21 @@ def near_duplicates(texts: Sequence[str], threshold: float) -> list[bool]:
 
     Args:
         texts: samples of one question, in order.
-        threshold: similarity in (0, 1] from which the later one goes; 1 removes only
-            texts of the very same words.
+        threshold: similarity in (0, 1] from which a later text is a near-duplicate; 1
+            finds only texts of exactly the same words.
 
     Returns:
-        For each text, whether it nearly repeats one that stays.
+        For each text, whether it nearly repeats an earlier text that is kept.
     """
     kept: list[list[str]] = []
     repeated: list[bool] = []
     for text in texts:
         words = _WORD.findall(text.casefold())
-        same = _resembles(words, kept, threshold)
+        same = any(
+            Indel.normalized_similarity(words, one, score_cutoff=threshold) >= threshold
+            for one in kept
+        )
         repeated.append(same)
         if not same:
             kept.append(words)
     return repeated
-
-
-def _resembles(words: list[str], others: Iterable[list[str]], threshold: float) -> bool:
-    return any(
-        Indel.normalized_similarity(words, other, score_cutoff=threshold) >= threshold
-        for other in others
-    )

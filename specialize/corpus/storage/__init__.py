@@ -1,1 +1,1 @@
-"""The corpus folder: manifest, shards of records, statistics, cards."""
+"""The corpus folder: manifest, file shards, statistics, cards."""

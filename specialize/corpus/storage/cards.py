@@ -1,8 +1,8 @@
-"""Where a corpus comes from: teacher, prompt, sampling, licences, input files.
+"""The origin of a corpus: teacher, prompt, sampling, licences, input files.
 
-An export of completions has a card beside it, `<file>.card.json`, which says what was
-asked of which teacher. `build` reads the cards of its inputs, so that the corpus knows
-its teacher without being told, and refuses inputs that contradict each other.
+An export of completions has a card beside it, `<file>.card.json`, which says how which
+teacher was sampled. `build` takes the teacher of the corpus from the cards of its
+inputs, and refuses inputs that contradict each other.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from specialize.errors import InputError
 
 Path = str | os.PathLike[str]
 
-# What the name of a card adds to that of its file.
+# A card's file name is that of its data file with this suffix.
 SUFFIX = ".card.json"
 
 HUMAN = "human"
@@ -31,14 +31,14 @@ class Card:
     """What is known about the origin of completions or of a corpus.
 
     Attributes:
-        teacher: who answered; several joined by "+".
-        prompt_sha256: digest of the prompt the teacher saw, "" where unknown.
-        sampling: what was asked for: temperature, seed, convention of the
-            log-probabilities, and so on; JSON values.
-        licences: of the data, by name.
+        teacher: name of the teacher; several are joined by "+".
+        prompt_sha256: digest of the teacher's prompt prefix, "" if unknown.
+        sampling: settings such as temperature, seed and the convention of the
+            log-probabilities; JSON values.
+        licences: licence of each data set, by name.
         sources: the input files: name, bytes, sha256.
-        funnel: samples that came and went so far, between two stages.
-        alignment: method, K and vocabulary, behind `align`.
+        funnel: the funnel so far, between two stages.
+        alignment: method, K and vocabulary, after `align`.
     """
 
     teacher: str
@@ -52,13 +52,13 @@ class Card:
     alignment: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, without what is empty."""
+        """Plain values, without empty fields."""
         value = dataclasses.asdict(self)
         return {name: part for name, part in value.items() if part or name == "teacher"}
 
 
 def card_path(completions: Path) -> pathlib.Path:
-    """The file of an export's card."""
+    """The path of an export's card."""
     file = pathlib.Path(completions)
     return file.with_name(file.name + SUFFIX)
 
@@ -73,7 +73,7 @@ def read_card(completions: Path) -> Card | None:
     """Reads the card beside an export, if there is one.
 
     Raises:
-        InputError: it is not a card, or of another version.
+        InputError: it is not a card, or it has another version.
     """
     path = card_path(completions)
     if not path.exists():
@@ -94,15 +94,15 @@ def read_card(completions: Path) -> Card | None:
 def corpus_card(
     sources: Sources, *, problems: bool = True, more_sources: Iterable[Path] = ()
 ) -> Card:
-    """The card of what is made from these files.
+    """The card of a file or corpus that is made from `sources`.
 
     Args:
         sources: problems, completions and teacher.
-        problems: whether the problems go into what is made, and rationales with them.
-        more_sources: other input files, for the record.
+        problems: whether problems and rationales become part of it.
+        more_sources: other input files to list.
 
     Raises:
-        InputError: a file is absent, or the cards of the inputs contradict each other.
+        InputError: a file is missing, or the cards of the inputs contradict each other.
     """
     found = [(path, read_card(path)) for path in sources.completions]
     known = [(path, card) for path, card in found if card is not None]
@@ -112,7 +112,7 @@ def corpus_card(
             if value != values[0][1]:
                 raise InputError(
                     f"{path} and {values[0][0]} differ in {field}: {value!r} and "
-                    f"{values[0][1]!r}. Build one corpus of each and mix them in "
+                    f"{values[0][1]!r}. Build one corpus from each and mix them in "
                     "training."
                 )
     names = [HUMAN] if problems and sources.rationales else []
@@ -134,7 +134,7 @@ def source(path: Path) -> dict[str, Any]:
     """Name, size and digest of an input file.
 
     Raises:
-        InputError: the file is absent or a folder.
+        InputError: the file does not exist, or is a folder.
     """
     file = pathlib.Path(path)
     try:

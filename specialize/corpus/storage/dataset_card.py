@@ -1,4 +1,4 @@
-"""The README.md of a corpus folder: what is in it, from whom, under which terms."""
+"""The README.md of a corpus folder: its records, origin and licences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ Gzipped TFRecords of `tf.train.Example`; arrays are little-endian bytes.
 
 
 def dataset_card(manifest: Manifest) -> str:
-    """Markdown for people, from the manifest alone."""
+    """The card as Markdown, made from the manifest alone."""
     from specialize.corpus.records import FORMAT_IDS, ORIGINS
 
     card, fingerprint = manifest.card, manifest.fingerprint

@@ -1,4 +1,4 @@
-"""How many samples came in, how many stayed, and why the others went."""
+"""Counts of samples that were read and kept, and the reasons for rejection."""
 
 import copy
 import dataclasses
@@ -9,7 +9,7 @@ from rich.table import Table
 
 STAGES = ("read", "verified", "aligned", "kept")
 
-# Why a sample went, in words for people. The keys stand in manifests.
+# The reasons for rejecting a sample, in words. The keys are stored in manifests.
 REASONS = {
     "tokens_do_not_spell_the_text": "its tokens do not spell its text",
     "unexpected_beginning": "does not begin with the end of its prompt",
@@ -35,12 +35,13 @@ class Funnel:
     Attributes:
         read: samples found in the input.
         verified: of those, samples with the right answer.
-        aligned: of those, samples whose text the student can be taught.
-        kept: of those, samples that stand in at least one record.
-        rejected: reason -> samples that went for it. read = kept + all rejected.
-        dropped: format -> reason -> records left out of samples that may have others.
+        aligned: of those, samples whose text could be aligned.
+        kept: of those, samples with at least one record.
+        rejected: number of samples by reason. read = kept + all rejected.
+        dropped: number of records left out, by format and reason; their samples may
+            have other records.
         questions: questions with at least one sample.
-        solved: of those, questions with a right one.
+        solved: of those, questions with a correct sample.
     """
 
     read: int = 0
@@ -55,13 +56,13 @@ class Funnel:
     solved: int = 0
 
     def reject(self, reason: str, count: int = 1) -> None:
-        """Counts samples that went for `reason`, one of `REASONS`."""
+        """Counts samples that were rejected for `reason`, one of `REASONS`."""
         if reason not in REASONS:
             raise ValueError(f"{reason!r} is not one of {sorted(REASONS)}")
         self.rejected[reason] = self.rejected.get(reason, 0) + count
 
     def drop(self, format: str, reason: str, count: int = 1) -> None:
-        """Counts records that were left out, in one format, for `reason`."""
+        """Counts records of one format that were left out for `reason`."""
         reasons = self.dropped.setdefault(format, {})
         reasons[reason] = reasons.get(reason, 0) + count
 
@@ -76,7 +77,7 @@ class Funnel:
                 self.drop(name, reason, count)
 
     def follow(self, earlier: "Funnel") -> None:
-        """Adds what earlier stages rejected, to samples that came through them."""
+        """Adds the rejections of the earlier stages that these samples passed."""
         self.read += earlier.read - earlier.kept
         self.verified += earlier.verified - earlier.kept
         for reason, count in earlier.rejected.items():
@@ -100,17 +101,13 @@ class Funnel:
     def from_json(cls, value: Mapping[str, Any]) -> "Funnel":
         """Reads what `to_json` wrote."""
         known = {field.name for field in dataclasses.fields(cls)}
-        # Copied: counts go on from here, and the value is somebody's manifest.
+        # Copied: counts are added to the funnel, and `value` may be a manifest's.
         return copy.deepcopy(
             cls(**{name: value[name] for name in known & value.keys()})
         )
 
     def table(self, records: Mapping[str, int] | None = None) -> Table:
-        """The funnel for people.
-
-        Args:
-            records: records written per format, shown below the samples.
-        """
+        """The funnel as a table, with the records written per format below it."""
         table = Table(title="Funnel", title_justify="left", show_header=True)
         table.add_column("samples")
         table.add_column("count", justify="right")
@@ -136,7 +133,7 @@ class Funnel:
         table.add_row(label, f"{count:,}", share)
 
 
-# Which reasons stand between a stage and the next, for the table.
+# The reasons for rejection between a stage and the next, for the table.
 _VERIFY = (
     "tokens_do_not_spell_the_text",
     "unexpected_beginning",

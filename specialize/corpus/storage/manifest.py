@@ -1,4 +1,4 @@
-"""What a corpus folder says about itself: `corpus.json`."""
+"""The manifest of a corpus folder: `corpus.json`."""
 
 import dataclasses
 import json
@@ -38,10 +38,10 @@ class FormatSummary:
         records: number of records.
         inputs: lengths of encoder texts.
         targets: lengths of decoder texts.
-        origins: target positions by origin, names of `ORIGINS`.
-        kept_mass: mean probability on the K ids over soft positions; 1 where there
-            are none.
-        sampled_mass: mean probability of the target token over soft positions.
+        origins: number of target positions by origin, one of `ORIGINS`.
+        kept_mass: mean probability on the K ids over soft positions; 1 if there are
+            none.
+        sampled_mass: mean probability of the target piece over soft positions.
     """
 
     records: int
@@ -53,7 +53,7 @@ class FormatSummary:
 
     @property
     def soft_share(self) -> float:
-        """Soft positions of all positions but EOS."""
+        """Share of soft positions among all target positions but EOS."""
         total = sum(self.origins.values()) - self.origins.get("eos", 0)
         return self.origins.get(ORIGINS[0], 0) / total if total else 0.0
 
@@ -82,11 +82,11 @@ class Manifest:
     """A corpus folder's description.
 
     Attributes:
-        fingerprint: what must agree before the corpus may be used.
-        formats: summaries by format, in the order of `FORMATS`; empty formats absent.
+        fingerprint: settings that must agree before the corpus may be used.
+        formats: summaries by format, in the order of `FORMATS`, without empty formats.
         shards: the files, by format and number.
-        funnel: how many samples came and went, as `Funnel.to_json` gives it.
-        card: origin of the data, as `cards.Card.to_json` gives it.
+        funnel: the funnel, as `Funnel.to_json` returns it.
+        card: origin of the data, as `cards.Card.to_json` returns it.
     """
 
     fingerprint: Fingerprint
@@ -103,7 +103,7 @@ class Manifest:
         """The files of one format, in order.
 
         Raises:
-            InputError: the corpus holds no records of it.
+            InputError: the corpus has no records of it.
         """
         found = [shard for shard in self.shards if shard.format == format]
         if not found:
@@ -133,7 +133,8 @@ class Manifest:
         """Reads the manifest of a corpus folder.
 
         Raises:
-            InputError: no such folder, no corpus, another version, or damaged.
+            InputError: the folder is missing or not a corpus, or the manifest is
+                damaged or of another version.
         """
         path = pathlib.Path(folder) / filenames.CORPUS
         try:

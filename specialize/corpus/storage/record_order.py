@@ -2,12 +2,12 @@
 
 A question has up to fifty samples, which arrive together. Readers that shuffle within a
 small buffer would train on one question at a time, so a corpus is written mixed: a
-record's id decides its shard and its place there. The files then depend on the records
-alone, not on the order of the input, the number of processes, or the engine.
+record's id decides its shard and its position there. The files then depend on the
+records alone, not on the order of the input, the number of processes, or the engine.
 
-It is an external sort. Every process appends its records, serialised, to a spool file
-of its own and keeps (key, place); at the end each shard's keys are sorted, and its
-records are fetched in that order and compressed. Only keys are held in memory.
+This is an external sort. Every process appends its serialised records to its own spool
+file and keeps (key, position); at the end each shard's keys are sorted, and its records
+are read in that order and compressed. Only keys are held in memory.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ from specialize.corpus.storage.stored_record import encode_record
 # (format, shard)
 Place = tuple[str, int]
 
-# Where a serialised record stands in the spool.
+# The position of a serialised record in the spool.
 _ENTRY = np.dtype([("key", "<u8"), ("file", "<u4"), ("offset", "<u8"), ("size", "<u4")])
 
-# Records of a gzip member: enough to compress well, few enough to hold.
+# Records per gzip member: enough to compress well, few enough for memory.
 _MEMBER_RECORDS = 256
 
 
@@ -43,8 +43,8 @@ class Spooled(NamedTuple):
     """Records of a chunk, in the spool.
 
     Attributes:
-        entries: by format and shard, one `_ENTRY` a record.
-        statistics: by format.
+        entries: one `_ENTRY` per record, by format and shard.
+        statistics: statistics by format.
     """
 
     entries: Mapping[Place, Shaped[np.ndarray, " N"]]
@@ -52,7 +52,7 @@ class Spooled(NamedTuple):
 
 
 class Gather(NamedTuple):
-    """The records of one shard: what `gather` is asked for."""
+    """The argument of `gather`: the records of one shard."""
 
     folder: str
     place: Place
@@ -66,14 +66,14 @@ def place_of(record_id: str, format: str, num_shards: int) -> Place:
 
 
 def order_of(record_id: str) -> int:
-    """What records of a shard are sorted by: 63 bits of a hash of the id."""
+    """The sort key of a record in its shard: 63 bits of a hash of the id."""
     digest = hashlib.blake2b(record_id.encode(), digest_size=8).digest()
     # 63: Beam's coder of integers is signed.
     return int.from_bytes(digest, "little") >> 1
 
 
 def compressed(frames: Iterable[bytes]) -> bytes:
-    """A shard's file: records of `tfrecord.frame` in their order, as gzip members."""
+    """The content of a shard: records of `tfrecord.frame`, as gzip members."""
     waiting = iter(frames)
     members: list[bytes] = []
     while batch := list(itertools.islice(waiting, _MEMBER_RECORDS)):
@@ -82,14 +82,9 @@ def compressed(frames: Iterable[bytes]) -> bytes:
 
 
 class SpoolWriter:
-    """This process's file in the spool."""
+    """This process's file in the spool, named after the process."""
 
     def __init__(self, folder: str | os.PathLike[str]):
-        """Names it after the process.
-
-        Args:
-            folder: the spool, shared by the processes of a run.
-        """
         self._file = os.getpid()
         self._path = pathlib.Path(folder) / str(self._file)
 
@@ -102,7 +97,7 @@ class SpoolWriter:
         """Serialises records into the spool.
 
         Raises:
-            InputError: a record that cannot be stored.
+            InputError: a record cannot be stored.
         """
         entries: dict[Place, list[tuple[int, int, int, int]]] = {}
         statistics: dict[str, FormatStatistics] = {}
@@ -121,22 +116,16 @@ class SpoolWriter:
 
 
 class Collected:
-    """What the chunks of a run spooled, on its way to shards."""
+    """The spooled records of all chunks; `tasks` divides them into shards."""
 
     def __init__(self, folder: str | os.PathLike[str], num_shards: int):
-        """Starts empty.
-
-        Args:
-            folder: the spool.
-            num_shards: files a format.
-        """
         self._folder = os.fspath(folder)
         self._num_shards = num_shards
         self._entries: dict[Place, list[Shaped[np.ndarray, " N"]]] = {}
         self._statistics: dict[str, FormatStatistics] = {}
 
     def add(self, part: Spooled) -> None:
-        """Takes in what one chunk spooled."""
+        """Adds the records of one chunk."""
         for place, entries in part.entries.items():
             self._entries.setdefault(place, []).append(entries)
         for name, statistics in part.statistics.items():
@@ -147,7 +136,7 @@ class Collected:
         return Block(self._num_shards, {}, dict(self._statistics))
 
     def tasks(self) -> Iterator[Gather]:
-        """One a shard that holds records, in the order of the files."""
+        """Yields one task per shard with records, in the order of the files."""
         for name in FORMATS:
             for shard in range(self._num_shards):
                 found = self._entries.pop((name, shard), None)
@@ -160,7 +149,7 @@ class Collected:
 
 
 def gather(task: Gather) -> Block:
-    """Fetches a shard's records in their order and compresses them."""
+    """Reads a shard's records in their order and compresses them."""
     entries = task.entries[np.argsort(task.entries["key"], kind="stable")]
     with contextlib.ExitStack() as stack:
         data = compressed(_fetch(pathlib.Path(task.folder), entries, stack))

@@ -1,9 +1,9 @@
 """A corpus folder: `corpus.json`, a dataset card, and sharded TFRecords of records.
 
-The shards are `<format>-00000-of-0000N.tfrecord.gz`; `stored_record` says what a
-record looks like in them. The folder appears whole or not at all. Which shard a record
-goes to depends on its id alone, and compression carries no time stamp, so equal
-records give equal files however many processes made them.
+The shards are `<format>-00000-of-0000N.tfrecord.gz`; `stored_record` defines their
+records. The folder appears complete or not at all. A record's shard depends on its id
+alone, and compression stores no time stamp, so equal records give equal files however
+many processes made them.
 """
 
 import contextlib
@@ -52,18 +52,18 @@ KIND = "corpus"
 DATASET_CARD = "README.md"
 MAX_ROWS = 1 << 16
 
-# Records that `write_shards` compresses at once when it is given them one by one.
+# Number of single records that `write_shards` compresses at once.
 _BLOCK_RECORDS = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Some records, ready to be appended to the shards: what a process hands back.
+    """Records that a process encoded, ready to be appended to the shards.
 
     Attributes:
-        num_shards: the number of shards they were divided among.
-        members: (format, shard) -> (records, one gzip member).
-        statistics: by format.
+        num_shards: number of file shards per format.
+        members: (number of records, gzip member) by (format, shard).
+        statistics: statistics by format.
     """
 
     num_shards: int
@@ -75,7 +75,7 @@ def check_output(out: Path, *, replace: bool = False) -> None:
     """Refuses, before any work, a folder that `write_shards` would refuse.
 
     Raises:
-        InputError: `out` is not ours, or holds a corpus and not `replace`.
+        InputError: `out` holds other files, or a corpus and `replace` is false.
     """
     if outputs.check_writable(out, KIND) and not replace:
         raise InputError(
@@ -85,10 +85,10 @@ def check_output(out: Path, *, replace: bool = False) -> None:
 
 
 def check_fingerprint(fingerprint: Fingerprint) -> None:
-    """Refuses what the layout cannot hold.
+    """Refuses settings that the layout cannot hold.
 
     Raises:
-        InputError: ids above 16 bits, or no alternatives at all.
+        InputError: ids need more than 16 bits, or K is below 1.
     """
     if fingerprint.vocabulary_rows > MAX_ROWS:
         raise InputError(
@@ -103,10 +103,7 @@ def check_fingerprint(fingerprint: Fingerprint) -> None:
 def encode_block(
     records: Sequence[DistillRecord], fingerprint: Fingerprint, *, num_shards: int
 ) -> Block:
-    """Serialises and compresses records of any formats.
-
-    A pure function of its arguments, for many processes to call; `write_shards` takes
-    the blocks in order.
+    """Serialises and compresses records of any formats, for `write_shards`.
 
     Raises:
         InputError: as `encode_record`.
@@ -135,24 +132,24 @@ def write_shards(
     funnel: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     replace: bool = False,
 ) -> Manifest:
-    """Writes a corpus folder, whole or not at all, in bounded memory.
+    """Writes a corpus folder, completely or not at all, in bounded memory.
 
     Args:
-        records: of any formats, in any mixture; or blocks of them.
-        out_dir: absent, empty, or an earlier corpus if `replace`.
-        fingerprint: of every record.
-        num_shards: files a format.
+        records: records of any formats, or blocks of them.
+        out_dir: a missing or empty folder, or an earlier corpus if `replace`.
+        fingerprint: the corpus fingerprint.
+        num_shards: number of file shards per format.
         card: origin of the data for the manifest and the dataset card: "teacher",
             "sampling", "licences", "sources".
-        funnel: samples that came and went; asked for after the last record.
+        funnel: the funnel; a function is called after the last record.
         replace: whether an earlier corpus may be replaced.
 
     Returns:
         The manifest, as written.
 
     Raises:
-        InputError: no records, an unfit vocabulary or record, a folder that is not
-            ours. `out_dir` is then as before.
+        InputError: there are no records, the vocabulary or a record cannot be stored,
+            or the folder holds other files. `out_dir` is then unchanged.
     """
     check_fingerprint(fingerprint)
     if not 1 <= num_shards <= MAX_SHARDS:
@@ -167,8 +164,8 @@ def write_shards(
             shards = files.finish()
         if not shards:
             raise InputError(
-                f"no record is left to write to {out_dir}. See the funnel for where "
-                "the samples went; nothing was written."
+                f"no record is left to write to {out_dir}. The funnel shows why the "
+                "samples were rejected; nothing was written."
             )
         written = Manifest(
             fingerprint=fingerprint,
@@ -187,7 +184,7 @@ def write_shards(
 
 
 def open_corpus(folder: Path, **expected: Any) -> Manifest:
-    """Reads a manifest and refuses a folder that does not fit or is not whole.
+    """Reads a manifest and refuses a folder that does not fit or is incomplete.
 
     Args:
         folder: the corpus.
@@ -195,7 +192,7 @@ def open_corpus(folder: Path, **expected: Any) -> Manifest:
 
     Raises:
         InputError: as `Manifest.load`; a field differs (named, with both values); a
-            shard is absent or has another size.
+            shard is missing or has another size.
     """
     manifest = Manifest.load(folder)
     manifest.fingerprint.require(str(pathlib.Path(folder)), **expected)
@@ -222,16 +219,15 @@ def read_shards(
 ) -> Iterator[DistillRecord]:
     """Yields the records of a corpus, format by format, without tensorflow.
 
+    They have the stored precision; see `normalise_rows`.
+
     Args:
         folder: the corpus.
-        formats: which to read; by default all it has.
+        formats: which formats to read (default: all of the corpus).
         **expected: fields of the fingerprint with the values they must have.
 
-    Yields:
-        Records with the stored precision; see `normalise_rows`.
-
     Raises:
-        InputError: as `open_corpus`; a damaged shard, with the record's number.
+        InputError: as `open_corpus`; a shard is damaged (after which record).
     """
     manifest = open_corpus(folder, **expected)
     for name in manifest.formats if formats is None else formats:
@@ -273,7 +269,7 @@ def _blocks(
 
 
 class _Files:
-    """The open shards of a folder in the making."""
+    """The open shards of a folder that is being written."""
 
     def __init__(self, folder: pathlib.Path, num_shards: int) -> None:
         self._folder = folder
@@ -301,7 +297,7 @@ class _Files:
         described: list[Shard] = []
         for key in sorted(self._open, key=lambda key: (FORMATS.index(key[0]), key[1])):
             if not self._records[key]:
-                # A gzip file must have a member, if only an empty one.
+                # A gzip file needs at least one member, even an empty one.
                 self._write(key, 0, tfrecord.compress(()))
             stream = self._open[key]
             stream.flush()

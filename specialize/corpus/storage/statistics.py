@@ -1,4 +1,4 @@
-"""Counts over the records of one format that can be added up across processes."""
+"""Counts over the records of one format, which can be added across processes."""
 
 import dataclasses
 
@@ -18,11 +18,11 @@ class FormatStatistics:
     """Lengths, origins and masses of the records seen so far.
 
     Attributes:
-        inputs: records by input length: `inputs[n]` have n tokens.
-        targets: records by target length, EOS included.
-        origins: target positions by index into `ORIGINS`.
+        inputs: number of records by input length: `inputs[n]` have n tokens.
+        targets: number of records by target length, EOS included.
+        origins: number of target positions by index into `ORIGINS`.
         kept: sum over soft positions of the probability on the K ids.
-        sampled: sum over soft positions of the probability of the target token.
+        sampled: sum over soft positions of the probability of the target piece.
     """
 
     inputs: Int[np.ndarray, " I"] = dataclasses.field(default_factory=_counts)
@@ -55,7 +55,7 @@ class FormatStatistics:
         self.sampled += other.sampled
 
     def summary(self) -> FormatSummary:
-        """What the manifest says."""
+        """The summary for the manifest."""
         soft = int(self.origins[0])
         return FormatSummary(
             records=int(self.targets.sum()),

@@ -1,6 +1,6 @@
-"""One record <-> one serialised `tf.train.Example`; writer and both parsers together.
+"""Encodes a record as a serialised `tf.train.Example`, and decodes it in two ways.
 
-Arrays are little-endian bytes, so that a target token costs 4K + 2 bytes of teacher
+Arrays are little-endian bytes, so that the teacher takes 4K + 2 bytes per target piece
 and nothing is widened to 64 bits:
 
     id, inputs, targets    UTF-8
@@ -32,8 +32,8 @@ def encode_record(record: DistillRecord, fingerprint: Fingerprint) -> bytes:
     """Serialises one record as a `tf.train.Example`.
 
     Raises:
-        InputError: arrays of other shapes, ids outside the vocabulary, probabilities
-            that are not; naming the record.
+        InputError: the shapes of the record's arrays, its ids or its probabilities
+            are invalid.
     """
     target = record.target
     _check(record, fingerprint)
@@ -58,10 +58,10 @@ def decode_record(data: bytes, k: int) -> DistillRecord:
 
     Args:
         data: the serialised Example.
-        k: entries of a teacher row, from the fingerprint.
+        k: number of entries per teacher row, from the fingerprint.
 
     Raises:
-        ValueError: not such a record.
+        ValueError: the bytes are not such a record.
     """
     features = tfrecord.decode_example(data)
     try:
@@ -93,17 +93,16 @@ def parse_example(serialized: Any, *, k: int) -> dict[str, Any]:
     Args:
         serialized: a scalar string, an element of `tf.data.TFRecordDataset(
             shard_paths(...), compression_type="GZIP")`.
-        k: entries of a teacher row, from the fingerprint.
+        k: number of entries per teacher row, from the fingerprint.
 
     Returns:
         id, inputs, targets (strings); input_ids [S], target_ids [L], teacher_ids
         [L k] and origin [L] (int32); format_id (int32 scalar); teacher_probs [L k]
         and teacher_tail [L] (float32), normalised as by `normalise_rows`.
     """
-    # tensorflow types half of itself; what we use is checked by the tests.
     import tensorflow
 
-    tf: Any = tensorflow
+    tf: Any = tensorflow  # tensorflow has incomplete types
 
     names = ("id", "inputs", "targets", "input_ids", "target_ids", "teacher_ids")
     names += ("teacher_logprobs", "teacher_tail", "origin")
@@ -139,13 +138,10 @@ def parse_example(serialized: Any, *, k: int) -> dict[str, Any]:
 def normalise_rows(
     logprobs: Float[np.ndarray, "L K"], tail: Float[np.ndarray, " L"]
 ) -> tuple[Float[np.ndarray, "L K"], Float[np.ndarray, " L"]]:
-    """Stored teacher rows -> float32 probabilities whose K + 1 events sum to 1.
+    """Stored teacher rows as float32 probabilities (probs, tail) that sum to 1.
 
     Rounding to float16 misses 1 by up to 5e-4, which would make the KL of a matching
     row negative (design note "The loss, exactly").
-
-    Returns:
-        (probs [L K], tail [L]).
     """
     probs = np.exp(logprobs.astype(np.float32))
     total = probs.sum(axis=1) + tail.astype(np.float32)

@@ -1,12 +1,12 @@
 """TFRecord files and `tf.train.Example` messages, without tensorflow.
 
-Importing tensorflow costs seconds and half a gigabyte in every process; a corpus is
-written by many processes and read by tools that need neither. Both formats are small
+Importing tensorflow takes seconds and half a gigabyte in every process; a corpus is
+written by many processes and read by tools that do not need it. Both formats are small
 and frozen: a TFRecord is length, checksum, data, checksum; an Example is a protocol
-buffer with a map from names to lists. tensorflow's own reader is the judge in the
-tests.
+buffer with a map from names to lists. The tests compare with tensorflow's own reader.
 """
 
+import gzip
 import io
 import struct
 import zlib
@@ -21,14 +21,14 @@ _crc32c = cast(Callable[[bytes], int], google_crc32c.value)  # pyright: ignore[r
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
-_BLOCK = 1 << 20
 
 
 def encode_example(features: Mapping[str, Value]) -> bytes:
     """Serialises a `tf.train.Example`, names sorted, so equal input gives equal bytes.
 
     Args:
-        features: bytes become a bytes_list, integers an int64_list, each of length 1.
+        features: values by name; bytes become a bytes_list, integers an int64_list,
+            each of length 1.
     """
     entries: list[bytes] = []
     for name in sorted(features):
@@ -72,91 +72,50 @@ def decode_example(data: bytes) -> dict[str, Value]:
 def frame(data: bytes) -> bytes:
     """One TFRecord: length, its masked CRC-32C, data, its masked CRC-32C."""
     length = len(data).to_bytes(8, "little")
-    return b"".join(
-        (
-            length,
-            _FOOTER.pack(_masked_crc(length)),
-            data,
-            _FOOTER.pack(_masked_crc(data)),
-        )
-    )
+    pack = _FOOTER.pack
+    return b"".join((length, pack(_masked_crc(length)), data, pack(_masked_crc(data))))
 
 
 def compress(frames: Iterable[bytes], level: int = 6) -> bytes:
     """One gzip member: no time stamp or name, so equal input gives equal bytes.
 
-    Members can be concatenated; tensorflow, gzip and we read the whole as one file.
+    tensorflow, gzip and `read_frames` read concatenated members as one file.
     """
     # 31: a gzip header around the largest window.
     packer = zlib.compressobj(level, zlib.DEFLATED, 31)
-    parts = [packer.compress(part) for part in frames]
-    parts.append(packer.flush())
-    return b"".join(parts)
+    return b"".join([*map(packer.compress, frames), packer.flush()])
 
 
 def read_frames(stream: io.BufferedIOBase) -> Iterator[bytes]:
-    """Yields the records of a gzipped TFRecord stream, checksums verified.
+    """Yields the records of a gzipped TFRecord stream and verifies their checksums.
 
     Args:
         stream: the compressed bytes. Memory stays within a megabyte and one record.
 
     Raises:
-        ValueError: damaged or cut short.
+        ValueError: the stream is damaged or truncated.
     """
-    data = _Gunzip(stream)
-    while header := data.read(_HEADER.size, optional=True):
+    data = gzip.GzipFile(fileobj=stream)
+    while header := _read(data, _HEADER.size, optional=True):
         length, crc = _HEADER.unpack(header)
         if _masked_crc(header[:8]) != crc:
             raise ValueError("the checksum of a record's length is wrong")
-        record = data.read(length)
-        (crc,) = _FOOTER.unpack(data.read(_FOOTER.size))
+        record = _read(data, length)
+        (crc,) = _FOOTER.unpack(_read(data, _FOOTER.size))
         if _masked_crc(record) != crc:
             raise ValueError("the checksum of a record is wrong")
         yield record
 
 
-class _Gunzip:
-    """Reads concatenated gzip members exactly to their end."""
-
-    def __init__(self, stream: io.BufferedIOBase) -> None:
-        self._stream = stream
-        self._unpacker = zlib.decompressobj(31)
-        self._ready = bytearray()
-        self._input = b""
-        self._started = False
-
-    def read(self, size: int, *, optional: bool = False) -> bytes:
-        """Exactly `size` bytes; nothing at the end of the stream if `optional`."""
-        while len(self._ready) < size:
-            if not self._fill():
-                if optional and not self._ready:
-                    return b""
-                raise ValueError("it ends within a record")
-        result = bytes(self._ready[:size])
-        del self._ready[:size]
-        return result
-
-    def _fill(self) -> bool:
-        if not self._input:
-            self._input = self._stream.read(_BLOCK)
-        if not self._input and (not self._started or self._unpacker.eof):
-            return False
-        if self._unpacker.eof:
-            self._unpacker = zlib.decompressobj(31)
-        self._started = True
-        try:
-            # No input left: what the unpacker still holds back, if anything.
-            fresh = self._unpacker.decompress(self._input, _BLOCK)
-        except zlib.error as error:
-            raise ValueError(f"the compressed data are damaged: {error}") from error
-        if not fresh and not self._input and not self._unpacker.eof:
-            raise ValueError("the compressed data end too early")
-        self._ready += fresh
-        if self._unpacker.eof:
-            self._input = self._unpacker.unused_data
-        else:
-            self._input = self._unpacker.unconsumed_tail
-        return True
+def _read(data: gzip.GzipFile, size: int, *, optional: bool = False) -> bytes:
+    """Exactly `size` bytes; nothing at the end of the stream if `optional`."""
+    try:
+        found = data.read(size)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"the compressed data are damaged: {error}") from error
+    if len(found) != size and (found or not optional):
+        raise ValueError("it ends within a record")
+    return found
 
 
 def _masked_crc(data: bytes) -> int:
