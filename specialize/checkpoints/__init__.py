@@ -1,8 +1,7 @@
-"""Weights: saved, restored, converted.
+"""Saves, restores and converts weights.
 
-`store.CheckpointStore` keeps a run's checkpoints, `load_params` reads weights of any
-format, `convert.convert` writes any format. Importing the package imports nothing
-heavy.
+`store.CheckpointStore` stores a run's checkpoints, `load_params` reads weights of any
+format, `convert.convert` writes any format. Importing the package imports neither.
 """
 
 from typing import Any

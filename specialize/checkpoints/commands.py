@@ -7,18 +7,18 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Adds the command."""
     parser = subparsers.add_parser(
         "convert",
-        help="weights between Hugging Face, T5X and our runs",
+        help="convert weights between Hugging Face, T5X and our runs",
         description=(
             "Converts T5 weights between Hugging Face folders, T5X checkpoints and "
             "runs of specialize, one tensor in memory at a time. Without --target it "
-            "reads the source and prints its parameter count and fingerprint."
+            "only reads the source and prints its parameter count and fingerprint."
         ),
     )
     parser.add_argument(
         "--source",
         required=True,
         help="a Hugging Face folder or hub name, a T5X checkpoint (local, gs:// or "
-        "s3://), a run of specialize or one of its checkpoints; recognised by itself",
+        "s3://), a run of specialize or one of its checkpoints; its format is detected",
     )
     parser.add_argument("--target", help="a new or empty folder")
     parser.add_argument(
@@ -36,33 +36,35 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--layers",
         choices=("unrolled", "scanned", "scalable"),
         default="unrolled",
-        help="of a T5X target: layers_0, layers_1, ...; stacked as the student with "
-        "scan_layers has them; stacked as T5X's scalable_t5 has them (default: "
-        "unrolled)",
+        help="layout of a T5X target: unrolled as layers_0, layers_1, ...; scanned as "
+        "in the student with scan_layers; scalable as in T5X's scalable_t5 with "
+        "scan_layers (default: unrolled)",
     )
     parser.add_argument(
         "--vocabulary",
         metavar="spiece.model",
-        help="SentencePiece model to make the tokenizer files from, where the source "
-        "has none",
+        help="SentencePiece model to make the tokenizer files from (default: those of "
+        "the source are copied)",
     )
     parser.add_argument(
         "--rows",
         type=int,
         metavar="N",
-        help="vocabulary rows of the target, as 32100 or 32128 (default: the source's)",
+        help="embedding rows of the target, such as 32100 or 32128 (default: the "
+        "source's)",
     )
     parser.add_argument(
         "--activation",
         choices=("relu", "gelu", "silu"),
-        help="of the feed-forward block, where the source does not tell it (T5X)",
+        help="activation of the feed-forward block, if the source does not contain it "
+        "(T5X)",
     )
     parser.add_argument(
         "--shard-size",
         type=float,
         default=5.0,
         metavar="GB",
-        help="largest safetensors file, in 10^9 bytes (default: 5)",
+        help="maximum size of a safetensors file in 10^9 bytes (default: 5)",
     )
     parser.set_defaults(run=run)
 

@@ -1,4 +1,4 @@
-"""From any format of the T5 family to any other, one tensor in memory at a time."""
+"""Converts T5 weights between all formats, with one tensor in memory at a time."""
 
 import dataclasses
 import pathlib
@@ -43,21 +43,21 @@ _USE_IN_T5X = (
 
 @dataclasses.dataclass(frozen=True)
 class ConversionSummary:
-    """What a conversion did.
+    """The result of a conversion.
 
     Attributes:
-        source: what was read.
+        source: path of the source.
         source_format: "hf", "t5x", "orbax" or "specialize".
-        target: the folder written, or None if the source was only read.
+        target: the folder that was written, or None if the source was only read.
         target_format: "hf", "t5x" or "orbax", or None.
         tensors: number of parameter tensors.
         parameters: number of parameters.
         nbytes: bytes of the parameters in the target's type.
-        dtype: their type.
-        fingerprint: of the target's weights (`fingerprint`).
-        step: training steps behind the weights, or None.
-        seconds: how long it took.
-        notes: one line each: what was decided, padded or left out.
+        dtype: type of the parameters in the target.
+        fingerprint: weight fingerprint of the target (`fingerprint`).
+        step: number of training steps of the weights, or None.
+        seconds: duration of the conversion.
+        notes: lines about what was decided, padded or left out.
     """
 
     source: str
@@ -89,23 +89,20 @@ def convert(
     """Converts a checkpoint.
 
     Args:
-        source: anything `opening.open_checkpoint` reads.
-        target: a new or empty folder; None reads the source and reports on it.
-        to: "hf", "t5x" (msgpack and zarr) or "orbax" (newer T5X). By default "t5x"
-            from Hugging Face, and "hf" from everything else.
-        dtype: "float32" or "bfloat16"; by default the source's.
+        source: anything that `opening.open_checkpoint` reads.
+        target: a new or empty folder; None only reads the source.
+        to: "hf", "t5x" (msgpack and zarr) or "orbax" (newer T5X). Default: "t5x" from
+            Hugging Face, and "hf" from everything else.
+        dtype: "float32" or "bfloat16" (default: the source's).
         layers: layout of a T5X target.
-        rows: rows of the vocabulary in the target; by default the source's.
-        vocabulary: a SentencePiece model, where the source has no tokenizer.
-        activation: "relu", "gelu" or "silu", where the source does not tell.
-        max_shard_bytes: size of a safetensors file.
-
-    Returns:
-        What was done.
+        rows: embedding rows of the target (default: the source's).
+        vocabulary: a SentencePiece model, if the source has no tokenizer.
+        activation: "relu", "gelu" or "silu", if the source does not contain it.
+        max_shard_bytes: maximum size of a safetensors file.
 
     Raises:
-        InputError: the source cannot be read, the target not be written, or they do
-            not fit each other. Nothing is left in the target's place.
+        InputError: the source cannot be read, the target cannot be written, or they do
+            not fit each other. No part of the target is left.
 
     Example:
         >>> done = specialize.convert("runs/student", "runs/hf", to="hf")
@@ -125,7 +122,7 @@ def convert(
             )
     if vocabulary is not None and not pathlib.Path(vocabulary).is_file():
         raise InputError(
-            f"{vocabulary} does not exist; --vocabulary is a spiece.model."
+            f"{vocabulary} does not exist; --vocabulary names a spiece.model."
         )
     opened = open_checkpoint(source, activation=activation)
     if opened.format == "specialize":
@@ -138,7 +135,7 @@ def convert(
     if to == "hf" and config.num_decoder_layers > config.num_encoder_layers:
         notes.append(
             "the decoder is deeper than the encoder: transformers 5 generates from "
-            "such a model with use_cache=False only"
+            "such a model only with use_cache=False"
         )
     types = sorted({tensor.dtype.name for tensor in tensors.values()})
     ticks = track(range(len(tensors)), f"convert {opened.format}", total=len(tensors))
@@ -192,7 +189,7 @@ def convert(
 def _adapted(
     opened: Source, rows: int | None, notes: list[str]
 ) -> tuple[dict[str, LazyTensor], T5Config]:
-    """The source's tensors with the wanted number of vocabulary rows."""
+    """The source's tensors with the requested number of embedding rows."""
     config = opened.config
     if rows is None or rows == config.vocab_size:
         return dict(opened.tensors), config
@@ -208,13 +205,9 @@ def _adapted(
 
 
 def _optimizer(
-    opened: Source,
-    to: str,
-    layers: names.Layers,
-    rows: int | None,
-    notes: list[str],
+    opened: Source, to: str, layers: names.Layers, rows: int | None, notes: list[str]
 ) -> Mapping[str, LazyTensor | None]:
-    """The optimizer state to write; a line in `notes` if there is one and it stays."""
+    """The optimizer state to write; adds to `notes` whether it is kept or dropped."""
     arrays = [tensor for tensor in opened.optimizer.values() if tensor is not None]
     if not arrays:
         return {}
@@ -223,10 +216,9 @@ def _optimizer(
     if to != "hf":
         reason = "the number of vocabulary rows changes"
         if rows is None or rows == opened.config.vocab_size:
-            reason = "its arrays are not laid out as the parameters are"
-            kept = (
-                opened.optimizer if opened.layers == layers else _relaid(opened, layers)
-            )
+            reason = "its arrays do not have the layout of the parameters"
+            same = opened.layers == layers
+            kept = opened.optimizer if same else _relaid(opened, layers)
     if kept is None:
         notes.append(f"optimizer state ({len(arrays)} arrays) dropped: {reason}")
         return {}
@@ -256,7 +248,7 @@ def _relaid(
     for prefix, moments in groups.items():
         if set(moments) != set(opened.stored):
             return None
-        # A table per layer has moments per layer; they differ and cannot be shared.
+        # A table per layer has moments per layer, which differ and cannot be merged.
         if layers == "scalable" or names.has_tables_per_layer(opened.stored):
             return None
         canonical = names.unrolled(moments, opened.path)
@@ -272,7 +264,7 @@ def _write_tokenizer(
     to: str,
     notes: list[str],
 ) -> None:
-    """Puts tokenizer files into the folder, from wherever they can be had."""
+    """Writes tokenizer files from `vocabulary`, else from the source."""
     if vocabulary is not None:
         huggingface_companions.write_tokenizer(pathlib.Path(vocabulary), folder)
         return
@@ -289,23 +281,18 @@ def _write_tokenizer(
 
 
 def _base(source: str) -> str | None:
-    """The hub name, if that is what the source was."""
-    return (
-        source
-        if source.count("/") == 1 and not pathlib.Path(source).exists()
-        else (None)
-    )
+    """The source if it is a hub name, else None."""
+    on_hub = source.count("/") == 1 and not pathlib.Path(source).exists()
+    return source if on_hub else None
 
 
 def _card(
     opened: Source, config: T5Config, parameters: int, digits: str, to: str
 ) -> str:
     """The text of the model card."""
-    gate = " x ".join(config.mlp_activations)
+    step = "" if opened.step is None else f", step {opened.step}"
     rows = {
-        "converted from": f"{opened.format}, step {opened.step}"
-        if opened.step is not None
-        else opened.format,
+        "converted from": opened.format + step,
         "parameters": f"{parameters:,}",
         "weights fingerprint": f"`{digits}`",
         "layers": f"{config.num_encoder_layers} + {config.num_decoder_layers}",
@@ -313,7 +300,7 @@ def _card(
             f"{config.emb_dim} / {config.num_heads} / {config.head_dim} / "
             f"{config.mlp_dim}"
         ),
-        "feed-forward": gate,
+        "feed-forward": " x ".join(config.mlp_activations),
         "vocabulary rows": f"{config.vocab_size:,}",
         "head": "tied to the embedding" if config.logits_via_embedding else "its own",
     }

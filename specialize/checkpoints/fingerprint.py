@@ -1,9 +1,9 @@
-"""One number for a model's weights, the same in every format and layout.
+"""The weight fingerprint: one number that is the same in every format and layout.
 
-Each canonical tensor (`names`) gives the SHA-256 of its name, shape and values as
-little-endian float32 in C order; the fingerprint is the SHA-256 of these lines, sorted.
-So scanned and unrolled layers, transposed kernels, shards, and bfloat16 stored as
-float32 do not change it, and one changed value does.
+Each canonical tensor (`names`) gives a line with its name, its shape and the SHA-256 of
+its values as little-endian float32 in C order; the fingerprint is the SHA-256 of the
+sorted lines. So scanned and unrolled layers, transposed kernels, file shards, and
+bfloat16 stored as float32 do not change it, and one changed value does.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ DIGITS = 16
 
 
 class WeightFingerprint:
-    """Takes note of tensors while a conversion reads them: no second pass.
+    """Hashes tensors while a conversion reads them, without a second pass.
 
     Args:
-        on_tensor: called once a tensor, when it has been read whole.
+        on_tensor: called once per tensor, after it was read completely.
     """
 
     def __init__(self, on_tensor: Callable[[], object] = lambda: None) -> None:
@@ -30,7 +30,7 @@ class WeightFingerprint:
         self._on_tensor = on_tensor
 
     def observed(self, name: str, tensor: LazyTensor) -> LazyTensor:
-        """The same tensor; reading it whole enters it into the fingerprint."""
+        """The same tensor; reading it completely adds it to the fingerprint."""
         self._expected.add(name)
 
         def load(index: Index) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Sums that tell whether an array came back as it was saved.
+"""Checksums that tell whether an array was restored as it was saved.
 
-Neither Orbax nor TensorStore's uncompressed chunks notice a flipped bit: the array
-restores with another value and the run goes on. So each leaf is saved with two
+Neither Orbax nor TensorStore's uncompressed chunks detect a flipped bit: the array is
+restored with another value and the run continues. So each leaf is saved with two
 32-bit sums over its elements,
 
     s_j = sum_i mix(bits_i xor mix(i + c_j))  mod 2^32,   j = 0, 1
@@ -33,7 +33,7 @@ def _mix(bits: jax.Array) -> jax.Array:
 
 
 def _as_words(array: jax.Array) -> jax.Array:
-    """The array's bits as uint32; one more axis where an element has two words."""
+    """The array's bits as uint32, with one more axis if an element has two words."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
     if array.dtype == jnp.bool_:
@@ -72,14 +72,13 @@ def _sums_on(sharding: NamedSharding | None) -> Any:
 
 
 def checksums(leaves: Mapping[str, Any]) -> dict[str, str]:
-    """Sums of every leaf, as 16 hexadecimal digits.
+    """Checksums of all leaves by name, as 16 hexadecimal digits.
+
+    They are the same on every process and for every sharding.
 
     Args:
         leaves: arrays by name; in a run of several processes every process passes
             the same global arrays.
-
-    Returns:
-        The digits by name, the same on every process and for every sharding.
     """
     pending = {}
     for name, leaf in leaves.items():
@@ -90,7 +89,7 @@ def checksums(leaves: Mapping[str, Any]) -> dict[str, str]:
             else None
         )
         pending[name] = _sums_on(replicated)(leaf)
-    # Dispatch everything before the first wait.
+    # All sums were dispatched before the first one is waited for.
     return {
         name: "".join(f"{int(word):08x}" for word in np.asarray(sums))
         for name, sums in pending.items()

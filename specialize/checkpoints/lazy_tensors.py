@@ -1,9 +1,9 @@
-"""Tensors that are read when, and only as far as, someone asks.
+"""Tensors in files, of which only the requested part is read.
 
 Every format opens as a mapping of names to `LazyTensor`s; conversions compose views of
-them (transposed, one layer of a stack, a stack of layers, more or fewer rows), and the
-bytes move when the target reads. So a conversion holds one tensor at a time, and a
-process that restores a shard reads that shard.
+them (transposed, one layer of a stack, a stack of layers, more or fewer rows), which
+read the bytes when the target is written. So a conversion holds one tensor at a time,
+and a process that restores an array shard reads that shard.
 """
 
 import dataclasses
@@ -21,15 +21,14 @@ CHUNK_BYTES = 64 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that lies in a file.
+    """A tensor that is stored in a file.
 
     Attributes:
         shape: its shape.
-        dtype: its type as stored.
-        load: reads the part that an index of full-rank slices (start, stop, step 1)
-            names.
-        parts: for a stack, its layers and the axis they are stacked on; a writer may
-            then read one layer at a time.
+        dtype: its stored type.
+        load: reads a part; the index has one slice (start, stop, step 1) per axis.
+        parts: for a stack, its layers and the axis they are stacked on, so that a
+            writer can read one layer at a time.
     """
 
     shape: tuple[int, ...]
@@ -48,24 +47,21 @@ class LazyTensor:
         return self.size * self.dtype.itemsize
 
     def read(self, index: Sequence[Any] | None = None) -> np.ndarray:
-        """Reads the tensor, or the part that `index` names.
+        """Reads the tensor, or a part of it, as a C-contiguous array.
 
         Args:
-            index: slices, one an axis, with step 1; None reads everything.
-
-        Returns:
-            A C-contiguous array.
+            index: one slice with step 1 per axis; None reads everything.
         """
         full = [slice(None)] * len(self.shape) if index is None else index
         bounded = tuple(
             slice(*part.indices(size)[:2])
             for part, size in zip(full, self.shape, strict=True)
         )
-        # Not np.ascontiguousarray, which makes a vector of a scalar.
+        # Not np.ascontiguousarray, which turns a scalar into a vector.
         return np.asarray(self.load(bounded), order="C")
 
     def blocks(self) -> Iterator[tuple[Index, "LazyTensor"]]:
-        """Yields (where, tensor) pieces that cover this one: its layers, or itself."""
+        """Yields (index, tensor) of each layer of a stack, or of the tensor itself."""
         if self.parts is None:
             yield tuple(slice(0, size) for size in self.shape), self
             return
@@ -157,12 +153,12 @@ class LazyTensor:
         )
 
     def with_rows(self, rows: int, axis: int, fill: Callable[[], np.ndarray]) -> Any:
-        """The matrix cut to `rows` along `axis`, or filled up to them.
+        """The matrix with size `rows` along `axis`, cut or filled.
 
         Args:
             rows: the new size of `axis`.
             axis: 0 or 1.
-            fill: gives the vector (without `axis`) that every new row holds.
+            fill: returns the vector (without `axis`) for every new row.
         """
         shape = tuple(rows if a == axis else s for a, s in enumerate(self.shape))
         have = self.shape[axis]
@@ -170,7 +166,7 @@ class LazyTensor:
         def load(index: Index) -> np.ndarray:
             wanted = index[axis]
             inside = slice(min(wanted.start, have), min(wanted.stop, have))
-            part = self.load(_with(index, axis, inside))
+            part = self.load((*index[:axis], inside, *index[axis + 1 :]))
             extra = (wanted.stop - wanted.start) - (inside.stop - inside.start)
             if not extra:
                 return part
@@ -187,12 +183,7 @@ def from_array(array: np.ndarray) -> LazyTensor:
 
 
 def stacked(layers: Sequence[LazyTensor], axis: int) -> LazyTensor:
-    """Layers of one shape as one tensor with a new axis.
-
-    Args:
-        layers: at least one.
-        axis: where the new axis stands.
-    """
+    """One or more layers of the same shape, stacked along a new axis."""
     first = layers[0]
     shape = (*first.shape[:axis], len(layers), *first.shape[axis:])
 
@@ -211,15 +202,15 @@ def stacked(layers: Sequence[LazyTensor], axis: int) -> LazyTensor:
 def cached(
     tensor: LazyTensor, slot: dict[int, np.ndarray], limit: int = 512 * 2**20
 ) -> LazyTensor:
-    """Reads the whole tensor once and serves its parts from memory.
+    """A tensor that is read once, completely; its parts are served from memory.
 
-    Chunks of a stacked tensor usually span all layers, so that reading it layer by
-    layer would read the file as often as there are layers.
+    Chunks of a stacked tensor usually span all layers, so reading it layer by layer
+    would read the file once per layer.
 
     Args:
         tensor: a stacked tensor.
-        slot: shared by all tensors of a checkpoint; it holds the last one read.
-        limit: a tensor of more bytes is read in parts all the same.
+        slot: cache shared by all tensors of a checkpoint; it holds the last one read.
+        limit: number of bytes above which a tensor is not cached.
     """
     if tensor.nbytes > limit:
         return tensor
@@ -242,7 +233,3 @@ def pieces(tensor: LazyTensor) -> Iterator[np.ndarray]:
     rest = [slice(None)] * (len(tensor.shape) - 1)
     for start in range(0, tensor.shape[0], rows):
         yield tensor.read([slice(start, start + rows), *rest])
-
-
-def _with(index: Index, axis: int, part: slice) -> Index:
-    return tuple(part if a == axis else s for a, s in enumerate(index))

@@ -1,4 +1,4 @@
-"""Initial weights from any format, onto the mesh, shard by shard."""
+"""Loads initial weights from any format onto the mesh, shard by shard."""
 
 import concurrent.futures
 import threading
@@ -15,36 +15,33 @@ from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.checkpoints.opening import check_sums, open_checkpoint
 from specialize.checkpoints.source import Source
 from specialize.errors import InputError
-from specialize.progress import console, track
+from specialize.progress import say, track
 
-# Reads that are under way at the same time; each holds one shard of one tensor.
+# Number of concurrent reads; each holds one array shard.
 _READERS = 4
 
 
 def load_params(
-    source: str,
-    abstract_params: Mapping[str, Any],
-    *,
-    quiet: bool = False,
+    source: str, abstract_params: Mapping[str, Any], *, quiet: bool = False
 ) -> Any:
     """Restores parameters from any checkpoint onto the shardings of a network.
 
-    Every process reads only the parts its own devices hold, whatever the layout of the
-    source: scanned layers are assembled from single ones and taken apart.
+    Every process reads only the parts that its own devices hold, whatever the layout of
+    the source: single layers are stacked and scanned layers are taken apart.
 
     Args:
         source: a hub name, a Hugging Face folder, a T5X checkpoint or a run of ours
             (`opening.open_checkpoint`).
         abstract_params: the network's parameter tree (T5X's names, scanned or not) of
             `jax.ShapeDtypeStruct` with shardings; values are cast to its types.
-        quiet: whether to leave out the remarks, for example on padded rows.
+        quiet: whether to print no notes, for example about padded rows.
 
     Returns:
-        The tree with arrays, of the same kind of mapping as `abstract_params`.
+        The tree with arrays, as the same kind of mapping as `abstract_params`.
 
     Raises:
         InputError: the source cannot be read, or tensors are missing, unexpected or
-            mis-shaped for this network (all are named).
+            have wrong shapes for this network (all are named).
     """
     frozen = isinstance(abstract_params, FrozenDict)
     wanted: dict[str, Any] = {
@@ -55,9 +52,7 @@ def load_params(
     tensors, notes = _for_network(opened, wanted)
     if not quiet and jax.process_index() == 0:
         for note in [*opened.notes, *notes]:
-            console.print(
-                f"{source}: {note}", soft_wrap=True, markup=False, highlight=False
-            )
+            say(f"{source}: {note}")
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         arrays = track(
             pool.map(lambda name: _placed(tensors[name], wanted[name]), wanted),
@@ -76,7 +71,7 @@ def load_params(
 
 
 def _verify(opened: Source, params: Mapping[str, Any]) -> None:
-    """Compares what was loaded with the sums our store saved, where they apply."""
+    """Checks the loaded arrays that our store saved in the same layout and type."""
     loaded: dict[str, Any] = {
         "/".join(key): array for key, array in flatten_dict(dict(params)).items()
     }
@@ -93,7 +88,7 @@ def _verify(opened: Source, params: Mapping[str, Any]) -> None:
 def _for_network(
     opened: Source, wanted: Mapping[str, Any]
 ) -> tuple[dict[str, LazyTensor], list[str]]:
-    """The source's tensors in the layout of `wanted`, or one error naming them all."""
+    """The source's tensors in the layout of `wanted`, and notes about changes."""
     notes: list[str] = []
     tensors = dict(opened.tensors)
     embedding = wanted.get(names.EMBEDDING)
@@ -117,7 +112,7 @@ def _for_network(
                 ]
             )
         )
-    # Where the layouts agree the stored tensor itself is read: no detour over layers.
+    # If the layouts agree, the stored tensor itself is read, not its layers.
     for name, tensor in opened.stored.items():
         if not notes and name in found and tensor.shape == found[name].shape:
             found[name] = tensor
@@ -125,7 +120,7 @@ def _for_network(
 
 
 def _placed(tensor: LazyTensor, leaf: Any) -> jax.Array:
-    """Reads a tensor onto its sharding; a part that several devices hold, once."""
+    """Reads a tensor onto its sharding, each part once however many devices hold it."""
     parts: dict[Any, np.ndarray] = {}
     lock = threading.Lock()
 

@@ -1,18 +1,18 @@
 """One table of names, Hugging Face <-> T5X, for the whole T5 family.
 
-    T5 1.0           one inner matrix `wi`, no head of its own
+    T5 1.0           one inner matrix `wi`, head tied to the embedding
     T5 1.1           gated, `wi_0` and `wi_1`, and a head `logits_dense`
-    UL2              gated, and no head of its own
+    UL2              gated, head tied to the embedding
 
-The canonical form that all conversions go through is T5X's tree with one subtree a
-layer, `decoder/layers_3/mlp/wi_0/kernel`. T5X keeps kernels as (inputs, outputs) and
-the heads of an attention joined in one axis; torch keeps (outputs, inputs). Hence every
+The canonical form of all conversions is T5X's tree with one subtree per layer:
+`decoder/layers_3/mlp/wi_0/kernel`. T5X stores kernels as (inputs, outputs), with the
+heads of an attention joined in one axis; torch stores (outputs, inputs). So every
 kernel is transposed.
 
-Scanned trees hold all layers of a stack in one tensor with an extra axis 1:
-`decoder/decoder/mlp/wi_0/kernel` of shape (D, layers, M). T5X's `scalable_t5` moreover
-keeps the relative-position table inside the layer, so once a layer, and the heads of an
-attention in an axis of their own: `query` (D, H, size), `out` (H, size, D).
+Scanned trees have all layers of a stack in one tensor with an extra axis 1:
+`decoder/decoder/mlp/wi_0/kernel` of shape (D, layers, M). T5X's `scalable_t5` also
+stores the relative-position table once per layer, and the heads of an attention in a
+separate axis: `query` (D, H, size), `out` (H, size, D).
 """
 
 import re
@@ -92,7 +92,7 @@ _LAYER_TO_T5X = {
     stack: {hf: (t5x, flip) for t5x, hf, flip in rows} for stack, rows in _LAYER.items()
 }
 
-# Where an attention's kernel keeps its heads.
+# The axis of the heads in an attention's kernel.
 _HEADS = {"query": 1, "key": 1, "value": 1, "out": 0}
 _KERNEL = re.compile(r".*attention/(query|key|value|out)/kernel")
 
@@ -128,20 +128,20 @@ def unrolled(tensors: Mapping[str, LazyTensor], where: str) -> dict[str, LazyTen
     """The canonical form of a T5X tree, scanned or not.
 
     Args:
-        tensors: by T5X name.
-        where: what to call the checkpoint in an error.
+        tensors: tensors by T5X name.
+        where: name of the checkpoint in errors.
 
     Returns:
-        Tensors by canonical name, the heads of attentions joined. All layers of a
-        stacked tensor stand together, in
-        the order in which a file holds them best.
+        Tensors by canonical name, with the heads of attentions joined. The layers of a
+        stacked tensor follow each other, so that its file is read once.
 
     Raises:
-        InputError: layers have relative-position tables of their own that differ.
+        InputError: the relative-position tables of layers differ.
     """
     result: dict[str, LazyTensor] = {}
     tables: dict[str, list[LazyTensor]] = {}
-    width = _width(tensors)
+    embedding = tensors.get(EMBEDDING)
+    width = None if embedding is None else embedding.shape[-1]
     slot: dict[int, np.ndarray] = {}
     for name, tensor in tensors.items():
         if match := _SCANNED.fullmatch(name):
@@ -172,9 +172,9 @@ def unrolled(tensors: Mapping[str, LazyTensor], where: str) -> dict[str, LazyTen
         ]
         if different:
             raise InputError(
-                f"{where}: the {stack}'s layers have relative-position tables of their "
-                f"own (layers {', '.join(different)} differ from layer 0), as umT5 "
-                "has. T5 shares one table; this network cannot hold these weights."
+                f"{where}: each layer of the {stack} has its own relative-position "
+                f"table (layers {', '.join(different)} differ from layer 0), as in "
+                "umT5. T5 shares one table; this network cannot hold these weights."
             )
         result[f"{stack}/{RELPOS}"] = layers[0]
     for name, tensor in result.items():
@@ -187,12 +187,7 @@ def unrolled(tensors: Mapping[str, LazyTensor], where: str) -> dict[str, LazyTen
 def laid_out(
     tensors: Mapping[str, LazyTensor], layers: Layers
 ) -> dict[str, LazyTensor]:
-    """A canonical tree in the wanted layout: the inverse of `unrolled`.
-
-    Args:
-        tensors: by canonical name.
-        layers: the layout.
-    """
+    """A canonical tree in the layout `layers`: the inverse of `unrolled`."""
     if layers == "unrolled":
         return dict(tensors)
     stacks: dict[str, list[LazyTensor]] = {}
@@ -225,7 +220,7 @@ def layout_of(names: Iterable[str]) -> Layers:
 
 
 def has_tables_per_layer(names: Iterable[str]) -> bool:
-    """Whether a T5X tree keeps relative-position tables inside its layers."""
+    """Whether a T5X tree has relative-position tables inside its layers."""
     return any(name.endswith(f"/{RELPOS}") and name.count("/") > 2 for name in names)
 
 
@@ -240,21 +235,15 @@ def depth(names: Iterable[str], stack: str) -> int:
 
 
 def shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
-    """Every canonical name of a network, and its shape."""
+    """The shapes of all tensors of a network, by canonical name."""
     width, joined = config.emb_dim, config.num_heads * config.head_dim
-    inner = [
-        f"mlp/{name}/kernel"
-        for name in (
-            ("wi",)
-            if len(config.mlp_activations) == 1
-            else (f"wi_{i}" for i in range(len(config.mlp_activations)))
-        )
-    ]
+    depths = (config.num_encoder_layers, config.num_decoder_layers)
+    inner = [f"mlp/wi_{i}/kernel" for i in range(len(config.mlp_activations))]
+    inner = inner if len(inner) > 1 else ["mlp/wi/kernel"]
     result: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, width)}
-    for stack in STACKS:
-        buckets = config.relpos_num_buckets
-        result[f"{stack}/{RELPOS}"] = (config.num_heads, buckets)
-        for number in range(_depth_of(config, stack)):
+    for stack, layers in zip(STACKS, depths, strict=True):
+        result[f"{stack}/{RELPOS}"] = (config.num_heads, config.relpos_num_buckets)
+        for number in range(layers):
             for name, _, _ in _LAYER[stack]:
                 if name.startswith("mlp/wi"):
                     if name not in inner:
@@ -278,7 +267,7 @@ def shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
 def differences(
     found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
-    """One line for every tensor that is missing, unexpected or of another shape."""
+    """One line for every tensor that is missing, unexpected or has another shape."""
     lines = [
         f"  missing     {name} {shape}"
         for name, shape in expected.items()
@@ -297,20 +286,10 @@ def differences(
     return lines
 
 
-def _depth_of(config: T5Config, stack: str) -> int:
-    encoder = stack == "encoder"
-    return config.num_encoder_layers if encoder else config.num_decoder_layers
-
-
-def _width(tensors: Mapping[str, LazyTensor]) -> int | None:
-    embedding = tensors.get(EMBEDDING)
-    return None if embedding is None else embedding.shape[-1]
-
-
 def _stack_axis(
     tensors: Mapping[str, LazyTensor], stack: str, width: int | None
 ) -> int:
-    """T5X stacks on axis 1 by default; a norm's shape tells where it was configured."""
+    """The axis of the layers: T5X's default, 1, unless a norm's shape shows axis 0."""
     for name, tensor in tensors.items():
         if name.startswith(f"{stack}/{stack}/pre_") and len(tensor.shape) == 2:
             rows, columns = tensor.shape

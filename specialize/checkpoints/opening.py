@@ -1,13 +1,13 @@
-"""What a user names as a checkpoint, recognised and opened.
+"""Detects the format of a checkpoint and opens it.
 
     google/flan-t5-base                 a name on the Hugging Face hub
     path/to/folder                      Hugging Face: config.json and safetensors
     path/to/checkpoint_1000             T5X, older layout or Orbax
     path/to/t5x_run                     T5X: its newest checkpoint
-    path/to/run                         a run of ours: its newest good checkpoint
-    path/to/run/checkpoints[/400]       one of them
+    path/to/run                         a run of ours: its newest undamaged checkpoint
+    path/to/run/checkpoints[/400]       the newest or one checkpoint of a run of ours
 
-T5X checkpoints and runs may lie in a bucket (gs://, s3://).
+T5X checkpoints and runs may be stored in a bucket (gs://, s3://).
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from specialize.checkpoints.source import Source
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
-from specialize.progress import console, track
+from specialize.progress import say, track
 from specialize.student.network.architecture import T5Config
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -45,18 +45,15 @@ _KINDS = (
 def open_checkpoint(
     source: str, *, activation: str | None = None, config: T5Config | None = None
 ) -> Source:
-    """Opens whatever `source` names; see the head of this module.
+    """Opens the checkpoint that `source` names; see the top of this module.
 
     Args:
-        source: a folder, a URL of a bucket, or a hub name.
-        activation: "relu", "gelu" or "silu", for checkpoints that do not tell.
-        config: the network, where the caller knows it.
-
-    Returns:
-        The opened checkpoint.
+        source: a folder, a bucket URL, or a hub name.
+        activation: "relu", "gelu" or "silu", for checkpoints that do not contain it.
+        config: the network, if the caller knows it.
 
     Raises:
-        InputError: there is nothing, nothing that can be read, or something damaged.
+        InputError: there is no checkpoint, or it is damaged or of an unknown kind.
     """
     remote = "://" in source
     path = epath.Path(source) if remote else epath.Path(pathlib.Path(source).resolve())
@@ -66,7 +63,7 @@ def open_checkpoint(
             raise InputError(f"{source} does not exist.{near} Name {_KINDS}.")
         path = epath.Path(_download(source))
     if path.is_file():
-        # The msgpack file of T5X, or one safetensors file: its folder is meant.
+        # T5X's msgpack file or a safetensors file names its folder.
         path = path.parent
     folder = _step_folder(path)
     if folder is None:
@@ -80,14 +77,14 @@ def open_checkpoint(
 
 
 def check_sums(opened: Source, sums: Mapping[str, str]) -> None:
-    """Compares sums of parameters with those our store saved with them.
+    """Compares checksums of parameters with those that our store saved.
 
     Args:
         opened: a checkpoint of a run of ours.
-        sums: by parameter name, as `integrity.checksums` gives them.
+        sums: checksums by parameter name, from `integrity.checksums`.
 
     Raises:
-        DamagedCheckpointError: parameters differ from what was saved.
+        DamagedCheckpointError: parameters differ from the saved ones.
     """
     folder = epath.Path(opened.path)
     if folder.name == step_folder.STATE:
@@ -104,7 +101,7 @@ def check_sums(opened: Source, sums: Mapping[str, str]) -> None:
 
 
 def verify_run(opened: Source) -> None:
-    """Reads every parameter of a run's checkpoint once and checks its sums.
+    """Reads every parameter of a run's checkpoint once and checks its checksums.
 
     Raises:
         DamagedCheckpointError: as `check_sums`.
@@ -134,7 +131,7 @@ def _step_folder(path: epath.Path) -> epath.Path | None:
     if steps := t5x.steps(path):
         newest = max(steps)
         if len(steps) > 1:
-            _say(f"{path}: taking the newest of {len(steps)} checkpoints, {newest}")
+            say(f"{path}: reading the newest of {len(steps)} checkpoints, {newest}")
         return steps[newest]
     for folder in (path / run_folder.CHECKPOINTS, path):
         if folder.is_dir():
@@ -146,7 +143,7 @@ def _step_folder(path: epath.Path) -> epath.Path | None:
 
 
 def _companions(folder: epath.Path, path: epath.Path) -> pathlib.Path | None:
-    """Where config.json and the tokenizer files of a T5X conversion lie."""
+    """The folder of config.json and tokenizer files of a T5X conversion, or None."""
     if "://" in str(folder):
         return None
     for candidate in (path, folder, folder.parent):
@@ -157,7 +154,7 @@ def _companions(folder: epath.Path, path: epath.Path) -> pathlib.Path | None:
 
 
 def _is_t5_config(path: pathlib.Path) -> bool:
-    # A run of ours has a config.json of another kind.
+    # The config.json of a run of ours has other content.
     content = run_folder.read_json(path)
     return isinstance(content, dict) and content.get("model_type") == "t5"
 
@@ -172,7 +169,7 @@ def _settings(companions: pathlib.Path | None) -> T5Config | None:
 
 
 def _activation_of_run(folder: epath.Path) -> str | None:
-    """The activation in the configuration that a run of ours saved."""
+    """The activation in the configuration of a run of ours, or None."""
     if "://" in str(folder):
         return None
     for parent in list(pathlib.Path(folder).parents)[:2]:
@@ -183,7 +180,7 @@ def _activation_of_run(folder: epath.Path) -> str | None:
 
 
 def vocabulary_of_run(path: str) -> pathlib.Path | None:
-    """The vocabulary file in the configuration that a run of ours saved, if any."""
+    """The vocabulary file in the configuration of a run of ours, or None."""
     for parent in (pathlib.Path(path), *list(pathlib.Path(path).parents)[:2]):
         named = run_folder.saved_values(parent).get("VOCABULARY_PATH")
         if isinstance(named, str):
@@ -193,7 +190,7 @@ def vocabulary_of_run(path: str) -> pathlib.Path | None:
 
 
 def _download(name: str) -> str:
-    """Fetches a model of the hub, or finds it in the cache; returns its folder."""
+    """The folder of a model of the hub, from the cache or downloaded."""
     if not _HUB_NAME.fullmatch(name):
         raise InputError(
             f"{name} does not exist.{suggestions.did_you_mean(name)} Name {_KINDS}."
@@ -205,23 +202,19 @@ def _download(name: str) -> str:
         return huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES)
     except errors.LocalEntryNotFoundError as error:
         raise InputError(
-            f"{name} is no folder here, and the Hugging Face hub cannot be reached "
-            "(no network, or HF_HUB_OFFLINE is set) nor is it in the local cache."
-            f"{suggestions.did_you_mean(name)} Fetch it where there is a network "
+            f"{name} is neither a folder nor in the local cache, and the Hugging Face "
+            "hub cannot be reached (no network, or HF_HUB_OFFLINE is set)."
+            f"{suggestions.did_you_mean(name)} Download it on a machine with a network "
             f"(hf download {name}) and name the folder."
         ) from error
     except (errors.RepositoryNotFoundError, errors.GatedRepoError) as error:
         raise InputError(
-            f"{name} is no folder here and no model that can be read on the Hugging "
-            f"Face hub.{suggestions.did_you_mean(name)} Check the spelling, or log in "
+            f"{name} is neither a folder nor a readable model on the Hugging Face hub."
+            f"{suggestions.did_you_mean(name)} Check the spelling, or log in "
             "(hf auth login) if it is private."
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise InputError(
-            f"{name} could not be fetched from the Hugging Face hub: {error}. Try "
+            f"{name} could not be downloaded from the Hugging Face hub: {error}. Try "
             "again, or name a folder."
         ) from error
-
-
-def _say(text: str) -> None:
-    console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""A checkpoint that has been opened: canonical names, lazy tensors, the network."""
+"""An opened checkpoint: canonical names, lazy tensors, the network."""
 
 import dataclasses
 import pathlib
@@ -10,7 +10,7 @@ from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.errors import InputError
 from specialize.student.network.architecture import T5Config
 
-# The published models differ only in the activation; nothing in a T5X tree tells it.
+# The published models differ only in the activation, which no T5X tree contains.
 _UL2 = {"emb_dim": 4096, "num_heads": 16, "head_dim": 256, "mlp_dim": 16384}
 
 
@@ -20,17 +20,17 @@ class Source:
 
     Attributes:
         format: "hf", "t5x", "orbax" (T5X's newer layout) or "specialize".
-        path: what was opened, for messages.
+        path: path of the checkpoint, for messages.
         tensors: parameters by canonical name (`names`), as stored.
-        config: the network they belong to.
-        layers: how the source lays out its layers.
+        config: the network of the parameters.
+        layers: layout of the layers in the source.
         stored: the parameters in the source's own layout, by T5X's names.
-        step: training steps behind them, where the source says.
+        step: number of training steps, if the source contains it.
         optimizer: the rest of the training state, by T5X's names
             (`param_states/0/mu/encoder/...`), in the source's layout; None marks an
-            empty state. Empty if the source has none.
-        companions: folder with config.json and tokenizer files, if there is one.
-        notes: one line each: what was decided on the way, to be shown to the user.
+            empty state. Empty if the source has no such state.
+        companions: folder with config.json and tokenizer files, or None.
+        notes: lines for the user about what was decided.
     """
 
     format: str
@@ -45,6 +45,40 @@ class Source:
     notes: Sequence[str] = ()
 
 
+def opened(
+    format: str,
+    where: str,
+    stored: Mapping[str, LazyTensor],
+    *,
+    activation: str | None,
+    settings: T5Config | None,
+    step: int | None,
+    optimizer: Mapping[str, LazyTensor | None],
+) -> Source:
+    """Makes a `Source` from `stored` parameters and checks them.
+
+    `settings` is the network; None infers it with `config_of`.
+
+    Raises:
+        InputError: as `config_of`, `names.unrolled` and `check`.
+    """
+    tensors = names.unrolled(stored, where)
+    notes: list[str] = []
+    config = settings or config_of(tensors, where, activation=activation, notes=notes)
+    check(tensors, config, where)
+    return Source(
+        format,
+        where,
+        tensors,
+        config,
+        layers=names.layout_of(stored),
+        stored=stored,
+        step=step,
+        optimizer=optimizer,
+        notes=notes,
+    )
+
+
 def config_of(
     tensors: Mapping[str, LazyTensor],
     where: str,
@@ -55,11 +89,11 @@ def config_of(
     """Infers the network from the shapes of its tensors.
 
     Args:
-        tensors: by canonical name.
-        where: what to call the checkpoint in an error.
-        activation: "relu", "gelu" or "silu", which no shape tells; by default what
-            the published models of that shape use.
-        notes: where a line is added if the activation was assumed.
+        tensors: tensors by canonical name.
+        where: name of the checkpoint in errors.
+        activation: "relu", "gelu" or "silu", which no shape determines (default: that
+            of the published models of this shape).
+        notes: list that gets a line if the activation was assumed.
 
     Returns:
         The network; dropout and compute type are T5X's defaults.
@@ -97,9 +131,9 @@ def config_of(
         activation = "silu" if ul2 else "gelu"
         if notes is not None:
             notes.append(
-                f"no config.json beside the weights: the gate is taken to be "
+                f"no config.json beside the weights: the gate is assumed to be "
                 f"{activation}, as in {'UL2' if ul2 else 'T5 1.1'} (--activation "
-                "says otherwise)"
+                "changes it)"
             )
     first = activation or "relu"
     return T5Config(
@@ -110,10 +144,10 @@ def config_of(
 
 
 def check(tensors: Mapping[str, LazyTensor], config: T5Config, where: str) -> None:
-    """Refuses tensors that are not exactly those of `config`, naming all of them.
+    """Refuses tensors that are not exactly those of `config`.
 
     Raises:
-        InputError: tensors are missing, unexpected or of another shape.
+        InputError: tensors are missing, unexpected or have other shapes (all named).
     """
     found = {name: tensor.shape for name, tensor in tensors.items()}
     lines = names.differences(found, names.shapes(config))

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept; light, so that gin and the lint read it."""
+"""Which checkpoints of a run are kept; imports nothing heavy, for gin and the lint."""
 
 import dataclasses
 import os
@@ -11,11 +11,11 @@ class CheckpointSpec:
     """Where the checkpoints of a run are stored, and which are kept.
 
     Attributes:
-        dir: folder or bucket (gs://, s3://). None: in the run's folder.
+        dir: folder or bucket (gs://, s3://). None: the run's folder.
         period: number of steps between checkpoints; the last step is always saved.
         keep: number of newest checkpoints that are kept.
-        best_metric: metric of an evaluation, as "held_out/loss" or "gsm8k/accuracy",
-            whose best checkpoint is kept as well. None: no such checkpoint.
+        best_metric: metric of an evaluation, such as "held_out/loss" or
+            "gsm8k/accuracy", whose best checkpoint is kept as well. None: no metric.
         best_mode: "max" or "min": which value of that metric is the best.
 
     Raises:

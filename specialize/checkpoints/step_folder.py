@@ -1,6 +1,6 @@
 """The folder of one step: its arrays, and the sealed metadata that describe them.
 
-The metadata hold shape, type and checksum of every array, the caller's own values, and
+The metadata are shape, type and checksum of every array, the caller's own values, and
 the SHA-256 of all of it.
 """
 
@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from specialize import versions
+from specialize.checkpoints import names
 from specialize.errors import InputError
 
 STATE = "state"
@@ -27,12 +28,12 @@ METADATA = "metadata"
 
 
 class DamagedCheckpointError(InputError):
-    """A checkpoint that cannot be read back as it was saved."""
+    """A checkpoint that cannot be read as it was saved."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedArray:
-    """What the metadata says of one array of the state."""
+    """The metadata of one array of the state."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -50,7 +51,7 @@ def sealed(
     Args:
         step: number of the step.
         metadata: JSON values of the caller.
-        leaves: arrays by name, as `named_leaves` gives them.
+        leaves: arrays by name, from `named_leaves`.
         sums: their checksums by name.
     """
     table = {
@@ -68,17 +69,17 @@ def read_metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, SavedAr
         folder: `<model_dir>/checkpoints/<step>`.
 
     Returns:
-        The metadata given to `CheckpointStore.save` with its "step", and what it
-        says of every array.
+        The metadata given to `CheckpointStore.save` with its "step", and the metadata
+        of every array.
 
     Raises:
-        DamagedCheckpointError: missing, unreadable, or not as it was written.
-        InputError: of another version.
+        DamagedCheckpointError: the metadata are missing, unreadable or changed.
+        InputError: they have another version.
     """
     try:
         sealed = ocp.JsonCheckpointHandler().restore(folder / METADATA)
         if sealed != _seal(sealed["content"]):
-            raise DamagedCheckpointError(f"{METADATA} is not what was written")
+            raise DamagedCheckpointError(f"{METADATA} differs from what was written")
         content = sealed["content"]
         versions.CHECKPOINT.check(content.get("version", 1), folder / METADATA)
         table = {
@@ -97,18 +98,18 @@ def read_metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, SavedAr
 def read_state(
     folder: epath.Path, abstract_state: Any, *, partial: bool = False
 ) -> Any:
-    """Reads the arrays of one step folder, without verifying their sums.
+    """Reads the arrays of one step folder, without verifying their checksums.
 
     Args:
         folder: `<model_dir>/checkpoints/<step>`.
         abstract_state: as in `CheckpointStore.restore`.
-        partial: read only the arrays of `abstract_state`; the folder may hold more.
+        partial: read only the arrays of `abstract_state`; the folder may have more.
 
     Returns:
         The state on the shardings of `abstract_state`.
 
     Raises:
-        DamagedCheckpointError: missing or unreadable.
+        DamagedCheckpointError: an array is missing or unreadable.
     """
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_state)
     drop_late_callbacks()
@@ -119,21 +120,21 @@ def read_state(
                 item=abstract_state, restore_args=restore_args, partial_restore=partial
             ),
         )
-    except Exception as error:  # Orbax and TensorStore raise a dozen kinds.
+    except Exception as error:  # Orbax and TensorStore raise many types.
         raise DamagedCheckpointError(
             f"{STATE} cannot be read: {_one_line(error)}"
         ) from error
 
 
 def state_handler() -> ocp.PyTreeCheckpointHandler:
-    """What writes and reads `state/`."""
+    """The handler that writes and reads `state/`."""
     # Random fp32 mantissas hardly compress (7 %), and zstd would compete with the
     # input pipeline for the host's cores.
     return ocp.PyTreeCheckpointHandler(use_compression=False)
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """Leaves by the slash-separated path to them, as `params/encoder/...`."""
+    """Leaves by their slash-separated paths, such as `params/encoder/...`."""
     paths = jax.tree_util.tree_leaves_with_path(tree)
     return {
         "/".join(
@@ -148,20 +149,15 @@ def mismatch(
     folder: epath.Path, saved: Mapping[str, SavedArray], wanted: Mapping[str, Any]
 ) -> str | None:
     """One message naming every array in which two states differ, or None."""
-    lines = [f"  missing     {name}" for name in wanted if name not in saved]
-    lines += [
-        f"  unexpected  {name} {saved[name].shape}"
-        for name in saved
-        if name not in wanted
-    ]
+    shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
+    found = {name: array.shape for name, array in saved.items()}
+    lines = names.differences(found, shapes)
     for name, leaf in wanted.items():
-        if name not in saved:
-            continue
-        have, want = saved[name], (tuple(leaf.shape), _dtype_name(leaf.dtype))
-        if have.shape != want[0]:
-            lines.append(f"  shape       {name} {have.shape}, expected {want[0]}")
-        elif have.dtype != want[1]:
-            lines.append(f"  dtype       {name} {have.dtype}, expected {want[1]}")
+        expected = _dtype_name(leaf.dtype)
+        if found.get(name) == shapes[name] and saved[name].dtype != expected:
+            lines.append(
+                f"  dtype       {name} {saved[name].dtype}, expected {expected}"
+            )
     if not lines:
         return None
     return "\n".join(
@@ -175,11 +171,8 @@ def mismatch(
 
 
 def _dtype_name(dtype: Any) -> str:
-    return (
-        str(dtype)
-        if jnp.issubdtype(dtype, jax.dtypes.extended)
-        else (np.dtype(dtype).name)
-    )
+    extended = jnp.issubdtype(dtype, jax.dtypes.extended)
+    return str(dtype) if extended else np.dtype(dtype).name
 
 
 def _seal(content: Any) -> dict[str, Any]:
@@ -194,11 +187,11 @@ def _seal(content: Any) -> dict[str, Any]:
 
 @functools.cache
 def drop_late_callbacks() -> None:
-    """Keeps one damaged file from printing a traceback for every other array.
+    """Prevents that one damaged file prints a traceback for every other array.
 
     When one read fails, Orbax closes its event loop while TensorStore's threads still
     deliver the other arrays to it; each then prints a traceback ("Event loop is
-    closed", or its own failure to read). Only exactly those are dropped.
+    closed", or its own failure to read). Only these tracebacks are dropped.
     """
     previous = sys.unraisablehook
     late = ("Event loop is closed", "Encountered error while reading array index")

@@ -1,10 +1,9 @@
-"""Checkpoints of a run: saved without stopping it, whole or not there, verified.
+"""Checkpoints of a run, saved in the background, completely or not at all.
 
 A thin layer over Orbax's `CheckpointManager`, which writes each step into a temporary
-folder beside its siblings and renames it when every process has finished. This
-module adds what it lacks: which steps are kept, sums that expose a flipped bit
-(`integrity`), the way back to an older step when the newest is damaged, and errors
-that say what to do.
+folder beside the others and renames it when every process has finished. This module
+adds which steps are kept, checksums that detect a flipped bit (`integrity`), the return
+to an older step when the newest is damaged, and errors that say what to do.
 """
 
 import dataclasses
@@ -25,31 +24,31 @@ from specialize.checkpoints.spec import CheckpointSpec
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.errors import InputError
 from specialize.outputs import DISK_FULL
-from specialize.progress import console
+from specialize.progress import say
 
 
 class CheckpointStore:
-    """The checkpoints of one run, one folder a step, `<directory>/<step>`.
+    """The checkpoints of one run, one folder per step, `<directory>/<step>`.
 
-    The restore order is stated here and nowhere else: the newest step that reads
-    back exactly as it was saved; a damaged newer one is reported in one line,
-    skipped, and moved aside (`<step>.damaged`) when the run next saves.
+    A run resumes from the newest step that can be read exactly as it was saved. A
+    damaged newer step is reported in one line, skipped, and renamed to `<step>.damaged`
+    when the run next saves.
 
     All processes of a run create the store and call its methods together.
 
     Args:
         directory: the folder of the steps, usually `<model_dir>/checkpoints`; local
-            or any path that Orbax can write (`gs://...`). Created when first saved.
-        keep: how many of the latest steps to keep, at least 1.
+            or any path that Orbax can write (`gs://...`). The first save creates it.
+        keep: number of latest steps to keep, at least 1.
         best_metric: name of a metric in `metadata["metrics"]`; the best step by it
             is kept as well. Steps without it, or with NaN, are never the best.
         best_mode: "max" or "min".
         asynchronous: write in the background; `save` then returns when the arrays
             have been copied from the devices.
-        read_only: never write, move or clean anything.
+        read_only: never write, rename or delete anything.
 
     Raises:
-        InputError: `keep`, `best_mode` or `directory` make no sense.
+        InputError: `keep`, `best_mode` or `directory` is invalid.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class CheckpointStore:
             enable_async_checkpointing=asynchronous,
             cleanup_tmp_directories=True,
             # Orbax's own metric and time files are not sealed; a damaged one would
-            # end the run here. Ours are read when they are needed.
+            # end the run here. Our metadata are read when they are needed.
             lightweight_initialize=True,
             save_root_metadata=False,
         )
@@ -117,7 +116,7 @@ class CheckpointStore:
         return max(self.steps(), default=None)
 
     def best(self, steps: Sequence[int] | None = None) -> int | None:
-        """The step with the best value of `best_metric`; the later one of a tie."""
+        """The step with the best value of `best_metric`; of equal ones, the latest."""
         if self._best_metric is None:
             return None
         scored = [
@@ -133,12 +132,12 @@ class CheckpointStore:
         Args:
             step: number of the step, not smaller than 0.
             state: pytree of jax arrays, the parameters under `params`.
-            metadata: JSON values to keep beside it; `metadata["metrics"]`, where
+            metadata: JSON values to store beside it; `metadata["metrics"]`, if
                 present, maps names to numbers.
 
         Raises:
             InputError: this or an earlier background save failed (disk full, no
-                permission). The earlier checkpoints are untouched.
+                permission). The earlier checkpoints are unchanged.
         """
         self._guarded(lambda: self._save(step, state, metadata))
 
@@ -177,14 +176,15 @@ class CheckpointStore:
             step: the step, or None for the newest.
             abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings (or of
                 arrays, whose values are ignored), structured as the saved state.
-            or_older: when the step is damaged, say so and take the next older one.
+            or_older: if the step is damaged, print this and restore an older one.
 
         Returns:
             The state and the metadata given to `save`, with its `"step"` added.
 
         Raises:
-            InputError: no such step; names, shapes or dtypes differ (all are named).
-            DamagedCheckpointError: no step could be read back.
+            InputError: there is no such step, or names, shapes or dtypes differ (all
+                are named).
+            DamagedCheckpointError: no step could be restored.
         """
         known = self.steps()
         wanted = self.latest() if step is None else step
@@ -203,20 +203,17 @@ class CheckpointStore:
                 older = [s for s in candidates if s < candidate]
                 if not or_older or not older:
                     raise
-                console.print(
+                say(
                     f"checkpoint {self.directory / str(candidate)} is damaged "
-                    f"({damage}); going back to step {older[0]}.",
-                    soft_wrap=True,
-                    markup=False,
-                    highlight=False,
+                    f"({damage}); going back to step {older[0]}."
                 )
-        raise AssertionError("candidates holds at least `wanted`")
+        raise AssertionError("candidates has at least `wanted`")
 
     def metadata(self, step: int) -> dict[str, Any]:
         """The metadata of a step, with its `"step"`; no array is read.
 
         Raises:
-            DamagedCheckpointError: it does not read back as it was saved.
+            DamagedCheckpointError: the metadata are missing, unreadable or changed.
         """
         return step_folder.read_metadata(self.directory / str(step))[0]
 
@@ -254,7 +251,7 @@ class CheckpointStore:
                 state = step_folder.read_state(folder, abstract_state)
         except DamagedCheckpointError as damage:
             failure = str(damage)
-        # Every process must take the same way, also when only one of them failed.
+        # Every process must take the same branch, even if only one of them failed.
         if not _all_agree(failure is None):
             raise DamagedCheckpointError(failure or "unreadable in another process")
         if difference is not None:
@@ -284,7 +281,7 @@ class CheckpointStore:
         return float(value)
 
     def _set_damaged_aside(self, manager: ocp.CheckpointManager) -> None:
-        """Moves damaged steps out of the way, so that they can be saved again."""
+        """Renames the folders of damaged steps, so that they can be saved again."""
         if not self._damaged:
             return
         if jax.process_index() == 0:
@@ -312,8 +309,8 @@ class CheckpointStore:
                 raise
             raise InputError(
                 f"Could not save a checkpoint in {self.directory}: {reason}. Earlier "
-                f"checkpoints are untouched. Make room or name another model directory "
-                "and start again; the run resumes from the last one."
+                "checkpoints are unchanged. Free space or name another model directory "
+                "and start again; the run resumes from the last checkpoint."
             ) from error
 
 
@@ -324,10 +321,7 @@ class _LatestAndBest:
     keep: int
     best: Any
 
-    def should_preserve(
-        self, checkpoints: Sequence[Any], *, context: Any
-    ) -> list[bool]:
-        del context
+    def should_preserve(self, checkpoints: Sequence[Any], **_: object) -> list[bool]:
         steps = sorted(info.step for info in checkpoints)
         kept = {*steps[-self.keep :], self.best(steps)}
         return [info.step in kept for info in checkpoints]
@@ -352,7 +346,7 @@ def _all_agree(good: bool) -> bool:
 
 
 def _storage_failure(error: BaseException | None) -> str | None:
-    """Says in a few words which storage failure is behind `error`, if one is."""
+    """The storage failure that caused `error`, in a few words, or None."""
     signs = {
         "disk is full": ("no space left", "disk quota exceeded", "file too large"),
         "permission denied": ("permission denied", "read-only file system"),

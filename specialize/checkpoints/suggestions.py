@@ -1,10 +1,10 @@
-"""Which checkpoint was meant where a name is mistyped."""
+"""Suggests a checkpoint for a mistyped name."""
 
 import pathlib
 
 from specialize.errors import nearest, suggestion
 
-# Of the hub, the models that this project's recipes begin with.
+# The models on the hub that the recipes start from.
 HUB_NAMES = (
     *(f"google/flan-t5-{size}" for size in ("small", "base", "large", "xl", "xxl")),
     *(f"google/t5-v1_1-{size}" for size in ("small", "base", "large", "xl", "xxl")),
@@ -15,13 +15,10 @@ HUB_NAMES = (
 
 
 def did_you_mean(source: str) -> str:
-    """Returns " Did you mean ...?" for a name that does not exist, or "".
+    """Returns " Did you mean ...?" for a path or hub name that does not exist, or "".
 
-    Looks at what lies where the first missing part of the path should be, and at the
-    models of the hub that recipes begin with.
-
-    Args:
-        source: a path or hub name, as written.
+    The candidates are the folders beside the first missing part of the path, and the
+    models on the hub that the recipes start from.
     """
     missing = pathlib.Path(source).expanduser()
     while not missing.parent.is_dir() and missing.parent != missing:
@@ -32,7 +29,7 @@ def did_you_mean(source: str) -> str:
     except OSError:
         here = []
     if missing.name.isdigit():
-        # A step that is not kept is no slip of the finger: say which are.
+        # The step was probably not kept, rather than mistyped: list the kept steps.
         steps = sorted((one for one in here if one.isdigit()), key=int)
         return f" {missing.parent} holds {', '.join(steps)}." if steps else ""
     near = nearest(missing.name, here, cutoff=0.6)

@@ -1,11 +1,12 @@
-"""32100 against 32128: embedding rows that no token uses.
+"""Adds or cuts embedding rows that no token uses (32,100 and 32,128).
 
 T5's vocabulary has 32,000 pieces and 100 sentinels; the embedding is rounded up to a
 multiple of 128 so that it can be sharded. Some checkpoints store the exact number. Two
-sizes that round up to the same multiple hold the same tokens, so rows can be added or
+sizes that round up to the same multiple have the same tokens, so rows can be added or
 cut; any other difference means another vocabulary.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -29,23 +30,21 @@ def adapted(
 ) -> tuple[dict[str, LazyTensor], str | None]:
     """Gives embedding and head `rows` rows, if the tokens stay the same.
 
-    New rows hold the mean of the others: the logit of such a token is the mean of all
+    New rows are the mean of the others: the logit of such a token is the mean of all
     logits, so a model never prefers it.
 
     Args:
-        tensors: by canonical name.
-        rows: the wanted number.
+        tensors: tensors by canonical name.
+        rows: requested number of rows.
 
     Returns:
-        The tensors, and a line saying what was done (None: nothing).
+        The tensors, and a line about the change (None: no change).
     """
-    embedding = tensors.get(names.EMBEDDING)
-    if embedding is None or embedding.shape[0] == rows:
-        return dict(tensors), None
-    have = embedding.shape[0]
-    if not same_tokens(have, rows):
-        return dict(tensors), None
     result = dict(tensors)
+    embedding = tensors.get(names.EMBEDDING)
+    have = rows if embedding is None else embedding.shape[0]
+    if have == rows or not same_tokens(have, rows):
+        return result, None
     for name, axis in _TENSORS:
         if name in result:
             result[name] = result[name].with_rows(rows, axis, _mean(result[name], axis))
@@ -58,16 +57,14 @@ def adapted(
 
 
 def _mean(tensor: LazyTensor, axis: int) -> Callable[[], np.ndarray]:
-    """Computes, once and when first needed, the mean over the vocabulary."""
-    found: list[np.ndarray] = []
+    """A function that computes the mean over the vocabulary at its first call."""
 
+    @functools.cache
     def mean() -> np.ndarray:
-        if not found:
-            matrix = tensor if axis == 0 else tensor.transposed()
-            total = np.zeros(matrix.shape[1], np.float64)
-            for part in pieces(matrix):
-                total += part.sum(axis=0, dtype=np.float64)
-            found.append(total / matrix.shape[0])
-        return found[0]
+        matrix = tensor if axis == 0 else tensor.transposed()
+        total = np.zeros(matrix.shape[1], np.float64)
+        for part in pieces(matrix):
+            total += part.sum(axis=0, dtype=np.float64)
+        return total / matrix.shape[0]
 
     return mean

@@ -129,7 +129,7 @@ def test_a_tied_head_without_scaling_becomes_a_head_of_its_own(hf_folder, head):
     np.testing.assert_array_equal(
         opened.tensors[names.HEAD].read(), opened.tensors[names.EMBEDDING].read().T
     )
-    assert any("matrix of its own" in note for note in opened.notes)
+    assert any("separate matrix" in note for note in opened.notes)
 
 
 def test_an_untied_configuration_without_a_head_is_refused(hf_folder):

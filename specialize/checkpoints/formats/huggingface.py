@@ -1,11 +1,11 @@
 """The weights of a Hugging Face folder: safetensors in one file or several.
 
-Which head a folder means is decided from its tensors, not from its flags, because
-transformers 5 writes `tie_word_embeddings: true` into every T5 configuration:
+The tensors of a folder, not its flags, decide about the head, because transformers 5
+writes `tie_word_embeddings: true` into every T5 configuration:
 
-    lm_head differs from shared      a head of its own; hidden states are not scaled
+    lm_head differs from shared      separate head; hidden states are not scaled
     equal or absent, scaling on      T5 1.0: the embedding, hidden states times D^-0.5
-    equal or absent, scaling off     a head of its own that equals the embedding
+    equal or absent, scaling off     separate head that equals the embedding
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _OTHER_WEIGHTS = ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack")
 
-# Copies of `shared.weight` under other names; and a matrix that published T5 1.0 files
-# hold and no implementation uses.
+# Copies of `shared.weight` under other names, and a matrix in the published T5 1.0
+# files that no implementation uses.
 _ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 
@@ -44,15 +44,15 @@ _DTYPES = {
 
 
 def is_folder(path: pathlib.Path) -> bool:
-    """Whether `path` holds weights as Hugging Face stores them."""
+    """Whether `path` has weights in safetensors files."""
     return (path / INDEX).is_file() or any(path.glob("*.safetensors"))
 
 
 def refuse_other_weights(path: pathlib.Path) -> None:
-    """Refuses folders that hold only weights this program does not read.
+    """Refuses folders with weights only in formats that are not read here.
 
     Raises:
-        InputError: with the command that makes safetensors of them.
+        InputError: there are such weights; gives the command that converts them.
     """
     found = [name for name in _OTHER_WEIGHTS if (path / name).exists()]
     found += sorted(p.name for p in path.glob("pytorch_model-*.bin"))
@@ -67,17 +67,14 @@ def refuse_other_weights(path: pathlib.Path) -> None:
 
 
 def open_folder(path: pathlib.Path) -> Source:
-    """Opens a Hugging Face folder; no tensor is read except to compare two heads.
+    """Opens a folder with safetensors, in one file or several, and config.json.
 
-    Args:
-        path: a folder with safetensors, sharded or not, and config.json.
-
-    Returns:
-        The opened checkpoint.
+    No tensor is read, except to compare the head with the embedding.
 
     Raises:
-        InputError: another architecture; files missing, truncated or inconsistent;
-            tensors missing, unexpected or mis-shaped (all are named).
+        InputError: the architecture is not T5's; files are missing, truncated or
+            inconsistent; tensors are missing, unexpected or have wrong shapes (all are
+            named).
     """
     settings = companions.read_config(path / "config.json")
     stored = dict(_stored(path))
@@ -104,7 +101,7 @@ def open_folder(path: pathlib.Path) -> Source:
     if rows is not None and rows != config.vocab_size:
         notes.append(
             f"config.json says {config.vocab_size} vocabulary rows, the tensors have "
-            f"{rows}; the tensors are believed"
+            f"{rows}; the number of the tensors is used"
         )
         config = dataclasses.replace(config, vocab_size=rows)
     config = dataclasses.replace(config, logits_via_embedding=tied)
@@ -120,13 +117,13 @@ def write_weights(
 ) -> None:
     """Writes canonical tensors as safetensors, one tensor in memory at a time.
 
-    A shard is first laid out in a file that is mapped into memory, so that the
-    library can write it without the shard being held.
+    A file shard is first written to a file that is mapped into memory, so that the
+    library can write it without the whole shard in memory.
 
     Args:
-        folder: where to write.
-        tensors: by canonical name.
-        max_shard_bytes: size of a shard; one tensor may exceed it.
+        folder: the folder to write into.
+        tensors: tensors by canonical name.
+        max_shard_bytes: maximum size of a file shard; a single tensor may exceed it.
     """
     shards: list[list[str]] = [[]]
     filled = 0
@@ -142,7 +139,7 @@ def write_weights(
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_shard(folder / file, {name: tensors[name] for name in shard})
-        weight_map |= {_hf_name(name): file for name in shard}
+        weight_map |= {_hf_name(name)[0]: file for name in shard}
     if len(shards) > 1:
         total = sum(tensor.nbytes for tensor in tensors.values())
         write_json(
@@ -152,15 +149,14 @@ def write_weights(
 
 
 def _stored(path: pathlib.Path) -> Iterator[tuple[str, LazyTensor]]:
-    """Every tensor of the folder's safetensors by its Hugging Face name."""
+    """Yields all tensors of the folder's safetensors with their Hugging Face names."""
     index = path / INDEX
     if index.is_file():
         try:
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise InputError(f"{index} is not an index of safetensors: {error}.") from (
-                error
-            )
+            text = f"{index} is not an index of safetensors: {error}. Fetch it again."
+            raise InputError(text) from error
         files = sorted(set(weight_map.values()))
         absent = [name for name in files if not (path / name).is_file()]
         if absent:
@@ -208,12 +204,10 @@ def _open_file(path: pathlib.Path) -> Iterator[tuple[str, LazyTensor]]:
 def _decide_head(
     tensors: dict[str, LazyTensor], settings: Mapping[str, Any], notes: list[str]
 ) -> bool:
-    """Gives the network a head of its own or takes it away; returns whether tied."""
+    """Adds or removes the separate head; returns whether the embedding is the head."""
     embedding, head = tensors.get(names.EMBEDDING), tensors.get(names.HEAD)
-    scale, tie = (
-        settings.get("scale_decoder_outputs"),
-        settings.get("tie_word_embeddings"),
-    )
+    scale = settings.get("scale_decoder_outputs")
+    tie = settings.get("tie_word_embeddings")
     if embedding is None or (head is None and tie is False and scale is None):
         # `check` names what is missing.
         return False
@@ -221,8 +215,8 @@ def _decide_head(
     if head is not None and not _equal(embedding, head.transposed()):
         if scale:
             notes.append(
-                "config.json asks for scaled outputs with a head of its own: the "
-                "factor d_model^-0.5 goes into the head"
+                "config.json has scaled outputs with a separate head: the factor "
+                "d_model^-0.5 is multiplied into the head"
             )
             tensors[names.HEAD] = head.scaled(1.0 / math.sqrt(embedding.shape[1]))
         elif scaled:
@@ -236,7 +230,7 @@ def _decide_head(
         return True
     notes.append(
         "the head equals the embedding and outputs are not scaled: the head is kept "
-        "as a matrix of its own"
+        "as a separate matrix"
     )
     tensors[names.HEAD] = embedding.transposed()
     return False
@@ -252,13 +246,13 @@ def _equal(first: LazyTensor, second: LazyTensor, rows: int = 4096) -> bool:
     return True
 
 
-def _hf_name(name: str) -> str:
+def _hf_name(name: str) -> tuple[str, bool]:
     known = names.to_hf(name)
     if known is None:
         raise InputError(
             f"{name} has no counterpart in transformers' T5 and cannot be exported."
         )
-    return known[0]
+    return known
 
 
 def _write_shard(path: pathlib.Path, tensors: Mapping[str, LazyTensor]) -> None:
@@ -269,9 +263,7 @@ def _write_shard(path: pathlib.Path, tensors: Mapping[str, LazyTensor]) -> None:
         specs: dict[str, safetensors.TensorSpec] = {}
         offset = 0
         for name, tensor in tensors.items():
-            known = names.to_hf(name)
-            assert known is not None
-            theirs, flip = known
+            theirs, flip = _hf_name(name)
             array = (tensor.transposed() if flip else tensor).read()
             end = offset + array.nbytes
             mapped[offset:end] = array.reshape(-1).view(np.uint8)

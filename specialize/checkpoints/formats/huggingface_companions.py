@@ -1,6 +1,6 @@
 """The files beside the weights of a Hugging Face folder.
 
-They are config.json (which network the tensors are), generation_config.json, the
+They are config.json (the network of the tensors), generation_config.json, the
 tokenizer files and the model card.
 """
 
@@ -28,13 +28,13 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     """Reads config.json and refuses another architecture.
 
     Raises:
-        InputError: missing, not JSON, or not of a T5.
+        InputError: the file is missing, is not JSON, or describes another model.
     """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(
-            f"{path.parent} has no config.json; it says which network the tensors are."
+            f"{path.parent} has no config.json, which describes the network. Add it."
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON ({error}). Fetch it again.") from error
@@ -51,7 +51,7 @@ def network(settings: Mapping[str, Any], where: pathlib.Path) -> T5Config:
     """The network that a config.json describes.
 
     Raises:
-        InputError: a field is missing or holds something T5 does not have.
+        InputError: a field is missing, or has a value that T5 does not have.
     """
     needed = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
     missing = [name for name in needed if not isinstance(settings.get(name), int)]
@@ -79,21 +79,11 @@ def network(settings: Mapping[str, Any], where: pathlib.Path) -> T5Config:
 
 
 def settings_of(config: T5Config, dtype: str) -> dict[str, Any]:
-    """The config.json of a network: the inverse of `network`.
-
-    Args:
-        config: the network.
-        dtype: type of the stored tensors.
-    """
+    """The config.json of a network with tensors of type `dtype`, as `network` reads."""
     import transformers
 
-    activation = config.mlp_activations[0]
-    gated = len(config.mlp_activations) == 2
-    if (
-        len(config.mlp_activations) > 2
-        or gated
-        and config.mlp_activations[1] != ("linear")
-    ):
+    activation, *gate = config.mlp_activations
+    if gate not in ([], ["linear"]):
         raise InputError(
             f"mlp_activations {config.mlp_activations}: transformers has no T5 with "
             "them. Only one activation, or one and 'linear', can be exported."
@@ -110,9 +100,9 @@ def settings_of(config: T5Config, dtype: str) -> dict[str, Any]:
         relative_attention_max_distance=config.relpos_max_distance,
         dropout_rate=config.dropout_rate,
         layer_norm_epsilon=config.norm_epsilon,
-        feed_forward_proj=f"gated-{activation}" if gated else activation,
+        feed_forward_proj=f"gated-{activation}" if gate else activation,
     ).to_dict()
-    # transformers sets both whatever it is given; see the head of this module.
+    # transformers ignores its arguments for both; see the module `huggingface`.
     tied = config.logits_via_embedding
     written |= {
         "architectures": ["T5ForConditionalGeneration"],
@@ -127,24 +117,20 @@ def settings_of(config: T5Config, dtype: str) -> dict[str, Any]:
 
 
 def copy_companions(source: pathlib.Path | None, target: pathlib.Path) -> list[str]:
-    """Copies tokenizer files; returns the names of those found."""
-    found = []
-    for name in TOKENIZER_FILES:
-        if source is not None and (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-            found.append(name)
+    """Copies the tokenizer files of `source`, if any; returns their names."""
+    if source is None:
+        return []
+    found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    for name in found:
+        shutil.copyfile(source / name, target / name)
     return found
 
 
 def write_tokenizer(vocabulary: pathlib.Path, target: pathlib.Path) -> None:
-    """Writes the tokenizer files for a SentencePiece vocabulary.
-
-    Args:
-        vocabulary: a SentencePiece model, as `spiece.model`.
-        target: the folder.
+    """Writes the tokenizer files for a SentencePiece model such as spiece.model.
 
     Raises:
-        InputError: it cannot be read as one.
+        InputError: `vocabulary` is not a SentencePiece model.
     """
     import transformers
 

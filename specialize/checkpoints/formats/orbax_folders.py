@@ -1,10 +1,10 @@
-"""Orbax folders: those of T5X's newer checkpoints, and those of our own runs.
+"""Orbax folders of T5X's newer checkpoints and of our own runs.
 
     T5X     checkpoint_1000/state/    {"target": ..., "state": {"step", "param_states"}}
     ours    1000/state/               {"params": ..., "opt_state": ..., "step"}
 
-Both hold one zarr array a leaf, in one OCDBT database or, in older ones, in a folder
-each. What Orbax calls an optimizer's `opt_state/0/mu`, T5X calls `param_states/0/mu`.
+Both have one zarr array per leaf, in one OCDBT database or, if older, in one folder per
+leaf. Our `opt_state/0/mu` is T5X's `param_states/0/mu`.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import unflatten_dict
 
-from specialize.checkpoints import names, step_folder
+from specialize.checkpoints import step_folder
 from specialize.checkpoints.formats import t5x, zarr_arrays
 from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, LazyTensor, from_array
-from specialize.checkpoints.source import Source, check, config_of
+from specialize.checkpoints.source import Source, opened
 from specialize.errors import InputError
 
 _METADATA = "_METADATA"
@@ -37,19 +37,19 @@ def is_folder(path: epath.Path) -> bool:
 def open_folder(
     path: epath.Path, *, activation: str | None = None, settings: Any = None
 ) -> Source:
-    """Opens one step of T5X or of a run; array metadata are read, their chunks not.
+    """Opens one step of T5X or of a run and reads only the metadata of its arrays.
 
     Args:
         path: the step's folder, or the `state` inside it; local or in a bucket.
-        activation: of the feed-forward block, where nothing else tells it.
-        settings: the network, where a file beside the checkpoint tells it.
+        activation: activation of the feed-forward block, if no config.json has it.
+        settings: the network in a config.json beside the checkpoint, or None.
 
     Returns:
         The opened checkpoint, of format "orbax" (T5X) or "specialize" (ours).
 
     Raises:
-        InputError: damaged or of another kind; tensors missing, unexpected or
-            mis-shaped (all are named).
+        InputError: the checkpoint is damaged or of another kind, or tensors are
+            missing, unexpected or have wrong shapes (all are named).
     """
     inside = not (path / step_folder.STATE / _METADATA).exists()
     folder = path if inside else path / step_folder.STATE
@@ -74,16 +74,16 @@ def write_folder(
     Args:
         folder: the `checkpoint_<step>` folder to write into.
         tensors: parameters by T5X name, in the layout to write.
-        step: training steps behind them.
-        optimizer: `param_states/...`, in the same layout; None for an empty state.
+        step: number of training steps.
+        optimizer: `param_states/...` in the same layout; None for an empty state.
     """
     leaves: dict[tuple[str, ...], Any] = {
         ("target", *name.split("/")): tensor for name, tensor in tensors.items()
     }
     for name, tensor in optimizer.items():
         leaves[("state", *name.split("/"))] = {} if tensor is None else tensor
-    # Lazy too: what Orbax writes by itself, it writes in the background, and might
-    # still be writing when a failure has removed the folder.
+    # Lazy too: Orbax writes other types in the background, perhaps still after a
+    # failure has removed the folder.
     leaves[("state", "step")] = from_array(np.asarray(step, np.int32))
     if not optimizer:
         leaves[("state", "param_states")] = {}
@@ -102,10 +102,10 @@ def write_folder(
 
 
 class _OneByOne(ocp.type_handlers.NumpyHandler):
-    """Orbax's handler of numpy arrays, for lazy ones: each is read in its turn."""
+    """Orbax's handler of numpy arrays for lazy tensors, which are read one by one."""
 
     def __init__(self) -> None:
-        # Nobody changes the arrays meanwhile: no second copy.
+        # The arrays do not change while they are written: no copy is needed.
         super().__init__(deepcopy_host_arrays=False)
 
     async def serialize(
@@ -114,8 +114,8 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
         """Writes the tensors one after the other; returns when all are written."""
         args = args or [ocp.SaveArgs()] * len(values)
         for value, info, arg in zip(values, infos, args, strict=True):
-            # A chunk is compressed as a whole: a stack of layers in one chunk would be
-            # in memory three times while it is written.
+            # Each chunk is compressed in memory: a stack of layers in one chunk would
+            # need three times its size.
             small = dataclasses.replace(arg, chunk_byte_size=CHUNK_BYTES)
             for written in await super().serialize([value.read()], [info], [small]):
                 written.result()
@@ -123,7 +123,7 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
 
 
 def _leaves(folder: epath.Path, where: str) -> dict[str, Any]:
-    """Every array below an Orbax folder by its slash-separated name; None if empty."""
+    """All arrays of an Orbax folder by slash-separated name; None for empty states."""
     step_folder.drop_late_callbacks()
     try:
         metadata = ocp.PyTreeCheckpointHandler().metadata(folder)
@@ -139,22 +139,20 @@ def _leaves(folder: epath.Path, where: str) -> dict[str, Any]:
     specs: dict[str, Any] = {}
     empty: dict[str, None] = {}
     for name, leaf in _flat(tree, ()):
-        key = ".".join(name)
         if leaf is None:
             empty["/".join(name)] = None
             continue
-        inner = {**base, "path": base["path"] + ("" if ocdbt else key + "/")}
-        specs["/".join(name)] = {
-            "driver": "zarr3" if zarr3 else "zarr",
-            "kvstore": {"driver": "ocdbt", "base": base, "path": key + "/"}
-            if ocdbt
-            else inner,
-        }
+        path = ".".join(name) + "/"
+        store = {**base, "path": base["path"] + path}
+        if ocdbt:
+            store = {"driver": "ocdbt", "base": base, "path": path}
+        driver = "zarr3" if zarr3 else "zarr"
+        specs["/".join(name)] = {"driver": driver, "kvstore": store}
     return {**zarr_arrays.open_all(specs, where), **empty}
 
 
 def _flat(tree: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Leaves by key; None where a node holds nothing (an optimizer's empty state)."""
+    """Leaves by key; None for an empty node (an optimizer's empty state)."""
     if isinstance(tree, list | tuple):
         tree = {str(number): value for number, value in enumerate(tree)}
     if isinstance(tree, Mapping) and tree:
@@ -171,7 +169,7 @@ def _source_of_run(
     activation: str | None,
     settings: Any,
 ) -> Source:
-    """Makes a `Source` of one step of a run of ours."""
+    """Makes a `Source` from one step of a run of ours."""
     stored = {
         name.removeprefix("params/"): tensor
         for name, tensor in leaves.items()
@@ -179,31 +177,23 @@ def _source_of_run(
     }
     if not stored:
         raise InputError(
-            f"{where} holds parameters neither under 'target' (T5X) nor under 'params' "
+            f"{where} has parameters neither under 'target' (T5X) nor under 'params' "
             f"(ours); found: {', '.join(list(leaves)[:5]) or 'nothing'}."
         )
-    tensors = names.unrolled(stored, where)
-    notes: list[str] = []
-    config = settings
-    if config is None:
-        config = config_of(tensors, where, activation=activation, notes=notes)
-    check(tensors, config, where)
     try:
         step = int(step_folder.read_metadata(folder)[0]["step"])
     except step_folder.DamagedCheckpointError:
         step = int(leaves["step"].read()) if "step" in leaves else None
-    return Source(
+    return opened(
         "specialize",
         where,
-        tensors,
-        config,
-        layers=names.layout_of(stored),
-        stored=stored,
+        stored,
+        activation=activation,
+        settings=settings,
         step=step,
         optimizer={
             "param_states/" + name.removeprefix("opt_state/"): tensor
             for name, tensor in leaves.items()
             if name.startswith("opt_state/")
         },
-        notes=notes,
     )

@@ -2,11 +2,11 @@
 
     checkpoint_1000/
       checkpoint                                     msgpack: version, optimizer
-      target.encoder.layers_0.mlp.wi_0.kernel/       one zarr array a leaf
+      target.encoder.layers_0.mlp.wi_0.kernel/       one zarr array per leaf
       state.param_states.....                        the optimizer's, if it was saved
 
-The public Flan-T5 checkpoints are written so. Leaves that T5X does not partition (the
-step, small vectors) stand in the msgpack file itself.
+The public Flan-T5 checkpoints have this layout. Leaves that T5X does not partition (the
+step, small vectors) are stored in the msgpack file itself.
 """
 
 import pathlib
@@ -20,10 +20,9 @@ from flax import serialization
 from flax.traverse_util import unflatten_dict
 
 from specialize import versions
-from specialize.checkpoints import names
 from specialize.checkpoints.formats import zarr_arrays
 from specialize.checkpoints.lazy_tensors import LazyTensor, from_array
-from specialize.checkpoints.source import Source, check, config_of
+from specialize.checkpoints.source import Source, opened
 from specialize.errors import InputError
 
 FILE = "checkpoint"
@@ -49,19 +48,16 @@ def steps(path: epath.Path) -> dict[int, epath.Path]:
 def open_folder(
     path: epath.Path, *, activation: str | None = None, settings: Any = None
 ) -> Source:
-    """Opens one step; array metadata are read, their chunks not.
+    """Opens one step and reads only the metadata of its arrays.
 
     Args:
         path: the `checkpoint_<step>` folder, local or in a bucket.
-        activation: of the feed-forward block, where nothing else tells it.
-        settings: the network, where a config.json beside the checkpoint tells it.
-
-    Returns:
-        The opened checkpoint.
+        activation: activation of the feed-forward block, if no config.json has it.
+        settings: the network in a config.json beside the checkpoint, or None.
 
     Raises:
-        InputError: truncated or of another kind; tensors missing, unexpected or
-            mis-shaped (all are named).
+        InputError: the checkpoint is truncated or of another kind, or tensors are
+            missing, unexpected or have wrong shapes (all are named).
     """
     where = str(path)
     content = _read_msgpack(path / FILE)
@@ -74,7 +70,7 @@ def open_folder(
         for key, leaf in leaves.items()
         if isinstance(leaf, dict)  # an empty state is None
     }
-    opened = zarr_arrays.open_all(
+    arrays = zarr_arrays.open_all(
         specs, where, missing_is_zero=lambda name: not name.startswith("target/")
     )
     tensors: dict[str, Any] = {}
@@ -83,7 +79,7 @@ def open_folder(
         if leaf is None:
             tensors[name] = None
             continue
-        tensor = opened[name] if name in opened else from_array(np.asarray(leaf))
+        tensor = arrays[name] if name in arrays else from_array(np.asarray(leaf))
         tensors[name] = _bits_to_bfloat16(tensor) if version < 3 else tensor
     return source_of("t5x", where, tensors, activation=activation, settings=settings)
 
@@ -96,11 +92,11 @@ def source_of(
     activation: str | None,
     settings: Any,
 ) -> Source:
-    """Makes a `Source` of a T5X train state.
+    """Makes a `Source` from a T5X train state.
 
     Args:
         kind: the format's name.
-        where: what to call it in an error.
+        where: path of the checkpoint, for messages.
         leaves: lazy tensors by name, `target/...`, `state/step`,
             `state/param_states/...`; None for an empty state.
         activation: as in `open_folder`.
@@ -113,32 +109,23 @@ def source_of(
     }
     if not target:
         raise InputError(
-            f"{where} holds no parameters under 'target' (found: "
+            f"{where} has no parameters under 'target' (found: "
             f"{', '.join(list(leaves)[:5]) or 'nothing'}). It is not a checkpoint of "
             "T5X."
         )
-    tensors = names.unrolled(target, where)
-    notes: list[str] = []
-    config = settings
-    if config is None:
-        config = config_of(tensors, where, activation=activation, notes=notes)
-    check(tensors, config, where)
     step = leaves.get("state/step")
-    optimizer = {
-        name.removeprefix("state/"): tensor
-        for name, tensor in leaves.items()
-        if name.startswith("state/param_states/")
-    }
-    return Source(
+    return opened(
         kind,
         where,
-        tensors,
-        config,
-        layers=names.layout_of(target),
-        stored=target,
+        target,
+        activation=activation,
+        settings=settings,
         step=None if step is None else int(step.read().reshape(-1)[0]),
-        optimizer=optimizer,
-        notes=notes,
+        optimizer={
+            name.removeprefix("state/"): tensor
+            for name, tensor in leaves.items()
+            if name.startswith("state/param_states/")
+        },
     )
 
 
@@ -154,8 +141,8 @@ def write_folder(
     Args:
         folder: the `checkpoint_<step>` folder to write into.
         tensors: parameters by T5X name, in the layout to write.
-        step: training steps behind them.
-        optimizer: `param_states/...`, in the same layout; None for an empty state.
+        step: number of training steps.
+        optimizer: `param_states/...` in the same layout; None for an empty state.
     """
     folder.mkdir(parents=True, exist_ok=True)
     leaves: dict[str, LazyTensor | None] = {
@@ -180,7 +167,7 @@ def write_folder(
             }
         else:
             # T5X does not partition these (the step, Adafactor's unused factors) and
-            # then reads them from here alone.
+            # reads them only from here.
             written[key] = tensor.read()
     state = with_gaps(unflatten_dict(written))
     content = {"version": versions.T5X.writes, "optimizer": state}
@@ -190,8 +177,7 @@ def write_folder(
 def with_gaps(tree: Any) -> Any:
     """Adds the empty states of an optax chain, which have no arrays.
 
-    Flax writes a chain as a mapping "0", "1", ...; T5X refuses it if a number is
-    missing.
+    Flax writes a chain as a mapping "0", "1", ...; T5X refuses gaps in the numbers.
     """
     if not isinstance(tree, dict):
         return tree
@@ -221,7 +207,7 @@ def _read_msgpack(path: epath.Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("optimizer"), dict):
         keys = ", ".join(map(str, content)) if isinstance(content, dict) else "no keys"
         raise InputError(
-            f"{path} is not a checkpoint of T5X: it holds {keys}; expected version and "
+            f"{path} is not a checkpoint of T5X: it has {keys}; expected version and "
             "optimizer."
         )
     return content
@@ -237,8 +223,8 @@ def _flat(tree: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], An
 
 
 def _spec(leaf: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The array a leaf names, with its path made absolute."""
-    # TensorStore before 0.1.14 kept the path outside the kvstore.
+    """The spec of the array that a leaf names, with an absolute path."""
+    # TensorStore before 0.1.14 stored the path outside the kvstore.
     path = leaf["kvstore"].get("path") or leaf.get("path")
     if leaf["driver"] != "zarr" or not path:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Zarr arrays as lazy tensors, through TensorStore; local or in a bucket."""
+"""Zarr arrays as lazy tensors, with TensorStore; local or in a bucket."""
 
 import os
 import re
@@ -11,12 +11,12 @@ import tensorstore as ts
 from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, Index, LazyTensor
 from specialize.errors import InputError
 
-# Chunks are read once; a cache would only hold memory.
+# Chunks are read once; a cache would only use memory.
 _CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
 
 
 def kvstore(path: str) -> dict[str, Any]:
-    """TensorStore's key-value store of a folder: a local path, gs:// or s3://."""
+    """TensorStore's key-value store of a local path, gs:// or s3:// folder."""
     if match := re.fullmatch(r"(gs|s3)://([^/]+)/?(.*)", path):
         driver = {"gs": "gcs", "s3": "s3"}[match[1]]
         return {
@@ -33,21 +33,21 @@ def open_all(
     *,
     missing_is_zero: Callable[[str], bool] = lambda name: False,
 ) -> dict[str, LazyTensor]:
-    """Opens arrays together; their metadata are read, their chunks not.
+    """Opens arrays concurrently and reads only their metadata.
 
     Args:
         specs: TensorStore specs of zarr arrays by name.
-        where: what to call the checkpoint in an error.
-        missing_is_zero: whether absent chunks of an array stand for zeros. TensorStore
-            may leave out chunks of zeros; but a parameter that lost a file would then
+        where: path of the checkpoint, for messages.
+        missing_is_zero: whether missing chunks of an array are zeros. TensorStore may
+            leave out chunks of zeros; but a parameter that lost a file would then
             silently become zero.
 
     Returns:
         Lazy tensors by name.
 
     Raises:
-        InputError: arrays that cannot be opened (all are named); on reading one: a
-            chunk is missing, truncated or damaged.
+        InputError: arrays cannot be opened (all are named); when one is read, a chunk
+            is missing, truncated or damaged.
     """
     pending = {
         name: ts.open(
@@ -63,7 +63,7 @@ def open_all(
     for name, future in pending.items():
         try:
             store = future.result()
-        except Exception as error:  # TensorStore raises ValueError and its kin.
+        except Exception as error:  # TensorStore raises many types.
             failed.append(f"  {name}: {_short(error)}")
             continue
         opened[name] = LazyTensor(
@@ -81,14 +81,10 @@ def open_all(
 
 
 def write(tensor: LazyTensor, folder: str) -> dict[str, Any]:
-    """Writes a tensor as a zarr array, block by block.
-
-    Args:
-        tensor: what to write.
-        folder: the array's own folder.
+    """Writes a tensor as a zarr array in its own folder, block by block.
 
     Returns:
-        Its zarr metadata: shape, chunks, compressor.
+        The zarr metadata: shape, chunks, compressor.
     """
     first = next(tensor.blocks())[0]
     metadata = {
@@ -128,7 +124,7 @@ def _reader(store: Any, name: str, where: str) -> Callable[[Index], np.ndarray]:
 
 
 def _chunks(shape: list[int], dtype: np.dtype) -> list[int]:
-    """Halves (or divides by the least factor) the longest axis until a chunk fits."""
+    """Divides the longest axis by its least factor until a chunk fits."""
     chunk = list(shape)
     while np.prod(chunk, dtype=np.int64) * dtype.itemsize > CHUNK_BYTES:
         axis = int(np.argmax(chunk))
