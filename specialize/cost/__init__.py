@@ -1,1 +1,1 @@
-"""What a run will cost (plan) and what it did cost (bench)."""
+"""Predicts the cost of a run (plan) and measures this machine (bench)."""

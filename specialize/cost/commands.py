@@ -1,4 +1,4 @@
-"""`specialize plan`: does it fit, on what, for how long, at what price."""
+"""`specialize plan`: whether a recipe fits, how long it runs and what it costs."""
 
 import argparse
 import json
@@ -16,11 +16,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Adds `plan` to the command line."""
     command = subparsers.add_parser(
         "plan",
-        help="memory, time and price of a recipe on chips nobody has booked",
-        description="Compiles the step a recipe would run, ahead of time, for a "
-        "topology that need not be here, and reads the memory off the compiler. TPU "
-        "slices need the extra 'plan' (libtpu). Time and price are arithmetic on the "
-        "MFU you state. GPU rows are modelled.",
+        help="predict memory, time and price of a recipe, without the chips",
+        description="Compiles the step that a recipe would run for a topology that "
+        "need not be present, and reports the memory from the compiler. TPU slices "
+        "need the extra 'plan' (libtpu). Time and price are computed from the assumed "
+        "MFU (--mfu). GPU rows are modelled.",
     )
     add_flags(command)
     command.add_argument(
@@ -28,71 +28,68 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="append",
         required=True,
         metavar="KIND:SHAPE",
-        help="v5e:16x4, v5p:4x4x4, v4:2x2x1, v6e:4x4, h200:8, cpu:8; repeatable",
+        help="kind and number of chips, such as v5e:16x4, v5p:4x4x4, v4:2x2x1, "
+        "v6e:4x4, h200:8 or cpu:8; repeatable",
     )
     command.add_argument(
         "--for",
         dest="command_planned",
         choices=("train", "evaluate"),
         default="train",
-        help="what the recipe will be run with (default train)",
+        help="command that will run the recipe (default: train)",
     )
     command.add_argument(
         "--questions",
         type=int,
         default=1319,
         metavar="N",
-        help="prompts of an evaluation (default 1319, GSM8K's test set)",
+        help="number of questions of an evaluation (default: 1319, GSM8K's test set)",
     )
     command.add_argument(
         "--as_written",
         action="store_true",
-        help="do not look for the cheapest remat policy and the largest batch",
+        help="do not search for the cheapest remat policy and the largest batch",
     )
     command.add_argument(
         "--mfu",
         type=float,
         default=0.4,
         metavar="SHARE",
-        help="assumed share of the chips' peak (default 0.4)",
+        help="assumed share of the chips' peak FLOP/s (default: 0.4)",
     )
     command.add_argument(
         "--price",
         type=float,
         metavar="P",
-        help="of one chip for one hour, in your currency",
+        help="price of one chip for one hour, in your currency",
     )
     command.add_argument(
-        "--peak_flops", type=float, metavar="F", help="FLOP/s of one chip"
+        "--peak_flops",
+        type=float,
+        metavar="F",
+        help="peak FLOP/s of one chip (default: the maker's figure)",
     )
     command.add_argument(
         "--teacher_k", type=int, default=5, metavar="K", help="K of the corpus"
     )
-    command.add_argument("--json", metavar="FILE", help="write the plan there too")
+    command.add_argument("--json", metavar="FILE", help="also write the plan to FILE")
     command.add_argument(
-        "--no_cache", action="store_true", help="compile even what is known"
+        "--no_cache", action="store_true", help="compile again, without cached results"
     )
     command.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Prints a table; 1 if the recipe fits on none of the topologies.
-
-    Args:
-        flags: of `register`.
-
-    Returns:
-        The exit status.
-    """
+    """Prints a table; returns 1 if the recipe fits on none of the topologies."""
     from specialize.cost.plan import topologies
 
     files, bindings, folders = words_of_flags(flags)
     wanted = [topologies.parse(text) for text in flags.topology]
-    # The CPU's number of devices is settled once, by the largest.
+    # The number of CPU devices can be set only once: the largest topology sets it.
     for topology in sorted(wanted, key=lambda one: -one.chips):
         topologies.prepare(topology)
     from specialize import outputs
-    from specialize.cost.plan import planning as planning
+    from specialize.cost.plan import planning
     from specialize.cost.plan.estimates import Request
 
     plans: list[Plan] = []
@@ -142,7 +139,7 @@ COLUMNS = (
 
 
 def show(plans: "list[Plan]") -> None:
-    """Prints the plans as one table, and what is assumed below it."""
+    """Prints the plans as one table, and the assumptions below it."""
     from rich.table import Table
 
     from specialize.progress import table_console
@@ -193,7 +190,7 @@ def cells(row: "Row") -> list[str]:
 
 
 def size(number: int) -> str:
-    """Bytes in GiB, or in MiB where that would be mostly zeros."""
+    """Bytes in GiB, or in MiB if below a tenth of a GiB."""
     if number < 2**30 / 10:
         return f"{number / 2**20:.1f} MiB"
     return f"{number / 2**30:.2f} GiB"

@@ -1,7 +1,7 @@
-"""A synthetic batch for a shape that is timed; numpy and nothing else.
+"""A synthetic batch for a shape that is timed; needs only numpy.
 
-Our own cases and the peers' baselines read the same batch from here, so what they are
-given differs in nothing but the keys they expect.
+Our own cases and the baselines use the same batch and differ only in the keys that they
+expect.
 """
 
 import numpy as np
@@ -10,10 +10,10 @@ from specialize.cost.bench.shapes import BenchShape
 
 
 def packed_batch(shape: BenchShape, seed: int = 0) -> dict[str, np.ndarray]:
-    """A batch of random tokens, packed, with the keys our student takes.
+    """A packed batch of random tokens, with the keys of our student.
 
-    Half of the target positions have a soft teacher row, the rest are one-hot: about
-    what the paper's data has after alignment.
+    Half of the target positions have a soft teacher row, the others are one-hot: about
+    the share in the paper's data after alignment.
     """
     random = np.random.default_rng(seed)
     rows, targets, slots = shape.batch, shape.target_length, shape.teacher_k
@@ -55,7 +55,7 @@ def packed_batch(shape: BenchShape, seed: int = 0) -> dict[str, np.ndarray]:
 def _segments(
     random: np.random.Generator, shape: BenchShape, length: int
 ) -> np.ndarray:
-    """Segment numbers from 1; 0 where a row's end is left empty."""
+    """Segment numbers from 1; 0 at the padding of a sequence."""
     segments = np.zeros((shape.batch, length), int)
     end = max(shape.examples_per_row, round(shape.filled * length))
     for row in range(shape.batch):
@@ -67,7 +67,7 @@ def _segments(
 
 
 def _positions(segments: np.ndarray) -> np.ndarray:
-    """Distance from the beginning of each position's segment; 0 at padding."""
+    """Position in the segment; 0 at padding."""
     index = np.broadcast_to(np.arange(segments.shape[1]), segments.shape)
     begins = np.diff(segments, axis=1, prepend=-1) != 0
     first = np.maximum.accumulate(np.where(begins, index, 0), axis=1)

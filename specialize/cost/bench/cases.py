@@ -1,5 +1,6 @@
-"""What `specialize bench` times: the same functions that training and decoding run."""
+"""The cases of `specialize bench`: the functions that training and decoding run."""
 
+import functools
 import platform
 from collections.abc import Callable
 from importlib import metadata
@@ -26,19 +27,19 @@ from specialize.training.optimization.optimizers import make_optimizer
 from specialize.training.optimization.spec import OptimizerSpec
 from specialize.training.optimization.step import initial_state, make_train_step
 
-# Of the yardstick: on a CPU what caches hold, elsewhere what fills the device.
+# Sizes for `matmul`: on a CPU the caches hold it, elsewhere it fills the device.
 MATMUL_SIZES = {"cpu": 2048}
 OTHER_MATMUL_SIZE = 8192
 LOSS_TOKENS = 8192
-# The lengths at which rows of the four-format GSM8K mixture can be filled.
+# Lengths for which packing fills sequences of the four-format GSM8K mixture well.
 STREAM_LENGTHS = (2048, 432)
-# Batches of a timed turn of the input: packers work in bursts, ours in windows of 64 of
+# Batches per timed step of the input: packers work in bursts, ours in windows of 64 of
 # these batches, SeqIO's of about 85.
 STREAM_BATCHES = 320
 
 
 def facts(**more: Any) -> dict[str, Any]:
-    """Device and versions, and what is given."""
+    """Device and versions, with `more` facts."""
     device = jax.devices()[0]
     names = ("jax", "jaxlib", "flax", "optax", "numpy")
     kind = device.device_kind if device.platform != "cpu" else _processor()
@@ -72,7 +73,7 @@ def student(shape: BenchShape, *, fused: bool = True) -> Student:
 
 
 def matmul(shape: BenchShape) -> Case:
-    """The yardstick: a square product under jit, on a CPU in float32."""
+    """A square matrix product under jit, for comparison; on a CPU in float32."""
     platform = jax.devices()[0].platform
     size = MATMUL_SIZES.get(platform, OTHER_MATMUL_SIZE)
     dtype = jnp.dtype("float32" if platform == "cpu" else shape.dtype)
@@ -86,7 +87,7 @@ def matmul(shape: BenchShape) -> Case:
 
 
 def train(shape: BenchShape, *, fused: bool = True) -> Case:
-    """One optimizer step of `training.step`: dropout on, packed rows."""
+    """One optimizer step with dropout and packed sequences."""
     model = student(shape, fused=fused)
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     batch = jax.tree.map(jnp.asarray, packed_batch(shape))
@@ -110,6 +111,7 @@ def train(shape: BenchShape, *, fused: bool = True) -> Case:
         if not np.isfinite(metrics["loss"][0]):
             raise FloatingPointError("the loss of the benchmark is not finite")
 
+    sizes = (shape.batch, shape.input_length, shape.target_length)
     return Case(
         run,
         facts(
@@ -117,21 +119,11 @@ def train(shape: BenchShape, *, fused: bool = True) -> Case:
             positions=shape.positions,
             rows=shape.batch,
             peak_flops=published_peak(),
-            flops=training_flops(
-                model.module.config,
-                shape.batch,
-                shape.input_length,
-                shape.target_length,
-            ),
+            flops=training_flops(model.module.config, *sizes),
             temporary_bytes=_temporary_bytes(compiled),
         ),
         _device_peak(),
     )
-
-
-def train_plain(shape: BenchShape) -> Case:
-    """`train` with the logits held whole: the loss's plain path."""
-    return train(shape, fused=False)
 
 
 def loss(shape: BenchShape, *, fused: bool = True) -> Case:
@@ -171,20 +163,13 @@ def loss(shape: BenchShape, *, fused: bool = True) -> Case:
     )
 
 
-def loss_plain(shape: BenchShape) -> Case:
-    """`loss` on logits that are held whole."""
-    return loss(shape, fused=False)
-
-
 def decode(shape: BenchShape) -> Case:
-    """Greedy decoding of full-length targets; nothing ends early."""
+    """Greedy decoding of targets that all have the maximum length."""
     model = student(shape)
     inputs = packed_batch(shape)["encoder_input_tokens"]
     tokens = jnp.asarray(np.where(inputs == 0, 5, inputs))
-    shapes = {
-        "encoder_input_tokens": tokens.shape,
-        "decoder_input_tokens": tokens.shape,
-    }
+    sides = ("encoder_input_tokens", "decoder_input_tokens")
+    shapes = dict.fromkeys(sides, tokens.shape)
     make = jax.jit(lambda key: model.get_initial_variables(key, shapes)["params"])
     params = make(jax.random.key(0))
     decoder = jax.jit(
@@ -192,12 +177,8 @@ def decode(shape: BenchShape) -> Case:
             model.module, params, tokens, max_length=shape.target_length, eos_id=-1
         )
     )
-    flops = training_flops(
-        model.module.config,
-        shape.batch,
-        shape.input_length,
-        shape.target_length,
-    )
+    sizes = (shape.batch, shape.input_length, shape.target_length)
+    flops = training_flops(model.module.config, *sizes)
     return Case(
         lambda: jax.block_until_ready(decoder(params, tokens)),
         facts(useful_tokens=shape.tokens, positions=shape.tokens, flops=flops / 3),
@@ -206,32 +187,29 @@ def decode(shape: BenchShape) -> Case:
 
 
 def input(shape: BenchShape) -> Case:  # noqa: A001 (the command is called so)
-    """The next batch of the training input, on the host: packed and assembled."""
+    """The next batch of the training input: packing and assembling, on the host."""
     lengths = (shape.input_length, shape.target_length)
     return _stream(shape, example_lengths("zero_shot_cot", 4000, lengths), lengths)
 
 
 def input_formats(shape: BenchShape, *, pack: bool = True) -> Case:
-    """The same for a stream like the four-format GSM8K mixture, at 2048/432."""
+    """As `input`, for a stream like the four-format GSM8K mixture, at 2048/432."""
     sizes = example_lengths("all", 8000, STREAM_LENGTHS)
     return _stream(shape, sizes, STREAM_LENGTHS, pack=pack)
-
-
-def input_padded(shape: BenchShape) -> Case:
-    """`input_formats` with one example a row."""
-    return input_formats(shape, pack=False)
 
 
 CASES: dict[str, Callable[[BenchShape], Case]] = {
     "matmul": matmul,
     "train": train,
-    "train_plain": train_plain,
+    # Not fused: with all logits in memory.
+    "train_plain": functools.partial(train, fused=False),
     "loss": loss,
-    "loss_plain": loss_plain,
+    "loss_plain": functools.partial(loss, fused=False),
     "decode": decode,
     "input": input,
     "input_formats": input_formats,
-    "input_padded": input_padded,
+    # One example per sequence.
+    "input_padded": functools.partial(input_formats, pack=False),
 }
 
 
@@ -296,5 +274,5 @@ def _processor() -> str:
 
 
 def _temporary_bytes(compiled: Any) -> int:
-    """What the compiler sets aside beside arguments and results."""
+    """Bytes that the compiler allocates besides arguments and results."""
     return int(compiled.memory_analysis().temp_size_in_bytes)

@@ -1,17 +1,19 @@
-"""`specialize bench`: measured, one command, one row each.
+"""`specialize bench`: times the real functions and prints one row per case.
 
-Every case and every peer runs in its own process (`protocol`); the parent goes
-round them, one step each, so that a ratio between two rows of one run means something
-even where the machine's speed does not stand still.
+Every case and every baseline runs in its own process (`protocol`); the parent runs one
+step of each in turn, so that two rows of one run can be compared even if the machine's
+speed varies.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from specialize import outputs
@@ -21,7 +23,7 @@ from specialize.errors import InputError
 from specialize.progress import table_console, track
 
 ROOT = pathlib.Path(__file__).parents[3]
-# What is timed for each word of the command line; the yardstick is always there.
+# The cases of each word of the command line; `matmul` is always added.
 WORDS = {
     "train": ("train",),
     "loss": ("loss", "loss_plain"),
@@ -31,33 +33,26 @@ WORDS = {
 LEAST_REPETITIONS = 20
 
 
+@dataclasses.dataclass(frozen=True)
 class Peer:
     """A baseline in `benchmarks/`, and how to find an interpreter that can run it.
 
-    Args:
+    Attributes:
         script: file in `benchmarks/`.
-        package: what the interpreter must be able to import.
+        package: package that the interpreter must be able to import.
         variable: environment variable that names the interpreter.
-        arguments: of the script, after the shape.
-        environment: of the process.
+        arguments: arguments of the script, after the shape.
+        environment: environment variables of the process.
     """
 
-    def __init__(
-        self,
-        script: str,
-        package: str,
-        variable: str,
-        arguments: tuple[str, ...] = (),
-        environment: dict[str, str] | None = None,
-    ):
-        self.script = script
-        self.package = package
-        self.variable = variable
-        self.arguments = arguments
-        self.environment = environment or {}
+    script: str
+    package: str
+    variable: str
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def command(self, shape: str) -> list[str] | None:
-        """The command line, or None where the peer is not installed."""
+        """The command line, or None if the baseline is not installed."""
         interpreter = os.environ.get(self.variable, sys.executable)
         script = ROOT / "benchmarks" / self.script
         if not script.exists():
@@ -72,13 +67,8 @@ class Peer:
 
 def _torch(script: str, threads: int) -> Peer:
     count = str(threads)
-    return Peer(
-        script,
-        "torch",
-        "SPECIALIZE_TORCH_PYTHON",
-        (count,),
-        {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count},
-    )
+    variables = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+    return Peer(script, "torch", "SPECIALIZE_TORCH_PYTHON", (count,), variables)
 
 
 def _seqio(which: str) -> Peer:
@@ -105,56 +95,49 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     command = subparsers.add_parser(
         "bench",
         help="measure this machine: training step, loss, decoding, input pipeline",
-        description="Times the real functions on synthetic input, each in a process "
-        "of its own, in turns: the median of the repetitions after warm-up, useful "
-        "tokens/s, model FLOP/s and their share of a measured square product (2048 x "
-        "2048 float32 on a CPU) and of the maker's peak (MFU), peak memory. On a CPU "
-        "all take their turns; an accelerator's memory is given to one after another. "
-        "With --peers also the baselines in benchmarks/ whose "
-        "packages are installed here, or in the interpreters that "
-        "SPECIALIZE_T5X_PYTHON, SPECIALIZE_TORCH_PYTHON and SPECIALIZE_SEQIO_PYTHON "
-        "name.",
+        description="Times the real functions on synthetic input, each in its own "
+        "process: the median of the repetitions after warm-up, useful tokens/s, model "
+        "FLOP/s with their share of a measured square matrix product (2048 x 2048 "
+        "float32 on a CPU) and of the maker's peak (MFU), and peak memory. On a CPU "
+        "the processes run step by step in turn, on an accelerator one after another. "
+        "With --peers it also times the baselines in benchmarks/ whose packages are "
+        "installed here, or in the interpreters that SPECIALIZE_T5X_PYTHON, "
+        "SPECIALIZE_TORCH_PYTHON and SPECIALIZE_SEQIO_PYTHON name.",
     )
     command.add_argument("what", choices=[*WORDS, "all"])
     command.add_argument(
         "--shape",
         default="small",
         metavar="NAME[:KEY=VALUE,...]",
-        help=f"network and batch, one of {', '.join(SHAPES)}, changed as said: "
-        "'xl:batch=32,remat_policy=none'; 'small' (the default) is 4+4 layers, 256 "
-        "wide, 8 x 256/128",
+        help=f"network and batch: one of {', '.join(SHAPES)}, with changes such as "
+        "'xl:batch=32,remat_policy=none' (default: small, which has 4 + 4 layers of "
+        "width 256 and 8 sequences of 256/128 tokens)",
     )
     command.add_argument(
         "--repetitions",
         type=int,
         default=LEAST_REPETITIONS,
         metavar="N",
-        help=f"timed steps, at least {LEAST_REPETITIONS} (the default)",
+        help=f"number of timed steps, at least {LEAST_REPETITIONS} (the default)",
     )
-    command.add_argument("--peers", action="store_true", help="time the peers too")
+    command.add_argument("--peers", action="store_true", help="also time the baselines")
     command.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
-    command.add_argument("--json", metavar="FILE", help="write the rows there too")
+    command.add_argument("--json", metavar="FILE", help="also write the rows to FILE")
     command.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Measures and prints a table.
-
-    Args:
-        flags: of `register`.
-
-    Returns:
-        0, or 1 if a case of ours failed.
+    """Measures and prints a table; returns 1 if a case of ours failed.
 
     Raises:
-        InputError: too few repetitions for a median anyone should quote.
+        InputError: there are too few repetitions for a reliable median.
     """
     if flags.repetitions < LEAST_REPETITIONS:
         raise InputError(
             f"--repetitions {flags.repetitions}: a row is the median of at least "
             f"{LEAST_REPETITIONS}."
         )
-    shape_named(flags.shape)  # refused here, not in every worker
+    shape_named(flags.shape)  # an invalid shape is refused here, not in every worker
     words = list(WORDS) if flags.what == "all" else [flags.what]
     rows: list[dict[str, Any]] = []
     failed = False
@@ -178,17 +161,17 @@ def run(flags: argparse.Namespace) -> int:
 def measure(
     word: str, names: list[str], shape: str, repetitions: int, *, peers: bool
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Runs cases, the yardstick and peers in turns.
+    """Times cases, `matmul` and baselines in turn.
 
     Args:
-        word: of the command line; names the peers.
+        word: word of the command line, which determines the baselines.
         names: our cases.
-        shape: of `shape_named`.
-        repetitions: timed steps of each.
-        peers: whether the peers run too.
+        shape: name of the shape, as for `shape_named`.
+        repetitions: number of timed steps of each.
+        peers: whether to run the baselines.
 
     Returns:
-        (rows, what failed and how).
+        The rows, and the errors of failed cases by name.
     """
     commands: dict[str, tuple[list[str], dict[str, str]]] = {
         name: ([sys.executable, "-m", "specialize.cost.bench.worker", name, shape], {})
@@ -219,11 +202,11 @@ def measure(
             return None
 
     def time(names: list[str], environment: dict[str, str]) -> None:
-        """Goes round these until each has been timed."""
+        """Times these cases step by step in turn."""
         for name in names:
             command, own = commands[name]
             workers[name] = Worker(name, command, own | environment)
-            # One after another: compilations would disturb each other's memory.
+            # One after another: compilations would affect each other's peak memory.
             said = attempt(name, workers[name].ready)
             if said is not None:
                 facts[name], seconds[name] = said, []
@@ -243,7 +226,7 @@ def measure(
         if on_cpu:
             time(list(commands), {})
         else:
-            # Their states do not fit beside each other, and the speed stands still.
+            # The states do not fit beside each other, and the speed is constant.
             for name in commands:
                 time([name], {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"})
     finally:
@@ -261,7 +244,7 @@ def measure(
 
 
 def platform() -> str:
-    """Where JAX runs here; asked in a process that does not keep the device."""
+    """JAX's platform here, from another process, so that this one holds no device."""
     code = "import jax; print(jax.default_backend())"
     command = [sys.executable, "-c", code]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -276,15 +259,15 @@ def row(
     memory: dict[str, int],
     peak: float | None,
 ) -> dict[str, Any]:
-    """One line of the result.
+    """One row of the result.
 
     Args:
-        name: of the case or peer.
-        shape: of `shape_named`.
-        facts: what the worker said of its case.
-        seconds: of the timed steps.
-        memory: what the worker said at its end.
-        peak: FLOP/s of the yardstick, measured in the same turns.
+        name: name of the case or baseline.
+        shape: name of the shape.
+        facts: facts from the worker about its case.
+        seconds: seconds of the timed steps.
+        memory: memory in bytes from the worker.
+        peak: FLOP/s of `matmul`, measured in the same run.
 
     Returns:
         Name, shape, median and range in seconds, repetitions, rates, memory in bytes,
@@ -315,7 +298,7 @@ def row(
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Prints the rows, and each one's speed and memory against the row above peers."""
+    """Prints the rows, and the devices and versions below them."""
     from rich.table import Table
 
     console = table_console(160)
@@ -335,9 +318,8 @@ def show(rows: list[dict[str, Any]]) -> None:
         "temp MiB",
         "filled",
     ):
-        table.add_column(
-            heading, justify="left" if heading in ("", "shape") else "right"
-        )
+        side = "left" if heading in ("", "shape") else "right"
+        table.add_column(heading, justify=side)
     for entry in rows:
         table.add_row(*cells(entry))
     console.print(table)
@@ -354,6 +336,7 @@ def cells(entry: dict[str, Any]) -> list[str]:
         value = entry.get(key)
         return "-" if value is None else format(value / scale, form)
 
+    peak = "device_peak_bytes" if "device_peak_bytes" in entry else "peak_bytes"
     filled = "-"
     if "encoder_filled" in entry:
         filled = f"{entry['encoder_filled']:.1%} / {entry['decoder_filled']:.1%}"
@@ -367,11 +350,7 @@ def cells(entry: dict[str, Any]) -> list[str]:
         show("model_flops_per_s", ",.1f", 1e9),
         show("share_of_matmul_peak", ".0%"),
         show("mfu", ".1%"),
-        show(
-            "device_peak_bytes" if "device_peak_bytes" in entry else "peak_bytes",
-            ",.0f",
-            2.0**20,
-        ),
+        show(peak, ",.0f", 2.0**20),
         show("growth_bytes", ",.0f", 2.0**20),
         show("temporary_bytes", ",.0f", 2.0**20),
         filled,

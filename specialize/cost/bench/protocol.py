@@ -1,12 +1,12 @@
-"""How a benchmark's parent and its workers talk; the standard library alone.
+"""The protocol between a benchmark's parent and its workers.
 
-Every implementation under comparison runs in a process of its own, so that none shares
-the other's memory, threads or libraries. A worker builds its step, warms up, and then
-takes one step whenever the parent says so; the parent goes round all workers, so that
-whatever else the machine does meets all of them alike. Peers that run in environments
-without `specialize` use this module too, hence no import beyond the standard library.
+Every implementation runs in its own process, so that none shares memory, threads or
+libraries with another. A worker builds its step, warms up, and then runs one step per
+request; the parent cycles through all workers, so that other load on the machine
+affects all of them equally. Baselines in environments without `specialize` use this
+module too, so it imports only the standard library.
 
-    worker -> parent   @bench {"ready": true, ...what the case says of itself}
+    worker -> parent   @bench {"ready": true, ...facts of the case}
     parent -> worker   run                                      (any number of times)
     worker -> parent   @bench {"seconds": 0.93, "cpu_seconds": 1.8}
     parent -> worker   end
@@ -34,10 +34,11 @@ class Case:
 
     Attributes:
         step: does the work `times` times and returns when it is done.
-        facts: what the row should say of it: "device", "versions", and of one step
-            "useful_tokens", "positions", "flops" where they apply.
-        device_peak: bytes in use at most on the accelerator, if there is one.
-        times: more than once where the work comes in bursts; seconds are of one.
+        facts: facts for the row: "device", "versions", and of one step
+            "useful_tokens", "positions", "flops" if they apply.
+        device_peak: returns the peak bytes on the accelerator, if there is one.
+        times: number of repetitions per step, for work that comes in bursts; seconds
+            are per repetition.
     """
 
     step: Callable[[], Any]
@@ -47,14 +48,14 @@ class Case:
 
 
 def serve(build: Callable[[], Case], *, warm_up: int = 3) -> None:
-    """Builds a case and runs it as the parent asks, until the end of standard input.
+    """Builds a case and runs it at each request, until the end of standard input.
 
     Args:
-        build: makes the case; called after the libraries have been imported, so that
-            `growth_bytes` is what the work takes beyond them.
-        warm_up: steps before the first timed one.
+        build: makes the case; called after the libraries were imported, so that
+            `growth_bytes` does not include them.
+        warm_up: number of steps before the first timed one.
     """
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print what they like
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
     before = resident_bytes()
     case = build()
     for _ in range(warm_up):
@@ -78,12 +79,12 @@ def serve(build: Callable[[], Case], *, warm_up: int = 3) -> None:
 
 
 class Worker:
-    """The parent's end of one worker.
+    """One worker, seen from the parent.
 
     Args:
-        name: of the row.
-        command: starts the worker.
-        environment: added to this process's own.
+        name: name of the row.
+        command: command that starts the worker.
+        environment: variables added to those of this process.
     """
 
     def __init__(
@@ -109,19 +110,19 @@ class Worker:
         return facts
 
     def run(self) -> dict[str, float]:
-        """One step: seconds and seconds of all its threads."""
+        """Runs one step; returns its wall and CPU seconds."""
         self._write("run")
         return self._read()
 
     def end(self) -> dict[str, int]:
-        """Ends the worker; returns its memory."""
+        """Ends the worker; returns its memory in bytes."""
         self._write("end")
         found = self._read()
         self.close()
         return found
 
     def close(self) -> None:
-        """Ends the worker whatever it does."""
+        """Terminates the worker, whatever it is doing."""
         self._process.terminate()
         self._process.communicate()
 
@@ -143,16 +144,16 @@ class Worker:
 
 
 class WorkerError(RuntimeError):
-    """A worker ended before it was asked to."""
+    """A worker ended before the parent requested it."""
 
 
 def resident_bytes() -> int:
-    """Memory this process holds now; 0 where the system does not tell."""
+    """Resident memory of this process; 0 if the system does not report it."""
     return _status("VmRSS")
 
 
 def peak_bytes() -> int:
-    """The most memory this process has held, since `reset_peak` where that works."""
+    """Peak resident memory of this process, since `reset_peak` if the system can."""
     found = _status("VmHWM")
     if found:
         return found
@@ -161,7 +162,7 @@ def peak_bytes() -> int:
 
 
 def reset_peak() -> None:
-    """Makes `peak_bytes` forget what compilation took, where the system can (Linux)."""
+    """Resets `peak_bytes`, to exclude compilation, if the system can (Linux)."""
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     except OSError:

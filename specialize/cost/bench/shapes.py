@@ -1,4 +1,4 @@
-"""The shapes that are timed; the command line lists their names."""
+"""The shapes that are timed."""
 
 import ast
 import dataclasses
@@ -11,25 +11,25 @@ class BenchShape:
     """A network and a batch.
 
     Attributes:
-        name: as given on the command line, changes included.
-        emb_dim: D.
-        num_heads: H.
+        name: name on the command line, with the changes.
+        emb_dim: model width, D.
+        num_heads: number of heads, H.
         head_dim: size of a head.
         mlp_dim: units of a gated feed-forward layer.
-        layers: of the encoder, and as many of the decoder.
-        batch: B, rows.
-        input_length: S, tokens of an encoder row.
-        target_length: L, tokens of a decoder row.
-        vocabulary: V.
-        dtype: of activations.
-        dropout: rate.
-        teacher_k: K.
-        examples_per_row: how many are packed into one.
-        filled: share of the positions that hold a token.
-        scan_layers: as `T5Config`.
-        remat_policy: as `T5Config`.
-        attention: as `T5Config`.
-        optimizer: of the training step, by name.
+        layers: number of encoder layers, and of decoder layers.
+        batch: number of sequences, B.
+        input_length: tokens per encoder sequence, S.
+        target_length: tokens per decoder sequence, L.
+        vocabulary: number of pieces, V.
+        dtype: type of activations.
+        dropout: dropout rate.
+        teacher_k: entries per teacher row, K.
+        examples_per_row: number of examples packed into a sequence.
+        filled: filled fraction of the positions.
+        scan_layers: as in `T5Config`.
+        remat_policy: as in `T5Config`.
+        attention: as in `T5Config`.
+        optimizer: name of the optimizer of the training step.
     """
 
     name: str
@@ -54,12 +54,12 @@ class BenchShape:
 
     @property
     def tokens(self) -> int:
-        """Target positions of a batch."""
+        """Number of target positions per batch."""
         return self.batch * self.target_length
 
     @property
     def positions(self) -> int:
-        """Positions of a batch, encoder and decoder."""
+        """Number of encoder and decoder positions per batch."""
         return self.batch * (self.input_length + self.target_length)
 
 
@@ -88,13 +88,10 @@ SHAPES = {
 
 
 def shape_named(text: str) -> BenchShape:
-    """The shape of this name, changed as the name says.
-
-    Args:
-        text: a key of `SHAPES`, or one with changes: "xl:batch=32,dtype=float32".
+    """The shape of this name, with changes as in "xl:batch=32,dtype=float32".
 
     Raises:
-        InputError: no such shape or attribute, or a value of another type.
+        InputError: there is no such shape or attribute, or a value has another type.
     """
     name, _, changes = text.partition(":")
     if name not in SHAPES:
@@ -121,7 +118,7 @@ def shape_named(text: str) -> BenchShape:
             fits = False
         if not fits:
             raise InputError(
-                f"--shape {text}: {attribute} is {written!r}; it takes a value like "
+                f"--shape {text}: {attribute} is {written!r}; give a value like "
                 f"{old!r}."
             )
         values[attribute] = value

@@ -1,8 +1,8 @@
 """A stream of examples with the lengths of the four-format GSM8K mixture.
 
-Synthetic, so that a benchmark needs no data; the proportions and mean lengths are
-those measured on the real corpus with T5's vocabulary: encoder means of 631, 329, 68
-and 63 tokens, targets of chains of thought 74 in the mean and 255 at most.
+Synthetic, so that a benchmark needs no data. Proportions and mean lengths were measured
+on the real corpus with T5's vocabulary: mean inputs of 631, 329, 68 and 63 tokens;
+chain-of-thought targets of 74 tokens in the mean and 255 at most.
 """
 
 import numpy as np
@@ -28,9 +28,9 @@ def example_lengths(
 
     Args:
         which: a format, or "all" for the mixture.
-        number: N.
-        lengths: rows' lengths; nothing is longer.
-        seed: of the draw.
+        number: number of examples, N.
+        lengths: maximum lengths: encoder, decoder.
+        seed: seed of the random draw.
     """
     random = np.random.default_rng(seed)
     table = np.array([FORMATS[which]] if which != "all" else list(FORMATS.values()))
@@ -38,7 +38,7 @@ def example_lengths(
     chosen = table[random.choice(len(table), number, p=rates)]
     sizes = []
     for mean, deviation in ((1, 2), (3, 4)):
-        # Gamma: positive, and skewed to the right as the lengths of texts are.
+        # Gamma: positive, and skewed to the right like the lengths of texts.
         shape = (chosen[:, mean] / chosen[:, deviation]) ** 2
         sizes.append(random.gamma(shape, chosen[:, mean] / shape))
     drawn = np.stack(sizes, axis=1).round().astype(np.int32)
@@ -47,7 +47,7 @@ def example_lengths(
 
 
 def examples(sizes: Int[np.ndarray, "N 2"], shape: BenchShape) -> Examples:
-    """Random tokens and teacher rows of these lengths, stored as examples are."""
+    """Examples of these lengths with random tokens and teacher rows."""
     random = np.random.default_rng(1)
     encoder, decoder = (int(total) for total in sizes.sum(0, dtype=np.int64))
     events = random.dirichlet(np.full(shape.teacher_k + 1, 0.3), decoder)

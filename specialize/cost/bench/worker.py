@@ -6,7 +6,7 @@ from specialize import memory
 
 
 def main(arguments: list[str]) -> None:
-    """Serves the named case (see `protocol`)."""
+    """Runs the named case (see `protocol`)."""
     memory.keep_freed()
     from specialize.cost.bench import cases, protocol
     from specialize.cost.bench.shapes import shape_named

@@ -1,1 +1,1 @@
-"""What a run will cost: memory, hours and price, without hardware."""
+"""Predicts memory, hours and price of a run, without the hardware."""

@@ -1,7 +1,7 @@
-"""What a compiler says a program needs, remembered.
+"""Compiles a program and caches the memory that the compiler reports.
 
-Compiling a large step takes minutes; the answer is a few numbers. They are kept under a
-digest of everything they depend on, so that asking again takes seconds.
+Compiling a large step takes minutes; the result is a few numbers. They are stored under
+a digest of everything that they depend on, so that the next plan takes seconds.
 """
 
 import dataclasses
@@ -24,19 +24,19 @@ _USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm"
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """A compiler's answer.
+    """The compilation result of a program.
 
     Attributes:
-        fits: whether the program was accepted.
-        memory: what it takes, if it fits.
-        used: bytes on one chip in all; also where it does not fit, if the compiler
-            said so.
-        peak: the most bytes alive at one time, by the compiler; less than `used`,
-            which counts buffers at their own sizes although they share places.
-        limit: bytes a program may use, if the compiler said so.
-        seconds: compiling took, when it was done.
-        cached: whether that was an earlier time.
-        compiler: its name and version.
+        fits: whether the program fits into the memory.
+        memory: bytes per purpose, if it fits.
+        used: bytes on one chip in total; None if it does not fit and the compiler
+            did not report them.
+        peak: most bytes in use at one time; less than `used`, which counts every
+            buffer although buffers share memory.
+        limit: bytes that a program may use, if the compiler reported them.
+        seconds: duration of the compilation.
+        cached: whether the result comes from the cache.
+        compiler: name and version of the compiler.
     """
 
     fits: bool
@@ -50,9 +50,8 @@ class Verdict:
 
 
 def cache_folder() -> pathlib.Path:
-    """Where verdicts are kept: $SPECIALIZE_CACHE, or the user's cache folder."""
-    base = os.environ.get("SPECIALIZE_CACHE")
-    if base:
+    """The cache: $SPECIALIZE_CACHE, or the user's cache folder."""
+    if base := os.environ.get("SPECIALIZE_CACHE"):
         return pathlib.Path(base) / "plan"
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return pathlib.Path(home) / "specialize" / "plan"
@@ -65,15 +64,16 @@ def compiler_of(topology: Topology) -> str:
 
 
 def judge(program: Program, topology: Topology, *, cache: bool = True) -> Verdict:
-    """Compiles a program, or remembers that it did.
+    """Compiles a program, or reads the result of an earlier compilation.
 
     Args:
-        program: of `train_program` or `decode_program`.
-        topology: what it was lowered for.
-        cache: whether an earlier answer will do and this one is kept.
+        program: result of `train_program` or `decode_program`.
+        topology: the topology that it was lowered for.
+        cache: whether to read and write the cache.
 
     Returns:
-        The compiler's verdict. Running out of memory is one; other failures raise.
+        The compilation result, also for a program that does not fit; other failures
+        raise.
     """
     compiler = compiler_of(topology)
     key = _digest(program, topology, compiler)
@@ -87,33 +87,26 @@ def judge(program: Program, topology: Topology, *, cache: bool = True) -> Verdic
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         used, limit = _numbers(str(error))
-        verdict = Verdict(
-            False, None, used, None, limit, time.perf_counter() - begin, False, compiler
-        )
+        memory = peak = None
     else:
         memory = memory_of(compiled, program)
-        verdict = Verdict(
-            True,
-            memory,
-            memory.total,
-            int(compiled.memory_analysis().peak_memory_in_bytes),
-            None,
-            time.perf_counter() - begin,
-            False,
-            compiler,
-        )
+        used, limit = memory.total, None
+        peak = int(compiled.memory_analysis().peak_memory_in_bytes)
+    seconds = time.perf_counter() - begin
+    fits = memory is not None
+    verdict = Verdict(fits, memory, used, peak, limit, seconds, False, compiler)
     if cache:
         outputs.write_json(file, dataclasses.asdict(verdict))
     return verdict
 
 
 def memory_of(compiled: Any, program: Program) -> Memory:
-    """Splits the compiler's total into what the bytes are for.
+    """Splits the compiler's total by purpose.
 
-    The compiler knows arguments, outputs, aliases and temporaries. Arguments are the
-    state and the batch, whose shares follow from their shardings; the padding that a
-    TPU's layout adds to them counts with the optimizer's. An output that takes an
-    argument's place costs nothing; any other is a temporary to us.
+    The compiler reports arguments, outputs, aliases and temporaries. Arguments are the
+    state and the batch, whose sizes follow from their shardings; the padding of a TPU's
+    layout counts with the optimizer's. An output that reuses an argument's memory costs
+    nothing; other outputs count as temporaries.
     """
     stats = compiled.memory_analysis()
     arguments = int(stats.argument_size_in_bytes)
@@ -140,11 +133,8 @@ def _digest(program: Program, topology: Topology, compiler: str) -> str:
         os.environ.get("XLA_FLAGS", ""),
         os.environ.get("LIBTPU_INIT_ARGS", ""),
     ]
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode())
-        digest.update(b"\0")
-    return digest.hexdigest()[:32]
+    text = "".join(f"{part}\0" for part in parts)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _load(file: pathlib.Path) -> Verdict | None:
@@ -153,7 +143,7 @@ def _load(file: pathlib.Path) -> Verdict | None:
         memory = Memory(**found["memory"]) if found["memory"] else None
         return Verdict(**{**found, "memory": memory, "cached": True})
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent, or of another version of this module: ask again
+        return None  # missing, or of another version of this module: compile again
 
 
 def _numbers(message: str) -> tuple[int | None, int | None]:

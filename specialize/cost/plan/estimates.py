@@ -1,7 +1,7 @@
-"""One configuration on one topology: lowered, judged by the compiler, priced.
+"""Estimates memory, time and price of one configuration on one topology.
 
-Memory comes from a compiler. Time and money are arithmetic on an assumed utilisation,
-and nothing here has been run on the chips.
+A compiler reports the memory. Time and price are computed from an assumed MFU. Nothing
+here was run on the chips.
 """
 
 import dataclasses
@@ -13,14 +13,14 @@ from specialize import config as configuration
 from specialize.cost.plan import compiling, program, topologies
 from specialize.cost.plan.compiling import Verdict
 from specialize.cost.plan.topologies import Topology
-from specialize.progress import console
+from specialize.progress import say
 from specialize.training.logging import throughput
 
 ENTRIES = {
     "train": "specialize.training.loop.train.train",
     "evaluate": "specialize.evaluation.evaluate.evaluate",
 }
-# What a plan does not need although a run does.
+# Macros that a run needs and a plan does not.
 UNNEEDED = (
     "MODEL_DIR",
     "MIXTURE_OR_TASK_NAME",
@@ -35,15 +35,15 @@ class Request:
     """What to plan.
 
     Attributes:
-        gin_files: as given to --gin_file.
-        bindings: as given to --gin.NAME=VALUE.
-        search_paths: as given to --gin_search_paths.
-        topology: for which chips.
-        mfu: share of the chips' peak that useful arithmetic will reach: an assumption.
-        price: of one chip for one hour, in any currency; None leaves money out.
-        peak_flops: of one chip; None takes the maker's dense bfloat16 figure.
-        teacher_k: alternatives a position in the corpus.
-        questions: prompts of an evaluation.
+        gin_files: values of --gin_file.
+        bindings: values of --gin.NAME=VALUE.
+        search_paths: values of --gin_search_paths.
+        topology: the chips.
+        mfu: assumed share of the chips' peak that useful arithmetic reaches.
+        price: price of one chip for one hour, in any currency; None: no prices.
+        peak_flops: peak FLOP/s of one chip; None: the maker's dense bfloat16 figure.
+        teacher_k: K of the corpus.
+        questions: number of questions of an evaluation.
     """
 
     gin_files: tuple[str, ...]
@@ -63,23 +63,23 @@ class Row:
 
     Attributes:
         kind: "train" or "evaluate".
-        topology: as written.
-        chips: how many.
-        source: who says what memory it takes.
-        mesh: chips along each axis.
-        batch_size: rows of the global batch.
-        microbatches: parts it is gone through in.
-        lengths: of inputs and targets.
-        optimizer: its name, or the decoding method.
-        remat_policy: what the layers keep for the backward pass.
-        parameters: numbers in the weights.
-        verdict: the compiler's.
-        hbm_bytes: of one chip.
-        flops: model FLOPs of a step (a batch decoded, for an evaluation).
-        steps: of the whole run.
-        step_seconds: at the assumed utilisation; None without a peak.
-        hours: of all steps.
-        price: of the whole run, if a price was given.
+        topology: the topology as written.
+        chips: number of chips.
+        source: the compiler that reported the memory.
+        mesh: number of chips along each axis.
+        batch_size: sequences of the global batch.
+        microbatches: number of microbatches.
+        lengths: lengths of inputs and targets.
+        optimizer: name of the optimizer, or the decoding method.
+        remat_policy: which activations are stored for the backward pass.
+        parameters: number of parameters.
+        verdict: the compilation result.
+        hbm_bytes: memory of one chip.
+        flops: model FLOPs of a step (of decoding one batch, for an evaluation).
+        steps: number of steps of the whole run.
+        step_seconds: seconds per step at the assumed MFU; None without a peak.
+        hours: duration of all steps.
+        price: price of the whole run, if a price was given.
     """
 
     kind: str
@@ -113,15 +113,12 @@ def train_row(request: Request, *, cache: bool = True, **overrides: Any) -> Row:
     """Compiles the training step of one variant of the recipe.
 
     Args:
-        request: what and for which chips.
-        cache: whether an earlier answer will do.
+        request: recipe, topology and assumptions.
+        cache: whether to use cached compilation results.
         **overrides: macros to set, such as BATCH_SIZE=64.
 
-    Returns:
-        Its row.
-
     Raises:
-        InputError: the configuration is wrong, or there is no compiler.
+        InputError: the configuration is invalid, or there is no compiler.
     """
     from specialize.training.loop import train
 
@@ -153,16 +150,8 @@ def train_row(request: Request, *, cache: bool = True, **overrides: Any) -> Row:
 def evaluate_row(request: Request, *, cache: bool = True, **overrides: Any) -> Row:
     """Compiles the decoding of one batch for one variant of the recipe.
 
-    Args:
-        request: what and for which chips.
-        cache: whether an earlier answer will do.
-        **overrides: macros to set, such as EVAL_BATCH_SIZE=64.
-
-    Returns:
-        Its row; `flops` of a batch whose texts all have the greatest length.
-
-    Raises:
-        InputError: the configuration is wrong, or there is no compiler.
+    Arguments and errors are those of `train_row`; `flops` are those of a batch whose
+    texts all have the maximum length.
     """
     from specialize.evaluation import evaluate
 
@@ -173,7 +162,7 @@ def evaluate_row(request: Request, *, cache: bool = True, **overrides: Any) -> R
         arguments["model"], spec, devices, mesh=arguments.get("mesh")
     )
     lengths = {"inputs": spec.input_length, "targets": spec.output_length}
-    # Every token reads the decoder's weights once; nothing decodes faster than that.
+    # Every token reads the decoder's weights once: a lower bound of the time.
     read = lengths["targets"] * lowered.decoder / request.topology.chip.bandwidth
     return _row(
         request,
@@ -194,10 +183,10 @@ def evaluate_row(request: Request, *, cache: bool = True, **overrides: Any) -> R
 def _arguments(
     request: Request, command: str, function: Any, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the configuration, with some macros replaced, binds to a function."""
+    """The arguments that the configuration, with `overrides`, binds to a function."""
     bindings = [*request.bindings, *(f"{k} = {v!r}" for k, v in overrides.items())]
     if request.topology.compiler == "tpu":
-        # "auto" goes by the backend that runs, which is this host's.
+        # "auto" would choose by this host's backend.
         bindings.append("T5Config.embedding_lookup = 'one_hot'")
     configuration.parse(
         request.gin_files,
@@ -211,7 +200,7 @@ def _arguments(
 
 
 def _forward(model: Any, rows: int, lengths: Mapping[str, int]) -> float:
-    """Model FLOPs of a forward pass; decoding with a cache needs as many."""
+    """Model FLOPs of a forward pass, or of decoding with a cache."""
     sizes = lengths["inputs"], lengths["targets"]
     return throughput.training_flops(model.module.config, rows, *sizes) / 3
 
@@ -228,7 +217,7 @@ def _row(
     topology, compiled_for = request.topology, topologies.stand_in(request.topology)
     network = model.module.config
     mesh = dict(lowered.mesh.shape)
-    _say(
+    say(
         f"{topology.text}: {lowered.num_params / 1e6:,.0f}M parameters, mesh {mesh}, "
         f"batch {known['batch_size']}, remat {network.remat_policy}: compiling"
     )
@@ -241,10 +230,11 @@ def _row(
     peak = request.peak_flops or topology.chip.peak_flops
     seconds = known["flops"] / (topology.chips * peak * request.mfu)
     seconds = None if math.isnan(seconds) else max(seconds, least_seconds)
-    hours = None if seconds is None else seconds * known["steps"] / 3600
-    price = None
-    if request.price is not None and hours is not None:
-        price = hours * topology.chips * request.price
+    hours = price = None
+    if seconds is not None:
+        hours = seconds * known["steps"] / 3600
+        if request.price is not None:
+            price = hours * topology.chips * request.price
     return Row(
         topology=topology.text,
         chips=topology.chips,
@@ -259,7 +249,3 @@ def _row(
         price=price,
         **known,
     )
-
-
-def _say(text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

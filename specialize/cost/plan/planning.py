@@ -1,8 +1,8 @@
-"""Does it fit, on what, for how long, at what price: asked before anything is booked.
+"""Plans a run: whether it fits, how long it takes and what it costs.
 
-A plan compiles the step that a recipe would run, for chips that need not be there, and
-reads the memory off the compiler. Time and money are arithmetic on an assumed
-utilisation, and are labelled so. Nothing in a plan has been measured on the chips.
+A plan compiles the step that a recipe would run, for chips that need not be present,
+and reports the memory from the compiler. Time and price are computed from an assumed
+MFU and are labelled so. Nothing in a plan was measured on the chips.
 """
 
 import dataclasses
@@ -16,20 +16,20 @@ from specialize.cost.plan.estimates import Request, Row
 from specialize.errors import InputError
 from specialize.student.network import architecture
 
-# From the least repeated arithmetic to the least memory.
+# From the least recomputation to the least memory.
 REMAT_POLICIES = tuple(architecture.REMAT_POLICIES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What was found.
+    """The result of planning.
 
     Attributes:
-        as_written: the recipe as it stands.
-        cheapest: the same with the cheapest remat policy that fits; None if none does
-            or it was not looked for.
-        largest: that with the largest batch that fits; None likewise.
-        assumptions: of the arithmetic.
+        as_written: the recipe without changes.
+        cheapest: the recipe with the cheapest remat policy that fits; None if none
+            fits or none was searched for.
+        largest: `cheapest` with the largest batch that fits, or None likewise.
+        assumptions: assumptions of the computed time and price.
     """
 
     as_written: Row
@@ -57,20 +57,17 @@ def plan(
     """Plans a run.
 
     Args:
-        request: what and for which chips.
+        request: recipe, topology and assumptions.
         command: "train" or "evaluate".
-        search: whether to look for the cheapest remat policy (of training) and the
+        search: whether to search for the cheapest remat policy (of training) and the
             largest batch.
-        cache: whether earlier answers of the compiler will do.
-
-    Returns:
-        The plan.
+        cache: whether to use cached compilation results.
 
     Raises:
-        InputError: the configuration is wrong, or there is no compiler for the chips.
+        InputError: the configuration is invalid, or there is no compiler for the chips.
     """
     if not 0 < request.mfu <= 1:
-        raise InputError(f"--mfu {request.mfu}: a share between 0 and 1 is meant.")
+        raise InputError(f"--mfu {request.mfu}: give a share above 0 and up to 1.")
     topologies.prepare(topologies.stand_in(request.topology))
     ask = {"train": estimates.train_row, "evaluate": estimates.evaluate_row}[command]
     ask = functools.partial(ask, request, cache=cache)
@@ -96,17 +93,14 @@ def plan(
 
 
 def cheapest_remat(ask: Callable[..., Row], written: Row) -> Row | None:
-    """The policy that repeats least arithmetic among those that fit.
+    """The row of the policy with the least recomputation that fits, or None.
 
-    Policies are ordered by what they keep, so that "fits" changes once along them:
-    three compilations decide between six.
+    Policies are ordered by memory, so "fits" changes once along them: three
+    compilations decide between six.
 
     Args:
         ask: compiles a variant.
-        written: the recipe as it stands, whose policy needs no asking.
-
-    Returns:
-        Its row, or None if not even the most sparing policy fits.
+        written: the row of the recipe without changes.
     """
     known = {written.remat_policy: written}
 
@@ -134,16 +128,16 @@ def cheapest_remat(ask: Callable[..., Row], written: Row) -> Row | None:
 def largest_batch(ask: Callable[..., Row], base: Row) -> Row | None:
     """The largest batch that fits with the remat policy of `base`.
 
-    Memory grows nearly linearly with the batch: two answers predict the limit, and
-    the prediction is compiled, going down by one unit while it does not fit. A unit is
-    the batch that gives every shard one more row.
+    Memory grows nearly linearly with the batch: two results predict the limit, and
+    the prediction is compiled and reduced by one unit while it does not fit. A unit is
+    one more sequence per microbatch on every array shard of the batch.
 
     Args:
         ask: compiles a variant.
         base: a row that fits.
 
     Returns:
-        The row of the largest batch, `base` itself if no larger one fits.
+        The row of the largest batch, which is `base` if no larger one fits.
     """
     if math.isinf(base.hbm_bytes) or base.verdict.used is None:
         return None

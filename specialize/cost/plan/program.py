@@ -1,7 +1,7 @@
 """The program of a recipe, lowered for devices that need not exist.
 
-Nothing here is a model of training: the state, its shardings, the step and the way it
-is jitted are those of `training.loop`, with shapes in the place of arrays.
+The state, its shardings, the step and its jit options are those of `training.loop`,
+with shapes instead of arrays.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from specialize.training.optimization.optimizers import make_optimizer
 from specialize.training.optimization.spec import OptimizerSpec
 from specialize.training.optimization.state import lower_step, plan_state
 
-# Alternatives a position that the published corpora keep.
+# K of the published corpora.
 TEACHER_K = 5
 
 
@@ -35,9 +35,9 @@ class Memory:
     Attributes:
         params: float32 master weights.
         optimizer: the rest of the state.
-        batch: the step's input.
-        temporaries: everything that lives only during the step: gradients, what the
-            backward pass keeps, gathered weights, and outputs that reuse no input.
+        batch: the input of the step.
+        temporaries: everything that exists only during the step: gradients, stored
+            activations, gathered weights, and outputs that reuse no input.
         program: the compiled code.
     """
 
@@ -49,7 +49,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum."""
         return sum(dataclasses.astuple(self))
 
 
@@ -58,12 +58,12 @@ class Program:
     """A lowered step.
 
     Attributes:
-        lowered: of `jax.jit(...).lower(...)`.
-        mesh: what it was lowered for.
+        lowered: result of `jax.jit(...).lower(...)`.
+        mesh: the mesh that it was lowered for.
         params: bytes of weights on one chip.
         state: bytes of weights and optimizer on one chip.
         batch: bytes of input on one chip.
-        num_params: numbers in the weights.
+        num_params: number of parameters.
         decoder: bytes of weights on one chip that each decoded token reads.
     """
 
@@ -86,20 +86,16 @@ def train_program(
     rules: sharding.Rules = sharding.DEFAULT_RULES,
     teacher_k: int = TEACHER_K,
 ) -> Program:
-    """Lowers the training step of a configuration.
+    """Lowers the training step of a configuration, without compiling it.
 
     Args:
-        model: as `training.loop.train.train` takes it, like `data`, `optimizer`,
-            `mesh` and `rules`.
+        model: the student, as for `training.loop.train.train`.
         data: lengths and sizes of the batches.
         optimizer: the optimizer and its schedule.
-        devices: what to lower for; of a real or a described topology.
+        devices: devices of a real or a described topology.
         mesh: the device mesh.
-        rules: logical axes to mesh axes.
+        rules: the sharding rules.
         teacher_k: K of the corpus.
-
-    Returns:
-        The step, lowered but not compiled.
 
     Raises:
         InputError: mesh, batch and microbatches do not fit each other.
@@ -117,7 +113,7 @@ def train_program(
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
         for name, leaf in shapes.items()
     }
-    # Arrays of the right shape that occupy one number each.
+    # Arrays of the right shape that use the memory of one number each.
     hollow = {
         name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
         for name, leaf in shapes.items()
@@ -140,16 +136,10 @@ def train_program(
 def decode_program(
     model: Any, spec: DecodingSpec, devices: Sequence[Any], *, mesh: Any = None
 ) -> Program:
-    """Lowers the decoding of one batch of prompts of the greatest length.
+    """Lowers the decoding of one batch of prompts of the maximum length.
 
-    Args:
-        model: the student.
-        spec: how texts are generated.
-        devices: what to lower for.
-        mesh: the device mesh, in any spelling of `specialize.mesh`.
-
-    Returns:
-        The program `inference.engine` runs a batch with, lowered but not compiled.
+    It is the program of `inference.engine`. Arguments are those of `train_program`;
+    `spec` says how texts are generated.
 
     Raises:
         InputError: mesh and batch do not fit each other.
@@ -177,12 +167,7 @@ def decode_program(
 
     def run(params: Any, batch: jax.Array, key: jax.Array) -> Any:
         return decoding.generate(
-            model.module,
-            params,
-            batch,
-            spec,
-            max_length=spec.output_length,
-            rng=key,
+            model.module, params, batch, spec, max_length=spec.output_length, rng=key
         )
 
     with jax.set_mesh(mesh):
@@ -199,11 +184,9 @@ def decode_program(
 
 
 def _placed(tree: Any, shardings: Any) -> Any:
-    """Shapes with where they lie."""
+    """Shapes with their shardings."""
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=place
-        ),
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
         tree,
         shardings,
     )
@@ -215,9 +198,9 @@ def batch_shapes(
     """Shapes and types of a training batch, as the packer makes them.
 
     Args:
-        lengths: of the task's features; "inputs" and "targets" at least.
-        rows: B.
-        packed: whether rows hold several examples.
+        lengths: lengths of the task's features; "inputs" and "targets" at least.
+        rows: B, the number of sequences.
+        packed: whether sequences hold several examples.
         teacher_k: K, or 0 for a corpus without a teacher.
     """
     features: dict[str, np.ndarray] = {
@@ -243,7 +226,7 @@ def batch_shapes(
 
 
 def bytes_per_chip(tree: Any) -> int:
-    """Bytes that the shards of a tree of shaped, sharded leaves take on one chip."""
+    """Bytes on one chip of a tree of leaves with shapes and shardings."""
 
     def size(leaf: Any) -> int:
         shape = leaf.shape

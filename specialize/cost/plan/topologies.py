@@ -1,13 +1,14 @@
-"""Topologies, numbers of chips in a shape, and how to compile for them.
+"""Topologies (a kind, number and shape of chips), and devices to compile for.
 
 A topology is written KIND:SHAPE. TPU slices are described by their chips along each
-axis of the torus ("v5e:16x4", "v5p:4x4x4"), GPUs and CPUs by their number
-("h200:8", "cpu:8"). libtpu compiles for a slice without one; a GPU compiler needs the
-GPU's plug-in, so GPU rows are modelled, and say so.
+axis of the torus ("v5e:16x4", "v5p:4x4x4"), GPUs and CPUs by their number ("h200:8",
+"cpu:8"). libtpu compiles for a slice without having it; a GPU compiler needs the GPU's
+plug-in, so GPU rows are modelled and labelled so.
 """
 
 import dataclasses
 import importlib.util
+import math
 import os
 import re
 from typing import Any
@@ -21,9 +22,9 @@ class Topology:
     """Some chips of one kind.
 
     Attributes:
-        text: as given.
-        chip: their kind.
-        shape: along each axis.
+        text: the topology as written.
+        chip: the kind of chip.
+        shape: number of chips along each axis.
     """
 
     text: str
@@ -32,39 +33,33 @@ class Topology:
 
     @property
     def chips(self) -> int:
-        """How many there are."""
-        total = 1
-        for size in self.shape:
-            total *= size
-        return total
+        """Number of chips."""
+        return math.prod(self.shape)
 
     @property
     def compiler(self) -> str:
-        """Who says what a program needs: "tpu", "cpu", or "modelled"."""
+        """The compiler that reports the memory: "tpu", "cpu", or "modelled"."""
         if self.chip.axes:
             return "tpu"
         return "cpu" if self.chip.name == "cpu" else "modelled"
 
 
 def parse(text: str) -> Topology:
-    """Reads a topology.
-
-    Args:
-        text: "v5e:16x4", "v5p:4x4x4", "v4:2x2x1", "h200:8", "cpu:8".
+    """Reads a topology such as "v5e:16x4", "v5p:4x4x4", "v4:2x2x1" or "h200:8".
 
     Raises:
-        InputError: unknown chip, or a shape it cannot have.
+        InputError: the chip is unknown, or it does not have such shapes.
     """
     kind, _, shape = text.strip().lower().partition(":")
     if kind not in PLANNED:
         raise InputError(
-            f"topology {text!r}: the chip is none of {', '.join(PLANNED)}. Write for "
-            "example v5e:16x4, v5p:4x4x4, h200:8 or cpu:8."
+            f"topology {text!r}: the chip must be one of {', '.join(PLANNED)}. Write "
+            "for example v5e:16x4, v5p:4x4x4, h200:8 or cpu:8."
         )
     chip = PLANNED[kind]
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
         raise InputError(
-            f"topology {text!r}: {shape!r} is no shape. Write for example {kind}:"
+            f"topology {text!r}: {shape!r} is not a shape. Write for example {kind}:"
             f"{'x'.join('4' * max(chip.axes, 1))}."
         )
     sizes = tuple(int(size) for size in shape.split("x"))
@@ -78,13 +73,13 @@ def parse(text: str) -> Topology:
 
 
 def stand_in(topology: Topology) -> Topology:
-    """Chips whose compiler is asked where a topology has none here.
+    """The topology to compile for: v5p chips in the place of GPUs.
 
-    A v5p has the memory to hold what one GPU of today holds, and its compiler shards,
-    fuses and plans buffers for the same mesh; what it says of a GPU is a model.
+    A v5p has as much memory as one GPU of today, and its compiler shards, fuses and
+    plans buffers for the same mesh; for a GPU its result is a model.
 
     Raises:
-        InputError: a number of GPUs that no v5p slice has.
+        InputError: no v5p slice has this number of chips.
     """
     if topology.compiler != "modelled":
         return topology
@@ -98,20 +93,20 @@ def stand_in(topology: Topology) -> Topology:
 
 
 def prepare(topology: Topology) -> None:
-    """Sets the process up for planning; call it before anything touches a device.
+    """Prepares the process for planning; call it before anything uses a device.
 
-    Planning never uses an accelerator that happens to be here: the host alone runs,
-    and libtpu must not look for a TPU or ask a metadata server about one.
+    Planning never uses an accelerator of this machine: only the host runs, and libtpu
+    must not look for a TPU or ask a metadata server about one.
 
     Raises:
-        InputError: JAX has been initialised with fewer CPU devices than asked for.
+        InputError: JAX was initialised with fewer CPU devices than needed.
     """
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    # Otherwise it asks the machine which TPU it has, and complains that it has none.
+    # Otherwise libtpu asks the machine for its TPU, and complains that it has none.
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    # Its log is for its authors; its errors come as exceptions.
+    # Its log is for its developers; errors are raised as exceptions.
     os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "4")
     os.environ.setdefault("TPU_MIN_LOG_LEVEL", "4")
     import jax
@@ -129,11 +124,11 @@ def prepare(topology: Topology) -> None:
 
 
 def devices(topology: Topology) -> list[Any]:
-    """Devices to compile for, one a chip.
+    """Devices to compile for, one per chip.
 
     Raises:
-        InputError: libtpu is not installed, or knows no such slice; or a GPU, for
-            which there is no compiler here.
+        InputError: libtpu is not installed or does not support the slice, or the
+            topology has GPUs, for which there is no compiler here.
     """
     import jax
 
@@ -154,10 +149,10 @@ def devices(topology: Topology) -> list[Any]:
         )
     from jax.experimental import topologies
 
-    # A v4 chip has two cores; as "megacore" they are one device, as in production.
-    options: dict[str, Any] = (
-        {"chip_config_name": "megacore"} if topology.chip.name == "v4" else {}
-    )
+    options: dict[str, Any] = {}
+    if topology.chip.name == "v4":
+        # The two cores of a chip are one device, as in production.
+        options["chip_config_name"] = "megacore"
     shape = (*topology.shape, 1, 1)[:3]
     # libtpu's default host has 2 x 2 chips; a slice of one chip has a host of one.
     options["chips_per_host_bounds"] = [min(2, n) for n in shape[:2]] + [1]
@@ -167,14 +162,14 @@ def devices(topology: Topology) -> list[Any]:
             topology_name=f"{topology.chip.name}:{'x'.join(map(str, topology.shape))}",
             **options,
         )
-    except Exception as error:  # libtpu raises whatever its C++ threw
+    except Exception as error:  # libtpu raises many types
         raise InputError(
-            f"libtpu knows no slice {topology.text!r}: {str(error).splitlines()[0]}"
+            f"libtpu has no slice {topology.text!r}: {str(error).splitlines()[0]}"
         ) from error
     found = list(described.devices)
     if len(found) != topology.chips:
         raise InputError(
-            f"{topology.text} has {topology.chips} chips but libtpu shows {len(found)} "
-            "devices; plan for another shape."
+            f"{topology.text} has {topology.chips} chips but libtpu has {len(found)} "
+            "devices for it. Plan for another shape."
         )
     return found
