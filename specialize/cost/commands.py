@@ -129,7 +129,7 @@ COLUMNS = (
     "params",
     "optimizer",
     "temporaries",
-    "a chip",
+    "per chip",
     "fits",
     "TFLOP/step",
     "s/step",

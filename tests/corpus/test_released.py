@@ -211,7 +211,7 @@ def test_references_and_extension_codes_are_refused(tmp_path):
 
     with open(tmp_path / "persistent.pkl", "wb") as file:
         Outside(file).dump(["x"])
-    with pytest.raises(InputError, match="outside it"):
+    with pytest.raises(InputError, match="outside the file"):
         safe_pickle.load(tmp_path / "persistent.pkl")
     copyreg.add_extension("posix", "system", 240)
     try:

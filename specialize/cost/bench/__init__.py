@@ -1,1 +1,1 @@
-"""What a step, a batch or a decoded text costs: measured."""
+"""Measures the time and memory of a step, a batch or a decoded text."""

@@ -169,7 +169,7 @@ def decode(shape: BenchShape) -> Case:
     inputs = packed_batch(shape)["encoder_input_tokens"]
     tokens = jnp.asarray(np.where(inputs == 0, 5, inputs))
     sides = ("encoder_input_tokens", "decoder_input_tokens")
-    shapes = dict.fromkeys(sides, tokens.shape)
+    shapes: dict[str, Any] = dict.fromkeys(sides, tokens.shape)
     make = jax.jit(lambda key: model.get_initial_variables(key, shapes)["params"])
     params = make(jax.random.key(0))
     decoder = jax.jit(
