@@ -197,8 +197,8 @@ def test_a_gpus_stand_in_has_as_many_chips():
         ("v7:4x4", "v5e, v5p"),
         ("v5e:4x4x4", "2 number"),
         ("v4:8", "3 number"),
-        ("v5e:4by4", "no shape"),
-        ("cpu:0", "no shape"),
+        ("v5e:4by4", "not a shape"),
+        ("cpu:0", "not a shape"),
     ],
 )
 def test_a_topology_that_cannot_be_is_refused(text, said):
