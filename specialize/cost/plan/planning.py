@@ -67,7 +67,7 @@ def plan(
         InputError: the configuration is invalid, or there is no compiler for the chips.
     """
     if not 0 < request.mfu <= 1:
-        raise InputError(f"--mfu {request.mfu}: give a share above 0 and up to 1.")
+        raise InputError(f"--mfu {request.mfu}: give a share between 0 and 1.")
     topologies.prepare(topologies.stand_in(request.topology))
     ask = {"train": estimates.train_row, "evaluate": estimates.evaluate_row}[command]
     ask = functools.partial(ask, request, cache=cache)
