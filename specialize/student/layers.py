@@ -1,10 +1,9 @@
-"""The plain parts of T5: projections, embedding, gated MLP, RMS norm.
+"""The layers of T5 except attention: projection, embedding, gated MLP, RMS norm.
 
-Parameter names, shapes, initialisers and logical axes, here and in `attention` and
-`relative_bias`, are those of T5X's network, so that its checkpoints (and Hugging
-Face's, by `checkpoints.names`) need no renaming. What is ours is the arithmetic around
-them: scores, softmax and norms in float32 whatever the compute type, position biases
-without a one-hot tensor, and the cached step.
+Parameter names, shapes, initialisers and logical axes, here and in `attention`, are
+those of T5X's network: its checkpoints need no renaming (Hugging Face's are renamed by
+`checkpoints.names`). The arithmetic is ours: scores, softmax and norms are always
+float32, position biases need no one-hot tensor, and a decoding step reads a cache.
 """
 
 import functools
@@ -19,7 +18,7 @@ from flax.linen import partitioning, spmd
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-# What T5X resolves by name in flax.linen, plus the names Hugging Face gives the same.
+# The names by which T5X finds activations in flax.linen, and those of Hugging Face.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda x: x,
     "relu": nn.relu,
@@ -35,7 +34,7 @@ _mlp_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Names the axes of `x`; under a mesh and axis rules this shards it."""
+    """Names the axes of `x`, which shards it under a mesh and sharding rules."""
     return spmd.with_logical_constraint(x, axes)
 
 
@@ -43,11 +42,11 @@ class Dense(nn.Module):
     """A matrix without bias: [..., fan_in] -> [..., features].
 
     Attributes:
-        features: the size of the last axis of the result.
+        features: size of the result's last axis.
         axes: logical names of the kernel's two axes.
-        dtype: the type of the operands.
-        init: the kernel's initialiser.
-        out_dtype: the type of the result; sums are kept in it.
+        dtype: type of the operands.
+        init: initialiser of the kernel.
+        out_dtype: type of the sums and of the result. None: that of the operands.
     """
 
     features: int
@@ -66,9 +65,9 @@ class Dense(nn.Module):
             jnp.float32,
             axes=self.axes,
         )
-        # One axis of tokens, not two: the kernel's gradient is then a plain product.
-        # Over two axes XLA transposes the cotangent first, which takes a CPU longer
-        # than the product itself (a gated MLP's gradient: 2.5 times as long).
+        # With one axis of tokens the kernel's gradient is a plain product. With two
+        # axes XLA transposes the cotangent first, which takes longer on a CPU than the
+        # product itself (the gradient of a gated MLP takes 2.5 times as long).
         tokens = inputs.astype(self.dtype).reshape(-1, inputs.shape[-1])
         result = jnp.matmul(
             tokens,
@@ -79,14 +78,14 @@ class Dense(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean(x²) + epsilon) · scale, in float32; neither mean nor bias."""
+    """x / sqrt(mean(x²) + epsilon) · scale, computed in float32."""
 
     dtype: Any = jnp.float32
     epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        """Returns the normalised rows in `dtype`."""
+        """Returns the normalised vectors in `dtype`."""
         scale = partitioning.param_with_axes(
             "scale", nn.initializers.ones, (x.shape[-1],), jnp.float32, axes=("embed",)
         )
@@ -99,14 +98,14 @@ class RMSNorm(nn.Module):
 
 
 class Embed(nn.Module):
-    """The token table: rows by id, and its transpose as a tied output head.
+    """The embedding matrix; its transpose is the output head if the head is tied.
 
     Attributes:
-        rows: number of embeddings.
-        features: their size D.
-        dtype: type of the looked-up rows.
-        lookup: "gather", or "one_hot" for a matrix product with a one-hot matrix, which
-            a TPU with a sharded vocabulary does faster and a CPU 29 % slower; "auto"
+        rows: number of embedding rows.
+        features: size D of a row.
+        dtype: type of the returned rows.
+        lookup: "gather", or "one_hot" for a product with a one-hot matrix, which is
+            faster on a TPU with a sharded vocabulary and 29 % slower on a CPU; "auto"
             chooses by `jax.default_backend()`.
     """
 
@@ -116,7 +115,7 @@ class Embed(nn.Module):
     lookup: str = "auto"
 
     def setup(self):
-        """Declares the table."""
+        """Declares the matrix."""
         self.embedding = partitioning.param_with_axes(
             "embedding",
             nn.initializers.normal(stddev=1.0),
@@ -126,7 +125,7 @@ class Embed(nn.Module):
         )
 
     def __call__(self, ids: Int[Array, "B L"]) -> Float[Array, "B L D"]:
-        """Returns the rows of `ids`; gather gives NaN for an id outside the table."""
+        """Returns the rows of `ids`; "gather" gives NaN for an id out of range."""
         lookup = self.lookup
         if lookup == "auto":
             lookup = "one_hot" if jax.default_backend() == "tpu" else "gather"
@@ -149,11 +148,11 @@ class Embed(nn.Module):
 
 
 class MLP(nn.Module):
-    """act(x W) W', or the product of several activations (gated) before W'.
+    """act(x W) W'; a gated MLP multiplies several act(x W) before W'.
 
     Attributes:
-        hidden: the inner size.
-        activations: one name per inner matrix: ("relu",), ("gelu", "linear"), ...
+        hidden: inner size.
+        activations: name of each inner matrix's activation, as ("gelu", "linear").
         dtype: type of the operands.
         dropout_rate: dropout of the inner activations, one mask for all positions.
     """

@@ -1,7 +1,7 @@
-"""`Student`: network, loss and decoding, as T5X and our engine ask for them.
+"""`Student`: network, loss and decoding in one object.
 
 It follows the model contract of T5X by duck typing: the same object trains on both
-engines. Our own calls `loss_sums`, which does not divide; T5X calls `loss_fn`.
+engines. Our engine calls `loss_sums`, which does not divide; T5X calls `loss_fn`.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from specialize.student.network.transformer import Transformer, head_kernel
 
 Batch = Mapping[str, Array]
 
-# Optional keys of a batch and the arguments of the network they become.
+# Optional keys of a batch; the network has arguments of the same names.
 _PACKING = (
     "encoder_segment_ids",
     "decoder_segment_ids",
@@ -28,20 +28,32 @@ _PACKING = (
     "decoder_positions",
 )
 
-# T5X's names of what the loss sum is divided by.
+# T5X's names of the number by which the loss sum is divided.
 _NORMALIZERS = ("NUM_REAL_TARGET_TOKENS", "NUM_TOTAL_TARGET_TOKENS")
 
 
 class Student:
     """A T5 that learns from sparse teacher distributions.
 
-    Attributes:
+    Args:
         module: the network.
-        optimizer_def: for T5X; our engine has its own.
-        loss: what `loss_sums` measures.
-        decoding: how `predict_batch` generates ids.
+        input_vocabulary: SeqIO vocabulary of the inputs, which T5X compares with the
+            task's. Our engine does not use it.
+        output_vocabulary: SeqIO vocabulary of the targets, likewise.
+        optimizer_def: optimizer of T5X; our engine has its own.
+        feature_converter_cls: SeqIO feature converter, with which T5X makes batches.
+        loss: the objective of `loss_sums`.
+        fused: whether the loss applies the output head itself, chunk by chunk, so that
+            logits [B L V] never exist. The result is the same.
+        loss_normalizing_factor: divisor of `loss_fn`, as in T5X: None (the sum), a
+            number, "NUM_REAL_TARGET_TOKENS" (the batch's weights) or
+            "NUM_TOTAL_TARGET_TOKENS" (padding included).
+        decoding: how `predict_batch` generates ids. It returns [B n L] for several
+            sequences per input.
         eos_id: the id that ends a sequence.
-        FEATURE_CONVERTER_CLS: makes batches; T5X calls it.
+
+    Raises:
+        InputError: an unknown `loss_normalizing_factor`.
     """
 
     FEATURE_CONVERTER_CLS: Any = None
@@ -60,28 +72,6 @@ class Student:
         decoding: GenerationSpec = GenerationSpec(),
         eos_id: int = 1,
     ):
-        """Binds a network to its loss and its way of decoding.
-
-        Args:
-            module: the network.
-            input_vocabulary: SeqIO vocabulary of the inputs, which T5X compares with
-                the task's; None where nobody asks.
-            output_vocabulary: the same for the targets.
-            optimizer_def: T5X's optimizer.
-            feature_converter_cls: SeqIO feature converter.
-            loss: the objective.
-            fused: whether the loss applies the output head itself, chunk by chunk, so
-                that [B L V] logits never exist. The result is the same.
-            loss_normalizing_factor: T5X's convention, `loss_fn` only: None (the sum),
-                a number, "NUM_REAL_TARGET_TOKENS" (the batch's weights) or
-                "NUM_TOTAL_TARGET_TOKENS" (padding too).
-            decoding: how `predict_batch` generates ids. It returns [B n L] for several
-                sequences per input.
-            eos_id: the id that ends a sequence.
-
-        Raises:
-            InputError: an unknown `loss_normalizing_factor`.
-        """
         self.module = module
         self.input_vocabulary = input_vocabulary
         self.output_vocabulary = output_vocabulary
@@ -100,14 +90,14 @@ class Student:
         input_shapes: Mapping[str, Any],
         input_types: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Returns fresh {"params", "params_axes"} for batches of these shapes.
+        """Returns initial {"params", "params_axes"} for batches of these shapes.
 
         Args:
-            rng: key of the initial values.
-            input_shapes: of the batch, by key; only the tokens' matter.
-            input_types: accepted for T5X; tokens are int32.
+            rng: random key.
+            input_shapes: shapes of the batch by key; only those of the tokens are used.
+            input_types: ignored; tokens are int32.
         """
-        del input_types  # T5X's default says float32, for token ids too
+        del input_types  # T5X passes float32 by default, for token ids too
 
         def ones(key: str) -> Int[Array, "B L"]:
             return jnp.ones(tuple(input_shapes[key]), jnp.int32)
@@ -127,20 +117,18 @@ class Student:
         """Returns sums of loss, weight and metrics over the batch's target positions.
 
         Args:
-            params: of the network.
-            batch: SeqIO's encoder-decoder features and, of a distillation,
+            params: parameters of the network.
+            batch: SeqIO's encoder-decoder features and, for distillation,
                 `decoder_teacher_ids` [B L K], `decoder_teacher_probs` [B L K],
                 `decoder_teacher_tail` [B L] and `decoder_format_ids` [B L]. Without
                 teacher rows the loss is the cross-entropy.
-            dropout_rng: drops out if given.
+            dropout_rng: random key of dropout. None: no dropout.
 
         Raises:
-            InputError: only some of the teacher's keys are there.
+            InputError: the batch has only some of the teacher's keys.
         """
         targets = batch["decoder_target_tokens"]
-        weights = batch.get("decoder_loss_weights")
-        if weights is None:
-            weights = targets > 0
+        weights = batch.get("decoder_loss_weights", targets > 0)
         teacher = tuple(
             batch.get(f"decoder_teacher_{part}") for part in ("ids", "probs", "tail")
         )
@@ -160,7 +148,7 @@ class Student:
     def loss_fn(
         self, params: PyTree, batch: Batch, dropout_rng: jax.Array | None
     ) -> tuple[Float[Array, ""], dict[str, Any]]:
-        """Returns (loss, clu metrics); divides as `loss_normalizing_factor` says."""
+        """Returns (loss over `loss_normalizing_factor`, clu metrics)."""
         from clu import metrics as clu_metrics
 
         average: Any = clu_metrics.Average
@@ -182,31 +170,29 @@ class Student:
     def eval_fn(
         self, params: PyTree, batch: Batch
     ) -> tuple[Float[Array, ""], dict[str, Any]]:
-        """Returns `loss_fn` without dropout."""
+        """Returns what `loss_fn` returns without dropout."""
         return self.loss_fn(params, batch, None)
 
     def predict_batch(
         self, params: PyTree, batch: Batch, rng: jax.Array | None = None
     ) -> Int[Array, "B L"] | Int[Array, "B n L"]:
-        """Returns decoded ids, as long as the batch's decoder features."""
+        """Returns decoded ids; L is the length of the batch's decoder features."""
         return self._generate(params, batch, rng).tokens
 
     def predict_batch_with_aux(
         self, params: PyTree, batch: Batch, rng: jax.Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """Returns decoded ids and {"scores"}: their log-probabilities in nats."""
+        """Returns decoded ids and {"scores": their log-probabilities in nats}."""
         generated = self._generate(params, batch, rng)
         return generated.tokens, {"scores": generated.scores}
 
     def score_batch(self, params: PyTree, batch: Batch) -> Float[Array, " B"]:
-        """Returns the log-probability of each row's targets, in nats."""
+        """Returns the log-probability of each sequence's targets, in nats."""
         logits = self._apply(params, batch, None)
         targets = batch["decoder_target_tokens"]
         chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         logprobs = chosen - jax.nn.logsumexp(logits, axis=-1)
-        weights = batch.get("decoder_loss_weights")
-        if weights is None:
-            weights = targets > 0
+        weights = batch.get("decoder_loss_weights", targets > 0)
         return jnp.sum(logprobs * weights.astype(jnp.float32), axis=-1)
 
     def _apply(
@@ -245,7 +231,7 @@ class Student:
 
 
 def _normalizer(factor: Any) -> Any:
-    """Returns None, a number or one of `_NORMALIZERS`; takes T5X's enumeration too."""
+    """Checks None, a number or one of `_NORMALIZERS`, also as T5X's enumeration."""
     name = getattr(factor, "name", factor)
     if isinstance(name, str):
         if name.upper() not in _NORMALIZERS:
@@ -255,7 +241,5 @@ def _normalizer(factor: Any) -> Any:
             )
         return name.upper()
     if factor is not None and not factor > 0:
-        raise InputError(
-            f"loss_normalizing_factor = {factor}; a number must be positive."
-        )
+        raise InputError(f"loss_normalizing_factor = {factor}; it must be above 0.")
     return factor

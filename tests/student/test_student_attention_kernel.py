@@ -228,9 +228,9 @@ def test_arrays_whose_places_need_more_than_32_bits_are_attended_plainly(monkeyp
 
 
 def test_heads_that_no_tile_takes_are_refused():
-    with pytest.raises(InputError, match="head_dim = 24; its tiles take heads of 16"):
+    with pytest.raises(InputError, match="head_dim = 24; its kernels need heads of 16"):
         dataclasses.replace(CONFIG, head_dim=24)
-    with pytest.raises(InputError, match="'flash' is unknown; it can be auto, fused"):
+    with pytest.raises(InputError, match="is 'flash', expected one of auto, fused"):
         dataclasses.replace(CONFIG, attention="flash")
 
 

@@ -1,4 +1,4 @@
-"""Attention: scores, softmax and mixture, and how much of them is held at a time."""
+"""Attention: scores, softmax and weighted values, whole or in blocks of queries."""
 
 import functools
 import math
@@ -19,8 +19,9 @@ from specialize.student.layers import Dense, constrain
 # Far below any score and far from overflow: masked keys get weight 0 exactly, and a
 # query whose keys are all masked gets a uniform mean instead of NaN.
 MASKED = -1e10
-# Without gradients a CPU attends in as many rows at a time as have scores of so many
-# bytes: they stay in its cache (32 rows of 704 tokens, 4 heads: 0.56 of the time).
+# Without gradients a CPU processes as many sequences at a time as have scores of this
+# many bytes, which stay in its cache (32 sequences of 704 tokens, 4 heads: 0.56 of the
+# time).
 CPU_SCORES = 16 * 2**20
 
 _init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -31,15 +32,15 @@ class Attention(nn.Module):
 
     Attributes:
         num_heads: H.
-        head_dim: d of one head; H·d may differ from the model's size.
-        features: D, the size of the result.
+        head_dim: size d of a head; H·d may differ from D.
+        features: size D of the result.
         dtype: type of the projections; scores and softmax are float32.
-        dropout_rate: dropout of the attention weights, one mask for all queries.
-        block: at most this many queries at a time, so that [B H Q K] scores never
-            exist whole, forward or backward; 0 takes all. The result is the same.
-        kind: "fused" for the kernels of `attention_kernel` (interpreted, hence slow,
-            where there is no GPU), "plain" for products that hold the scores; "auto"
-            fuses on a GPU in bfloat16 (`attention_fused.suits`).
+        dropout_rate: dropout rate of the attention weights, one mask for all queries.
+        block: largest number of queries at a time, so that scores [B H Q K] never exist
+            whole, forward or backward. 0: all. The result is the same.
+        kind: "fused" for the kernels of `gpu_kernels` (interpreted, hence slow, without
+            a GPU), "plain" for products that store the scores, "auto" for the faster of
+            the two (`fused_attention.suits`).
     """
 
     num_heads: int
@@ -63,10 +64,7 @@ class Attention(nn.Module):
         self.key = project(init=_init)
         self.value = project(init=_init)
         self.out = Dense(
-            self.features,
-            ("joined_kv", "embed"),
-            dtype=self.dtype,
-            init=_init,
+            self.features, ("joined_kv", "embed"), dtype=self.dtype, init=_init
         )
 
     def split_heads(self, x: Float[Array, "B L J"]) -> Float[Array, "B L H d"]:
@@ -95,11 +93,11 @@ class Attention(nn.Module):
         """Attends from `inputs` to `attended` where `mask` is true.
 
         Args:
-            inputs: whence.
-            attended: whither.
-            bias: what `RelativeBias` returned for the same numbers and `block`.
-            mask: which query may see which key.
-            deterministic: without dropout.
+            inputs: vectors from which the queries are made.
+            attended: vectors from which keys and values are made.
+            bias: result of `RelativeBias` for Q, K and `block`.
+            mask: whether a query sees a key.
+            deterministic: whether dropout is off.
         """
         queries = self.split_heads(self.query(inputs))
         keys, values = self.keys_values(attended)
@@ -107,16 +105,16 @@ class Attention(nn.Module):
             keep = 1.0 - self.dropout_rate
             shape = (queries.shape[0], self.num_heads, 1, keys.shape[1])
             drawn = jax.random.bernoulli(self.make_rng("dropout"), keep, shape)
-            # One mask for all queries drops a key's value as well as its weights, and
-            # values are smaller: nothing of the size of the scores is kept for it.
+            # With one mask for all queries, dropping a key's value does the same as
+            # dropping its weights, and values are smaller than scores.
             values = values * jnp.moveaxis(drawn.astype(self.dtype) / keep, 3, 1)
 
         fused = self.kind == "fused" or (
             self.kind == "auto" and fused_attention.suits(queries, keys)
         )
         if not fused:
-            # Heads beside the batch, as a batched product wants them: transposed once
-            # here instead of within every product, forward and backward.
+            # A batched product needs the heads after the batch. Transposing once here
+            # saves a transposition in every product, forward and backward.
             keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
         mix = functools.partial(_mix_fused if fused else _mix, keys, values)
 
@@ -147,10 +145,10 @@ def attend(
 ) -> Float[Array, "B H Q d"]:
     """Softmax(queries . keys + bias where mask) . values; scores and softmax float32.
 
-    Of arrays as large as the scores, the weights alone, in the operands' type, are
-    kept for the gradient, under the name "attention_weights" (`REMAT_POLICIES`); and
-    the products of the gradient take operands of that type too, where automatic
-    differentiation would give them float32.
+    Only one array of the scores' size is kept for the gradient: the weights, in the
+    operands' type, under the name "attention_weights" (`REMAT_POLICIES`). The products
+    of the gradient have operands of that type too; automatic differentiation would use
+    float32.
     """
     batch, heads, length, _ = queries.shape
     bytes_of_row = 4 * heads * length * keys.shape[2]
@@ -198,15 +196,15 @@ def _attend_forward(queries, keys, values, bias, mask):
     weights = _weights(queries, keys, bias, mask)
     weights = checkpoint_name(weights, "attention_weights")
     mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, values)
-    # Not the bias itself: a scan would keep a copy of it for every layer.
+    # A scan would keep a copy of the bias itself for every layer.
     biased = None if bias is None else jnp.zeros((0,), bias.dtype)
     return mixed, (queries, keys, values, weights, biased, mask)
 
 
 def _attend_backward(residuals, gradient):
     queries, keys, values, weights, biased, mask = residuals
-    # Both [d K] products: a CPU takes half the time of [K d], where the large operand
-    # is the one to be transposed.
+    # Both products are [d K]: for [K d] a CPU transposes the large operand and takes
+    # twice the time.
     d_values = jnp.einsum("bhqd,bhqk->bhdk", gradient, weights).swapaxes(2, 3)
     d_weights = jnp.einsum("bhqd,bhkd->bhqk", gradient, values).astype(jnp.float32)
     weights = weights.astype(jnp.float32)
@@ -236,11 +234,11 @@ def _in_blocks(
     *,
     fused: bool = False,
 ) -> Float[Array, "B Q H d"]:
-    """Applies `attend` to `block` queries after another.
+    """Applies `attend` to one block of queries after another.
 
-    Each block's scores are computed again in the backward pass: two small products
-    for a [B H Q K] that is never held. Fused attention holds none: there only the
-    block's bias is made again.
+    The backward pass computes each block's scores again, so that [B H Q K] is never
+    stored. With fused attention, which stores no scores, it computes only the block's
+    bias again.
     """
     length = queries.shape[1]
     blocks = length // block
@@ -256,7 +254,7 @@ def _in_blocks(
         first, queries, mask = parts
         bias = None
         if diagonals is not None:
-            # Of the distances 1 - Q ... K - 1, those that this block's queries have.
+            # Of the distances 1 - Q ... K - 1, those of this block's queries.
             count = diagonals.shape[1] - length + block
             own = jax.lax.dynamic_slice_in_dim(
                 diagonals, length - block - first, count, axis=1
@@ -268,7 +266,7 @@ def _in_blocks(
     parts = (block * jnp.arange(blocks), split(queries, 1), split(mask, 2))
     kept = ("attention_weights",) if fused else ()
     policy = jax.checkpoint_policies.save_only_these_names(*kept)
-    # Inside a loop nothing can merge the two computations; no barrier is needed.
+    # Inside a loop the compiler cannot merge the two computations.
     again = jax.checkpoint(one, prevent_cse=False, policy=policy)
     mixed = jax.lax.map(again, parts)
     return jnp.moveaxis(mixed, 0, 1).reshape(queries.shape)
@@ -282,14 +280,14 @@ def attention_mask(
     *,
     causal: bool = False,
 ) -> Bool[Array, "B 1 Q K"]:
-    """Returns which query may see which key.
+    """Returns whether a query sees a key.
 
     Args:
-        queries: true at real query positions; padding sees nothing.
-        keys: true at real keys.
-        query_segments: of packed rows, the example each query belongs to.
+        queries: true at query positions that are not padding; padding sees nothing.
+        keys: true at keys that are not padding.
+        query_segments: number of each query's example in a packed sequence.
         key_segments: the same for keys.
-        causal: only keys at or before the query's position.
+        causal: whether a query sees only keys at or before its position.
     """
     mask = queries[:, :, None] & keys[:, None, :]
     if query_segments is not None and key_segments is not None:

@@ -1,12 +1,12 @@
-"""Keys and values that a decoding step looks back at.
+"""The keys and values that a decoding step reads.
 
-Axes: B rows (prompts), N continuations of each (beams or samples), M = B N, H heads, T
-positions, d size of a head. The encoder's keys and values are kept once a row and
-shared by its continuations.
+Axes: B prompts, N continuations of each (beams or samples), M = B N, H heads, T
+positions, d size of a head. The encoder's keys and values are stored once per prompt
+and shared by its continuations.
 
-The axes of a cache are those of the batched product that reads it. With another one, of
-size 1 even, XLA writes each new position twice, once for the product and once for the
-next step, and copies the whole cache four times to do so (a CPU; half of a step).
+The axes of a cache are those of the batched product that reads it. With one more axis,
+even of size 1, XLA writes each new position twice, once for the product and once for
+the next step, and copies the whole cache four times (half of a step's time on a CPU).
 """
 
 from typing import NamedTuple
@@ -19,21 +19,21 @@ from specialize.student.attention.attention import MASKED
 
 
 class KeysValues(NamedTuple):
-    """Of one layer; of the encoder's states M = B: shared by all continuations."""
+    """Keys and values of one layer. M = B for those of the encoder."""
 
     keys: Float[Array, "M H T d"]
     values: Float[Array, "M H T d"]
 
 
 class View(NamedTuple):
-    """What one decoding step may see.
+    """What one decoding step sees.
 
     Attributes:
-        position: of the step; the same for all rows.
-        past: added to the scores of the T kept positions; `MASKED` beyond `position`.
-        source: added to the scores of the encoder's positions; `MASKED` at padding.
-        ancestors: of beam search: which continuation's slot holds position t of the
-            history of continuation n; None if every continuation has its own.
+        position: number of the step, the same for all prompts.
+        past: bias of the scores of the T cached positions; `MASKED` after `position`.
+        source: bias of the scores of the encoder's positions; `MASKED` at padding.
+        ancestors: for beam search, the continuation whose slot holds position t of the
+            history of continuation n. None: every continuation has its own history.
     """
 
     position: Int[Array, ""]
@@ -45,7 +45,7 @@ class View(NamedTuple):
 def arrange(
     keys: Float[Array, "M T H d"], values: Float[Array, "M T H d"]
 ) -> KeysValues:
-    """Puts whole sequences into the order that steps read fastest."""
+    """Puts whole sequences into the order of axes that steps read."""
     return KeysValues(jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2))
 
 
@@ -70,7 +70,7 @@ def append(
     values: Float[Array, "B N H d"],
     position: Int[Array, ""],
 ) -> KeysValues:
-    """Writes one position."""
+    """Returns `past` with the keys and values of one position."""
 
     def write(kept: jax.Array, new: jax.Array) -> jax.Array:
         new = new.reshape(-1, *new.shape[2:])[:, :, None]
@@ -99,8 +99,8 @@ def attend_own(
 def _attend_ancestors(
     queries: Float[Array, "B N H d"], past: KeysValues, view: View
 ) -> Float[Array, "B N H d"]:
-    # Beams exchange histories at every step. Attending to all slots and masking the
-    # foreign ones reads the cache once; reordering it would read and write it as well.
+    # Beams exchange histories at every step. Attending to all slots and masking those
+    # of other beams reads the cache once; reordering it would read and write it too.
     assert view.ancestors is not None
     by_row = (queries.shape[0], -1, *past.keys.shape[1:])
     keys, values = past.keys.reshape(by_row), past.values.reshape(by_row)
@@ -116,11 +116,9 @@ def _attend_ancestors(
 
 
 def attend_shared(
-    queries: Float[Array, "B N H d"],
-    source: KeysValues,
-    bias: Float[Array, "B S"],
+    queries: Float[Array, "B N H d"], source: KeysValues, bias: Float[Array, "B S"]
 ) -> Float[Array, "B N H d"]:
-    """Attends from every continuation to the keys and values of its row."""
+    """Attends from every continuation to the keys and values of its prompt."""
     scores = jnp.einsum(
         "bnhd,bhsd->bhns", queries, source.keys, preferred_element_type=jnp.float32
     )

@@ -1,7 +1,8 @@
-"""Attention whose scores are never held, forward or backward, on one GPU or many.
+"""Attention that never stores its scores, on one GPU or many.
 
-What `attention.attend` computes, by the kernels of `attention_kernel`; on a mesh every
-device works on its own rows and heads, and only the bias's gradient is exchanged.
+It computes what `attention.attend` computes, with the kernels of `gpu_kernels`. On a
+mesh every device works on its own sequences and heads; only the gradient of the bias is
+exchanged.
 """
 
 import dataclasses
@@ -22,9 +23,9 @@ from specialize.student.ambient import ambient_mesh, platform_of
 
 
 def suits(queries: Float[Array, "B Q H d"], keys: Float[Array, "B K H d"]) -> bool:
-    """Whether the kernels are the faster way: bfloat16 on a GPU that multiplies it.
+    """Whether the kernels are faster: bfloat16 on a GPU that multiplies it.
 
-    And not for a few positions, where a tile would be mostly filling.
+    They are not for a few positions, which would fill a small part of a tile.
     """
     if platform_of(ambient_mesh()) not in ("gpu", "cuda") or not _multiplies_bfloat16():
         return False
@@ -40,12 +41,12 @@ def suits(queries: Float[Array, "B Q H d"], keys: Float[Array, "B K H d"]) -> bo
 
 
 def takes(depth: int) -> bool:
-    """Whether heads may have this size: a power of 2, as tiles must be."""
+    """Whether heads may have this size: the size of a tile is a power of 2."""
     return 16 <= depth <= 128 and depth & (depth - 1) == 0
 
 
 def _kernel() -> Any:
-    """The kernels: Pallas takes a tenth of the network's import, and is seldom used."""
+    # Importing Pallas takes a tenth of the network's import time, and few runs use it.
     from specialize.student.attention import gpu_kernels
 
     return gpu_kernels
@@ -53,7 +54,7 @@ def _kernel() -> Any:
 
 @functools.cache
 def _multiplies_bfloat16() -> bool:
-    """NVIDIA's Ampere (compute capability 8.0) or later."""
+    """Whether the GPU is NVIDIA's Ampere (compute capability 8.0) or later."""
     try:
         device = jax.local_devices(backend="cuda")[0]
     except RuntimeError:
@@ -70,21 +71,15 @@ def attend(
     bias: Float[Array, "1 H Q K"] | None,
     mask: Bool[Array, "B 1 Q K"] | None,
 ) -> Float[Array, "B Q H d"]:
-    """Softmax(queries . keys + bias where mask) . values.
+    """Softmax(queries . keys + bias where mask) . values; the bias is differentiable.
 
-    A query whose keys are all masked gets 0 and passes no gradient on. Beside the
-    arguments only the result and one number a query are kept for the gradient, under
+    A query whose keys are all masked gets 0 and no gradient. Queries, keys and values
+    have one type, and `takes` accepts the size of their heads. Besides the arguments,
+    the gradient needs only the result and one number per query, which are kept under
     the name "attention_weights" (`REMAT_POLICIES`).
 
-    Args:
-        queries: heads of a size that `takes` accepts.
-        keys: of the queries' type.
-        values: of the queries' type.
-        bias: added to the scores; differentiable.
-        mask: which query may see which key.
-
     Raises:
-        InputError: on a TPU, or too large for one device's kernel.
+        InputError: the device is a TPU, or an array is too large for one kernel.
     """
     return _forward(queries, keys, values, bias, mask)[0]
 
@@ -124,7 +119,7 @@ attend.defvjp(_forward, _backward)
 
 @dataclasses.dataclass(frozen=True)
 class _Split:
-    """Which mesh axes carry the batch and the heads; none without a mesh."""
+    """The mesh axes over which batch and heads are split; none without a mesh."""
 
     mesh: Mesh | AbstractMesh | None = None
     batch: tuple[str, ...] = ()
@@ -132,7 +127,7 @@ class _Split:
 
     @classmethod
     def of(cls, queries: Float[Array, "B Q H d"]) -> "_Split":
-        """As the rules for logical axes say, where they divide these arrays."""
+        """Follows the sharding rules where they divide these arrays."""
         mesh = ambient_mesh()
         if mesh is None or mesh.size == 1:
             return cls()
@@ -148,7 +143,7 @@ class _Split:
         return cls(mesh, dividing(rules[0], batch), dividing(rules[1], heads))
 
     def part(self, shape: Sequence[int]) -> tuple[int, int, int, int]:
-        """Of a whole [B L H d], the shape that one device works on."""
+        """The shape of one device's part of an array [B L H d]."""
         batch, length, heads, depth = shape
         sizes = {} if self.mesh is None else dict(self.mesh.shape)
         batch //= math.prod(sizes[axis] for axis in self.batch)
@@ -156,29 +151,25 @@ class _Split:
         return batch, length, heads, depth
 
     @property
-    def rows(self) -> P:
-        """Of [B L H d]."""
+    def rows(self) -> P:  # of [B L H d]
         return P(self.batch or None, None, self.heads or None)
 
     @property
-    def logs(self) -> P:
-        """Of [B H Q]."""
+    def logs(self) -> P:  # of [B H Q]
         return P(self.batch or None, self.heads or None)
 
     @property
-    def bias(self) -> P:
-        """Of [1 H Q K]."""
+    def bias(self) -> P:  # of [1 H Q K]
         return P(None, self.heads or None)
 
     @property
-    def mask(self) -> P:
-        """Of [B 1 Q K]."""
+    def mask(self) -> P:  # of [B 1 Q K]
         return P(self.batch or None)
 
     def apply(
         self, function: Callable[..., Any], given: Sequence[P], returned: Sequence[P]
     ) -> Callable[..., Any]:
-        """`function` for every device's part of its arguments."""
+        """Returns `function`, applied by every device to its part of the arguments."""
         if self.mesh is None:
             return function
         return jax.shard_map(

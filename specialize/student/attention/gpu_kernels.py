@@ -1,13 +1,12 @@
-"""The tiles of fused attention: one GPU kernel forward, three backward.
+"""GPU kernels of fused attention: one forward, three backward.
 
-FlashAttention-2 (Dao 2023, arXiv 2307.08691) with what T5 adds to it: a bias that all
-rows of a batch share and that learns, and any mask. Scores exist as tiles in registers
-only; the gradient computes each tile again from the logarithm of its row's sum. Tiles
-in which nothing may be seen are passed over: those between packed examples, those of
-the future.
+FlashAttention-2 (Dao 2023, arXiv 2307.08691) with T5's additions: a learned bias that
+all sequences of a batch share, and any mask. Scores exist only as tiles in registers;
+the gradient computes each tile again from the logarithm of its row's sum. Tiles that
+the mask hides completely (between packed examples, or in the future) are skipped.
 
-Written in Pallas for its Triton backend; on a CPU they are interpreted, for tests.
-Scores, softmax and sums are float32; operands of products have the inputs' type.
+The kernels are written in Pallas for its Triton backend. On a CPU, for tests, they are
+interpreted. Scores, softmax and sums are float32; operands have the inputs' type.
 """
 
 import math
@@ -23,21 +22,21 @@ from jaxtyping import Array, Bool, Float, Int
 from specialize.errors import InputError
 from specialize.student.ambient import ambient_mesh, platform_of
 
-# A tile: positions that a program owns, those that it goes through at a time, warps
-# that share it, and stages of the loads' pipeline. Of thirty that fit, the fastest or
-# nearly on an H200 for heads of 64, packed rows or not, in all four kernels.
+# A tile: number of positions that a program owns, number of positions that it reads at
+# a time, warps, and stages of the load pipeline. In all four kernels the fastest or
+# nearly the fastest of thirty choices on an H200 for heads of 64, packed or not.
 ROWS = 64
 COLUMNS = 32
 WARPS = 4
 STAGES = 3
-# Wider heads take twice the shared memory a stage.
+# Wider heads take twice the shared memory per stage.
 STAGES_OF_WIDE_HEADS = 2
-# A masked score: its exponential is 0 beside any real one's; not infinite, because the
-# difference of two would be NaN.
+# The score of a masked key: its weight is 0 next to any real one. It is finite because
+# the difference of two infinities is NaN.
 MASKED = -1e30
-# An element's place is a 32-bit number in the kernels.
+# The index of an element is a 32-bit number in the kernels.
 MOST_ELEMENTS = 2**31 - 1
-# The kernels raise 2 to a power: that is what the hardware has.
+# The kernels compute powers of 2, for which the hardware has an instruction.
 LOG2_E = math.log2(math.e)
 
 
@@ -48,16 +47,16 @@ def forward(
     bias: Float[Array, "1 H Q K"] | None,
     mask: Bool[Array, "B 1 Q K"] | None,
 ) -> tuple[Float[Array, "B Q H d"], Float[Array, "B H Q"]]:
-    """Returns the mixture, and of each query log2 of its exponentials' sum.
+    """Returns the weighted values and, per query, log2 of the sum of exponentials.
 
     Raises:
-        InputError: an array too large for one device's kernel, or a TPU.
+        InputError: an array is too large for one kernel, or the device is a TPU.
     """
     most = most_elements(queries.shape, keys.shape)
     if most > MOST_ELEMENTS:
         raise InputError(
             f"attention is 'fused' over queries {queries.shape} and keys {keys.shape}: "
-            f"an array of {most:,} elements on one device, where its kernels count to "
+            f"an array has {most:,} elements on one device; the kernels index at most "
             f"{MOST_ELEMENTS:,}. Raise MICROBATCHES, or use 'auto'."
         )
     length = queries.shape[1]
@@ -77,11 +76,11 @@ def forward(
 
 
 def most_elements(queries: Sequence[int], keys: Sequence[int]) -> int:
-    """Of the largest array a kernel sees, for queries [B Q H d] and keys [B K H d]."""
+    """Elements of the largest array, for queries [B Q H d] and keys [B K H d]."""
     (batch, rows, heads, depth), columns = queries, keys[1]
     rows, columns = (-(-length // ROWS) * ROWS for length in (rows, columns))
     positions = batch * heads * depth * max(rows, columns)
-    return max(positions, max(batch, heads) * rows * columns)  # beside mask and bias
+    return max(positions, max(batch, heads) * rows * columns)  # mask or bias
 
 
 def gradients(
@@ -94,20 +93,13 @@ def gradients(
     logs: Float[Array, "B H Q"],
     gradient: Float[Array, "B Q H d"],
 ) -> tuple[Array, Array, Array, Array | None]:
-    """Returns those of queries, keys, values and, if there is one, bias.
+    """Returns the gradients of queries, keys, values and, unless it is None, bias.
 
-    Args:
-        queries: as in `forward`, and the next four.
-        keys: whither.
-        values: what is mixed.
-        bias: on the scores.
-        mask: what may be seen.
-        mixed: what `forward` returned.
-        logs: what `forward` returned.
-        gradient: of `mixed`.
+    `mixed` and `logs` are what `forward` returned for the first five arguments;
+    `gradient` is the gradient of `mixed`.
     """
     length, sources = queries.shape[1], keys.shape[1]
-    # Of each query, what its softmax subtracts: the mean of its weights' gradients.
+    # The gradient of a softmax subtracts the mean of its weights' gradients.
     means = jnp.einsum(
         "bqhd,bqhd->bhq", mixed, gradient, preferred_element_type=jnp.float32
     )
@@ -130,7 +122,7 @@ def gradients(
         depth,
     )(queries, keys, values, bias, mask, _ranges(mask), gradient, logs, means)
 
-    # Keys as rows: turned once here instead of tile by tile.
+    # The keys are the rows here: transpose once instead of per tile.
     turned_bias = None if bias is None else jnp.swapaxes(bias, 1, 2)
     turned_mask = None if mask is None else jnp.swapaxes(mask, 1, 2)
     d_keys, d_values = _call(
@@ -176,7 +168,7 @@ def gradients(
     return d_queries[:, :length], d_keys[:, :sources], d_values[:, :sources], d_bias
 
 
-# The kernels. "Rows" are a program's own positions, "columns" those it goes through.
+# The kernels. "Rows" are the positions that a program owns, "columns" those it reads.
 
 
 def _forward_kernel(
@@ -204,7 +196,7 @@ def _forward_kernel(
     sees = top > MASKED
     mixed = jnp.where(sees[:, None], total / count[:, None], 0.0)
     out_ref[...] = mixed.astype(out_ref.dtype)
-    # Who sees nothing: in the gradient every weight is 2^(MASKED - 0) = 0.
+    # Queries that see nothing: in the gradient every weight is 2^(MASKED - 0) = 0.
     log_ref[...] = jnp.where(sees, top + jnp.log2(count), 0.0)
 
 
@@ -299,14 +291,14 @@ def _bias_kernel(
 
 
 def _turns(range_ref: Any, columns_ref: Any) -> tuple[Any, Any]:
-    """From which tile of columns to before which."""
+    """The first tile of columns, and the tile after the last."""
     if range_ref is None:
         return 0, columns_ref.shape[0] // COLUMNS
     return range_ref[0], range_ref[1]
 
 
 def _scores(rows: Any, columns: Any, bias_ref: Any, mask_ref: Any, at: Any) -> Any:
-    """Scores times log2(e), of the rows against the columns `at`."""
+    """Scores of the rows with the columns `at`, times log2(e)."""
     scores = LOG2_E * _product(rows, columns, turned=True)
     if bias_ref is not None:
         scores = scores + bias_ref[:, at]
@@ -321,11 +313,11 @@ def _product(a: Any, b: Any, *, turned: bool = False) -> Any:
     return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
-# What the kernels are given.
+# The arguments of the kernels.
 
 
 def _filled(queries, keys, values, bias, mask):
-    """Lengths filled up to whole tiles, bias [H Q K] times log2(e), mask [B Q K]."""
+    """Pads the lengths to whole tiles; bias [H Q K] times log2(e), mask [B Q K]."""
     if mask is None and keys.shape[1] % ROWS:
         mask = jnp.ones((queries.shape[0], 1, queries.shape[1], keys.shape[1]), bool)
     if bias is not None:
@@ -337,36 +329,36 @@ def _filled(queries, keys, values, bias, mask):
 
 
 def _lengthened(x: Array, axis: int) -> Array:
-    """Zeros appended to an axis, up to a multiple of `ROWS`."""
+    """Appends zeros to an axis, up to a multiple of `ROWS`."""
     missing = -x.shape[axis] % ROWS
     widths = [(0, missing if i == axis else 0) for i in range(x.ndim)]
     return jnp.pad(x, widths) if missing else x
 
 
 def _visible(mask: Int[Array, "B Q K"]) -> Bool[Array, "B q k"]:
-    """Of each tile, whether anything may be seen in it."""
+    """Whether the mask shows any part of a tile."""
     batch, rows, columns = mask.shape
     tiles = mask.reshape(batch, rows // ROWS, ROWS, columns // COLUMNS, COLUMNS)
     return jnp.max(tiles, axis=(2, 4)) > 0
 
 
 def _ranges(mask: Int[Array, "B Q K"] | None) -> Int[Array, "B q 2"] | None:
-    """Of each tile of rows, the first tile of columns to go through and the last + 1.
+    """The first tile of columns that a tile of rows reads, and the last + 1.
 
-    Packed examples stand one behind the other: what a mask hides from a tile lies
-    before and behind what it shows.
+    Packed examples follow one another: the tiles that a mask hides come before or after
+    those that it shows.
     """
     if mask is None:
         return None
     visible = _visible(mask)
     first = jnp.argmax(visible, axis=2)
-    behind = jnp.argmax(visible[:, :, ::-1], axis=2)
-    last = jnp.where(jnp.any(visible, axis=2), visible.shape[2] - behind, first)
+    hidden = jnp.argmax(visible[:, :, ::-1], axis=2)
+    last = jnp.where(jnp.any(visible, axis=2), visible.shape[2] - hidden, first)
     return jnp.stack([first, last], axis=2).astype(jnp.int32)
 
 
 def _rows_that_see(mask: Int[Array, "B Q K"] | None) -> Int[Array, "q k N"] | None:
-    """Of each tile, how many rows of the batch see anything in it, then which."""
+    """Per tile: how many sequences the mask shows a part of it, then their numbers."""
     if mask is None:
         return None
     visible = jnp.moveaxis(_visible(mask), 0, 2)
@@ -375,7 +367,7 @@ def _rows_that_see(mask: Int[Array, "B Q K"] | None) -> Int[Array, "q k N"] | No
     return jnp.concatenate([count, order], axis=2).astype(jnp.int32)
 
 
-# How it reaches them. A grid's programs are (tile of rows, head, row of the batch).
+# The blocks of the arguments. A program is (tile of rows, head, sequence).
 
 _OWN_LOGS = pl.BlockSpec((None, None, ROWS), lambda i, h, b: (b, h, i))
 
@@ -394,7 +386,7 @@ def _all_logs(x: Array) -> pl.BlockSpec:
 
 
 def _scored(bias: Array | None, mask: Array | None) -> list[pl.BlockSpec | None]:
-    """Of bias, mask and `_ranges`."""
+    """The blocks of bias, mask and `_ranges`."""
     specs: list[pl.BlockSpec | None] = [None, None, None]
     if bias is not None:
         specs[0] = pl.BlockSpec((None, ROWS, bias.shape[2]), lambda i, h, b: (h, i, 0))
@@ -414,8 +406,8 @@ def _call(
     platform = platform_of(ambient_mesh())
     if platform == "tpu":
         raise InputError(
-            "attention is 'fused' on a TPU; its kernels are written for GPUs. Use "
-            "'auto' or 'plain'."
+            "attention is 'fused' on a TPU, but its kernels are for GPUs. Use 'auto' "
+            "or 'plain'."
         )
     return pl.pallas_call(
         kernel,
@@ -424,8 +416,7 @@ def _call(
         out_specs=[spec for spec, _ in returned],
         out_shape=[shape for _, shape in returned],
         compiler_params=triton.CompilerParams(
-            num_warps=WARPS,
-            num_stages=STAGES if depth <= 64 else STAGES_OF_WIDE_HEADS,
+            num_warps=WARPS, num_stages=STAGES if depth <= 64 else STAGES_OF_WIDE_HEADS
         ),
         interpret=platform == "cpu",
     )

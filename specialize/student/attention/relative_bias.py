@@ -1,4 +1,4 @@
-"""T5's relative positions: one learned number per head and bucket of distances."""
+"""T5's relative position bias: one learned number per head and bucket of distances."""
 
 import functools
 import math
@@ -23,10 +23,10 @@ def relative_buckets(
 ) -> np.ndarray:
     """Returns the T5 bucket of every relative position (key minus query).
 
-    Half of the buckets are exact distances; the other half grow logarithmically up to
-    `max_distance`, beyond which all share the last (Raffel et al. 2020, section 2.1).
-    Bidirectional attention gives each direction half of the buckets; causal attention
-    puts every future position into bucket 0.
+    Half of the buckets hold one distance each; the other half grow logarithmically up
+    to `max_distance`, after which all distances share the last bucket (Raffel et al.
+    2020, section 2.1). Bidirectional attention gives each direction half of the
+    buckets; causal attention puts every future position into bucket 0.
     """
     distances = np.asarray(distances, np.int64)
     offset = np.zeros_like(distances)
@@ -37,8 +37,8 @@ def relative_buckets(
     else:
         distances = np.maximum(-distances, 0)
     exact = num_buckets // 2
-    # float32 and this order of operations: the published weights were trained with
-    # the rounding of exactly this expression at the bucket borders.
+    # The published weights were trained with this expression in float32; another order
+    # of operations would round differently at the borders of the buckets.
     ratio = np.log(
         distances.astype(np.float32) / exact + np.finfo(np.float32).eps
     ) / np.float32(math.log(max_distance / exact))
@@ -52,9 +52,9 @@ class RelativeBias(nn.Module):
 
     Attributes:
         num_heads: H.
-        bidirectional: whether keys may stand after the query.
-        num_buckets: size of the table.
-        max_distance: where the last bucket begins.
+        bidirectional: whether keys may follow the query.
+        num_buckets: number of buckets.
+        max_distance: distance at which the last bucket begins.
     """
 
     num_heads: int
@@ -63,7 +63,7 @@ class RelativeBias(nn.Module):
     max_distance: int = 128
 
     def setup(self):
-        """Declares the table."""
+        """Declares the numbers, [heads, buckets]."""
         self.rel_embedding = partitioning.param_with_axes(
             "rel_embedding",
             _relpos_init,
@@ -73,7 +73,7 @@ class RelativeBias(nn.Module):
         )
 
     def by_distance(self, first: int, last: int) -> Float[Array, "H R"]:
-        """Returns the bias of each relative position first, first + 1, ..., last."""
+        """Returns the bias of the relative positions first, first + 1, ..., last."""
         buckets = relative_buckets(
             np.arange(first, last + 1),
             bidirectional=self.bidirectional,
@@ -86,12 +86,12 @@ class RelativeBias(nn.Module):
     def __call__(
         self, queries: int, keys: int, limit: int = 0
     ) -> Float[Array, "1 H Q K"] | Float[Array, "H R"]:
-        """Returns the bias of `queries` positions against `keys`, both from 0.
+        """Returns the bias of Q queries and K keys, both from position 0.
 
-        Where at most `limit` queries attend at a time, only its diagonals: the layers
-        then make each block's part where they need it, and neither the matrix nor the
-        sum of its gradients over the layers is ever held (XXL on 64 TPU chips: 0.5 GiB
-        a chip).
+        If blocks of at most `limit` queries attend at a time, returns only its
+        diagonals: the layers make each block's part when they need it, and neither the
+        matrix nor the sum of its gradients over the layers is ever stored (0.5 GiB per
+        chip for XXL on 64 TPU chips).
         """
         diagonals = self.by_distance(1 - queries, keys - 1)
         if block_size(queries, limit) < queries:
@@ -101,9 +101,9 @@ class RelativeBias(nn.Module):
 
 
 def block_size(queries: int, limit: int) -> int:
-    """Queries at a time: the largest divisor up to `limit`, or all of them.
+    """Number of queries at a time: the largest divisor up to `limit`, or all.
 
-    All, too, where the divisors are so small that blocks would only cost time.
+    It is also all of them if that divisor is at most limit / 4, too small to be fast.
     """
     if limit < 1 or queries <= limit:
         return queries
@@ -115,15 +115,15 @@ def block_size(queries: int, limit: int) -> int:
 def skewed(diagonals: Float[Array, "H R"], queries: int) -> Float[Array, "H Q K"]:
     """Returns the Toeplitz matrix whose row i, column j is diagonal j - i.
 
-    A skewed reshape, so neither forward nor backward ever holds more than the result:
-    no [32, Q, K] one-hot, no scatter.
+    It is a skewed reshape, so neither pass stores more than the result: no one-hot
+    [32, Q, K], no scatter.
 
     Args:
-        diagonals: of the distances 1 - Q to K - 1, hence R = Q + K - 1.
+        diagonals: values of the distances 1 - Q to K - 1, hence R = Q + K - 1.
         queries: Q.
     """
     stride = diagonals.shape[1]
-    # Repetitions one longer than the row stride move each row one to the right.
+    # Repetitions one longer than the stride move each row one column to the right.
     padded = jnp.pad(diagonals, ((0, 0), (0, 1)))  # H R+1
     rows = jnp.tile(padded, (1, queries))[:, : queries * stride]
     return rows.reshape(-1, queries, stride)[:, :, queries - 1 :]
@@ -147,9 +147,9 @@ skewed.defvjp(_skewed_forward, _skewed_backward)
 
 
 def sum_of_rows(x: Float[Array, "*B N M"]) -> Float[Array, "*B M"]:
-    """Sums over the last axis but one; on a CPU as a product with ones.
+    """Sums over the last axis but one; on a CPU by a product with ones.
 
-    XLA's own sum over an outer axis takes a CPU up to twenty times as long as that.
+    There XLA's sum over an outer axis takes up to twenty times as long.
     """
 
     def product(x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Beam search with the rules of Hugging Face's transformers."""
+"""Beam search by the rules of Hugging Face's transformers."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from specialize.student.decoding.spec import GenerationSpec
 
 
 class _Beams(NamedTuple):
-    """State of a beam search; beams are sorted, best first."""
+    """State of a beam search; the beams are sorted, best first."""
 
     position: Int[Array, ""]
     tokens: Int[Array, "B N L"]
@@ -26,18 +26,18 @@ class _Beams(NamedTuple):
     pasts: list[cache.KeysValues]
 
 
-# Hugging Face's stand-in for minus infinity; part of its scores' comparisons.
+# Hugging Face's substitute for minus infinity, with which it compares scores.
 _NEVER = -1.0e9
 
 
 def search(
     source: Source, spec: GenerationSpec, eos_id: int
 ) -> tuple[Int[Array, "B N L"], Float[Array, "B N"]]:
-    """Beam search with the rules of transformers' `generate` (v5).
+    """Searches by the rules of transformers' `generate` (v5).
 
-    Of the 2N best continuations of N beams, those that do not end go on (N of them
-    always exist); those that end and are among the N best join the finished ones, which
-    are ranked by log-probability / length ** length_penalty.
+    Of the 2N best continuations of N beams, at least N do not end; the N best of these
+    are the next beams. Those that end and are among the N best of all become finished
+    sequences, which are ranked by log-probability / length ** length_penalty.
     """
     beams = spec.num_beams
 
@@ -80,7 +80,7 @@ def search(
         ended = jnp.take_along_axis(ended, best, axis=1)
         ended_tokens = jnp.take_along_axis(ended_tokens, best[..., None], axis=1)
 
-        # Whether the best running beam might still displace the worst finished one.
+        # Whether the best running beam may still replace the worst finished one.
         if spec.early_stopping == "never" and spec.length_penalty > 0:
             penalty = jnp.float32(source.length**spec.length_penalty)
         worst = jnp.where(jnp.all(ended, axis=1), jnp.min(ended_scores, axis=1), _NEVER)
@@ -105,7 +105,7 @@ def search(
     state = _Beams(
         position=jnp.int32(0),
         tokens=blank,
-        # All beams begin alike: only the first may be continued at the first step.
+        # All beams are equal at first: the first step continues only one of them.
         scores=jnp.broadcast_to(
             jnp.where(jnp.arange(beams) > 0, _NEVER, 0.0)[None], shape
         ).astype(jnp.float32),
@@ -134,9 +134,9 @@ def search(
 def _continuations(
     logits: Float[Array, "B N V"], scores: Float[Array, "B N"], count: int
 ) -> tuple[Float[Array, "B C"], Int[Array, "B C"], Int[Array, "B C"]]:
-    """Returns score, token and parent of the `count` best of all continuations."""
+    """Returns score, token and parent of the `count` best continuations of a prompt."""
     rows, beams, vocabulary = logits.shape
-    # The best of all beams are among the best of each.
+    # The best continuations of all beams are among the best of each beam.
     each = min(count, vocabulary)
     best, tokens = vocabulary_search.top_k(logits, each)  # B N C
     logprobs = best - jax.nn.logsumexp(logits, axis=-1)[..., None]

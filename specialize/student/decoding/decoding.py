@@ -1,4 +1,4 @@
-"""From input ids to generated ids, by any decoding method; knows no tokenizer."""
+"""From input ids to generated ids, by any decoding method, without a tokenizer."""
 
 from typing import NamedTuple
 
@@ -15,15 +15,14 @@ from specialize.student.network.transformer import Transformer
 
 
 class Generated(NamedTuple):
-    """What was decoded.
+    """The result of decoding B prompts.
 
     Attributes:
-        tokens: ids up to and including EOS, then 0; [B, L], or [B, n, L] if several
-            continuations of each row were asked for, best first after a beam search.
-        scores: log-probability under the model, in nats, of each sequence, EOS
-            included; after a beam search divided by length ** length_penalty.
-        steps: the distributions, where `alternatives` were asked for; always with the
-            axis n.
+        tokens: ids up to and including EOS, then 0; [B, L], or [B, n, L] for n > 1
+            sequences per prompt. A beam search returns the best first.
+        scores: log-probability of each sequence in nats, EOS included; after a beam
+            search divided by length ** length_penalty.
+        steps: the distributions if `alternatives` > 0, always with the axis n.
     """
 
     tokens: Int[Array, "B L"] | Int[Array, "B n L"]
@@ -42,40 +41,40 @@ def generate(
     eos_id: int = 1,
     alternatives: int = 0,
 ) -> Generated:
-    """Decodes every row; to be called inside `jax.jit`, under any mesh.
+    """Decodes every prompt; to be called inside `jax.jit`, under any mesh.
 
     Args:
         module: the network, scanned or not.
-        params: its parameters.
-        encoder_input_tokens: input ids; 0 is padding at any position. A row of nothing
-            but padding is finished before it begins and yields zeros.
+        params: parameters of the network.
+        encoder_input_tokens: input ids; 0 is padding at any position. A prompt that is
+            only padding yields zeros.
         spec: how ids are generated.
         max_length: largest number of tokens of a sequence, EOS included.
-        rng: random key of sampling. Row i of a batch of the same shape draws the same
-            numbers whatever the other rows hold. Or one key per row, [B]: then what a
-            row draws depends on neither its place nor the batch.
+        rng: random key of sampling. With one key, the draws of a prompt depend on its
+            position and the shape of the batch, not on the other prompts. With one key
+            per prompt, [B], they depend on its key alone.
         eos_id: the id that ends a sequence.
-        alternatives: K of the distributions to return beside the tokens; 0 for none.
+        alternatives: number K of likeliest tokens to return at every position. 0: none.
             A beam search returns none.
 
     Raises:
-        InputError: a value outside its range, or no key to sample with.
+        InputError: a value is outside its range, or sampling has no key.
     """
     checks.whole("max_length", max_length)
     vocabulary = module.config.vocab_size
     if not 0 <= alternatives <= vocabulary:
         raise InputError(
-            f"alternatives = {alternatives}; it must be 0 (none) to the {vocabulary} "
-            "rows of the vocabulary."
+            f"alternatives = {alternatives}; it must be at least 0 and at most the size "
+            f"of the vocabulary, {vocabulary}."
         )
     if alternatives and spec.method == "beam":
         raise InputError(
-            "alternatives of a beam search are not kept; use 'greedy' or 'sample'."
+            "alternatives of a beam search are not kept. Use 'greedy' or 'sample'."
         )
     choose = None
     if spec.method == "sample":
         if rng is None:
-            raise InputError("sampling needs a random key: pass rng.")
+            raise InputError("Sampling needs a random key. Pass rng.")
         choose = single.sampled(spec, rng)
     source = Source(module, params, encoder_input_tokens, max_length)
     wanted = 1 if spec.method == "greedy" else spec.num_samples

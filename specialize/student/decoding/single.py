@@ -1,4 +1,4 @@
-"""Greedy decoding and sampling: each sequence is continued on its own."""
+"""Greedy decoding and sampling, which continue each sequence separately."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,12 +14,12 @@ from specialize.student.decoding.spec import GenerationSpec
 
 
 class Steps(NamedTuple):
-    """The model's distribution at every decoded token, before temperature or nucleus.
+    """The model's distribution at every decoded token, before temperature and top_p.
 
     Attributes:
-        logprobs: of the token itself, in nats; 0 after EOS.
+        logprobs: log-probability of the token in nats; 0 after EOS.
         top_ids: the K likeliest ids, likeliest first.
-        top_logprobs: theirs, in nats.
+        top_logprobs: log-probabilities of `top_ids` in nats.
     """
 
     logprobs: Float[Array, "B n L"]
@@ -28,7 +28,7 @@ class Steps(NamedTuple):
 
 
 class _Single(NamedTuple):
-    """State of the loop without beams."""
+    """State of the loop."""
 
     position: Int[Array, ""]
     last: Int[Array, "B N"]
@@ -49,7 +49,7 @@ def continue_rows(
     eos_id: int,
     alternatives: int,
 ) -> tuple[jax.Array, jax.Array, Steps | None]:
-    """Continues every sequence on its own; without `choose`, by the likeliest token."""
+    """Continues every sequence by the tokens of `choose`, or by the likeliest ones."""
 
     def step(state: _Single) -> _Single:
         logits, pasts = source.step(state.last, state.position, state.pasts)
@@ -111,7 +111,7 @@ def continue_rows(
 
 
 def sampled(spec: GenerationSpec, rng: jax.Array) -> Choice:
-    """Returns a choice that draws at random: (logits, position) -> token ids."""
+    """Returns the random choice (logits, position) -> token ids."""
 
     def choose(logits: jax.Array, position: jax.Array) -> jax.Array:
         probs = jax.nn.softmax(logits / spec.temperature, axis=-1)
@@ -136,6 +136,6 @@ def sampled(spec: GenerationSpec, rng: jax.Array) -> Choice:
 
 
 def _one_for_each_row(keys: jax.Array) -> bool:
-    # T5X passes keys of the old kind, whose numbers are an axis of their own.
+    # T5X passes keys of the old kind, whose numbers are one more axis.
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     return keys.ndim > (0 if typed else 1)

@@ -1,8 +1,8 @@
-"""The encoded rows of a batch, and one step of the decoder over them.
+"""The encoded prompts of a batch, and one step of the decoder.
 
 The encoder runs once; its keys and values are computed once and shared by all
-continuations of a row. The cache of the decoder's own keys and values grows in
-stretches, so that early positions do not read room that only late ones need.
+continuations of a prompt. The cache of the decoder's own keys and values grows in
+stretches, so that early positions do not read space that only late positions need.
 """
 
 import dataclasses
@@ -18,17 +18,17 @@ from specialize.student.layers import constrain
 from specialize.student.network.layout import unroll_params
 from specialize.student.network.transformer import Transformer
 
-# Room for positions in the first stretch of the loop; doubled until it suffices.
+# Number of positions in the cache in the first stretch of the loop; it doubles.
 FIRST_ROOM = 64
 
 
 class Source:
-    """The encoded rows and one step of the decoder, ready for a loop."""
+    """The encoded prompts and one step of the decoder, ready for a loop."""
 
     def __init__(
         self, module: Transformer, params: PyTree, tokens: jax.Array, length: int
     ):
-        # A scan would copy the whole cache at every step.
+        # Unrolled, because a scan would copy the whole cache at every step.
         config = dataclasses.replace(
             module.config, scan_layers=False, remat_policy="none"
         )
@@ -50,14 +50,14 @@ class Source:
         )
 
     def stretches(self) -> list[int]:
-        """Room for positions in each stretch of the loop, growing to the length."""
+        """The number of positions in the cache in each stretch of the loop."""
         rooms = [min(FIRST_ROOM, self.length)]
         while rooms[-1] < self.length:
             rooms.append(min(2 * rooms[-1], self.length))
         return rooms
 
     def no_past(self, continuations: int) -> list[cache.KeysValues]:
-        """Returns empty keys and values with the room of the first stretch."""
+        """Returns empty keys and values of the first stretch's size."""
         past = cache.empty(
             self.rows * continuations,
             self.config.num_heads,
@@ -78,7 +78,7 @@ class Source:
     ) -> tuple[Float[Array, "B N V"], list[cache.KeysValues]]:
         """Returns the logits after `tokens` at `position`, and the longer past."""
         room = pasts[0].keys.shape[2]
-        # Slot t lies t - position away; beyond the table all is future.
+        # The distance of slot t is t - position; the table ends at distance 0.
         table = jnp.pad(
             self.distances, ((0, 0), (0, room)), constant_values=jnp.float32(MASKED)
         )
@@ -90,7 +90,7 @@ class Source:
 
 
 def _in_compute_dtype(params: PyTree, dtype: Any) -> PyTree:
-    """Casts once what every step would cast: matrices, but neither norms nor biases."""
+    """Casts the matrices once instead of at every step; norms and biases stay."""
 
     def cast(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
         if path[-1].key in ("kernel", "embedding"):

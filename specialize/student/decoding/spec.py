@@ -1,4 +1,4 @@
-"""How token ids are generated; light, so that gin and the lint read it quickly."""
+"""How token ids are generated. A light module, which gin and the lint read quickly."""
 
 import dataclasses
 
@@ -23,8 +23,8 @@ class GenerationSpec:
         top_k: "sample" draws from this many likeliest tokens; 0 means all.
         length_penalty: "beam" divides log-probabilities by length ** length_penalty.
         early_stopping: when "beam" stops, by the three rules of Hugging Face. False:
-            when the best running beam, at its present length, cannot beat the worst
-            finished one. True: as soon as `num_beams` sequences are finished.
+            when the best running beam, at its current length, cannot beat the worst
+            finished sequence. True: as soon as `num_beams` sequences are finished.
             "never": as False, with the most favourable length.
 
     Raises:
@@ -60,6 +60,6 @@ class GenerationSpec:
             )
         if self.method == "beam" and self.num_samples > self.num_beams:
             raise InputError(
-                f"num_samples = {self.num_samples} sequences cannot be returned from "
-                f"num_beams = {self.num_beams}."
+                f"num_samples = {self.num_samples} is more than num_beams = "
+                f"{self.num_beams}. Raise num_beams, or lower num_samples."
             )

@@ -1,8 +1,8 @@
-"""Best entries of very long rows: maximum, top-k and sampling over a vocabulary.
+"""Maximum, top-k and sampling over a vocabulary.
 
 XLA's argmax and top-k reduce (value, index) pairs one by one; over 32 thousand logits
-that costs a third of a decoding step on a CPU. Here the long row is reduced by a plain
-maximum (which every backend vectorises) over blocks, and pairs only where they are few.
+that takes a third of a decoding step on a CPU. Here blocks of the logits are reduced by
+a plain maximum, which every backend vectorises, and pairs only within few blocks.
 """
 
 import jax
@@ -15,9 +15,9 @@ BLOCK = 128
 def greatest(
     scores: Float[Array, "*B V"],
 ) -> tuple[Float[Array, "*B"], Int[Array, "*B"]]:
-    """Returns the greatest score of each row and the lowest index where it stands.
+    """Returns the greatest score along the last axis and its lowest index.
 
-    A row with NaN yields NaN and the index of one.
+    Among scores with NaN these are NaN and the index of a NaN.
     """
     blocks = _blocks(scores, -jnp.inf)
     maxima = jnp.max(blocks, axis=-1)
@@ -30,16 +30,16 @@ def greatest(
 def logsumexp(
     scores: Float[Array, "*B V"], peak: Float[Array, "*B"]
 ) -> Float[Array, "*B"]:
-    """Returns log(sum(exp(scores))) of each row, given its greatest score."""
+    """Returns log(sum(exp(scores))) along the last axis, given the greatest score."""
     return peak + jnp.log(jnp.sum(jnp.exp(scores - peak[..., None]), axis=-1))
 
 
 def top_k(
     scores: Float[Array, "*B V"], k: int
 ) -> tuple[Float[Array, "*B K"], Int[Array, "*B K"]]:
-    """Returns the k greatest scores of each row, descending, and their indices.
+    """Returns the k greatest scores along the last axis, descending, and their indices.
 
-    The k best lie in the k blocks with the greatest maxima; only those are sorted.
+    They are in the k blocks with the greatest maxima; only those are sorted.
     """
     size = scores.shape[-1]
     if size <= k * BLOCK:
@@ -59,8 +59,8 @@ def draw(
 ) -> Int[Array, "*B"]:
     """Returns the index at which the running sum of `weights` passes u times the total.
 
-    One number in [0, 1) a row, where Gumbel noise would need one a logit. Entries of
-    weight 0 are never drawn.
+    `uniform` has one number in [0, 1) per draw; Gumbel noise would need one per logit.
+    Entries of weight 0 are never drawn.
     """
     blocks = _blocks(weights, 0.0)
     sums = jnp.sum(blocks, axis=-1)
@@ -73,11 +73,11 @@ def draw(
 def _pass(
     weights: Float[Array, "*B M"], goal: Float[Array, "*B"]
 ) -> tuple[Int[Array, "*B"], Float[Array, "*B"]]:
-    """Returns where the running sum passes `goal`, and what is left of it there."""
+    """Returns the index at which the running sum passes `goal`, and the rest of it."""
     sums = jnp.cumsum(weights, axis=-1)
     possible = weights > 0
     size = weights.shape[-1]
-    # Rounding may leave the goal beyond the last sum: then the last possible entry.
+    # By rounding, the goal may exceed the last sum; then take the last possible entry.
     last = size - 1 - jnp.argmax(possible[..., ::-1], axis=-1)
     passed = possible & (sums > goal[..., None])
     index = jnp.where(jnp.any(passed, axis=-1), jnp.argmax(passed, axis=-1), last)
@@ -88,9 +88,9 @@ def _pass(
 def nucleus(probs: Float[Array, "*B V"], top_p: float) -> Float[Array, "*B V"]:
     """Zeroes all but the smallest set of greatest probabilities with sum >= top_p.
 
-    Bisects the threshold over the bit patterns of float32, which for positive numbers
-    are ordered as the numbers are: exact in 31 passes and without sorting. Entries
-    equal to the last one kept are kept too.
+    Bisects the threshold over the bit patterns of float32, whose order is that of the
+    positive numbers: it is exact after 31 passes, without sorting. Entries equal to the
+    threshold are kept.
     """
 
     def halve(_, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

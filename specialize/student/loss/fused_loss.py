@@ -58,9 +58,7 @@ class Tiling:
 
 
 def make_tiling(
-    mesh: Mesh | AbstractMesh | None,
-    vocabulary_size: int,
-    chunk: int | None,
+    mesh: Mesh | AbstractMesh | None, vocabulary_size: int, chunk: int | None
 ) -> Tiling:
     """Chooses axes and chunk; see `losses.fused_distillation_loss`."""
     *batch_axes, vocabulary_axis = AXES

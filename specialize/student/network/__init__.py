@@ -1,4 +1,4 @@
-"""The T5 network: its sizes, its layers, the layouts of its parameters.
+"""The T5 network: its sizes, its layers and the layouts of its parameters.
 
 Gin files name the network through this package: `network.T5Config`,
 `network.Transformer`.

@@ -1,12 +1,12 @@
-"""Scanned and unrolled parameters: lossless reshapings of each other.
+"""Conversion between scanned and unrolled parameters, without loss.
 
     unrolled   encoder/layers_3/mlp/wo/kernel   [mlp, embed]
     scanned    encoder/encoder/mlp/wo/kernel    [mlp, layers, embed]
 
-Unrolled is how the published checkpoints stand; scanned is what compiles in a time
-that does not grow with depth. Everything outside the layers is the same in both. The
-functions take any tree of that shape (parameters, gradients, optimizer moments) of
-numpy or JAX arrays, and may be traced by `jax.jit` and `jax.eval_shape`.
+The published checkpoints are unrolled. Scanned layers compile in a time that does not
+grow with their number. Everything outside the layers is the same in both. The functions
+take any tree of that shape (parameters, gradients, optimizer moments) of NumPy or JAX
+arrays, and may be traced by `jax.jit` and `jax.eval_shape`.
 """
 
 import re
@@ -31,8 +31,7 @@ def is_scanned(params: Mapping[str, Any]) -> bool:
 def scan_params(params: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `params` with the layers of each stack joined along a new axis 1.
 
-    Args:
-        params: unrolled; a tree that is scanned already comes back unchanged.
+    A tree that is scanned already is returned unchanged.
 
     Raises:
         InputError: layers are missing, or differ in their tensors or shapes.
@@ -56,10 +55,9 @@ def scan_params(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unroll_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `params` with one subtree a layer; the inverse of `scan_params`.
+    """Returns `params` with one subtree per layer; the inverse of `scan_params`.
 
-    Args:
-        params: scanned; a tree that is unrolled already comes back unchanged.
+    A tree that is unrolled already is returned unchanged.
 
     Raises:
         InputError: the stacked tensors disagree about the number of layers.
@@ -81,7 +79,7 @@ def unroll_params(params: Mapping[str, Any]) -> dict[str, Any]:
             tensors = ", ".join(f"{name} {depth}" for name, depth in found.items())
             raise InputError(
                 f"scanned tensors differ in their number of layers: {tensors}. The "
-                "checkpoint is not whole; fetch or convert it again."
+                "checkpoint is damaged; fetch or convert it again."
             )
     return unflatten_dict(parted)
 
@@ -97,8 +95,8 @@ def _check_layers(stack: str, layers: Mapping[tuple[str, ...], dict[int, Any]]) 
     if missing:
         raise InputError(
             f"the {stack} has layers up to {depth - 1}, but these tensors are missing: "
-            f"{', '.join(missing)}. Layers must be numbered from 0 without gaps and be "
-            "alike to be scanned."
+            f"{', '.join(missing)}. To be scanned, layers must be numbered from 0 "
+            "without gaps and have the same tensors."
         )
     uneven = [
         f"{'/'.join(path[2:])} {sorted({tuple(v.shape) for v in found.values()})}"

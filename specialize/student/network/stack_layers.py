@@ -1,7 +1,7 @@
 """One layer of the encoder and of the decoder, and how a stack of them is compiled.
 
-Parameter names and logical axes are T5X's. A stack is unrolled (a module per layer) or
-scanned (one module whose parameters have an extra axis, `SCAN_AXIS`).
+Parameter names and logical axes are T5X's. A stack is unrolled (one module per layer)
+or scanned (one module whose parameters have an additional axis, `SCAN_AXIS`).
 """
 
 from typing import Any, cast
@@ -19,7 +19,7 @@ from specialize.student.network.architecture import REMAT_POLICIES, SCAN_AXIS, T
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and MLP, each behind a norm and beside a residual."""
+    """Self-attention and MLP, each with a norm before it and a residual connection."""
 
     config: T5Config
 
@@ -75,7 +75,7 @@ class DecoderLayer(nn.Module):
         cross_mask: Bool[Array, "B 1 L S"],
         deterministic: bool,
     ) -> Float[Array, "B L D"]:
-        """Returns the layer's output for whole target rows."""
+        """Returns the layer's output for whole targets."""
         x = self.pre_self_attention_layer_norm(y)
         x = self.self_attention(x, x, bias, mask, deterministic)
         y = _add(y, self.self_attention_dropout(x, deterministic))
@@ -97,16 +97,16 @@ class DecoderLayer(nn.Module):
         source: cache.KeysValues,
         view: cache.View,
     ) -> tuple[Float[Array, "B N D"], cache.KeysValues]:
-        """One position of N continuations of each row; no dropout.
+        """Processes one position of N continuations of each prompt, without dropout.
 
         Args:
             y: the embedded tokens of this position.
-            past: keys and values of the positions before.
-            source: what `remember` returned.
-            view: the position, and what may be seen from it.
+            past: keys and values of the earlier positions.
+            source: the result of `remember`.
+            view: the position, and what it sees.
 
         Returns:
-            (the layer's output, `past` with this position added).
+            (the layer's output, `past` with this position).
         """
         attention = self.self_attention
         x = self.pre_self_attention_layer_norm(y)
@@ -124,7 +124,7 @@ class DecoderLayer(nn.Module):
 
 
 class ScanEncoderLayer(EncoderLayer):
-    """An encoder layer in the form `nn.scan` takes: (carry, ...) -> (carry, None)."""
+    """An encoder layer as `nn.scan` needs it: (carry, ...) -> (carry, None)."""
 
     def __call__(self, *args: Any) -> tuple[Float[Array, "B S D"], None]:
         """Returns the layer's output as carry."""
@@ -132,7 +132,7 @@ class ScanEncoderLayer(EncoderLayer):
 
 
 class ScanDecoderLayer(DecoderLayer):
-    """A decoder layer in the form `nn.scan` takes: (carry, ...) -> (carry, None)."""
+    """A decoder layer as `nn.scan` needs it: (carry, ...) -> (carry, None)."""
 
     def __call__(self, *args: Any) -> tuple[Float[Array, "B L D"], None]:
         """Returns the layer's output as carry."""
@@ -163,9 +163,9 @@ def _mlp(cfg: T5Config) -> layers.MLP:
 
 
 def dropout(cfg: T5Config, index: int) -> nn.Dropout:
-    """Dropout with one mask for all positions of a row.
+    """Dropout with one mask for all positions of a sequence.
 
-    It is drawn under T5X's module names: the same rng then drops the same units.
+    Its module names are T5X's, so the same random key drops the same units.
     """
     return nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,), name=f"Dropout_{index}")
 
@@ -175,19 +175,15 @@ def _add(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def remat(layer: Any, cfg: T5Config, *, static: int, in_scan: bool = False) -> Any:
-    """The layer with the rematerialisation that `remat_policy` names.
+    """Returns a module class with the rematerialisation of `remat_policy`.
 
-    Args:
-        layer: a module class.
-        cfg: the network.
-        static: position of the argument `deterministic`; self is 0.
-        in_scan: whether the layer is the body of a scan.
+    `static` is the position of its argument `deterministic`; self is 0.
     """
     if cfg.remat_policy == "none":
         return layer
     return nn.remat(
         layer,
-        # A scan already keeps the compiler from merging forward and recomputation.
+        # In a scan the compiler cannot merge forward pass and recomputation.
         prevent_cse=not in_scan,
         static_argnums=(static,),
         policy=REMAT_POLICIES[cfg.remat_policy],
@@ -197,21 +193,17 @@ def remat(layer: Any, cfg: T5Config, *, static: int, in_scan: bool = False) -> A
 def scanned(
     parent: nn.Module, cfg: T5Config, layer: Any, *, depth: int, broadcast: int
 ) -> Any:
-    """One module for all layers of a stack.
+    """Makes one module for all layers of a stack.
 
-    Args:
-        parent: the encoder or decoder.
-        cfg: the network.
-        layer: a module class in the form that `nn.scan` takes.
-        depth: number of layers.
-        broadcast: number of arguments that are the same for all layers.
+    `layer` is a module class as `nn.scan` needs it; `broadcast` is the number of its
+    arguments that are the same for all layers.
     """
-    # Without ScanIn, applying the stack would return (and transpose) its parameters.
+    # Without `In`, applying the stack would return (and transpose) its parameters.
     axis: Any = SCAN_AXIS
     if not parent.is_mutable_collection("params"):
         axis = flax.typing.In(SCAN_AXIS)
     return partitioning.scan_with_axes(
-        # `deterministic` is last: after self, the carry and the other broadcast.
+        # `deterministic` is last, after self, the carry and the other broadcast ones.
         remat(layer, cfg, static=broadcast + 1, in_scan=True),
         variable_axes={"params": axis},
         split_rngs={"params": True, "dropout": True},

@@ -6,8 +6,8 @@
 
 Raffel et al. 2020 (arXiv 1910.10683), Shazeer 2020 (2002.05202), Tay et al. 2022
 (2205.05131). Parameter paths (`encoder/layers_0/attention/query/kernel`) and logical
-axes (collection `params_axes`) are T5X's; with `scan_layers` all layers of a stack are
-one module with an extra axis "layers" at position 1 (`layout.py` converts both ways).
+axes (collection `params_axes`) are T5X's. With `scan_layers` all layers of a stack are
+one module, with an additional axis 1, "layers" (`layout` converts in both directions).
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ from specialize.student.network.stack_layers import (
 
 
 class Encoder(nn.Module):
-    """Embeds, then a stack of layers that share one relative-position bias."""
+    """The embedding and a stack of layers that share one relative position bias."""
 
     config: T5Config
     shared_embedding: nn.Module
@@ -53,7 +53,7 @@ class Encoder(nn.Module):
             self.layers = [layer(cfg) for _ in range(cfg.num_encoder_layers)]
         self.encoder_norm = norm(cfg)
         self.input_dropout = dropout(cfg, 0)
-        # The only one that T5X draws for every position alone.
+        # The only dropout that T5X draws for every position separately.
         self.final_dropout = nn.Dropout(cfg.dropout_rate, name="Dropout_1")
 
     def __call__(
@@ -124,7 +124,7 @@ class Decoder(nn.Module):
     def finish(
         self, y: Float[Array, "B L D"], deterministic: bool
     ) -> Float[Array, "B L D"]:
-        """Norm, dropout and, before a tied head, the scale D^-0.5."""
+        """Applies norm, dropout and, before a tied head, the scale D^-0.5."""
         y = self.final_dropout(self.decoder_norm(y), deterministic)
         if self.config.logits_via_embedding:
             y = y * jnp.asarray(self.config.emb_dim**-0.5, y.dtype)
@@ -137,7 +137,7 @@ class Decoder(nn.Module):
         sources: Sequence[cache.KeysValues],
         view: cache.View,
     ) -> tuple[Float[Array, "B N D"], list[cache.KeysValues]]:
-        """`DecoderLayer.step` through the stack, and the final norm."""
+        """Applies `DecoderLayer.step` of every layer, then the final norm."""
         y = self.shared_embedding(tokens)
         grown = []
         for layer, past, source in zip(self.layers, pasts, sources, strict=True):
@@ -146,7 +146,7 @@ class Decoder(nn.Module):
         return self.finish(y, deterministic=True), grown
 
     def logits(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
-        """Applies the output head; float32 whatever the compute type."""
+        """Applies the output head; the logits are always float32."""
         if self.config.logits_via_embedding:
             logits = self.shared_embedding.attend(hidden)
         else:
@@ -155,10 +155,10 @@ class Decoder(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The encoder-decoder; called as T5X calls its network.
+    """The encoder-decoder, with the call signature of T5X's network.
 
-    Token id 0 is padding, wherever it stands: real positions never see it, and what the
-    network computes at padding is unspecified (but finite).
+    Token id 0 is padding at any position: other positions never see it, and what the
+    network computes there is unspecified (but finite).
     """
 
     config: T5Config
@@ -195,19 +195,19 @@ class Transformer(nn.Module):
         enable_dropout: bool = True,
         return_hidden: bool = False,
     ) -> Float[Array, "B L D"] | Float[Array, "B L V"]:
-        """Returns logits [B L V] of whole target rows, or what the head takes [B L D].
+        """Returns logits [B L V] of whole targets, or the head's input [B L D].
 
         Args:
-            encoded: what `encode` returned.
-            encoder_input_tokens: only to know the encoder's padding.
+            encoded: the result of `encode`.
+            encoder_input_tokens: show where the encoder's padding is.
             decoder_input_tokens: targets shifted right, 0 first.
-            decoder_target_tokens: only to know the decoder's padding.
-            encoder_segment_ids: of packed rows, which example a position belongs to.
+            decoder_target_tokens: show where the decoder's padding is.
+            encoder_segment_ids: number of each position's example, in packed sequences.
             decoder_segment_ids: the same for the targets.
-            decoder_positions: accepted for T5X; relative positions need none.
-            enable_dropout: whether to drop out (needs the rng "dropout").
-            return_hidden: the final normalised states (scaled by D^-0.5 if the head is
-                tied) instead of logits: hidden @ head_kernel(params) are the logits.
+            decoder_positions: ignored; relative positions need none.
+            enable_dropout: whether to drop out (needs the random key "dropout").
+            return_hidden: whether to return the final normalised states (scaled by
+                D^-0.5 if the head is tied): logits = hidden @ head_kernel(params).
         """
         del decoder_positions
         queries = decoder_target_tokens > 0
@@ -235,7 +235,7 @@ class Transformer(nn.Module):
         enable_dropout: bool = True,
         return_hidden: bool = False,
     ) -> Float[Array, "B L D"] | Float[Array, "B L V"]:
-        """Returns logits [B L V], or with `return_hidden` what the head takes."""
+        """Returns logits [B L V], or with `return_hidden` the head's input [B L D]."""
         del encoder_positions
         encoded = self.encode(encoder_input_tokens, encoder_segment_ids, enable_dropout)
         return self.decode(
@@ -255,7 +255,7 @@ class Transformer(nn.Module):
         return [layer.remember(encoded) for layer in self.decoder.layers]
 
     def position_bias(self, length: int) -> Float[Array, "H L"]:
-        """Returns the self-attention bias towards length-1, ..., 1, 0 positions ago."""
+        """Returns the self-attention bias of the distances 1 - length, ..., -1, 0."""
         return self.decoder.relpos_bias.by_distance(1 - length, 0)
 
     def step(
@@ -265,19 +265,19 @@ class Transformer(nn.Module):
         sources: Sequence[cache.KeysValues],
         view: cache.View,
     ) -> tuple[Float[Array, "B N V"], list[cache.KeysValues]]:
-        """One decoding position of N continuations of each row (`decoding.generate`).
+        """Decodes one position of N continuations of each prompt.
 
         Needs the unrolled layout: a scan would copy the whole cache at every step.
 
         Returns:
-            (logits of the next token, keys and values with this position added).
+            (logits of the next token, keys and values with this position).
         """
         hidden, pasts = self.decoder.step(tokens, pasts, sources, view)
         return self.decoder.logits(hidden), pasts
 
 
 def head_kernel(params: Mapping[str, Any]) -> Float[Array, "D V"]:
-    """Returns the output head of a parameter tree, tied or not (a view then)."""
+    """Returns the output head; a tied head is a view of the embedding."""
     head = params["decoder"].get("logits_dense")
     if head is not None:
         return head["kernel"]

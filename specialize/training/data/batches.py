@@ -18,12 +18,7 @@ from jaxtyping import Int, Shaped
 
 from specialize.training.data import packing
 from specialize.training.data.mixtures import Mixture
-from specialize.training.data.order import (
-    MixtureOrder,
-    hashed,
-    questions_of,
-    shuffled,
-)
+from specialize.training.data.order import MixtureOrder, hashed, questions_of, shuffled
 from specialize.training.data.spec import DataSpec
 
 # Rows of a window, at least; more fill no better and cost more

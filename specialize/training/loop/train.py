@@ -37,11 +37,7 @@ from specialize.training.loop.running import Loop, Progress
 from specialize.training.loop.spec import PeriodicEvaluation
 from specialize.training.optimization.optimizers import Optimizer, make_optimizer
 from specialize.training.optimization.spec import OptimizerSpec
-from specialize.training.optimization.state import (
-    create_state,
-    lower_step,
-    plan_state,
-)
+from specialize.training.optimization.state import create_state, lower_step, plan_state
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,9 +67,7 @@ class Factoring(NamedTuple):
 
 
 def factoring(
-    shape: tuple[int, ...],
-    axes: tuple[str, ...] | None,
-    min_dim_size_to_factor: int,
+    shape: tuple[int, ...], axes: tuple[str, ...] | None, min_dim_size_to_factor: int
 ) -> Factoring:
     """Decides which dimensions of a parameter are rows and columns.
 

@@ -111,11 +111,7 @@ def create_state(
 
 
 def lower_step(
-    model: Any,
-    optimizer: Optimizer,
-    data: DataSpec,
-    layout: StateLayout,
-    batch: Any,
+    model: Any, optimizer: Optimizer, data: DataSpec, layout: StateLayout, batch: Any
 ) -> tuple[list[str], Any]:
     """Lowers the optimizer step for a mesh, whose devices need not exist.
 

@@ -45,11 +45,7 @@ def split_rows(batch: Batch, microbatches: int) -> dict[str, Shaped[Array, "M b 
 
 
 def gradient_sums(
-    loss_sums: LossSums,
-    params: Any,
-    batch: Batch,
-    key: Array,
-    microbatches: int,
+    loss_sums: LossSums, params: Any, batch: Batch, key: Array, microbatches: int
 ) -> tuple[Any, Any]:
     """Sum of the loss over a batch, and its gradient, in `microbatches` parts.
 
@@ -174,9 +170,7 @@ def stack_metrics(
     return names, stacked
 
 
-def make_eval_step(
-    loss_sums: LossSums,
-) -> Callable[[Any, Batch], Metrics]:
+def make_eval_step(loss_sums: LossSums) -> Callable[[Any, Batch], Metrics]:
     """(params, batch) -> (sum, count) metrics of a batch, without dropout."""
 
     def eval_step(params: Any, batch: Batch) -> Metrics:
