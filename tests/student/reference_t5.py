@@ -8,6 +8,7 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
 import numpy as np
 
 FAMILIES = {
@@ -178,6 +179,18 @@ class Reference:
             for distance in unique
         ]
         return table[:, np.array(buckets)[inverse.reshape(distances.shape)]]
+
+
+def scan_params(params: dict[str, Any]) -> dict[str, Any]:
+    """`params` with the layers of each stack joined along axis 1."""
+    result = dict(params)
+    for stack in ("encoder", "decoder"):
+        rest = dict(params[stack])
+        depth = sum(name.startswith("layers_") for name in rest)
+        layers = [rest.pop(f"layers_{i}") for i in range(depth)]
+        joined = jax.tree.map(lambda *values: np.stack(values, axis=1), *layers)
+        result[stack] = rest | {stack: joined}
+    return result
 
 
 def exact_bucket(distance: int, bidirectional: bool, buckets: int, most: int) -> int:

@@ -19,16 +19,19 @@ compiled = jax.jit(distillation_loss, static_argnums=7)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "tial"}, r"unknown loss mode 'tial'.*Did you mean 'tail'\?"),
+        ({"mode": "tial"}, r"loss mode is 'tial'.*Did you mean 'tail'\?"),
         ({"mode": "renormalise"}, r"Did you mean 'renormalize'\?"),
         ({"mode": "tail", "temperature": 2.0}, "temperature 2.0 with mode 'tail'"),
         ({"mode": "paper", "temperature": 0.5}, "Use mode 'renormalize'"),
         ({"mode": "sample", "temperature": 0.5}, "Use mode 'renormalize'"),
-        ({"mode": "renormalize", "temperature": 0.0}, "must be positive"),
+        (
+            {"mode": "renormalize", "temperature": 0.0},
+            "temperature = 0.0; it must be .* above 0",
+        ),
         ({"mode": "conditional"}, "Give ce_weight a positive value"),
-        ({"kl_weight": -1.0}, "kl_weight is -1.0"),
-        ({"ce_weight": float("nan")}, "ce_weight is nan"),
-        ({"z_loss": float("inf")}, "z_loss is inf"),
+        ({"kl_weight": -1.0}, "kl_weight = -1.0"),
+        ({"ce_weight": float("nan")}, "ce_weight = nan"),
+        ({"z_loss": float("inf")}, "z_loss = inf"),
         ({"kl_weight": 0.0}, "nothing to learn"),
     ],
 )

@@ -14,7 +14,6 @@ from loss_cases import CONFIGS, Case, dense_gradient, dense_value, random_case
 from specialize.student.loss.losses import (
     LossConfig,
     distillation_loss,
-    fused_cross_entropy_loss,
     fused_distillation_loss,
 )
 
@@ -258,10 +257,9 @@ def test_cross_entropy_alone_is_fused_too():
     config = LossConfig("sample", z_loss=1e-2)
 
     def loss(hidden, head):
-        arguments = case.targets, case.weights, case.formats
-        return fused_cross_entropy_loss(
-            hidden, head, *map(jnp.asarray, arguments), config, chunk=7
-        ).loss
+        targets, _, _, _, weights, formats = case.teacher()
+        arguments = targets, None, None, None, weights, formats
+        return fused_distillation_loss(hidden, head, *arguments, config, chunk=7).loss
 
     found = jax.jit(jax.value_and_grad(loss, (0, 1)))(hidden, head)
     assert_equal(found, dense(case, hidden, head, config))

@@ -13,7 +13,6 @@ from specialize import sharding
 from specialize.errors import InputError
 from specialize.student.decoding import decoding, source
 from specialize.student.decoding.spec import GenerationSpec
-from specialize.student.network.layout import scan_params
 from specialize.student.network.transformer import T5Config, Transformer
 
 NEVER = 10**6  # an EOS id that no vocabulary has
@@ -118,7 +117,7 @@ def test_scanned_parameters_decode_the_same():
     scanned = Transformer(config(scan_layers=True, remat_policy="full"))
     x = prompts()
     np.testing.assert_array_equal(
-        generate(scanned, scan_params(params), x, max_length=5).tokens,
+        generate(scanned, reference_t5.scan_params(params), x, max_length=5).tokens,
         generate(module, params, x, max_length=5).tokens,
     )
 

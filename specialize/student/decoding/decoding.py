@@ -64,8 +64,8 @@ def generate(
     vocabulary = module.config.vocab_size
     if not 0 <= alternatives <= vocabulary:
         raise InputError(
-            f"alternatives = {alternatives}; it must be at least 0 and at most the size "
-            f"of the vocabulary, {vocabulary}."
+            f"alternatives = {alternatives}; it must be from 0 (none) to the size of "
+            f"the vocabulary, {vocabulary}."
         )
     if alternatives and spec.method == "beam":
         raise InputError(

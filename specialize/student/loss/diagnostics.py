@@ -1,8 +1,8 @@
-"""What a distillation really does, per format: (sum, count) pairs that add.
+"""Metrics of a distillation per format, as (sum, count) pairs that add.
 
-All metrics are taken at temperature 1 and do not depend on the loss mode, so runs with
-different objectives can be compared; `loss` alone is the objective that was minimised.
-A distillation that silently does nothing shows here first: `soft_share` 0, `kl` flat.
+All metrics have temperature 1 and do not depend on the loss mode, so that runs with
+different objectives can be compared; only `loss` is the objective that was minimised.
+A distillation without effect shows here first: `soft_share` is 0, `kl` stays constant.
 """
 
 import jax
@@ -17,7 +17,7 @@ from specialize.student.loss.divergences import (
 )
 from specialize.student.loss.teacher_rows import LossConfig, TeacherRows
 
-# In the order of their ids, from 1, as the records of the corpus have them.
+# In the order of their ids, from 1, as in the records of the corpus.
 FORMATS = (
     "in_context_cot",
     "in_context_answer_only",
@@ -34,27 +34,18 @@ def per_position(
     rows: TeacherRows,
     config: LossConfig,
 ) -> dict[str, tuple[Float[Array, " N"], Float[Array, " N"]]]:
-    """The metrics of each position, and whether it counts.
+    """Returns name -> (value, weight) of the metrics of each position.
 
-    - `loss`: the configured objective.
+    - `loss`: the configured objective, which is the argument `value`.
     - `ce`: -log q of the target. `accuracy`: whether no logit exceeds the target's.
-    - `z_loss`: its weighted term, where configured.
-    - `kl`: KL on K+1 events (mode `tail`), whatever the mode; 0 iff they agree.
+    - `z_loss`: the weighted term, if it is configured.
+    - `kl`: KL on K+1 events as in mode `tail`, in every mode; 0 iff they agree.
     - `soft_kl`: the same over soft rows only, those that are not one-hot.
     - `soft_share`: share of soft rows, that is of positions aligned with the teacher.
     - `teacher_entropy`: -sum p log p over the K ids.
     - `kept_mass`, `student_mass`: probability on the K ids, of teacher and student.
-    - `top1_agreement`: whether the teacher's first id is the student's.
-    - `topk_overlap`: share of the teacher's k ids among the student's first k.
-
-    Args:
-        value: the objective.
-        statistics: of the student's logits.
-        rows: of the teacher.
-        config: the objective's terms.
-
-    Returns:
-        name -> (value, weight), both per position.
+    - `top1_agreement`: whether the teacher's likeliest id is the student's.
+    - `topk_overlap`: share of the teacher's k ids among the student's k likeliest.
     """
     weights = rows.weights
     ce, _ = sample_nll(statistics, rows)
@@ -77,7 +68,7 @@ def per_position(
     student = jnp.where(used, jnp.exp(on - statistics.lse[:, None]), 0)
     favourite = jnp.argmax(rows.probs, axis=-1)
     agrees = jnp.take_along_axis(on, favourite[:, None], -1)[:, 0] >= first
-    # Rank of each teacher id: how many logits are larger, off the ids and on them.
+    # Rank of each teacher id: the number of larger logits, off the ids and on them.
     rank = statistics.above + jnp.sum(on[:, None, :] > on[:, :, None], axis=-1)
     overlap = jnp.sum(used & (rank < slots[:, None]), axis=-1) / jnp.maximum(slots, 1)
     return metrics | {
@@ -97,7 +88,7 @@ def tabulate(
 ) -> Float[Array, "2 F M"]:
     """Sums and counts of M metrics over all positions (row 0) and each format."""
     dtype = rows.weights.dtype
-    # A position of weight 0 may hold anything, NaN included, and must add exactly 0.
+    # A position of weight 0 may have any value, even NaN, and must add exactly 0.
     sums = [
         jnp.where(weight != 0, value.astype(dtype) * weight, 0)
         for value, weight in metrics.values()
@@ -115,7 +106,7 @@ def tabulate(
 
 
 def names(config: LossConfig, slots: int) -> tuple[str, ...]:
-    """The columns of `tabulate`, in order, for rows with this many teacher slots."""
+    """The columns of `tabulate`, in order, for teacher rows with this many slots."""
     result = ["loss", "ce", "accuracy"]
     if config.z_loss:
         result.append("z_loss")

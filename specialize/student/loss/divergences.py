@@ -1,9 +1,9 @@
-"""The objectives: each a few lines on the statistics of a token, with its cotangent.
+"""The objectives, as functions of a token's statistics, with their derivatives.
 
 A mode returns its value per position and the derivative of that value with respect
 to the statistics it used. Everything that involves the vocabulary (plain, chunked or
-sharded) is done once, in `logit_statistics`, for all of them. To add an objective,
-write one function here and name it in `MODES`.
+sharded) is done once for all modes, in `logit_statistics`. To add an objective, write
+one function here, and name it in `FUNCTIONS` and `MODES`.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from specialize.student.loss.teacher_rows import LossConfig, TeacherRows
 
 
 class Statistics(NamedTuple):
-    """What an objective or a metric may know of N rows of logits z.
+    """What objectives and metrics use of the logits z of N positions.
 
     Attributes:
         lse: logsumexp of z.
-        warm: logsumexp of z / temperature; `lse` itself where that is 1.
-        off: logsumexp of z off the teacher's ids. Not log(1 - Q): the difference of
-            two nearly equal numbers would be noise where the student is certain.
+        warm: logsumexp of z / temperature; `lse` itself if that is 1.
+        off: logsumexp of z off the teacher's ids. It is not computed as log(1 - Q): if
+            the student is certain, that is the difference of nearly equal numbers.
         on: z at the teacher's ids; 0 in unused slots.
         target: z at the target id.
         off_max: largest z off the teacher's ids.
-        above: how many z off the teacher's ids exceed each of `on`.
+        above: number of z off the teacher's ids that exceed each of `on`.
     """
 
     lse: Float[Array, " N"]
@@ -56,18 +56,18 @@ Mode = Callable[
 
 
 def tail_kl(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0):
-    """KL on K+1 events: the teacher's ids and "any other". Zero iff they agree."""
+    """KL on K+1 events, the teacher's ids and "any other"; 0 iff they agree."""
     del temperature
     value, cotangent = paper_kl(statistics, rows)
     tail = rows.tail
-    # Where every id is the teacher's, `off` is -inf; a tail of 0 must still add 0.
+    # If every id is the teacher's, `off` is -inf; a tail of 0 must still add 0.
     surprise = jnp.log(jnp.where(tail > 0, tail, 1)) - statistics.off + statistics.lse
     value += jnp.where(tail > 0, tail * surprise, 0)
     return value, cotangent | {"lse": cotangent["lse"] + tail, "off": -tail}
 
 
 def paper_kl(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0):
-    """Sum p log(p/q), p not renormalised: the reproduction of the paper's loss."""
+    """Sum p log(p/q), p not renormalised, as in the paper."""
     del temperature
     kept = jnp.sum(rows.probs, axis=-1)
     value = negative_entropy(rows.probs) + kept * statistics.lse
@@ -78,12 +78,12 @@ def paper_kl(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0
 def renormalized_kl(
     statistics: Statistics, rows: TeacherRows, temperature: float = 1.0
 ):
-    """T^2 KL(p_T || q_T), p_T the teacher's K probabilities, tempered and normalised.
+    """T^2 KL(p_T || q_T), with the teacher's K probabilities tempered and normalised.
 
     The factor T^2 keeps the size of the gradient, T (q_T - p_T), as T grows.
     """
     probs = conditioned(rows, temperature)
-    kept = jnp.sum(probs, axis=-1)  # 1, or 0 where the row is empty
+    kept = jnp.sum(probs, axis=-1)  # 1, or 0 if the teacher row is empty
     value = negative_entropy(probs) + kept * statistics.warm
     value -= expectation(probs, statistics.on) / temperature
     return temperature**2 * value, {
@@ -93,7 +93,7 @@ def renormalized_kl(
 
 
 def conditional_kl(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0):
-    """KL(p/M || q/Q) among the teacher's ids alone."""
+    """KL(p/M || q/Q) on the teacher's ids only."""
     del temperature
     probs = conditioned(rows, 1.0)
     used = rows.used
@@ -124,12 +124,9 @@ FUNCTIONS: dict[str, Mode] = {
 def objective(
     statistics: Statistics, rows: TeacherRows, config: LossConfig
 ) -> tuple[Float[Array, " N"], Cotangent]:
-    """The configured cost of each position, unweighted, and its cotangent, weighted.
+    """The configured cost of each position and the derivative of the weighted cost.
 
-    Args:
-        statistics: of the student's logits.
-        rows: of the teacher; with K=0 there is none, and cross-entropy alone is meant.
-        config: which terms, with which weights.
+    Without a teacher (K=0) the cost is the cross-entropy.
 
     Returns:
         Nats per position, and the derivative of `weights * cost` with respect to the

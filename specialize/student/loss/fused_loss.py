@@ -1,16 +1,17 @@
-"""Hidden states and head to loss and gradients, a chunk of tokens at a time.
+"""From hidden states and head to loss and gradients, one chunk of tokens at a time.
 
-Logits of T5's vocabulary take 125.5 KiB a token in float32, and an ordinary vjp keeps
+Logits of T5's vocabulary take 125.5 KiB per token in float32, and an ordinary vjp keeps
 several copies. Here a loop over chunks of tokens computes their logits, statistics,
-cost and, when differentiated, both gradients, and forgets the logits again. The value
-is a scalar, so its gradient is known up to one factor before the backward pass begins.
+cost and, when differentiated, both gradients, and drops the logits. The value is a
+scalar, so its gradient is known up to one factor before the backward pass begins.
 
-On a mesh each device loops over its own tokens and its own columns of the head; per
-chunk only the statistics travel, and both gradients are exchanged once, at the end.
+On a mesh each device loops over its own tokens and its own columns of the head. Devices
+exchange the statistics of every chunk, and both gradients once, at the end.
 """
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -25,22 +26,22 @@ from specialize.student.ambient import ambient_mesh, platform_of
 from specialize.student.loss import diagnostics, divergences, logit_statistics
 from specialize.student.loss.teacher_rows import LossConfig, TeacherRows
 
-# One chunk's float32 logits, in bytes. On a CPU they stay in the last cache; elsewhere
-# a chunk is large enough that a matmul runs at its peak and that adding to the head's
-# gradient once a chunk is cheap beside it.
+# Bytes of a chunk's float32 logits. On a CPU they stay in the last cache; elsewhere a
+# chunk is so large that products run at their peak and that adding to the head's
+# gradient once per chunk is cheap in comparison.
 CHUNK_BYTES = {"cpu": 16 * 2**20}
 OTHER_CHUNK_BYTES = 256 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """How the work is split; static under jit.
+    """The division of a loss computation; static under jit.
 
     Attributes:
-        chunk: tokens at a time on one device.
-        mesh: the devices, or None for whatever the compiler decides.
-        batch_axes: mesh axes that split the tokens.
-        vocabulary_axis: mesh axis that splits the vocabulary, or None.
+        chunk: number of tokens at a time on one device.
+        mesh: the devices. None: the compiler decides.
+        batch_axes: mesh axes over which the tokens are split.
+        vocabulary_axis: mesh axis over which the vocabulary is split, if any.
     """
 
     chunk: int
@@ -50,11 +51,10 @@ class Tiling:
 
     @property
     def token_shards(self) -> int:
-        """Into how many parts the tokens are split."""
-        size = 1
-        for axis in self.batch_axes:
-            size *= self.mesh.shape[axis] if self.mesh is not None else 1
-        return size
+        """The number of parts into which the tokens are split."""
+        if self.mesh is None:
+            return 1
+        return math.prod(self.mesh.shape[axis] for axis in self.batch_axes)
 
 
 def make_tiling(
@@ -80,9 +80,7 @@ def make_tiling(
         size = CHUNK_BYTES.get(platform, OTHER_CHUNK_BYTES)
         chunk = max(16, size // (4 * vocabulary_size) // 16 * 16)
     elif chunk < 1:
-        raise InputError(
-            f"chunk is {chunk}; the loss needs at least 1 token at a time."
-        )
+        raise InputError(f"chunk is {chunk}; it must be at least 1 token.")
     return Tiling(chunk, mesh, tuple(batch_axes), split)
 
 
@@ -94,18 +92,9 @@ def fused(
     head: Float[Array, "D V"],
     rows: TeacherRows,
 ) -> Any:
-    """The loss sum and the metric table of `hidden @ head`.
+    """Returns the loss sum and the metrics (`diagnostics.tabulate`) of `hidden @ head`.
 
-    Args:
-        config: the objective.
-        tiling: how the work is split.
-        hidden: final states of the tokens.
-        head: output projection.
-        rows: teacher, targets and weights of the tokens.
-
-    Returns:
-        (sum of weighted cost, table as `diagnostics.tabulate`). Only the first is
-        differentiable, with respect to `hidden` and `head`.
+    Only the loss is differentiable, with respect to `hidden` and `head`.
     """
     loss, table, _ = _split(config, tiling, hidden, head, rows, differentiate=False)
     return loss, table
@@ -135,7 +124,7 @@ fused.defvjp(_forward, _backward)
 def _split(
     config, tiling: Tiling, hidden, head, rows: TeacherRows, *, differentiate: bool
 ):
-    """Runs `_loop` on every device of the tiling and adds what they return."""
+    """Runs `_loop` on every device of the tiling and adds the results."""
     tokens = hidden.shape[0]
     if tiling.mesh is None:
         return _loop(config, tiling, hidden, head, rows, differentiate=differentiate)
@@ -158,7 +147,7 @@ def _split(
 def _loop(
     config, tiling: Tiling, hidden, head, rows: TeacherRows, *, differentiate: bool
 ) -> tuple[Array, Array, Any]:
-    """Value, table and, if asked for, gradients of the tokens at hand."""
+    """Returns loss, metrics and, if wanted, gradients of this device's tokens."""
     dtype = rows.probs.dtype
     vocabulary = logit_statistics.WHOLE
     if tiling.vocabulary_axis is not None:
@@ -203,7 +192,7 @@ def _loop(
 def _chunked(
     step, tiling: Tiling, hidden, rows: TeacherRows, chunk: int
 ) -> tuple[Array, Any]:
-    """Applies `step` to the tokens that count, `chunk` at a time, and adds."""
+    """Applies `step` to chunks of the tokens with a weight, and adds the results."""
     tokens = hidden.shape[0]
     hidden, rows = jax.tree.map(lambda x: _padded(x, -tokens % chunk), (hidden, rows))
     # Tokens of weight 0 go to the end, in order, and the loop stops before them.
@@ -211,7 +200,7 @@ def _chunked(
     used = jnp.sum(rows.weights != 0, dtype=jnp.int32)
     chunks = -(-used // chunk)
     if tiling.mesh is not None:
-        # Devices exchange statistics inside the loop: all of them turn equally often.
+        # Devices exchange statistics in the loop, so all need the same number of turns.
         axes = (*tiling.batch_axes, tiling.vocabulary_axis)
         chunks = jax.lax.pmax(chunks, tuple(axis for axis in axes if axis))
 
@@ -238,5 +227,5 @@ def _chunked(
 
 
 def _padded(x: Array, count: int) -> Array:
-    """Appends `count` lines of zeros: tokens of weight 0."""
+    """Appends `count` tokens of weight 0."""
     return jnp.pad(x, [(0, count)] + [(0, 0)] * (x.ndim - 1)) if count else x

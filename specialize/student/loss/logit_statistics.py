@@ -1,14 +1,14 @@
-"""The one kernel: statistics of logits, and the gradient that follows from them.
+"""Statistics of logits, and the gradient that follows from them, for every objective.
 
-Every objective is a function of a handful of numbers per token (`Statistics`), so its
-gradient with respect to the logits z always has the form
+Every objective is a function of a few numbers per token (`Statistics`), so its gradient
+with respect to the logits z always has the form
 
     dL/dz = a exp(z - lse) + w exp(z/T - warm)/T + c exp(z - off) [off K] + sparse
 
 with a, w, c and the sparse part given by the objective's `Cotangent`. `summarise`
-computes the statistics and keeps the exponentials off K; `logits_gradient` turns them
-into the gradient without another one. Both work on a shard of the vocabulary too: then
-maxima and sums are reduced over the mesh axis that holds the shards.
+computes the statistics and keeps the exponentials off K, which `logits_gradient` uses
+again. Both also work on a shard of the vocabulary; maxima and sums are then reduced
+over the mesh axis of the shards.
 """
 
 from typing import NamedTuple
@@ -22,10 +22,10 @@ from specialize.student.loss.teacher_rows import TeacherRows
 
 
 class Vocabulary(NamedTuple):
-    """Which ids the logits at hand belong to.
+    """The ids of a shard's logits.
 
     Attributes:
-        axis: mesh axis over which the vocabulary is split, or None if it is whole.
+        axis: mesh axis over which the vocabulary is split. None: it is whole.
         start: first id of this shard.
     """
 
@@ -41,7 +41,7 @@ class Vocabulary(NamedTuple):
         return x if self.axis is None else jax.lax.psum(x, self.axis)
 
     def slots(self, ids: Array, used: Array, size: int) -> Array:
-        """Columns of this shard; `size`, which is out of range, for all others."""
+        """Columns of this shard; other ids become `size`, which is out of range."""
         columns = ids - self.start
         return jnp.where(used & (columns >= 0) & (columns < size), columns, size)
 
@@ -50,11 +50,11 @@ WHOLE = Vocabulary()
 
 
 class Exponentials(NamedTuple):
-    """What `summarise` leaves behind for the gradient.
+    """What `logits_gradient` needs from `summarise`.
 
     Attributes:
         off: exp(z - off_max) off the teacher's ids, 0 on them.
-        off_warm: exp((z - off_max)/T) likewise; None at temperature 1.
+        off_warm: the same for exp((z - off_max)/T); None at temperature 1.
         sum: sum of `off` over the vocabulary.
     """
 
@@ -72,10 +72,10 @@ def summarise(
     """Reduces the logits to what objectives and metrics need.
 
     Args:
-        logits: in float32 or wider; columns `vocabulary.start` onward.
+        logits: float32 or wider, of the ids from `vocabulary.start`.
         rows: teacher ids and targets of the same positions.
-        temperature: for `Statistics.warm`.
-        vocabulary: the shard these columns are.
+        temperature: temperature of `Statistics.warm`.
+        vocabulary: the shard of the logits.
 
     Returns:
         The statistics, equal on all shards, and the exponentials of this shard.
@@ -89,7 +89,7 @@ def summarise(
     )
     on, target = gathered[:, :-1], gathered[:, -1]
 
-    # Without the teacher's columns: what remains is summed and never subtracted.
+    # The teacher's columns are removed before summing, not subtracted afterwards.
     lines = jnp.arange(logits.shape[0])[:, None]
     off_logits = logits.at[lines, on_slots].set(-jnp.inf, mode="drop")
     off_max = vocabulary.max(jnp.max(off_logits, axis=-1))
@@ -121,11 +121,11 @@ def summarise(
 
 
 def _count_above(x: Float[Array, "N V"], bounds: Float[Array, "N K"]) -> Array:
-    """How many entries of each line exceed each of its bounds, int32 [N K].
+    """Number of entries of each line that exceed each of its bounds, int32 [N K].
 
-    Comparisons instead of a partial sort of the vocabulary; all sums in one reduction,
-    which reads a line once (a CPU takes a ninth of the time of K reductions, for each
-    of which XLA writes its comparisons out).
+    Comparisons replace a partial sort of the vocabulary. One reduction makes all sums
+    and reads a line once: on a CPU it takes a ninth of the time of K reductions, for
+    each of which XLA stores the comparisons.
     """
     exceeds = [
         (x > bounds[:, slot, None]).astype(jnp.int32) for slot in range(bounds.shape[1])
@@ -147,24 +147,16 @@ def logits_gradient(
     temperature: float = 1.0,
     vocabulary: Vocabulary = WHOLE,
 ) -> Float[Array, "N V"]:
-    """Derivative with respect to the logits of this shard.
+    """Returns dL/dz of this shard, exactly 0 where the cotangent is 0.
 
-    Args:
-        statistics: from `summarise`.
-        exponentials: from `summarise`.
-        cotangent: derivative of the loss with respect to the statistics.
-        rows: as given to `summarise`.
-        temperature: as given to `summarise`.
-        vocabulary: as given to `summarise`.
-
-    Returns:
-        dL/dz, exactly 0 where the cotangent is.
+    `statistics` and `exponentials` are the result of `summarise`, whose other arguments
+    were the same; `cotangent` is the derivative with respect to the statistics.
     """
     size = exponentials.off.shape[-1]
     base = jnp.where(jnp.isfinite(statistics.off_max), statistics.off_max, 0)
     if exponentials.off_warm is None:  # then `warm` is `lse`
         cotangent = cotangent._replace(lse=cotangent.lse + cotangent.warm)
-    # exp(z - lse) and exp(z - off) are exp(z - base) times one number per row.
+    # exp(z - lse) and exp(z - off) are exp(z - base) times one number per position.
     scale = cotangent.lse * jnp.exp(base - statistics.lse)
     scale += cotangent.off / jnp.where(exponentials.sum > 0, exponentials.sum, 1)
     gradient = scale[:, None] * exponentials.off
@@ -191,5 +183,5 @@ def logits_gradient(
 def logsumexp_with(
     off: Float[Array, " N"], on: Float[Array, "N K"]
 ) -> Float[Array, " N"]:
-    """Logsumexp of K entries and one that is itself a logsumexp."""
+    """Logsumexp of K entries and of one that is a logsumexp itself."""
     return jax.nn.logsumexp(jnp.concatenate([on, off[:, None]], axis=-1), axis=-1)

@@ -1,9 +1,9 @@
 """The student's loss: sums over target positions, never means.
 
-`distillation_loss` takes logits; `fused_distillation_loss` takes the hidden states and
-the head and never holds the logits of more than a chunk of tokens. Both are the same
-kernel (`logit_statistics`) under the same objectives (`divergences`). Sums of
-microbatches, devices and hosts add; who divides, divides once.
+`distillation_loss` takes logits; `fused_distillation_loss` takes hidden states and the
+output head, and never stores the logits of more than one chunk of tokens. Both compute
+the same statistics (`logit_statistics`) and objectives (`divergences`). Sums over
+microbatches, devices and hosts add; the caller divides once.
 """
 
 import functools
@@ -34,9 +34,7 @@ __all__ = [
     "MODES",
     "LossConfig",
     "LossSums",
-    "cross_entropy_loss",
     "distillation_loss",
-    "fused_cross_entropy_loss",
     "fused_distillation_loss",
 ]
 
@@ -47,13 +45,12 @@ DEFAULT = LossConfig()
 class LossSums:
     """Sums over target positions; `+` joins two parts of a batch.
 
-    A pytree of scalars. Its fields are annotated loosely because a tree of shardings
-    or shapes takes the same form.
+    A pytree of scalars, also used for shardings or shapes; hence the types `Any`.
 
     Attributes:
         loss: sum of weight times nats; differentiable.
         weight: sum of weights. loss / weight is nats per target token.
-        metrics: name -> (sum, count), see `diagnostics.per_position`; not
+        metrics: name -> (sum, count) as in `diagnostics.per_position`; not
             differentiable.
     """
 
@@ -78,21 +75,21 @@ def distillation_loss(
     """The configured loss of these logits, in nats, summed over positions.
 
     Slots with probability 0 and positions with weight 0 add exactly 0 to value and
-    gradient. The teacher and the weights are constants: no gradient flows to them.
+    gradient. The teacher and the weights are constants: they have no gradient.
 
     Args:
-        logits: unnormalised scores; reduced in float32, or wider if they are.
+        logits: unnormalised scores; reduced in their type, at least float32.
         targets: target ids.
         teacher_ids: the teacher's K ids; unused slots hold any id.
-        teacher_probs: their probabilities; 0 marks an unused slot.
-        teacher_tail: probability off these ids; with the K it sums to 1.
-        weights: 0 drops a position.
+        teacher_probs: probabilities of these ids; 0 marks an unused slot.
+        teacher_tail: probability of all other ids.
+        weights: weights of the positions; 0 drops a position.
         format_ids: 1-based index into `FORMATS`; 0, or None, counts in the totals only.
         config: the objective.
 
     Returns:
-        Sums of loss and weight, and the metrics. Without the three teacher arrays
-        the loss is cross-entropy (with `z_loss`) alone.
+        Sums of loss and weight, and the metrics. Without the three teacher arrays the
+        loss is only the cross-entropy, with the configured z-loss.
 
     Raises:
         InputError: some teacher arrays are missing, or K differs between them.
@@ -103,19 +100,6 @@ def distillation_loss(
     )
     flat = logits.reshape(-1, logits.shape[-1]).astype(dtype)
     return _sums(_plain(config, flat, rows), rows, config)
-
-
-def cross_entropy_loss(
-    logits: Float[Array, "B L V"],
-    targets: Int[Array, "B L"],
-    weights: Float[Array, "B L"],
-    format_ids: Int[Array, "B L"] | None = None,
-    config: LossConfig = DEFAULT,
-) -> LossSums:
-    """Cross-entropy on the target ids, with the configured z-loss and nothing else."""
-    return distillation_loss(
-        logits, targets, None, None, None, weights, format_ids, config
-    )
 
 
 def fused_distillation_loss(
@@ -134,31 +118,21 @@ def fused_distillation_loss(
 ) -> LossSums:
     """`distillation_loss` of `hidden @ head`, one chunk of tokens at a time.
 
-    When differentiated, value and both gradients come from one pass, and logits of
-    more than `chunk` tokens never exist. Tokens of weight 0 are set aside before the
-    pass and cost nothing. Where the head is tied, pass `embedding.T`.
+    One pass computes the value and, when differentiated, both gradients; logits of more
+    than `chunk` tokens never exist. Tokens of weight 0 are left out of the pass.
 
-    Args:
-        hidden: final decoder states, normalised (and scaled, for T5 1.0).
-        head: output projection; used in the type of `hidden`, accumulated in float32.
-        targets: as in `distillation_loss`, like all arguments up to `config`.
-        teacher_ids: see there.
-        teacher_probs: see there.
-        teacher_tail: see there.
-        weights: see there.
-        format_ids: see there.
-        config: see there.
-        chunk: tokens at a time on one device; None chooses by the memory they take.
-        mesh: devices over which tokens and vocabulary are split; None takes the mesh
-            in whose context this is traced, if any. Data and fsdp split the tokens,
-            model the columns of `head`. Without a mesh the compiler decides what to
-            exchange, with the same result.
+    Arguments that `distillation_loss` does not have:
 
-    Returns:
-        As `distillation_loss`.
+    - `hidden`: final decoder states, normalised (and scaled, for T5 1.0).
+    - `head`: output projection, `embedding.T` if it is tied; used in the type of
+      `hidden`, accumulated in float32.
+    - `chunk`: number of tokens at a time on one device. None: by the memory they take.
+    - `mesh`: devices over which the axes data and fsdp split the tokens, and the axis
+      model the columns of `head`. None: the mesh in whose context this is traced.
+      Without one the compiler decides what to exchange, with the same result.
 
     Raises:
-        InputError: as `distillation_loss`, or `chunk` is not positive.
+        InputError: as for `distillation_loss`, or `chunk` is below 1.
     """
     dtype = jnp.promote_types(hidden.dtype, jnp.float32)
     rows = make_rows(
@@ -167,21 +141,6 @@ def fused_distillation_loss(
     tiling = fused_loss.make_tiling(mesh, head.shape[1], chunk)
     flat = hidden.reshape(-1, hidden.shape[-1])
     return _sums(fused_loss.fused(config, tiling, flat, head, rows), rows, config)
-
-
-def fused_cross_entropy_loss(
-    hidden: Float[Array, "B L D"],
-    head: Float[Array, "D V"],
-    targets: Int[Array, "B L"],
-    weights: Float[Array, "B L"],
-    format_ids: Int[Array, "B L"] | None = None,
-    config: LossConfig = DEFAULT,
-    **how,
-) -> LossSums:
-    """`cross_entropy_loss` of `hidden @ head`; `how`: see `fused_distillation_loss`."""
-    return fused_distillation_loss(
-        hidden, head, targets, None, None, None, weights, format_ids, config, **how
-    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -1,47 +1,46 @@
-"""What the loss is told about each target position, and how it is weighed."""
+"""The configuration of the loss, and its input for each target position."""
 
 import dataclasses
-import difflib
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from specialize import checks
 from specialize.errors import InputError
 
 MODES = ("tail", "paper", "renormalize", "conditional", "sample")
 
-# Below this tail the K ids hold all mass that fp16 log-probabilities can express; the
-# tail term would only add the noise of their rounding (LOSS.md).
+# Below this tail the K ids have all mass that fp16 log-probabilities can express; the
+# tail term would only add the noise of their rounding.
 SMALLEST_TAIL = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Which objective is minimised; hashable, so jit may treat it as static.
+    """The objective that is minimised; hashable, so jit may treat it as static.
 
     A target position costs `kl_weight * KL + ce_weight * CE + z_loss * logsumexp^2`,
-    in nats. KL is the term the mode names, with p the teacher's probabilities on its
-    K ids, M their sum, q the student's probabilities and Q those on the same ids:
+    in nats. KL is the mode's term, where p are the teacher's probabilities on its K
+    ids, M is their sum, q are the student's probabilities, Q is their sum on these ids:
 
     - `tail`: sum p log(p/q) + (1-M) log((1-M)/(1-Q)), a KL on K+1 events.
     - `paper`: sum p log(p/q) with p as it is; its minimum M log M is negative.
     - `renormalize`: KL(p/M || q), at `temperature` T times T^2.
-    - `conditional`: KL(p/M || q on the K ids / Q); blind to the mass off K.
+    - `conditional`: KL(p/M || q/Q) on the K ids; it ignores the mass off K.
     - `sample`: -log q(target).
 
     Attributes:
         mode: one of `MODES`.
         kl_weight: weight of the mode's term.
         ce_weight: weight of the cross-entropy on the target ids.
-        z_loss: weight of the squared logsumexp; keeps logits from drifting.
-        temperature: of teacher and student alike, `renormalize` only.
+        z_loss: weight of the squared logsumexp, which keeps logits from drifting.
+        temperature: loss temperature of teacher and student, for `renormalize` only.
 
     Raises:
-        InputError: an unknown mode, a weight that is negative or not finite, nothing
-            to minimise, or a combination that has no meaning.
+        InputError: a value is unknown or outside its range, there is nothing to
+            minimise, or a combination has no meaning.
     """
 
     mode: str = "tail"
@@ -51,49 +50,38 @@ class LossConfig:
     temperature: float = 1.0
 
     def __post_init__(self):
-        if self.mode not in MODES:
-            close = difflib.get_close_matches(str(self.mode), MODES, n=1, cutoff=0.5)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise InputError(
-                f"unknown loss mode {self.mode!r}; there are {', '.join(MODES)}.{hint}"
-            )
+        checks.one_of("loss mode", self.mode, MODES)
         for name in ("kl_weight", "ce_weight", "z_loss"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
-                raise InputError(
-                    f"{name} is {value}; it must be finite and at least 0."
-                )
+            checks.real(name, getattr(self, name), least=0)
         if self.kl_weight == 0 and self.ce_weight == 0:
             raise InputError(
                 "kl_weight and ce_weight are both 0: there is nothing to learn. "
                 "Give one of them a positive value."
             )
-        if not math.isfinite(self.temperature) or self.temperature <= 0:
-            raise InputError(f"temperature is {self.temperature}; it must be positive.")
+        checks.real("temperature", self.temperature, above=0)
         if self.temperature != 1 and self.mode != "renormalize":
             raise InputError(
                 f"temperature {self.temperature} with mode {self.mode!r}: only the K "
-                "known probabilities can be tempered, the mass off them cannot "
-                "(its own distribution is unknown). Use mode 'renormalize', or "
-                "temperature 1."
+                "known probabilities have a temperature, not the mass off them, whose "
+                "distribution is unknown. Use mode 'renormalize', or temperature 1."
             )
         if self.mode == "conditional" and self.ce_weight == 0:
             raise InputError(
-                "mode 'conditional' does not see how much mass the student puts off "
-                "the teacher's ids. Give ce_weight a positive value, or use 'tail'."
+                "mode 'conditional' ignores the mass that the student puts off the "
+                "teacher's ids. Give ce_weight a positive value, or use mode 'tail'."
             )
 
 
 class TeacherRows(NamedTuple):
-    """What is known about N target positions, made ready for the kernel.
+    """The teacher rows of N target positions, with their targets and weights.
 
     Attributes:
-        targets: ids that stand in the target text.
-        ids: teacher ids; each used id once.
-        probs: their probabilities; exactly 0 in unused slots.
-        tail: teacher probability off those ids; exactly 0 below `SMALLEST_TAIL`.
-        weights: 0 drops a position.
-        formats: 1-based format of each position, 0 for none.
+        targets: ids of the target text.
+        ids: teacher ids; each used id occurs once.
+        probs: probabilities of these ids; exactly 0 in unused slots.
+        tail: teacher probability off these ids; exactly 0 below `SMALLEST_TAIL`.
+        weights: loss weights; 0 drops a position.
+        formats: 1-based format of each position; 0: none.
     """
 
     targets: Int[Array, " N"]
@@ -120,17 +108,8 @@ def make_rows(
 ) -> TeacherRows:
     """Flattens the positions, sums repeated ids and drops negligible tails.
 
-    Args:
-        targets: target ids.
-        ids: teacher ids, or None where there is no teacher (then K is 0).
-        probs: teacher probabilities; 0 marks an unused slot, whatever its id.
-        tail: teacher probability off `ids`.
-        weights: loss weights.
-        formats: format of each position, or None.
-        dtype: in which the loss is computed.
-
-    Returns:
-        The rows, with N the product of the leading axes.
+    Without a teacher K is 0. A slot with probability 0 is unused and may hold any id.
+    `dtype` is the type in which the loss is computed.
 
     Raises:
         InputError: only some of the teacher's arrays are given, or their K differ.
@@ -143,7 +122,7 @@ def make_rows(
         if len(missing) < len(given):
             raise InputError(
                 f"the batch lacks {', '.join(missing)} but has the rest of the "
-                "teacher's rows. Give all three, or none for cross-entropy alone."
+                "teacher rows. Give all three arrays, or none for the cross-entropy."
             )
         ids = jnp.zeros((positions, 0), targets.dtype)
         probs = jnp.zeros((positions, 0), dtype)
@@ -168,7 +147,7 @@ def make_rows(
         weights=weights.reshape(positions).astype(dtype),
         formats=formats.reshape(positions),
     )
-    # The teacher and the weights are data; no gradient flows to them.
+    # The teacher and the weights are data and have no gradient.
     return jax.tree.map(jax.lax.stop_gradient, rows)
 
 
@@ -177,8 +156,8 @@ def sum_repeated(
 ) -> tuple[Int[Array, "N K"], Float[Array, "N K"]]:
     """Moves the probability of an id that occurs twice to its first used slot.
 
-    Records are made with each id once; this guards the K+1 events against a
-    writer that did not, at K^2 operations a position.
+    In our records each id occurs once. For records of other programs this keeps the
+    K+1 events distinct, with K^2 operations per position.
     """
     slots = ids.shape[-1]
     same = ids[:, :, None] == ids[:, None, :]  # N K K

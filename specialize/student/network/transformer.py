@@ -7,7 +7,7 @@
 Raffel et al. 2020 (arXiv 1910.10683), Shazeer 2020 (2002.05202), Tay et al. 2022
 (2205.05131). Parameter paths (`encoder/layers_0/attention/query/kernel`) and logical
 axes (collection `params_axes`) are T5X's. With `scan_layers` all layers of a stack are
-one module, with an additional axis 1, "layers" (`layout` converts in both directions).
+one module, with an additional axis 1, "layers" (`layout.unroll_params` removes it).
 """
 
 from collections.abc import Mapping, Sequence
