@@ -11,20 +11,20 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
     command = subparsers.add_parser(
         "train",
-        help="train a student as gin files say; the same command resumes it",
-        description="Trains a student. The run's folder (MODEL_DIR) is made, or taken "
-        "up again where its newest checkpoint stands. SIGTERM saves and exits with 0.",
+        help="train a student with gin files; the same command resumes the run",
+        description="Trains a student in the run's folder (MODEL_DIR), from its newest "
+        "checkpoint if it has one. SIGTERM saves a checkpoint and exits with 0.",
     )
     config.add_flags(command)
     processes = command.add_argument_group(
-        "several processes", "one run over several machines (all three, or none)"
+        "several processes", "One run on several machines; give all three, or none."
     )
     processes.add_argument(
         "--coordinator_address",
         "--coordinator",
         dest="coordinator",
         metavar="HOST:PORT",
-        help="where process 0 listens",
+        help="address of process 0",
     )
     processes.add_argument(
         "--process_count",
@@ -40,19 +40,19 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         dest="process_id",
         type=int,
         metavar="I",
-        help="which one this is, from 0",
+        help="number of this process, from 0",
     )
     processes.add_argument(
         "--multiprocess_gpu",
         action="store_true",
-        help="let the cluster (Slurm, MPI, TPU pod) say all three",
+        help="take all three from the cluster (Slurm, MPI, TPU pod)",
     )
     command.add_argument(
         "--profile",
         nargs="?",
         const="10:15",
         metavar="FIRST:LAST",
-        help="trace these steps into MODEL_DIR/profile (10:15 if not said)",
+        help="steps to trace into MODEL_DIR/profile (default: 10:15)",
     )
     command.set_defaults(run=_run)
 
@@ -89,6 +89,6 @@ def _steps(text: str) -> tuple[int, int]:
     first, _, last = text.partition(":")
     if not (first.isdigit() and last.isdigit() and int(first) < int(last)):
         raise InputError(
-            f"--profile {text!r}: write FIRST:LAST with FIRST < LAST, as in 10:15."
+            f"--profile {text!r}: write FIRST:LAST with FIRST < LAST, such as 10:15."
         )
     return int(first), int(last)

@@ -80,7 +80,7 @@ def test_constant_and_rsqrt_have_no_horizon():
         ({"schedule": "constant", "learning_rate": math.nan}, "learning_rate = nan"),
         (
             {"schedule": "constant", "options": {"beta1": 0.9}},
-            "adamw has no beta1; it has learning_rate, b1, b2",
+            "adamw has no option beta1. Its options are learning_rate, b1, b2",
         ),
     ],
 )

@@ -2,10 +2,10 @@
 
     mixture --order--> window of examples --packing--> rows --pack--> batch
 
-A window is a fixed number of examples packed into a fixed number of rows, which are
-dealt to a fixed number of steps. No window knows of another, so any step's batch can be
-made without the ones before it, by any number of processes; each materialises only the
-rows its own devices hold.
+A window is a fixed number of examples, packed into a fixed number of sequences, which
+are dealt to a fixed number of steps. Windows do not depend on each other, so any step's
+batch can be made without the earlier ones, by any number of processes; each makes only
+the sequences of its own devices. In the code a row is a sequence.
 """
 
 import concurrent.futures
@@ -14,31 +14,31 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from specialize.training.data import packing
 from specialize.training.data.mixtures import Mixture
 from specialize.training.data.order import MixtureOrder, hashed, questions_of, shuffled
 from specialize.training.data.spec import DataSpec
 
-# Rows of a window, at least; more fill no better and cost more
+# Sequences of a window. More of them reduce the padding no further and take more time
 # (docs/explanation/batches.md).
 WINDOW_ROWS = 512
-# Sample windows by which the number of examples of all windows is chosen.
+# Number of sample windows by which the number of examples per window is chosen.
 CALIBRATION_WINDOWS = 2
 
 Batch = dict[str, Shaped[np.ndarray, "B ..."]]
 
 
 class BatchLayout(NamedTuple):
-    """Which example stands where in one global batch.
+    """The assignment of examples to the sequences of one global batch.
 
     Attributes:
-        tasks: task number of every example, in the order of rows.
-        examples: its number within the task.
-        rows: its row in the batch, ascending.
-        encoder_tokens: tokens in the encoder, padding apart.
-        decoder_tokens: tokens in the decoder, padding apart.
+        tasks: task number of every example.
+        examples: number of every example within its task.
+        rows: sequence of every example, ascending.
+        encoder_tokens: number of encoder tokens, without padding.
+        decoder_tokens: number of decoder tokens, without padding.
     """
 
     tasks: Int[np.ndarray, " N"]
@@ -51,13 +51,9 @@ class BatchLayout(NamedTuple):
 class BatchSource:
     """All batches of a run.
 
-    Without `data.window_rows`, a window has `WINDOW_ROWS` rows, or as many as one epoch
-    of a small mixture fills, or one batch where questions stay together; rounded up to
-    whole batches.
-
-    Args:
-        mixture: the examples.
-        data: how they are made into batches.
+    Unless `data.window_rows` is set, a window has `WINDOW_ROWS` sequences, or fewer if
+    one epoch of a small mixture fills fewer, or one batch if questions stay together.
+    It is rounded up to whole batches.
     """
 
     def __init__(self, mixture: Mixture, data: DataSpec) -> None:
@@ -67,7 +63,6 @@ class BatchSource:
         self.capacities = list(self.lengths.values())
         self.packed = data.pack
         self.seed = data.seed
-        self._stored = [examples.lengths for examples in mixture.tasks]
         self.order = data.order
         together = data.order == "same_question"
         self._order = MixtureOrder(
@@ -88,7 +83,7 @@ class BatchSource:
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "window")
 
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the batches; a resumed run must have the same."""
+        """Everything that determines the batches; a resumed run must have the same."""
         return {
             "examples": self.mixture.digest,
             "batch_size": self.batch_size,
@@ -97,32 +92,32 @@ class BatchSource:
             "pack": self.packed,
             "window_rows": self.window_rows,
             "window_examples": self.window_examples,
-            # Absent where it decides nothing new: older runs can be taken up again.
+            # Absent for "random", so that older runs can be resumed.
             **({} if self.order == "random" else {"order": self.order}),
         }
 
     def layout(self, step: int) -> BatchLayout:
-        """Which examples the global batch of a step holds; 0-based."""
+        """Returns the layout of the global batch of a step, counted from 0."""
         number, within = divmod(step, self.steps_per_window)
         window = self._window(number)
         low, high = within * self.batch_size, (within + 1) * self.batch_size
         first, last = np.searchsorted(window.rows, [low, high])
         part = slice(int(first), int(last))
         tasks, examples = window.tasks[part], window.examples[part]
-        tokens = self._lengths(tasks, examples).sum(0)
+        tokens = _lengths(self.mixture, tasks, examples).sum(0)
         return BatchLayout(
             tasks, examples, window.rows[part] - low, int(tokens[0]), int(tokens[1])
         )
 
     def batch(self, step: int, rows: Int[np.ndarray, " R"] | None = None) -> Batch:
-        """Materialises rows of a step's global batch.
+        """Makes sequences of a step's global batch.
 
         Args:
-            step: 0-based.
-            rows: which rows, ascending; all of them if None.
+            step: number of the step, from 0.
+            rows: numbers of the sequences, ascending. None: all.
 
         Returns:
-            Batch keys as `packing.pack` gives them, with R rows.
+            R sequences with the batch keys of `packing.pack`.
         """
         layout = self.layout(step)
         wanted = np.arange(self.batch_size) if rows is None else rows
@@ -139,7 +134,7 @@ class BatchSource:
         )
 
     def record_ids(self, step: int) -> list[list[str]]:
-        """The records in every row of a step's global batch."""
+        """The records in every sequence of a step's global batch."""
         layout = self.layout(step)
         ids: list[list[str]] = [[] for _ in range(self.batch_size)]
         for task, example, row in zip(
@@ -149,43 +144,17 @@ class BatchSource:
         return ids
 
     def left_out(self, first: int, last: int) -> int:
-        """Examples of the windows of these steps that no row had room for."""
+        """The number of examples in the windows of these steps that did not fit."""
         windows = range(
             first // self.steps_per_window, -(-last // self.steps_per_window)
         )
         return sum(self._window(number).left_out for number in windows)
 
     def epochs(self, step: int) -> dict[str, float]:
-        """Epochs each task has been through before a step."""
+        """The number of epochs of each task before a step."""
         position = step * self.window_examples // self.steps_per_window
         names = [examples.task for examples in self.mixture.tasks]
         return dict(zip(names, self._order.epoch(position), strict=True))
-
-    def statistics(self, first: int, last: int) -> dict[str, Any]:
-        """What the batches of some steps hold.
-
-        Args:
-            first: 0-based step.
-            last: step behind the last one.
-
-        Returns:
-            `examples` by task, `encoder_fill` and `decoder_fill` (tokens over
-            positions), `left_out`.
-        """
-        counts = np.zeros(len(self.mixture.tasks), np.int64)
-        tokens = np.zeros(2, np.int64)
-        for step in range(first, last):
-            layout = self.layout(step)
-            counts += np.bincount(layout.tasks, minlength=len(counts))
-            tokens += [layout.encoder_tokens, layout.decoder_tokens]
-        positions = np.asarray(self.capacities) * self.batch_size * (last - first)
-        names = [examples.task for examples in self.mixture.tasks]
-        return {
-            "examples": dict(zip(names, counts.tolist(), strict=True)),
-            "encoder_fill": float(tokens[0] / positions[0]),
-            "decoder_fill": float(tokens[1] / positions[1]),
-            "left_out": self.left_out(first, last),
-        }
 
     def prepare_ahead(self, step: int) -> None:
         """Makes the window after a step's in the background."""
@@ -206,13 +175,13 @@ class BatchSource:
         tasks, examples = self._order.window(number, self.window_examples)
         seed = int(hashed(1, self.seed, 2, number)[0] >> np.uint64(1))
         if self.packed:
-            lengths = self._lengths(tasks, examples)
+            lengths = _lengths(self.mixture, tasks, examples)
             rows = packing.assign_rows(
                 lengths, self.capacities, self.window_rows, seed=seed
             )
         else:
             rows = np.arange(self.window_rows)
-        # Without this, rows that were hard to fill would share a batch.
+        # Otherwise sequences that were hard to fill would share a batch.
         row_order = shuffled(self.window_rows, self.seed, 3, number)
         rows = np.where(rows < 0, -1, row_order[rows])
         order = np.argsort(rows, kind="stable")
@@ -220,44 +189,28 @@ class BatchSource:
         order = order[left_out:]
         return _Window(tasks[order], examples[order], rows[order], left_out)
 
-    def _lengths(
-        self, tasks: Int[np.ndarray, " N"], examples: Int[np.ndarray, " N"]
-    ) -> Int[np.ndarray, "N 2"]:
-        found = np.zeros((len(tasks), 2), np.int64)
-        for task, lengths in enumerate(self._stored):
-            mine = tasks == task
-            found[mine] = lengths[examples[mine]]
-        return found
+    def _mean_lengths(self) -> Float[np.ndarray, " 2"]:
+        """Mean tokens of an example of the mixture."""
+        parts = zip(self._order.shares, self.mixture.tasks, strict=True)
+        means = (float(share) * task.lengths.mean(0) for share, task in parts)
+        return np.asarray(sum(means))
 
     def _epoch_rows(self) -> int:
-        """Rows that one pass through the smallest epoch of the main task fills."""
-        shares = [float(share) for share in self._order.shares]
-        number = max(
-            size / share for size, share in zip(self._order.sizes, shares, strict=True)
-        )
-        mean = sum(
-            share * lengths.mean(0)
-            for share, lengths in zip(shares, self._stored, strict=True)
-        )
-        per_row = (
-            float((mean / np.asarray(self.capacities)).max()) if self.packed else 1
-        )
-        return max(1, int(number * per_row))
+        """Sequences that the mixture fills until every task had one epoch."""
+        parts = zip(self._order.sizes, self._order.shares, strict=True)
+        number = max(size / float(share) for size, share in parts)
+        filled = self._mean_lengths() / np.asarray(self.capacities)
+        return max(1, int(number * (float(filled.max()) if self.packed else 1)))
 
     def _examples_of_a_window(self) -> int:
         if not self.packed:
             return self.window_rows
-        shares = [float(share) for share in self._order.shares]
-        mean = sum(
-            share * lengths.mean(0)
-            for share, lengths in zip(shares, self._stored, strict=True)
-        )
-        per_row = float((np.asarray(self.capacities) / mean).min())
+        per_row = float((np.asarray(self.capacities) / self._mean_lengths()).min())
         most = max(
             int(self.window_rows * per_row * 1.1) + 1, self._order.smallest_window
         )
         windows = [
-            self._lengths(*self._order.window(number, most))
+            _lengths(self.mixture, *self._order.window(number, most))
             for number in range(CALIBRATION_WINDOWS)
         ]
         found = packing.greatest_count(
@@ -273,6 +226,16 @@ class _Window(NamedTuple):
     left_out: int
 
 
+def _lengths(
+    mixture: Mixture, tasks: Int[np.ndarray, " N"], examples: Int[np.ndarray, " N"]
+) -> Int[np.ndarray, "N 2"]:
+    found = np.zeros((len(tasks), 2), np.int64)
+    for task, stored in enumerate(mixture.tasks):
+        mine = tasks == task
+        found[mine] = stored.lengths[examples[mine]]
+    return found
+
+
 def assemble(
     mixture: Mixture,
     tasks: Int[np.ndarray, " N"],
@@ -283,30 +246,22 @@ def assemble(
     *,
     segments: bool,
 ) -> Batch:
-    """Reads examples of several tasks and lays them out in rows.
+    """Reads examples of several tasks and lays them out in sequences.
 
     Args:
-        mixture: where they are stored.
+        mixture: the stored examples.
         tasks: task number of every example.
-        examples: its number within the task.
-        rows: its row, ascending.
-        num_rows: B.
-        feature_lengths: S and L.
+        examples: number of every example within its task.
+        rows: sequence of every example, ascending.
+        num_rows: number B of sequences.
+        feature_lengths: S and L, the lengths of "inputs" and "targets".
         segments: whether the batch is packed.
     """
-    names = set(mixture.tasks[0].features)
-    for stored in mixture.tasks[1:]:
-        names &= set(stored.features)
+    names = set.intersection(*(set(stored.features) for stored in mixture.tasks))
     features: dict[str, np.ndarray] = {}
-    starts: dict[str, np.ndarray] = {}
-    lengths: dict[str, np.ndarray] = {}
-    for side, part in enumerate(("inputs", "targets")):
-        sizes = np.zeros(len(tasks), np.int64)
-        for task, stored in enumerate(mixture.tasks):
-            mine = tasks == task
-            sizes[mine] = stored.lengths[examples[mine], side]
-        lengths[part] = sizes
-        starts[part] = np.cumsum(sizes) - sizes
+    sizes = _lengths(mixture, tasks, examples)
+    lengths = {"inputs": sizes[:, 0], "targets": sizes[:, 1]}
+    starts = {part: np.cumsum(size) - size for part, size in lengths.items()}
     for name in names:
         part = "inputs" if name == "inputs" else "targets"
         first = mixture.tasks[0].features[name]
@@ -340,15 +295,15 @@ def held_out_batches(
     max_examples: int | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[Batch, int]]:
-    """Every example of a held-out split exactly once, in as few rows as possible.
+    """Yields every example of a held-out split once, in as few sequences as possible.
 
     Args:
-        mixture: the examples; rates play no part.
-        batch_size: B; the last batch is filled up with empty rows.
-        feature_lengths: S and L.
-        pack: whether a row holds several examples.
-        max_examples: take only so many of each task, drawn with `seed`.
-        seed: of the draw and the packing.
+        mixture: the examples; their rates are not used.
+        batch_size: number B of sequences; the last batch ends with empty ones.
+        feature_lengths: S and L, the lengths of "inputs" and "targets".
+        pack: whether a sequence holds several examples.
+        max_examples: number of examples of each task, drawn at random. None: all.
+        seed: seed of the draw and of the packing.
 
     Yields:
         (batch, number of examples in it).
@@ -359,11 +314,9 @@ def held_out_batches(
         tasks.append(np.full(len(chosen), number, np.int64))
         examples.append(np.sort(chosen))
     task, example = np.concatenate(tasks), np.concatenate(examples)
-    lengths = np.zeros((len(task), 2), np.int64)
-    for number, stored in enumerate(mixture.tasks):
-        lengths[task == number] = stored.lengths[example[task == number]]
     sizes = [int(feature_lengths[part]) for part in ("inputs", "targets")]
     if pack:
+        lengths = _lengths(mixture, task, example)
         rows = packing.assign_rows(lengths, sizes, None, seed=seed)
     else:
         rows = np.arange(len(task))

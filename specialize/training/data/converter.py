@@ -1,7 +1,7 @@
 """SeqIO's feature converter with teacher rows, for T5X.
 
-Our own engine packs from prepared examples (`batches`); T5X asks a SeqIO converter to
-turn its stream into batches. Both lay rows out with `packing`.
+Our engine makes batches from prepared examples (`batches`); T5X needs a SeqIO converter
+that makes them from a stream. Both use `packing`.
 """
 
 import functools
@@ -18,16 +18,16 @@ from specialize.training.data.order import hashed
 
 Spec = seqio.FeatureConverter.FeatureSpec
 
-# Examples packed together. Each window takes as many rows as it needs, so nothing is
-# left out; the last rows of a window are less full than the others.
+# Number of examples packed together. A window has as many sequences as it needs, so no
+# example is left out; its last sequences have more padding than the others.
 WINDOW_EXAMPLES = 2048
 
 
 class _WindowPacking(seqio.EncDecFeatureConverter):
-    """The plain encoder-decoder conversion, packed by our packer."""
+    """SeqIO's encoder-decoder conversion with our packing."""
 
     def __init__(self, pack: bool = True, **options: Any) -> None:
-        # SeqIO's own packer is not used, whichever of its two was asked for.
+        # Neither of SeqIO's two packers is used.
         options.pop("use_custom_packing_ops", None)
         super().__init__(pack=pack, use_custom_packing_ops=True, **options)
 
@@ -40,16 +40,16 @@ class _WindowPacking(seqio.EncDecFeatureConverter):
 
 
 class SpecializeFeatureConverter(_WindowPacking):
-    """Encoder-decoder features with a sparse teacher distribution a target position.
+    """Encoder-decoder features with a teacher row per target position.
 
     {"inputs": [7, 8, 1], "targets": [3, 1], "teacher_ids": [[3, 5], [1, 0]],
      "teacher_probs": [[.6, .3], [1, 0]], "teacher_tail": [.1, 0], "format_id": [1, 1]}
 
-    becomes, packed with others into one row or padded alone, the keys of
-    `seqio.EncDecFeatureConverter` and `decoder_teacher_ids` [L K],
-    `decoder_teacher_probs` [L K], `decoder_teacher_tail` [L], `decoder_format_ids`
-    [L]. A task without teacher features (evaluation, plain text) gets the plain
-    conversion, so one converter serves all tasks of a run.
+    becomes, packed with others or padded, the keys of `seqio.EncDecFeatureConverter`
+    and `decoder_teacher_ids` [L K], `decoder_teacher_probs` [L K],
+    `decoder_teacher_tail` [L] and `decoder_format_ids` [L]. For a task without teacher
+    features (evaluation, plain text) the conversion is SeqIO's, so that one converter
+    serves all tasks of a run.
     """
 
     TASK_FEATURES = {
@@ -78,13 +78,12 @@ class SpecializeFeatureConverter(_WindowPacking):
 
         Args:
             ds: examples with "inputs" and "targets", with or without a teacher.
-            task_feature_lengths: length of every feature in `TASK_FEATURES`; those
-                of the teacher may be missing for tasks that have none, and must equal
-                that of "targets".
+            task_feature_lengths: length of every feature in `TASK_FEATURES`. Those of
+                the teacher must equal that of "targets"; a task without a teacher does
+                not need them.
 
         Raises:
-            InputError: lengths that do not fit together, or some teacher features
-                without the others.
+            InputError: the lengths differ, or some teacher features are missing.
         """
         given: Any = ds.element_spec
         teacher = [name for name in packing.TEACHER_FEATURES if name in given]
@@ -96,8 +95,8 @@ class SpecializeFeatureConverter(_WindowPacking):
         if len(teacher) < len(packing.TEACHER_FEATURES):
             missing = sorted(packing.TEACHER_FEATURES.keys() - set(teacher))
             raise InputError(
-                f"the dataset has {teacher} but lacks {missing}: a teacher row is all "
-                "four. Use a task of specialize_tasks.distill, or none of them."
+                f"the dataset has {teacher} but lacks {missing}; a teacher row needs "
+                "all four. Use a task of specialize_tasks.distill, or remove them."
             )
         differing = {
             name: task_feature_lengths.get(name)
@@ -107,7 +106,7 @@ class SpecializeFeatureConverter(_WindowPacking):
         if differing:
             raise InputError(
                 f"TASK_FEATURE_LENGTHS: {differing} must equal 'targets' "
-                f"({task_feature_lengths['targets']}): every target has its row."
+                f"({task_feature_lengths['targets']}): every target has a teacher row."
             )
         return super().__call__(ds, task_feature_lengths)
 
@@ -122,9 +121,9 @@ class SpecializeFeatureConverter(_WindowPacking):
     def get_model_feature_lengths(
         self, task_feature_lengths: Mapping[str, int]
     ) -> Mapping[str, int]:
-        """Lengths of the model's features; the teacher's are those of the targets.
+        """Returns the lengths of the model's features.
 
-        T5X may give the lengths of "inputs" and "targets" alone.
+        T5X may pass only the lengths of "inputs" and "targets".
         """
         lengths = dict(super().get_model_feature_lengths(task_feature_lengths))
         for key in packing.TEACHER_FEATURES.values():
@@ -139,17 +138,17 @@ def pack_windows(
     window_examples: int = WINDOW_EXAMPLES,
     seed: int = 0,
 ) -> tf.data.Dataset:
-    """Packs a stream window by window, as `seqio.utils.trim_and_pack_dataset` would.
+    """Packs a stream window by window, in place of `seqio.utils.trim_and_pack_dataset`.
 
     Args:
-        ds: examples; features not in `lengths` are dropped, others are trimmed.
-        lengths: length of a row in every feature.
-        window_examples: examples packed together.
-        seed: of the packing.
+        ds: examples; features that are not in `lengths` are dropped, others trimmed.
+        lengths: length of a sequence in every feature.
+        window_examples: number of examples packed together.
+        seed: seed of the packing.
 
     Returns:
-        Rows with every feature, "<inputs|targets>_segment_ids" and "_positions".
-        Which examples share a row is ours; what the row looks like is SeqIO's.
+        Sequences with every feature, "<inputs|targets>_segment_ids" and "_positions".
+        The layout of a sequence is SeqIO's.
     """
     names = list(lengths)
     given: Any = ds.element_spec
@@ -200,7 +199,7 @@ def _pack(
     target_sizes: np.ndarray,
     *flat: np.ndarray,
 ) -> list[np.ndarray]:
-    """One window: flat values in, rows out, in the order of `_output_spec`."""
+    """Packs the flat values of a window; the order is that of `_output_spec`."""
     features = dict(zip(names, flat, strict=True))
     sizes = {"inputs": input_sizes, "targets": target_sizes}
     table = np.stack([input_sizes, target_sizes], axis=1)

@@ -1,9 +1,10 @@
-"""A task's examples after preprocessing, flat on disk, read by any process at random.
+"""The prepared examples of a task, as arrays on disk.
 
-SeqIO reads and preprocesses a task once, in order, without shuffling; the result lies
-in one folder of raw arrays that are mapped into memory. Batches then need no Python
-per example and any process can read any example. The folder is keyed by everything it
-was made from, so a changed corpus, length or preprocessor makes a new one.
+SeqIO reads and preprocesses a task once, in order, without shuffling. The result is
+stored in one folder of raw arrays that are mapped into memory. Batches then need no
+Python per example, and any process can read any example. The folder's name depends on
+everything from which it was made: a changed corpus, length or preprocessor makes a new
+folder.
 """
 
 import dataclasses
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 META = "examples.json"
 RECORD_ID = "record_id"
-# What a task may report about each example: demonstrations dropped, encoder tokens
-# cut, decoder tokens cut (specialize_tasks/preprocessors.py).
+# The numbers that a task may report about each example
+# (specialize_tasks/preprocessors.py).
 CUTS = ("demonstrations_dropped", "input_tokens_cut", "target_tokens_cut")
 READ_BATCH = 512
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -39,15 +40,15 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """One task's examples.
+    """The prepared examples of a task.
 
     Attributes:
-        task: its SeqIO name.
-        features: flat values by feature, [total tokens, ...].
-        starts: for "inputs" and "targets", where each example begins.
-        lengths: tokens of each example, encoder and decoder.
-        counts: examples read, kept and left out, and how many were cut, by kind.
-        digest: of everything above; two equal digests are the same examples.
+        task: SeqIO name of the task.
+        features: flat values of each feature, [total tokens, ...].
+        starts: where each example begins, for "inputs" and "targets".
+        lengths: number of encoder and decoder tokens of each example.
+        counts: number of examples read, kept, left out and cut, and the kinds of cuts.
+        digest: digest of the examples, equal for equal examples.
     """
 
     task: str
@@ -62,7 +63,7 @@ class Examples:
         return len(self.lengths)
 
     def record_id(self, example: int) -> str:
-        """The record an example came from."""
+        """The id of an example's record."""
         characters, ends = self._ids
         begin = int(ends[example - 1]) if example else 0
         return bytes(characters[begin : int(ends[example])]).decode()
@@ -76,22 +77,22 @@ def load_examples(
     *,
     reuse: bool = True,
 ) -> Examples:
-    """Reads a task's examples from the cache, after filling it if needed.
+    """Reads the prepared examples of a task, after preparing them if necessary.
 
     Args:
         task: a SeqIO task.
-        split: of its data.
-        feature_lengths: greatest lengths; what exceeds them is cut by the task's
-            preprocessors, or at the right end by SeqIO.
-        cache_dir: folder of the cache; local to the machine or shared.
-        reuse: whether examples made earlier from the same things may be used.
+        split: split of the task.
+        feature_lengths: greatest length of each feature. The task's preprocessors cut
+            longer examples, or SeqIO at the right end.
+        cache_dir: folder of the prepared examples, local to the machine or shared.
+        reuse: whether examples that were prepared earlier may be used.
 
     Returns:
         The examples, mapped into memory.
 
     Raises:
         InputError: the task has no such split or no examples, lacks "inputs" or
-            "targets", or has an example with an empty side.
+            "targets", or has an example without input or target tokens.
     """
     if split not in task.splits:
         raise InputError(
@@ -121,7 +122,7 @@ def _fill(
     missing = {"inputs", "targets"} - set(names)
     if missing:
         raise InputError(
-            f"task {task.name!r} has no feature {sorted(missing)}; training needs "
+            f"task {task.name!r} has no feature {sorted(missing)}. Training needs "
             "'inputs' and 'targets', each with a length in feature_lengths."
         )
     kept = [n for n in (*names, RECORD_ID, "cuts") if n in spec]
@@ -153,7 +154,7 @@ def _fill(
                 known,
             )
     except OSError:
-        # Another process of this run made the same folder in the meantime.
+        # Another process of this run has made the same folder meanwhile.
         if not (folder / META).exists():
             raise
 
@@ -210,9 +211,10 @@ def _write(
         for file in files.values():
             file.close()
     if count == 0:
+        read = "the" if known is None else f"{known}"
         raise InputError(
-            f"task {task.name!r} ({split}) keeps no example within {dict(known=known)} "
-            "read. Raise the feature lengths, or look at the corpus."
+            f"task {task.name!r} ({split}) keeps none of {read} examples. Raise the "
+            "feature lengths, or look at the corpus."
         )
     table = np.concatenate(lengths).astype(np.int32)
     ends = np.cumsum([len(value) for value in ids], dtype=np.int64)
@@ -264,7 +266,7 @@ def _open(folder: pathlib.Path, task: str) -> Examples:
         if len(values) != expected:
             raise InputError(
                 f"{folder / name}.bin holds {len(values)} tokens, expected {expected}: "
-                "the file is damaged. Remove the folder; it is made again."
+                "the file is damaged. Remove the folder; the next run makes it again."
             )
     text = json.dumps(meta["digests"], sort_keys=True)
     return Examples(
@@ -282,7 +284,7 @@ def _open(folder: pathlib.Path, task: str) -> Examples:
 
 
 def report(examples: Examples) -> None:
-    """Tells what was cut or left out, if anything was."""
+    """Prints how many examples were cut or left out, if any."""
     counts = examples.counts
     if not counts["cut"] and not counts["left_out"]:
         return
@@ -300,11 +302,11 @@ def report(examples: Examples) -> None:
 def _key(
     task: "seqio.Task", split: str, feature_lengths: Mapping[str, int]
 ) -> tuple[str, bool]:
-    """A digest of everything the examples are made from, and whether it is complete.
+    """Returns a digest of everything that determines the examples; whether it suffices.
 
-    Files count by path, size and time of change, preprocessors by their source file
-    and bound arguments. A source without files (a function), or an argument that shows
-    only its address, cannot be told apart from its next version: it is never reused.
+    Files are identified by path, size and time of change; preprocessors by their source
+    file and bound arguments. A source without files (a function), or an argument whose
+    text is only its address, cannot be identified: such examples are not reused.
     """
     files = [pathlib.Path(str(path)) for path in task.source.list_shards(split)]
     repeatable = bool(files) and all(path.is_file() for path in files)
@@ -323,7 +325,7 @@ def _key(
         for name, feature in task.output_features.items()
     }
     sources = [_source_key(step) for step in task.preprocessors]
-    # A source whose examples depend on more than its files says on what.
+    # `settings` of a source are what its examples depend on besides files.
     settings = getattr(task.source, "settings", dict)()
     parts = [task.name, split, sorted(feature_lengths.items()), stats, settings]
     parts = [versions.EXAMPLES.writes, *parts, features, sources]
@@ -359,7 +361,7 @@ def _source_key(step: Any) -> list[str]:
 
 
 def _kind(feature: Any) -> str:
-    """How a feature is stored: ids in 16 bits where the vocabulary allows it."""
+    """The type of a stored feature: ids have 16 bits if the vocabulary allows it."""
     kind = np.dtype(feature.dtype.as_numpy_dtype)
     if kind.kind == "f":
         return "<f4"
@@ -378,13 +380,12 @@ def _check_aligned(
         index = int((found != sizes).argmax())
         raise InputError(
             f"task {task!r}, example {first + index}: {name} has {found[index]} rows "
-            f"beside {sizes[index]} tokens. Teacher rows must be attached after EOS is "
-            "in place."
+            f"for {sizes[index]} tokens. Append EOS before attaching teacher rows."
         )
 
 
 def _remove_copies_of_0_1(folder: pathlib.Path) -> None:
-    """Removes equal examples beside `folder` that 0.1 made at every start."""
+    """Removes the copies of the same examples that version 0.1 made at every start."""
     digests = json.loads((folder / META).read_text(encoding="utf-8"))["digests"]
     for file in folder.parent.glob(f"*/{META}"):
         meta = json.loads(file.read_text(encoding="utf-8"))

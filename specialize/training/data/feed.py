@@ -1,4 +1,4 @@
-"""Batches on their way to the devices: each process's rows, made in the background."""
+"""Brings batches to the devices: each process makes its sequences in the background."""
 
 import queue
 import threading
@@ -18,9 +18,9 @@ class Fed(NamedTuple):
     """One step's batch on the devices.
 
     Attributes:
-        step: 0-based.
-        batch: global arrays, rows over data and fsdp.
-        layout: what it holds.
+        step: number of the step, from 0.
+        batch: global arrays, split over the axes data and fsdp.
+        layout: what the batch holds.
     """
 
     step: int
@@ -29,15 +29,9 @@ class Fed(NamedTuple):
 
 
 def global_batch(source: BatchSource, step: int, mesh: Mesh) -> dict[str, jax.Array]:
-    """Makes a step's global batch; this process materialises only its own rows.
+    """Makes a step's global batch, split over the mesh axes data and fsdp.
 
-    Args:
-        source: all batches.
-        step: 0-based.
-        mesh: the device mesh.
-
-    Returns:
-        Global arrays, rows over the data and fsdp axes.
+    This process makes only the sequences of its own devices.
     """
     rows = local_rows(source.batch_size, mesh)
     where = batch_sharding(mesh)
@@ -45,7 +39,7 @@ def global_batch(source: BatchSource, step: int, mesh: Mesh) -> dict[str, jax.Ar
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " R"]:
-    """Rows of the global batch that this process's devices hold, ascending."""
+    """The sequences of the global batch on this process's devices, ascending."""
     slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
     mine = [np.arange(batch_size)[index] for index in slices.values() if index]
     return np.unique(np.concatenate(mine))
@@ -54,7 +48,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " R"]:
 def to_global_arrays(
     local: Batch, rows: Int[np.ndarray, " R"], batch_size: int, sharding: Any
 ) -> dict[str, jax.Array]:
-    """Makes global arrays from this process's rows."""
+    """Makes global arrays from this process's sequences."""
 
     def one(values: np.ndarray) -> jax.Array:
         def shard(index: Any) -> np.ndarray:
@@ -70,17 +64,10 @@ def to_global_arrays(
 def feed(
     source: BatchSource, mesh: Mesh, first: int, last: int, *, ahead: int = 2
 ) -> Generator[Fed]:
-    """Yields the batches of steps first..last-1, made in the background.
+    """Yields the batches of the steps from `first` to `last` - 1 in order.
 
-    Args:
-        source: all batches.
-        mesh: the device mesh.
-        first: 0-based step.
-        last: step behind the last one.
-        ahead: batches that wait on the devices.
-
-    Yields:
-        Batches in order. What fails in the background is raised here.
+    A thread makes them in the background, at most `ahead` in advance. Its errors are
+    raised here.
     """
     ready: queue.Queue[Fed | BaseException] = queue.Queue(maxsize=ahead)
     stop = threading.Event()

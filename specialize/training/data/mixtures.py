@@ -1,4 +1,4 @@
-"""SeqIO's mixtures as examples in memory with the rates at which they are asked for."""
+"""SeqIO's mixtures, as examples in memory with the rates of their tasks."""
 
 import dataclasses
 import os
@@ -10,10 +10,10 @@ from specialize.training.data.examples import Examples, load_examples, report
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Tasks and how often each is asked for.
+    """The examples of tasks, and how often each task is drawn.
 
     Attributes:
-        name: of the SeqIO mixture or task.
+        name: name of the SeqIO mixture or task.
         tasks: the examples of each task.
         rates: relative rate of each task, in examples.
     """
@@ -24,16 +24,11 @@ class Mixture:
 
     @property
     def digest(self) -> str:
-        """Of all examples and rates."""
+        """Digest of all examples and rates."""
         parts = [
             f"{t.digest}:{r!r}" for t, r in zip(self.tasks, self.rates, strict=True)
         ]
         return "-".join(parts)
-
-    @property
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Read, kept, cut and left out, by task."""
-        return {task.task: dict(task.counts) for task in self.tasks}
 
 
 def load_mixture(
@@ -47,15 +42,15 @@ def load_mixture(
     """Loads all tasks of a registered SeqIO mixture or task.
 
     Args:
-        name: as registered. Whoever registers it must have been imported.
-        split: of the data; tasks without it are skipped.
-        feature_lengths: greatest lengths by task feature.
-        cache_dir: folder for the prepared examples.
-        reuse: whether examples prepared earlier may be used.
+        name: registered name. The module that registers it must be imported.
+        split: split of the data; tasks without it are skipped.
+        feature_lengths: greatest length of each task feature.
+        cache_dir: folder of the prepared examples.
+        reuse: whether examples that were prepared earlier may be used.
 
     Raises:
-        InputError: unknown name, no task with this split or a positive rate, or as
-            `load_examples`.
+        InputError: the name is unknown, no task has this split or a positive rate, or
+            as for `load_examples`.
     """
     import seqio
 
@@ -69,7 +64,7 @@ def load_mixture(
         raise InputError(
             f"{name!r} has no task with split {split!r}; its splits are "
             f"{sorted({s for task in found for s in task.splits})}. Distillation tasks "
-            "have a 'validation' where gin sets "
+            "have a split 'validation' if gin sets "
             "specialize_tasks.distill.held_out.fraction."
         )
     if isinstance(provider, seqio.Mixture):
@@ -78,7 +73,9 @@ def load_mixture(
         rates = [1.0]
     asked = [(t, r) for t, r in zip(tasks, rates, strict=True) if r > 0]
     if not asked:
-        raise InputError(f"mixture {name!r}: no task has a positive rate ({rates}).")
+        raise InputError(
+            f"mixture {name!r}: no task has a positive rate ({rates}). Set the rates."
+        )
     lengths = {
         key: int(value)
         for key, value in feature_lengths.items()
@@ -93,7 +90,7 @@ def load_mixture(
 
 
 def unknown_task(name: str) -> str:
-    """What to say of a name nobody registered."""
+    """The error message for a name that is not registered."""
     import difflib
     import sys
 
@@ -105,7 +102,7 @@ def unknown_task(name: str) -> str:
     where = (
         f"'specialize_tasks' was imported from {module.__file__}"
         if module
-        else "no gin file says 'import specialize_tasks'"
+        else "no gin file has the line 'import specialize_tasks'"
     )
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return f"no SeqIO task or mixture is called {name!r}; {where}.{hint}"

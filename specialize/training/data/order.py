@@ -1,9 +1,9 @@
-"""Which example comes when: a pure function of (seed, position), at any position.
+"""The order of the examples, as a pure function of (seed, position).
 
-No generator is carried from step to step. A position of the stream names its example
-directly, so a resumed run, another number of processes or a look at step 90,000 cost
-the same and agree. The random numbers are SplitMix64 hashes of the key, which, unlike
-NumPy's generators, are the same in every version of every library.
+There is no generator with a state: each position of the stream determines its example.
+Therefore a resumed run, or a run with another number of processes, has the same order,
+and any step takes the same time. The random numbers are SplitMix64 hashes of a key;
+unlike NumPy's generators they are the same in every version of every library.
 """
 
 import functools
@@ -20,9 +20,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def hashed(count: int, *key: int) -> UInt64[np.ndarray, " N"]:
-    """`count` pseudo-random 64-bit numbers that depend on `key` alone.
+    """Returns `count` pseudo-random 64-bit numbers that depend on `key` alone.
 
-    SplitMix64 (Steele, Lea, Flood 2014), started from a chain of its own outputs over
+    SplitMix64 (Steele, Lea, Flood 2014); its first state is a chain of its outputs over
     the parts of the key.
     """
     with np.errstate(over="ignore"):
@@ -35,14 +35,14 @@ def hashed(count: int, *key: int) -> UInt64[np.ndarray, " N"]:
 
 
 def shuffled(count: int, *key: int) -> Int[np.ndarray, " N"]:
-    """A permutation of range(count) that depends on `key` alone."""
+    """Returns a permutation of range(count) that depends on `key` alone."""
     return np.argsort(hashed(count, *key), kind="stable")
 
 
 def questions_of(tasks: Sequence[Any]) -> list[Int[np.ndarray, " _"]]:
-    """For each task (`examples.Examples`) the number of every example's question.
+    """Returns, for each task (`examples.Examples`), every example's question number.
 
-    A record's id begins with its question's: "gsm8k-train-7/3/zero_shot_cot".
+    The id of a record begins with its question's: "gsm8k-train-7/3/zero_shot_cot".
     """
     numbers: dict[str, int] = {}
 
@@ -56,21 +56,21 @@ def questions_of(tasks: Sequence[Any]) -> list[Int[np.ndarray, " _"]]:
 
 
 class MixtureOrder:
-    """Endless streams of several tasks' examples, mixed at exact rates.
+    """An endless stream of several tasks' examples, mixed at exact rates.
 
-    Every task goes through its own epochs, each in a new order, at its own pace. In the
-    first x examples of the mixture, a task with share r has r·x examples, up to one.
+    Every task goes through its own epochs, each in a new order. In the first x examples
+    of the mixture, a task with share r has r·x examples, up to one.
 
     Args:
         sizes: number of examples of every task.
-        rates: how often each task's examples are asked for, relative to the others.
-        seed: of all orders.
-        questions: for each task the number of every example's question. An epoch then
-            goes from question to question, in one order for all tasks, and takes all
-            examples of each; None shuffles examples.
+        rates: relative rate of every task.
+        seed: seed of all orders.
+        questions: question number of every example, for each task. An epoch then goes
+            from question to question, in one order for all tasks, and takes all
+            examples of each. None: an epoch shuffles the examples.
 
     Raises:
-        InputError: a task without examples or with a rate that is not positive.
+        InputError: a task has no examples, or its rate is not positive.
     """
 
     def __init__(
@@ -81,7 +81,9 @@ class MixtureOrder:
         questions: Sequence[Int[np.ndarray, " _"]] | None = None,
     ) -> None:
         if not sizes or len(sizes) != len(rates):
-            raise InputError(f"{len(sizes)} tasks have {len(rates)} rates.")
+            raise InputError(
+                f"{len(sizes)} tasks have {len(rates)} rates. Give one rate per task."
+            )
         if any(size < 1 for size in sizes) or any(not rate > 0 for rate in rates):
             raise InputError(
                 f"task sizes {list(sizes)} and rates {list(rates)} must be positive. "
@@ -93,19 +95,19 @@ class MixtureOrder:
         self.seed = seed
         self._questions = questions
         self._by_question = functools.lru_cache(maxsize=32)(self._question_order)
-        # The task with the greatest share takes what the others' rounding leaves.
+        # The task with the greatest share takes the rest that rounding leaves.
         self._main = max(range(len(sizes)), key=lambda task: self.shares[task])
 
     @property
     def smallest_window(self) -> int:
-        """The shortest window in which no task's count can become negative."""
+        """The length of the shortest window in which no task has a negative count."""
         return len(self.sizes) * max(1, len(self.sizes) - 1)
 
     def starts(self, position: int) -> list[int]:
-        """Examples of every task among the first `position` of the mixture."""
+        """The number of every task's examples in the first `position` of the stream."""
         number = len(self.sizes)
         counts = [
-            # Phases keep rare tasks from all arriving in the same window.
+            # Phases distribute rare tasks over different windows.
             int(position * share + Fraction(2 * task + 1, 2 * number))
             for task, share in enumerate(self.shares)
         ]
@@ -116,15 +118,16 @@ class MixtureOrder:
     def window(
         self, index: int, count: int
     ) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
-        """Examples of the `index`-th window of `count` examples.
+        """Returns the examples of a window in the order of the stream.
+
+        The tasks alternate as evenly as their counts allow.
 
         Args:
-            index: 0-based.
-            count: N, the length of all windows, at least `smallest_window`.
+            index: number of the window, from 0.
+            count: number N of examples of all windows, at least `smallest_window`.
 
         Returns:
-            (tasks, examples): task number and number within the task, in the order
-            of the stream: the tasks alternate as evenly as their counts allow.
+            (task number, number within the task) of every example.
         """
         begin, end = self.starts(index * count), self.starts((index + 1) * count)
         tasks, examples, when = [], [], []
@@ -138,7 +141,7 @@ class MixtureOrder:
         return np.concatenate(tasks)[order], np.concatenate(examples)[order]
 
     def epoch(self, position: int) -> list[float]:
-        """Epochs every task has been through after `position` examples."""
+        """The number of epochs of every task after `position` examples."""
         starts = self.starts(position)
         return [start / size for start, size in zip(starts, self.sizes, strict=True)]
 

@@ -1,14 +1,15 @@
-"""Which examples share a row, and what the packed row looks like.
+"""The assignment of examples to sequences, and the layout of a packed sequence.
 
-A row holds whole examples, each with its own encoder and decoder part, so choosing
-rows is vector bin packing in two dimensions. `assign_rows` solves it for a window of
-examples by local search: deal the examples out evenly, then exchange one example (or
-an empty place) between an overfull row and another wherever that lowers the squared
-overflow, all such pairs at once. On the four-format GSM8K mixture at 2048/432 this
-fills 98.5 % of the encoder and 98.2 % of the decoder (docs/explanation/batches.md).
+A sequence (a row, in this module) holds whole examples, each with an encoder and a
+decoder part, so the assignment is vector bin packing in two dimensions. `assign_rows`
+solves it for a window of examples by local search: it deals the examples out evenly,
+then exchanges one example (or an empty place) between an overfull row and another one
+if that lowers the squared overflow, for all such pairs at once. On the four-format
+GSM8K mixture at 2048/432 this fills 98.5 % of the encoder and 98.2 % of the decoder
+(docs/explanation/batches.md).
 
-`pack` lays the chosen examples out. For the same examples in a row its standard
-features are bit-equal to `seqio.EncDecFeatureConverter(pack=True)`.
+`pack` lays the examples out. For the same examples in a row its standard features are
+bit-equal to those of `seqio.EncDecFeatureConverter(pack=True)`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,16 +20,15 @@ from jaxtyping import Bool, Int, Shaped
 from specialize.errors import InputError
 from specialize.training.data.order import shuffled
 
-# Exchanges are tried for at most this many sweeps before examples are left out; a
-# window that can be packed at all needs a third of it (measured at 98.5 % fill).
+# Largest number of sweeps of exchanges before examples are left out. A window that can
+# be packed needs a third of it (measured at a filled fraction of 98.5 %).
 SWEEPS = 400
-# More candidates than this in one sweep are cut: it bounds memory to tens of MiB.
+# Largest number of candidates in one sweep, which limits memory to tens of MiB.
 MAX_CANDIDATES = 1 << 20
-# The share of the positions that is asked for. Above it, sweeps and examples left out
-# grow fast; below it, padding does.
+# Filled fraction that a window aims at. Above it the number of sweeps and of examples
+# that are left out grows fast; below it the padding does.
 DENSE = 0.985
 
-ENCODER_FEATURE = "inputs"
 TEACHER_FEATURES = {
     "teacher_ids": "decoder_teacher_ids",
     "teacher_probs": "decoder_teacher_probs",
@@ -48,28 +48,28 @@ def assign_rows(
     """Chooses a row for every example so that no row overflows in any dimension.
 
     Args:
-        lengths: tokens of every example in every dimension (encoder, decoder), in
-            the order of the stream.
-        capacities: tokens a row holds in every dimension.
-        rows: number of rows. Examples that do not fit are left out from the end of
-            the stream, whatever their length, so that no kind of example is
-            favoured. None takes as many rows as the examples need.
-        seed: of the exchanges tried; the result is a function of the arguments.
-        sweeps: how long to try before examples are left out or rows added.
+        lengths: tokens of every example in every dimension (encoder, decoder), in the
+            order of the stream.
+        capacities: tokens per row in every dimension.
+        rows: number of rows. Examples that do not fit are left out from the end of the
+            stream, for any length, so that no kind of example is preferred. None: as
+            many rows as the examples need.
+        seed: seed of the exchanges; the result is a function of the arguments.
+        sweeps: number of sweeps before examples are left out or rows added.
 
     Returns:
-        The row of every example, -1 where it was left out. Within a row, examples
-        keep the order of the stream.
+        The row of every example, or -1 if it is left out. Within a row, examples keep
+        the order of the stream.
 
     Raises:
-        InputError: an example alone is longer than a row.
+        InputError: an example is longer than a row.
     """
     count, dims = lengths.shape
     _check_fit(lengths, capacities)
     if count == 0:
         return np.zeros(0, np.int64)
     if dims > 2:
-        raise ValueError(f"lengths has {dims} dimensions; packing knows 1 or 2")
+        raise ValueError(f"lengths has {dims} dimensions; it must have 1 or 2.")
     sizes, capacity = _units(lengths, capacities)
     if rows is None:
         total = int(sizes.sum(0).max())
@@ -77,7 +77,7 @@ def assign_rows(
         if not table.exchange(seed, 0, sweeps):
             table.spill()
         return table.rows()
-    # What exceeds the rows in sum need not be tried.
+    # Leave out what exceeds the sum of the rows.
     kept = int((sizes.cumsum(0) <= capacity * rows).all(1).sum())
     table = _Table(sizes[:kept], capacity, rows)
     tried = 0
@@ -96,18 +96,18 @@ def greatest_count(
     *,
     seed: int,
 ) -> int:
-    """How many examples of such windows fit into `rows` rows.
+    """Finds how many examples of such windows fit into `rows` rows.
 
     Args:
-        windows: a few sample windows, each at least as long as could fit.
-        capacities: tokens a row holds in every dimension.
-        rows: rows of a window.
-        seed: of the exchanges.
+        windows: a few sample windows, each with more examples than fit.
+        capacities: tokens per row in every dimension.
+        rows: number of rows of a window.
+        seed: seed of the exchanges.
 
     Returns:
-        The count whose first examples fit in every window: `DENSE` of what the sums
-        of lengths allow, or less where the examples are too coarse for that (up to
-        1/256); at least `rows`, since one example always fits a row.
+        The number of first examples that fit in every window: `DENSE` of what the sums
+        of lengths allow, or less if the examples are too coarse for that (up to 1/256);
+        at least `rows`, since one example always fits into a row.
     """
     bound = min(len(window) for window in windows)
     for window in windows:
@@ -130,7 +130,7 @@ def greatest_count(
     while high - low > max(1, bound // 256):
         middle = (low + high) // 2
         low, high = (middle, high) if feasible(middle) else (low, middle)
-    # The windows to come differ: leave them some room.
+    # Leave some room, because later windows differ.
     return max(min(rows, bound), low - bound // 128)
 
 
@@ -149,18 +149,18 @@ def pack(
     Args:
         features: flat values by task feature: "inputs", "targets" and any of the
             teacher's features, [total, ...].
-        starts: for "inputs" and "targets", where each example begins in the flat
-            values. Teacher features are aligned with "targets".
-        lengths: for "inputs" and "targets", tokens of each example.
-        rows: row of each example, ascending; examples of a row follow each other.
-        num_rows: B, rows to make; a row without examples is padding.
+        starts: where each example begins in the flat values, for "inputs" and
+            "targets". Teacher features are aligned with "targets".
+        lengths: number of tokens of each example, for "inputs" and "targets".
+        rows: row of each example, ascending.
+        num_rows: number B of rows; a row without examples is padding.
         feature_lengths: S and L, the lengths of "inputs" and "targets".
         segments: whether to add segment ids and positions (packed batches).
 
     Returns:
-        Batch keys as the model reads them: int32 tokens, segment ids, positions and
-        loss weights [B S] or [B L], teacher ids [B L K] int32, teacher
-        probabilities [B L K] and tails [B L] float32, format ids [B L] int32.
+        The batch keys of the model: int32 tokens, segment ids, positions and loss
+        weights [B S] or [B L], teacher ids [B L K] int32, teacher probabilities
+        [B L K] and tails [B L] float32, format ids [B L] int32.
     """
     batch: dict[str, np.ndarray] = {}
     for part, side in (("inputs", "encoder"), ("targets", "decoder")):
@@ -181,7 +181,7 @@ def pack(
             batch["encoder_input_tokens"] = place(tokens)
         else:
             batch["decoder_target_tokens"] = place(tokens)
-            # Teacher forcing: each example's tokens, one later, behind a 0.
+            # Teacher forcing: each example's tokens, shifted right, after a 0.
             before = np.where(position == 0, 0, np.roll(tokens, 1))
             batch["decoder_input_tokens"] = place(before.astype(np.int32))
             batch["decoder_loss_weights"] = place((tokens != 0).astype(np.int32))
@@ -191,7 +191,7 @@ def pack(
                     kind = np.float32 if values.dtype.kind == "f" else np.int32
                     batch[key] = place(values.astype(kind))
         if segments:
-            # SeqIO's segment ids are 0 wherever the token is 0.
+            # As SeqIO's, segment ids are 0 at tokens that are 0.
             batch[f"{side}_segment_ids"] = place(segment * (tokens != 0))
             batch[f"{side}_positions"] = place(position)
     return batch
@@ -209,7 +209,7 @@ def _places(
     Int[np.ndarray, " T"],
     Int[np.ndarray, " T"],
 ]:
-    """For every token: where it is read and written, its position and its segment."""
+    """Returns every token's source and target index, its position and its segment."""
     lengths = lengths.astype(np.int64)
     total = int(lengths.sum())
     ends = np.cumsum(lengths)
@@ -220,8 +220,8 @@ def _places(
     if len(rows) and (in_row + lengths).max() > length:
         worst = int(rows[(in_row + lengths).argmax()])
         raise ValueError(
-            f"row {worst} holds {int((in_row + lengths).max())} tokens, more than "
-            f"{length}"
+            f"row {worst} has {int((in_row + lengths).max())} tokens, more than "
+            f"{length}."
         )
     source = np.repeat(starts.astype(np.int64), lengths) + position
     target = np.repeat(rows.astype(np.int64) * length + in_row, lengths) + position
@@ -232,9 +232,9 @@ def _places(
 def _units(
     lengths: Int[np.ndarray, "N D"], capacities: Sequence[int]
 ) -> tuple[Int[np.ndarray, "N D"], int]:
-    """Lengths in units in which every dimension has the same integer capacity.
+    """Scales lengths so that every dimension has the same capacity.
 
-    Integers, so that every machine takes the same decisions.
+    They are integers, so that every machine makes the same decisions.
     """
     capacity = int(np.prod(capacities, dtype=np.int64))
     scale = capacity // np.asarray(capacities, np.int64)
@@ -246,20 +246,20 @@ def _check_fit(lengths: Int[np.ndarray, "N D"], capacities: Sequence[int]) -> No
     if too_long.any():
         index = int(too_long.argmax())
         raise InputError(
-            f"example {index} has {lengths[index].tolist()} tokens; a row holds "
+            f"example {index} has {lengths[index].tolist()} tokens; a sequence holds "
             f"{list(capacities)} (encoder, decoder). Raise the feature lengths."
         )
 
 
 class _Table:
-    """Rows as places for examples; place N is empty. Rows keep an empty place."""
+    """The examples of every row; N means an empty place, of which each row has one."""
 
     def __init__(self, sizes: Int[np.ndarray, "N D"], capacity: int, rows: int) -> None:
         count, dims = sizes.shape
         self.count = count
         self.capacity = capacity
         self.sizes = np.concatenate([sizes, np.zeros((1, dims), np.int64)])
-        # Largest first, back and forth over the rows: loads start out even.
+        # Largest first, back and forth over the rows, so that the first loads are even.
         order = np.argsort(-sizes.max(1), kind="stable")
         turn, place = np.divmod(np.arange(count), rows)
         place = np.where(turn % 2 == 0, place, rows - 1 - place)
@@ -268,7 +268,7 @@ class _Table:
         self.loads = self.sizes[self.table].sum(1)
 
     def exchange(self, seed: int, first: int, sweeps: int) -> bool:
-        """Exchanges until nothing overflows; whether that was reached."""
+        """Exchanges until no row overflows; returns whether none does."""
         for sweep in range(first, first + sweeps):
             over = (self.loads > self.capacity).any(1)
             if not over.any():
@@ -280,7 +280,7 @@ class _Table:
         self, over: Bool[np.ndarray, " R"], order: Int[np.ndarray, " R"]
     ) -> None:
         rows, width = self.table.shape
-        # Overfull rows first; each meets one from the other end of the order.
+        # Overfull rows first; each is paired with one from the other end of the order.
         order = order[np.argsort(~over[order], kind="stable")]
         pairs = min(int(over.sum()), rows // 2, max(1, MAX_CANDIDATES // width**2))
         ones, others = order[:pairs], order[::-1][:pairs]
@@ -302,18 +302,18 @@ class _Table:
             self.table = np.concatenate([self.table, empty], axis=1)
 
     def remove(self, examples: Int[np.ndarray, " M"]) -> None:
-        """Leaves examples out."""
+        """Removes examples."""
         self.table[np.isin(self.table, examples)] = self.count
         self.loads = self.sizes[self.table].sum(1)
 
     def spill(self) -> None:
-        """Moves what overflows to new rows: first fit, largest first."""
+        """Moves examples of overfull rows to new rows: first fit, largest first."""
         moved: list[int] = []
         for row in np.flatnonzero((self.loads > self.capacity).any(1)):
             while (self.loads[row] > self.capacity).any():
                 here = self.table[row]
                 size = self.sizes[here].max(1)
-                # The smallest example that alone cures the row, or else the largest.
+                # The smallest example whose removal suffices, or else the largest.
                 cures = (self.sizes[here] >= self.loads[row] - self.capacity).all(1)
                 if cures.any():
                     place = int(np.where(cures, size, np.iinfo(np.int64).max).argmin())
@@ -342,7 +342,7 @@ class _Table:
         self.table, self.loads = table, self.sizes[table].sum(1)
 
     def rows(self) -> Int[np.ndarray, " N"]:
-        """The row of every example, -1 where it is in none."""
+        """The row of every example, or -1."""
         found = np.full(self.count + 1, -1, np.int64)
         found[self.table] = np.arange(len(self.table))[:, None]
         return found[: self.count]
@@ -351,6 +351,6 @@ class _Table:
 def _overflow(
     loads: Int[np.ndarray, "P W W D"], capacity: int
 ) -> Int[np.ndarray, "P W W"]:
-    """Squared overflow, summed over dimensions."""
+    """The squared overflow, summed over dimensions."""
     over = np.maximum(loads - capacity, 0)
     return np.square(over).sum(-1)

@@ -1,4 +1,4 @@
-"""What is trained on, in which batches; light, so that gin and the lint read it."""
+"""The data of a training. A light module, which gin and the lint read quickly."""
 
 import dataclasses
 import os
@@ -14,19 +14,19 @@ ORDERS = ("random", "same_question")
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-    """Which examples a run trains on, and how they are made into batches.
+    """The examples of a run, and how they are made into batches.
 
     Attributes:
         mixture: name of a registered SeqIO mixture or task, or a `mixtures.Mixture` of
             examples in memory. None: no data, which is enough for a plan.
         feature_lengths: greatest length of each task feature, in tokens; "inputs" and
-            "targets" are the lengths of a row.
-        batch_size: number of rows of the global batch.
+            "targets" are the lengths of a sequence.
+        batch_size: number of sequences of the global batch.
         split: split of the data.
         microbatches: number of parts in which a batch is processed, one after another;
             more parts need less memory and give the same result.
-        pack: whether a row holds several examples.
-        window_rows: number of rows that are packed together. None: chosen by
+        pack: whether a sequence holds several examples.
+        window_rows: number of sequences that are packed together. None: chosen by
             `batches.BatchSource`.
         order: "random", or "same_question" to keep the records of a question in one
             batch, or in neighbouring ones.
@@ -76,17 +76,17 @@ class DataSpec:
 
     @property
     def lengths(self) -> dict[str, int]:
-        """Tokens of a row: "inputs" and "targets"."""
+        """The lengths of a sequence, "inputs" and "targets"."""
         return {part: self.feature_lengths[part] for part in ("inputs", "targets")}
 
     def check_batch(self, shards: int, *, name: str = "batch_size") -> None:
-        """Checks that the batch divides over microbatches and devices.
+        """Checks that microbatches and devices divide the batch.
 
         Args:
-            shards: number of devices that split the batch.
-            name: what the batch size is called in the message.
+            shards: number of devices over which the batch is split.
+            name: name of the batch size in the message.
 
         Raises:
-            InputError: it does not.
+            InputError: they do not divide it.
         """
         check_batch(self.batch_size, shards, self.microbatches, name=name)

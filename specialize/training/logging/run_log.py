@@ -1,8 +1,8 @@
-"""What a run reports: a line per step, `metrics.jsonl` and TensorBoard.
+"""What a run reports: log lines, `metrics.jsonl` and TensorBoard.
 
-Metrics are (sum, count) pairs of one step; a line shows the quotient of the sums over
-the steps since the last line. Sums are float64 on the host and travel with the
-checkpoint, so a resumed run writes the lines an undisturbed one would have written.
+Metrics are (sum, count) pairs of one step; a log line shows the quotient of the sums
+over the steps since the last line. The sums are float64 on the host and are saved in
+checkpoints, so a resumed run writes the same lines as an uninterrupted one.
 """
 
 import json
@@ -25,11 +25,11 @@ Pair = tuple[float, float]
 
 
 class MetricSums:
-    """Metrics and tokens since the last line.
+    """Metrics and tokens since the last log line.
 
     Attributes:
         sums: name -> [sum, count].
-        steps: how many were added.
+        steps: number of steps that were added.
     """
 
     def __init__(self, saved: Mapping[str, Any] | None = None) -> None:
@@ -49,22 +49,22 @@ class MetricSums:
             pair[1] += float(count)
 
     def clear(self) -> None:
-        """Begins the next interval."""
+        """Begins the next log period."""
         self.sums, self.steps = {}, 0
 
     def means(self) -> dict[str, float]:
-        """Sum over count of every metric that was counted."""
+        """Sum over count of every metric whose count is not 0."""
         return {
             name: total / count for name, (total, count) in self.sums.items() if count
         }
 
     def to_json(self) -> dict[str, Any]:
-        """What the constructor reads; floats survive JSON exactly."""
+        """What the constructor reads; JSON keeps floats exactly."""
         return {"sums": self.sums, "steps": self.steps}
 
 
 class Clock:
-    """Seconds a step, from when results arrived; the first step compiles."""
+    """Seconds per step, between the arrivals of results; the first step is left out."""
 
     def __init__(self) -> None:
         self._last: float | None = None
@@ -73,7 +73,7 @@ class Clock:
         self._steps = 0
 
     def tick(self) -> None:
-        """Notes that one more step has ended."""
+        """Counts one more step, which has just ended."""
         now = time.perf_counter()
         if self._last is not None:
             self._interval += now - self._last
@@ -85,7 +85,7 @@ class Clock:
         self._last = time.perf_counter()
 
     def read(self) -> float | None:
-        """Mean seconds a step since the last reading."""
+        """Mean seconds per step since the last reading."""
         if not self._steps:
             return self._average
         seconds = self._interval / self._steps
@@ -96,19 +96,19 @@ class Clock:
 
     @property
     def average(self) -> float | None:
-        """Seconds a step, smoothed over lines; for the time that is left."""
+        """Seconds per step, smoothed over log lines; for the remaining time."""
         return self._average
 
 
 class RunLog:
-    """Writes lines on process 0, and nothing elsewhere.
+    """Writes log lines on process 0, and nothing on the others.
 
     Args:
         model_dir: the run's folder.
         spec: whether summaries for TensorBoard are written, and the peak FLOP/s.
-        total_steps: of the run.
-        first_step: steps already taken; later lines of an earlier run are dropped.
-        flops: model FLOPs of a step.
+        total_steps: number of steps of the run.
+        first_step: number of steps already taken; later lines are dropped.
+        flops: model FLOPs per step.
         devices: number of devices of the mesh.
     """
 
@@ -155,14 +155,14 @@ class RunLog:
         """Prints and writes the training metrics up to a step.
 
         Args:
-            step: steps taken.
+            step: number of steps taken.
             means: metric -> value.
-            seconds: a step, since the last line; None where unknown.
-            average: a step, smoothed.
-            tokens_per_step: encoder and decoder tokens, padding apart.
-            learning_rate: of the last step.
-            padding: share of positions that are padding.
-            epochs: gone through, by task.
+            seconds: seconds per step since the last line, if known.
+            average: smoothed seconds per step, if known.
+            tokens_per_step: encoder and decoder tokens, without padding.
+            learning_rate: learning rate of the last step.
+            padding: padding fraction.
+            epochs: task -> number of epochs so far.
         """
         if not self.active:
             return
@@ -200,13 +200,13 @@ class RunLog:
             return
         self._write({"step": step, "eval": dict(sorted(metrics.items()))})
         self._summaries(step, {f"eval/{name}": v for name, v in metrics.items()})
-        # The totals; metrics of single formats are only in the files.
+        # The metrics of single formats are only in the files.
         shown = [n for n in metrics if n.count("/") <= 1 and n.endswith(_SHOWN)]
         text = "  ".join(f"{name} {_short(metrics[name])}" for name in shown)
         say(f"step {step}  evaluation  {text}")
 
     def close(self) -> None:
-        """Writes everything out."""
+        """Closes the files."""
         if self.active:
             self._file.close()
         if self._writer is not None:
@@ -227,7 +227,7 @@ _SHOWN = ("loss", "kl", "ce", "accuracy")
 
 
 def step_line(step: int, total_steps: int, record: Mapping[str, Any]) -> str:
-    """One line for people.
+    """The log line that is printed.
 
     `step 120/4000  3.1 s  41 TFLOP/s  MFU 38 %  8.7k tok/s (pad 3 %)  kl .412 ce .88
     lr 4e-4  eta 2h10`
@@ -279,7 +279,7 @@ def _duration(seconds: float) -> str:
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
-    """Drops lines after a step, and a last line that was cut off by a kill."""
+    """Drops the lines after a step, and a last line that was cut off."""
     if not path.exists():
         return
     kept: list[str] = []
@@ -293,7 +293,7 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: it becomes null."""
+    """Replaces NaN and infinity, which JSON does not have, by null."""
     if isinstance(value, Mapping):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, float) and not np.isfinite(value):

@@ -1,4 +1,4 @@
-"""What a run reports; light, so that gin and the lint read it quickly."""
+"""What a run reports. A light module, which gin and the lint read quickly."""
 
 import dataclasses
 
@@ -11,12 +11,12 @@ class LoggingSpec:
     """What a run reports while it trains.
 
     Attributes:
-        period: number of steps between lines.
+        period: number of steps between log lines.
         tensorboard: whether summaries for TensorBoard are written.
         peak_flops: FLOP/s of all devices together, for the model FLOPs utilization.
-            None: the maker's figure, or measured.
-        profile_steps: (first, last), counted from 0: the steps first..last-1 are traced
-            into the run's folder. None: no trace.
+            None: the maker's figure, or a measured one.
+        profile_steps: (first, last), counted from 0. The steps from first to last - 1
+            are traced into the run's folder. None: no trace.
 
     Raises:
         InputError: a field has another type or is outside its range.

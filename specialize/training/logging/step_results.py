@@ -1,4 +1,4 @@
-"""Where the results of steps are entered, one step after they were asked for."""
+"""Reads the results of steps, each one step after it was dispatched."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +14,8 @@ class NotFinite(Exception):
     """A step's loss or gradient was infinite or NaN.
 
     Attributes:
-        step: 0-based.
-        metrics: its (sum, count) pairs.
+        step: number of the step, from 0.
+        metrics: (sum, count) pairs of the step.
     """
 
     def __init__(self, step: int, metrics: Mapping[str, tuple[float, float]]) -> None:
@@ -25,21 +25,21 @@ class NotFinite(Exception):
 
 
 class StepResults:
-    """Enters steps in order, and writes a line when one is due.
+    """Reads the results of steps in order, and writes a log line when it is due.
 
-    `enter` takes a step that has only been dispatched and reads the one before, so that
-    the devices always have a step to work on while the host waits.
+    `enter` takes a step that was only dispatched and reads the one before it, so that
+    the devices always have work while the host waits.
 
     Args:
-        source: of the batches.
-        log: writes the lines.
-        names: of the metrics, in the order of the rows of a step's results.
-        period: number of steps between lines.
-        sums: metrics since the last line, which an interrupted run may have begun.
+        source: all batches.
+        log: writes the log lines.
+        names: names of the metrics, in the order of a step's results.
+        period: number of steps between log lines.
+        sums: metrics since the last log line; a resumed run begins with some.
 
     Attributes:
-        latest: the means of the last line, under "train/".
-        log: writes the lines.
+        latest: the means of the last log line, under "train/".
+        log: writes the log lines.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class StepResults:
         self._positions = source.batch_size * (lengths["inputs"] + lengths["targets"])
 
     def enter(self, step: int, results: Any, layout: BatchLayout) -> None:
-        """Takes a dispatched step, and reads the one before it.
+        """Takes the results of a dispatched step, and reads those of the one before it.
 
         Args:
-            step: 0-based.
-            results: device array [n 2] of sums and counts.
-            layout: of its batch.
+            step: number of the step, from 0.
+            results: sums and counts on the devices, [n 2].
+            layout: what the batch holds.
 
         Raises:
             NotFinite: the step before it was not finite.
@@ -76,7 +76,7 @@ class StepResults:
         self._pending = (step, results, layout)
 
     def settle(self) -> None:
-        """Waits for the step that was entered last, and reads it.
+        """Waits for the results of the step that was entered last, and reads them.
 
         Raises:
             NotFinite: it was not finite.
@@ -87,7 +87,7 @@ class StepResults:
         self._read(step, np.asarray(results), layout)
 
     def restart_clock(self) -> None:
-        """Keeps what happened since the last step out of the seconds a step takes."""
+        """Leaves the time since the last step out of the seconds per step."""
         self._clock.restart()
 
     def _read(

@@ -1,4 +1,4 @@
-"""What a step costs in floating-point operations, and what the machine could do."""
+"""The floating-point operations of a step, and the peak rate of the machine."""
 
 import math
 import time
@@ -15,14 +15,9 @@ def training_flops(
 ) -> float:
     """Model FLOPs of one training step (Chowdhery et al., 2022, appendix B).
 
-    Matrix products only, forward once and backward twice; what rematerialisation
-    repeats does not count, padding does.
-
-    Args:
-        network: the `T5Config`.
-        rows: B.
-        input_length: S.
-        target_length: L.
+    Counts matrix products, forward once and backward twice, padding included and
+    rematerialisation excluded, of a batch of B `rows` with the lengths S and L.
+    `network` is the `T5Config`.
     """
     s, t = input_length, target_length
     joined_kv = network.num_heads * network.head_dim
@@ -37,11 +32,10 @@ def training_flops(
 
 
 def peak_flops(devices: int) -> tuple[float, str]:
-    """FLOP/s all devices could do together, and where the figure comes from.
+    """Peak FLOP/s of all devices together, and the source of the figure.
 
-    Known accelerators have their maker's dense bfloat16 figure. Of anything else, a
-    2048 x 2048 float32 product under jit is measured; simulated devices of one CPU
-    share it.
+    For known accelerators it is the maker's dense bfloat16 figure. For other devices a
+    2048 x 2048 float32 product under jit is measured, once for all simulated devices.
     """
     peak = published_peak()
     if peak is not None:
@@ -50,7 +44,7 @@ def peak_flops(devices: int) -> tuple[float, str]:
 
 
 def published_peak() -> float | None:
-    """FLOP/s of one device of this machine; None where `chips` has no figure."""
+    """Peak FLOP/s of one device of this machine; None if `chips` has no figure."""
     chip = chips.of_kind(_kind())
     return None if chip is None or math.isnan(chip.peak_flops) else chip.peak_flops
 
@@ -60,7 +54,7 @@ def _kind() -> str:
 
 
 def measured_matmul(size: int = 2048, repetitions: int = 3) -> float:
-    """FLOP/s of a square float32 product under jit on one device: the best run."""
+    """FLOP/s of a square float32 product under jit on one device, in the best run."""
     matrix = jnp.ones((size, size), jnp.float32)
     product = jax.jit(lambda a: a @ a)
     product(matrix).block_until_ready()

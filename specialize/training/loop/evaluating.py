@@ -1,4 +1,4 @@
-"""What is measured during training: loss on held-out records, decoded answers."""
+"""Evaluations during training: loss of held-out records, accuracy on suites."""
 
 import dataclasses
 import pathlib
@@ -30,17 +30,9 @@ def held_out_loss(
     data: DataSpec,
     evaluation: PeriodicEvaluation,
 ) -> Evaluator:
-    """Measures loss and the loss's metrics on a split, without dropout.
+    """Makes an evaluator of "held_out/<metric>": loss and metrics without dropout.
 
-    Args:
-        model: the student.
-        layout: mesh and rules.
-        mixture: the held-out examples; each is counted once, rates play no part.
-        data: lengths of a row, and whether rows hold several examples.
-        evaluation: rows of a batch, and how many examples of each task.
-
-    Returns:
-        An evaluator of "held_out/<metric>".
+    Every example of the held-out mixture counts once; its rates are not used.
     """
     step, mesh = jax.jit(make_eval_step(model.loss_sums)), layout.mesh
     place = sharding.batch_sharding(mesh)
@@ -81,23 +73,16 @@ def held_out_loss(
 def decoded_suites(
     model: Any, mesh: Mesh, spec: EvaluationSpec, folder: pathlib.Path
 ) -> Evaluator:
-    """Decodes and judges suites as `specialize evaluate` does.
+    """Makes an evaluator of "<suite>/accuracy", as `specialize evaluate` measures it.
 
-    Args:
-        model: the student.
-        mesh: where to decode.
-        spec: what is asked, and how it is judged.
-        folder: predictions go to its `<step>`.
-
-    Returns:
-        An evaluator of "<suite>/accuracy".
+    It writes predictions to `folder/<step>`.
 
     Raises:
         InputError: the benchmarks or the vocabulary are not named.
     """
     from specialize.evaluation.evaluate import evaluate_weights
 
-    # Refuse what is not named before the first step is taken.
+    # Fail before the first step if a name is missing.
     spec = dataclasses.replace(
         spec, benchmarks_dir=spec.benchmarks(), vocabulary_path=spec.vocabulary()
     )
@@ -118,18 +103,12 @@ def measurements(
     layout: StateLayout,
     model_dir: pathlib.Path,
 ) -> list[Evaluator]:
-    """The evaluators that a specification asks for.
+    """Makes the evaluators of a specification.
 
-    Args:
-        evaluation: what is measured.
-        data: what is trained on.
-        held_out: the examples whose loss is measured, if any.
-        model: the student.
-        layout: mesh and rules.
-        model_dir: the run's folder.
+    `held_out` has the examples whose loss is measured, if any.
 
     Raises:
-        InputError: as `decoded_suites`.
+        InputError: as for `decoded_suites`.
     """
     found: list[Evaluator] = []
     if held_out is not None:

@@ -1,4 +1,4 @@
-"""Ends that are not the end: a signal, a NaN, a run that is taken up again."""
+"""Interruptions of a run: signals, non-finite steps, full disks, resuming."""
 
 import contextlib
 import json
@@ -20,10 +20,10 @@ class NonFiniteError(FloatingPointError):
 
 
 class Stop:
-    """Whether this run was asked to end.
+    """Whether a signal asked this run to end.
 
     Attributes:
-        asked: True after SIGTERM or SIGINT on this process.
+        asked: True after this process received SIGTERM or SIGINT.
     """
 
     def __init__(self) -> None:
@@ -32,8 +32,8 @@ class Stop:
     def at(self, step: int) -> bool:
         """Whether all processes end after this step.
 
-        Several processes may be told at different moments; the coordination service
-        of `jax.distributed` chooses one step for all of them.
+        If processes receive the signal at different times, the coordination service of
+        `jax.distributed` chooses one step for all of them.
         """
         if jax.process_count() == 1:
             return self.asked
@@ -44,10 +44,10 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Turns SIGTERM and the first SIGINT into a wish to stop after the current step.
+    """Makes SIGTERM and the first SIGINT stop the run after the current step.
 
-    A second SIGINT interrupts at once. In several processes JAX itself listens for
-    SIGTERM (its preemption service), so only SIGINT is taken over.
+    A second SIGINT interrupts at once. With several processes no handler is installed:
+    JAX's preemption service listens for SIGTERM.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -60,9 +60,7 @@ def stop_on_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.asked = True
 
-    taken = [signal.SIGTERM] if jax.process_count() == 1 else []
-    if jax.process_count() == 1:
-        taken.append(signal.SIGINT)
+    taken = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
     before = {number: signal.signal(number, ask) for number in taken}
     try:
         yield stop
@@ -73,7 +71,7 @@ def stop_on_signals() -> Iterator[Stop]:
 
 @contextlib.contextmanager
 def full_disk(model_dir: pathlib.Path) -> Iterator[None]:
-    """Turns a disk without room into one clear error.
+    """Turns the error of a full disk into one clear message.
 
     Raises:
         InputError: the disk of `model_dir` is full.
@@ -85,8 +83,8 @@ def full_disk(model_dir: pathlib.Path) -> Iterator[None]:
             raise
         raise InputError(
             f"The disk of {model_dir} is full ({error.strerror}). Its finished "
-            "checkpoints are untouched: make room, and the same command goes on from "
-            "the newest."
+            "checkpoints are intact. Free some space; the same command then resumes "
+            "from the newest checkpoint."
         ) from error
 
 
@@ -97,17 +95,17 @@ def record_nonfinite(
     batch: Mapping[str, np.ndarray],
     record_ids: list[list[str]],
 ) -> pathlib.Path:
-    """Writes down the batch that was not finite.
+    """Records the batch whose loss or gradient was not finite.
 
     Args:
         model_dir: the run's folder.
-        step: 0-based number of the step.
-        metrics: its (sum, count) pairs.
-        batch: the rows this process made.
-        record_ids: records in every row of the global batch.
+        step: number of the step, from 0.
+        metrics: (sum, count) pairs of the step.
+        batch: this process's sequences.
+        record_ids: records in every sequence of the global batch.
 
     Returns:
-        The JSON file, which process 0 writes; each process's arrays lie beside it.
+        The JSON file of process 0. Each process writes its arrays to the same folder.
     """
     path = model_dir / f"nonfinite-{step}.json"
     arrays = path.with_name(f"{path.stem}.{jax.process_index()}.npz")
@@ -130,7 +128,7 @@ def record_nonfinite(
 def nonfinite_message(
     step: int, path: pathlib.Path, saved: int, record_ids: list[list[str]]
 ) -> str:
-    """What to say when a step was not finite."""
+    """The error message for a step that was not finite."""
     ids = [record for row in record_ids for record in row]
     some = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
     return (
@@ -141,17 +139,17 @@ def nonfinite_message(
 
 
 def check_resumable(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuses to go on from a checkpoint of another run.
+    """Checks that a checkpoint belongs to this run.
 
     Args:
-        saved: what decided the run's trajectory when the checkpoint was written.
-        now: the same of this run.
+        saved: what determined the batches when the checkpoint was written.
+        now: what determines them now.
 
     Raises:
-        InputError: naming what differs, with both values.
+        InputError: they differ; the message has both values.
     """
     differing = [
-        f"{name} was {saved.get(name)!r}, is {value!r}"
+        f"{name} was {saved.get(name)!r}, now it is {value!r}"
         for name, value in now.items()
         if saved.get(name) != value
     ]

@@ -7,11 +7,12 @@ import jax
 
 
 class Profiler:
-    """Traces the steps first..last-1.
+    """Traces some steps into a folder.
 
     Args:
-        folder: where the trace goes.
-        steps: (first, last), counted from 0; None traces nothing.
+        folder: folder of the trace.
+        steps: (first, last), counted from 0: the trace begins before `first` and ends
+            before `last`. None: no trace.
     """
 
     def __init__(self, folder: pathlib.Path, steps: tuple[int, int] | None) -> None:
@@ -20,7 +21,7 @@ class Profiler:
         self._active = False
 
     def before(self, step: int) -> None:
-        """Starts or ends the trace, if this step is the one."""
+        """Starts or ends the trace, if it starts or ends before this step."""
         if self._steps is None:
             return
         first, last = self._steps
@@ -31,7 +32,7 @@ class Profiler:
             self.stop()
 
     def stop(self) -> None:
-        """Ends the trace if one is being made."""
+        """Ends a running trace."""
         if self._active:
             jax.profiler.stop_trace()
             self._active = False

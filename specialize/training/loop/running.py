@@ -1,4 +1,4 @@
-"""The loop of a run: steps, evaluations, checkpoints, and what they have in common."""
+"""The loop of a run: steps, evaluations and checkpoints."""
 
 import contextlib
 import dataclasses
@@ -25,13 +25,13 @@ from specialize.training.loop.profiling import Profiler
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come. A checkpoint holds all of it.
+    """The progress of a run, which a checkpoint contains.
 
     Attributes:
         state: weights, optimizer and number of steps, on the mesh.
-        identity: what decides the run's batches; a resumed run must have the same.
+        identity: what determines the run's batches; a resumed run must have the same.
         step: number of optimizer steps taken.
-        sums: metrics since the last line.
+        sums: metrics since the last log line.
         metrics: latest metrics of training and of evaluations.
         evaluation_due: whether a stop prevented the evaluation after this step.
     """
@@ -47,7 +47,7 @@ class Progress:
     def restored(
         cls, store: CheckpointStore, abstract_state: Any, identity: Mapping[str, Any]
     ) -> "Progress":
-        """The progress that the newest sound checkpoint holds.
+        """Reads the progress from the newest intact checkpoint.
 
         Raises:
             InputError: the checkpoint belongs to another run, or none can be read.
@@ -69,21 +69,21 @@ class Loop:
     """The loop of one run.
 
     The results of a step are read one step later, so that the devices always have work.
-    Only evaluating and saving make them wait.
+    They wait only for evaluations and checkpoints.
 
     Attributes:
         model_dir: the run's folder.
-        progress: where the run begins; it changes with every step.
+        progress: progress of the run, which every step changes.
         take_step: (state, healthy, batch) -> (state, healthy, results), compiled.
         source: the batches.
         mesh: the device mesh.
         store: the checkpoints.
-        checkpoints: which of them are saved.
+        checkpoints: which checkpoints are saved.
         results: reads the results of steps.
-        evaluators: what is measured.
+        evaluators: the evaluations.
         evaluation_period: number of steps between evaluations.
         total_steps: number of steps of the whole run.
-        scores: metrics of the evaluation after this very step.
+        scores: metrics of the evaluation after the current step, if there was one.
     """
 
     model_dir: pathlib.Path
@@ -100,11 +100,7 @@ class Loop:
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def run(self, stop: Stop, profiler: Profiler) -> bool:
-        """Takes the steps that are left.
-
-        Args:
-            stop: whether a signal asked the run to end.
-            profiler: told of every step.
+        """Takes the remaining steps.
 
         Returns:
             Whether a signal ended the run before its last step.
@@ -121,11 +117,11 @@ class Loop:
         run, stopped = self.progress, False
         healthy = jax.device_put(jnp.ones((), bool), sharding.replicated(self.mesh))
         # Simulated devices of one CPU share a pool of threads. Two steps at once could
-        # each hold some of them and wait for ever for the rest to join a reduction.
+        # each hold some of the threads and wait forever for the others.
         one_at_a_time = sharding.simulated(self.mesh)
         if run.evaluation_due and self.evaluators:
             self._evaluate()
-        memory.return_freed()  # of building and compiling
+        memory.return_freed()  # after building and compiling
         batches = feed.feed(self.source, self.mesh, run.step, self.total_steps)
         with contextlib.closing(batches):
             for number, batch, layout in batches:
@@ -144,7 +140,7 @@ class Loop:
         return stopped
 
     def _evaluate_and_save(self, stopped: bool) -> None:
-        """Does what is due after a step."""
+        """Makes the evaluation and the checkpoint that are due after a step."""
         step = self.progress.step
         last = step == self.total_steps
         evaluated = bool(self.evaluators) and (
@@ -159,7 +155,7 @@ class Loop:
         else:
             self.scores.clear()
         if saved or self.checkpoints.best_metric is not None:
-            # Whoever asks the run to stop does not wait for an evaluation.
+            # A run that was asked to stop does not evaluate first.
             self.progress.evaluation_due = evaluated and stopped
             self._save()
             self.results.restart_clock()
@@ -179,7 +175,7 @@ class Loop:
         if self.store.latest() == run.step:
             return
         record = {
-            # A checkpoint is judged by what was measured on it alone.
+            # Checkpoints are compared only by evaluations of their own weights.
             "metrics": self.results.latest | self.scores,
             "latest": run.metrics,
             "interval": run.sums.to_json(),

@@ -1,4 +1,4 @@
-"""What is measured during training; light, so that gin and the lint read it quickly."""
+"""Evaluations during training. A light module, which gin and the lint read quickly."""
 
 import dataclasses
 from typing import Any
@@ -12,20 +12,21 @@ from specialize.training.data.spec import DataSpec
 
 @dataclasses.dataclass(frozen=True)
 class PeriodicEvaluation:
-    """What is measured during training, every so many steps and after the last one.
+    """What is measured during training, periodically and after the last step.
 
     Attributes:
         period: number of steps between evaluations.
-        split: split whose loss is measured. None: no such measurement, unless `mixture`
+        split: split whose loss is measured. None: no loss is measured, unless `mixture`
             has examples in memory.
         mixture: name of the mixture that the split belongs to, or a `mixtures.Mixture`.
             None: the mixture that is trained on.
-        batch_size: rows of a batch whose loss is measured, and prompts that are decoded
-            together; rounded up to the devices that split a batch.
+        batch_size: number of sequences per batch whose loss is measured, and of prompts
+            that are decoded together; rounded up to a multiple of the devices over
+            which a batch is split.
         max_examples: number of examples of each task, and of questions of each suite.
             None: all.
-        suites: the suites that are decoded and judged, their prompt format and files.
-            The other fields are not used: see `decoded`. None: no suites.
+        suites: the suites that are decoded and judged, with prompt format and files;
+            `decoded` sets the other fields. None: no suites.
 
     Raises:
         InputError: a field has another type or is outside its range.
@@ -52,15 +53,11 @@ class PeriodicEvaluation:
         return -(-self.batch_size // shards) * shards
 
     def decoded(self, data: DataSpec, shards: int) -> EvaluationSpec | None:
-        """What is asked of the student during training, if anything.
+        """Returns the evaluation of suites during training, if there is one.
 
-        The questions are `max_examples` of each suite's validation split; the student
-        answers greedily, with prompts and answers of at most the length of a row, and
-        the exact judge reads the answers.
-
-        Args:
-            data: what is trained on.
-            shards: number of devices that split a batch.
+        The questions are `max_examples` of each suite's validation split. The student
+        decodes greedily, with the lengths of its training sequences; the exact judge
+        reads the predictions. `shards` is the number of devices that split a batch.
         """
         if self.suites is None or not self.suites.suites:
             return None

@@ -1,8 +1,8 @@
-"""train(): one page, read from top to bottom.
+"""`train()`, which starts or resumes a run.
 
-A run is its folder. `train` makes it, or continues it from its newest checkpoint; which
-of the two follows from the folder alone, so the same command starts a run, resumes it
-after a kill, and does nothing when it is complete.
+A run is stored in its folder. Whether `train` starts the run or resumes it from its
+newest checkpoint follows from the folder, so the same command starts a run, resumes it
+after an interruption, and does nothing if the run is complete.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class TrainResult:
 
     Attributes:
         step: number of optimizer steps taken in all.
-        metrics: metrics of the last evaluation, and those of the last line under
+        metrics: metrics of the last evaluation, and those of the last log line, under
             "train/".
         stopped: True if a signal ended the run before its last step.
         model_dir: the run's folder.
@@ -79,25 +79,25 @@ def train(
 
     Args:
         model: the student (`student.model.Student`).
-        data: what it trains on, in which batches.
-        optimizer: the optimizer and its schedule, or an optax chain of one's own.
+        data: the examples and their batches.
+        optimizer: the optimizer and its schedule, or any optax chain as an `Optimizer`.
         model_dir: the run's folder, new or of an earlier run with the same settings.
-        total_steps: number of optimizer steps in all, those of an earlier run included.
+        total_steps: total number of optimizer steps, those of an earlier run included.
         initial_checkpoint_path: weights to start from, in any layout that
             `checkpoints.load_params` reads. None: random weights.
         mesh: the device mesh, in any spelling that `MeshSpec.read` takes.
-        rules: logical axes to mesh axes.
+        rules: the sharding rules.
         checkpoints: where checkpoints are stored, and which are kept.
         evaluation: what is measured during training.
         logging: what is reported.
-        evaluators: further measurements, (params, step) -> metrics.
+        evaluators: additional evaluations, (params, step) -> metrics.
 
     Returns:
-        The outcome; also where the run was complete already.
+        The outcome, also if the run was complete already.
 
     Raises:
-        InputError: the folder is not ours, belongs to a run with other settings, or the
-            batch does not divide over mesh and microbatches.
+        InputError: the folder was not made by `train` or belongs to a run with other
+            settings, or mesh and microbatches do not divide the batch.
         NonFiniteError: a step was not finite; the state before it was saved.
 
     Example:
@@ -113,7 +113,7 @@ def train(
         ... ).step
         2
     """
-    # -- 1. Refuse what cannot work, before anything is written or compiled. ----------
+    # -- 1. Check the arguments, before anything is written or compiled. --------------
     outputs.check_writable(model_dir, "run")
     checks.whole("total_steps", total_steps)
     mesh = sharding.read_mesh(mesh)
@@ -123,13 +123,13 @@ def train(
     model_dir = pathlib.Path(model_dir)
     _claim(model_dir)
 
-    # -- 2. Data: prepared once, then any step's batch is a function of (seed, step). --
+    # -- 2. Data, prepared once; a step's batch is then a function of (seed, step). ---
     mixture, held_out = _load(data, evaluation, model_dir)
     source = BatchSource(mixture, data)
     identity = {**source.identity(), "mixture": mixture.name, "split": data.split}
 
     with contextlib.ExitStack() as exits:
-        # -- 3. State: of the newest checkpoint, of given weights, or random. ---------
+        # -- 3. State, from the newest checkpoint, from given weights, or random. -----
         exits.enter_context(interruptions.full_disk(model_dir))
         stop = exits.enter_context(interruptions.stop_on_signals())
         store = exits.enter_context(_open_store(checkpoints, model_dir))
@@ -146,15 +146,15 @@ def train(
             _say(f"{model_dir} is complete: {run.step} of {total_steps} steps")
             return _result(run, model_dir, stopped=False)
 
-        # -- 4. The step, compiled once; and what is measured on the way. -------------
+        # -- 4. The step, compiled once, and the evaluations. -------------------------
         began = time.perf_counter()
         first = feed.global_batch(source, run.step, mesh)
         names, lowered = lower_step(model, optimizer, data, layout, first)
         compiled = lowered.compile()
         del first
-        if jax.process_index() == 0:  # nothing refuses any more
-            config.save(model_dir)  # every value and its origin
-            config.save_operative(model_dir)  # defaults included
+        if jax.process_index() == 0:  # after the last check
+            config.save(model_dir)  # all values and their origins
+            config.save_operative(model_dir)  # with defaults
         measured = measurements(evaluation, data, held_out, model, layout, model_dir)
         log = _open_log(logging, model, data, mesh, model_dir, run.step, total_steps)
         exits.callback(log.close)
@@ -177,14 +177,14 @@ def train(
             total_steps=total_steps,
         )
         if stopped := loop.run(stop, profiler):
-            _say(f"asked to stop: step {run.step} is saved; the same command continues")
+            _say(f"stopped: step {run.step} is saved; the same command resumes the run")
         if left_out := source.left_out(0, run.step):
-            _say(f"packing left {left_out} examples out of their windows")
+            _say(f"packing left out {left_out} examples")
         return _result(run, model_dir, stopped=stopped)
 
 
 def _claim(model_dir: pathlib.Path) -> None:
-    """Makes the run's folder, or checks that it is ours."""
+    """Makes the run's folder, or checks that it is one."""
     if jax.process_index() == 0:
         outputs.claim(model_dir, "run")
     sharding.barrier("run folder")
@@ -193,7 +193,7 @@ def _claim(model_dir: pathlib.Path) -> None:
 def _load(
     data: DataSpec, evaluation: PeriodicEvaluation, model_dir: pathlib.Path
 ) -> tuple[Mixture, Mixture | None]:
-    """The examples to train on, and those whose loss is measured, if any."""
+    """Loads the examples to train on, and those whose loss is measured, if any."""
     folder = data.examples_dir or model_dir / run_folder.EXAMPLES
 
     def load(chosen: str | Mixture | None, split: str) -> Mixture:
@@ -246,7 +246,8 @@ def _summary(mixture: Mixture, data: DataSpec, mesh: Mesh, seconds: float) -> st
     lengths = "/".join(map(str, data.lengths.values()))
     return (
         f"{mixture.name}: {sum(map(len, mixture.tasks))} examples; {data.batch_size} "
-        f"rows of {lengths}; mesh {MeshSpec(**mesh.shape)}; compiled in {seconds:.1f} s"
+        f"sequences of {lengths} tokens per batch; mesh {MeshSpec(**mesh.shape)}; "
+        f"compiled in {seconds:.1f} s"
     )
 
 

@@ -1,9 +1,9 @@
 """Adafactor's second moment, factored by the logical axes of a parameter.
 
 optax factors the two largest dimensions of any parameter. That is wrong for stacked
-parameters: of a scanned kernel [embed, layers, mlp] the layers would be averaged over
-or even factored. T5X lets the names of the axes decide, and so does this: "layers" is
-a batch of matrices, "embed" is the row, everything wide is the column.
+parameters: it would average over the layers of a scanned kernel [embed, layers, mlp],
+or even factor them. Here, as in T5X, the names of the axes decide: "layers" is a batch
+of matrices, "embed" is the row, and every wide axis is the column.
 """
 
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-# Logical axis -> what it is to a factored second moment. As T5X's standard rules.
+# The roles of logical axes in a factored second moment, as in T5X's standard rules.
 ROWS = frozenset({"embed"})
 COLUMNS = frozenset(
     {
@@ -40,10 +40,10 @@ class FactoredState(NamedTuple):
     """Second moments; a leaf that a parameter does not need is a single 0.
 
     Attributes:
-        count: steps taken.
-        v_row: mean over the column dimensions.
-        v_col: mean over the row dimensions.
-        v: the full second moment, where it is not factored.
+        count: number of steps taken.
+        v_row: means over the column dimensions.
+        v_col: means over the row dimensions.
+        v: full second moments of the parameters that are not factored.
     """
 
     count: Float[Array, ""] | Any
@@ -53,11 +53,11 @@ class FactoredState(NamedTuple):
 
 
 class Factoring(NamedTuple):
-    """How one parameter is treated.
+    """The roles of one parameter's dimensions.
 
     Attributes:
-        rows: its row dimensions; empty where the second moment is kept in full.
-        columns: its column dimensions.
+        rows: row dimensions; empty if the second moment is not factored.
+        columns: column dimensions.
         averaged: dimensions over which scale and clipping are measured.
     """
 
@@ -71,21 +71,15 @@ def factoring(
 ) -> Factoring:
     """Decides which dimensions of a parameter are rows and columns.
 
-    Args:
-        shape: of the parameter.
-        axes: logical names of its dimensions; None where they are unknown.
-        min_dim_size_to_factor: smaller matrices are not factored.
-
-    Returns:
-        The dimensions. Parameters of rank 2 or less without a batch dimension are
-        factored over their two dimensions if both are large enough; of others the
-        names decide, whatever the sizes.
+    If the logical names are unknown (`axes` is None), or the rank is at most 2 and no
+    dimension is a batch, the two largest dimensions are factored if both have at least
+    `min_dim_size_to_factor`. Otherwise the names decide, for any size.
     """
     rank = len(shape)
     every = tuple(range(rank))
     batch = tuple(i for i in every if axes is not None and axes[i] in BATCHES)
     if axes is None or (rank <= 2 and not batch):
-        # Only the last two by size count where the names are unknown, as in optax.
+        # As in optax, the two largest dimensions.
         by_size = sorted(every, key=lambda i: shape[i])
         if rank < 2 or shape[by_size[-2]] < min_dim_size_to_factor:
             return Factoring((), (), every)
@@ -115,7 +109,7 @@ def scale_by_factored_rms(
         params_axes: flax's "params_axes" collection; None factors by size alone.
         decay_rate: c in the decay 1 - t^-c.
         step_offset: subtracted from the step before it is raised.
-        clipping_threshold: greatest root mean square of an update; None for none.
+        clipping_threshold: greatest root mean square of an update. None: no clipping.
         multiply_by_parameter_scale: whether to multiply by the parameter's root mean
             square, at least `epsilon2`.
         min_dim_size_to_factor: see `factoring`.
@@ -123,7 +117,7 @@ def scale_by_factored_rms(
         epsilon2: smallest parameter scale.
 
     Returns:
-        A transformation whose updates still lack the (negative) learning rate.
+        A transformation whose updates are not yet multiplied by the learning rate.
     """
     names = _names(params_axes)
 
@@ -151,7 +145,7 @@ def scale_by_factored_rms(
         updates: Any, state: FactoredState, params: Any = None
     ) -> tuple[Any, FactoredState]:
         if params is None:
-            raise ValueError("Adafactor's update needs the parameters")
+            raise ValueError("Adafactor needs the parameters. Pass params to update.")
         t = jnp.asarray(state.count - step_offset, jnp.float32) + 1.0
         decay = 1.0 - t ** (-decay_rate)
         gradients: dict[Any, Any] = flatten_dict(unfreeze(updates))
@@ -190,7 +184,7 @@ def scale_by_factored_rms(
         new = FactoredState(state.count + 1, *map(unflatten_dict, (rows, cols, full)))
         return unflatten_dict(out), new
 
-    # optax's protocol is stricter about names than about what it calls.
+    # optax's protocol names its arguments in another way than it passes them.
     return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
 
 

@@ -1,7 +1,7 @@
 """Optimizers by name, as optax chains, and learning-rate schedules in optimizer steps.
 
-A schedule's horizon counts optimizer steps, never microbatches, so that the rate
-reaches its end when the run does, however a batch is split.
+A schedule counts optimizer steps, not microbatches, so that it ends with the run for
+every number of microbatches.
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -25,12 +24,12 @@ Schedule = Callable[[Any], Any]
 class Optimizer:
     """An optax chain that may depend on the logical axes of the parameters.
 
-    It has optax's own `init` and `update`, so that it can be used wherever a
-    `GradientTransformation` is, also by T5X's wrapper of optax.
+    It has the `init` and `update` of a `GradientTransformation`, so that T5X's wrapper
+    of optax can use it too.
 
     Attributes:
         name: "adamw" or "adafactor".
-        learning_rate: step -> rate, inside the chain already; for the step line.
+        learning_rate: step -> rate, for the log; the chain contains it already.
         build: flax's "params_axes" collection, or None -> the chain.
     """
 
@@ -54,7 +53,7 @@ class Optimizer:
 
 
 def make_optimizer(spec: OptimizerSpec) -> Optimizer:
-    """The optimizer of a specification, with its schedule.
+    """Makes the optimizer of a specification, with its schedule.
 
     Raises:
         InputError: the optimizer has no such option.
@@ -70,7 +69,7 @@ def make_optimizer(spec: OptimizerSpec) -> Optimizer:
     known = inspect.signature(make).parameters
     if unknown := sorted(set(spec.options) - set(known)):
         raise InputError(
-            f"options: {spec.name} has no {', '.join(unknown)}; it has "
+            f"options: {spec.name} has no option {', '.join(unknown)}. Its options are "
             f"{', '.join(known)}."
         )
     decay, clip = spec.weight_decay, spec.clip_norm
@@ -88,16 +87,16 @@ def adamw(
 ) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
 
-    The values of PyTorch's AdamW, which the paper used, except for the weight decay:
-    its default there is 0.01.
+    The defaults are those of PyTorch's AdamW, which the paper used, except for the
+    weight decay, which is 0.01 there.
 
     Args:
         learning_rate: a rate or a schedule.
         b1: decay of the first moment.
         b2: decay of the second moment.
-        eps: added to the root of the second moment.
-        weight_decay: decay a step, times the learning rate.
-        clip_norm: greatest global norm of the gradient; None does not clip.
+        eps: number added to the root of the second moment.
+        weight_decay: decay per step, multiplied by the learning rate.
+        clip_norm: greatest global norm of the gradient. None: no clipping.
     """
     rate = _schedule(learning_rate)
     chain = optax.chain(
@@ -121,15 +120,16 @@ def adafactor(
     """Adafactor (Shazeer and Stern, 2018) with T5X's factoring by logical axes.
 
     Args:
-        learning_rate: a rate or a schedule; relative to each parameter's scale where
-            `multiply_by_parameter_scale`.
+        learning_rate: a rate or a schedule; relative to each parameter's scale if
+            `multiply_by_parameter_scale` is True.
         decay_rate: c in the second moment's decay 1 - t^-c.
-        step_offset: subtracted from t, to restart the decay when fine-tuning.
+        step_offset: number subtracted from t, to restart the decay in fine-tuning.
         clipping_threshold: greatest root mean square of a parameter's update.
         multiply_by_parameter_scale: whether updates scale with the parameter.
-        min_dim_size_to_factor: smaller matrices keep a full second moment.
-        weight_decay: fraction of the parameter taken away a step.
-        clip_norm: greatest global norm of the gradient; None does not clip.
+        min_dim_size_to_factor: size below which matrices keep a full second moment.
+        weight_decay: fraction of the parameter that a step removes, independent of the
+            rate, as in T5X.
+        clip_norm: greatest global norm of the gradient. None: no clipping.
     """
     rate = _schedule(learning_rate)
 
@@ -145,14 +145,14 @@ def adafactor(
                 min_dim_size_to_factor=min_dim_size_to_factor,
             ),
             optax.scale_by_learning_rate(rate),
-            _decay(weight_decay),
+            optax.add_decayed_weights(-weight_decay),  # the updates are negative here
         )
 
     return Optimizer("adafactor", rate, build)
 
 
 def constant(learning_rate: float, *, warmup_steps: int = 0) -> Schedule:
-    """The same rate always, after a linear rise over `warmup_steps`."""
+    """Stays at one rate after a linear rise over `warmup_steps`."""
     return _with_warmup(optax.constant_schedule(learning_rate), warmup_steps)
 
 
@@ -163,7 +163,7 @@ def linear(
     warmup_steps: int = 0,
     end_fraction: float = 0.0,
 ) -> Schedule:
-    """Falls in a line from the peak after warm-up to its fraction at `total_steps`."""
+    """Falls linearly from the peak to its `end_fraction` at `total_steps`."""
     decay = optax.linear_schedule(
         learning_rate, learning_rate * end_fraction, total_steps - warmup_steps
     )
@@ -177,7 +177,7 @@ def cosine(
     warmup_steps: int = 0,
     end_fraction: float = 0.0,
 ) -> Schedule:
-    """Falls along half a cosine from the peak to its fraction at `total_steps`."""
+    """Falls as half a cosine from the peak to its `end_fraction` at `total_steps`."""
     decay = optax.cosine_decay_schedule(
         learning_rate, total_steps - warmup_steps, alpha=end_fraction
     )
@@ -185,7 +185,7 @@ def cosine(
 
 
 def rsqrt(learning_rate: float, *, warmup_steps: int = 10_000) -> Schedule:
-    """The peak times sqrt(warmup / step) after a linear rise: T5's pre-training."""
+    """The peak times sqrt(warmup / step) after a linear rise, as T5 was pre-trained."""
     warmup = max(1, warmup_steps)
 
     def decay(step: Any) -> Any:
@@ -195,7 +195,7 @@ def rsqrt(learning_rate: float, *, warmup_steps: int = 10_000) -> Schedule:
 
 
 def _with_warmup(decay: Schedule, warmup_steps: int) -> Schedule:
-    """Rises so that step 0 already learns: (step + 1) / (warmup + 1) of the peak."""
+    """Begins at (step + 1) / (warmup + 1) of the peak, so that step 0 learns too."""
     if warmup_steps == 0:
         return decay
 
@@ -217,14 +217,3 @@ def _clip(clip_norm: float | None) -> optax.GradientTransformation:
     if clip_norm is None:
         return optax.identity()
     return optax.clip_by_global_norm(clip_norm)
-
-
-def _decay(weight_decay: float) -> optax.GradientTransformation:
-    """Takes a fraction of every parameter away, independently of the rate (T5X)."""
-    if not weight_decay:
-        return optax.identity()
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return jax.tree.map(lambda u, p: u - weight_decay * p, updates, params), state
-
-    return optax.GradientTransformation(optax.identity().init, update)

@@ -1,4 +1,4 @@
-"""Which optimizer at which rate; light, so that gin and the lint read it quickly."""
+"""The optimizer and its rate. A light module, which gin and the lint read quickly."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class OptimizerSpec:
         total_steps: number of optimizer steps until the end of the schedule; needed by
             "linear" and "cosine".
         warmup_steps: number of steps of linear rise from 0.
-        end_fraction: rate at the end over peak rate ("linear" and "cosine").
+        end_fraction: last rate as a fraction of the peak rate ("linear" and "cosine").
         weight_decay: decoupled decay per step, multiplied by the learning rate (AdamW),
             or fraction of the parameter per step (Adafactor, as in T5X).
         clip_norm: largest global norm of the gradient. None: no clipping.
@@ -60,7 +60,7 @@ class OptimizerSpec:
             return
         if self.total_steps is None:
             raise InputError(
-                f"schedule {self.schedule!r} needs total_steps, its horizon."
+                f"schedule {self.schedule!r} needs total_steps. Set total_steps."
             )
         if self.total_steps <= self.warmup_steps:
             raise InputError(

@@ -1,4 +1,4 @@
-"""The state of a run: its shapes, its shardings, its first values, and the step."""
+"""The state of a run: its shapes, its shardings, its initial values and its step."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -25,10 +25,10 @@ class StateLayout(NamedTuple):
 
     Attributes:
         mesh: the device mesh.
-        rules: logical axes to mesh axes, those that divide this model.
+        rules: the sharding rules that divide this model.
         chain: the optimizer for this model.
-        abstract: `jax.ShapeDtypeStruct`s with shardings, in the tree of the state.
-        shardings: the shardings alone.
+        abstract: the state as `jax.ShapeDtypeStruct`s with shardings.
+        shardings: the shardings of the state.
     """
 
     mesh: Mesh
@@ -45,14 +45,9 @@ def plan_state(
     mesh: Mesh,
     rules: sharding.Rules,
 ) -> StateLayout:
-    """Derives shapes and shardings of the whole state; nothing is computed.
+    """Derives shapes and shardings of the whole state, without computing it.
 
-    Args:
-        model: the student.
-        optimizer: with its schedule.
-        batch: any global batch; its shapes and types count.
-        mesh: the device mesh.
-        rules: logical axes to mesh axes.
+    Only the shapes and types of `batch`, a global batch, are used.
     """
     variables = jax.eval_shape(_variables(model, batch), jax.random.key(0))
     params, axes = variables["params"], variables["params_axes"]
@@ -77,18 +72,13 @@ def create_state(
     seed: int,
     initial_checkpoint_path: str | None,
 ) -> Any:
-    """The state before the first step, on the mesh.
+    """Makes the state before the first step, on the mesh.
 
-    Args:
-        model: the student.
-        layout: of `plan_state`.
-        batch: as there.
-        seed: of random weights, which are the same on every mesh.
-        initial_checkpoint_path: weights in any layout that `load_params` reads; None
-            draws random ones.
+    The weights are those of `initial_checkpoint_path`, in any layout that `load_params`
+    reads. If it is None, they are random; a seed gives the same ones on every mesh.
 
     Raises:
-        InputError: as `checkpoints.load_params`.
+        InputError: as for `checkpoints.load_params`.
     """
     with sharding.activate(layout.mesh, layout.rules):
         if initial_checkpoint_path is None:
@@ -115,15 +105,10 @@ def lower_step(
 ) -> tuple[list[str], Any]:
     """Lowers the optimizer step for a mesh, whose devices need not exist.
 
-    Args:
-        model: the student.
-        optimizer: for the learning rate that is reported.
-        data: seed of dropout and number of microbatches.
-        layout: of `plan_state`.
-        batch: arrays of a batch, or their shapes with shardings.
+    `batch` has the arrays of a batch, or their shapes with shardings.
 
     Returns:
-        (names of the rows of the results, `jax.stages.Lowered`).
+        (names of the metrics in the results, `jax.stages.Lowered`).
     """
     names, step = stack_metrics(
         make_train_step(

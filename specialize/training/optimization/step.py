@@ -1,13 +1,13 @@
 """One optimizer step and one evaluation step, as pure functions of arrays.
 
-The loss arrives as (sum, weight): microbatches, devices and hosts add, and the division
-happens once. A step whose loss or gradient is not finite changes nothing, and neither
-does any step after it: the state stays the last good one without the host having to
-look before it sends the next batch.
+The loss is a pair (sum, weight), so that microbatches, devices and hosts add, and one
+division follows. A step whose loss or gradient is not finite changes nothing, nor does
+any step after it. The state therefore stays the last good one, although the host sends
+the next batch before it reads the results.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,24 +16,15 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, tuple[Array, Array]]
-
-
-class Sums(Protocol):
-    """What a model returns for a batch: sums over target positions."""
-
-    loss: Float[Array, ""]
-    weight: Float[Array, ""]
-    metrics: Any
-
-
+# (params, batch, dropout key) -> sums over target positions (`losses.LossSums`).
 LossSums = Callable[[Any, Batch, Array | None], Any]
 
 
 def split_rows(batch: Batch, microbatches: int) -> dict[str, Shaped[Array, "M b ..."]]:
-    """[B ...] -> [M B/M ...]; microbatch m takes the rows m, m + M, m + 2M, ...
+    """[B ...] -> [M B/M ...]; microbatch m has the sequences m, m + M, m + 2M, ...
 
-    Strided, so that every device's rows are divided among the microbatches and none
-    has to be sent elsewhere.
+    With this stride every device's sequences are divided among the microbatches, and
+    none is sent to another device.
     """
 
     def split(values: Array) -> Array:
@@ -47,17 +38,10 @@ def split_rows(batch: Batch, microbatches: int) -> dict[str, Shaped[Array, "M b 
 def gradient_sums(
     loss_sums: LossSums, params: Any, batch: Batch, key: Array, microbatches: int
 ) -> tuple[Any, Any]:
-    """Sum of the loss over a batch, and its gradient, in `microbatches` parts.
+    """Returns (sums over a batch, gradient of the loss sum), in float32.
 
-    Args:
-        loss_sums: (params, batch, dropout key) -> sums.
-        params: differentiated.
-        batch: arrays with B rows; B is a multiple of `microbatches`.
-        key: for dropout; each microbatch folds in its number.
-        microbatches: how many parts are gone through one after another.
-
-    Returns:
-        (sums, gradient of the loss sum), in float32.
+    The microbatches, which must divide the batch, are processed one after another; each
+    folds its number into the dropout key.
     """
 
     def part_sums(part: Batch, number: Any) -> tuple[Any, Any]:
@@ -91,19 +75,19 @@ def make_train_step(
     microbatches: int = 1,
     learning_rate: Callable[[Any], Any] | None = None,
 ) -> Callable[[Any, Bool[Array, ""], Batch], tuple[Any, Bool[Array, ""], Metrics]]:
-    """The function of one optimizer step, ready for `jax.jit`.
+    """Makes the function of one optimizer step, ready for `jax.jit`.
 
     Args:
         loss_sums: (params, batch, dropout key) -> sums.
         optimizer: an optax chain.
-        seed: of dropout; the key of a step is this seed with the step folded in.
-        microbatches: parts of a batch; they never change the result beyond rounding.
-        learning_rate: step -> rate, to be shown; the chain has its own.
+        seed: seed of dropout; each step folds in its number.
+        microbatches: number of parts of a batch; they change the result by rounding.
+        learning_rate: step -> rate, for the metrics; the chain has its own.
 
     Returns:
         (state, healthy, batch) -> (state, healthy, metrics). The state is a dict of
-        "params", "opt_state" and "step" (int32, steps taken). `healthy` becomes
-        False with the first step that is not finite. Metrics are (sum, count) pairs.
+        "params", "opt_state" and "step" (int32, number of steps taken). `healthy` is
+        False after the first step that is not finite. Metrics are (sum, count) pairs.
     """
 
     def train_step(
@@ -148,14 +132,11 @@ def make_train_step(
 def stack_metrics(
     train_step: Callable[..., Any],
 ) -> tuple[list[str], Callable[..., Any]]:
-    """The step with its metrics as one array: one transfer, not a hundred.
-
-    Args:
-        train_step: of `make_train_step`.
+    """Makes the metrics of a step one array: one transfer instead of a hundred.
 
     Returns:
-        (names, step): the step gives float32 [n 2], sum and count of each metric, and
-        fills in the names of the rows when it is traced.
+        (names, step): the step returns float32 [n 2], sum and count of each metric, and
+        fills the list of their names when it is traced.
     """
     names: list[str] = []
 
@@ -171,7 +152,7 @@ def stack_metrics(
 
 
 def make_eval_step(loss_sums: LossSums) -> Callable[[Any, Batch], Metrics]:
-    """(params, batch) -> (sum, count) metrics of a batch, without dropout."""
+    """Makes (params, batch) -> (sum, count) metrics of a batch, without dropout."""
 
     def eval_step(params: Any, batch: Batch) -> Metrics:
         sums = loss_sums(params, batch, None)
