@@ -149,7 +149,7 @@ def check_resumable(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         InputError: they differ; the message has both values.
     """
     differing = [
-        f"{name} was {saved.get(name)!r}, now it is {value!r}"
+        f"{name} was {saved.get(name)!r}, is {value!r}"
         for name, value in now.items()
         if saved.get(name) != value
     ]
