@@ -358,7 +358,7 @@ def test_a_row_with_a_key_of_its_own_draws_the_same_wherever_it_stands():
 
 def test_alternatives_beyond_the_vocabulary_or_of_beams_are_refused():
     module, params = model()
-    with pytest.raises(InputError, match=r"alternatives = 10000.*size of the vocabulary"):
+    with pytest.raises(InputError, match=r"alternatives = 10000.*the vocabulary"):
         generate(module, params, prompts(), max_length=2, alternatives=10_000)
     with pytest.raises(InputError, match="beam search are not kept"):
         generate(module, params, prompts(), max_length=2, method="beam", alternatives=2)
