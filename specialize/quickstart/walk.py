@@ -15,7 +15,6 @@ from typing import Any
 
 from specialize import memory, outputs, run_folder
 from specialize.errors import InputError
-from specialize.progress import console
 
 # What a suite of the miniature world measures -> the suite and its prompt format.
 SUITES = {
@@ -104,6 +103,7 @@ def quickstart(
         InputError: a number is below 1, `out` is not ours, or a command rejected its
             input.
     """
+    from specialize.progress import console
     from specialize.quickstart import miniature
     from specialize.quickstart.exact_teacher import TEACHER_NAME
 
@@ -222,6 +222,8 @@ def _compare(before: pathlib.Path, after: pathlib.Path) -> dict[str, Any]:
 def _table(results: dict[str, Any]) -> None:
     from rich.table import Table
 
+    from specialize.progress import console
+
     table = Table("suite", "n", "before", "after", title="What specialisation did")
     for name, scores in results["suites"].items():
         cells = [
@@ -239,4 +241,6 @@ def _table(results: dict[str, Any]) -> None:
 
 
 def _say(part: str, text: str) -> None:
+    from specialize.progress import console
+
     console.rule(f"[bold]{part}[/bold] {text}", align="left")

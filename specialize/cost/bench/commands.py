@@ -20,7 +20,6 @@ from specialize import outputs
 from specialize.cost.bench.protocol import Worker, WorkerError
 from specialize.cost.bench.shapes import SHAPES, shape_named
 from specialize.errors import InputError
-from specialize.progress import table_console, track
 
 ROOT = pathlib.Path(__file__).parents[3]
 # The cases of each word of the command line; `matmul` is always added.
@@ -173,6 +172,8 @@ def measure(
     Returns:
         The rows, and the errors of failed cases by name.
     """
+    from specialize.progress import track
+
     commands: dict[str, tuple[list[str], dict[str, str]]] = {
         name: ([sys.executable, "-m", "specialize.cost.bench.worker", name, shape], {})
         for name in ("matmul", *names)
@@ -300,6 +301,8 @@ def row(
 def show(rows: list[dict[str, Any]]) -> None:
     """Prints the rows, and the devices and versions below them."""
     from rich.table import Table
+
+    from specialize.progress import table_console
 
     console = table_console(160)
     table = Table(box=None, header_style="bold")
