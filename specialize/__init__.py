@@ -1,13 +1,13 @@
 r"""Concentrate a large teacher's chain of thought in a small Flan-T5.
 
-What a notebook needs is named here; everything else is private to its room:
+The names that a notebook needs are here; everything else is private to its room:
 
     student = specialize.load("runs/student")
     student.generate(["Q: ...\nLet's think step by step"])
     student.loss(specialize.Corpus("runs/corpus"))
     specialize.judge("The answer is 18.", gold="18")
 
-Importing this package imports nothing else; a name is imported when it is first used.
+Importing this package imports no other module; a name is imported at its first use.
 `README.md` has the map of the rooms.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from specialize.training.loop.train import train as train
     from specialize.training.optimization.spec import OptimizerSpec as OptimizerSpec
 
-__version__ = "0.2.0"  # setup.py and every report read it here
+__version__ = "0.2.0"  # setup.py and the reports read it here
 
 _HOMES = {
     "load": "inference.loaded",

@@ -1,4 +1,4 @@
-"""Checks of a specification's fields: one sentence, with the value and the remedy."""
+"""Checks of a specification's fields; the error has the value and the remedy."""
 
 import math
 import numbers
@@ -9,11 +9,7 @@ from specialize.errors import InputError, did_you_mean
 
 
 def one_of(name: str, value: Any, choices: Collection[str]) -> None:
-    """Checks a value that is one of a few words.
-
-    Raises:
-        InputError: it is none of them.
-    """
+    """Raises an `InputError` if `value` is not one of the words in `choices`."""
     if not isinstance(value, str) or value not in choices:
         hint = did_you_mean(value, choices) if isinstance(value, str) else ""
         raise InputError(
@@ -22,16 +18,9 @@ def one_of(name: str, value: Any, choices: Collection[str]) -> None:
 
 
 def whole(name: str, value: Any, least: int = 1, *, optional: bool = False) -> None:
-    """Checks an integer.
+    """Raises an `InputError` if `value` is not an integer of at least `least`.
 
-    Args:
-        name: the field.
-        value: its value.
-        least: the smallest value that is allowed.
-        optional: whether None is allowed too.
-
-    Raises:
-        InputError: it is not an integer, or it is too small.
+    None is valid if `optional`.
     """
     if value is None and optional:
         return
@@ -49,17 +38,14 @@ def real(
     least: float | int = -math.inf,
     most: float | int = math.inf,
 ) -> None:
-    """Checks a finite number.
+    """Raises an `InputError` if `value` is not a finite number in its range.
 
     Args:
-        name: the field.
-        value: its value.
-        above: the number must be greater.
-        least: the number must not be smaller.
-        most: the number must not be greater.
-
-    Raises:
-        InputError: it is not a finite number, or it is outside its range.
+        name: Name of the field, for the message.
+        value: Value of the field.
+        above: Lower limit, which is not valid itself.
+        least: Smallest valid number.
+        most: Largest valid number.
     """
     ends = [
         f"{word} {end:g}"

@@ -1,8 +1,8 @@
-"""Every fact about an accelerator that this package uses, stated once.
+"""The one table of facts about accelerators.
 
 Sources: the pages of TPU versions (cloud.google.com/tpu/docs/v2 to v6e) and NVIDIA's
-data sheets of H200, H100, A100 and L4. Peaks are dense, in bfloat16. JAX counts the two
-cores of a TPU v2 or v3 as two devices, so their figures are those of one core.
+data sheets of H200, H100, A100 and L4. JAX counts the two cores of a TPU v2 or v3 as
+two devices, so their rows describe one core.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ class Chip:
     """One kind of device.
 
     Attributes:
-        name: as people write it, and as `specialize plan --topology` takes it.
-        kinds: prefixes, in lower case, of JAX's `device_kind` for it.
-        peak_flops: dense bfloat16 FLOP/s; NaN if there is no published figure.
-        hbm_bytes: size of its memory; NaN where no plan needs it.
-        bandwidth: bytes/s between memory and cores; NaN likewise.
-        axes: how many numbers describe the shape of a TPU slice; 0 for other devices.
+        name: Name in `specialize plan --topology`.
+        kinds: Prefixes of JAX's `device_kind`, in lower case.
+        peak_flops: Dense bfloat16 FLOP/s; NaN if no number is published.
+        hbm_bytes: Size of the memory; NaN if no plan needs it.
+        bandwidth: Bytes/s between memory and cores; NaN if no plan needs it.
+        axes: Number of axes of a TPU slice; 0 for other devices.
     """
 
     name: str
@@ -50,16 +50,12 @@ CHIPS = {
         Chip("v2", ("tpu v2",), 23e12),
     )
 }
-# NaN > 0 is false: those that `specialize plan` answers for.
+# The chips that `specialize plan` knows; NaN > 0 is false.
 PLANNED = {name: chip for name, chip in CHIPS.items() if chip.hbm_bytes > 0}
 
 
 def of_kind(device_kind: str) -> Chip | None:
-    """The chip that JAX calls `device_kind`; None if the table does not list it.
-
-    Args:
-        device_kind: as `jax.Device.device_kind`, for example "NVIDIA H100 80GB HBM3".
-    """
+    """The chip of a JAX device kind, such as "NVIDIA H100 80GB HBM3", or None."""
     known = {kind: chip for chip in CHIPS.values() for kind in chip.kinds}
     fitting = [kind for kind in known if device_kind.lower().startswith(kind)]
     return known[max(fitting, key=len)] if fitting else None

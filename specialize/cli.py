@@ -1,7 +1,7 @@
-"""The command line: arguments in, one call out.
+"""The command line: it parses the arguments and calls one function.
 
-Each room registers its own commands; nothing heavy is imported until one runs.
-`--gin.NAME=VALUE` may stand anywhere on the line, as under T5X.
+Each room registers its own commands and imports heavy libraries only when one runs.
+`--gin.NAME=VALUE` may be anywhere on the line, as with T5X.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from specialize import __version__
 from specialize.errors import InputError
 
-# In the order of the way an example goes, which is the order `--help` shows.
+# In the order of use, which is the order of `--help`.
 ROOMS = (
     "specialize.quickstart.walk",
     "specialize.corpus.commands",
@@ -45,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        argv: the arguments; those of the process by default.
+        argv: Arguments. None: those of the process.
 
     Returns:
-        0, or 2 where the input was at fault (one message on standard error), or 130
-        after an interrupt. Defects keep their traceback.
+        0; 2 after invalid input, with one message on standard error; or 130 after an
+        interrupt. Defects keep their traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     overrides = [word for word in words if word.startswith(_OVERRIDE)]
@@ -73,6 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): not our failure.
+        # The reader of our output has ended (`| head`), which is no failure.
         sys.stderr.close()
         return 0

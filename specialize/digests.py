@@ -1,4 +1,4 @@
-"""The digest of a file, by which vocabularies and sources are recognised."""
+"""The digest of a file, which identifies vocabularies and sources."""
 
 import functools
 import hashlib
@@ -9,7 +9,7 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file in hexadecimal digits; an unchanged file is read once.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: The file cannot be read.
     """
     state = os.stat(path)
     return _digest(os.fspath(path), state.st_size, state.st_mtime_ns)

@@ -1,14 +1,14 @@
-"""The one exception that means: the user's input is at fault, not the program."""
+"""The exception for invalid input, and suggestions for mistyped names."""
 
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A bad file, value or combination that the user can mend.
+    """A file, value or combination is invalid, and the user can correct it.
 
     The message says what was wrong, the values, where, and what to do. The command
-    line prints it without a traceback and exits with status 2; everything else that
-    is raised is a defect and keeps its traceback.
+    line prints it without a traceback and exits with status 2; any other exception is
+    a defect and keeps its traceback.
 
     Example:
         >>> try:
@@ -22,15 +22,15 @@ class InputError(ValueError):
 def nearest(
     name: str, candidates: Iterable[str], *, count: int = 1, cutoff: float = 0.7
 ) -> list[str]:
-    """The candidates that `name` may be a slip of, the likeliest first.
+    """The candidates that a mistyped name may mean, the most similar first.
 
     Args:
-        name: as written; case and underscores count for nothing.
-        candidates: what it could have been.
-        count: at most so many.
-        cutoff: similarity (0 to 1) below which nothing is near.
+        name: Name as written; case and underscores do not matter.
+        candidates: Valid names.
+        count: Largest number of candidates to return.
+        cutoff: Smallest similarity of a returned candidate, from 0 to 1.
     """
-    import difflib  # only where something is wrong
+    import difflib  # needed only after an error
 
     folded = {one.lower().replace("_", ""): one for one in sorted(set(candidates))}
     folded = {key: one for key, one in folded.items() if one != name}
@@ -41,11 +41,11 @@ def nearest(
 
 
 def suggestion(names: Iterable[str]) -> str:
-    """A sentence with what was probably meant, or "" without names."""
+    """A sentence that suggests these names, or "" without names."""
     meant = " or ".join(map(repr, names))
     return f" Did you mean {meant}?" if meant else ""
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """A sentence with the nearest candidate, or "" if none is near."""
+    """A sentence that suggests the nearest candidate, or "" if none is near."""
     return suggestion(nearest(name, candidates))

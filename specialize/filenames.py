@@ -1,6 +1,6 @@
-"""Names of files that several rooms know, beside those of a run (`run_folder`)."""
+"""Names of files that several rooms use; `run_folder` has those of a run."""
 
-# What a corpus folder says about itself.
+# The manifest of a corpus folder.
 CORPUS = "corpus.json"
-# A SentencePiece model beside weights: that of Hugging Face, that of T5X.
+# A SentencePiece model beside weights, in a folder of Hugging Face and of T5X.
 VOCABULARIES = ("spiece.model", "sentencepiece.model")

@@ -1,13 +1,13 @@
 """A CPU run keeps the memory that a step frees, for the next step.
 
 XLA takes a step's temporary arrays from malloc and frees them at its end. By default
-glibc maps blocks so large from the system and unmaps them again, so every step gets
-hundreds of MiB of new pages, each of which the kernel must fault in and clear. Kept in
-one heap they are reused, and no second heap holds on to others.
+glibc maps such large blocks from the system and unmaps them again, so every step gets
+hundreds of MiB of new pages, each of which the kernel must fault in and clear. One heap
+that keeps freed blocks reuses them.
 
-Sources: mallopt(3), malloc_trim(3). An accelerator's arrays lie elsewhere, and threads
-that feed one do better with a heap each, so only a CPU run is changed; and not where
-the user has set glibc's malloc himself (`MALLOC_ARENA_MAX=...`, `GLIBC_TUNABLES`).
+Sources: mallopt(3), malloc_trim(3). An accelerator has its own memory, and the threads
+that feed it are faster with one heap each, so only CPU runs are changed; and only if
+the user has not set glibc's malloc (`MALLOC_ARENA_MAX=...`, `GLIBC_TUNABLES`).
 """
 
 import ctypes
@@ -16,7 +16,7 @@ import os
 import sys
 from typing import Any
 
-# Of <malloc.h>: the parameters of mallopt.
+# Parameters of mallopt, from <malloc.h>.
 _TRIM_THRESHOLD = -1
 _MMAP_MAX = -4
 _ARENA_MAX = -8
@@ -25,11 +25,11 @@ _ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/accel*", "/dev/vfio/[0-9
 
 
 def keep_freed() -> bool:
-    """From now on malloc keeps what is freed; call it before threads start.
+    """Makes malloc keep freed memory; call it before threads start.
 
     Returns:
-        Whether anything was changed: not where an accelerator will compute, where the
-        environment sets malloc, or where the C library is not glibc.
+        Whether anything was changed: False if an accelerator will compute, if the
+        environment sets malloc, or if the C library is not glibc.
     """
     glibc = _glibc()
     if glibc is None or _set_by_user() or not _on_cpu():
@@ -39,11 +39,7 @@ def keep_freed() -> bool:
 
 
 def return_freed() -> bool:
-    """Gives the system what is free at this moment, as after building and compiling.
-
-    Returns:
-        Whether there was anything to give, and a C library that can.
-    """
+    """Returns free memory to the system; False if there was none or no glibc."""
     glibc = _glibc()
     return glibc is not None and glibc.malloc_trim(0) == 1
 
@@ -63,7 +59,7 @@ def _set_by_user() -> bool:
 
 
 def _on_cpu() -> bool:
-    """Whether JAX will compute on the CPU; JAX itself must not be asked yet."""
+    """Whether JAX will compute on the CPU; asking JAX would initialise it."""
     asked = os.environ.get("JAX_PLATFORMS", "")
     if asked:
         return asked.split(",")[0].strip() == "cpu"

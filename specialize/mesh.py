@@ -1,4 +1,4 @@
-"""The sizes of a device mesh, in every spelling of a recipe; without jax."""
+"""The sizes of a device mesh, in every spelling of a recipe; jax is not imported."""
 
 import dataclasses
 import math
@@ -16,15 +16,15 @@ _PLAIN = {1: AXES[:1], 2: (AXES[0], AXES[2]), 3: AXES}
 class MeshSpec:
     """Number of devices along each axis of a device mesh.
 
-    At most one size is -1: the number of devices that the others leave.
+    At most one size is -1: it uses all devices that the other axes leave.
 
     Attributes:
-        data: devices that split the batch.
-        fsdp: devices that split the batch and the parameters.
-        model: devices that split heads, feed-forward units and the vocabulary.
+        data: Number of devices that split the batch.
+        fsdp: Number of devices that split the batch and the parameters.
+        model: Number of devices that split heads, feed-forward units and vocabulary.
 
     Raises:
-        InputError: a size that is not a positive integer or -1, or several are -1.
+        InputError: A size is not a positive integer or -1, or several are -1.
 
     Example:
         >>> specialize.MeshSpec.read("2x4")
@@ -43,12 +43,12 @@ class MeshSpec:
         """Reads every spelling of a mesh.
 
         Args:
-            value: a `MeshSpec`; sizes by axis, as {"data": 2, "model": 4}; text, as "8"
+            value: A `MeshSpec`; sizes by axis, as {"data": 2, "model": 4}; text, as "8"
                 (data), "2x4" (data x model), "2x2x2" (data x fsdp x model) or
                 "data=2,model=4"; or None (every device along data).
 
         Raises:
-            InputError: it is no mesh, or its sizes are not possible.
+            InputError: The value does not describe a mesh, or a size is invalid.
         """
         if isinstance(value, cls):
             return value
@@ -72,21 +72,18 @@ class MeshSpec:
 
     @property
     def batch_shards(self) -> int:
-        """The number of parts of a batch; an axis of unknown size (-1) counts as 1."""
+        """Number of parts of a batch; an axis of unknown size (-1) counts as 1."""
         return max(self.data, 1) * max(self.fsdp, 1)
 
     def fit(self, devices: int, *, exact: bool) -> "MeshSpec":
-        """The mesh on so many devices.
+        """Replaces -1 by the number of devices that the other sizes leave.
 
         Args:
-            devices: how many there are.
-            exact: whether all of them must be used.
-
-        Returns:
-            The mesh, with -1 replaced by what the other sizes leave.
+            devices: Number of devices.
+            exact: Whether the mesh must use all of them.
 
         Raises:
-            InputError: the sizes do not fit.
+            InputError: The sizes do not fit the number of devices.
         """
         sizes = self.sizes
         known = math.prod(size for size in sizes.values() if size != -1)
@@ -118,7 +115,7 @@ def _check(what: str, sizes: Mapping[str, Any]) -> None:
 
 
 def _parsed(text: str) -> dict[str, int] | None:
-    """Sizes by axis as text gives them, or None where it gives none."""
+    """Sizes by axis, or None if the text does not describe a mesh."""
     if re.fullmatch(r"-?\d+(x-?\d+){0,2}", text):
         numbers = [int(number) for number in text.split("x")]
         return dict(zip(_PLAIN[len(numbers)], numbers, strict=True))
@@ -133,16 +130,16 @@ def _parsed(text: str) -> dict[str, int] | None:
 def check_batch(
     batch_size: int, shards: int, microbatches: int = 1, *, name: str = "batch_size"
 ) -> None:
-    """Checks that the rows of a batch divide over microbatches and devices.
+    """Checks that the sequences of a batch divide over microbatches and devices.
 
     Args:
-        batch_size: rows of the global batch.
-        shards: devices along data and fsdp, which split the batch.
-        microbatches: parts of the batch that are processed one after another.
-        name: what the batch size is called.
+        batch_size: Number of sequences in the global batch.
+        shards: Number of devices along data and fsdp, which split the batch.
+        microbatches: Number of parts of the batch that are processed in turn.
+        name: Name of the batch size, for the message.
 
     Raises:
-        InputError: they do not.
+        InputError: The batch does not divide evenly.
     """
     if batch_size % (shards * microbatches):
         parts = f"{microbatches} microbatches and " if microbatches > 1 else ""

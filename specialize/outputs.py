@@ -1,8 +1,8 @@
-"""Files and folders that are either whole or not there.
+"""Files and folders that are either complete or absent.
 
-Every command that writes goes through here, so that a killed run never leaves
-something that looks complete, and nobody's folder is overwritten by mistake. Modes
-follow the umask, also of files that a library made for their owner alone.
+Every command writes through this module, so that a killed run never leaves a partial
+output that looks complete, and no other folder is overwritten by mistake. Modes follow
+the umask, also those of files that a library creates for their owner only.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from specialize.errors import InputError
 
 MARKER = "specialize.json"
 _VERSION = {"version": versions.FOLDER.writes}
-# What the system says of a disk, a quota or a file that can take no more.
+# The system's errors for a full disk, an exceeded quota and a file that is too large.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -29,12 +29,8 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def staged_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Yields a temporary sibling that replaces `path` when the block succeeds.
 
-    Args:
-        path: the final file; its folder is created.
-
-    Yields:
-        The path to write to. If the block raises, it is removed and `path` keeps
-        what it held.
+    The folder of `path` is created. If the block raises, the sibling is removed and
+    `path` keeps its content.
 
     Raises:
         InputError: `path` is a folder or in a file, or the disk is full.
@@ -58,10 +54,10 @@ def staged_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def make_parent(path: pathlib.Path) -> None:
-    """Makes the folder that `path` is to stand in.
+    """Creates the folder of `path`.
 
     Raises:
-        InputError: something on the way to it is a file.
+        InputError: A part of its path is a file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +70,7 @@ def make_parent(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _room_for(target: pathlib.Path) -> Iterator[None]:
-    """Turns a full disk into an `InputError` that names what was to be written."""
+    """Turns a full disk into an `InputError` that names the output."""
     try:
         yield
     except OSError as error:
@@ -101,14 +97,14 @@ def check_writable(path: str | os.PathLike[str], kind: str) -> bool:
     """Checks that `path` may become, or already is, our folder of this kind.
 
     Args:
-        path: a folder, which need not exist.
-        kind: what the folder holds, for example "corpus" or "run".
+        path: A folder, which may be absent.
+        kind: Content of the folder, for example "corpus" or "run".
 
     Returns:
         True if the folder is already ours and of this kind.
 
     Raises:
-        InputError: `path` is a file, or holds something we did not write.
+        InputError: `path` is a file, or contains something we did not write.
     """
     folder = pathlib.Path(path)
     if not folder.exists():
@@ -134,17 +130,14 @@ def check_writable(path: str | os.PathLike[str], kind: str) -> bool:
 
 
 def claim(path: str | os.PathLike[str], kind: str) -> pathlib.Path:
-    """Makes `path` our folder of this kind, or takes it up again.
+    """Marks `path`, a new or empty folder, as our folder of this kind.
 
     Args:
-        path: a new or empty folder, or one claimed earlier with the same kind.
-        kind: what the folder holds.
-
-    Returns:
-        The folder, created and marked.
+        path: The folder; it may already be marked with the same kind.
+        kind: Content of the folder.
 
     Raises:
-        InputError: as `check_writable`.
+        InputError: As for `check_writable`.
     """
     folder = pathlib.Path(path)
     if not check_writable(folder, kind):
@@ -159,18 +152,16 @@ def staged_directory(
 ) -> Iterator[pathlib.Path]:
     """Yields a temporary sibling folder that becomes `path` when the block succeeds.
 
-    Args:
-        path: the final folder: absent, empty, or ours if `replace`.
-        kind: what the folder holds; written into its marker.
-        replace: whether an earlier folder of the same kind may be replaced.
+    If the block raises, the sibling is removed and `path` keeps its content.
 
-    Yields:
-        The folder to write into. If the block raises, it is removed and `path` keeps
-        what it held.
+    Args:
+        path: The final folder: absent, empty, or ours if `replace`.
+        kind: Content of the folder, which is written into its marker.
+        replace: Whether an earlier folder of the same kind may be replaced.
 
     Raises:
-        InputError: as `check_writable`, `path` is ours but not `replace`, or the disk
-            is full.
+        InputError: As for `check_writable`; `path` is ours but not `replace`; or the
+            disk is full.
     """
     target = pathlib.Path(path)
     if check_writable(target, kind) and not replace:
@@ -203,9 +194,9 @@ def _sibling(target: pathlib.Path) -> pathlib.Path:
 
 
 def _open_to_all(folder: pathlib.Path) -> None:
-    """Gives everything in a new folder the modes that the folder's own follow from.
+    """Gives everything in a new folder the permissions of the folder itself.
 
-    Safetensors, for one, makes files that only their owner can read.
+    Safetensors, for example, creates files that only their owner can read.
     """
     allowed = folder.stat().st_mode & 0o777
     for path in folder.rglob("*"):
@@ -217,7 +208,7 @@ def _open_to_all(folder: pathlib.Path) -> None:
 
 
 def kind_of(folder: pathlib.Path) -> str | None:
-    """What our folder holds, as its marker says; None for a folder without one."""
+    """The kind of our folder, from its marker; None for a folder without a marker."""
     marker = folder / MARKER
     if not marker.exists():
         return None

@@ -1,4 +1,4 @@
-"""Progress of everything longer than a second: a bar, or lines of text in a log."""
+"""Progress of work that takes over a second: a bar, or lines of text in a log."""
 
 import operator
 import sys
@@ -18,12 +18,12 @@ from rich.progress import (
 
 T = TypeVar("T")
 
-# Standard output carries results; progress and remarks go to standard error.
+# Results go to standard output; progress and remarks go to standard error.
 console = Console(stderr=True)
 
 
 def say(text: str) -> None:
-    """Prints one line for people on standard error, as it is written and unfolded."""
+    """Prints a line on standard error, without markup and without folding."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -31,13 +31,14 @@ def table_console(width: int) -> Console:
     """Standard output for tables.
 
     Args:
-        width: columns off a terminal, where rich would fold at 80 and cut names in two.
+        width: Number of columns if standard output is not a terminal; rich would fold
+            at 80 and break names.
     """
     return Console(width=None if sys.stdout.isatty() else width)
 
 
 def bars(*, transient: bool = False) -> Progress:
-    """A rich progress display with the columns every command shows."""
+    """A rich progress display with the columns of every command."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -56,22 +57,19 @@ def track(
     total: int | None = None,
     log_every_s: float = 30.0,
 ) -> Iterator[T]:
-    """Yields `items`, showing how far they are.
+    """Yields `items` and shows the progress.
 
-    On a terminal this is a bar. Elsewhere it is one line of text on standard error, at
-    most every `log_every_s` seconds and once at the end:
+    On a terminal this is a bar. In a log it is one line on standard error, at most
+    every `log_every_s` seconds and once at the end:
     `align completions: 12 of 50 in 3.1 s`.
 
     Args:
-        items: what to go through.
-        description: a few words, for example "align completions".
-        total: number of items where `items` has no length.
-        log_every_s: seconds between two lines off a terminal.
-
-    Yields:
-        The items.
+        items: The items.
+        description: A few words, for example "align completions".
+        total: Number of items, if `items` has no length.
+        log_every_s: Seconds between two lines of a log.
     """
-    if total is None:  # tf.data answers len() with TypeError where it cannot know
+    if total is None:  # len() of a tf.data dataset of unknown size is a TypeError
         known = operator.length_hint(items, -1)
         total = None if known < 0 else known
     if console.is_terminal:

@@ -1,6 +1,6 @@
-"""TensorFlow imported once, in silence and without the accelerator.
+"""The first import of TensorFlow: silent, and without accelerators.
 
-SeqIO brings TensorFlow for its input pipelines. On import its C++ side writes lines to
+SeqIO uses TensorFlow for its input pipelines. On import its C++ code writes lines to
 standard error that no setting stops, and on a GPU machine it would take the memory that
 the training step needs.
 """
@@ -11,9 +11,9 @@ import tempfile
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow before anything else does, and hides accelerators from it.
+    """Imports TensorFlow and hides accelerators from it.
 
-    What it writes while it is imported is shown only if the import fails.
+    What the import writes to standard error is shown only if the import fails.
     """
     if "tensorflow" in sys.modules:
         return

@@ -1,11 +1,11 @@
-"""Names of what a run's folder holds, and the values of its saved configuration.
+"""Names of the files in a run's folder, and the values of its saved configuration.
 
 MODEL_DIR/
 checkpoints/<step>/     weights and optimizer
 metrics.jsonl           metrics of training and of evaluations
 config.gin              the configuration, as gin writes it
-config.json             every value, with the place that set it
-operative_config.gin    what was used, defaults included
+config.json             every value, with the file and line that set it
+operative_config.gin    the values that were used, with defaults
 examples/               prepared examples
 evaluation/             predictions and results of suites
 tensorboard/ profile/   for TensorBoard
@@ -31,7 +31,7 @@ PROFILE = "profile"
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The content of a JSON file, or None where there is no such file."""
+    """The content of a JSON file, or None if it cannot be read."""
     try:
         return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -41,11 +41,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 def saved_values(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Name -> value of the configuration that a run saved in its folder.
 
-    A folder without one, such as a model of Hugging Face, whose config.json has another
-    form, gives {}.
+    {} if there is none; config.json of a Hugging Face model has another form.
 
     Raises:
-        InputError: the configuration is of another version.
+        InputError: The configuration has an unknown version.
     """
     path = pathlib.Path(folder) / CONFIG
     content = read_json(path)

@@ -1,9 +1,9 @@
-"""Mesh, logical rules, NamedShardings: one device or many, one process or many.
+"""Mesh, sharding rules, NamedShardings: one device or many, one process or many.
 
 The network names the axes of its parameters and activations ("embed", "mlp",
-"batch", ...); this module alone says which axis of the device mesh carries which. The
-mesh has three axes: `data` (the batch), `fsdp` (the batch too, and the parameters,
-sharded as in ZeRO-3) and `model` (heads, feed-forward units and vocabulary).
+"batch", ...); the rules of this module map them to the axes of the device mesh: `data`
+(the batch), `fsdp` (the batch too, and the parameters, sharded as in ZeRO-3) and
+`model` (heads, feed-forward units and vocabulary).
 """
 
 import contextlib
@@ -25,11 +25,11 @@ from specialize.mesh import MeshSpec
 
 
 def _widen_thread_pool() -> None:
-    """Gives simulated CPU devices threads enough to meet in a collective.
+    """Gives simulated CPU devices enough threads for collectives.
 
-    XLA's CPU client has as many threads as cores, at least one a device. With two
-    programs in flight, each can hold some of them while it waits for ever for its
-    other devices to join a reduction. Read when the first device is touched.
+    XLA's CPU client has one thread per core, and at least one per device. Two programs
+    that run at once can each hold some of them and wait for ever for the other devices
+    of a reduction. XLA reads the variable when JAX initialises its devices.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     found = re.search(r"xla_force_host_platform_device_count=(\d+)", flags)
@@ -42,9 +42,10 @@ _widen_thread_pool()
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
-# In order of precedence: "batch" claims its mesh axes before "embed" may, so that a
-# parameter's embedding axis is sharded over fsdp and an activation's, between layers,
-# over model: what a layer keeps for the backward pass is then not kept `model` times.
+# In order of precedence: "batch" takes its mesh axes before "embed", so that the
+# embedding axis of a parameter is sharded over fsdp and that of an activation between
+# layers over model. Activations kept for the backward pass are then stored once, and
+# not `model` times.
 DEFAULT_RULES: Rules = (
     ("batch", ("data", "fsdp")),
     ("vocab", "model"),
@@ -63,20 +64,19 @@ DEFAULT_RULES: Rules = (
 
 
 def read_mesh(value: Any = None, devices: Sequence[Any] | None = None) -> Mesh:
-    """The device mesh that a recipe or a caller asks for.
+    """Makes a device mesh.
 
     Args:
-        value: a mesh, which is returned, or any spelling that `MeshSpec.read` takes:
-            sizes by axis, text such as "2x4", or None (every device along data).
-        devices: the devices; all of them if None. With fixed sizes that need fewer
-            devices than there are, the first ones are taken (one process only).
+        value: A mesh, which is returned, or any spelling that `MeshSpec.read` takes.
+        devices: The devices. None: all of them. If fixed sizes need fewer devices, the
+            mesh has the first ones (only with one process).
 
     Returns:
-        The mesh. Its axes are of type Auto: flax's logical constraints refuse the
-        Explicit type that `jax.make_mesh` gives by default.
+        The mesh. Its axes are of type Auto, because flax's logical constraints reject
+        the Explicit type, the default of `jax.make_mesh`.
 
     Raises:
-        InputError: it is no mesh, or does not fit the number of devices.
+        InputError: The value does not describe a mesh, or it does not fit the devices.
     """
     if isinstance(value, Mesh):
         return value
@@ -97,12 +97,12 @@ def make_mesh(
     model: int = 1,
     devices: Sequence[Any] | None = None,
 ) -> Mesh:
-    """`read_mesh` of these sizes; -1 takes what the others leave."""
+    """`read_mesh` of these sizes; -1 uses the devices that the others leave."""
     return read_mesh({"data": data, "fsdp": fsdp, "model": model}, devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over data and fsdp, everything else replicated."""
+    """Splits the first axis of an array over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
@@ -112,13 +112,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def simulated(mesh: Mesh) -> bool:
-    """Whether several devices of the mesh are one process's share of a CPU."""
+    """Whether this process simulates several devices of the mesh on its CPU."""
     local = [d for d in mesh.devices.flat if d.process_index == jax.process_index()]
     return len(local) > 1 and local[0].platform == "cpu"
 
 
 def gathered(tree: Any) -> Any:
-    """Global arrays, whole on every device: what one process can then read."""
+    """Replicates global arrays on every device, so that each process can read them."""
 
     def gather(array: Any) -> jax.Array:
         place = replicated(array.sharding.mesh)
@@ -128,7 +128,7 @@ def gathered(tree: Any) -> Any:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Into how many parts the rows of a batch are split."""
+    """Number of parts of a batch."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
@@ -138,20 +138,17 @@ def fit_rules(
     params_axes: Any,
     rules: Rules = DEFAULT_RULES,
 ) -> Rules:
-    """The rules without those that do not divide this model on this mesh.
+    """The rules that divide every parameter of this model evenly on this mesh.
 
     A tiny student may have two heads on a mesh with four model devices. Its heads are
-    then replicated rather than refused; a logical axis is dropped as a whole, so that
+    then replicated: the rule of a logical axis is dropped as a whole, so that
     parameters and activations agree.
 
     Args:
-        mesh: the device mesh.
-        abstract_params: parameters or their `jax.ShapeDtypeStruct`s.
-        params_axes: flax's "params_axes" collection of the same model.
-        rules: logical to mesh axes, in order of precedence.
-
-    Returns:
-        The rules that hold for every parameter.
+        mesh: The device mesh.
+        abstract_params: Parameters or their `jax.ShapeDtypeStruct`s.
+        params_axes: Flax's "params_axes" collection of the same model.
+        rules: Logical to mesh axes, in order of precedence.
     """
     sizes: dict[str, set[int]] = {}
     axes = _flat_axes(params_axes)
@@ -159,9 +156,9 @@ def fit_rules(
     for name, leaf in leaves.items():
         for logical, size in zip(axes[name], leaf.shape, strict=True):
             sizes.setdefault(logical, set()).add(size)
-    # The heads axis is merged with kv in the attention kernels but shows in the
-    # relative position bias; where the heads do not divide, the merged axis must not be
-    # cut inside a head either.
+    # Attention kernels merge the heads axis with kv; only the relative position bias
+    # shows it. If the heads do not divide, the merged axis must not be cut inside a
+    # head either.
     sizes.setdefault("joined_kv", set()).update(sizes.get("heads", set()))
 
     def divides(logical: str, mesh_axes: str | tuple[str, ...] | None) -> bool:
@@ -178,16 +175,9 @@ def param_shardings(
     params_axes: Any,
     rules: Rules = DEFAULT_RULES,
 ) -> Any:
-    """One NamedSharding a parameter, from the logical names of its axes.
+    """The tree of `abstract_params` with one NamedSharding per parameter.
 
-    Args:
-        mesh: the device mesh.
-        abstract_params: parameters or their shapes, nested dicts.
-        params_axes: flax's "params_axes" collection of the same model.
-        rules: logical to mesh axes; those that do not divide are dropped.
-
-    Returns:
-        The tree of `abstract_params` with a NamedSharding at every leaf.
+    The arguments are those of `fit_rules`, which drops the rules that do not divide.
     """
     fitting = fit_rules(mesh, abstract_params, params_axes, rules)
     axes = _flat_axes(params_axes)
@@ -209,19 +199,16 @@ def state_shardings(
     *,
     abstract_state: Any = None,
 ) -> Any:
-    """Shardings of the parameters, or of any state that contains their like.
+    """Shardings of the parameters, or of a state such as that of an optimizer.
 
     Args:
-        mesh: the device mesh.
-        abstract_params: parameters or their shapes.
-        params_axes: flax's "params_axes" collection.
-        rules: logical to mesh axes.
-        abstract_state: a tree, for example an optimizer's state. A leaf whose path
-            ends in a parameter's path and that has its shape is sharded as that
-            parameter; every other leaf is replicated.
-
-    Returns:
-        Shardings in the tree of `abstract_state`, or of the parameters if None.
+        mesh: As in `param_shardings`.
+        abstract_params: As in `param_shardings`.
+        params_axes: As in `param_shardings`.
+        rules: As in `param_shardings`.
+        abstract_state: A tree. A leaf whose path ends with the path of a parameter and
+            that has its shape is sharded as that parameter; every other leaf is
+            replicated. None: the parameters themselves.
     """
     shardings = param_shardings(mesh, abstract_params, params_axes, rules)
     if abstract_state is None:
@@ -244,7 +231,7 @@ def state_shardings(
 
 @contextlib.contextmanager
 def activate(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
-    """Makes flax's logical constraints inside a traced function mean this mesh."""
+    """Applies flax's logical constraints in a traced function to this mesh."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
         yield
 
@@ -254,20 +241,21 @@ def initialize_distributed(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> bool:
-    """Joins the processes of one run; call it before anything touches a device.
+    """Joins the processes of one run; call it before JAX initialises its devices.
+
+    Without arguments, a cluster (TPU pod, Slurm, MPI, Kubernetes) tells JAX the three
+    values, if `SPECIALIZE_CLUSTER=1` is set; otherwise there is one process.
 
     Args:
-        coordinator: "host:port" of process 0. None on one machine, and also where the
-            cluster (TPU pod, Slurm, MPI, Kubernetes) tells JAX by itself if
-            `SPECIALIZE_CLUSTER=1` is set.
-        num_processes: how many there are.
-        process_id: which one this is, from 0.
+        coordinator: "host:port" of process 0.
+        num_processes: Number of processes.
+        process_id: Number of this process, from 0.
 
     Returns:
-        True if several processes are now joined.
+        Whether several processes are now joined.
 
     Raises:
-        InputError: only some of the three are given, or they contradict each other.
+        InputError: Only some of the three are given, or they contradict each other.
     """
     given = [coordinator is not None, num_processes is not None, process_id is not None]
     if not any(given):
@@ -283,7 +271,7 @@ def initialize_distributed(
     assert num_processes is not None and process_id is not None
     if not 0 <= process_id < num_processes:
         raise InputError(
-            f"process_id={process_id} must lie in 0..{num_processes - 1} "
+            f"process_id={process_id} must be in 0..{num_processes - 1} "
             f"(num_processes={num_processes})."
         )
     jax.distributed.initialize(
@@ -295,7 +283,7 @@ def initialize_distributed(
 
 
 def barrier(what: str) -> None:
-    """Waits until every process of the run has come here."""
+    """Waits until every process of the run has called it."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -304,7 +292,7 @@ def barrier(what: str) -> None:
 
 @contextlib.contextmanager
 def one_after_another() -> Iterator[None]:
-    """Process 0 first: the others then find on a shared disk what it prepared."""
+    """Runs the block in process 0 first; the others then use its files."""
     if jax.process_index() != 0:
         barrier("prepared by process 0")
     yield

@@ -1,4 +1,4 @@
-"""The one way in for JSON: bytes become a checked, typed object, or one `InputError`.
+"""The decoder of all JSON: bytes become a checked, typed object, or one `InputError`.
 
 A type is a dataclass, a `msgspec.Struct`, or any other annotation that msgspec
 decodes. A field of another type, a missing key, a number outside its range, NaN, deep
@@ -22,11 +22,11 @@ T = TypeVar("T")
 Path = str | os.PathLike[str]
 Object = dict[str, Any]
 
-# Python's integers have no limit, those of arrays and databases have.
+# Python's integers have no limit, but those of arrays and databases do.
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
-# A file or line beyond this is not one of ours: /dev/zero has no end.
+# A longer file or line is not one of ours: /dev/zero has no end.
 MOST_BYTES = 1 << 30
 
 _WORDS = {

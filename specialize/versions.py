@@ -1,6 +1,6 @@
-"""The versions of our files: a known one is read, any other is refused.
+"""The versions of our files: known versions are read, others are refused.
 
-docs/formats.md describes the files; one of 0.1 that states no version has version 1.
+docs/formats.md describes the files. A file of 0.1 that states no version has version 1.
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from specialize.errors import InputError
 
 
 class Format(NamedTuple):
-    """A kind of file, what to do without it, and the versions that are read."""
+    """A kind of file, the remedy for an unknown version, and the versions we read."""
 
     name: str
     remedy: str
@@ -18,11 +18,11 @@ class Format(NamedTuple):
 
     @property
     def writes(self) -> int:
-        """The version that is written: the last of `reads`."""
+        """The version that we write: the last of `reads`."""
         return self.reads[-1]
 
     def check(self, found: Any, where: object) -> None:
-        """Raises an `InputError` if `found`, the version of `where`, is not read."""
+        """Raises an `InputError` if `found`, the version of `where`, is unknown."""
         if found not in self.reads:
             raise InputError(
                 f"{where} is a {self.name} of version {found!r}; specialize "

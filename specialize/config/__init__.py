@@ -1,10 +1,10 @@
-"""Configuration: gin files in, one account of every value out.
+"""Configuration: reads gin files, checks them, and calls functions with their values.
 
     flags --from_flags--> Config (read, linted, given to gin) --call--> a function
 
-`read` examines files without importing what they name; `lint` says all that is wrong
-with them, with file, line and "did you mean"; `parse` does both and then configures
-gin. `save` and `save_operative` keep it beside the run.
+`read` reads files without importing what they name; `lint` lists every problem with
+file, line and "did you mean"; `parse` does both and then configures gin. `save` and
+`save_operative` write the configuration into the run's folder.
 """
 
 from specialize.config.applying import arguments, call, current, from_flags, parse

@@ -1,8 +1,8 @@
-"""A sound configuration handed to gin, and functions called with it.
+"""Gives a valid configuration to gin, and calls functions with it.
 
-gin accepts a mistyped macro in silence and stops at its first complaint. Here every
-statement is examined first, all problems are told at once, and only a clean
-configuration reaches gin.
+gin accepts a mistyped macro silently and stops at its first error. This module checks
+every statement first, reports all problems at once, and gives gin only a configuration
+without problems.
 """
 
 import argparse
@@ -21,23 +21,20 @@ _CURRENT: list[Config] = []
 
 
 def current() -> Config | None:
-    """The configuration gin holds now, if it came through `parse`."""
+    """The configuration that gin has now, if `parse` gave it."""
     return _CURRENT[-1] if _CURRENT else None
 
 
 def from_flags(flags: argparse.Namespace, **options: Any) -> Config:
-    """`parse` on a parsed command line.
+    """`parse` of a parsed command line.
 
     Args:
-        flags: what `add_flags` filled; `gin_overrides` holds the `--gin.NAME=VALUE`
-            words, which the command line takes out wherever they stand.
-        **options: go to `parse`.
-
-    Returns:
-        The configuration gin now holds.
+        flags: The options of `add_flags`; `gin_overrides` has the `--gin.NAME=VALUE`
+            words, which the command line removes wherever they are.
+        **options: Keyword arguments of `parse`.
 
     Raises:
-        InputError: as `parse`; or a `--gin.` word without `=`.
+        InputError: As for `parse`; or a `--gin.` word has no `=`.
     """
     return parse(*words_of_flags(flags), **options)
 
@@ -51,22 +48,22 @@ def parse(
     allow_missing: Sequence[str] = (),
     devices: int | None = None,
 ) -> Config:
-    """Reads a configuration, examines it and gives it to gin (finalized).
+    """Reads a configuration, checks it and gives it to gin (finalized).
 
     Args:
-        gin_files: names as given to --gin_file; at least one.
-        bindings: `NAME = value` strings, applied after the files.
-        search_paths: folders for relative names.
-        entry: as `read`.
-        allow_missing: macros that may stay `%gin.REQUIRED`, because the caller does
-            not need them; gin then holds None for them.
-        devices: number of chips of the run, if known, to check batches against.
+        gin_files: As in `read`.
+        bindings: As in `read`; they are applied after the files.
+        search_paths: As in `read`.
+        entry: As in `read`.
+        allow_missing: Macros that may stay `%gin.REQUIRED`, because the caller does
+            not need them; their value is then None.
+        devices: Number of chips of the run, if known, to check batches.
 
     Returns:
-        The configuration gin now holds.
+        The configuration that gin now has.
 
     Raises:
-        InputError: every problem of the configuration, one a line.
+        InputError: Every problem of the configuration, one per line.
     """
     config = read(gin_files, bindings, search_paths, entry=entry)
     raise_problems(lint(config, allow_missing=allow_missing, devices=devices))
@@ -85,9 +82,8 @@ def _give_to_gin(config: Config, allow_missing: Sequence[str]) -> None:
             gin.add_config_file_search_path(folder)
     unset = [
         f"{name} = None"
-        for name in allow_missing
-        if config.scan.macros().get(name) is not None
-        and config.scan.macros()[name].value == Macro(REQUIRED)
+        for name, binding in config.scan.macros().items()
+        if name in allow_missing and binding.value == Macro(REQUIRED)
     ]
     try:
         gin.parse_config_files_and_bindings(
@@ -107,10 +103,10 @@ def _found(name: str, config: Config) -> Any:
 
 
 def arguments(function: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters that the configuration binds to a function, evaluated.
+    """The evaluated parameters that the configuration binds to a function.
 
     Raises:
-        InputError: a value's own constructor refuses its input.
+        InputError: The constructor of a value rejects its input.
     """
     import gin
 
@@ -125,8 +121,8 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Calls a function with the parameters that the configuration binds to it.
 
     Raises:
-        InputError: no gin file binds any parameter of it, a required one is missing,
-            or the function itself refuses its input.
+        InputError: No gin file binds a parameter of it, a required one is missing, or
+            the function itself rejects its input.
     """
     import gin
 
@@ -145,6 +141,6 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _without_gins_lines(error: InputError) -> InputError:
-    """Gin appends where it was called from; the message stands on its own."""
+    """The error without the lines that gin appends about its callers."""
     message = str(error).split("\n  In call to configurable")[0]
     return InputError(message).with_traceback(error.__traceback__)

@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 
-from specialize.config.problems import Problem
 from specialize.config.reading import RUN_FILES, Config, add_flags, read, words_of_flags
 from specialize.config.rules import lint
 
@@ -23,31 +22,24 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--devices",
         type=int,
         metavar="N",
-        help="number of chips the mesh will have, to check the batch against it",
+        help="number of chips of the mesh, to check the batch",
     )
     command.add_argument(
         "--no_imports",
         action="store_true",
-        help="only read the files: also for an engine that is not installed here",
+        help="import nothing: works also for an engine that is not installed here",
     )
     command.add_argument(
         "--for",
         dest="entry",
         choices=sorted(name.rpartition(".")[2] for name in RUN_FILES),
-        help="put this command's run file first if no file given is one",
+        help="put the run file of this command first, if no run file is given",
     )
     command.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Prints the configuration; 2 if anything is wrong with it.
-
-    Args:
-        flags: of `register`.
-
-    Returns:
-        The exit status.
-    """
+    """Prints the configuration; returns the exit status, 2 if there are problems."""
     entries = {name.rpartition(".")[2]: name for name in RUN_FILES}
     config = read(*words_of_flags(flags), entry=entries.get(flags.entry))
     problems = lint(config, devices=flags.devices, imports=not flags.no_imports)
@@ -56,8 +48,12 @@ def run(flags: argparse.Namespace) -> int:
             "gin_files": list(config.scan.files),
             "values": config.rows(),
             "problems": [
-                {"kind": p.kind, "message": p.message, "origin": _place(p)}
-                for p in problems
+                {
+                    "kind": problem.kind,
+                    "message": problem.message,
+                    "origin": None if problem.origin is None else str(problem.origin),
+                }
+                for problem in problems
             ],
         }
         print(json.dumps(report, indent=2, ensure_ascii=False))
@@ -66,10 +62,6 @@ def run(flags: argparse.Namespace) -> int:
         for problem in problems:
             print(f"{problem.kind}: {problem}", file=sys.stderr)
     return 2 if problems else 0
-
-
-def _place(problem: Problem) -> str | None:
-    return str(problem.origin) if problem.origin else None
 
 
 def _print(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Where a file lies: as configured, or as the environment says."""
+"""Where a file is: as configured, or as the environment says."""
 
 import os
 from typing import Any
@@ -10,7 +10,7 @@ def place(given: Any, macro: str, variable: str) -> Any:
     """A path as configured, or from the environment.
 
     Raises:
-        InputError: neither names it.
+        InputError: Neither names it.
     """
     found = given or os.environ.get(f"SPECIALIZE_{variable}")
     if not found:

@@ -1,7 +1,7 @@
-"""What a neutral value of a recipe is called on T5X.
+"""Translates values of a recipe for T5X.
 
-Recipes set `MESH`, `MICROBATCHES` and the like once; these functions stand in T5X's run
-files and translate. They import nothing of T5X.
+Recipes set `MESH`, `MICROBATCHES` and others once for both engines; the run files of
+T5X call these functions. They import nothing of T5X.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from specialize.mesh import MeshSpec
 
 
 def model_partitions(mesh: Any) -> int:
-    """T5X's `num_partitions`: the chips that share one example's matrices.
+    """T5X's `num_partitions`: the size of the model axis. T5X derives "data" itself.
 
     Args:
-        mesh: any spelling that `MeshSpec.read` takes; T5X derives "data" itself.
+        mesh: Any spelling that `MeshSpec.read` takes.
 
     Raises:
-        InputError: it is no mesh, or "model" is -1, which T5X cannot derive.
+        InputError: It is not a mesh, or "model" is -1, which T5X cannot derive.
     """
     size = MeshSpec.read(mesh).model
     if size < 1:
@@ -29,27 +29,27 @@ def model_partitions(mesh: Any) -> int:
 
 
 def parameter_dims(mesh: Any) -> int:
-    """T5X's `parameter_partitioning_dims`: with 2, parameters share the batch's axis.
+    """T5X's `parameter_partitioning_dims`: 2 splits parameters over the batch's axis.
 
-    T5X has one axis where we have "data" and "fsdp": either all of it holds parameters
-    (2) or none (1).
+    T5X has one axis for our "data" and "fsdp": parameters are split over all of it (2)
+    or not at all (1).
     """
     return 1 if MeshSpec.read(mesh).fsdp == 1 else 2
 
 
 def microbatches(number: int) -> int | None:
-    """T5X's `num_microbatches`, which wants None for one."""
+    """T5X's `num_microbatches`, which is None for one microbatch."""
     return None if number == 1 else number
 
 
 def shuffle(data: Any) -> bool:
-    """Whether T5X's pipeline shuffles: SeqIO knows no order but "random".
+    """Whether T5X's pipeline shuffles; the only order of SeqIO is "random".
 
     Args:
-        data: the `DataSpec` of the run.
+        data: The `DataSpec` of the run.
 
     Raises:
-        InputError: another order.
+        InputError: The run has another order.
     """
     if data.order != "random":
         raise InputError(
@@ -60,14 +60,14 @@ def shuffle(data: Any) -> bool:
 
 
 def optimizer(name: str, **kinds: Callable[[], Any]) -> Any:
-    """T5X's optimizer of this name.
+    """Calls the constructor of T5X's optimizer of this name.
 
     Args:
-        name: one of the keywords.
-        **kinds: name=constructor; the one that is named is called.
+        name: One of the keywords.
+        **kinds: Constructors by name.
 
     Raises:
-        InputError: none of them has that name.
+        InputError: No constructor has that name.
     """
     if name not in kinds:
         raise InputError(
@@ -77,7 +77,7 @@ def optimizer(name: str, **kinds: Callable[[], Any]) -> Any:
 
 
 def learning_rate(optimizer: Any) -> Callable[[Any], Any]:
-    """The schedule of our optimizer, step -> rate, as T5X's trainer asks for it."""
+    """The schedule of our optimizer, step -> rate, for T5X's trainer."""
     return optimizer.learning_rate
 
 
@@ -85,16 +85,16 @@ def evaluation_task(suites: Sequence[str], prompt: str) -> str:
     """The SeqIO task or mixture that T5X evaluates for a recipe's `SUITES`.
 
     Args:
-        suites: exactly one suite or group: T5X evaluates one mixture a run.
-        prompt: how it is asked; a suite written "name:prompt" says so itself.
+        suites: Exactly one suite or group: T5X evaluates one mixture per run.
+        prompt: Prompt format, unless the suite is written "name:prompt".
 
     Raises:
-        InputError: none, or more than one suite.
+        InputError: There is no suite, or more than one.
     """
     if len(suites) != 1:
         raise InputError(
-            f"SUITES = {tuple(suites)!r}: T5X evaluates one task or mixture a run. Set "
-            "one suite, as in --gin.SUITES=\"('gsm8k',)\", and run it for each."
+            f"SUITES = {tuple(suites)!r}: T5X evaluates one task or mixture per run. "
+            "Set one suite, as in --gin.SUITES=\"('gsm8k',)\", and run it for each."
         )
     name, _, own = suites[0].partition(":")
     return f"specialize_eval_{name.replace('/', '_')}_{own or prompt}"

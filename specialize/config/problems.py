@@ -1,4 +1,4 @@
-"""Everything that is wrong with the names in a configuration, all at once."""
+"""All problems with the names in a configuration."""
 
 import dataclasses
 import functools
@@ -20,19 +20,19 @@ from specialize.config.scanning import (
 )
 from specialize.errors import InputError, did_you_mean
 
-# Where the macros of every recipe are declared.
+# The file that declares the macros of every recipe.
 VALUES = "runs/values.gin"
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, where it stands and what to do.
+    """One problem of a configuration.
 
     Attributes:
-        kind: class of mistake: "unused macro", "unknown macro", "requirement",
+        kind: Class of problem: "unused macro", "unknown macro", "requirement",
             "import", "parameter", "lengths", "loss", "batch", "vocabulary", ...
-        message: what was wrong, the values, the remedy.
-        origin: the statement at fault, or None where no single one is.
+        message: What was wrong, the values, the remedy.
+        origin: The invalid statement, or None if it is not a single one.
     """
 
     kind: str
@@ -53,11 +53,11 @@ def raise_problems(problems: Sequence[Problem]) -> None:
 
 
 def macro_problems(scan: Scan, *, allow_missing: Sequence[str] = ()) -> list[Problem]:
-    """Macros unused, mistyped, undefined, circular or still required.
+    """Problems with macros: unused, mistyped, undefined, circular or still required.
 
-    A macro counts as used when the value of some parameter reaches it. A default in the
-    file that uses it may be overridden without complaint. The macros of `VALUES` are
-    those of all runs: a run need not use every one.
+    A macro is used if the value of a parameter contains it, directly or through other
+    macros. A default in the file that uses it may be overridden. `VALUES` declares the
+    macros of all runs; a run need not use each of them.
     """
     macros = scan.macros()
     shared = {b.name for b in scan.bindings if _holds_all(b.origin.file)}
@@ -99,8 +99,8 @@ def macro_problems(scan: Scan, *, allow_missing: Sequence[str] = ()) -> list[Pro
             continue
         if name in used_at:
             text = (
-                f"{name} has no effect: the parameter that uses it was bound directly "
-                "elsewhere. Remove one of the two."
+                f"{name} has no effect: the parameter that uses it is also bound "
+                "directly. Remove one of the two."
             )
         elif name in shared:
             continue
@@ -152,7 +152,7 @@ def _circles(macros: dict[str, Binding]) -> list[Problem]:
 
 
 def name_problems(scan: Scan) -> list[Problem]:
-    """Imports, configurables and parameters that do not exist (imports the modules)."""
+    """Imports, configurables and parameters that do not exist; imports the modules."""
     import gin
 
     problems = []
@@ -169,7 +169,7 @@ def name_problems(scan: Scan) -> list[Problem]:
             with gin.unlock_config():  # an earlier configuration may have locked it
                 importlib.import_module(item.module)
         except ImportError as error:
-            # `from package import function` names no module; look for the attribute.
+            # `from package import function` names an attribute, not a module.
             if target_of(item.module) is None:
                 broken.add(item.module)
                 text = f"cannot import {item.module!r}: {error}."
@@ -186,14 +186,15 @@ def name_problems(scan: Scan) -> list[Problem]:
 
 def _check_name(name: Name, scan: Scan) -> list[Problem]:
     if name.selector.startswith(("__main__.", "gin.")):
-        return []  # T5X's own script, which is not running here, or gin itself
+        return []  # T5X's own script, which does not run here, or gin itself
     target = (registered(name.selector) if name.registered else None) or target_of(
         name.selector
     )
     if target is None:
         parent, _, last = name.selector.rpartition(".")
         owner = target_of(parent) if parent else None
-        known = dir(owner) if owner is not None else _last_parts(scan)
+        known = {one.selector.rpartition(".")[2] for one in scan.names}
+        known = known if owner is None else dir(owner)
         hint = did_you_mean(last, known)
         text = f"there is no {name.selector!r} to configure.{hint}"
         return [Problem("unknown name", text, name.origin)]
@@ -205,12 +206,8 @@ def _check_name(name: Name, scan: Scan) -> list[Problem]:
     return [Problem("parameter", text, name.origin)]
 
 
-def _last_parts(scan: Scan) -> set[str]:
-    return {name.selector.rpartition(".")[2] for name in scan.names}
-
-
 def registered(selector: str) -> Any:
-    """The configurable that gin's registry holds under this name, or None."""
+    """The configurable with this name in gin's registry, or None."""
     import gin
 
     try:
@@ -221,7 +218,7 @@ def registered(selector: str) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def target_of(dotted: str) -> Any:
-    """The object a dotted name stands for, or None."""
+    """The object with this dotted name, or None."""
     parts = dotted.split(".")
     for split in range(len(parts), 0, -1):
         try:
@@ -238,7 +235,7 @@ def target_of(dotted: str) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _parameters(target: Any) -> frozenset[str] | None:
-    """Parameter names of a function or class; None when it takes any."""
+    """Parameter names of a function or class; None if it accepts any."""
     try:
         signature = inspect.signature(inspect.unwrap(target))
     except (TypeError, ValueError):

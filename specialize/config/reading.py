@@ -1,4 +1,4 @@
-"""Gin files and flags as one account of values: what holds, and who said so."""
+"""Gin files and flags as one `Config`: effective values, and where each was set."""
 
 import argparse
 import dataclasses
@@ -17,7 +17,7 @@ from specialize.config.scanning import (
 )
 from specialize.errors import InputError
 
-# What configures each function that a command calls; a recipe alone is enough then.
+# The run file of each function that a command calls; so a recipe alone is enough.
 RUN_FILES = {
     "specialize.training.loop.train.train": f"{scanning.PACKAGE}/runs/train.gin",
     "specialize.evaluation.evaluate.evaluate": f"{scanning.PACKAGE}/runs/evaluate.gin",
@@ -30,7 +30,7 @@ RUN_FILES = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A parsed configuration: effective values and where each comes from."""
+    """A parsed configuration: effective values, and where each was set."""
 
     gin_files: tuple[str, ...]
     bindings: tuple[str, ...]
@@ -38,14 +38,10 @@ class Config:
     scan: Scan
 
     def value(self, name: str, default: Any = None) -> Any:
-        """The literal value of a macro, macros inside it replaced.
+        """The value of a macro such as "BATCH_SIZE", with macros inside it replaced.
 
-        Args:
-            name: macro name, for example "BATCH_SIZE".
-            default: returned when the macro is unset or still required.
-
-        Returns:
-            The value; references to configurables stay `Reference` objects.
+        References to configurables stay `Reference` objects. A macro that is unset or
+        still required has the value `default`.
         """
         macros = self.scan.macros()
         if name not in macros:
@@ -59,29 +55,26 @@ class Config:
         return binding.origin if binding else None
 
     def rows(self) -> list[dict[str, Any]]:
-        """The effective configuration, one row a value.
+        """The effective configuration, one dictionary per value, macros first.
 
-        Returns:
-            Dictionaries {"name", "value", "written", "origin", "overrides"}: the value
-            with macros replaced and as written, its place, and the places whose
-            values it replaced (latest last). Macros come first.
+        The keys are "name", "value" (with macros replaced), "written", "origin",
+        "overrides" (the origins of the values that it replaced, latest last), "macro".
         """
         macros = self.scan.macros()
         replaced: dict[Any, list[Binding]] = {}
         for binding in self.scan.bindings:
             replaced.setdefault(binding.key, []).append(binding)
-        rows = []
-        for key, binding in self.scan.effective().items():
-            rows.append(
-                {
-                    "name": binding.name,
-                    "value": plain(resolve(binding.value, macros)),
-                    "written": repr(binding.value),
-                    "origin": str(binding.origin),
-                    "overrides": [str(b.origin) for b in replaced[key][:-1]],
-                    "macro": binding.is_macro,
-                }
-            )
+        rows = [
+            {
+                "name": binding.name,
+                "value": plain(resolve(binding.value, macros)),
+                "written": repr(binding.value),
+                "origin": str(binding.origin),
+                "overrides": [str(b.origin) for b in replaced[key][:-1]],
+                "macro": binding.is_macro,
+            }
+            for key, binding in self.scan.effective().items()
+        ]
         return sorted(rows, key=lambda row: (not row["macro"], row["name"]))
 
 
@@ -108,7 +101,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="'NAME = VALUE'",
-        help="one binding; also written --gin.NAME=VALUE; these win over files",
+        help="one binding; also written --gin.NAME=VALUE; bindings win over files",
     )
 
 
@@ -117,11 +110,10 @@ def words_of_flags(
 ) -> tuple[list[str], list[str], list[str]]:
     """The gin files, bindings and search paths of a parsed command line.
 
-    A bare path or URL gets its quotes, so `--gin.MODEL_DIR=/data/run` means what it
-    says.
+    A bare path or URL gets quotes, so that `--gin.MODEL_DIR=/data/run` works.
 
     Raises:
-        InputError: a `--gin.` word without `=`.
+        InputError: A `--gin.` word has no `=`.
     """
     folders = [f for entry in flags.gin_search_paths for f in entry.split(",") if f]
     bindings = list(flags.gin_bindings)
@@ -140,20 +132,17 @@ def read(
     *,
     entry: str | None = None,
 ) -> Config:
-    """Reads a configuration without importing what it names or telling gin.
+    """Reads a configuration; it imports nothing and does not change gin.
 
     Args:
-        gin_files: names as given to --gin_file.
+        gin_files: Names as given to --gin_file; at least one.
         bindings: `NAME = value` strings.
-        search_paths: folders for relative names; the installed t5x_configs follows.
-        entry: a key of `RUN_FILES`: the function that will be called. Its run file
-            goes first if no given file binds a parameter of it.
-
-    Returns:
-        The configuration.
+        search_paths: Folders for relative names, before the installed t5x_configs.
+        entry: A key of `RUN_FILES`: the function that will be called. Its run file
+            is read first if no given file binds a parameter of it.
 
     Raises:
-        InputError: no file given, or as `scanning.scan`.
+        InputError: No file is given, or as for `scanning.scan`.
     """
     if not gin_files:
         raise InputError("No gin file given. Add --gin_file FILE (repeatable).")
@@ -166,7 +155,7 @@ def read(
 
 
 def resolve(value: Any, macros: dict[str, Binding]) -> Any:
-    """Replaces macros inside `value` by their values; unknown ones stay."""
+    """Replaces macros inside `value` by their values; unknown macros stay."""
 
     def leaf(item: Any, seen: tuple[str, ...] = ()) -> Any:
         if isinstance(item, Macro) and item.name in macros and item.name not in seen:
@@ -178,7 +167,7 @@ def resolve(value: Any, macros: dict[str, Binding]) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """`value` with macros and references written out, fit for JSON."""
+    """`value` for JSON: macros and references become text."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Modules that gin files of version 0.1 name, and what they are called now."""
+"""Modules that gin files of version 0.1 name, and their present names."""
 
 import importlib.machinery
 import importlib.util
@@ -18,7 +18,7 @@ MOVED = {
 
 
 def renamed_problems(scan: Scan) -> list[Problem]:
-    """Statements with names of version 0.1; nothing is imported."""
+    """Statements with names of version 0.1; imports nothing."""
     return _package_problems(scan) + _module_problems(scan)
 
 
@@ -40,7 +40,7 @@ def _module_problems(scan: Scan) -> list[Problem]:
 def _package_problems(scan: Scan) -> list[Problem]:
     """Statements that call `specialize_tasks` by its name in version 0.1, `tasks`.
 
-    Nothing is imported. What another project's `tasks` holds is not meant.
+    Modules of another project's `tasks` are not problems.
     """
     named = [(item.module, item.origin) for item in scan.imports]
     named += [(name.selector, name.origin) for name in scan.names]

@@ -1,10 +1,10 @@
-"""Everything that is wrong with a configuration, before anything compiles.
+"""All problems of a configuration, before anything compiles.
 
-Beyond its names (`problems`), the specifications that the run would be given are made
-(`specifications`): what they refuse is reported at the line that set the value. The
-rules here compare values with what they must agree with: the task, the mesh, the
-vocabulary. Rules return problems; none raises or compiles, and a rule whose inputs are
-unset, or absent on this machine, is silent.
+`problems` checks names. `specifications` makes the specifications of the run and
+reports what they reject at the line that set the value. The rules of this module
+compare values with the task, the mesh and the vocabulary. They return problems and
+neither raise nor compile; a rule returns none if its inputs are unset, or absent on
+this machine.
 """
 
 import contextlib
@@ -31,21 +31,17 @@ def lint(
     imports: bool = True,
     allow_missing: Sequence[str] = (),
 ) -> list[Problem]:
-    """All that is wrong with a configuration; nothing is compiled.
+    """All problems of a configuration, in a fixed order; nothing is compiled.
 
     Args:
-        config: what `read` returned.
-        devices: number of chips of the run, if known.
-        imports: whether the modules it names may be imported. Without, it is judged by
-            its text and by our light modules alone: also for an engine that is not
-            installed here.
-        allow_missing: macros that may stay `%gin.REQUIRED`.
-
-    Returns:
-        Problems in a fixed order; empty for a sound configuration.
+        config: The configuration.
+        devices: Number of chips of the run, if known.
+        imports: Whether to import the modules that it names. If not, only its text and
+            our light modules are read, also for an engine that is not installed here.
+        allow_missing: Macros that may stay `%gin.REQUIRED`.
     """
     if renamed := renamed_problems(config.scan):
-        return renamed  # what else is wrong may follow from it
+        return renamed  # other problems may follow from it
     problems = macro_problems(config.scan, allow_missing=allow_missing)
     if imports:
         problems += name_problems(config.scan)
@@ -59,12 +55,7 @@ def lint(
 
 
 def length_problems(config: Config, data: Any) -> list[Problem]:
-    """Lengths that do not list exactly the task's features.
-
-    Args:
-        config: what `read` returned.
-        data: the `DataSpec` of the run.
-    """
+    """Feature lengths of `data`, the `DataSpec`, that do not match the task."""
     lengths, name = data.feature_lengths, data.mixture
     if name is None or not _imports(config, "specialize_tasks"):
         return []
@@ -84,9 +75,7 @@ def length_problems(config: Config, data: Any) -> list[Problem]:
         problems.append(Problem("lengths", text + hint, origin))
     rows = {n: lengths[n] for n in features & set(lengths) if n not in ("inputs",)}
     if len(set(rows.values())) > 1:
-        text = (
-            f"these features run along the targets and must be of one length: {rows}."
-        )
+        text = f"these features run along the targets and need one length: {rows}."
         problems.append(Problem("lengths", text, origin))
     return problems
 
@@ -94,13 +83,13 @@ def length_problems(config: Config, data: Any) -> list[Problem]:
 def batch_problems(
     config: Config, data: Any, *, devices: int | None = None
 ) -> list[Problem]:
-    """A mesh that is none, and a batch that does not divide over it.
+    """An invalid mesh, or a batch that does not divide over it.
 
     Args:
-        config: what `read` returned.
-        data: the `DataSpec` of a training run, or None: then the batch of decoding
-            counts. Training rounds the batch of its evaluations up by itself.
-        devices: number of chips of the run, if known.
+        config: The configuration.
+        data: The `DataSpec` of a training run. None: the batch of decoding is checked;
+            training itself rounds the batch of its evaluations up.
+        devices: Number of chips of the run, if known.
     """
     value = config.value("MESH")
     if value is None:
@@ -122,7 +111,7 @@ def batch_problems(
 
 
 def vocabulary_problems(config: Config) -> list[Problem]:
-    """A vocabulary that is not the one of the checkpoint or of the corpus."""
+    """A vocabulary that differs from that of the checkpoint or of the corpus."""
     path = config.value("VOCABULARY_PATH")
     if not isinstance(path, str) or "://" in path:
         return []
@@ -148,10 +137,10 @@ def vocabulary_problems(config: Config) -> list[Problem]:
 
 
 def _vocabularies_of(folder: pathlib.Path) -> list[tuple[str, str]]:
-    """(sha256, where it is written) of the vocabulary a folder belongs to.
+    """(sha256, file that says it) of the vocabulary that a folder belongs to.
 
-    A conversion puts the tokenizer beside its `checkpoint_7`, and a run keeps its
-    configuration above its `checkpoints/7`: the nearest folder that says is asked.
+    A conversion writes the tokenizer beside its `checkpoint_7`, and a run writes its
+    configuration above its `checkpoints/7`: the nearest folder that has one decides.
     """
     place = folder.resolve()
     for _ in range(3):
@@ -174,7 +163,7 @@ def _vocabularies_of(folder: pathlib.Path) -> list[tuple[str, str]]:
 
 
 def _corpus_digest(manifest: Any) -> str | None:
-    """The vocabulary's sha256 somewhere in a corpus's manifest."""
+    """The vocabulary's sha256, wherever it is in the manifest of a corpus."""
     if not isinstance(manifest, Mapping):
         return None
     digest = manifest.get("vocabulary_sha256")
@@ -194,8 +183,7 @@ def task_features(name: str) -> set[str] | None:
         task = seqio.get_mixture_or_task(name)
     except ValueError:
         return None
-    features = task.output_features
-    return set(features)
+    return set(task.output_features)
 
 
 def _task_names() -> list[str]:

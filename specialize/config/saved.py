@@ -1,4 +1,4 @@
-"""The configuration as a run keeps it."""
+"""Writes the configuration into the folder of a run."""
 
 import json
 import os
@@ -9,15 +9,15 @@ from specialize.config.reading import Config
 
 
 def save(directory: str | os.PathLike[str], config: Config | None = None) -> None:
-    """Writes what was configured: `config.gin` and `config.json`.
+    """Writes the configuration as `config.gin` and `config.json`.
 
     `config.gin` is gin's own rendering and can be given to --gin_file again;
-    `config.json` holds every effective value with its origin and what it replaced.
+    `config.json` has every effective value with its origin and what it replaced.
 
     Args:
-        directory: the run's folder, local or a URL such as gs://bucket/run.
-        config: what to save; by default the configuration gin holds. Nothing is
-            written where gin was configured without `parse`.
+        directory: Folder of the run, local or a URL such as gs://bucket/run.
+        config: The configuration. None: the one gin has now; nothing is written if it
+            did not come from `parse`.
     """
     config = config or current()
     if config is None:
@@ -32,13 +32,10 @@ def save(directory: str | os.PathLike[str], config: Config | None = None) -> Non
 
 
 def save_operative(directory: str | os.PathLike[str]) -> None:
-    """Writes what was really used, defaults included, as `operative_config.gin`.
+    """Writes the values that were used, with defaults, as `operative_config.gin`.
 
-    Call it once everything configurable has been called. Nothing is written where
-    gin was configured without `parse`.
-
-    Args:
-        directory: the run's folder, local or a URL.
+    Call it after every configurable function. Nothing is written if gin's configuration
+    did not come from `parse`.
     """
     if current() is None:
         return

@@ -1,10 +1,9 @@
-"""What the gin files say and where they say it, without importing what they name.
+"""Reads the statements of gin files with their file and line, and imports nothing.
 
-gin itself keeps neither the place of a value nor the macros nobody asked for, and it
-imports every module a file names before it can say anything. This module reads the
-same grammar with gin's own parser, follows the same includes and yields every
-statement with its file and line. It needs no jax, no tensorflow and no T5X, so a
-recipe can be examined for both engines anywhere.
+gin itself keeps neither the line of a value nor unused macros, and it imports every
+module that a file names before it reports anything. This module reads the same grammar
+with gin's own parser and follows the same includes. It needs no jax, no tensorflow and
+no T5X, so a recipe can be checked for both engines on any machine.
 """
 
 import dataclasses
@@ -23,13 +22,13 @@ from specialize.errors import InputError, did_you_mean
 
 PACKAGE = "t5x_configs"
 REQUIRED = "gin.REQUIRED"
-# A path or URL typed without quotes: it has a slash and nothing gin's grammar needs.
+# A path or URL without quotes: it has a slash and no character of gin's grammar.
 _BARE_PATH = re.compile(r"^[\w.~:+-]*/[\w./~:+=-]*$")
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a statement stands: a file and a line, or the command line."""
+    """The place of a statement: a file and a line, or the command line."""
 
     file: str
     line: int
@@ -70,11 +69,11 @@ class Binding:
     """One `NAME = value` or `scope/selector.parameter = value`.
 
     Attributes:
-        scope: gin scope, "" for none; for a macro the part before its last slash.
-        selector: full dotted name of the configurable; "" for a macro.
-        parameter: name of the parameter or of the macro.
-        value: literal with `Macro` and `Reference` leaves.
-        origin: where it stands.
+        scope: Gin scope, "" for none; for a macro the part before its last slash.
+        selector: Full dotted name of the configurable; "" for a macro.
+        parameter: Name of the parameter or of the macro.
+        value: Literal with `Macro` and `Reference` leaves.
+        origin: Place of the statement.
     """
 
     scope: str
@@ -90,12 +89,12 @@ class Binding:
 
     @property
     def key(self) -> Key:
-        """What this binds; a later binding of the same key wins."""
+        """What this binds; of equal keys the last binding is effective."""
         return (self.scope, self.selector, self.parameter)
 
     @property
     def name(self) -> str:
-        """The key as one would write it in a gin file."""
+        """The key as it is written in a gin file."""
         dotted = ".".join(part for part in (self.selector, self.parameter) if part)
         return f"{self.scope}/{dotted}" if self.scope else dotted
 
@@ -114,11 +113,11 @@ class Name:
     """A configurable that a statement names, and the parameter it binds, if any.
 
     Attributes:
-        selector: full dotted name.
-        parameter: "" for a reference or a block's heading.
-        registered: whether gin's registry must know it already, because the file
-            does not enable dynamic registration.
-        origin: where it stands.
+        selector: Full dotted name.
+        parameter: "" for a reference or the heading of a block.
+        registered: Whether gin's registry must already have it, because the file does
+            not enable dynamic registration.
+        origin: Place of the statement.
     """
 
     selector: str
@@ -137,11 +136,11 @@ class Scan:
     names: tuple[Name, ...]
 
     def effective(self) -> dict[Key, Binding]:
-        """The binding that holds for each key: the last one."""
+        """The effective binding of each key: the last one."""
         return {binding.key: binding for binding in self.bindings}
 
     def macros(self) -> dict[str, Binding]:
-        """The macros' effective bindings by name (with scope, if any)."""
+        """The effective bindings of macros by name (with scope, if any)."""
         return {b.name: b for b in self.effective().values() if b.is_macro}
 
 
@@ -160,7 +159,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 @functools.cache
 def package_folder() -> pathlib.Path:
-    """The installed folder of gin files; works from a wheel as from a checkout."""
+    """The installed folder of gin files, of a wheel or of a checkout."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -171,14 +170,9 @@ def package_folder() -> pathlib.Path:
 
 
 def find(name: str, search_paths: Sequence[str]) -> pathlib.Path | None:
-    """Finds a gin file as gin will: here, in the search paths, in an installed package.
+    """Finds a gin file as gin does, or returns None.
 
-    Args:
-        name: path as given to --gin_file or `include`.
-        search_paths: folders, first to last.
-
-    Returns:
-        The file, or None.
+    The order is: here, in the search paths, in an installed package.
     """
     path = pathlib.Path(name)
     if path.is_absolute():
@@ -198,7 +192,7 @@ def find(name: str, search_paths: Sequence[str]) -> pathlib.Path | None:
 
 
 def available(search_paths: Sequence[str]) -> list[str]:
-    """Names of the gin files that could be given, for "did you mean"."""
+    """Names of all gin files that can be found, for "did you mean"."""
     names: list[str] = []
     for folder in (*search_paths, str(package_folder())):
         root = pathlib.Path(folder)
@@ -220,15 +214,12 @@ def scan(
     """Reads gin files and their includes, then single bindings.
 
     Args:
-        gin_files: names, each found by `find`.
+        gin_files: Names for `find`.
         bindings: `NAME = value` strings of the command line.
-        search_paths: folders for relative names.
-
-    Returns:
-        Every statement with its origin.
+        search_paths: Folders for relative names.
 
     Raises:
-        InputError: a file is missing, includes itself, or does not parse; with the
+        InputError: A file is missing, includes itself, or does not parse; with the
             file and line.
     """
     reader = _Reader(search_paths)
@@ -236,11 +227,12 @@ def scan(
         reader.read_file(name, included_from=None)
     for text in bindings:
         reader.read_binding(text)
-    return reader.result()
+    files, bound = tuple(reader.files), tuple(reader.bindings)
+    return Scan(files, bound, tuple(reader.imports), tuple(reader.names))
 
 
 class _Delegate(config_parser.ParserDelegate):
-    """Turns gin's two kinds of reference into our records of them."""
+    """Turns gin's two kinds of reference into `Reference` and `Macro`."""
 
     def configurable_reference(self, scoped_configurable_name: str, evaluate: bool):
         scope, _, selector = scoped_configurable_name.rpartition("/")
@@ -259,14 +251,6 @@ class _Reader:
         self.names: list[Name] = []
         self.open_files: list[pathlib.Path] = []
 
-    def result(self) -> Scan:
-        return Scan(
-            files=tuple(self.files),
-            bindings=tuple(self.bindings),
-            imports=tuple(self.imports),
-            names=tuple(self.names),
-        )
-
     def read_file(self, name: str, included_from: Origin | None) -> None:
         where = f"{included_from}: " if included_from else ""
         path = find(name, self.search_paths)
@@ -282,7 +266,7 @@ class _Reader:
             raise InputError(f"{where}{name!r} includes itself; remove the include.")
         self.open_files.append(resolved)
         self.files.append(str(path))
-        # gin reads bytes as UTF-8 whatever the locale; so do we.
+        # Like gin, we read UTF-8 in any locale.
         self._read(path.read_text(encoding="utf-8"), _display(path))
         self.open_files.pop()
 
@@ -305,11 +289,7 @@ class _Reader:
             head, _, rest = selector.partition(".")
             if head in symbols:
                 return f"{symbols[head]}.{rest}" if rest else symbols[head]
-            matches = {
-                k
-                for k in known_selectors
-                if k == selector or k.endswith("." + selector)
-            }
+            matches = {k for k in known_selectors if f".{k}".endswith(f".{selector}")}
             return matches.pop() if len(matches) == 1 else selector
 
         for statement in _statements(text, file, numbered):
@@ -345,20 +325,14 @@ class _Reader:
         for leaf in leaves(value):
             if isinstance(leaf, Reference):
                 self.names.append(Name(leaf.selector, "", registered, origin))
-        macro = not statement.arg_name
-        selector = "" if macro else full(statement.selector)
-        if not macro:
-            name = Name(selector, statement.arg_name, registered, origin)
-            self.names.append(name)
-        self.bindings.append(
-            Binding(
-                scope=statement.scope or "",
-                selector=selector,
-                parameter=statement.selector if macro else statement.arg_name,
-                value=value,
-                origin=origin,
-            )
-        )
+        scope, selector = statement.scope or "", statement.selector
+        parameter = statement.arg_name
+        if parameter:
+            selector = full(selector)
+            self.names.append(Name(selector, parameter, registered, origin))
+        else:  # a macro
+            selector, parameter = "", selector
+        self.bindings.append(Binding(scope, selector, parameter, value, origin))
 
 
 def _statements(text: str, file: str, numbered: bool) -> Iterator[Any]:
@@ -374,7 +348,7 @@ def _statements(text: str, file: str, numbered: bool) -> Iterator[Any]:
         reason = error.msg.strip().splitlines()[-1].strip()
         raise InputError(
             f"{place(error.lineno)}: not gin: {reason}\n"
-            f"    {content}\n  Mend this line.{quoting}"
+            f"    {content}\n  Correct this line.{quoting}"
         ) from error
     except tokenize.TokenError as error:
         message, (line, _) = error.args
@@ -395,7 +369,7 @@ def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def _display(path: pathlib.Path) -> str:
-    """A short name: relative to here, or inside the installed package."""
+    """A short name, relative to here or to the installed package."""
     resolved = path.resolve()
     for root, prefix in ((pathlib.Path.cwd(), ""), (package_folder(), PACKAGE)):
         if resolved.is_relative_to(root.resolve()):

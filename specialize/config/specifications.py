@@ -1,4 +1,4 @@
-"""The specifications of a configuration: their own checks are rules of the lint."""
+"""The specifications of a configuration; what they reject is reported by the lint."""
 
 import dataclasses
 import inspect
@@ -20,18 +20,16 @@ from specialize.errors import InputError
 
 
 class Specifications:
-    """The specifications that a run's functions are given.
-
-    Each is made from its bindings, as gin would do it: its own checks are the rules.
+    """Makes the specifications of a run from their bindings, as gin would.
 
     Args:
-        config: what `read` returned.
-        imports: whether modules that are not light may be imported.
-        allow_missing: macros that may stay `%gin.REQUIRED`; they are None.
+        config: The configuration.
+        imports: Whether modules that are not light may be imported.
+        allow_missing: Macros that may stay `%gin.REQUIRED`; their value is None.
 
     Attributes:
-        made: the specifications, by the name of their class.
-        problems: why others could not be made.
+        made: The specifications, by the name of their class.
+        problems: Why others could not be made.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class Specifications:
         return found if parameters is not None and parameters.frozen else None
 
     def _value(self, written: Any) -> Any:
-        """A value as gin would pass it; an unknown leaf stays as it is written."""
+        """A value as gin would pass it; an unknown leaf stays as written."""
 
         def leaf(item: Any) -> Any:
             if isinstance(item, Reference) and item.calls:
@@ -90,11 +88,11 @@ class Specifications:
             bound |= self._bound.get((scope, reference.selector), {})
         values = {name: self._value(one.value) for name, one in bound.items()}
         if any(isinstance(item, Macro) for v in values.values() for item in leaves(v)):
-            return Macro(REQUIRED)  # which is reported as such
+            return Macro(REQUIRED)  # which `macro_problems` reports
         try:
             inspect.signature(found).bind(**values)
         except TypeError:
-            return Macro(REQUIRED)  # likewise: a field that is absent or unknown
+            return Macro(REQUIRED)  # a missing or unknown field, reported likewise
         try:
             made = found(**values)
         except (InputError, TypeError) as error:
