@@ -1,1 +1,1 @@
-"""Suites, judges, scores with intervals, the report."""
+"""Suites, scores with intervals, and the report."""

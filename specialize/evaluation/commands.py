@@ -1,4 +1,4 @@
-"""`specialize evaluate`, `infer` and `report`."""
+"""`specialize evaluate`, `select`, `infer` and `report`."""
 
 import argparse
 import os
@@ -15,13 +15,13 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     evaluate = subparsers.add_parser(
         "evaluate",
         help="decode benchmarks with a checkpoint, judge them, print one table",
-        description="Decodes and judges suites as gin files say, or judges predictions "
-        "made elsewhere (--predictions). A rerun goes on where a killed one stopped.",
+        description="Decodes and judges the suites that gin files name, or judges "
+        "predictions of another model (--predictions). A rerun resumes a killed one.",
     )
     config.add_flags(evaluate)
-    evaluate.add_argument("--json", metavar="FILE", help="write the results there too")
+    evaluate.add_argument("--json", metavar="FILE", help="write a copy of the results")
     evaluate.add_argument(
-        "--max_examples", type=int, metavar="N", help="of each suite, for a first look"
+        "--max_examples", type=int, metavar="N", help="most questions per suite"
     )
     evaluate.add_argument(
         "--predictions",
@@ -35,7 +35,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     evaluate.add_argument(
         "--rule",
         choices=JUDGES,
-        help="how predictions are judged (default: as configured, else exact)",
+        help="judge of the predictions (default: as configured, else exact)",
     )
     evaluate.add_argument(
         "--split",
@@ -54,7 +54,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="score every kept checkpoint on validation, choose one, test it once",
         description="Chooses a checkpoint by validation accuracy (GSM8K in "
         "distribution, M-A-S out of distribution), tests the chosen one once and "
-        "writes the choice and its criterion down.",
+        "writes a file with the choice and its criterion.",
     )
     config.add_flags(select)
     select.add_argument(
@@ -63,21 +63,20 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default="gsm8k",
         help="gsm8k: in-distribution; mas: mean of MultiArith, ASDiv and SVAMP",
     )
-    select.add_argument("--json", metavar="FILE", help="write the choice there too")
+    select.add_argument("--json", metavar="FILE", help="write a copy of the choice")
     select.set_defaults(run=_select)
 
     infer = subparsers.add_parser(
         "infer",
         help="turn a file of prompts into texts",
-        description="Decodes prompts as gin files say. A rerun goes on where a killed "
-        "one stopped.",
+        description="Decodes prompts as gin files say. A rerun resumes a killed one.",
     )
     config.add_flags(infer)
     infer.add_argument(
         "--prompts",
         required=True,
         metavar="FILE",
-        help='JSON lines with "input" (and "id"), or plain text, a prompt a line',
+        help='JSON lines with "input" (and "id"), or plain text, one prompt per line',
     )
     infer.add_argument("--out", required=True, metavar="FILE", help="JSON lines")
     infer.set_defaults(run=_infer)
@@ -86,10 +85,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "report",
         help="one self-contained page about one or more runs",
         description="Writes an HTML page (or markdown, if --out ends in .md) about the "
-        "first run; the others stand beside it.",
+        "first run and compares it with the others.",
     )
     report.add_argument("runs", nargs="+", metavar="RUN", help="run folders or results")
-    report.add_argument("--base", metavar="RUN", help="the model it started from")
+    report.add_argument("--base", metavar="RUN", help="run or results of the base")
     report.add_argument("--out", default="report.html", metavar="FILE")
     report.set_defaults(run=_report)
 
@@ -128,7 +127,7 @@ def _evaluate(flags: argparse.Namespace) -> int:
 
 
 def _keep_configuration() -> None:
-    """Every value with its origin, and what was used, beside the predictions."""
+    """Saves the configuration and the values that were used in OUTPUT_DIR."""
     import jax
 
     from specialize import config

@@ -1,8 +1,8 @@
 """The difference between two results, over the questions that both of them answered.
 
-Every table and page takes its differences from here. A difference is only ever between
-the same questions: where the two runs share a part of theirs, it is over that part and
-says so; where they were asked different splits, there is none.
+Every table and page takes its differences from this module. If two runs share only a
+part of their questions, the difference is over that part and notes it; if they were
+asked different splits, there is no difference.
 """
 
 import dataclasses
@@ -17,15 +17,15 @@ from specialize.evaluation.scoring.statistics import Interval
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two systems on the questions they share, or the reason why there is none.
+    """Two systems on the questions they share, or why they cannot be compared.
 
     Attributes:
-        n: questions shared, 0 without a comparison.
-        before: accuracy of the base over them.
-        after: accuracy of the new system over them.
+        n: Number of shared questions, 0 without a comparison.
+        before: Accuracy of the base over them.
+        after: Accuracy of the new system over them.
         difference: `after` minus `before` with its bootstrap interval.
-        p_value: exact McNemar test; None for an average over suites.
-        note: which questions only one of the two was asked, or why nothing is compared.
+        p_value: Exact McNemar test; None for an average over suites.
+        note: Which questions only one of the two was asked, or why nothing is compared.
     """
 
     n: int = 0
@@ -49,14 +49,13 @@ class Comparison:
 def compare(key: str, results: Results, base: Results) -> Comparison:
     """Compares one suite, or an average over suites.
 
+    For an average, every suite counts the same, and each is compared over its own
+    shared questions.
+
     Args:
         key: "suite:prompt", of `results.suites` or `results.averages`.
-        results: the new system's.
-        base: the old one's.
-
-    Returns:
-        The comparison over shared questions. For an average, every suite counts the
-        same, and each is compared over its own shared questions.
+        results: Results of the new system.
+        base: Results of the old system.
     """
     average = key in results.averages and key not in results.suites
     keys = members(key, results.suites) if average else [key]

@@ -1,7 +1,7 @@
-"""Decode suites, judge them, one table: what a checkpoint can do.
+"""Decodes suites with a checkpoint, judges them and prints one table.
 
-Each suite's predictions go to a file as they are decoded, so that a killed evaluation
-resumes where it stopped and repeats no finished batch.
+Predictions are written as they are decoded, so that a killed evaluation resumes after
+its last finished batch.
 """
 
 import dataclasses
@@ -41,19 +41,16 @@ def evaluate_weights(
     """Decodes and judges every suite with weights that are on the devices.
 
     Args:
-        evaluation: what is asked, and how.
-        module: the network.
-        params: its weights, on the mesh.
-        mesh: where to decode.
-        out: folder for predictions and results, so that a rerun resumes; None keeps
-            nothing on disk.
-        model: a description of the weights, for the results.
-
-    Returns:
-        Scores, and where the predictions are.
+        evaluation: What is asked, and how.
+        module: The network.
+        params: Its weights, on the mesh.
+        mesh: The device mesh.
+        out: Folder for predictions and results, so that a rerun resumes. None: nothing
+            is kept on disk.
+        model: A description of the weights, for the results.
 
     Raises:
-        InputError: as `suites_of`, or the batch does not divide over the mesh.
+        InputError: As for `suites_of`, or the batch does not divide over the mesh.
     """
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -79,8 +76,8 @@ def evaluate_weights(
             "vocabulary": vocabulary.sha256,
             **decoding.to_json(),
         }
-        # Other weights or settings are other predictions: they get another file, and
-        # whoever comes back to the old ones finds them as they were.
+        # Other weights or settings give other predictions, so they get another file,
+        # and a return to the old ones finds theirs unchanged.
         stem = file_stem(key)
         raw = folder / "decoded" / f"{stem}.{digest(settings)[:12]}.jsonl"
         decoded = decode_to_file(engine, prompts, raw, settings, description=key)
@@ -107,7 +104,7 @@ def evaluate_weights(
             "vocabulary_sha256": vocabulary.sha256,
             **decoding.to_json(),
         },
-        {key: found.to_json(examples=False) for key, found in scores.items()},
+        {key: found.to_json() for key, found in scores.items()},
         averages(list(scores.values())),
         files,
         round(time.monotonic() - began, 1),
@@ -131,20 +128,17 @@ def evaluate(
     """Evaluates a checkpoint and prints one table (`specialize evaluate`).
 
     Args:
-        model: the student.
-        checkpoint: weights in any layout that `checkpoints.load_params` reads; of a
-            run's folder, its newest checkpoint.
-        evaluation: what is asked, how texts are decoded, and who judges them.
-        mesh: the device mesh, in any spelling of `specialize.mesh`.
-        output_dir: folder for predictions and results, so that a rerun resumes.
-        json_path: file for a copy of the results.
-        base: results of the base model, for differences and paired tests.
-
-    Returns:
-        The results.
+        model: The student.
+        checkpoint: Weights in any layout that `specialize.load` reads; of a run's
+            folder, its newest checkpoint.
+        evaluation: What is asked, how texts are decoded, and who judges them.
+        mesh: The device mesh, in any spelling of `specialize.mesh`.
+        output_dir: Folder for predictions and results, so that a rerun resumes.
+        json_path: File for a copy of the results.
+        base: Results of the base model, for differences and paired tests.
 
     Raises:
-        InputError: a name, path, checkpoint or combination that does not work.
+        InputError: A name, path, checkpoint or combination is invalid.
 
     Example:
         >>> student = specialize.load("runs/student")
@@ -159,7 +153,7 @@ def evaluate(
         >>> results.num_examples
         2
     """
-    # Refuse a bad suite, or another base, before the weights are read.
+    # Reject an invalid suite or base before the weights are read.
     suites_of(evaluation)
     Vocabulary(evaluation.vocabulary())
     before = None if base is None else Results.load(base)

@@ -1,4 +1,4 @@
-"""A file of prompts in, a file of texts out (`specialize infer`)."""
+"""Decodes a file of prompts into a file of texts (`specialize infer`)."""
 
 import json
 import os
@@ -31,23 +31,23 @@ def infer(
     """Decodes every prompt of a file.
 
     Args:
-        model: the student.
-        checkpoint: weights in any layout that `checkpoints.load_params` reads.
-        decoding: how texts are generated.
-        prompts_path: JSON lines with "input" and, if wanted, "id"; or plain text, one
+        model: The student.
+        checkpoint: Weights in any layout that `specialize.load` reads.
+        decoding: How texts are generated.
+        prompts_path: JSON lines with "input" and optionally "id"; or plain text, one
             prompt per line.
-        out: JSON lines with id, input and prediction (a list where several samples
-            were asked for), in the order of the prompts. While it is being made,
-            `<out>.decoded.jsonl` holds what is finished, and a rerun resumes from it.
+        out: JSON lines with id, input and prediction (a list if several samples were
+            requested), in the order of the prompts. Finished batches are kept in
+            `<out>.decoded.jsonl` until the end, and a rerun resumes from it.
         vocabulary_path: SentencePiece model of the student. None: the environment
             variable SPECIALIZE_VOCABULARY.
-        mesh: the device mesh, in any spelling of `specialize.mesh`.
+        mesh: The device mesh, in any spelling of `specialize.mesh`.
 
     Returns:
         The number of prompts.
 
     Raises:
-        InputError: the prompts cannot be read, or the checkpoint does not fit.
+        InputError: The prompts cannot be read, or the checkpoint does not fit.
     """
     asked = read_prompts(prompts_path)
     vocabulary = Vocabulary(
@@ -82,17 +82,14 @@ def infer(
 
 
 def read_prompts(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Reads prompts.
-
-    Args:
-        path: JSON lines (`.jsonl`, `.json`) or plain text.
+    """Reads prompts from JSON lines (`.jsonl`, `.json`) or plain text.
 
     Returns:
-        Dictionaries with "id" and "input", and what else their lines hold.
+        Dictionaries with "id", "input" and the other fields of their lines.
 
     Raises:
-        InputError: naming file and line: unreadable, not JSON, without "input", an id
-            twice, or no prompt at all.
+        InputError: With file and line: the file is unreadable, a line is not JSON or
+            has no "input", an id occurs twice, or there is no prompt.
     """
     file = pathlib.Path(path)
     try:
@@ -116,11 +113,11 @@ def read_prompts(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         identity = str(line.get("id", number - 1))
         if identity in seen:
             raise InputError(
-                f"{where}: id {identity!r} stands at line {seen[identity]} too. Ids "
-                "name prompts; make them unique."
+                f"{where}: id {identity!r} is at line {seen[identity]} too. Give every "
+                "prompt another id."
             )
         seen[identity] = number
         found.append({**line, "id": identity})
     if not found:
-        raise InputError(f"{file} holds no prompt.")
+        raise InputError(f"{file} contains no prompt. Add one, or name another file.")
     return found

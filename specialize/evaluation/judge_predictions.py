@@ -1,4 +1,4 @@
-"""Judge the predictions of another model, so that it appears in the same table."""
+"""Judges the predictions of another model, for a row in the same table."""
 
 import dataclasses
 import os
@@ -23,17 +23,18 @@ def evaluate_predictions(
 
     Args:
         path: JSON lines with suite, id or input, and prediction (`predictions`).
-        evaluation: how the model was asked, and which judge reads its predictions. The
-            file names the suites; a line such as "gsm8k:few_shot_cot" names its prompt
+        evaluation: How the model was asked, and which judge reads its predictions. The
+            file names the suites; a suite such as "gsm8k:few_shot_cot" names its prompt
             format too.
-        json_path: where to write the results.
-        base: results to compare with.
+        json_path: File for the results.
+        base: Results to compare with.
 
     Returns:
         The results, which are also printed.
 
     Raises:
-        InputError: a malformed file, another suite's predictions, missing ones.
+        InputError: The file is malformed, a prediction is of another suite, or one is
+            missing.
     """
     if not (evaluation.benchmarks_dir or os.environ.get("SPECIALIZE_BENCHMARKS_DIR")):
         raise InputError(
@@ -56,7 +57,7 @@ def evaluate_predictions(
             "rule": evaluation.judge.judge,
             "max_examples": evaluation.max_examples,
         },
-        {key: score.to_json(examples=False) for key, score in scores.items()},
+        {key: score.to_json() for key, score in scores.items()},
         averages(list(scores.values())),
     )
     if json_path is not None:

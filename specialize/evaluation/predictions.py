@@ -1,16 +1,16 @@
-"""Outputs made elsewhere, judged like our own (`evaluate --predictions FILE`).
+"""Predictions of another model, judged like ours (`evaluate --predictions FILE`).
 
-One JSON object a line:
+One JSON object per line:
 
     {"suite": "gsm8k", "id": "gsm8k-test-0", "prediction": "... The answer is 18."}
     {"suite": "bbh/navigate", "input": "If you follow ...", "prediction": "No"}
 
-`id` is the example's; `input` is its question or a prompt that ends with it, white
-space aside.
-`prediction` is a text, or a list of texts (samples, as many for every example). Every
-example of a suite must be there once. MultiArith asks some questions twice: one line
-with such an `input` answers both, two lines answer one each. Other fields are ignored;
-`evaluate` writes `predictions_version` into the lines that it has judged.
+`id` is that of the example; `input` is its question or a prompt that ends with it;
+white space does not matter. `prediction` is a text, or a list of texts (samples, the
+same number for every example). Every example of a suite must occur once. MultiArith
+asks some questions twice: one line with such an `input` answers both, two lines answer
+one each. Other fields are ignored; `evaluate` writes `predictions_version` into the
+lines that it has judged.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ from specialize import versions
 from specialize.errors import InputError
 from specialize.evaluation.suites.loading import Suite, mistyped
 
-# Where a prompt's last question begins and what may follow it. A question may itself
-# begin with "Question:" (web_of_lies), so the last few beginnings are tried.
+# The beginning of a prompt's last question, and what may follow it. A question may
+# itself begin with "Question:" (web_of_lies), so the last few beginnings are tried.
 _QUESTION = re.compile(r"(?:\bQ|\bQuestion|\bProblem|\bInput)\s?:\s")
 _TAIL = re.compile(
     r"\s(?:(?:A|Answer|Solution|Output)\s?:|Let's think step by step)(?:(?!\sQ:).)*$",
@@ -40,10 +40,10 @@ class Prediction:
     """One line of a predictions file.
 
     Attributes:
-        suite: as written: "gsm8k", "bbh/navigate" or "bbh".
-        id: the example's id, or None.
-        input: the question or prompt with single spaces, or None.
-        texts: one or several samples.
+        suite: Suite as written: "gsm8k", "bbh/navigate" or "bbh".
+        id: Id of the example, or None.
+        input: The question or prompt with single spaces, or None.
+        texts: One or several samples.
         where: "file:line".
     """
 
@@ -55,17 +55,11 @@ class Prediction:
 
 
 def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
-    """Reads a predictions file.
-
-    Args:
-        path: JSON lines as above.
-
-    Returns:
-        Its lines, in order.
+    """Reads the lines of a predictions file.
 
     Raises:
-        InputError: naming file and line: not readable, not JSON, a field missing or
-            of another type, no line at all.
+        InputError: With file and line: the file is unreadable, a line is not JSON, a
+            field is missing or has another type, or there is no line.
     """
     file = pathlib.Path(path)
     try:
@@ -81,42 +75,42 @@ def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(
-                f"{where}: not JSON at column {error.colno} ({error.msg}). Expected an "
-                "object a line with 'suite', 'id' or 'input', and 'prediction'."
+                f"{where}: not JSON at column {error.colno} ({error.msg}). Write one "
+                "object per line with 'suite', 'id' or 'input', and 'prediction'."
             ) from error
         found.append(_prediction(record, where))
     if not found:
-        raise InputError(f"{file} holds no prediction.")
+        raise InputError(f"{file} contains no prediction.")
     return found
 
 
 def suite_names(predictions: Sequence[Prediction]) -> list[str]:
-    """The suites a file speaks of, in order of appearance."""
+    """The suites of the predictions, in order of appearance."""
     return list(dict.fromkeys(prediction.suite for prediction in predictions))
 
 
 def match_predictions(
     predictions: Sequence[Prediction], suites: Sequence[Suite]
 ) -> dict[str, list[tuple[str, ...]]]:
-    """Brings predictions into the order of the suites they answer.
+    """Brings predictions into the order of the examples that they answer.
 
     Args:
-        predictions: of one or several suites.
-        suites: that are to be judged; each at most once.
+        predictions: Lines of one or several suites.
+        suites: The suites to judge, each at most once.
 
     Returns:
         For each `Suite.key` the samples of each of its examples, in its order.
 
     Raises:
-        InputError: a line of a suite that is not judged, an id or input the suite does
-            not have, an example answered twice or not at all, or unequal numbers of
-            samples.
+        InputError: A line is of a suite that is not judged, or has an id or input that
+            its suite does not have; an example has two predictions or none; or the
+            numbers of samples differ.
     """
     every = [_Answers(suite) for suite in suites]
     for prediction in predictions:
         candidates = _asked(prediction, every)
-        # What is written out is looked up first; then a prompt of any other make is
-        # searched for the question it holds.
+        # Ids, questions and known prompts are looked up first; any other prompt is
+        # searched for the question that it quotes.
         if not any(answers.take(prediction) for answers in candidates):
             if not any(answers.take_quoted(prediction) for answers in candidates):
                 raise _unknown(prediction, candidates)
@@ -124,12 +118,7 @@ def match_predictions(
 
 
 def _asked(prediction: Prediction, every: Sequence["_Answers"]) -> list["_Answers"]:
-    """The suites that a line may speak of.
-
-    Raises:
-        InputError: none of them is judged, or one with several prompts is, and the
-            line does not say with which it was asked.
-    """
+    """The suites that a line may belong to."""
     name, _, prompt = prediction.suite.partition(":")
     exact = [answers for answers in every if answers.suite.key == prediction.suite]
     if prompt and exact:
@@ -139,14 +128,14 @@ def _asked(prediction: Prediction, every: Sequence["_Answers"]) -> list["_Answer
         prompts = " or ".join(repr(answers.suite.key) for answers in named)
         raise InputError(
             f"{prediction.where}: suite {prediction.suite!r} is judged with several "
-            f"prompts; say {prompts}."
+            f"prompts. Write {prompts}."
         )
     family = [answers for answers in every if answers.suite.family == name]
     if not named and not family:
         names = list(dict.fromkeys(answers.suite.name for answers in every))
         raise InputError(
             f"{prediction.where}: predictions of suite {prediction.suite!r}, but "
-            f"{', '.join(names)} is judged{mistyped(name, names)} Judge them apart."
+            f"{', '.join(names)} is judged{mistyped(name, names)} Judge them alone."
         )
     return named or family
 
@@ -157,12 +146,12 @@ def _unknown(prediction: Prediction, candidates: Sequence["_Answers"]) -> InputE
     first = candidates[0].suite.examples[0].id
     return InputError(
         f"{prediction.where}: suite {prediction.suite!r} has no example with this "
-        f"{what}{shown}; its first is {first!r}. Is it another suite's or file's?"
+        f"{what}{shown}; its first is {first!r}. Correct the line, or its suite."
     )
 
 
 class _Answers:
-    """What has been said about the examples of one suite."""
+    """The predictions for the examples of one suite."""
 
     def __init__(self, suite: Suite) -> None:
         self.suite = suite
@@ -175,10 +164,10 @@ class _Answers:
         self._left_out = {_spaced(question) for question in suite.left_out.values()}
 
     def take(self, prediction: Prediction) -> bool:
-        """Keeps a prediction if it is this suite's; False if it is not."""
+        """Stores a prediction of this suite; False if it is of another."""
         if prediction.id is not None:
             if prediction.id in self.suite.left_out:
-                return True  # another split's example, not asked for
+                return True  # of a split that is not judged
             if prediction.id not in self._ids:
                 return False
             self._keep(prediction.id, prediction)
@@ -192,7 +181,7 @@ class _Answers:
         return False
 
     def take_quoted(self, prediction: Prediction) -> bool:
-        """Keeps a prediction whose input quotes one of the questions, the last one."""
+        """Stores a prediction for the last question that its input quotes."""
         text = prediction.input or ""
         ends = {
             quoted: text.rfind(quoted) + len(quoted)
@@ -201,18 +190,14 @@ class _Answers:
         }
         if not ends:
             return False
-        # Of two that end together the longer one is meant.
+        # Of two that end together, take the longer one.
         quoted = max(ends, key=lambda one: (ends[one], len(one)))
         if quoted in self._by_input:
             self._keep_one(self._by_input[quoted], prediction)
         return True
 
     def in_order(self) -> list[tuple[str, ...]]:
-        """Samples of each example.
-
-        Raises:
-            InputError: some are missing, or their numbers differ.
-        """
+        """The samples of each example."""
         for ids in self._by_input.values():
             said = [self._taken[id] for id in ids if id in self._taken]
             if len(said) == 1 and said[0].id is None:
@@ -231,8 +216,8 @@ class _Answers:
             if len(self._taken[id].texts) != len(first.texts):
                 raise InputError(
                     f"{self._taken[id].where}: {len(self._taken[id].texts)} samples, "
-                    f"but {len(first.texts)} at {first.where}. Every example needs as "
-                    "many."
+                    f"but {len(first.texts)} at {first.where}. Give every example the "
+                    "same number of samples."
                 )
         return [self._taken[id].texts for id in wanted]
 
@@ -281,7 +266,7 @@ def _prediction(record: Any, where: str) -> Prediction:
 
 
 def _questions(input: str) -> Iterator[str]:
-    """What may be the question of an input: itself, or what a prompt ends with.
+    """Yields the input itself, then the ends of a prompt that may be its question.
 
     "... Q: {question} A: Let's think step by step." yields the question as well.
     """

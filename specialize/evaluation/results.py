@@ -1,4 +1,4 @@
-"""What an evaluation found, as one JSON file that tables and the report are made of."""
+"""The results of an evaluation: one JSON file, the source of tables and the report."""
 
 import dataclasses
 import json
@@ -15,19 +15,18 @@ from specialize.evaluation.suites.loading import Suite
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Scores of one set of weights, or of predictions made elsewhere.
+    """Scores of one set of weights, or of predictions of another model.
 
     Attributes:
-        model: what was evaluated: path, step, number of parameters, digest of the
-            weights; or the predictions' file.
-        settings: split, rule, decoding, number of examples asked for.
-        suites: "suite:prompt" -> score with accuracy, n, low, high and how answers
-            were found (`judges.SuiteScore.to_json`).
-        averages: macro-averages with their own intervals, by name.
-        predictions: "suite:prompt" -> file with a line an example, relative to
+        model: What was evaluated: path, step, number of parameters, digest of the
+            weights; or the file of predictions.
+        settings: Split, judge (`rule`), decoding, largest number of questions.
+        suites: "suite:prompt" -> score (`judging.SuiteScore.to_json`).
+        averages: Macro-averages with their own intervals, by name.
+        predictions: "suite:prompt" -> file with one line per example, relative to
             `folder`.
-        seconds: spent decoding, this time.
-        folder: where the file stands, or None before it is written.
+        seconds: Duration of the last run of the evaluation.
+        folder: Folder of the file, or None before it is written.
     """
 
     model: Mapping[str, Any]
@@ -40,13 +39,13 @@ class Results:
 
     @property
     def step(self) -> int | None:
-        """Optimizer steps the weights had seen, where known."""
+        """Number of optimizer steps before these weights, if known."""
         step = self.model.get("step")
         return None if step is None else int(step)
 
     @property
     def num_examples(self) -> int:
-        """Examples judged in all."""
+        """Number of judged examples of all suites."""
         return sum(int(score["n"]) for score in self.suites.values())
 
     @property
@@ -55,7 +54,7 @@ class Results:
         return {**self.suites, **self.averages}
 
     def split(self, key: str) -> str:
-        """The split that a suite was asked, or "unknown" where nothing says it."""
+        """The split of a suite, or "unknown"."""
         selection = self.scores.get(key, {}).get("selection", {})
         return str(selection.get("split") or self.settings.get("split", "unknown"))
 
@@ -64,11 +63,11 @@ class Results:
         found: dict[str, float] = {}
         for key, score in self.scores.items():
             suite, _, prompt = key.partition(":")
-            # The plain name is the suite's first prompt: what most runs ask for.
-            found.setdefault(f"{suite}/accuracy", float(score["accuracy"]))
-            found[f"{suite}/{prompt}/accuracy" if prompt else f"{suite}/accuracy"] = (
-                float(score["accuracy"])
-            )
+            accuracy = float(score["accuracy"])
+            # The plain name is the first prompt of the suite, often the only one.
+            found.setdefault(f"{suite}/accuracy", accuracy)
+            name = f"{suite}/{prompt}" if prompt else suite
+            found[f"{name}/accuracy"] = accuracy
         return found
 
     def beside(
@@ -80,22 +79,21 @@ class Results:
         """Writes the judged predictions into `<path without ending>/`.
 
         Args:
-            path: where the results themselves will be saved.
+            path: File in which the results will be saved.
             suites: "suite:prompt" -> suite.
-            scores: their verdicts.
+            scores: Their verdicts.
 
         Returns:
-            The results, pointing to the files.
+            The results with the names of the files.
         """
         file = pathlib.Path(path)
-        names: dict[str, str] = {}
+        names = {key: f"{file.stem}/{file_stem(key)}.jsonl" for key in suites}
         for key, suite in suites.items():
-            names[key] = f"{file.stem}/{file_stem(key)}.jsonl"
             write_judged(file.parent / names[key], suite, scores[key])
         return dataclasses.replace(self, predictions=names, folder=file.parent)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The content of the file."""
         value = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -104,7 +102,7 @@ class Results:
         return {"format": versions.RESULTS.writes, **value}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the file, whole or not at all."""
+        """Writes the file."""
         outputs.write_json(path, self.to_json())
 
     @classmethod
@@ -112,7 +110,7 @@ class Results:
         """Reads what `save` wrote.
 
         Raises:
-            InputError: the file is missing, malformed or of another format.
+            InputError: The file is missing, malformed or of another version.
         """
         file = pathlib.Path(path)
         try:
@@ -139,14 +137,9 @@ class Results:
         return cls(**value, folder=file.parent)
 
     def lines(self, key: str) -> list[dict[str, Any]]:
-        """The predictions of one suite, a dictionary an example.
+        """The predictions of "suite:prompt", one dictionary per example.
 
-        Args:
-            key: "suite:prompt".
-
-        Returns:
-            id, input, prediction, correct, value, how and golds of each example; empty
-            where the file is not there.
+        The keys are those of `write_judged`; [] if there is no such file.
         """
         name = self.predictions.get(key)
         if name is None or self.folder is None:
@@ -159,18 +152,12 @@ class Results:
 
 
 def file_stem(key: str) -> str:
-    """A file's name for "suite/task:prompt"."""
+    """The name of a file, without its ending, for "suite/task:prompt"."""
     return key.replace("/", ".").replace(":", ".")
 
 
 def write_judged(path: pathlib.Path, suite: Suite, score: SuiteScore) -> None:
-    """Writes what was predicted and what the judge said, a line an example.
-
-    Args:
-        path: the JSON lines file.
-        suite: what was asked.
-        score: its verdicts, in the same order.
-    """
+    """Writes JSON lines with the prediction and the verdict of each example."""
     lines: list[str] = []
     for example, judged in zip(suite.examples, score.judged, strict=True):
         texts = judged.predictions

@@ -1,7 +1,7 @@
-"""Choose a checkpoint on validation, then test it once.
+"""Chooses a checkpoint on validation, then tests it once.
 
 The best in-distribution checkpoint is not the best out-of-distribution one (Fu et al.),
-so the criterion is part of the result: it is written down with every candidate's score.
+so the criterion is part of the result and written with the score of every candidate.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from specialize.evaluation.suites.loading import suites_of
 from specialize.inference.weights import load_student
 from specialize.progress import console
 
-# What is asked on validation, and the accuracy that decides.
+# The suites asked on validation, the accuracy that decides, and the criterion.
 CRITERIA = {
     "gsm8k": (("gsm8k",), "gsm8k", "in-distribution: GSM8K's validation accuracy"),
     "mas": (
@@ -37,13 +37,13 @@ CRITERIA = {
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Which checkpoint was chosen, and why.
+    """The chosen checkpoint, and why it was chosen.
 
     Attributes:
-        criterion: by what it was chosen, in words.
-        step: step of the chosen checkpoint.
-        validation: step -> accuracy and its interval, of every candidate.
-        test: results of the chosen checkpoint on test.
+        criterion: The selection criterion, in words.
+        step: Step of the chosen checkpoint.
+        validation: Step -> accuracy and its interval, of every candidate.
+        test: Results of the chosen checkpoint on test.
     """
 
     criterion: str
@@ -65,21 +65,18 @@ def select(
     """Scores every kept checkpoint on validation, chooses one and tests it once.
 
     Args:
-        model: the student.
-        checkpoint: a run's folder; every checkpoint it kept is a candidate.
-        evaluation: the suites that the chosen checkpoint is tested on, and how they and
-            the criterion's are asked. Its split plays no part.
-        by: the selection criterion, one of `CRITERIA`.
-        mesh: the device mesh, in any spelling of `specialize.mesh`.
-        output_dir: folder for predictions and `choice_<by>.json`. None:
+        model: The student.
+        checkpoint: Folder of a run; every checkpoint that it kept is a candidate.
+        evaluation: The suites on which the chosen checkpoint is tested, and how these
+            and the suites of the criterion are asked. Its split is not used.
+        by: The selection criterion, one of `CRITERIA`.
+        mesh: The device mesh, in any spelling of `specialize.mesh`.
+        output_dir: Folder for predictions and `choice_<by>.json`. None:
             `<checkpoint>/selection`.
-        json_path: file for a copy of the choice.
-
-    Returns:
-        The choice.
+        json_path: File for a copy of the choice.
 
     Raises:
-        InputError: an unknown criterion, or no checkpoint to choose from.
+        InputError: The criterion is unknown, or there is no checkpoint.
 
     Example:
         >>> student = specialize.load("runs/student")
@@ -106,14 +103,14 @@ def select(
     )
     if not steps:
         raise InputError(
-            f"{run} holds no checkpoints to choose from ({kept}). Name the MODEL_DIR "
+            f"{run} has no checkpoints to choose from ({kept}). Name the MODEL_DIR "
             "of 'specialize train'."
         )
     folder = outputs.claim(output_dir or run / "selection", "selection")
     candidates = dataclasses.replace(evaluation, suites=asked, split="validation")
     final = dataclasses.replace(evaluation, split="test")
     for one in (candidates, final):
-        suites_of(one)  # refuse bad names before anything is decoded
+        suites_of(one)  # rejects invalid names before anything is decoded
     validation: dict[int, dict[str, Any]] = {}
     for step in steps:
         found = _evaluated(candidates, model, run, step, mesh, folder / "validation")
@@ -122,7 +119,7 @@ def select(
         validation[step] = {
             name: score[name] for name in ("accuracy", "low", "high", "n")
         }
-    # Of equals the earliest: it cost least and forgot least.
+    # Of equals the earliest one: it cost least and forgot least.
     best = max(steps, key=lambda step: (validation[step]["accuracy"], -step))
     test = _evaluated(final, model, run, best, mesh, folder / "test")
     choice = Choice(words, best, validation, test)

@@ -1,4 +1,4 @@
-"""What is asked of a model, and how its answers are judged; every default is here.
+"""What a model is asked, and how its answers are judged, with every default.
 
 The module is light, so that gin, the lint and `--help` read it quickly.
 """
@@ -13,8 +13,8 @@ from specialize.errors import InputError
 from specialize.inference.spec import DecodingSpec
 from specialize.judging.spec import JudgeSpec
 
-# The prompt of a suite -> the prompt format of the corpus. "few_shot" is the word that
-# recipes, task names and result files have for "in_context".
+# The prompt of a suite -> the prompt format of the corpus. "few_shot" is the word for
+# "in_context" in recipes, task names and results files.
 PROMPTS = {
     "zero_shot_cot": "zero_shot_cot",
     "few_shot_cot": "in_context_cot",
@@ -23,8 +23,8 @@ PROMPTS = {
 }
 SPLITS = ("all", "validation", "test")
 
-# What is asked where nothing is named: by gin, by a call, by a SeqIO task, and of the
-# predictions of another model. "test" is our part of the owners' test file.
+# Defaults of gin, of calls, of SeqIO tasks and for predictions of another model.
+# "test" is our part of the owners' test file.
 DEFAULT_PROMPT = "zero_shot_cot"
 DEFAULT_SPLIT = "test"
 DEFAULT_DEMONSTRATIONS = 4
@@ -35,22 +35,22 @@ class EvaluationSpec:
     """Which suites are asked, in which prompt format, and which judge scores them.
 
     Attributes:
-        suites: names of suites or groups, such as ("gsm8k", "bbh"); () is none.
+        suites: Names of suites or groups, such as ("gsm8k", "bbh"); () for none.
             "gsm8k:few_shot_cot" asks one suite in another prompt format than `prompt`.
-        benchmarks_dir: folder of the benchmarks, laid out as their owners' files are.
+        benchmarks_dir: Folder of the benchmark files, in the layout of their owners.
             None: the environment variable SPECIALIZE_BENCHMARKS_DIR.
         vocabulary_path: SentencePiece model of the student. None: the environment
             variable SPECIALIZE_VOCABULARY.
-        prompt: prompt format of the suites that name none, one of `PROMPTS`.
-        split: questions to ask, one of `SPLITS`.
-        max_examples: largest number of questions of each suite. None: all.
-        demonstrations: number of demonstrations in in-context prompts of the math
+        prompt: Prompt format of suites without their own, one of `PROMPTS`.
+        split: Questions to ask, one of `SPLITS`.
+        max_examples: Largest number of questions per suite. None: all.
+        demonstrations: Number of demonstrations in in-context prompts of the math
             suites.
-        judge: which judge reads the predictions.
-        decoding: how predictions are generated.
+        judge: The judge of the predictions.
+        decoding: How predictions are generated.
 
     Raises:
-        InputError: a field has another type or is outside its range.
+        InputError: A field has another type or is outside its range.
 
     Example:
         >>> specialize.EvaluationSpec(["gsm8k"], max_examples=100).split
@@ -73,7 +73,7 @@ class EvaluationSpec:
         ):
             raise InputError(
                 f"suites is {self.suites!r}, expected a tuple of names, such as "
-                "('gsm8k', 'bbh'). Of a single suite: ('gsm8k',)."
+                "('gsm8k', 'bbh'). Write a single suite as ('gsm8k',)."
             )
         object.__setattr__(self, "suites", tuple(self.suites))
         checks.one_of("prompt", self.prompt, PROMPTS)
@@ -85,7 +85,7 @@ class EvaluationSpec:
         """The folder of the benchmarks.
 
         Raises:
-            InputError: neither the field nor the environment names it.
+            InputError: Neither the field nor the environment names it.
         """
         return config.place(self.benchmarks_dir, "BENCHMARKS_DIR", "BENCHMARKS_DIR")
 
@@ -93,6 +93,6 @@ class EvaluationSpec:
         """The path of the vocabulary.
 
         Raises:
-            InputError: neither the field nor the environment names it.
+            InputError: Neither the field nor the environment names it.
         """
         return config.place(self.vocabulary_path, "VOCABULARY_PATH", "VOCABULARY")

@@ -1,4 +1,4 @@
-"""The table an evaluation prints: accuracy, n, interval, how answers were found."""
+"""The table of an evaluation: accuracy, n, interval, how answers were found."""
 
 from rich.table import Table
 
@@ -8,12 +8,7 @@ from specialize.progress import table_console
 
 
 def show(results: Results, base: Results | None = None) -> None:
-    """Prints the results on standard output.
-
-    Args:
-        results: what to show.
-        base: the base model's, for differences on the same examples.
-    """
+    """Prints the `table` of the results on standard output."""
     table_console(160).print(table(results, base))
 
 
@@ -21,11 +16,8 @@ def table(results: Results, base: Results | None = None) -> Table:
     """The results as a table, suites first, then averages.
 
     Args:
-        results: what to show.
-        base: the base model's, for differences on the same examples.
-
-    Returns:
-        A rich table.
+        results: The results.
+        base: Results of the base model, for differences over shared questions.
     """
     title = str(results.model.get("checkpoint") or results.model.get("file") or "")
     shown = Table(title=title, title_justify="left")

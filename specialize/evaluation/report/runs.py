@@ -1,7 +1,7 @@
-"""What a run left in its folder, as the report reads it.
+"""Reads the folder of a run for the report.
 
-Everything is optional: a part that is missing is remembered with the command that
-would make it, and the report says so.
+Every part is optional: the report names each missing part and the command that makes
+it.
 """
 
 import dataclasses
@@ -17,23 +17,21 @@ from specialize.evaluation.results import Results
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run's folder.
+    """The folder of a run.
 
     Attributes:
-        path: the folder.
-        name: its last part.
-        training: lines of the training metrics, by step.
-        during: lines of the evaluations made while training, by step.
-        evaluations: decoded suites, by step (the final ones last).
-        corpus: the manifest of the corpus it learned from, or None.
-        values: effective configuration, name -> value.
-        missing: what was looked for and not found, with the remedy.
+        path: The folder.
+        name: Its last part.
+        training: Lines of the training metrics, by step.
+        evaluations: Results of decoded suites, by step (the final ones last).
+        corpus: Manifest of the corpus that it was trained on, or None.
+        values: Effective configuration, name -> value.
+        missing: Missing parts, with the remedy.
     """
 
     path: pathlib.Path
     name: str
     training: list[dict[str, Any]]
-    during: list[dict[str, Any]]
     evaluations: list[Results]
     corpus: dict[str, Any] | None
     values: dict[str, Any]
@@ -41,34 +39,30 @@ class Run:
 
     @property
     def last(self) -> Results | None:
-        """The evaluation that counts: the last one over the most examples."""
+        """The last of the evaluations with the most examples."""
         if not self.evaluations:
             return None
         return max(self.evaluations, key=lambda one: (one.num_examples, one.step or 0))
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
-    """Reads a run's folder.
+    """Reads a run.
 
     Args:
-        path: the folder that `train` wrote, or a folder with the results of
-            `evaluate`, or such a results file itself.
-
-    Returns:
-        What was found.
+        path: Folder of `train`, folder with the results of `evaluate`, or results file.
 
     Raises:
-        InputError: there is nothing of ours, or a file is malformed.
+        InputError: There is nothing of ours, or a file is malformed.
     """
     folder = pathlib.Path(path)
     if folder.is_file():
-        return Run(folder, folder.stem, [], [], [Results.load(folder)], None, {}, ())
+        return Run(folder, folder.stem, [], [Results.load(folder)], None, {}, ())
     if not folder.is_dir():
         raise InputError(
             f"{folder} does not exist. Name a run's folder (MODEL_DIR) or a results "
             "file of 'specialize evaluate --json'."
         )
-    outputs.kind_of(folder)  # refuses a folder of another version
+    outputs.kind_of(folder)  # rejects a folder of another version
     missing: list[str] = []
     lines = _lines(folder / run_folder.METRICS)
     if not lines:
@@ -87,14 +81,13 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         missing.append("the corpus' manifest (CORPUS_DIR of its configuration)")
     if not (lines or evaluations or values):
         raise InputError(
-            f"{folder} holds no metrics, no evaluation and no configuration: it is not "
-            "a run. Name the MODEL_DIR of 'specialize train'."
+            f"{folder} has no metrics, no evaluation and no configuration: it is not a "
+            "run. Name the MODEL_DIR of 'specialize train'."
         )
     return Run(
         folder,
         folder.resolve().name,
         [line for line in lines if "train" in line],
-        [line for line in lines if "eval" in line],
         evaluations,
         corpus,
         values,
@@ -111,7 +104,7 @@ def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError as error:
-            if number == len(text):  # a line that a kill cut off
+            if number == len(text):  # a kill cut off this line
                 break
             raise InputError(
                 f"{path}, line {number} is not JSON ({error}). Remove the line."
@@ -129,7 +122,7 @@ def _values(path: pathlib.Path) -> dict[str, Any]:
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is not a saved configuration ({error!r}). Remove it; the report "
-            "does without."
+            "does not need it."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The averages the paper reports: BBH over its tasks, M-A-S over three math suites."""
+"""The averages of the paper: BBH over its tasks, M-A-S over three math suites."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,18 +6,19 @@ from typing import Any
 from specialize.corpus.benchmarks.table import MAS
 from specialize.evaluation.scoring import statistics
 from specialize.evaluation.scoring.judging import SuiteScore
+from specialize.judging.answers import HOWS
 
 
 def averages(scores: Sequence[SuiteScore]) -> dict[str, dict[str, Any]]:
-    """Macro-averages of the groups that are complete, by prompt.
+    """Macro-averages of the complete groups, by prompt.
 
     Args:
-        scores: of single suites; of BBH, one a task.
+        scores: Scores of single suites; of BBH, one per task.
 
     Returns:
-        "bbh:<prompt>" over the BBH tasks there are (two at least) and "mas:<prompt>"
-        where MultiArith, ASDiv and SVAMP are all there: accuracy, its interval, n
-        (examples in all), suites (how many count) and how (summed over them).
+        "bbh:<prompt>" over the given BBH tasks (at least two) and "mas:<prompt>" if
+        MultiArith, ASDiv and SVAMP are all given: accuracy, its interval, n (number of
+        examples), suites (number of suites), and how and ceiling over the suites.
     """
     by_key = {f"{score.name}:{score.prompt}": score for score in scores}
     found: dict[str, dict[str, Any]] = {}
@@ -30,7 +31,7 @@ def averages(scores: Sequence[SuiteScore]) -> dict[str, dict[str, Any]]:
 
 
 def members(average: str, keys: Iterable[str]) -> list[str]:
-    """The suites that an average is over, of those there are.
+    """The suites in `keys` that are part of an average.
 
     Args:
         average: "bbh:<prompt>" or "mas:<prompt>".
@@ -47,10 +48,7 @@ def members(average: str, keys: Iterable[str]) -> list[str]:
 
 def _average(group: Sequence[SuiteScore]) -> dict[str, Any]:
     mean = statistics.macro_average([(score.correct, score.n) for score in group])
-    how: dict[str, int] = {}
-    for score in group:
-        for name, count in score.hows.items():
-            how[name] = how.get(name, 0) + count
+    how = {name: sum(score.hows[name] for score in group) for name in HOWS}
     return {
         "accuracy": mean.value,
         "low": mean.low,

@@ -1,19 +1,16 @@
-"""Predictions of a suite -> verdicts -> a score that says how it came about.
+"""Predictions of a suite -> verdicts -> a score.
 
-One judge for all: `judge.answers.judge`, the same that keeps or rejects a teacher's
-samples. A score counts how verdicts were reached (marked, last, none) and states its
-ceiling: what no prediction can win because the gold has no number (56 of ASDiv's) or
-because the student's vocabulary cannot write it (99 of dyck_languages' 250 targets for
-T5).
+`judging.answers.judge` judges predictions as it judges the teacher's samples. A score
+counts how verdicts were reached (marked, last, none) and states its ceiling: some gold
+answers have no number (56 of ASDiv), and some the student's vocabulary cannot write (99
+of the 250 targets of dyck_languages for T5).
 """
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
-from jaxtyping import Bool
 
 from specialize.evaluation.scoring import statistics
 from specialize.evaluation.suites.loading import Example, Suite
@@ -24,23 +21,24 @@ from specialize.judging.spec import JudgeSpec
 
 @runtime_checkable
 class Writes(Protocol):
-    """The part of a vocabulary that tells what it can write."""
+    """The part of a vocabulary that shows what it can write."""
 
     unk_id: int
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; `unk_id` where no piece fits."""
+        """Ids of a text; `unk_id` for characters without a piece."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ceiling:
-    """What nobody can win on a suite.
+    """The examples of a suite that no prediction can answer right.
 
     Attributes:
-        n: examples.
-        without_gold: examples whose gold holds no usable answer.
-        unwritable: examples whose every gold has a character outside the vocabulary.
+        n: Number of examples.
+        without_gold: Number of examples without a usable gold answer.
+        unwritable: Number of examples whose gold answers all have a character outside
+            the vocabulary.
     """
 
     n: int
@@ -49,27 +47,19 @@ class Ceiling:
 
     @property
     def accuracy(self) -> float:
-        """The best possible accuracy."""
+        """The highest possible accuracy."""
         return 1 - (self.without_gold + self.unwritable) / self.n
-
-    def __str__(self) -> str:
-        parts: list[str] = []
-        if self.without_gold:
-            parts.append(f"{self.without_gold} golds without a number")
-        if self.unwritable:
-            parts.append(f"{self.unwritable} golds the vocabulary cannot write")
-        return f"{self.accuracy:.1%} ({', '.join(parts)})" if parts else "100.0%"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Judged:
-    """One example with what was said about each of its samples.
+    """One example with its verdicts.
 
     Attributes:
-        id: of the example.
-        predictions: the texts, one or several samples.
-        verdicts: one a sample.
-        verdict: the example's own: of the only sample, or of the majority.
+        id: Id of the example.
+        predictions: The texts, one or several samples.
+        verdicts: One verdict per sample.
+        verdict: Verdict on the example, from its only sample or from the majority.
     """
 
     id: str
@@ -80,15 +70,15 @@ class Judged:
 
 @dataclasses.dataclass(frozen=True)
 class SuiteScore:
-    """How a system did on a suite.
+    """The score of a model on a suite.
 
     Attributes:
-        name: of the suite.
-        prompt: how it was asked.
+        name: Name of the suite.
+        prompt: Its prompt format.
         judge: "exact" or "reference".
-        judged: verdicts, in the order of the suite.
-        ceiling: what nobody can win.
-        selection: which examples were asked (`Suite.selection`).
+        judged: Verdicts, in the order of the suite.
+        ceiling: The examples that no prediction can answer right.
+        selection: Which examples were asked (`Suite.selection`).
     """
 
     name: str
@@ -100,27 +90,22 @@ class SuiteScore:
 
     @property
     def key(self) -> str:
-        """Name and prompt, as `Suite.key`."""
+        """Name and prompt, as in `Suite.key`."""
         return f"{self.name}:{self.prompt}"
 
     @property
     def n(self) -> int:
-        """Examples."""
+        """Number of examples."""
         return len(self.judged)
 
     @property
     def num_samples(self) -> int:
-        """Samples an example."""
+        """Number of samples per example."""
         return len(self.judged[0].verdicts)
 
     @property
-    def right(self) -> Bool[np.ndarray, " n"]:
-        """Whether each example is right [n], for paired tests."""
-        return np.array([one.verdict.correct for one in self.judged], dtype=bool)
-
-    @property
     def correct(self) -> int:
-        """Examples that are right; with several samples, whose majority is."""
+        """Number of examples that are right; with samples, whose majority is right."""
         return sum(one.verdict.correct for one in self.judged)
 
     @property
@@ -135,14 +120,9 @@ class SuiteScore:
 
     @property
     def hows(self) -> dict[str, int]:
-        """How many verdicts were reached in which way; all ways are there."""
+        """Number of verdicts reached in each way, also 0."""
         counted = collections.Counter(one.verdict.how for one in self.judged)
         return {how: counted[how] for how in HOWS}
-
-    @property
-    def sample_accuracy(self) -> float:
-        """Mean share of an example's samples that are right (pass@1)."""
-        return self.pass_at(1)
 
     def pass_at(self, k: int) -> float:
         """Unbiased pass@k, averaged over examples.
@@ -157,8 +137,8 @@ class SuiteScore:
             for one in self.judged
         ) / len(self.judged)
 
-    def to_json(self, *, examples: bool = True) -> dict[str, Any]:
-        """Plain values: figures, counts, ceiling and, if asked, every verdict."""
+    def to_json(self) -> dict[str, Any]:
+        """The accuracy with its interval, counts and ceiling, as JSON values."""
         interval = self.interval
         value: dict[str, Any] = {
             "name": self.name,
@@ -180,16 +160,6 @@ class SuiteScore:
             value["samples"] = self.num_samples
             ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= self.num_samples]
             value["pass_at"] = {str(k): self.pass_at(k) for k in ks}
-        if examples:
-            value["examples"] = [
-                {
-                    "id": one.id,
-                    "correct": one.verdict.correct,
-                    "value": one.verdict.value,
-                    "how": one.verdict.how,
-                }
-                for one in self.judged
-            ]
         return value
 
 
@@ -203,18 +173,15 @@ def judge_suite(
     """Judges the predictions of a suite.
 
     Args:
-        suite: what was asked.
-        predictions: one text for each example in its order, or several samples for
-            each; then an example is judged by the answer most samples agree on.
-        judge: which judge reads the predictions.
-        vocabulary: the student's; makes the ceiling count golds it cannot write.
-
-    Returns:
-        The score.
+        suite: What was asked.
+        predictions: One text per example, in the order of the suite, or several samples
+            per example; then the most frequent answer is judged.
+        judge: The judge of the predictions.
+        vocabulary: As in `ceiling`.
 
     Raises:
-        ValueError: another number of predictions than examples, an empty suite, or
-            examples with different numbers of samples.
+        ValueError: The numbers of predictions and examples differ, the suite is empty,
+            or examples have different numbers of samples.
     """
     if not suite.examples or len(predictions) != len(suite.examples):
         raise ValueError(
@@ -242,19 +209,20 @@ def judge_suite(
 
 
 def ceiling(suite: Suite, vocabulary: Writes | None = None) -> Ceiling:
-    """What nobody can win on a suite.
+    """The examples of a suite that no prediction can answer right.
 
     Args:
-        suite: the suite.
-        vocabulary: the student's; None counts golds without an answer alone.
-
-    Returns:
-        The ceiling.
+        suite: The suite.
+        vocabulary: Vocabulary of the student. None: only missing gold answers count.
     """
     answered = [example for example in suite.examples if example.golds]
     unwritable = 0
     if vocabulary is not None:
-        writable = _remembering(vocabulary)
+
+        @functools.cache
+        def writable(gold: str) -> bool:
+            return vocabulary.unk_id not in vocabulary.encode(gold)
+
         unwritable = sum(
             not any(
                 writable(_to_write(gold, example.answer_type)) for gold in example.golds
@@ -266,19 +234,8 @@ def ceiling(suite: Suite, vocabulary: Writes | None = None) -> Ceiling:
 
 
 def _to_write(gold: str, answer_type: str) -> str:
-    """What of a gold has to be written: of "5 (°F)" the number alone."""
+    """The part of a gold answer that a model must write: the number of "5 (°F)"."""
     return spelled_gold(gold, answer_type) if answer_type == "number" else gold
-
-
-def _remembering(vocabulary: Writes) -> Callable[[str], bool]:
-    known: dict[str, bool] = {}
-
-    def writable(gold: str) -> bool:
-        if gold not in known:
-            known[gold] = vocabulary.unk_id not in vocabulary.encode(gold)
-        return known[gold]
-
-    return writable
 
 
 def _judged(
@@ -290,6 +247,6 @@ def _judged(
         for text in texts
     )
     elected = statistics.majority([verdict.value for verdict in verdicts])
-    # Equal values have equal verdicts up to `how`; the first one speaks for them.
+    # Equal values have equal verdicts except for `how`; the first one is taken.
     verdict = next(one for one in verdicts if elected is None or one.value == elected)
     return Judged(example.id, texts, verdicts, verdict)

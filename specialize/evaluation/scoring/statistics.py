@@ -1,7 +1,6 @@
-"""How sure a score is: intervals, paired tests, averages, pass@k.
+"""Statistics of examples judged right or wrong: intervals, paired tests, pass@k.
 
-Everything is about examples judged right or wrong. n is always reported beside a
-figure; an interval is 95 % unless said otherwise.
+Every number is reported with its n; intervals are 95 % by default.
 """
 
 import collections
@@ -18,13 +17,7 @@ CONFIDENCE = 0.95
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate with its interval, as shares of one.
-
-    Attributes:
-        value: the estimate.
-        low: lower end.
-        high: upper end.
-    """
+    """An estimate with the ends of its interval, as shares of 1."""
 
     value: float
     low: float
@@ -36,11 +29,11 @@ class Paired:
     """Two systems on the same examples.
 
     Attributes:
-        n: examples.
-        won: right now, wrong before.
-        lost: wrong now, right before.
-        difference: accuracy now minus accuracy before, with its bootstrap interval.
-        p_value: exact McNemar test, two-sided: how often a difference at least this
+        n: Number of examples.
+        won: Number of examples right now and wrong before.
+        lost: Number of examples wrong now and right before.
+        difference: Accuracy now minus accuracy before, with its bootstrap interval.
+        p_value: Exact McNemar test, two-sided: how often a difference at least this
             large arises if both are equally good.
     """
 
@@ -55,16 +48,16 @@ def wilson(correct: int | float, n: int, *, confidence: float = CONFIDENCE) -> I
     """Accuracy with Wilson's score interval (E. B. Wilson, JASA 1927).
 
     Args:
-        correct: examples that are right; a fraction where samples are averaged.
-        n: examples, at least 1.
-        confidence: share of experiments whose interval holds the truth.
+        correct: Number of examples that are right; a fraction if samples are averaged.
+        n: Number of examples, at least 1.
+        confidence: Share of experiments whose interval contains the true value.
 
     Returns:
         The share and its interval, which stays inside [0, 1] and is not empty at 0
         or n right.
 
     Raises:
-        ValueError: n below 1, or `correct` outside [0, n].
+        ValueError: n is below 1, or `correct` is outside [0, n].
     """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"correct is {correct} of n={n}, expected 0 <= correct <= n")
@@ -75,29 +68,26 @@ def wilson(correct: int | float, n: int, *, confidence: float = CONFIDENCE) -> I
         z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     )
     low, high = max(0.0, centre - half), min(1.0, centre + half)
-    # Rounding must not push the estimate out of its own interval.
+    # Rounding must not push the estimate out of its interval.
     return Interval(share, min(low, share), max(high, share))
 
 
 def macro_average(
     scores: Sequence[tuple[int | float, int]], *, confidence: float = CONFIDENCE
 ) -> Interval:
-    """Mean of suites' accuracies, each suite counting the same, with its interval.
+    """Unweighted mean of the accuracies of suites, with its interval.
 
     The interval combines the suites' Wilson intervals by the method of variance
     estimates recovery (Zou and Donner, Statistics in Medicine 2008):
-    low = mean - sqrt(sum(((p_i - low_i) / k)^2)), and alike for high. It does not
-    collapse where a suite is all right or all wrong.
+    low = mean - sqrt(sum(((p_i - low_i) / k)^2)), and correspondingly for high. It is
+    not empty if every example of a suite is right or every one is wrong.
 
     Args:
         scores: (correct, n) of each suite, at least one.
-        confidence: as `wilson`.
-
-    Returns:
-        The mean and its interval.
+        confidence: As in `wilson`.
 
     Raises:
-        ValueError: no suite.
+        ValueError: There is no suite.
     """
     if not scores:
         raise ValueError("macro_average got no suite")
@@ -112,17 +102,13 @@ def macro_average(
 def mcnemar(won: int, lost: int) -> float:
     """Exact two-sided McNemar test.
 
-    Args:
-        won: examples right now and wrong before.
-        lost: examples wrong now and right before.
-
     Returns:
-        The p-value of the binomial test of won against won + lost at one half; 1
-        where nothing changed.
+        The p-value of the binomial test of won against won + lost at one half; 1 if
+        nothing changed.
     """
     if won + lost == 0:
         return 1.0
-    # scipy.stats takes a second to import, which tasks should not pay for.
+    # scipy.stats takes a second to import, and the SeqIO tasks do not need it.
     from scipy import stats
 
     return float(stats.binomtest(won, won + lost, 0.5).pvalue)
@@ -131,38 +117,19 @@ def mcnemar(won: int, lost: int) -> float:
 def compare(
     before: Bool[np.ndarray, " n"],
     after: Bool[np.ndarray, " m"],
-    *,
-    confidence: float = CONFIDENCE,
-    resamples: int = 10_000,
-    seed: int = 0,
 ) -> Paired:
     """Compares two systems on the same examples in the same order.
 
     Args:
-        before: whether the base system is right [n].
-        after: whether the new system is right [n].
-        confidence: of the difference's interval.
-        resamples: of the bootstrap over examples.
-        seed: of the bootstrap.
-
-    Returns:
-        Wins, losses, the difference and the p-value.
+        before: Whether the base system is right [n].
+        after: Whether the new system is right [n].
 
     Raises:
-        ValueError: lengths differ or are 0.
+        ValueError: The lengths differ or are 0.
     """
-    difference, low, high = _bootstrap(
-        [(before, after)], confidence=confidence, resamples=resamples, seed=seed
-    )
-    won = int(np.sum(after & ~before))
-    lost = int(np.sum(before & ~after))
-    return Paired(
-        n=len(before),
-        won=won,
-        lost=lost,
-        difference=Interval(difference, low, high),
-        p_value=mcnemar(won, lost),
-    )
+    difference = compare_macro([(before, after)])
+    won, lost = int(np.sum(after & ~before)), int(np.sum(before & ~after))
+    return Paired(len(before), won, lost, difference, mcnemar(won, lost))
 
 
 def compare_macro(
@@ -176,28 +143,13 @@ def compare_macro(
 
     Args:
         pairs: (before, after) of each suite, as in `compare`.
-        confidence: of the interval.
-        resamples: of the bootstrap; each suite is resampled by itself.
-        seed: of the bootstrap.
-
-    Returns:
-        The difference and its interval.
+        confidence: As in `wilson`.
+        resamples: Number of bootstrap samples; every suite is resampled on its own.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: no suite, or lengths of a pair differ or are 0.
+        ValueError: There is no suite, or the lengths of a pair differ or are 0.
     """
-    return Interval(
-        *_bootstrap(pairs, confidence=confidence, resamples=resamples, seed=seed)
-    )
-
-
-def _bootstrap(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
-    *,
-    confidence: float,
-    resamples: int,
-    seed: int,
-) -> tuple[float, float, float]:
     if not pairs:
         raise ValueError("a comparison needs at least one suite")
     rng = np.random.default_rng(seed)
@@ -207,26 +159,26 @@ def _bootstrap(
         if n == 0 or len(after) != n:
             raise ValueError(f"before has {n} examples, after {len(after)}")
         won, lost = int(np.sum(after & ~before)), int(np.sum(before & ~after))
-        # Resampling n examples with replacement draws wins, losses and ties from a
-        # multinomial: the same distribution, without n x resamples indices.
+        # Wins, losses and ties of n examples drawn with replacement are multinomial:
+        # the same distribution, without n x resamples indices.
         shares = [won / n, lost / n, (n - won - lost) / n]
         counts = rng.multinomial(n, shares, size=resamples)
         drawn += (counts[:, 0] - counts[:, 1]) / n / len(pairs)
         observed += (won - lost) / n / len(pairs)
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return observed, float(low), float(high)
+    return Interval(observed, float(low), float(high))
 
 
 def majority(values: Sequence[str | None]) -> str | None:
     """The most frequent answer of several samples (self-consistency).
 
     Args:
-        values: a verdict's `value` for each sample; None does not vote.
+        values: The `value` of each sample's verdict; None is no vote.
 
     Returns:
-        The answer with most votes, of equals the one that came first; None if no
-        sample has an answer.
+        The answer with most votes, of equals the first one; None if no sample has an
+        answer.
     """
     votes = collections.Counter(value for value in values if value is not None)
     return votes.most_common(1)[0][0] if votes else None
@@ -238,15 +190,12 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     1 - C(n - c, k) / C(n, k) (Chen et al., arXiv 2107.03374).
 
     Args:
-        n: samples drawn, at least k.
-        correct: samples that are right.
-        k: samples one would draw.
-
-    Returns:
-        The probability.
+        n: Number of samples, at least k.
+        correct: Number of samples that are right.
+        k: Number of samples of which one must be right.
 
     Raises:
-        ValueError: not 1 <= k <= n or not 0 <= correct <= n.
+        ValueError: Not 1 <= k <= n or not 0 <= correct <= n.
     """
     if not 1 <= k <= n or not 0 <= correct <= n:
         raise ValueError(f"pass_at_k got n={n}, correct={correct}, k={k}")
