@@ -1,4 +1,4 @@
-"""The benchmarks as SeqIO tasks that T5X's evaluator runs as well.
+"""The benchmarks as SeqIO tasks, also for T5X's evaluator.
 
 | name | what |
 |---|---|
@@ -8,8 +8,8 @@
 | `specialize_eval_bbh_<prompt>` | mixture: all 27 |
 
 Prompts are those of `evaluation.spec.PROMPTS`; splits are "all", "validation" and
-"test" (`evaluation.suites.splits`). Files are read when a dataset is asked for, from
-`locations.benchmarks_folder()`; importing this module reads no data.
+"test" (`evaluation.suites.splits`). Files are in `locations.benchmarks_folder()`; they
+are read when a dataset is requested, not when this module is imported.
 """
 
 import functools
@@ -47,12 +47,12 @@ def asking(
     seed: int = 0,
     max_examples: int | None = None,
 ) -> dict[str, Any]:
-    """How suites are asked; the defaults are those of `specialize evaluate`.
+    """How suites are asked, with the defaults of `specialize evaluate`.
 
     Args:
-        demonstrations: number of demonstrations in in-context math prompts.
-        seed: of their draw.
-        max_examples: of each suite, a seeded sample; None is all.
+        demonstrations: Number of demonstrations in in-context math prompts.
+        seed: Seed of their draw.
+        max_examples: Size of a seeded sample of each suite. None: all questions.
     """
     return {
         "demonstrations": demonstrations,
@@ -68,16 +68,16 @@ def dataset(
 
     Args:
         split: "all", "validation" or "test".
-        shuffle_files: ignored; there is one file.
-        seed: ignored with it.
-        suite: as `suites.load_suite` takes it.
-        prompt: one of `spec.PROMPTS`.
+        shuffle_files: Ignored, because there is one file.
+        seed: Ignored.
+        suite: Name for `loading.load_suite`.
+        prompt: One of `spec.PROMPTS`.
 
     Returns:
-        Examples with `inputs`, `targets` (the first gold), and what the judge needs.
+        Examples with the fields of `_SIGNATURE`; `targets` is the first gold answer.
 
     Raises:
-        InputError: the benchmarks are not named, missing or malformed.
+        InputError: The benchmarks are not named, missing or malformed.
     """
     del shuffle_files, seed
     loaded = loading.load_suite(

@@ -1,15 +1,14 @@
-"""The corpus as four tasks, one a format, and mixtures of them.
+"""The corpus as four tasks, one per format, and mixtures of them.
 
 | name | what |
 |---|---|
-| `specialize_gsm8k_<format>` | one of the four formats of `corpus.records.FORMATS` |
+| `specialize_gsm8k_<format>` | one of the four formats of `corpus.choices.FORMATS` |
 | `specialize_gsm8k_four_formats` | all four |
 | `specialize_gsm8k_in_context`, `specialize_gsm8k_zero_shot` | the paper's ablations |
 
-Rates are examples drawn of each task, relative to the others. By default they are the
-numbers of records in the corpus, so that every record is seen equally often; gin
-(`specialize_tasks.distill.rate.<format>`) sets them otherwise. Importing this module
-reads nothing.
+Rates are relative numbers of examples per task. By default they are the numbers of
+records in the corpus, so that all records are seen equally often; gin can set them
+(`specialize_tasks.distill.rate.<format>`). Importing this module reads no data.
 """
 
 import functools
@@ -28,23 +27,24 @@ from specialize.errors import InputError
 
 from . import locations, preprocessors
 
-# Buckets of the hash that decides which problems are held out.
+# Number of buckets of the hash that decides which problems are held out.
 BUCKETS = 10_000
 
 
 @gin.configurable(module=__name__)
 def held_out(fraction: float = 0.0) -> float:
-    """Share of the problems that split "validation" has and "train" has not.
+    """Share of the problems that are in the split "validation" and not in "train".
 
-    Whole problems are held out, by a hash of their ids: no other sample or format of
-    theirs is trained on. In-context inputs may still show them as demonstrations.
+    Whole problems are held out, by a hash of their ids: no sample or format of them is
+    trained on. In-context inputs may still show them as demonstrations.
 
     Raises:
-        InputError: not within [0, 1).
+        InputError: The share is not in [0, 1).
     """
     if not 0.0 <= fraction < 1.0:
         raise InputError(
-            f"specialize_tasks.distill.held_out.fraction={fraction}: 0 <= it < 1."
+            f"specialize_tasks.distill.held_out.fraction={fraction} must be at least 0 "
+            "and below 1."
         )
     return fraction
 
@@ -57,17 +57,17 @@ def rate(
     zero_shot_cot: float | None = None,
     zero_shot_answer_only: float | None = None,
 ) -> float:
-    """How often a task's examples are drawn in the mixtures.
+    """The rate of a task in the mixtures.
 
     Args:
-        task: the SeqIO task.
-        in_context_cot: rate of this format; None is its number of records.
-        in_context_answer_only: as above.
-        zero_shot_cot: as above.
-        zero_shot_answer_only: as above.
+        task: The SeqIO task.
+        in_context_cot: Rate of this format. None: its number of records.
+        in_context_answer_only: As above.
+        zero_shot_cot: As above.
+        zero_shot_answer_only: As above.
 
     Raises:
-        InputError: a rate is negative, or there is no corpus to count.
+        InputError: A rate is negative, or there is no corpus to count.
     """
     rates = {
         "in_context_cot": in_context_cot,
@@ -87,11 +87,7 @@ def rate(
 
 
 class CorpusSource(seqio.DataSource):
-    """The records of one format in the corpus folder, found when they are read.
-
-    Args:
-        format: one of `FORMATS`.
-    """
+    """The records of one of the `FORMATS` in the corpus folder."""
 
     def __init__(self, format: str) -> None:
         super().__init__(splits=("train", "validation"))
@@ -99,12 +95,12 @@ class CorpusSource(seqio.DataSource):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """A "validation" there is only where gin holds records out."""
+        """The splits; "validation" exists only if gin holds problems out."""
         return ("train", "validation") if held_out() else ("train",)
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
-        """Any number of shards: records are dealt out one by one."""
+        """Whether the number of shards is free: records are distributed one by one."""
         return True
 
     def list_shards(self, split: str) -> Sequence[str]:
@@ -113,7 +109,7 @@ class CorpusSource(seqio.DataSource):
         return self._paths()
 
     def num_input_examples(self, split: str) -> int | None:
-        """Records of a split; None where a share is held out."""
+        """Number of records of a split; None if problems are held out."""
         if held_out():
             return None
         counts = Manifest.load(locations.corpus_folder()).counts()
@@ -129,8 +125,8 @@ class CorpusSource(seqio.DataSource):
         """Reads and parses the records of a split.
 
         Raises:
-            InputError: no corpus, not whole, made with another vocabulary, without
-                this format, or nothing held out for "validation".
+            InputError: The corpus is missing or incomplete, has another vocabulary or
+                not this format, or nothing is held out for "validation".
         """
         paths = self._paths()
         k = Manifest.load(locations.corpus_folder()).fingerprint.k
@@ -169,7 +165,7 @@ class CorpusSource(seqio.DataSource):
         return dataset
 
     def settings(self) -> dict[str, Any]:
-        """What decides the records besides the files."""
+        """The settings that decide the records, besides the files."""
         return {"held_out": held_out()}
 
     def _paths(self) -> list[str]:
@@ -181,14 +177,14 @@ class CorpusSource(seqio.DataSource):
 
 
 class StudentIds(seqio.PassThroughVocabulary):
-    """Ids of the student's vocabulary that are not to be tokenized."""
+    """Ids of the student's vocabulary that SeqIO must not tokenize."""
 
     def __init__(self) -> None:
         super().__init__(size=1 << 16)
 
 
 def output_features() -> dict[str, seqio.Feature]:
-    """Features of a distillation task; the teacher's are aligned with "targets"."""
+    """Features of a distillation task; those of the teacher align with "targets"."""
     text = {
         name: seqio.Feature(locations.VOCABULARY, add_eos=True)
         for name in ("inputs", "targets")
@@ -213,7 +209,7 @@ for _format in FORMATS:
         source=CorpusSource(_format),
         preprocessors=[
             preprocessors.distillation_features,
-            # Lengths are cut behind it, so one cache serves every length.
+            # Lengths are cut after it, so one cache serves every length.
             seqio.CacheDatasetPlaceholder(),
             preprocessors.fit_records,
         ],

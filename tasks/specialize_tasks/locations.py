@@ -1,4 +1,4 @@
-"""Where the tasks' data lie, asked only when data are read.
+"""The paths of the tasks' data, which are read only when data are.
 
 | what | gin (`specialize_tasks.locations.`) | environment |
 |---|---|---|
@@ -6,8 +6,8 @@
 | benchmark files | `benchmarks_dir.path` | `SPECIALIZE_BENCHMARKS_DIR` |
 | vocabulary | `vocabulary_path.path` | `SPECIALIZE_VOCABULARY` |
 
-gin is asked first. Nothing is read at import, so tasks can be registered before
-anybody has said where their data are.
+gin comes first. The import of this module reads nothing, so that tasks can be
+registered before these paths are known.
 """
 
 import os
@@ -44,10 +44,10 @@ def vocabulary_path(path: str | None = None) -> str | None:
 
 # Checked outside of what gin calls: gin adds its own lines to an error.
 def corpus_folder() -> str:
-    """The folder that `specialize corpus build` wrote.
+    """The folder of `specialize corpus build`.
 
     Raises:
-        InputError: neither gin nor the environment names a folder, or it is missing.
+        InputError: Neither gin nor the environment names a folder, or it is missing.
     """
     return _located("corpus folder", corpus_dir, CORPUS_DIR)
 
@@ -56,16 +56,16 @@ def benchmarks_folder() -> str:
     """The folder with gsm8k/, multiarith/, asdiv/, svamp/ and bbh/.
 
     Raises:
-        InputError: neither gin nor the environment names a folder, or it is missing.
+        InputError: Neither gin nor the environment names a folder, or it is missing.
     """
     return _located("benchmarks folder", benchmarks_dir, BENCHMARKS_DIR)
 
 
 def vocabulary_file() -> str:
-    """The SentencePiece model that corpus, tasks and student share.
+    """The SentencePiece model of corpus, tasks and student.
 
     Raises:
-        InputError: neither gin nor the environment names a file, or it is missing.
+        InputError: Neither gin nor the environment names a file, or it is missing.
     """
     return _located("SentencePiece model", vocabulary_path, VOCABULARY_PATH)
 
@@ -86,18 +86,18 @@ def _located(what: str, named: Callable[[], str | None], variable: str) -> str:
 
 
 class LocatedVocabulary(seqio.SentencePieceVocabulary):
-    """The vocabulary of `vocabulary_file()`, found and loaded on first use.
+    """The vocabulary of `vocabulary_file()`, loaded at its first use.
 
-    Equal to a `seqio.SentencePieceVocabulary` of the same file and extra ids, which
-    is what T5X compares with the model's own. If the location changes, the next use
+    It is equal to a `seqio.SentencePieceVocabulary` of the same file and extra ids, for
+    T5X, which compares it with that of the model. If the location changes, the next use
     loads the new file.
 
     Args:
-        extra_ids: sentinel ids behind the pieces; 100 for T5.
+        extra_ids: Number of sentinel ids after the pieces; 100 for T5.
     """
 
     def __init__(self, extra_ids: int = 100):
-        # The parent's constructor would need the file's name now.
+        # The constructor of the parent would need the name of the file now.
         seqio.Vocabulary.__init__(self, extra_ids=extra_ids)
         self._normalizer_spec_overrides = None
         self._reverse_extra_ids = True
@@ -116,7 +116,7 @@ class LocatedVocabulary(seqio.SentencePieceVocabulary):
         return super()._model_context()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What the parent's comparison sees: its own fields, the file resolved."""
+        """The fields that the parent compares, with the resolved file."""
         return {
             "_sentencepiece_model_file": self._sentencepiece_model_file,
             "_normalizer_spec_overrides": self._normalizer_spec_overrides,
@@ -142,7 +142,7 @@ class LocatedVocabulary(seqio.SentencePieceVocabulary):
     __hash__ = None  # pyright: ignore[reportAssignmentType]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Gin copies what it binds; a copy stays as unresolved as the original."""
+        """Gin copies what it binds; the copy is as unresolved as the original."""
         return LocatedVocabulary, (self._extra_ids,)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Metrics of the evaluation tasks: the judge of `specialize evaluate`, nothing else."""
+"""Metrics of the evaluation tasks, by the judge of `specialize evaluate`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,15 +19,15 @@ def judging(rule: str = JudgeSpec.judge) -> str:
 def target_or_prediction(
     text: str, *, example: Mapping[str, Any], is_target: bool
 ) -> Any:
-    """SeqIO's `postprocess_fn`: what a metric sees of an example or of an output.
+    """SeqIO's `postprocess_fn`, which prepares targets and outputs for the metric.
 
     Args:
-        text: the decoded output, or the target text.
-        example: the task's example; `golds`, `answer_type` and `answer_only` are read.
-        is_target: whether the example's own target is wanted.
+        text: The decoded output, or the target text.
+        example: Example of the task with `golds`, `answer_type` and `answer_only`.
+        is_target: Whether `text` is the target.
 
     Returns:
-        For a target what the judge needs; for an output the text itself.
+        The three fields of `example` for a target; the text itself for an output.
     """
     if not is_target:
         return text
@@ -44,8 +44,8 @@ def accuracy(
     """SeqIO's `metric_fn`: accuracy, its interval, n, and how verdicts were reached.
 
     Args:
-        targets: what `target_or_prediction` made of each example.
-        predictions: decoded outputs in the same order.
+        targets: Results of `target_or_prediction` for each example.
+        predictions: Decoded outputs in the same order.
 
     Returns:
         `accuracy`, `accuracy_low` and `accuracy_high` (shares, 95 % Wilson), `n`, and

@@ -1,14 +1,14 @@
-"""From records to features: teacher rows beside tokens, and lengths that fit.
+"""From records to features: teacher rows beside tokens, cut to the lengths of the run.
 
-What does not fit is cut by one rule, in this order:
+Examples that are too long are cut in this order:
 
 1. An in-context input loses whole demonstrations from the front until it fits. The
-   question, the last part, is never cut.
-2. An example whose question alone does not fit is left out.
+   question, its last part, is never cut.
+2. An example is left out if its question alone does not fit.
 3. A target loses tokens from its end, with their teacher rows; EOS and its row stay.
 
-Every example says in "cuts" what it lost: [demonstrations dropped, input tokens cut,
-target tokens cut]. The embedded engine counts them and shows the counts.
+The field "cuts" of an example counts [demonstrations dropped, input tokens cut, target
+tokens cut]. The embedded engine shows the sums.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-# What stands between two demonstrations, and before the question (corpus/prompts.py).
+# Text between two demonstrations, and before the question (corpus/prompts.py).
 SEPARATOR = "\n\nQ: "
 TEACHER_FEATURES = ("teacher_ids", "teacher_probs", "teacher_tail", "format_id")
 
@@ -36,10 +36,7 @@ def fit_text(
     output_features: Mapping[str, seqio.Feature],
     sequence_length: Mapping[str, int] | None = None,
 ) -> tf.data.Dataset:
-    """Cuts plain inputs and targets at their ends and appends EOS.
-
-    Nothing is known of such a text, so an input too long loses its end, as in SeqIO.
-    """
+    """Cuts plain inputs and targets at their ends, as SeqIO does, and appends EOS."""
 
     def fit(example: Example) -> Example:
         out = dict(example)
@@ -59,17 +56,17 @@ def distillation_features(
     dataset: tf.data.Dataset,
     output_features: Mapping[str, seqio.Feature],
 ) -> tf.data.Dataset:
-    """Parsed records -> features, EOS and teacher rows in place.
+    """Parsed records -> features with EOS and teacher rows.
 
     Args:
-        dataset: elements with the fields of `corpus.shards.parse_example`:
+        dataset: Elements with the fields of `corpus.storage.shards.parse_example`:
             "input_ids" [S], "target_ids" [L] (EOS last), "teacher_ids" and
             "teacher_probs" [L K], "teacher_tail" [L], "format_id", "inputs", "targets"
             and "id".
-        output_features: of the task.
+        output_features: Features of the task.
 
     Returns:
-        Elements with "inputs" [S+1] int32 (EOS in place), "targets" [L] int32,
+        Elements with "inputs" [S+1] int32 (EOS last), "targets" [L] int32,
         "teacher_ids" [L K] int32, "teacher_probs" [L K] float32, "teacher_tail" [L]
         float32, "format_id" [L] int32, and on the host "record_id",
         "inputs_pretokenized", "targets_pretokenized".
@@ -98,7 +95,7 @@ def fit_records(
     output_features: Mapping[str, seqio.Feature],
     sequence_length: Mapping[str, int] | None = None,
 ) -> tf.data.Dataset:
-    """Makes inputs and targets fit by the rule at the head of this module."""
+    """Cuts inputs and targets as the docstring of this module describes."""
     limits = dict(sequence_length or {})
     vocabulary = output_features["inputs"].vocabulary
 
@@ -135,8 +132,8 @@ def _drop_demonstrations(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Drops whole demonstrations from the front until `ids` has `limit` tokens.
 
-    SentencePiece pieces never cross white space, so the ids of the text that remains
-    are the ids it would have had alone.
+    SentencePiece pieces never cross white space, so the rest of the text has the same
+    ids as before.
     """
 
     def shorten() -> tuple[tf.Tensor, tf.Tensor]:

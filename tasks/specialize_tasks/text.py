@@ -1,9 +1,9 @@
-"""Plain text-to-text files: pre-training, baselines, anything without a teacher.
+"""Text-to-text files for pre-training and baselines, without a teacher.
 
 `specialize_text_to_text` reads JSON lines {"inputs": ..., "targets": ...} from the file
 that gin (`specialize_tasks.text.text_files.train`) or SPECIALIZE_TEXT_PATH names; a
 second file (`.validation`, SPECIALIZE_TEXT_VALIDATION_PATH) is its split "validation".
-It trains with cross-entropy through the same loop as the distillation tasks.
+The loop of the distillation tasks trains on it with cross-entropy.
 """
 
 import json
@@ -29,7 +29,7 @@ VARIABLES = {
 def text_files(
     train: str | None = None, validation: str | None = None
 ) -> dict[str, str]:
-    """The file of each split that has one; gin first, then the environment."""
+    """The file of each split, from gin or else from the environment."""
     named = {"train": train, "validation": validation}
     found = {
         split: path or os.environ.get(VARIABLES[split]) for split, path in named.items()
@@ -38,14 +38,14 @@ def text_files(
 
 
 class JsonLinesSource(seqio.DataSource):
-    """JSON lines with the string fields "inputs" and "targets", found when read."""
+    """JSON lines with the string fields "inputs" and "targets"."""
 
     def __init__(self) -> None:
         super().__init__(splits=tuple(VARIABLES))
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
-        """Any number of shards: lines are dealt out one by one."""
+        """Whether the number of shards is free: lines are distributed one by one."""
         return True
 
     def list_shards(self, split: str) -> Sequence[str]:
@@ -53,7 +53,7 @@ class JsonLinesSource(seqio.DataSource):
         return [os.fspath(self._path(split))]
 
     def num_input_examples(self, split: str) -> int | None:
-        """Unknown before the file is read."""
+        """None: the number is unknown before the file is read."""
         del split
         return None
 
@@ -67,7 +67,7 @@ class JsonLinesSource(seqio.DataSource):
         """Reads a split.
 
         Raises:
-            InputError: no file is named, it is missing, or a line is malformed.
+            InputError: No file is named, it is missing, or a line is malformed.
         """
         inputs, targets, numbers = _read(self._path(split))
         count = len(inputs)
@@ -108,18 +108,18 @@ def _read(path: pathlib.Path) -> tuple[list[str], list[str], list[int]]:
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{path}:{number}: expected a JSON object with 'inputs' and "
-                    f"'targets' ({error!r}). Mend or remove the line."
+                    f"'targets' ({error!r}). Correct or remove the line."
                 ) from error
             if not all(isinstance(text, str) and text.strip() for text in pair):
                 raise InputError(
                     f"{path}:{number}: 'inputs' and 'targets' must be texts that are "
-                    f"not empty; got {pair!r}. Mend or remove the line."
+                    f"not empty; got {pair!r}. Correct or remove the line."
                 )
             inputs.append(pair[0])
             targets.append(pair[1])
             numbers.append(number)
     if not inputs:
-        raise InputError(f"{path} holds no line of JSON.")
+        raise InputError(f"{path} has no line of JSON.")
     return inputs, targets, numbers
 
 

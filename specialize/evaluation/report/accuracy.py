@@ -1,4 +1,4 @@
-"""What the student can do: its accuracies beside those of the base model."""
+"""The accuracies of the student and of its base model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,17 +15,16 @@ _SAMPLES = 6
 
 
 def lead(run: Run, base: Run | None) -> str:
-    """The finding in a sentence or two."""
+    """The main result in one sentence."""
     after, before = run.last, base.last if base else None
     if after is None:
         return "This run has not been evaluated yet."
-    # The average stands for its 27 tasks.
+    # The average replaces its 27 tasks.
     found = {
         key: score
         for key, score in after.scores.items()
-        if not (
-            key.startswith("bbh/") and f"bbh:{key.partition(':')[2]}" in after.averages
-        )
+        if not key.startswith("bbh/")
+        or f"bbh:{key.partition(':')[2]}" not in after.averages
     }
     if before is None:
         parts = [
@@ -48,9 +47,7 @@ def scores(runs: Sequence[Run], base: Run | None) -> Section:
     after, before = runs[0].last, base.last if base else None
     title = "Accuracy"
     if after is None:
-        return Section(
-            title, "", missing="no decoded suites: run 'specialize evaluate' on it."
-        )
+        return Section(title, missing="no decoded suites: run 'specialize evaluate'.")
     rows: list[Sequence[str]] = []
     plotted: list[IntervalRow] = []
     for key, score in after.scores.items():
@@ -75,21 +72,13 @@ def scores(runs: Sequence[Run], base: Run | None) -> Section:
         *("suite", "split", "n", "base", "student", "difference (paired)"),
         "answers found",
     )
+    drawn = figures.intervals(plotted, title="Accuracy by suite", x_title="accuracy")
     return Section(
         title,
-        "Dots are accuracies, lines 95 % intervals (Wilson's for a suite, the suites' "
-        "combined for an average). The difference is over the questions that both were "
-        "asked, its interval by bootstrap, p by McNemar's exact test.",
-        figures=[
-            (
-                "Accuracy by suite, in per cent",
-                Markup(
-                    figures.intervals(
-                        plotted, title="Accuracy by suite", x_title="accuracy"
-                    )
-                ),
-            )
-        ],
+        "Dots are accuracies, lines are 95 % intervals (Wilson's for a suite, those of "
+        "its suites combined for an average). The difference is over the questions "
+        "that both were asked, with its bootstrap interval and McNemar's exact p.",
+        figures=[("Accuracy by suite, in per cent", Markup(drawn))],
         tables=[("", header, rows)],
         missing="" if before else "no base model to compare with: give --base.",
     )
@@ -97,7 +86,7 @@ def scores(runs: Sequence[Run], base: Run | None) -> Section:
 
 def prompts(runs: Sequence[Run], base: Run | None) -> Section:
     """The same suites asked with and without demonstrations."""
-    title = "In-context against zero-shot"
+    title = "In-context and zero-shot prompts"
     after, before = runs[0].last, base.last if base else None
     pairs: list[IntervalRow] = []
     if after is not None:
@@ -120,7 +109,6 @@ def prompts(runs: Sequence[Run], base: Run | None) -> Section:
     if not pairs:
         return Section(
             title,
-            "",
             missing="no suite was asked both ways: evaluate it with "
             "'SUITE:zero_shot_cot' and 'SUITE:few_shot_cot'.",
         )
@@ -135,12 +123,10 @@ def prompts(runs: Sequence[Run], base: Run | None) -> Section:
 
 def won_and_lost(run: Run, base: Run | None) -> Section:
     """Questions that only one of student and base model answered right."""
-    title = "Samples won and lost"
+    title = "Questions won and lost"
     after, before = run.last, base.last if base else None
     if after is None or before is None:
-        return Section(
-            title, "", missing="needs the predictions of the run and of its --base."
-        )
+        return Section(title, missing="needs predictions of the run and of its --base.")
     samples: list[Mapping[str, str]] = []
     counts: list[Sequence[str]] = []
     for key in after.suites:
@@ -165,24 +151,16 @@ def won_and_lost(run: Run, base: Run | None) -> Section:
                     "teacher": str(line.get("rationale") or ""),
                 }
             )
-        counts.append(
-            (
-                label(key),
-                str(len(groups["won"])),
-                str(len(groups["lost"])),
-                str(both),
-            )
-        )
+        numbers = (len(groups["won"]), len(groups["lost"]), both)
+        counts.append((label(key), *map(str, numbers)))
         for group in groups.values():
             samples.extend(group[: _SAMPLES // 2])
     if not any(row[1:] != ("0", "0", "0") for row in counts):
-        return Section(
-            title, "", missing="the predictions' files are not beside the results."
-        )
+        return Section(title, missing="no predictions are beside the results.")
     return Section(
         title,
-        "Won: wrong before, right after. Lost: the other way round. The first of each, "
-        "in the suite's order.",
+        "Won: wrong before, right after. Lost: right before, wrong after. The first of "
+        "each are shown, in the order of the suite.",
         tables=[("", ("suite", "won", "lost", "unchanged"), counts)],
         samples=samples,
     )

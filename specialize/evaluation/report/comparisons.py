@@ -1,6 +1,5 @@
-"""Several runs on one page: checkpoints and sizes against each other."""
+"""Comparisons of several runs: by checkpoint and by size."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from specialize.corpus.benchmarks.table import MATH
 from specialize.evaluation.report import figures
 from specialize.evaluation.report.figures import Series
 from specialize.evaluation.report.runs import Run
-from specialize.evaluation.report.section import Section, label
+from specialize.evaluation.report.section import Section, label, triple
 from specialize.evaluation.results import Results
 
 
@@ -24,7 +23,7 @@ def trade_off(runs: Sequence[Run], base: Run | None) -> Section:
             math = _mean(results, MATH)
             generic = _mean(results, ("bbh",))
             if math is not None and generic is not None:
-                points.append((generic, math))
+                points.append((generic * 100, math * 100))
                 labels.append("" if results.step is None else f"step {results.step}")
         if points:
             name = f"{run.name} (base)" if run is base else run.name
@@ -32,18 +31,11 @@ def trade_off(runs: Sequence[Run], base: Run | None) -> Section:
     if not series:
         return Section(
             title,
-            "",
             missing="needs evaluations with a math suite and BBH; several checkpoints "
             "make a path.",
         )
     drawn = figures.lines(
-        [
-            dataclasses.replace(
-                one,
-                points=[(x * 100, y * 100) for x, y in one.points],
-            )
-            for one in series
-        ],
+        series,
         title=title,
         x_title="generic ability: BBH accuracy (%)",
         y_title="math accuracy, mean (%)",
@@ -69,20 +61,13 @@ def scaling(runs: Sequence[Run]) -> Section:
             for key, score in results.suites.items():
                 by_suite.setdefault(key, []).append((float(parameters), score))
     if len(sizes) < 2:
-        return Section(
-            title, "", missing="needs evaluated runs of at least two sizes on the page."
-        )
+        return Section(title, missing="needs evaluated runs of at least two sizes.")
     series = []
     for key, found in by_suite.items():
         found.sort(key=lambda pair: pair[0])
-        series.append(
-            Series(
-                label(key),
-                [(size, float(score["accuracy"])) for size, score in found],
-                [float(score["low"]) for _, score in found],
-                [float(score["high"]) for _, score in found],
-            )
-        )
+        values, low, high = zip(*(triple(score) for _, score in found), strict=True)
+        points = [(size, value) for (size, _), value in zip(found, values, strict=True)]
+        series.append(Series(label(key), points, low, high))
     drawn = figures.lines(
         series,
         title=title,

@@ -1,7 +1,7 @@
-"""Plots as inline SVG: no network, no script, light and dark by the page's style.
+"""Plots as inline SVG, without network or script.
 
-Every figure carries its axis titles, units and direct labels, so that it can be read
-without the text around it. Colours are CSS classes (`s0` to `s5`), set by the page.
+Every figure has axis titles, units and direct labels, so that it can be read without
+the text around it. Colours are CSS classes (`s0` to `s5`) of the page.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-# A figure is drawn at the width of a phone and grows with its column.
+# A figure has the width of a phone and grows with its column.
 WIDTH, HEIGHT = 440.0, 270.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 14.0, 42.0
 _SERIES = 6
@@ -20,11 +20,11 @@ class Series:
     """One line or group of points.
 
     Attributes:
-        name: for the legend.
+        name: Name in the legend.
         points: (x, y) pairs.
-        low: lower ends of the points' intervals, or empty.
-        high: upper ends.
-        labels: a label beside each point, or empty.
+        low: Lower ends of the points' intervals, or empty.
+        high: Upper ends, or empty.
+        labels: One label per point, or empty.
     """
 
     name: str
@@ -39,7 +39,7 @@ class IntervalRow:
     """One row of an interval plot.
 
     Attributes:
-        label: of the row.
+        label: Label of the row.
         values: (series name, value, low, high), in the order of the series.
     """
 
@@ -55,18 +55,16 @@ def lines(
     y_title: str,
     percent: bool = False,
     log_x: bool = False,
-    joined: bool = True,
 ) -> str:
-    """Lines over a numeric axis, or points alone.
+    """Draws lines over a numeric axis.
 
     Args:
-        series: at least one with at least one finite point.
-        title: spoken by screen readers.
-        x_title: with its unit.
-        y_title: with its unit.
-        percent: y is a share, shown in per cent.
-        log_x: logarithmic x axis; x above 0.
-        joined: whether the points of a series are joined.
+        series: The lines; points that are not finite are left out.
+        title: Title for screen readers.
+        x_title: Title of the x axis, with its unit.
+        y_title: Title of the y axis, with its unit.
+        percent: Whether y is a share, shown in per cent.
+        log_x: Whether the x axis is logarithmic; x is then above 0.
 
     Returns:
         An `<svg>` element, or "" if there is nothing to draw.
@@ -86,7 +84,7 @@ def lines(
     for number, one in enumerate(kept):
         style = f"s{number % _SERIES}"
         places = [(x_axis.at(_x(x, log_x)), y_axis.at(y)) for x, y in one.points]
-        if joined and len(places) > 1:
+        if len(places) > 1:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
             parts.append(f'<polyline class="line {style}" points="{path}"/>')
         for index, (x, y) in enumerate(places):
@@ -96,12 +94,12 @@ def lines(
                     f'<line class="whisker {style}" x1="{x:.1f}" x2="{x:.1f}" '
                     f'y1="{bottom:.1f}" y2="{top:.1f}"/>'
                 )
-            if not joined or len(places) < 40:
+            if len(places) < 40:
                 parts.append(
                     f'<circle class="dot {style}" cx="{x:.1f}" cy="{y:.1f}" r="3.2"/>'
                 )
             if one.labels:
-                # A label that would leave the frame stands on the point's other side.
+                # A label that would leave the frame is left of the point.
                 right = x < WIDTH - 110
                 parts.append(
                     f'<text class="note" x="{x + (6 if right else -6):.1f}" '
@@ -112,12 +110,12 @@ def lines(
 
 
 def intervals(rows: Sequence[IntervalRow], *, title: str, x_title: str) -> str:
-    """Values with their intervals, one row each, several series a row.
+    """Draws values with their intervals, several series per row.
 
     Args:
-        rows: shares in [0, 1] with their intervals.
-        title: spoken by screen readers.
-        x_title: of the axis.
+        rows: Shares in [0, 1] with their intervals.
+        title: Title for screen readers.
+        x_title: Title of the axis.
 
     Returns:
         An `<svg>` element and its legend, or "" if there are no rows.
@@ -125,7 +123,7 @@ def intervals(rows: Sequence[IntervalRow], *, title: str, x_title: str) -> str:
     if not rows:
         return ""
     names = list(dict.fromkeys(name for row in rows for name, *_ in row.values))
-    # Labels stand above their dots: a suite's name needs the width of a phone.
+    # Labels are above their dots: the name of a suite needs the width of a phone.
     step = 24 + 13 * len(names)
     height = _TOP + step * len(rows) + _BOTTOM
     left, right = 14.0, WIDTH - 46.0
@@ -163,11 +161,11 @@ def intervals(rows: Sequence[IntervalRow], *, title: str, x_title: str) -> str:
 
 
 def bars(rows: Sequence[tuple[str, float]], *, title: str) -> str:
-    """Counts as horizontal bars, each with its number.
+    """Draws counts as horizontal bars, each with its number.
 
     Args:
-        rows: (label, count); counts at least 0.
-        title: spoken by screen readers.
+        rows: (label, count); counts are at least 0.
+        title: Title for screen readers.
 
     Returns:
         An `<svg>` element, or "" if there are no rows.
@@ -212,7 +210,7 @@ class _Axis:
         )
 
     def within(self, low: float, high: float) -> "_Axis":
-        """The same axis, never beyond these values."""
+        """The same axis, limited to these values."""
         low, high = max(self.low, low), min(self.high, high)
         return _Axis(low, high, self.start, self.end, pad=0.0)
 
@@ -326,7 +324,7 @@ def _number(value: float, percent: bool, step: float) -> str:
         return _size(value)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     text = f"{value:.{digits}f}"
-    # 2.5 steps need one digit more than their power of ten says.
+    # Steps of 2.5 need one digit more than their power of ten.
     if digits == 0 and step != round(step):
         text = f"{value:.1f}"
     return "0" if float(text) == 0 else text

@@ -1,4 +1,4 @@
-"""Where a student came from: its corpus, its training and its settings."""
+"""The origin of a student: its corpus, its training and its settings."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from specialize.evaluation.report.figures import Series
 from specialize.evaluation.report.runs import Run
 from specialize.evaluation.report.section import Section
 
-# Diagnostics of the loss, with what a reader needs to judge them.
+# Diagnostics of the loss, with their units.
 DIAGNOSTICS = {
     "loss": "loss (nats per target token)",
     "kl": "KL to the teacher (nats per token)",
@@ -26,12 +26,10 @@ _CURVE_POINTS = 300
 
 def funnel(runs: Sequence[Run]) -> Section:
     """How many samples of the corpus each stage kept, and why others were rejected."""
-    title = "Where the data went"
+    title = "Samples kept and rejected"
     run = next((run for run in runs if run.corpus), None)
     if run is None or run.corpus is None:
-        return Section(
-            title, "", missing="the corpus' manifest was not found (CORPUS_DIR)."
-        )
+        return Section(title, missing="the corpus has no manifest (CORPUS_DIR).")
     funnel = run.corpus.get("funnel", {})
     stages = [
         (stage, float(funnel[stage]))
@@ -52,18 +50,14 @@ def funnel(runs: Sequence[Run]) -> Section:
         if isinstance(part, Mapping) and "records" in part
     ]
     if written:
-        drawn.append(
-            (
-                "Training records by format",
-                Markup(figures.bars(written, title="Records by format")),
-            )
-        )
+        by_format = figures.bars(written, title="Records by format")
+        drawn.append(("Training records by format", Markup(by_format)))
     return Section(
         title,
-        "A sample is verified when its final answer is right, aligned when the "
-        "student's vocabulary can carry it, kept when it stands in a record.",
+        "A sample is verified if its final answer is right, aligned if the student's "
+        "vocabulary can write it, and kept if it is in a record.",
         figures=[(caption, svg) for caption, svg in drawn if svg],
-        missing="" if stages else "the manifest holds no funnel.",
+        missing="" if stages else "the manifest has no funnel.",
     )
 
 
@@ -72,7 +66,7 @@ def curves(runs: Sequence[Run]) -> Section:
     title = "Loss and evidence that distillation is active"
     lines = runs[0].training
     if not lines:
-        return Section(title, "", missing="no training metrics in the run's folder.")
+        return Section(title, missing="no training metrics in the run's folder.")
     drawn: list[tuple[str, Markup]] = []
     for metric, words in DIAGNOSTICS.items():
         series: list[Series] = []
@@ -88,15 +82,15 @@ def curves(runs: Sequence[Run]) -> Section:
             drawn.append((words[0].upper() + words[1:], Markup(svg)))
     return Section(
         title,
-        "Per format where the log has it. KL must fall and agreement rise on CoT "
-        "formats; a distillation that does nothing shows here as flat lines.",
+        "By format, if the log has it. KL must fall and agreement rise on CoT formats; "
+        "flat lines show that distillation has no effect.",
         figures=drawn,
-        missing="" if drawn else "the log holds none of the loss's metrics.",
+        missing="" if drawn else "the log has none of the loss's metrics.",
     )
 
 
 def provenance(runs: Sequence[Run], base: Run | None, command: str) -> Section:
-    """What must agree for the numbers to be reproduced."""
+    """What must agree to reproduce the numbers."""
     rows: list[Sequence[str]] = []
     if command:
         rows.append(("this page", command))
@@ -123,7 +117,7 @@ def provenance(runs: Sequence[Run], base: Run | None, command: str) -> Section:
     missing = "; ".join(f"{run.name}: {text}" for run in runs for text in run.missing)
     return Section(
         "Fingerprints and commands",
-        "What must agree for these numbers to be reproduced.",
+        "What must agree to reproduce these numbers.",
         tables=[("", ("what", "value"), rows)],
         missing=missing,
     )
@@ -137,6 +131,6 @@ def _curve(
         for line in lines
         if metric in line["train"]
     ]
-    # More points than pixels only make the page heavy.
+    # More points than pixels only enlarge the page.
     stride = max(1, len(points) // _CURVE_POINTS)
     return points[::stride]

@@ -1,7 +1,7 @@
 """One self-contained page about one or more runs: no network, no script.
 
-Each section draws what its runs left behind and names what is missing. The same
-contents are available as markdown, for a README.
+Each section shows results from the folders of the runs and names what is missing. The
+same content is available as markdown, for a README.
 """
 
 import datetime
@@ -24,23 +24,23 @@ def report(
     base: str | os.PathLike[str] | None = None,
     command: str = "",
 ) -> list[Run]:
-    """Writes the page, and its markdown where `out` ends in `.md`.
+    """Writes the page, as markdown if `out` ends in `.md`.
 
     Args:
-        paths: runs' folders or results files; the first is the one the page is about,
-            the others stand beside it (other sizes, ablations).
-        out: the file to write.
-        base: the run or results file of the model it started from.
-        command: the command line, to stand on the page.
+        paths: Folders of runs or results files. The page is about the first one and
+            compares it with the others (other sizes, ablations).
+        out: The file to write.
+        base: Run or results file of its base model.
+        command: The command line, shown on the page.
 
     Returns:
         The runs as they were read.
 
     Raises:
-        InputError: a path holds nothing of ours.
+        InputError: A path has nothing of ours.
     """
     if not paths:
-        raise InputError("no run to report on: name a run's folder.")
+        raise InputError("there is no run to report on: name a run's folder.")
     runs = [read_run(path) for path in paths]
     origin = read_run(base) if base is not None else None
     sections = [

@@ -1,4 +1,4 @@
-"""One part of the page, and how scores are written on it."""
+"""A section of the page, and how it shows scores."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,19 @@ from markupsafe import Markup
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One part of the page.
+    """A section of the page.
 
     Attributes:
-        title: its heading.
-        text: a sentence on what is shown and how to read it.
+        title: Heading.
+        text: What is shown and how to read it.
         figures: (caption, SVG) pairs.
         tables: (caption, header, rows).
-        samples: texts side by side.
-        missing: what could not be shown, and what would make it.
+        samples: Texts side by side.
+        missing: What is not shown, and the remedy.
     """
 
     title: str
-    text: str
+    text: str = ""
     figures: Sequence[tuple[str, Markup]] = ()
     tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = ()
     samples: Sequence[Mapping[str, str]] = ()
@@ -34,7 +34,7 @@ def triple(score: Mapping[str, Any]) -> tuple[float, float, float]:
 
 
 def label(key: str) -> str:
-    """The title of "suite:prompt"."""
+    """The name of "suite:prompt" for people."""
     suite, _, prompt = key.partition(":")
     return f"{suite} {prompt.replace('_', ' ')}".strip()
 

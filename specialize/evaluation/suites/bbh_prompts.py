@@ -1,7 +1,7 @@
 r"""The official prompts of BIG-Bench Hard, read from the files of their owners.
 
-The owners' prompt files open with a canary line and "-----", which are no part of a
-prompt. What follows is a line of instruction and three demonstrations:
+The owners' prompt files begin with a canary line and "-----", which are not part of the
+prompt. An instruction and three demonstrations follow:
 
     Sort a list of words.
 
@@ -9,9 +9,8 @@ prompt. What follows is a line of instruction and three demonstrations:
     A: Let's think step by step.
     The first letter: ... So the answer is costume counterpart oven.
 
-The answer-only prompt is made from it by keeping each example's question and answer
-("A: costume counterpart oven") and nothing of the reasoning between, which is also how
-the owners' own answer-only prompts read.
+The answer-only prompt has only the question and answer of each demonstration ("A:
+costume counterpart oven"), like the owners' own answer-only prompts.
 """
 
 import dataclasses
@@ -32,10 +31,9 @@ class Demonstration:
     """One demonstration of an official prompt.
 
     Attributes:
-        question: its text.
-        rationale: what stands between "A:" and "So the answer is", the first words
-            included.
-        answer: what follows "So the answer is", without the full stop.
+        question: Its text.
+        rationale: Text between "A:" and "So the answer is".
+        answer: Text after "So the answer is", without the full stop.
     """
 
     question: str
@@ -45,12 +43,12 @@ class Demonstration:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class OfficialPrompt:
-    """The official prompt of one task, taken apart.
+    """The parts of the official prompt of one task.
 
     Attributes:
-        instruction: what stands before the first example.
-        demonstrations: its demonstrations.
-        text: the whole, canary line removed.
+        instruction: Text before the first demonstration.
+        demonstrations: The demonstrations.
+        text: The whole prompt without the canary line.
     """
 
     instruction: str
@@ -58,7 +56,7 @@ class OfficialPrompt:
     text: str
 
     def render(self, question: str, *, answer_only: bool) -> str:
-        """The encoder text for one question after the demonstrations."""
+        """The encoder text of one question after the demonstrations."""
         if not answer_only:
             return f"{self.text}\n\nQ: {question}\nA: {STEP_BY_STEP}"
         solved = [f"Q: {one.question}\nA: {one.answer}" for one in self.demonstrations]
@@ -67,23 +65,17 @@ class OfficialPrompt:
 
 
 def read_prompt(path: pathlib.Path) -> OfficialPrompt:
-    """Reads one file of `cot-prompts`.
-
-    Args:
-        path: `<task>.txt`.
-
-    Returns:
-        The prompt.
+    """Reads one file of `cot-prompts`, `<task>.txt`.
 
     Raises:
-        InputError: the file is missing, or an example lacks "A:" or "the answer is".
+        InputError: The file is missing, or an example has no "A:" or "the answer is".
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path} cannot be read ({error}). Few-shot prompts of BIG-Bench Hard need "
-            "the owners' cot-prompts; ask for a zero-shot prompt or add the file."
+            f"{path} cannot be read ({error}). In-context prompts of BIG-Bench Hard "
+            "need the owners' cot-prompts; use a zero-shot prompt or add the file."
         ) from error
     text = _CANARY.sub("", text).strip()
     instruction, *parts = _EXAMPLE.split(text)
@@ -95,9 +87,9 @@ def read_prompt(path: pathlib.Path) -> OfficialPrompt:
         marks = list(_ANSWER.finditer(solution))
         if not found or not marks:
             raise InputError(
-                f"{path}: example {index} has no 'A:' with 'the answer is' behind it."
+                f"{path}: example {index} has no 'A:' with 'the answer is' after it."
             )
-        # Before the mark stands "So", which belongs to the answer's sentence.
+        # "So" before the mark belongs to the sentence with the answer.
         rationale = re.sub(r"\bSo\s*$", "", solution[: marks[-1].start()]).strip()
         answer = solution[marks[-1].end() :].strip().removesuffix(".").strip()
         demonstrations.append(Demonstration(question.strip(), rationale, answer))

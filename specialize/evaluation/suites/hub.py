@@ -1,9 +1,9 @@
 """Benchmarks from the Hugging Face hub: "hub:<owner>/<dataset>".
 
-A dataset may be laid out as a benchmarks folder is (`gsm8k/test.jsonl`, ...), hold the
-owners' files at its top (`test.jsonl`), or be GSM8K as its owners keep it there
-(`hub:openai/gsm8k`: Parquet, turned into the same JSON lines). What is downloaded stays
-in the hub's own cache.
+A dataset may have the layout of a benchmarks folder (`gsm8k/test.jsonl`, ...), have the
+owners' files at its top (`test.jsonl`), or be GSM8K as its owners publish it
+(`hub:openai/gsm8k`: Parquet, converted to the same JSON lines). Downloads stay in the
+hub's own cache.
 """
 
 import json
@@ -16,9 +16,9 @@ from specialize.errors import InputError
 
 PREFIX = "hub:"
 
-# Parquet shards of the owners' own dataset -> the file of the benchmarks layout.
+# Prefixes of the Parquet shards of the owners' own dataset.
 _PARQUET = {"gsm8k": ("main/test-", "main/train-")}
-# Owner's file at a dataset's top -> where the benchmarks layout has it.
+# Owners' file at the top of a dataset -> its path in the benchmarks layout.
 _TOP_LEVEL = {
     pathlib.PurePath(file).name: file
     for name in MATH
@@ -49,14 +49,14 @@ def resolve(place: str, suite: str) -> pathlib.Path:
     """A local folder or file for `place`, downloaded if it names a dataset.
 
     Args:
-        place: a path, or "hub:<owner>/<dataset>[@<revision>]".
-        suite: whose files are wanted.
+        place: A path, or "hub:<owner>/<dataset>[@<revision>]".
+        suite: The suite whose files are needed.
 
     Returns:
         The path; for a dataset a folder in the benchmarks layout.
 
     Raises:
-        InputError: the dataset cannot be reached or holds no file of the suite.
+        InputError: The dataset cannot be reached or has no file of the suite.
     """
     if not place.startswith(PREFIX):
         return pathlib.Path(place).expanduser()
@@ -87,7 +87,8 @@ def _snapshot(
         )
     except errors.HFValidationError as error:
         raise InputError(
-            f"{place} is no dataset's name ({error}). Write hub:<owner>/<dataset>."
+            f"{place} is not the name of a dataset ({error}). Write "
+            "hub:<owner>/<dataset>."
         ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise InputError(
@@ -110,7 +111,7 @@ def _laid_out(folder: pathlib.Path, place: str, suite: str) -> pathlib.Path:
     )
     if not files:
         raise InputError(
-            f"{place} holds no file of suite {suite!r} in a layout we know "
+            f"{place} has no file of suite {suite!r} in a known layout "
             f"({', '.join(_PATTERNS.get(suite.partition('/')[0], ()))})."
         )
     shards = [name for name in files if name.endswith(".parquet")]
@@ -119,7 +120,7 @@ def _laid_out(folder: pathlib.Path, place: str, suite: str) -> pathlib.Path:
     flat_bbh = [name for name in flat_bbh if name.count("/") == 1]
     if not shards and not loose and not flat_bbh:
         return folder
-    # Beside the snapshot, in the same cache: links cost nothing and go with it.
+    # Beside the snapshot, in the same cache; links need no space.
     target = folder.with_name(f"{folder.name}.specialize")
     for name in files:
         place_in = _TOP_LEVEL.get(name, f"bbh/{name}" if name in flat_bbh else name)
@@ -147,8 +148,8 @@ def _write_lines(shards: list[pathlib.Path], target: pathlib.Path) -> None:
         from pyarrow import parquet
     except ImportError as error:
         raise InputError(
-            "this dataset is Parquet, which needs pyarrow: 'pip install pyarrow', or "
-            "give the owners' JSON lines."
+            "this dataset is Parquet, which needs pyarrow. Run 'pip install pyarrow', "
+            "or name a folder with the owners' JSON lines."
         ) from error
     rows: list[dict[str, Any]] = []
     for shard in shards:

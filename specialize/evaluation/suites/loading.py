@@ -1,15 +1,15 @@
-"""What is asked: benchmark files -> suites of prompts with golds.
+"""Benchmark files -> suites of prompts with gold answers.
 
 A suite is a benchmark of `corpus.benchmarks.table`, which has the files, readers and
-answer types; of BBH it is one task, "bbh/<task>". "bbh" is every task file there is,
-"math" the other four benchmarks, "mas" MultiArith, ASDiv and SVAMP. A file of BBH's
-layout with another name works too: its answer type is what the file declares
-(`"answer_type"` beside `"examples"`) or else follows from its targets.
+answer types, or one task of BBH, "bbh/<task>". "bbh" means every task file, "math" the
+other four benchmarks, "mas" MultiArith, ASDiv and SVAMP. A file of BBH's layout with
+another name works too: the file declares its answer type (`"answer_type"` beside
+`"examples"`), or it is inferred from the targets.
 
-Math questions are asked in the prompt formats of the corpus. In-context formats place
-demonstrations drawn from gsm8k/train.jsonl before the question (other ones for every
-question, so that no single draw decides a score). BBH is asked zero-shot in the same
-formats, and in-context with the owners' prompts (`bbh_prompts`).
+Math questions are asked in the prompt formats of the corpus. In-context formats have
+demonstrations from gsm8k/train.jsonl before the question, drawn for each question, so
+that no single draw decides a score. BBH is asked zero-shot in the same formats, and
+in-context with the owners' prompts (`bbh_prompts`).
 """
 
 import dataclasses
@@ -43,11 +43,11 @@ class Example:
     """One question of a suite.
 
     Attributes:
-        id: unique within the suite.
-        inputs: the encoder text.
-        golds: accepted answers; empty where the owners' gold has no number.
-        answer_type: kind of final answer (`judge.answers`).
-        problem: where it came from.
+        id: Id, unique within the suite.
+        inputs: The encoder text.
+        golds: Gold answers; empty if the owners' gold answer has no number.
+        answer_type: Kind of final answer (`judging.answers`).
+        problem: The problem of the benchmark.
     """
 
     id: str
@@ -59,15 +59,15 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """Questions of one file, asked in one way.
+    """Questions of one file in one prompt format.
 
     Attributes:
         name: "gsm8k", "bbh/navigate", ...
-        prompt: one of `spec.PROMPTS`.
-        examples: the chosen ones, in the order of the file.
-        split: one of `spec.SPLITS`.
-        left_out: id -> question of the file's examples that were not chosen.
-        file: where it was read.
+        prompt: One of `spec.PROMPTS`.
+        examples: The chosen examples, in the order of the file.
+        split: One of `spec.SPLITS`.
+        left_out: Id -> question of the other examples of the file.
+        file: The file.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Suite:
 
     @property
     def key(self) -> str:
-        """Name and prompt, as tables and files call it."""
+        """Name and prompt, as in tables and files."""
         return f"{self.name}:{self.prompt}"
 
     @property
@@ -93,7 +93,7 @@ class Suite:
         return self.prompt.endswith("_answer_only")
 
     def selection(self) -> dict[str, Any]:
-        """Which examples these are, as JSON values to write down."""
+        """Which examples these are, as JSON values for the results."""
         return {
             "split": self.split,
             "seed": splits.SEED,
@@ -117,20 +117,17 @@ def load_suite(
 
     Args:
         name: "gsm8k", "multiarith", "asdiv", "svamp" or "bbh/<task>".
-        benchmarks_dir: a folder laid out as above, the suite's own file, or
+        benchmarks_dir: Folder of the benchmark files, the file of the suite, or
             "hub:<owner>/<dataset>" for a dataset of the Hugging Face hub.
-        prompt: one of `spec.PROMPTS`.
-        split: one of `spec.SPLITS`.
-        max_examples: at most this many, a seeded sample; None is all.
-        demonstrations: number of demonstrations in in-context math prompts.
-        seed: of their draw.
-
-    Returns:
-        The suite.
+        prompt: One of `spec.PROMPTS`.
+        split: One of `spec.SPLITS`.
+        max_examples: Size of a seeded sample of the questions. None: all.
+        demonstrations: Number of demonstrations in in-context math prompts.
+        seed: Seed of the draw of demonstrations.
 
     Raises:
-        InputError: an unknown name, prompt or split; a file that is missing or
-            malformed; too few problems to demonstrate with.
+        InputError: The name, prompt or split is unknown; a file is missing or
+            malformed; or there are too few problems for demonstrations.
     """
     found = load_suites(
         name,
@@ -158,23 +155,13 @@ def load_suites(
     demonstrations: int = DEFAULT_DEMONSTRATIONS,
     seed: int = 0,
 ) -> list[Suite]:
-    """Reads the suites that a name stands for.
+    """Reads one suite or the suites of a group, in a fixed order.
 
-    Args:
-        name: as `load_suite`, or "bbh" (every task) or "mas" (MultiArith, ASDiv,
-            SVAMP).
-        benchmarks_dir: as `load_suite`.
-        prompt: as `load_suite`.
-        split: as `load_suite`.
-        max_examples: of each suite.
-        demonstrations: as `load_suite`.
-        seed: as `load_suite`.
-
-    Returns:
-        One suite or several, in a fixed order.
+    The arguments are those of `load_suite`. `name` may also be "bbh" (every task),
+    "math" or "mas" (MultiArith, ASDiv, SVAMP).
 
     Raises:
-        InputError: as `load_suite`; of BBH's 27 tasks some are missing.
+        InputError: As for `load_suite`, or some of BBH's 27 tasks are missing.
     """
     if prompt not in PROMPTS:
         raise InputError(f"unknown prompt {prompt!r}{mistyped(prompt, PROMPTS)}")
@@ -218,13 +205,10 @@ def load_suites(
 
 
 def suites_of(evaluation: EvaluationSpec) -> dict[str, Suite]:
-    """Reads every suite of an evaluation.
-
-    Returns:
-        "suite:prompt" -> suite; a group ("bbh", "mas") gives several.
+    """Reads every suite of an evaluation: "suite:prompt" -> suite.
 
     Raises:
-        InputError: no suite is named; or as `load_suites`.
+        InputError: No suite is named, or as for `load_suites`.
     """
     if not evaluation.suites:
         raise InputError(
@@ -246,18 +230,15 @@ def suites_of(evaluation: EvaluationSpec) -> dict[str, Suite]:
 
 
 def expand(name: str, place: pathlib.Path) -> list[str]:
-    """The single suites that a name stands for.
+    """The names of the suites of a suite or group.
 
     Args:
-        name: a suite or a group.
-        place: the benchmarks folder, or one suite's file.
-
-    Returns:
-        Names without groups.
+        name: A suite or a group.
+        place: The benchmarks folder, or the file of one suite.
 
     Raises:
-        InputError: an unknown name, a group asked of a single file, or a benchmarks
-            folder that does not exist or lacks some of BBH's tasks.
+        InputError: The name is unknown; it is a group, but `place` is a single file; or
+            `place` does not exist or has only some of BBH's tasks.
     """
     if not place.exists():
         raise InputError(
@@ -286,7 +267,7 @@ def expand(name: str, place: pathlib.Path) -> list[str]:
 
 
 def mistyped(name: str, known: Sequence[str] | dict[str, Any]) -> str:
-    """The end of an error about a mistyped name."""
+    """The end of a message about a mistyped name."""
     names = list(dict.fromkeys(known))
     close = nearest(name, names, count=3, cutoff=0.5)
     if not close:
@@ -302,14 +283,14 @@ def _bbh_tasks(place: pathlib.Path) -> list[str]:
     folder = _file("bbh/", place).parent
     here = sorted(file.stem for file in folder.glob("*.json"))
     if not here:
-        raise InputError(f"{folder} holds no task file (*.json) of BIG-Bench Hard.")
+        raise InputError(f"{folder} has no task file (*.json) of BIG-Bench Hard.")
     missing = [task for task in bbh.TASKS if task not in here]
     if missing and len(missing) < len(bbh.TASKS):
-        # An average over some of the tasks would pass for BBH's.
+        # An average over some of the tasks would look like that of BBH.
         raise InputError(
             f"{folder} lacks {len(missing)} of BIG-Bench Hard's tasks: "
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. Add the "
-            "files, or give a task's own file as the benchmarks folder."
+            "files, or name the file of one task instead of the folder."
         )
     return here
 
@@ -336,7 +317,7 @@ def _bbh_type(task: str, file: pathlib.Path, read: Sequence[Problem]) -> str:
 def _renderer(
     name: str, place: pathlib.Path, prompt: str, demonstrations: int, seed: int
 ) -> Callable[[Problem], str]:
-    """How a suite's questions become encoder texts."""
+    """The function that turns the questions of a suite into encoder texts."""
     format = PROMPTS[prompt]
     if prompt.startswith("zero_shot_"):
         return lambda problem: prompts.render_inputs(format, problem.question)
@@ -359,5 +340,5 @@ def _renderer(
 
 
 def _root(name: str, file: pathlib.Path) -> pathlib.Path:
-    """The benchmarks folder around a single file, where prompts may lie beside it."""
+    """The benchmarks folder of a single file, which may have the prompts."""
     return file.parent.parent.parent if name.startswith("bbh/") else file.parent.parent

@@ -1,14 +1,14 @@
-"""Validation and test: which examples choose a checkpoint, which report it.
+"""The validation split chooses a checkpoint, and the test split reports it.
 
 The paper has no official splits; it samples validation sets of 500 of GSM8K's 1,319
 test problems, 200 of MultiArith's 600, 500 of ASDiv's 2,305 and 500 of SVAMP's 1,000,
-and tests on the rest. We keep these sizes (as shares, so that other files of the same
-layout split too) and set a fifth of each BBH task aside.
+and tests on the rest. We use these sizes (as shares, for other files of the same
+layout) and a fifth of each BBH task.
 
-An example's side follows from its id alone: the ids are ordered by the SHA-256 of
-"<seed>/<id>", and the first ones are validation. So the split is the same on every
-machine and in every version, and a file with a record removed splits the others as
-before. `specialize evaluate` writes the seed and the digest of the chosen ids down.
+The split of an example depends only on its id: the ids are ordered by the SHA-256 of
+"<seed>/<id>", and the first ones are validation. So it is the same on every machine and
+in every version, and does not change if another example is removed. The results have
+the seed and the digest of the chosen ids.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from specialize.evaluation.spec import SPLITS
 
 SEED = 0
 
-# Share of a suite's examples that is validation.
+# Share of the examples of a suite that is validation.
 VALIDATION_SHARES = {
     name: Fraction(*benchmark.validation) for name, benchmark in BENCHMARKS.items()
 }
@@ -33,18 +33,17 @@ def chosen(
     """Positions of a split's examples, in the order of the file.
 
     Args:
-        family: one of `BENCHMARKS`.
-        ids: of all examples of one file.
-        split: one of `spec.SPLITS`.
-        max_examples: at most this many; the first of the split in the seeded order, so
-            a small sample is not the head of a sorted file and is part of every larger.
+        family: One of `BENCHMARKS`.
+        ids: Ids of all examples of one file.
+        split: One of `spec.SPLITS`.
+        max_examples: Largest number of examples. They are the first ones in the seeded
+            order, not in that of the file; a larger sample contains a smaller one.
 
     Returns:
         Indices into `ids`, ascending.
 
     Raises:
-        InputError: an unknown split, `max_examples` below 1, or a split without
-            examples.
+        InputError: The split is unknown or empty, or `max_examples` is below 1.
     """
     if split not in SPLITS:
         raise InputError(f"split is {split!r}, expected one of {', '.join(SPLITS)}.")
@@ -64,7 +63,7 @@ def chosen(
 
 
 def digest(ids: Iterable[str]) -> str:
-    """Short digest of a set of ids, to write down which examples were used."""
+    """Short digest of a set of ids, which identifies the examples of a result."""
     return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
 
 
