@@ -28,7 +28,7 @@ def _widen_thread_pool() -> None:
     """Gives simulated CPU devices enough threads for collectives.
 
     XLA's CPU client has one thread per core, and at least one per device. Two programs
-    that run at once can each hold some of them and wait for ever for the other devices
+    that run at once can each hold some of them and wait forever for the other devices
     of a reduction. XLA reads the variable when JAX initialises its devices.
     """
     flags = os.environ.get("XLA_FLAGS", "")
