@@ -146,7 +146,7 @@ def _unknown(prediction: Prediction, candidates: Sequence["_Answers"]) -> InputE
     first = candidates[0].suite.examples[0].id
     return InputError(
         f"{prediction.where}: suite {prediction.suite!r} has no example with this "
-        f"{what}{shown}; its first is {first!r}. Correct the line, or its suite."
+        f"{what}{shown}; its first is {first!r}. Is it from another suite or file?"
     )
 
 

@@ -133,7 +133,7 @@ def test_no_network_is_one_clear_refusal(httpserver, tmp_path):
 
 
 def test_a_name_that_is_no_datasets_is_refused():
-    with pytest.raises(InputError, match="is no dataset's name"):
+    with pytest.raises(InputError, match="is not the name of a dataset"):
         hub.resolve("hub:a/b/c d", "gsm8k")
     with pytest.raises(InputError, match="does not exist"):
         loading.load_suite("gsm8k", "openai/gsm8k", split="all")

@@ -89,7 +89,7 @@ def test_one_suite_with_two_prompts_is_told_apart(benchmarks, tmp_path):
     matched = match_predictions(read_predictions(write(tmp_path, records)), loaded)
     assert matched["svamp:few_shot_cot"] == [("few_shot_cot",)] * 4
     records[1]["suite"] = "svamp"
-    with pytest.raises(InputError, match=":2: .*several prompts; say 'svamp:zero"):
+    with pytest.raises(InputError, match=":2: .*several prompts. Write 'svamp:zero"):
         match_predictions(read_predictions(write(tmp_path, records)), loaded)
 
 
@@ -176,7 +176,7 @@ def test_a_faulty_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_predictions(file)
     file.write_text("\n")
-    with pytest.raises(InputError, match="holds no prediction"):
+    with pytest.raises(InputError, match="contains no prediction"):
         read_predictions(file)
     file.write_text('{"suite": "a", "id": "b", "prediction": "c"}\n{"suite":')
     with pytest.raises(InputError, match=":2: not JSON"):

@@ -320,4 +320,4 @@ def test_a_folder_without_checkpoints_is_refused(kept, capsys, tmp_path):
         f"--gin.VOCABULARY_PATH='{kept / 'spiece.model'}'",
     ]
     assert cli.main(words) == 2
-    assert "holds no checkpoints to choose from" in capsys.readouterr().err
+    assert "has no checkpoints to choose from" in capsys.readouterr().err

@@ -117,7 +117,7 @@ def test_a_missing_folder_or_file_is_refused(benchmarks, tmp_path):
     with pytest.raises(InputError, match="SVAMP.json does not exist"):
         loading.load_suite("svamp", benchmarks, split="all")
     shutil.rmtree(benchmarks / "bbh/bbh")
-    with pytest.raises(InputError, match="holds no task file"):
+    with pytest.raises(InputError, match="has no task file"):
         loading.load_suites("bbh", benchmarks, split="all")
 
 
