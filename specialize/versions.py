@@ -15,6 +15,7 @@ class Format(NamedTuple):
     name: str
     remedy: str
     reads: tuple[int, ...] = (1,)
+    file: str = ""  # its name, where it has one and several rooms look for it
 
     @property
     def writes(self) -> int:
@@ -32,7 +33,11 @@ class Format(NamedTuple):
 
 
 FOLDER = Format("folder of specialize", "name another folder")
-CORPUS = Format("corpus", "build the corpus again with 'specialize corpus build'")
+CORPUS = Format(
+    "corpus",
+    "build the corpus again with 'specialize corpus build'",
+    file="corpus.json",
+)
 CARD = Format("card of completions", "make the file beside it again")
 RESPONSES = Format("response database", "name another --responses and sample anew")
 EXAMPLES = Format("folder of prepared examples", "remove it: it is made again")

@@ -81,3 +81,11 @@ def test_a_reader_of_the_tree_alone_finds_the_parts_they_ask_for():
         "corpus/benchmarks/gsm8k.py",  # the GSM8K reader
     ):
         assert (ROOT / "specialize" / path).is_file(), path
+
+
+def test_every_module_with_shapes_is_checked_while_tests_run(pytestconfig):
+    checked = tuple(pytestconfig.getoption("jaxtyping_packages").split(",")[:-1])
+    for path in MODULES:
+        if "from jaxtyping import" in path.read_text(encoding="utf-8"):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            assert f"{name}.".startswith(tuple(f"{one}." for one in checked)), name

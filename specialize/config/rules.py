@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from specialize import filenames, run_folder
+from specialize import run_folder, versions
 from specialize.config.problems import Problem, macro_problems, name_problems
 from specialize.config.reading import Config
 from specialize.config.renamed import renamed_problems
@@ -22,6 +22,9 @@ from specialize.config.specifications import Specifications
 from specialize.digests import file_digest
 from specialize.errors import InputError, did_you_mean
 from specialize.mesh import MeshSpec, check_batch
+
+# A SentencePiece model beside weights: that of Hugging Face, that of T5X.
+VOCABULARIES = ("spiece.model", "sentencepiece.model")
 
 
 def lint(
@@ -146,11 +149,11 @@ def _vocabularies_of(folder: pathlib.Path) -> list[tuple[str, str]]:
     for _ in range(3):
         found = [
             (file_digest(place / name), name)
-            for name in filenames.VOCABULARIES
+            for name in VOCABULARIES
             if (place / name).is_file()
         ]
-        if digest := _corpus_digest(run_folder.read_json(place / filenames.CORPUS)):
-            found.append((digest, filenames.CORPUS))
+        if digest := _corpus_digest(run_folder.read_json(place / versions.CORPUS.file)):
+            found.append((digest, versions.CORPUS.file))
         named = None
         with contextlib.suppress(InputError):  # a configuration of another version
             named = run_folder.saved_values(place).get("VOCABULARY_PATH")

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, cast
 
-from specialize import filenames, versions
+from specialize import versions
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.records import ORIGINS, Fingerprint
 from specialize.errors import InputError
@@ -136,7 +136,7 @@ class Manifest:
             InputError: the folder is missing or not a corpus, or the manifest is
                 damaged or of another version.
         """
-        path = pathlib.Path(folder) / filenames.CORPUS
+        path = pathlib.Path(folder) / versions.CORPUS.file
         try:
             parsed: object = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from specialize import filenames, outputs
+from specialize import outputs, versions
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.records import DistillRecord, Fingerprint
 from specialize.corpus.spec import MAX_SHARDS
@@ -178,7 +178,7 @@ def write_shards(
             funnel=dict((funnel() if callable(funnel) else funnel) or {}),
             card=dict(card or {}),
         )
-        outputs.write_json(folder / filenames.CORPUS, written.to_json())
+        outputs.write_json(folder / versions.CORPUS.file, written.to_json())
         outputs.write_text(folder / DATASET_CARD, dataset_card(written))
     return written
 
@@ -202,8 +202,8 @@ def open_corpus(folder: Path, **expected: Any) -> Manifest:
         if size != shard.bytes:
             found = "is missing" if size is None else f"has {size:,} bytes"
             raise InputError(
-                f"shard {path} {found}, {filenames.CORPUS} says {shard.bytes:,}. Copy "
-                "the folder again or rebuild the corpus."
+                f"shard {path} {found}, {versions.CORPUS.file} says {shard.bytes:,}. "
+                "Copy the folder again or rebuild the corpus."
             )
     return manifest
 

@@ -10,7 +10,7 @@ import os
 import pathlib
 from typing import Any
 
-from specialize import filenames, outputs, run_folder, versions
+from specialize import outputs, run_folder, versions
 from specialize.errors import InputError
 from specialize.evaluation.results import Results
 
@@ -127,7 +127,7 @@ def _values(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _corpus(folder: Any) -> dict[str, Any] | None:
-    manifest = pathlib.Path(str(folder)) / filenames.CORPUS
+    manifest = pathlib.Path(str(folder)) / versions.CORPUS.file
     if not folder or not manifest.is_file():
         return None
     content = json.loads(manifest.read_text(encoding="utf-8"))

@@ -80,11 +80,10 @@ def train(
     Args:
         model: the student (`student.model.Student`).
         data: the examples and their batches.
-        optimizer: the optimizer and its schedule, or any optax chain as an `Optimizer`.
+        optimizer: the optimizer and schedule, or an optax chain as an `Optimizer`.
         model_dir: the run's folder, new or of an earlier run with the same settings.
         total_steps: total number of optimizer steps, those of an earlier run included.
-        initial_checkpoint_path: weights to start from, in any layout that
-            `checkpoints.load_params` reads. None: random weights.
+        initial_checkpoint_path: weights in any layout that `convert` reads, or None.
         mesh: the device mesh, in any spelling that `MeshSpec.read` takes.
         rules: the sharding rules.
         checkpoints: where checkpoints are stored, and which are kept.
