@@ -3,23 +3,23 @@ r"""The judge of final answers, used at both ends of the way of one example.
 The same rules decide which teacher samples are kept and which student outputs are
 right. A verdict always says how it was reached:
 
-- "marked": after "The answer is", `####`, `\boxed{}` and the like (`marks_and_boxes`);
-- "last": no such mark; the last, leading or only candidate of the text;
+- "marked": after "The answer is", `####`, `\boxed{}` and the like (`marks`);
+- "last": no such mark; what the text states without one, often its last number;
 - "none": nothing that could be an answer, or an answer withheld ("is unknown").
 
-What counts as the answer of a passage and when two answers are equal depends on the
-type: `numbers` and `quantities` for numbers, `labels` for the labels of
-BIG-Bench Hard. Nothing is ever compared by substring. The judge "reference"
-is that of the paper's own code instead (`paper_judge`).
+A text is split into reply and thought (`segments`), candidates are ranked (`ranks`),
+and each answer type reads them: `numbers`, `letters`, `labels`, `lists`. Nothing is
+ever compared by substring. The judge "reference" is that of the paper's own code
+instead (`paper_judge`).
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from specialize.judging import labels, numbers, paper_judge
+from specialize.judging import labels, letters, lists, numbers, paper_judge
 from specialize.judging.choices import ANSWER_TYPES, JUDGES
-from specialize.judging.marks_and_boxes import Passage, locate
 from specialize.judging.quantities import find_quantities, normalised
+from specialize.judging.ranks import Reader, locate
 
 HOWS = ("marked", "last", "none")
 
@@ -44,17 +44,17 @@ class Verdict:
     how: str
 
 
-_Readers = tuple[Callable[[Passage], str | None], Callable[[str], str | None]]
-_READERS: dict[str, _Readers] = {
-    "choice": (labels.choice_marked, labels.choice_unmarked),
-    "words": (labels.words_marked, labels.words_unmarked),
-    "brackets": (labels.brackets_marked, labels.brackets_unmarked),
-    "text": (labels.text_marked, labels.text_unmarked),
+_READERS = {
+    "choice": Reader(letters.marked, letters.unmarked),
+    "words": Reader(lists.words_marked, lists.words_unmarked, withholdable=False),
+    "brackets": Reader(lists.brackets_marked, lists.brackets_unmarked),
+    "text": Reader(lists.text_marked, lists.text_unmarked, withholdable=False),
     **{
-        name: (labels.label_marked(name), labels.label_unmarked(name))
+        name: Reader(labels.marked(name), labels.unmarked(name), deniable=False)
         for name in ("boolean", "yes_no", "valid_invalid")
     },
 }
+_NUMBERS = Reader(numbers.read_marked, numbers.read_unmarked, first_end=True)
 
 
 def judge(
@@ -92,18 +92,11 @@ def judge(
         return _judge_by_reference(prediction, golds, answer_type, answer_only)
     if answer_type == "number":
         return _judge_number(prediction, golds)
-    read_marked, read_unmarked = _READERS[answer_type]
-    value, how = locate(
-        prediction,
-        read_marked,
-        read_unmarked,
-        deniable=answer_type not in ("boolean", "yes_no", "valid_invalid"),
-        withholdable=answer_type not in ("words", "text"),
-    )
+    value, how = locate(prediction, _READERS[answer_type])
     accepted = {spelled_gold(gold, answer_type) for gold in golds}
     if answer_type == "choice" and not all(_is_letter(gold) for gold in accepted):
         # Two of BBH's golds are an option's text instead of its letter.
-        text, text_how = locate(prediction, labels.text_marked, labels.text_unmarked)
+        text, text_how = locate(prediction, _READERS["text"])
         if text in accepted:
             value, how = text, text_how
     return Verdict(value in accepted, value, how)
@@ -112,17 +105,17 @@ def judge(
 def spelled_gold(gold: str, answer_type: str) -> str:
     """A gold in the one spelling of its type, which a verdict's value must equal."""
     if answer_type == "choice":
-        return labels.choice_unmarked(gold) or labels.spelled_text(gold)
+        return letters.unmarked(gold) or lists.spelled_text(gold)
     if answer_type == "words":
-        return labels.spelled_words(gold)
+        return lists.spelled_words(gold)
     if answer_type == "brackets":
-        return labels.spelled_brackets(gold)
+        return lists.spelled_brackets(gold)
     if answer_type == "text":
-        return labels.spelled_text(gold)
+        return lists.spelled_text(gold)
     if answer_type == "number":
         parts = numbers.gold_quantities(normalised(gold))
         return "; ".join(str(part) for part in parts)
-    return _READERS[answer_type][1](gold) or gold.strip()
+    return _READERS[answer_type].unmarked(gold) or gold.strip()
 
 
 def infer_answer_type(golds: Sequence[str]) -> str:
@@ -157,9 +150,7 @@ def _is_number(gold: str) -> bool:
 
 
 def _judge_number(prediction: str, golds: Sequence[str]) -> Verdict:
-    answer, how = locate(
-        normalised(prediction), numbers.read_marked, numbers.read_unmarked
-    )
+    answer, how = locate(normalised(prediction), _NUMBERS)
     if answer is None:
         return Verdict(False, None, how)
     golds = [normalised(gold) for gold in golds]

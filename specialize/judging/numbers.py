@@ -23,7 +23,8 @@ import re
 from collections.abc import Sequence
 
 from specialize.judging.equal_quantities import same_quantities, same_quantity
-from specialize.judging.marks_and_boxes import Passage, first_sentence
+from specialize.judging import sentences
+from specialize.judging.marks import Passage
 from specialize.judging.number_words import leading_number
 from specialize.judging.quantities import Clock, Quantity, find_quantities
 from specialize.judging.statements import stated
@@ -54,12 +55,18 @@ _RESULTS_IN = re.compile(
 _LISTED = re.compile(r",\s(?:and\s)?[-$€£]?\d[\d,.]*(?:\s*,\s|,?\s+and\s|[\s.]*$)")
 # "8 pens will cost $12": the first number only counts the subject.
 _COUNTED_SUBJECT = re.compile(
-    r"(?:\s+[A-Za-z'-]+){1,5}?\s+(?:(?:will|would|can)\s+)?"
-    r"(?:costs?|weighs?|equals?|contains?|holds?|makes?|lasts?|is\s+equal\s+to)\s+(?:(?:about|a\s+total\s+of)\s+)?"
-    r"[$€£]?(?=\d)"
+    r"(?:\s[A-Za-z'-]+){1,8}?\s(?:"
+    r"(?:(?:will|would|can)\s)?(?:costs?|weighs?|equals?|contains?|holds?|makes?|lasts?"
+    r"|is\sequal\sto)\s(?:(?:about|a\stotal\sof)\s)?"
+    r"|(?:will|would|can|could)\s(?!be\b|have\b|remain\b|stay\b|fit\b|still\b|not\b)"
+    r"[a-z]+\s(?:(?!in\b|at\b|on\b|after\b|before\b|by\b|per\b|within\b|if\b|and\b"
+    r"|or\b|with\b)[A-Za-z'-]+\s){0,4}?"
+    r")[$€£]?(?=\d)"
 )
 _HEDGE = re.compile(
-    rf"{_UNITS}\s*(?:,?\s*\b(?:or|and|to)\b|[–—]|-)\s*(?:\b(?:about|maybe|even)\s+)?[$€£]?$"
+    r"(?:\s*\\?(?!(?:or|and|to|x|in|at|for|per|on|with|from|is|are|was|were|by)\b)"
+    r"[A-Za-z%.()²³]+){0,6}?"
+    r"\s*(?:,?\s*\b(?:or|and|to)\b|[–—]|-)\s*(?:\b(?:about|maybe|even)\s+)?[$€£]?$"
 )
 _CLAUSE_END = re.compile(
     r",\s|;|\s[-–—]\s(?=[A-Za-z])|\b(?:because|since|as|so|which|where|after|when|if|given"
@@ -71,8 +78,22 @@ _REST_OF_SHORT = re.compile(
     r"(?:[A-Za-z²³$%/()*_.\\}-]+[^\S\n]*){0,5}[.!\s*_`$)\]}\"'”’\\]*(?=\n|$)"
 )
 _PART_OF = re.compile(r"(?:half|a\s+\w+)\s+(?:of\s+)?the\b", re.IGNORECASE)
+_TAIL = 1_000
 _STEP = re.compile(r"^\**Step\s\d+\**:\s", re.IGNORECASE)
-_HEADING = re.compile(r"\s*\d+[.)]\s+[A-Za-z]")
+_HEADING = re.compile(r"\s*[*_]*(?:\d+[.)]|\(\d+\))\s+[*_]*[A-Za-z]")
+_STEPS = re.compile(r"\n\W*step\s\d", re.IGNORECASE)
+_CONCLUDES = re.compile(
+    r"\W*(?:so|therefore|thus|hence|finally|consequently|altogether|overall)\b", re.I
+)
+_EMPHASISED = re.compile(
+    r"(?:\*\*|__)\s?(?P<number>[-−]?[$€£]?[-−]?\d[\d,.]*%?(?:\s[A-Za-z]+){0,3})[.!]?\s?(?:\*\*|__)"
+)
+_NUMBER_WORD = re.compile(
+    r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|\w+ty"
+    r"|zero)\b",
+    re.IGNORECASE,
+)
+_POWER = re.compile(r"\s?(?:\^|\*\*)\s?$")
 _FIRST_OF_LIST = re.compile(r"\s*1[.)]\s[^\n]*\n+\s*2[.)]\s")
 _EXPLAINED = re.compile(
     r"[\s*_`$)\]}\"'.,;(-]*(?:[A-Za-z]+\s){0,3}?[\s.,;:(*-]*"
@@ -103,15 +124,17 @@ def read_marked(passage: Passage) -> NumberAnswer | None:
     begins_anew = "\n" in passage.text[: len(passage.text) - len(text)]
     if passage.kind == "enclosed":
         return _offered(text.replace("\n", " ")) or _words(text)
-    if passage.kind == "hashes":
+    if passage.kind in ("hashes", "heading"):
         line = text.split("\n", 1)[0]
         if _HEADING.match(line) or not (_leads(line) and _is_short(line)):
             return None
         return _offered(line)
     # A calculation may have its result on the next line.
     text = re.sub(r"=[ \t]*\n\s*(?=[-$€£\d])", "= ", text)
+    if _STEP.match(text) and _STEPS.search(text):
+        return None
     text = _STEP.sub("", text)
-    sentence = first_sentence(text)
+    sentence = sentences.first(text)
     if _FIRST_OF_LIST.match(text):
         return None
     if begins_anew and "=" in sentence and _goes_on(text, sentence):
@@ -126,11 +149,59 @@ def read_marked(passage: Passage) -> NumberAnswer | None:
 
 
 def read_unmarked(text: str) -> NumberAnswer | None:
-    """Reads the last number of a text, or its number in words."""
-    found = find_quantities(text)
-    if not found:
+    """Reads the number that a text without a mark states, or its number in words.
+
+    That is its last emphasised number, else what its last sentence with a number
+    states. A text that ends within a calculation after others states nothing.
+    """
+    said = sentences.split(text)
+    last = next((one for one in reversed(said) if find_quantities(one)), None)
+    if last is None:
         return _words(text.lstrip(" \t\r\n*_`"))
-    return NumberAnswer(found[-1], tuple(found), str(found[-1]))
+    several = tuple(find_quantities(text[-_TAIL:])) or tuple(find_quantities(last))
+    if last is said[-1] and _is_cut_off(text, last):
+        return None
+    single = _emphasised(text) or _last_stated(last)
+    return NumberAnswer(single, several, str(single))
+
+
+def _last_stated(sentence: str) -> Quantity:
+    """The number that a sentence states: the last one of a calculation."""
+    found = find_quantities(sentence)
+    operates = len(found) > 1 and _OPERATOR.match(sentence, found[-2].end)
+    if "=" in sentence or operates and operates.end() >= found[-1].begin - 1:
+        return found[-1]
+    word = _NUMBER_WORD.search(sentence, 0, found[0].begin)
+    if word and _CONCLUDES.match(sentence):
+        read = _words(sentence[word.start() :])
+        if read and read.single and stated(
+            sentence, [dataclasses.replace(read.single, begin=word.start(), end=word.end()), *found]
+        ).begin == word.start():
+            return read.single
+    return stated(sentence, found)
+
+
+def _emphasised(text: str) -> Quantity | None:
+    """The last number that is emphasised on its own, "**18 eggs**"."""
+    found = None
+    for found in _EMPHASISED.finditer(text):
+        pass
+    return find_quantities(found["number"])[0] if found else None
+
+
+def _is_cut_off(text: str, sentence: str) -> bool:
+    """Whether a text ends within a calculation: "... = 42. Then 42 + 14 * 3"."""
+    if text.rstrip()[-1:] in ".!?" or "=" not in text[: -len(sentence)]:
+        return False
+    rest = sentence.rpartition("=")[2]
+    found = find_quantities(rest)
+    if len(found) < 2:
+        return False
+    between = rest[found[-2].end : found[-1].begin]
+    operator = _OPERATOR.match(rest, found[-2].end)
+    return bool(_POWER.fullmatch(between)) or (
+        operator is not None and operator.end() >= found[-1].begin
+    )
 
 
 def equals(answer: NumberAnswer, gold: str, how: str) -> bool:
@@ -206,8 +277,8 @@ def _offered(sentence: str) -> NumberAnswer | None:
     words = None if leads or _PART_OF.match(sentence) else _words(sentence)
     if words is not None:
         return words
-    if leads and _COUNTED_SUBJECT.match(sentence, first.end):
-        leads = False
+    if leads and len(found) > 1 and _COUNTED_SUBJECT.match(sentence, first.end):
+        leads, found = False, found[1:]
     if _OPERATOR.match(sentence, first.end):
         if len(rewritten := _RESULTS_IN.sub(" = ", sentence, count=1)) != len(sentence):
             return _offered(rewritten)
@@ -264,7 +335,7 @@ def _goes_on(text: str, sentence: str) -> bool:
 
 
 def _leads(text: str) -> bool:
-    found = find_quantities(first_sentence(text))
+    found = find_quantities(sentences.first(text))
     lead = _LEAD.match(text)
     return bool(found) and lead is not None and lead.end() >= found[0].begin
 
@@ -272,7 +343,7 @@ def _leads(text: str) -> bool:
 def _is_short(text: str) -> bool:
     """Whether a line is a number with at most a unit of a few words, and no more."""
     line = text.split("\n", 1)[0]
-    sentence = first_sentence(line)
+    sentence = sentences.first(line)
     if line.lstrip()[len(sentence) :].strip(" .!?*_`$)]}\"'”’\\"):
         return False
     found = find_quantities(sentence)
@@ -295,7 +366,7 @@ def _stands_alone(text: str) -> bool:
 
 
 def _is_explained(text: str) -> bool:
-    found = find_quantities(first_sentence(text))
+    found = find_quantities(sentences.first(text))
     end = found[0].end if found else (leading_number(text) or (None, 0))[1]
     return bool(_EXPLAINED.match(text, end))
 

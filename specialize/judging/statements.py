@@ -6,6 +6,10 @@ it in: "It takes 8 weeks to collect 200 sticks", "He has 250 minutes left if thi
 has 30 days", "2 5 dollar toys". A pronoun, a comma or a total ends the circumstances:
 "After 6 days, they have 390". Of the numbers that are left the last one is stated. What
 grammar does not decide ("24 hours of this and 12 of that") is not decided here either.
+
+Given numbers are no statements where another number follows them: "the remaining 9
+kilometres at a pace of 4". Nor are ordinals, nor the parts after a colon: "10 tools: 2
+saws, 5 files and 3 hammers" states 10.
 """
 
 import re
@@ -34,6 +38,12 @@ _CIRCUMSTANCE = re.compile(
     r"(?<!wants )(?<!want )(?<!used )\bto\s+[a-z]{2,}"
     r"|^\s\S+\sof\s(?:size\s)?$|^\s$"
 )
+_PURPOSE = re.compile(r"\bto\s[a-z]{2,}")
+_GIVEN = re.compile(
+    r"\bthe\s(?:remaining|other|first|last|same|whole|given|initial|original|next)\s$"
+)
+_ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
+_BREAKDOWN = re.compile(r"(?:\*\*)?(?:\s[A-Za-z'*-]+){1,8}?:\s?")
 _PRICED = re.compile(r"\b(?:for|at)\s$")  # "sold 9 eggs for $18"
 _OPENS_WITH = re.compile(
     r"\b(?:in|after|over|at|for|every|during)\s[^,.\d]{0,12}$", re.IGNORECASE
@@ -50,8 +60,12 @@ def stated(sentence: str, found: Sequence[Quantity]) -> Quantity:
     Returns:
         One of `found`.
     """
+    found = [one for one in found if not _ORDINAL.match(sentence, one.end)] or found
     best, circumstance = found[0], False
     weak = _OPENS_WITH.search(sentence[: found[0].begin]) is not None
+    weak = weak or _GIVEN.search(sentence[: found[0].begin]) is not None
+    if len(found) > 2 and _BREAKDOWN.fullmatch(sentence, best.end, found[1].begin):
+        return best
     for before, quantity in zip(found, found[1:], strict=False):
         between = sentence[before.end : quantity.begin]
         if _within_aside(sentence, quantity.begin):
@@ -64,11 +78,17 @@ def stated(sentence: str, found: Sequence[Quantity]) -> Quantity:
         between = _TOTAL.sub(" total ", between)
         if sentence[quantity.begin] in "$€£":
             between = _PRICED.sub("", between)
-        resets = [match.end() for match in _RESET.finditer(between)]
+        resets = [
+            match.end()
+            for match in _RESET.finditer(between)
+            if match[0] not in ("total", "sum")
+            or not _PURPOSE.search(between, 0, match.start())
+        ]
         tail = between[resets[-1] :] if resets else between
-        if _CIRCUMSTANCE.search(tail) and not (weak and resets):
+        given = weak and _GIVEN.search(sentence[: before.begin])
+        if _CIRCUMSTANCE.search(tail) and not (weak and resets) and not given:
             circumstance = True
-        elif resets or not circumstance:
+        elif resets or given or not circumstance:
             best, circumstance, weak = quantity, False, False
     return best
 

@@ -1,0 +1,109 @@
+r"""The parts of a model's output: its reply, and the reasoning before it.
+
+Reasoning is what `<think>` and `</think>` enclose (either may be missing: a prompt can
+open it, a limit can cut it), and what precedes the final channel of Harmony's format.
+The reply is the rest, up to an end-of-text token.
+
+Everything behind this module reads a bounded text: runs of blanks are one blank, runs
+of empty lines one empty line, and of a part with more than `HEAD + TAIL` characters the
+first `HEAD` and the last `TAIL` count. An answer is at either end of a text, so that
+the time of a verdict never grows with more than the length of the text.
+"""
+
+import dataclasses
+import re
+
+HEAD, TAIL = 4_000, 16_000
+
+_END_TOKENS = re.compile(
+    r"</s>|<eos>|<\|(?:im_end|endoftext|end_of_text|eot_id|eot|end|return)\|>"
+    r"|<end_of_turn>"
+)
+_IDLE_TOKENS = re.compile(
+    r"<pad>|<s>|<bos>|<\|im_start\|>(?:assistant)?|<\|start\|>(?:assistant)?"
+)
+_CHANNEL = re.compile(r"<\|channel\|>(\w+)(?:<\|message\|>)?")
+_THOUGHT = re.compile(
+    r"<(?P<close>/?)(?:think|thinking|thought|reasoning)>|\[(?P<shut>/?)THINK\]",
+    re.IGNORECASE,
+)
+_BLANKS = re.compile(r"[^\S\n\u00a0\u2009\u202f]{2,}")
+_EMPTY_LINES = re.compile(r"\n\s*\n")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Segments:
+    """The parts of an output.
+
+    Attributes:
+        reply: what is said to the reader; empty if a thought never ended.
+        thought: the reasoning before it; empty if none is set apart.
+        finished: whether the thought ended.
+    """
+
+    reply: str
+    thought: str
+    finished: bool
+
+
+def split(text: str) -> Segments:
+    """Splits an output into reply and thought, both bounded.
+
+    Args:
+        text: a model's whole output.
+
+    Returns:
+        Its segments.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    channels = list(_CHANNEL.finditer(text))
+    if channels:
+        last = channels[-1]
+        final = last[1] == "final"
+        reply = text[last.end() :] if final else ""
+        thought, finished = text[: last.start() if final else len(text)], final
+        thought = _CHANNEL.sub(" ", _END_TOKENS.sub(" ", thought))
+    else:
+        reply, thought, finished = _outside_thoughts(text)
+    return Segments(
+        _bounded(_without_tokens(reply)),
+        _bounded(_IDLE_TOKENS.sub(" ", thought)),
+        finished,
+    )
+
+
+def _outside_thoughts(text: str) -> tuple[str, str, bool]:
+    outside: list[str] = []
+    inside: list[str] = []
+    begin, thinking = 0, False
+    for tag in _THOUGHT.finditer(text):
+        closes = bool(tag["close"] or tag["shut"])
+        piece = text[begin : tag.start()]
+        begin = tag.end()
+        if closes and not thinking:
+            inside, outside = [*inside, *outside, piece], []  # the prompt opened it
+        else:
+            (inside if thinking else outside).append(piece)
+        thinking = not closes
+    if thinking and "".join(inside).strip():
+        return "\n".join(outside), "\n".join(inside), True  # thinks again, without end
+    (inside if thinking else outside).append(text[begin:])
+    return "\n".join(outside), "\n".join(inside), not thinking
+
+
+def _without_tokens(text: str) -> str:
+    """Drops a tokenizer's padding tokens and what follows its end token."""
+    text = _IDLE_TOKENS.sub(" ", text).lstrip()
+    begin = 0
+    for end in _END_TOKENS.finditer(text):
+        if text[begin : end.start()].strip():
+            return text[begin : end.start()]
+        begin = end.end()
+    return text[begin:]
+
+
+def _bounded(text: str) -> str:
+    text = _EMPTY_LINES.sub("\n\n", _BLANKS.sub(" ", text))
+    if len(text) > HEAD + TAIL:
+        text = f"{text[:HEAD]}\n\n{text[-TAIL:]}"
+    return text
