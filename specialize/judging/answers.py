@@ -20,6 +20,7 @@ from specialize.judging import labels, letters, lists, numbers, paper_judge
 from specialize.judging.choices import ANSWER_TYPES, JUDGES
 from specialize.judging.quantities import find_quantities, normalised
 from specialize.judging.ranks import Reader, locate
+from specialize.judging.segments import without_latex
 
 HOWS = ("marked", "last", "none")
 
@@ -45,16 +46,24 @@ class Verdict:
 
 
 _READERS = {
-    "choice": Reader(letters.marked, letters.unmarked),
-    "words": Reader(lists.words_marked, lists.words_unmarked, withholdable=False),
+    "choice": Reader(letters.marked, letters.unmarked, without_latex),
+    "words": Reader(
+        lists.words_marked, lists.words_unmarked, without_latex, withholdable=False
+    ),
     "brackets": Reader(lists.brackets_marked, lists.brackets_unmarked),
-    "text": Reader(lists.text_marked, lists.text_unmarked, withholdable=False),
+    "text": Reader(
+        lists.text_marked, lists.text_unmarked, without_latex, withholdable=False
+    ),
     **{
-        name: Reader(labels.marked(name), labels.unmarked(name), deniable=False)
+        name: Reader(
+            labels.marked(name), labels.unmarked(name), without_latex, deniable=False
+        )
         for name in ("boolean", "yes_no", "valid_invalid")
     },
 }
-_NUMBERS = Reader(numbers.read_marked, numbers.read_unmarked, first_end=True)
+_NUMBERS = Reader(
+    numbers.read_marked, numbers.read_unmarked, prepared=normalised, first_end=True
+)
 
 
 def judge(
@@ -150,7 +159,7 @@ def _is_number(gold: str) -> bool:
 
 
 def _judge_number(prediction: str, golds: Sequence[str]) -> Verdict:
-    answer, how = locate(normalised(prediction), _NUMBERS)
+    answer, how = locate(prediction, _NUMBERS)
     if answer is None:
         return Verdict(False, None, how)
     golds = [normalised(gold) for gold in golds]

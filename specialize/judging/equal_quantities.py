@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from fractions import Fraction
 
-from specialize.judging.quantities import Clock, Quantity, canonical
+from specialize.judging.quantities import MOST_DIGITS, Clock, Quantity, canonical
 
 
 def same_quantity(one: Quantity, other: Quantity) -> bool:
@@ -21,6 +21,8 @@ def same_quantity(one: Quantity, other: Quantity) -> bool:
         assert isinstance(one.value, Fraction)
         return _clock_is_number(other.value, one.value)
     ones, others = _readings(one), _readings(other)
+    if max(map(_length, ones | others)) >= 10 ** (MOST_DIGITS - 1):
+        return False
     if ones & others or any(_same_double(a, b) for a in ones for b in others):
         return True
     if one.percent == other.percent:
@@ -41,6 +43,10 @@ def same_quantities(ones: Sequence[Quantity], others: Sequence[Quantity]) -> boo
             return False
         left.remove(match)
     return True
+
+
+def _length(value: Fraction) -> int:
+    return max(abs(value.numerator), value.denominator)
 
 
 def _readings(quantity: Quantity) -> set[Fraction]:

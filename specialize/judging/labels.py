@@ -26,7 +26,6 @@ _LABELS = {
         r"\b(?P<not>not\s+(?:\w+\s+)?|n't\s+)?(?P<label>valid|invalid)\b", re.IGNORECASE
     ),
 }
-_LATEX = re.compile(r"\\(?:text|mathrm|mathbf|textbf|boxed)\s*\{([^{}]*)\}|\\[()\[\]]")
 _STANDING = re.compile(r"[*_`\"'”)\]}$]*(?:[.,;:!?\n]|\s*\n|\s+[-–—]\s|\s*$)")
 _CONDITION = re.compile(
     r"[*_`\"]*,?\s(?:if|unless|when|only|provided|and\sno|or\sno|and\syes|or\syes)\b",
@@ -57,7 +56,7 @@ def marked(answer_type: str) -> Callable[[Passage], str | None]:
     """Reader of a boolean, yes/no or valid/invalid label after a mark."""
 
     def read(passage: Passage) -> str | None:
-        text = _plain(passage.text)
+        text = passage.text
         sentence = sentences.first(text.lstrip(EDGE + "(["))
         if passage.kind in ("hashes", "heading"):
             sentence = text
@@ -87,7 +86,6 @@ def unmarked(answer_type: str) -> Callable[[str], str | None]:
     pattern = _LABELS[answer_type]
 
     def read(text: str) -> str | None:
-        text = _plain(text)
         stripped = text.lstrip(EDGE + "([-")
         leading = pattern.match(stripped)
         if leading and _STANDING.match(stripped, leading.end()):
@@ -105,10 +103,6 @@ def unmarked(answer_type: str) -> Callable[[str], str | None]:
         return None
 
     return read
-
-
-def _plain(text: str) -> str:
-    return _LATEX.sub(lambda match: match[1] or "", text)
 
 
 def _stated(answer_type: str, sentence: str) -> str | None:

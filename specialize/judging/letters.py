@@ -58,10 +58,14 @@ _CHOOSES = re.compile(
     r"\b(?:correct|right|best|only|closest|most\s\w+|likeliest|proper|better)\s"
     r"(?:\w+\s){0,3}?(?:answer|option|choice|match|fit|one|pick|candidate|statement"
     r"|sentence|order|recommendation)\b"
-    r"|\b(?:is|be|as)\s(?:the\s(?:correct|right)|correct|right(?=[.,:;]|$))|\bthe\s(?:most\s\w+|best|only)\b"
+    r"|\b(?:is|be|as)\s(?:the\s(?:correct|right)|correct|right(?=[.,:;]|$))"
+    r"|\bis\sthe\s(?:most\s\w+|best|only)\b|\bthe\s(?:most|best|only)\s[^.]{1,80}\sis\b"
+    r"|\b[A-Z]\)?[*_`]*\s(?:is|was)\sthe\b"
     r"|\b(?:choose|pick|select|recommend|go\swith|answer\swith)\b",
     re.IGNORECASE,
 )
+# "If we look at (B), it says that this is the best plan ever" is no choice.
+_REPORTS = re.compile(r"\b(?:says|states|suggests|claims|implies)\b", re.IGNORECASE)
 _CONTRASTS = re.compile(
     r"[\W_]*(?:(?:in|by)\scontrast|in\scomparison|by\scomparison|conversely|meanwhile"
     r"|on\sthe\sother\shand|unlike|compared\s(?:to|with)|as\sopposed\sto"
@@ -75,6 +79,10 @@ _ASIDE = re.compile(
     r"|,\sand\s(?=[^,]*\b(?:is|are|was|has|does|lacks?)\b)|;\s",
     re.IGNORECASE,
 )
+_REFUTED = (
+    r",\s(?:which|but\s(?:it|this|that))\s(?:is|was)(?:(?:\snot|n't)\s(?:\w+\s)?"
+    r"(?:right|correct|true|it|listed|valid|an?\s)|\swrong|\sincorrect)"
+)
 _NOT_BEFORE = re.compile(
     r"\b(?:not|unlike|than|without|excludes?|eliminates?|rules?\sout|instead\sof"
     r"|rather\sthan)\s(?:(?:the|option|choice|answer|statement)\s){0,2}[*_`(\"]*$",
@@ -85,8 +93,7 @@ _NOT_AFTER = re.compile(
     r"(?:\w+\s){0,2}?(?:not|never|no)\b|\w+n't\b|cannot\b"
     r"|(?:is|are|was)\s(?:\w+\s){0,2}?(?:incorrect|wrong|false|impossible|irrelevant"
     r"|unlikely|out|ruled\sout|eliminated|excluded)\b|lacks?\b|fails?\b|breaks?\b)"
-    r"|[^;]{0,80}?,\s(?:which|but\s(?:it|this|that))\s(?:is|was)(?:\snot|n't|\swrong"
-    r"|\sincorrect)\b",
+    rf"|[^;]{{0,80}}?{_REFUTED}",
     re.IGNORECASE,
 )
 _HEDGE_ENDS = re.compile(
@@ -100,10 +107,11 @@ _OFFERED = re.compile(
     r"(?=[*_`\"]*(?:[\s.,)]|$))"
 )
 _WRONG = re.compile(
-    r"[^.;\n]{0,80}?,\s(?:which|but\s(?:it|this|that))\s(?:is|was)(?:\snot|n't|\swrong"
-    r"|\sincorrect)\b",
+    rf"[^.;\n]{{0,80}}?{_REFUTED}",
     re.IGNORECASE,
 )
+# "Since (A) mocks it and (B) does not, the ironic remark is (A)"
+_FINAL = re.compile(rf"\b(?:is|be|was)\s[*_`]*(?:[Oo]ption\s)?{_PARENTHESISED}[*_`.!\s]*$")
 _POINTS_TO = re.compile(r"\b(?:is|be|was)\s+[*_`]*$")
 _ENDS_WITH = re.compile(r"[*_`]*\s*(?:[.!]|$)")
 _NEXT_OPTION = re.compile(r"(?:\n|[.;]\s+)\s*[-*_]*\(?([A-Z])\)")
@@ -134,7 +142,7 @@ def unmarked(text: str) -> str | None:
     """The letter that a text without a mark states, by the ranks of this module."""
     speaker = _SPEAKER.match(text)
     text = text[speaker.end() :] if speaker else text
-    said = _introduced(sentences.split(text))
+    said = sentences.introduced(text)
     for sentence in reversed(said):
         if _concludes(sentence) and (letter := _named(sentence)):
             return letter
@@ -149,17 +157,6 @@ def unmarked(text: str) -> str | None:
         if letter := _named(said[-1], main=False):
             return letter
     return _only(text)
-
-
-def _introduced(said: list[str]) -> list[str]:
-    """Joins "So the right sentence is:" and the line after it."""
-    joined: list[str] = []
-    for sentence in said:
-        if joined and joined[-1].endswith(":"):
-            joined[-1] += f" {sentence}"
-        else:
-            joined.append(sentence.rstrip("*_ ") if sentence.endswith(("**", ":")) else sentence)
-    return joined
 
 
 def _offered(text: str, leading: re.Match[str]) -> str:
@@ -181,7 +178,9 @@ def _is_list(text: str, leading: re.Match[str]) -> bool:
 
 
 def _concludes(sentence: str) -> bool:
-    return bool(_CONCLUDES.match(sentence) or _CHOOSES.search(sentence))
+    if _CONCLUDES.match(sentence):
+        return True
+    return bool(_CHOOSES.search(sentence)) and not _REPORTS.search(sentence)
 
 
 def _named(sentence: str, *, main: bool = True) -> str | None:
@@ -190,6 +189,9 @@ def _named(sentence: str, *, main: bool = True) -> str | None:
         return None
     clauses = _BUT.split(sentence)
     for clause in reversed(clauses):
+        final = _FINAL.search(clause)
+        if final and main:
+            return _letter(final)
         letters = {_letter(match) for match in _mentions(clause)}
         if len(letters) > 1 and main:
             aside = next(

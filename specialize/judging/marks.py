@@ -29,9 +29,11 @@ _APT = (
     r"final|correct|right|overall|best|most\s[a-z]{1,20}|chosen|proper|appropriate"
     r"|accurate|suitable|closest|likeliest|only\s[a-z]{1,20}"
 )
+_OTHER = r"(?:other|another|first|second|third|fourth|last|next|remaining|same|given)\b"
 _SUBJECT = (
     rf"(?:(?:(?P<final>{_APT})\s)?(?:[\w-]{{1,20}}\s)?(?:answers?|ans)\b"
-    rf"|(?:{_APT})\s(?:[\w-]{{1,20}}\s)?(?:option|choice)\b)"
+    rf"|(?:(?:{_APT})\s(?:[\w-]{{1,20}}\s)?|the\s(?!{_OTHER})[\w-]{{1,20}}\s)"
+    r"(?:option|choice)\b)"
 )
 _ABOUT = r"(?:\s(?:to|for|of|here|in|as)\b[^.?!:=\n]{0,80}?)?"
 _VERB = (

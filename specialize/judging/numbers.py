@@ -154,15 +154,20 @@ def read_unmarked(text: str) -> NumberAnswer | None:
     That is its last emphasised number, else what its last sentence with a number
     states. A text that ends within a calculation after others states nothing.
     """
-    said = sentences.split(text)
+    said = [_tail(sentence) for sentence in sentences.split(text)]
     last = next((one for one in reversed(said) if find_quantities(one)), None)
     if last is None:
         return _words(text.lstrip(" \t\r\n*_`"))
-    several = tuple(find_quantities(text[-_TAIL:])) or tuple(find_quantities(last))
+    several = tuple(find_quantities(_tail(text)) or find_quantities(last))
     if last is said[-1] and _is_cut_off(text, last):
         return None
     single = _emphasised(text) or _last_stated(last)
     return NumberAnswer(single, several, str(single))
+
+
+def _tail(text: str) -> str:
+    """The last words of a text; an answer is not further from its end."""
+    return text if len(text) <= _TAIL else text[-_TAIL:].partition(" ")[2]
 
 
 def _last_stated(sentence: str) -> Quantity:

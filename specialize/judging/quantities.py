@@ -24,10 +24,14 @@ may hold LaTeX, full-width digits or superscripts. `equal_quantities` compares v
 
 import dataclasses
 import functools
+import heapq
 import re
 import unicodedata
+from collections.abc import Iterator
 from fractions import Fraction
 
+# A longer number is read by its first digits, and equals none (`equal_quantities`).
+MOST_DIGITS = 300
 _MINUS = "-\u2212\u2013\ufe63"
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
@@ -42,20 +46,20 @@ _UNIT_EXPONENT = re.compile(
 _VULGAR = re.compile("(?<=[0-9])(?=[¼-¾⅐-⅞])")
 
 _GROUPED = (
-    r"\d{1,3}(?:,\d{3})+(?![\d])(?:\.\d+)?"  # 1,080.50
-    r"|\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])(?:\.\d+)?"  # 1,00,000
-    r"|\d{1,3}(?:['\u2019_\u00a0\u2009\u202f]\d{3})+(?!\d)(?:\.\d+)?"  # 1'080
-    r"|\d{1,3}(?:\.\d{3}){2,}(?![\d.]\d)(?:,\d+)?"  # 1.234.567
-    r"|\d{1,3}(?:\.\d{3})+,\d{1,2}(?!\d)"  # 1.234,50
+    r"\d{1,3}(?:,\d{3}){1,99}(?![\d])(?:\.\d+)?"  # 1,080.50
+    r"|\d{1,2}(?:,\d{2}){1,99},\d{3}(?![\d,])(?:\.\d+)?"  # 1,00,000
+    r"|\d{1,3}(?:['\u2019_\u00a0\u2009\u202f]\d{3}){1,99}(?!\d)(?:\.\d+)?"  # 1'080
+    r"|\d{1,3}(?:\.\d{3}){2,99}(?![\d.]\d)(?:,\d+)?"  # 1.234.567
+    r"|\d{1,3}(?:\.\d{3}){1,99},\d{1,2}(?!\d)"  # 1.234,50
 )
 _PLAIN = (
-    r"\d+(?:,\d{3,})+(?:\.\d+)?"  # 10000,000: irregular, but one number
+    r"\d+(?:,\d{3,}){1,99}(?:\.\d+)?"  # 10000,000: irregular, but one number
     r"|(?<![\d,])\d+,\d{1,2}(?![\d,])"  # 12,5
     r"|\d+\.\d+|\d+|\.\d+"
 )
 _CURRENCY = r"(?:US|NT|HK|A|C)?[$€£¥₹₱]"
 _CLOCK = re.compile(
-    r"(?<![\d:.,])(?P<first>\d+)(?::| : )(?P<second>\d+)(?::(?P<third>\d{2}))?(?![\d:])"
+    r"(?<![\d:.,])(?P<first>\d{1,9})(?::| : )(?P<second>\d{1,9})(?::(?P<third>\d{2}))?(?![\d:])"
     r"(?:\s*(?P<half>[ap])\.?\s?m\b\.?)?",
     re.IGNORECASE,
 )
@@ -74,14 +78,14 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _FRACTION = re.compile(
-    r"\s?[/\u2044]\s?(?P<denominator>\d+)(?![\d,]*\d*\s?[/\u2044]\d)(?!\.\d)"
+    r"\s?[/\u2044]\s?(?P<denominator>\d{1,99})(?!\d)(?![\d,]*+\s?[/\u2044]\d)(?!\.\d)"
 )
 _MIXED = re.compile(
-    r"(?:\s|-|\sand\s)(?P<numerator>\d+)\s?[/\u2044]\s?(?P<denominator>\d+)(?![\d/\u2044])"
+    r"(?:\s|-|\sand\s)(?P<numerator>\d{1,99})\s?[/\u2044]\s?(?P<denominator>\d{1,99})(?![\d/\u2044])"
 )
 _POWER = re.compile(
-    r"[eE](?P<plain>[+-]?\d+)(?![\d.]*[A-Za-z])"
-    r"|\s?(?:[x×*·]|\\times|\\cdot)\s?10\s?(?:\^|\*\*)\s?[{(]?(?P<power>[+\u2212-]?\d+)[)}]?"
+    r"[eE](?P<plain>[+-]?\d{1,9}+)(?![\d.]*[A-Za-z])"
+    r"|\s?(?:[x×*·]|\\times|\\cdot)\s?10\s?(?:\^|\*\*)\s?[{(]?(?P<power>[+\u2212-]?\d{1,9})[)}]?"
 )
 _MAGNITUDE = re.compile(
     r"[\s-]?(?:(?P<word>hundred|thousand|million|billion|trillion)s?\b"
@@ -238,40 +242,40 @@ def find_quantities(text: str) -> list[Quantity]:
     """
     found: list[Quantity] = []
     position = 0
-    while position < len(text):
-        quantity = _next_quantity(text, position)
-        if quantity is None:
-            break
+    clocks = _clocks(text)
+    clock = next(clocks, None)
+    while number := _search_number(text, position):
+        while clock and clock.start() < position:
+            clock = next(clocks, None)
+        if clock and clock.start("first") <= number.start("digits"):
+            quantity = _read_clock(clock)
+        else:
+            quantity = _read_number(text, number)
         found.append(quantity)
         position = quantity.end
     return _joined(text, found)
 
 
-def _next_quantity(text: str, position: int) -> Quantity | None:
-    number = _search_number(text, position)
-    clocks = [pattern.search(text, position) for pattern in (_CLOCK, _HOUR)]
-    clock = min(
-        (match for match in clocks if match),
-        key=lambda match: match.start(),
-        default=None,
+def _clocks(text: str) -> Iterator[re.Match[str]]:
+    """Times, ratios and hours in the order of a text."""
+    return heapq.merge(
+        _CLOCK.finditer(text), _HOUR.finditer(text), key=lambda match: match.start()
     )
-    if number is None and clock is None:
-        return None
-    if clock and (number is None or clock.start("first") <= number.start("digits")):
-        groups = clock.groupdict()
-        parts = tuple(
-            int(groups[name])
-            for name in ("first", "second", "third")
-            if groups.get(name) is not None
-        )
-        if len(parts) == 1:
-            parts = (*parts, 0)
-        elif len(parts) == 3 and parts[2] == 0:
-            parts = parts[:2]
-        half = (groups["half"] or "").lower()
-        return Quantity(Clock(parts, half), clock.start(), clock.end())
-    assert number is not None
-    return _read_number(text, number)
+
+
+def _read_clock(match: re.Match[str]) -> Quantity:
+    groups = match.groupdict()
+    parts = tuple(
+        int(groups[name])
+        for name in ("first", "second", "third")
+        if groups.get(name) is not None
+    )
+    if len(parts) == 1:
+        parts = (*parts, 0)
+    elif len(parts) == 3 and parts[2] == 0:
+        parts = parts[:2]
+    half = (groups["half"] or "").lower()
+    return Quantity(Clock(parts, half), match.start(), match.end())
 
 
 def _search_number(text: str, position: int) -> re.Match[str] | None:
@@ -288,7 +292,7 @@ def _read_number(text: str, match: re.Match[str]) -> Quantity:
     begin, end = match.start(), match.end()
     value = _plain_value(match["digits"])
     mixed, fraction = _MIXED.match(text, end), _FRACTION.match(text, end)
-    whole = re.fullmatch(r"\d+", match["digits"]) is not None
+    whole = match["digits"].isdigit()
     dated = text[match.start("digits") - 1 : match.start("digits")] in ("/", "\u2044")
     if mixed and whole and int(mixed["numerator"]) < int(mixed["denominator"]):
         value += Fraction(int(mixed["numerator"]), int(mixed["denominator"]))
@@ -326,7 +330,7 @@ def _negative(text: str, match: re.Match[str]) -> bool:
     sign = match["inner"] or match["sign"] or ""
     if not sign or sign.strip() == "+":
         return False
-    before = text[: match.start()].rstrip(" ")
+    before = text[max(0, match.start() - 9) : match.start()].rstrip(" ")
     touching = match.start() > 0 and text[match.start() - 1 : match.start()] != " "
     if match["inner"] is None and sign != sign.strip():
         # "- 5": a sign only where nothing stands before it to subtract from.
@@ -338,10 +342,11 @@ def _negative(text: str, match: re.Match[str]) -> bool:
 
 
 def _plain_value(digits: str) -> Fraction:
+    digits = digits[:MOST_DIGITS]
     if re.fullmatch(r"\d+,\d{1,2}", digits):
         return Fraction(digits.replace(",", "."))
     if re.fullmatch(
-        r"\d{1,3}(?:\.\d{3}){2,}(?:,\d+)?|\d{1,3}(?:\.\d{3})+,\d{1,2}", digits
+        r"\d{1,3}(?:\.\d{3}){2,99}(?:,\d+)?|\d{1,3}(?:\.\d{3})+,\d{1,2}", digits
     ):
         return Fraction(digits.replace(".", "").replace(",", "."))
     return Fraction(re.sub("[,'\u2019_\u00a0\u2009\u202f]", "", digits))
@@ -384,7 +389,7 @@ def _joinable(quantity: Quantity) -> bool:
     )
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4096)
 def _unit(word: str) -> str:
     word = word.lower()
     if word in _UNITS:

@@ -15,7 +15,7 @@ candidate, and only a statement after it counts.
 
 The reply comes before the thought, and the thought is read where the reply states
 nothing: it has no candidate, or was cut off before it reached a mark. A thought that
-was cut off states only what a mark in its last paragraph says.
+was cut off states only what a mark in its last sentence says.
 Before all this, a reply ends where the model goes on to a next question (`Q:`) after
 its answer: what it says there is not about this question.
 """
@@ -67,6 +67,7 @@ class Reader(Generic[Answer]):
     Attributes:
         marked: reads the answer after a mark; None if there is none.
         unmarked: reads the answer that a text without a mark states.
+        prepared: what is done to a text before it is read.
         first_end: whether the first of several different end marks counts.
         deniable: whether "the answer is not ..." withholds an answer; for labels it
             can be one ("not valid", "not True = False").
@@ -76,6 +77,7 @@ class Reader(Generic[Answer]):
 
     marked: Callable[[Passage], Answer | None]
     unmarked: Callable[[str], Answer | None]
+    prepared: Callable[[str], str] = str
     first_end: bool = False
     deniable: bool = True
     withholdable: bool = True
@@ -92,17 +94,18 @@ def locate(text: str, reader: Reader[Answer]) -> tuple[Answer | None, str]:
         (answer, how): `how` is "marked", "last" or "none"; the answer is None exactly
         where it is "none".
     """
-    parts = segments.split(text)
+    parts = segments.split(text, reader.prepared)
     if parts.thought and _NEXT_LINE.match(parts.reply):
         parts = dataclasses.replace(parts, reply="")
     reply = _before_next_question(parts.reply, reader)
-    answer, how, said = _read(reply, reader)
-    if not parts.thought or said and (how != "last" or _is_finished(reply)):
+    answer, how, spoke = _read(reply, reader)
+    if not parts.thought or spoke and (how != "last" or _is_finished(reply)):
         return answer, how
     if parts.finished:
         second = _read(_before_next_question(parts.thought, reader), reader)
     else:
-        second = _read(_last_paragraph(parts.thought), reader)
+        said = sentences.introduced(parts.thought)
+        second = _read(said[-1] if said else "", reader)
         second = second if second[1] == "marked" else (None, "none", False)
     return (answer, how) if second[0] is None else second[:2]
 
@@ -139,10 +142,6 @@ def _end_mark(text: str, reader: Reader[Answer]) -> Answer | None:
 def _is_finished(text: str) -> bool:
     """Whether a text is one line or ends as sentences do."""
     return "\n" not in text.strip() or bool(_FINISHED.search(text))
-
-
-def _last_paragraph(text: str) -> str:
-    return text.rstrip().rpartition("\n\n")[2]
 
 
 def _before_next_question(text: str, reader: Reader[Answer]) -> str:

@@ -12,12 +12,13 @@ the time of a verdict never grows with more than the length of the text.
 
 import dataclasses
 import re
+from collections.abc import Callable
 
 HEAD, TAIL = 4_000, 16_000
 
 _END_TOKENS = re.compile(
     r"</s>|<eos>|<\|(?:im_end|endoftext|end_of_text|eot_id|eot|end|return)\|>"
-    r"|<end_of_turn>"
+    r"|<end_of_turn>|<｜end▁of▁sentence｜>"
 )
 _IDLE_TOKENS = re.compile(
     r"<pad>|<s>|<bos>|<\|im_start\|>(?:assistant)?|<\|start\|>(?:assistant)?"
@@ -27,6 +28,7 @@ _THOUGHT = re.compile(
     r"<(?P<close>/?)(?:think|thinking|thought|reasoning)>|\[(?P<shut>/?)THINK\]",
     re.IGNORECASE,
 )
+_LATEX = re.compile(r"\\(?:text|mathrm|mathbf|textbf|textit)\s?\{([^{}\n]{0,400})\}")
 _BLANKS = re.compile(r"[^\S\n\u00a0\u2009\u202f]{2,}")
 _EMPTY_LINES = re.compile(r"\n\s*\n")
 
@@ -46,11 +48,12 @@ class Segments:
     finished: bool
 
 
-def split(text: str) -> Segments:
+def split(text: str, prepared: Callable[[str], str] = str) -> Segments:
     """Splits an output into reply and thought, both bounded.
 
     Args:
         text: a model's whole output.
+        prepared: is applied to each segment.
 
     Returns:
         Its segments.
@@ -65,11 +68,9 @@ def split(text: str) -> Segments:
         thought = _CHANNEL.sub(" ", _END_TOKENS.sub(" ", thought))
     else:
         reply, thought, finished = _outside_thoughts(text)
-    return Segments(
-        _bounded(_without_tokens(reply)),
-        _bounded(_IDLE_TOKENS.sub(" ", thought)),
-        finished,
-    )
+    reply = prepared(bounded(_without_tokens(reply)))
+    thought = prepared(bounded(_IDLE_TOKENS.sub(" ", thought)))
+    return Segments(bounded(reply), bounded(thought), finished)
 
 
 def _outside_thoughts(text: str) -> tuple[str, str, bool]:
@@ -81,7 +82,8 @@ def _outside_thoughts(text: str) -> tuple[str, str, bool]:
         piece = text[begin : tag.start()]
         begin = tag.end()
         if closes and not thinking:
-            inside, outside = [*inside, *outside, piece], []  # the prompt opened it
+            inside += [*outside, piece]  # the prompt opened it
+            outside = []
         else:
             (inside if thinking else outside).append(piece)
         thinking = not closes
@@ -102,8 +104,14 @@ def _without_tokens(text: str) -> str:
     return text[begin:]
 
 
-def _bounded(text: str) -> str:
+def bounded(text: str) -> str:
+    """A text with single blanks and empty lines, of which only the ends are left."""
     text = _EMPTY_LINES.sub("\n\n", _BLANKS.sub(" ", text))
     if len(text) > HEAD + TAIL:
         text = f"{text[:HEAD]}\n\n{text[-TAIL:]}"
     return text
+
+
+def without_latex(text: str) -> str:
+    r"""A text with the words of `\text{Yes}` and the like instead of the command."""
+    return _LATEX.sub(r"\1", text)

@@ -60,3 +60,14 @@ def split(text: str) -> list[str]:
     cuts = [(0, 0), *ends(text), (len(text), len(text))]
     pieces = (text[one[1] : two[0]].strip() for one, two in itertools.pairwise(cuts))
     return [piece for piece in pieces if piece]
+
+
+def introduced(text: str) -> list[str]:
+    """The sentences of a text, with "So the right one is:" joined to what follows."""
+    joined: list[str] = []
+    for sentence in split(text):
+        if joined and joined[-1].rstrip("*_ ").endswith(":"):
+            joined[-1] += f" {sentence}"
+        else:
+            joined.append(sentence)
+    return joined

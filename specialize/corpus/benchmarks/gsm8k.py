@@ -8,7 +8,7 @@ from specialize.corpus.records import Problem
 from specialize.errors import InputError
 from specialize.judging.quantities import find_quantities
 
-_CALCULATOR_MARK = re.compile(r"<<.*?>>")
+_CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 
 
 def read_gsm8k(path: parsing.Path) -> list[Problem]:
