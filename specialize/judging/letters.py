@@ -32,7 +32,7 @@ _LEADING = re.compile(
     r"(?:(?:most\s+)?(?:likely|probably|definitely|clearly)\s+(?:to\s+be\s+)?)?"
     r"(?:(?:[Tt]he\s+)?(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)\s*:?\s*[*_`]*)?"
     rf"(?:{_PARENTHESISED}|\((?P<lower>[a-z])\)|(?P<tiny>[a-z])(?=[.)]?\s*$)"
-    r"|(?P<bare>[A-Z])(?=\s*(?:$|[\n().:,;!\]}*_`\"'”\\$]|[-–—]\s"
+    r"|(?P<bare>(?!I')[A-Z])(?=\s*(?:$|[\n().:,;!\]}*_`\"'”\\$]|[-–—]\s"
     r"|(?:because|since|as|is|which|and|or|for|given|explanation)\b))"
     r"|(?P<named>[B-HJ-Z])(?=\s))"
 )
@@ -42,7 +42,10 @@ _MENTION = re.compile(
     r"|\b(?:[Oo]ptions?|[Cc]hoices?|[Aa]nswer|[Ll]etter)\s[*_`\"]*(?P<named>[A-Z])\b"
     r"|(?<=[*_`])(?P<bold>[A-Z])(?=[.):]\s|[*_`])"
     r"|(?<![\w(])(?P<listed>[A-Z])(?=\)\s)"
-    r"|\b(?:is|be)\s(?P<said>[B-HJ-Z])(?=[.,;]?$|\.\s)"
+    r"|\b(?:is|be|with|choose|pick)\s(?P<said>[B-HJ-Z])(?=[.,;]?$|\.\s)"
+    r"|(?:^|,\s)(?P<short>[A-HJ-Z])(?=\.\s[a-z])"
+    r"|(?<![\w'])(?P<subject>[B-HJ-Z])(?=\s(?:is|was)\s(?:the\s)?"
+    r"(?:correct|right|best|answer)\b)"
     r"|\b(?:or|and)\s[*_`]*(?P<other>[B-HJ-Z])(?=[*_`]*[\s.,;)]|$)"
 )
 _MENTION_LIMIT = 400  # a longer sentence is no statement of one letter
@@ -80,16 +83,18 @@ _ASIDE = re.compile(
     re.IGNORECASE,
 )
 _REFUTED = (
-    r",\s(?:which|but\s(?:it|this|that))\s(?:is|was)(?:(?:\snot|n't)\s(?:\w+\s)?"
+    r",?\s(?:which|(?:but|yet|although|though)\s(?:it|this|that))\s(?:is|was)(?:(?:\snot|n't)\s(?:\w+\s)?"
     r"(?:right|correct|true|it|listed|valid|an?\s)|\swrong|\sincorrect)"
 )
 _NOT_BEFORE = re.compile(
-    r"\b(?:not|unlike|than|without|excludes?|eliminates?|rules?\sout|instead\sof"
-    r"|rather\sthan)\s(?:(?:the|option|choice|answer|statement)\s){0,2}[*_`(\"]*$",
+    r"\b(?:not(?:\s\w+){0,3}|unlike|than|without|excludes?|eliminates?|rules?\sout"
+    r"|instead\sof|rather\sthan)\s(?:(?:the|option|choice|answer|statement)\s){0,2}[*_`(\"]*$",
     re.IGNORECASE,
 )
 _NOT_AFTER = re.compile(
-    r"[^,;]{0,80}?\b(?:(?:is|are|was|were|does|do|did|can|could|would|will|has)\s"
+    r"(?:,\s(?:by|in)\scontrast\b|,\son\sthe\sother\shand\b)"
+    r"|(?:(?!\b(?:because|since|as|while|whereas|but)\b|\([A-Z]\))[^,;]){0,80}?"
+    r"\b(?:(?:is|are|was|were|does|do|did|can|could|would|will|has)\s"
     r"(?:\w+\s){0,2}?(?:not|never|no)\b|\w+n't\b|cannot\b"
     r"|(?:is|are|was)\s(?:\w+\s){0,2}?(?:incorrect|wrong|false|impossible|irrelevant"
     r"|unlikely|out|ruled\sout|eliminated|excluded)\b|lacks?\b|fails?\b|breaks?\b)"
@@ -116,7 +121,7 @@ _POINTS_TO = re.compile(r"\b(?:is|be|was)\s+[*_`]*$")
 _ENDS_WITH = re.compile(r"[*_`]*\s*(?:[.!]|$)")
 _NEXT_OPTION = re.compile(r"(?:\n|[.;]\s+)\s*[-*_]*\(?([A-Z])\)")
 _NEXT_LINE = re.compile(r"[^\n]*\n+[-*_ ]*\(?([A-Z])[).:]\s")
-_LISTED = re.compile(r"[\s*_-]*\(?[A-Z]\)")
+_LISTED = re.compile(r"\s*(?:[-*•]\s|[*_]*\(?[A-Z]\))")
 _SPEAKER = re.compile(r"\s*(?:A|Answer)\s?:\s(?=\S)", re.IGNORECASE)
 
 
@@ -147,13 +152,14 @@ def unmarked(text: str) -> str | None:
         if _concludes(sentence) and (letter := _named(sentence)):
             return letter
     leading = _LEADING.match(text)
-    if leading and leading["named"] is None:
+    if leading and leading["named"] is None and not _is_list(text, leading):
         # "(A) says ... \n(B) says ..." discusses the options one by one.
         letter = _letter(leading)
         others = _NEXT_OPTION.findall(text[leading.end() :])
-        if all(f"({other})" == letter for other in others):
+        dismissed = _NOT_AFTER.match(text, leading.end())
+        if not dismissed and all(f"({other})" == letter for other in others):
             return _offered(text, leading)
-    if said and not (_LISTED.match(said[-1]) and _NEXT_OPTION.search(text)):
+    if said and not (len(said) > 1 and all(map(_LISTED.match, said[-2:]))):
         if letter := _named(said[-1], main=False):
             return letter
     return _only(text)
@@ -187,6 +193,8 @@ def _named(sentence: str, *, main: bool = True) -> str | None:
     """The one letter of a sentence, or of its main clause, that is not dismissed."""
     if len(sentence) > _MENTION_LIMIT or _CONTRASTS.match(sentence):
         return None
+    if _WRONG.search(sentence):
+        return None
     clauses = _BUT.split(sentence)
     for clause in reversed(clauses):
         final = _FINAL.search(clause)
@@ -207,7 +215,7 @@ def _named(sentence: str, *, main: bool = True) -> str | None:
 
 def _mentions(clause: str) -> Iterator[re.Match[str]]:
     for match in _MENTION.finditer(clause):
-        if _NOT_BEFORE.search(clause, 0, match.start()):
+        if _NOT_BEFORE.search(clause, max(0, match.start() - 60), match.start()):
             continue
         if _NOT_AFTER.match(clause, match.end()):
             continue
@@ -222,6 +230,7 @@ def _only(text: str) -> str | None:
         or _ENDS_WITH.match(text, match.end())
         for match in found
         if not _NOT_AFTER.match(text, match.end())
+        and not _NOT_BEFORE.search(text, max(0, match.start() - 60), match.start())
     ):
         return _letter(found[0])
     return None

@@ -20,6 +20,10 @@ from specialize.judging.marks import Passage
 
 _ITEM = re.compile(r"\s*(?:\d+[.)]|[-*•])\s")
 _REMARK = re.compile(r"[:?]|\w\s*\(|\s[-–—]\s\w")
+# A sentence after a list: "Just ask if you want it in reverse order!"
+_PROSE = re.compile(r"\s*[A-Z][^:\n]*(?:\s[^:\s]+){2,}[.!?]\s*")
+# "The list in order is amber, cedar, and pine."
+_SAID = re.compile(r"[^,:]*\b(?:is|are)\s([^\s,]+(?:,\s[^\s,]+)*,?\sand\s[^\s,]+)")
 _NO_LIST = re.compile(r"[?()\[\]\".]|\s\d")
 _SEPARATOR = re.compile(r"[\s,;]+|\\n")
 _AND = re.compile(r",\s*(?:and|&)\s|\s(?:and|&)\s(?=\S+\s*$)", re.IGNORECASE)
@@ -33,43 +37,56 @@ def words_marked(passage: Passage) -> str | None:
     """The list of words after a mark: its items, or the rest of its line."""
     if passage.kind == "heading":
         return None
-    lines = passage.text.lstrip(" \t\n:*").split("\n")
-    if _introduces(lines[0]):
-        lines = list(itertools.dropwhile(lambda line: not line.strip(EDGE), lines[1:]))
-        return (_items(lines) or _bare(lines) or spelled_words(lines[0])) if lines else None
-    return _items(lines) or _bare(lines) or spelled_words(_line(passage.text)) or None
+    lines = _lines(passage.text.lstrip(" \t\n:*"))
+    if lines and _introduces(lines[0]):
+        lines = lines[1:]
+    if not lines:
+        return None
+    if words := _items(lines) or _bare(lines):
+        return words
+    return spelled_words(sentences.first(lines[0]).rpartition(": ")[2]) or None
 
 
 def words_unmarked(text: str) -> str | None:
-    """The last list of a text: its items, or its last line."""
-    lines = [line for line in text.split("\n") if line.strip(EDGE)]
-    if not lines:
-        return None
+    """The last list of a text, whatever remarks come after it, else its last line."""
+    lines = _lines(text)
+    for end in range(len(lines), 0, -1):
+        if words := _list_at_end(lines[:end]):
+            return words
+        if not _PROSE.fullmatch(lines[end - 1]):
+            break
+    listed = lines[-1].strip(EDGE).strip("[]()").strip(EDGE) if lines else ""
+    return spelled_words(listed) if _is_word_list(listed) else None
+
+
+def _lines(text: str) -> list[str]:
+    """The lines that hold anything, without emphasis."""
+    lines = (line.replace("**", "") for line in text.split("\n"))
+    return [line for line in lines if line.strip(EDGE)]
+
+
+def _list_at_end(lines: list[str]) -> str | None:
+    """The list that lines end with: "Sorted: a b c", items, or words on their lines."""
     if ": " in lines[-1]:
-        listed = lines[-1].rpartition(": ")[2].strip(EDGE)
+        listed = lines[-1].rpartition(": ")[2].strip(EDGE).strip("[]()").strip(EDGE)
         if " " in listed and _is_word_list(listed):
             return spelled_words(listed)
-    for end in range(len(lines), 0, -1):
-        begin = end
-        while begin and _ITEM.match(lines[begin - 1]):
-            begin -= 1
-        if end - begin > 1:
-            if words := _items(lines[begin:end]):
-                return words
-            break
-    for index in range(len(lines) - 1, 0, -1):
-        if _introduces(lines[index - 1]) and (words := _bare(lines[index:])):
-            return words
-    listed = lines[-1].rpartition(": ")[2].strip(EDGE).strip("[]()").strip(EDGE)
-    return spelled_words(listed) if _is_word_list(listed) else None
+    begin = len(lines)
+    while begin and _ITEM.match(lines[begin - 1]):
+        begin -= 1
+    if len(lines) - begin > 1:
+        return _items(lines[begin:])
+    begin = len(lines)
+    while begin and len(lines[begin - 1].strip(EDGE).split()) == 1:
+        begin -= 1
+    if not begin or _introduces(lines[begin - 1]):
+        return _bare(lines[begin:])
+    said = _SAID.fullmatch(lines[-1])
+    return spelled_words(said[1]) if said else None
 
 
 def _introduces(line: str) -> bool:
     return line.rstrip(" *_`").endswith(":")
-
-
-def _line(text: str) -> str:
-    return sentences.first(text)
 
 
 def _items(lines: list[str]) -> str | None:

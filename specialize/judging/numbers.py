@@ -128,6 +128,8 @@ def read_marked(passage: Passage) -> NumberAnswer | None:
         line = text.split("\n", 1)[0]
         if _HEADING.match(line) or not (_leads(line) and _is_short(line)):
             return None
+        if passage.kind == "heading" and len(line.split()) > 3:
+            return None  # "#### 3 rows of seats"
         return _offered(line)
     # A calculation may have its result on the next line.
     text = re.sub(r"=[ \t]*\n\s*(?=[-$€£\d])", "= ", text)
