@@ -1,7 +1,8 @@
 """Does our judge agree with what others published about real models' outputs?
 
-    python benchmarks/judge_agreement.py [--bbh REPO] [--gsm8k REPO]
-                                         [--zero-shot-cot REPO] [--abel REPO]
+    python benchmarks/judge_agreement.py [--data ../shared/data] [--bbh REPO]
+        [--gsm8k REPO] [--zero-shot-cot REPO] [--abel REPO] [--chat REPO]
+        [--record FILE] [--against FILE]
 
 REPO is a checkout of a public repository:
 
@@ -13,25 +14,33 @@ REPO is a checkout of a public repository:
   "Let's think step by step", on ten tasks whose answers are numbers, letters or yes and
   no, each with the answer that was read in it;
 - GAIR-NLP/abel holds the outputs of fine-tuned Llama models on GSM8K, on a rewritten
-  GSM8K and on multiple-choice questions, with a verdict for each.
+  GSM8K and on multiple-choice questions, with a verdict for each;
+- x1nx3r/benchmark-reports holds chat outputs of two Llama 3.2 3B models on the 27 tasks
+  of BBH, one of which thinks aloud, with the verdicts of a large language model.
+
+The folder of shared data holds GSM8K's 8,792 human solutions, the 81 worked examples of
+BBH's prompts, and 46 completions of a small chat model on GSM8K.
 
 Prints one row for each file or model: n, the published figure, ours, and where single
 verdicts are published how many differ and how many of these only we accept. Exits with
-1 if any figure of the first two differs. The judges of the other two are cruder than
-ours (the first number behind "is", a full stop that makes "10." no number), so that
-differences are listed with --show and must be read.
+1 if any figure of the first two differs. The judges of the others are cruder than ours
+or guess, so that differences are listed with --show and must be read. --record stores
+our verdicts; --against names every verdict that moved since they were stored.
 """
 
 import argparse
+import collections
+import dataclasses
+import gzip
 import itertools
 import json
 import pathlib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from specialize.corpus.benchmarks import bbh
-from specialize.judging.answers import judge
+from specialize.judging.answers import Verdict, judge
 
 ZERO_SHOT_TASKS = {
     **dict.fromkeys(("gsm8k", "multiarith", "svamp", "addsub", "singleeq"), "number"),
@@ -54,133 +63,222 @@ ABEL_FILES = [
 MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 
 
-def big_bench_hard(repository: pathlib.Path) -> int:
-    """Compares the accuracy of every published file; returns how many differ."""
-    outputs = repository / "code-davinci-002-outputs"
-    differing = files = right = count = 0
-    for style in ("cot", "direct"):
-        for task, answer_type in bbh.ANSWER_TYPES.items():
-            name = f"{task}_few_shot_template_0-255000"
-            folder = outputs / f"code-davinci-002-{style}"
-            text = (folder / f"{name}.json").read_text(encoding="utf-8")
-            records = json.loads(text)["outputs"]
-            metrics = (folder / f"{name}_eval_metrics.jsonl").read_text().split("\n")
-            published = json.loads(metrics[0])["accuracy"] / 100
-            correct = sum(
-                judge(record["prediction"], [record["target"]], answer_type).correct
-                for record in records
-            )
-            ours = correct / len(records)
-            files, count, right = files + 1, count + len(records), right + correct
-            differs = abs(ours - published) > 1e-9
-            differing += differs
-            print(
-                f"{style:7}{task:42}{len(records):5}{published:9.2%}{ours:9.2%}"
-                f"{'  differs' if differs else ''}"
-            )
-    print(f"BBH: {files - differing} of {files} accuracies equal, {count} outputs")
-    return differing
+@dataclasses.dataclass(frozen=True, slots=True)
+class Output:
+    """One output of a model: where it is from, what is asked, what others say."""
+
+    source: str
+    kind: str
+    gold: str
+    text: str
+    published: bool | None = None
 
 
-def grade_school_math(repository: pathlib.Path) -> int:
-    """Compares every published verdict; returns how many differ."""
+def big_bench_hard(repository: pathlib.Path) -> Iterator[Output]:
+    """Codex's outputs; verdicts are not published, the accuracy of a file is."""
+    for style, (task, kind) in itertools.product(
+        ("cot", "direct"), bbh.ANSWER_TYPES.items()
+    ):
+        for record in json.loads(_codex_file(repository, style, task))["outputs"]:
+            yield Output(
+                f"{style:7}{task}", kind, record["target"], record["prediction"]
+            )
+
+
+def _codex_file(repository: pathlib.Path, style: str, task: str, end: str = ".json"):
+    folder = repository / f"code-davinci-002-outputs/code-davinci-002-{style}"
+    name = f"{task}_few_shot_template_0-255000{end}"
+    return (folder / name).read_text(encoding="utf-8")
+
+
+def codex_accuracies(repository: pathlib.Path) -> dict[str, float]:
+    """The published accuracy of each of the 54 files."""
+    return {
+        f"{style:7}{task}": json.loads(
+            _codex_file(repository, style, task, "_eval_metrics.jsonl").split("\n")[0]
+        )["accuracy"]
+        / 100
+        for style, task in itertools.product(("cot", "direct"), bbh.ANSWER_TYPES)
+    }
+
+
+def grade_school_math(repository: pathlib.Path) -> Iterator[Output]:
+    """Four models on GSM8K, with OpenAI's verdicts."""
     path = repository / "grade_school_math/data/example_model_solutions.jsonl"
-    records = [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
-    ]
-    differing = 0
-    for model in MODELS:
-        published = ours = apart = 0
-        for record in records:
-            gold = record["ground_truth"].rpartition("A:")[2].strip()
-            verdict = judge(record[model]["solution"], [gold])
-            published += record[model]["is_correct"]
-            ours += verdict.correct
-            apart += verdict.correct != record[model]["is_correct"]
-        n = len(records)
-        print(
-            f"gsm8k  {model:42}{n:5}{published / n:9.2%}{ours / n:9.2%}  {apart} apart"
+    records = _json_lines(path)
+    for model, record in itertools.product(MODELS, records):
+        gold = record["ground_truth"].rpartition("A:")[2].strip()
+        said = record[model]
+        yield Output(
+            f"gsm8k  {model}", "number", gold, said["solution"], said["is_correct"]
         )
-        differing += apart
-    total = len(records) * len(MODELS)
-    print(f"GSM8K: {total - differing} of {total} verdicts equal")
-    return differing
 
 
-def zero_shot_cot(repository: pathlib.Path, show: bool) -> None:
-    """Compares our verdict with "the answer that was read equals the gold"."""
+def zero_shot_cot(repository: pathlib.Path) -> Iterator[Output]:
+    """text-davinci-002 on ten tasks: "the answer that was read equals the gold"."""
     for (task, kind), style in itertools.product(
         ZERO_SHOT_TASKS.items(), ("zero_shot_cot", "zero_shot")
     ):
-        path = repository / "log" / f"{task}_{style}.log"
-        records = []
-        for record in ZERO_SHOT_RECORD.finditer(path.read_text(encoding="utf-8")):
-            output = record["text"].rpartition("\nA: ")[2]
-            gold = record["gold"]
+        log = (repository / "log" / f"{task}_{style}.log").read_text(encoding="utf-8")
+        for record in ZERO_SHOT_RECORD.finditer(log):
+            text, gold = record["text"].rpartition("\nA: ")[2], record["gold"]
             published = record["read"] == gold
-            records.append((output, _as_gold(gold, kind), kind, published))
-        _compare(f"{task}, {style}", records, show)
+            yield Output(f"{task}, {style}", kind, _as_gold(gold, kind), text, published)
 
 
-def abel(repository: pathlib.Path, show: bool) -> None:
-    """Compares every published verdict; a gold that is a letter is a choice."""
+def abel(repository: pathlib.Path) -> Iterator[Output]:
+    """Fine-tuned Llama models; a gold that is a letter is a choice."""
     for name in ABEL_FILES:
-        path = repository / "outputs" / f"{name}.jsonl"
-        records = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
+        for record in _json_lines(repository / "outputs" / f"{name}.jsonl"):
             gold = str(record["gold"])
             kind = "choice" if re.fullmatch("[A-Z]", gold) else "number"
-            records.append(
-                (record["response"], _as_gold(gold, kind), kind, record["result"])
+            yield Output(
+                f"abel {name}",
+                kind,
+                _as_gold(gold, kind),
+                record["response"],
+                record["result"],
             )
-        _compare(f"abel {name}", records, show)
 
 
-def _compare(
-    name: str, records: Iterable[tuple[str, str, str, bool]], show: bool
-) -> None:
-    n = accepted = ours = apart = only_ours = 0
-    for output, gold, kind, published in records:
-        verdict = judge(output, [gold], kind)
-        n += 1
-        accepted += published
-        ours += verdict.correct
-        apart += verdict.correct != published
-        only_ours += verdict.correct and not published
-        if show and verdict.correct != published:
-            print(f"--- gold {gold!r}, published {published}, ours {verdict}\n{output}")
-    print(
-        f"{name:49}{n:5}{accepted / n:9.2%}{ours / n:9.2%}  {apart} apart, "
-        f"{only_ours} of them accepted by us alone"
-    )
+def chat(repository: pathlib.Path) -> Iterator[Output]:
+    """Two chat models on BBH, judged by a large language model."""
+    for style, folder in (("thinking", ""), ("plain", "_base")):
+        results = sorted((repository / f"llm_judge_results{folder}").glob("*.json"))
+        data = sorted((repository / f"llm_judge_data{folder}").glob("*.jsonl"))
+        for questions, verdicts in zip(data, results, strict=True):
+            said = {one["id"]: one for one in json.loads(verdicts.read_text())}
+            kind = bbh.ANSWER_TYPES[questions.stem]
+            for record in _json_lines(questions):
+                if record["ID"] in said:
+                    yield Output(
+                        f"chat {style}: {kind}",
+                        kind,
+                        record["GROUND_TRUTH"],
+                        record["MODEL_RESPONSE"],
+                        bool(said[record["ID"]]["is_correct"]),
+                    )
+
+
+def shared_data(folder: pathlib.Path) -> Iterator[Output]:
+    """Solutions that people wrote, which are all right, and a small model's."""
+    golds: dict[str, str] = {}
+    for part in ("train", "test"):
+        for index, record in enumerate(_json_lines(folder / f"gsm8k/{part}.jsonl")):
+            gold = record["answer"].rpartition("####")[2].strip()
+            golds[f"gsm8k-{part}-{index}"] = gold
+            yield Output("GSM8K's solutions", "number", gold, record["answer"], True)
+    for task, kind in bbh.ANSWER_TYPES.items():
+        prompt = (folder / f"bbh/cot-prompts/{task}.txt").read_text(encoding="utf-8")
+        for block in prompt.split("\nQ: ")[1:]:
+            text = block.partition("\nA: ")[2].strip()
+            gold = text.rpartition("the answer is ")[2].strip().removesuffix(".")
+            yield Output("BBH's worked examples", kind, gold, text, True)
+    for path in sorted((folder / "modern").glob("*.jsonl.gz")):
+        for line in gzip.decompress(path.read_bytes()).decode().split("\n"):
+            if line:
+                record = json.loads(line)
+                gold = golds[record["problem_id"]]
+                yield Output("small chat model", "number", gold, record["text"])
+
+
+SOURCES: dict[str, Callable[[pathlib.Path], Iterable[Output]]] = {
+    "data": shared_data,
+    "bbh": big_bench_hard,
+    "gsm8k": grade_school_math,
+    "zero_shot_cot": zero_shot_cot,
+    "abel": abel,
+    "chat": chat,
+}
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """Adds an option for each source of outputs."""
+    for name, source in SOURCES.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=pathlib.Path, help=source.__doc__
+        )
+
+
+def outputs(arguments: argparse.Namespace) -> Iterator[Output]:
+    """The outputs of the sources that were named."""
+    for name, source in SOURCES.items():
+        if getattr(arguments, name):
+            yield from source(getattr(arguments, name))
+
+
+def _json_lines(path: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
 
 
 def _as_gold(gold: str, kind: str) -> str:
     return f"({gold})" if kind == "choice" else gold
 
 
+def _row(name: str, judged: list[tuple[Output, Verdict]], accuracy: float | None) -> int:
+    """Prints the row of one file or model; returns how many figures differ."""
+    n = len(judged)
+    ours = sum(verdict.correct for _, verdict in judged)
+    published = [one for one in judged if one[0].published is not None]
+    if accuracy is not None:
+        differs = abs(ours / n - accuracy) > 1e-9
+        print(f"{name:49}{n:5}{accuracy:9.2%}{ours / n:9.2%}{'  differs' * differs}")
+        return differs
+    if not published:
+        print(f"{name:49}{n:5}{'':9}{ours / n:9.2%}")
+        return 0
+    accepted = sum(bool(output.published) for output, _ in published)
+    apart = [one for one in published if one[0].published != one[1].correct]
+    only_ours = sum(verdict.correct for _, verdict in apart)
+    print(
+        f"{name:49}{n:5}{accepted / n:9.2%}{ours / n:9.2%}  {len(apart)} apart, "
+        f"{only_ours} of them accepted by us alone"
+    )
+    return len(apart)
+
+
+def _moved(old: pathlib.Path, judged: list[tuple[Output, Verdict]]) -> None:
+    """Names every verdict that differs from the stored one."""
+    stored = [json.loads(line) for line in old.read_text("utf-8").splitlines()]
+    moved = 0
+    for (output, verdict), before in zip(judged, stored, strict=True):
+        if before != [output.source, verdict.correct, verdict.value]:
+            moved += 1
+            print(
+                f"moved: {output.source.strip()}, gold {output.gold!r}: {before[2]!r} "
+                f"-> {verdict.value!r}, correct {before[1]} -> {verdict.correct}"
+            )
+    print(f"{moved} of {len(judged)} verdicts moved")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--bbh", type=pathlib.Path, help="suzgunmirac/BIG-Bench-Hard")
-    parser.add_argument("--gsm8k", type=pathlib.Path, help="openai/grade-school-math")
-    parser.add_argument(
-        "--zero-shot-cot", type=pathlib.Path, help="kojima-takeshi188/zero_shot_cot"
-    )
-    parser.add_argument("--abel", type=pathlib.Path, help="GAIR-NLP/abel")
+    add_sources(parser)
     parser.add_argument("--show", action="store_true", help="print what differs")
+    parser.add_argument("--record", type=pathlib.Path, help="store our verdicts")
+    parser.add_argument("--against", type=pathlib.Path, help="name moved verdicts")
     arguments = parser.parse_args()
+    judged = [
+        (output, judge(output.text, [output.gold], output.kind))
+        for output in outputs(arguments)
+    ]
+    groups: dict[str, list[tuple[Output, Verdict]]] = collections.defaultdict(list)
+    for output, verdict in judged:
+        groups[output.source].append((output, verdict))
+        if arguments.show and output.published not in (None, verdict.correct):
+            print(f"--- gold {output.gold!r}, ours {verdict}\n{output.text}")
+    accuracies = codex_accuracies(arguments.bbh) if arguments.bbh else {}
     differing = 0
-    if arguments.bbh:
-        differing += big_bench_hard(arguments.bbh)
-    if arguments.gsm8k:
-        differing += grade_school_math(arguments.gsm8k)
-    if arguments.zero_shot_cot:
-        zero_shot_cot(arguments.zero_shot_cot, arguments.show)
-    if arguments.abel:
-        abel(arguments.abel, arguments.show)
+    for name, group in groups.items():
+        apart = _row(name, group, accuracies.get(name))
+        differing += apart if name in accuracies or name.startswith("gsm8k ") else 0
+    if arguments.record:
+        lines = (json.dumps([o.source, v.correct, v.value]) for o, v in judged)
+        arguments.record.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if arguments.against:
+        _moved(arguments.against, judged)
     return int(differing > 0)
 
 

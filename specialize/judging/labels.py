@@ -38,9 +38,13 @@ _OPENING = re.compile(
 _CONCLUDES = re.compile(
     r"[\W_]*(?:\d+\.\s)?(?:so|therefore|thus|hence|finally|consequently|accordingly|overall"
     r"|in\s(?:conclusion|summary|short|the\send)|conclusion|as\sa\sresult|based\son"
-    r"|given|considering|final)\b",
+    r"|given|considering|final|(?:we|i)\s(?:\w+\s)?conclude)\b",
     re.IGNORECASE,
 )
+_JOINS = re.compile(r"\b(?:and|or)\s[*_`\"]*$", re.IGNORECASE)
+# "We conclude that the argument is invalid", but not "whether the argument is valid".
+_ARGUMENT = re.compile(r"^(?!.*\b(?:whether|if)\b).*\b(?:argument|reasoning)\sis\b", re.I)
+_SUPPOSES = re.compile(r"\b(?:would|could|might|if|whether|unless)\b", re.IGNORECASE)
 _OPERAND_AFTER = re.compile(r"(?:not|and|or|¬|∧|∨|\\(?:neg|land|lor))[\s(\[*_`]*$", re.I)
 _OPERAND_BEFORE = re.compile(
     r"[\s)\]*_`]*(?:\b(?:and|or)\s+(?:not|true|false|\(|`)|∧|∨|\\(?:land|lor)|==)", re.I
@@ -71,7 +75,9 @@ def marked(answer_type: str) -> Callable[[Passage], str | None]:
         if answer_type == "boolean":
             return _result(sentence, found)
         if alone:
-            if _CONDITION.match(sentence, found[0].end()):
+            if _CONDITION.match(sentence, found[0].end()) or _offers_both(
+                answer_type, sentence, found
+            ):
                 return None
             return _spelled(answer_type, found[0])
         if passage.kind == "colon" and answer_type == "yes_no":
@@ -94,13 +100,13 @@ def unmarked(answer_type: str) -> Callable[[str], str | None]:
         if not said:
             return None
         for sentence in reversed(said):
-            if sentence is said[-1] or _CONCLUDES.match(sentence):
-                label = _stated(answer_type, sentence)
-                if label:
-                    return label
+            concludes = _CONCLUDES.match(sentence) or _ARGUMENT.search(sentence)
+            last = sentence is said[-1] and not _SUPPOSES.search(sentence)
+            if (last or concludes) and (label := _stated(answer_type, sentence)):
+                return label
         if answer_type == "yes_no":
             return _agreed(answer_type, list(_openings(text, pattern)))
-        return None
+        return _stated(answer_type, said[-1])
 
     return read
 
@@ -138,6 +144,17 @@ def _result(sentence: str, found: list[re.Match[str]]) -> str | None:
     if results:
         return _spelled("boolean", results[-1])
     return _agreed("boolean", found)
+
+
+def _offers_both(
+    answer_type: str, sentence: str, found: list[re.Match[str]]
+) -> bool:
+    """Whether a sentence says "yes here and no there"."""
+    return any(
+        _spelled(answer_type, one) != _spelled(answer_type, found[0])
+        and _JOINS.search(sentence, max(0, one.start() - 6), one.start())
+        for one in found[1:]
+    )
 
 
 def _openings(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:

@@ -93,7 +93,8 @@ _NOT_BEFORE = re.compile(
 )
 _NOT_AFTER = re.compile(
     r"(?:,\s(?:by|in)\scontrast\b|,\son\sthe\sother\shand\b)"
-    r"|(?:(?!\b(?:because|since|as|while|whereas|but)\b|\([A-Z]\))[^,;]){0,80}?"
+    r"|(?:(?:,|,?\s(?:and|or))\s\(?[A-Z]\)?)*+"
+    r"(?:(?!\b(?:because|since|as|while|whereas|but)\b|\([A-Z]\))[^,;]){0,80}?"
     r"\b(?:(?:is|are|was|were|does|do|did|can|could|would|will|has)\s"
     r"(?:\w+\s){0,2}?(?:not|never|no)\b|\w+n't\b|cannot\b"
     r"|(?:is|are|was)\s(?:\w+\s){0,2}?(?:incorrect|wrong|false|impossible|irrelevant"

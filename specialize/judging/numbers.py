@@ -55,13 +55,13 @@ _RESULTS_IN = re.compile(
 _LISTED = re.compile(r",\s(?:and\s)?[-$€£]?\d[\d,.]*(?:\s*,\s|,?\s+and\s|[\s.]*$)")
 # "8 pens will cost $12": the first number only counts the subject.
 _COUNTED_SUBJECT = re.compile(
-    r"(?:\s[A-Za-z'-]+){1,8}?\s(?:"
+    r"(?:\s(?!because\b|since\b|so\b|as\b|and\b)[A-Za-z'-]+){1,8}?\s(?:"
     r"(?:(?:will|would|can)\s)?(?:costs?|weighs?|equals?|contains?|holds?|makes?|lasts?"
-    r"|is\sequal\sto)\s(?:(?:about|a\stotal\sof)\s)?"
+    r"|feeds?|is\sequal\sto)"
     r"|(?:will|would|can|could)\s(?!be\b|have\b|remain\b|stay\b|fit\b|still\b|not\b)"
-    r"[a-z]+\s(?:(?!in\b|at\b|on\b|after\b|before\b|by\b|per\b|within\b|if\b|and\b"
-    r"|or\b|with\b)[A-Za-z'-]+\s){0,4}?"
-    r")[$€£]?(?=\d)"
+    r"[a-z]+)\s(?:a\stotal\sof\s)?"
+    r"(?:(?!in\b|at\b|on\b|after\b|before\b|by\b|per\b|within\b|if\b|and\b|or\b|with\b)"
+    r"[A-Za-z'-]+\s){0,4}?[$€£]?(?=\d)"
 )
 _HEDGE = re.compile(
     r"(?:\s*\\?(?!(?:or|and|to|x|in|at|for|per|on|with|from|is|are|was|were|by)\b)"
@@ -93,6 +93,7 @@ _NUMBER_WORD = re.compile(
     r"|zero)\b",
     re.IGNORECASE,
 )
+_OPEN_SUM = re.compile(r"\d\s?(?:[-+*/×·÷^]|=)\s?$")
 _POWER = re.compile(r"\s?(?:\^|\*\*)\s?$")
 _FIRST_OF_LIST = re.compile(r"\s*1[.)]\s[^\n]*\n+\s*2[.)]\s")
 _EXPLAINED = re.compile(
@@ -200,6 +201,8 @@ def _is_cut_off(text: str, sentence: str) -> bool:
     """Whether a text ends within a calculation: "... = 42. Then 42 + 14 * 3"."""
     if text.rstrip()[-1:] in ".!?" or "=" not in text[: -len(sentence)]:
         return False
+    if _OPEN_SUM.search(sentence):
+        return True
     rest = sentence.rpartition("=")[2]
     found = find_quantities(rest)
     if len(found) < 2:

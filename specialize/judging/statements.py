@@ -8,7 +8,7 @@ has 30 days", "2 5 dollar toys". A pronoun, a comma or a total ends the circumst
 grammar does not decide ("24 hours of this and 12 of that") is not decided here either.
 
 Given numbers are no statements where another number follows them: "the remaining 9
-kilometres at a pace of 4". Nor are ordinals, nor the parts after a colon: "10 tools: 2
+kilometres at a pace of 4". Nor are attributes ("the 400-meter race"), nor the parts after a colon: "10 tools: 2
 saws, 5 files and 3 hammers" states 10.
 """
 
@@ -42,7 +42,13 @@ _PURPOSE = re.compile(r"\bto\s[a-z]{2,}")
 _GIVEN = re.compile(
     r"\bthe\s(?:remaining|other|first|last|same|whole|given|initial|original|next)\s$"
 )
-_ORDINAL = re.compile(r"(?:st|nd|rd|th)\b")
+# "her 12th lesson", "the 400-meter race"
+_ATTRIBUTE = re.compile(r"(?:st|nd|rd|th)\b|-[a-z]{2,}")
+# "The cost of the 10 litres is $28": the number that a verb of being gives.
+_GIVES = re.compile(
+    r"(?:\s\S+){3,}?\s(?<!which\s)(?<!that\s)(?<!this\s)(?<!\bit\s)(?<!there\s)"
+    r"(?:is|was|will\sbe|would\sbe)\s(?:about\s|only\s|approximately\s)?[$€£]?"
+)
 _BREAKDOWN = re.compile(r"(?:\*\*)?(?:\s[A-Za-z'*-]+){1,8}?:\s?")
 _PRICED = re.compile(r"\b(?:for|at)\s$")  # "sold 9 eggs for $18"
 _OPENS_WITH = re.compile(
@@ -60,7 +66,7 @@ def stated(sentence: str, found: Sequence[Quantity]) -> Quantity:
     Returns:
         One of `found`.
     """
-    found = [one for one in found if not _ORDINAL.match(sentence, one.end)] or found
+    found = [one for one in found if not _ATTRIBUTE.match(sentence, one.end)] or found
     best, circumstance = found[0], False
     weak = _OPENS_WITH.search(sentence[: found[0].begin]) is not None
     weak = weak or _GIVEN.search(sentence[: found[0].begin]) is not None
@@ -75,6 +81,9 @@ def stated(sentence: str, found: Sequence[Quantity]) -> Quantity:
                 best, circumstance = quantity, False
                 continue
             break
+        if _GIVES.fullmatch(between):
+            best, circumstance, weak = quantity, False, False
+            continue
         between = _TOTAL.sub(" total ", between)
         if sentence[quantity.begin] in "$€£":
             between = _PRICED.sub("", between)
