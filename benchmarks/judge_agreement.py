@@ -123,7 +123,9 @@ def zero_shot_cot(repository: pathlib.Path) -> Iterator[Output]:
         for record in ZERO_SHOT_RECORD.finditer(log):
             text, gold = record["text"].rpartition("\nA: ")[2], record["gold"]
             published = record["read"] == gold
-            yield Output(f"{task}, {style}", kind, _as_gold(gold, kind), text, published)
+            yield Output(
+                f"{task}, {style}", kind, _as_gold(gold, kind), text, published
+            )
 
 
 def abel(repository: pathlib.Path) -> Iterator[Output]:
@@ -215,7 +217,9 @@ def _as_gold(gold: str, kind: str) -> str:
     return f"({gold})" if kind == "choice" else gold
 
 
-def _row(name: str, judged: list[tuple[Output, Verdict]], accuracy: float | None) -> int:
+def _row(
+    name: str, judged: list[tuple[Output, Verdict]], accuracy: float | None
+) -> int:
     """Prints the row of one file or model; returns how many figures differ."""
     n = len(judged)
     ours = sum(verdict.correct for _, verdict in judged)

@@ -60,12 +60,16 @@ def main() -> int:
     slow = 0
     for name, piece in FAMILIES.items():
         times = [
-            max(min(seconds(piece, size, one) for _ in range(2)) for one in ANSWER_TYPES)
+            max(
+                min(seconds(piece, size, one) for _ in range(2)) for one in ANSWER_TYPES
+            )
             for size in sizes
         ]
         print(f"| {name} | " + " | ".join(f"{1000 * one:.1f}" for one in times) + " |")
         for (small, before), (large, after) in zip(
-            zip(sizes, times, strict=True), list(zip(sizes, times, strict=True))[1:], strict=False
+            zip(sizes, times, strict=True),
+            list(zip(sizes, times, strict=True))[1:],
+            strict=False,
         ):
             slow += after > 1 or after > before * large / small + 0.05
     return int(slow > 0)

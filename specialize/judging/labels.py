@@ -43,9 +43,13 @@ _CONCLUDES = re.compile(
 )
 _JOINS = re.compile(r"\b(?:and|or)\s[*_`\"]*$", re.IGNORECASE)
 # "We conclude that the argument is invalid", but not "whether the argument is valid".
-_ARGUMENT = re.compile(r"^(?!.*\b(?:whether|if)\b).*\b(?:argument|reasoning)\sis\b", re.I)
+_ARGUMENT = re.compile(
+    r"^(?!.*\b(?:whether|if)\b).*\b(?:argument|reasoning)\sis\b", re.I
+)
 _SUPPOSES = re.compile(r"\b(?:would|could|might|if|whether|unless)\b", re.IGNORECASE)
-_OPERAND_AFTER = re.compile(r"(?:not|and|or|¬|∧|∨|\\(?:neg|land|lor))[\s(\[*_`]*$", re.I)
+_OPERAND_AFTER = re.compile(
+    r"(?:not|and|or|¬|∧|∨|\\(?:neg|land|lor))[\s(\[*_`]*$", re.I
+)
 _OPERAND_BEFORE = re.compile(
     r"[\s)\]*_`]*(?:\b(?:and|or)\s+(?:not|true|false|\(|`)|∧|∨|\\(?:land|lor)|==)", re.I
 )
@@ -116,7 +120,9 @@ def _stated(answer_type: str, sentence: str) -> str | None:
     if answer_type == "boolean":
         if "=" in sentence:
             # A calculation counts by its result, if it was written to its end.
-            result = _LABELS["boolean"].fullmatch(sentence.rpartition("=")[2].strip(EDGE))
+            result = _LABELS["boolean"].fullmatch(
+                sentence.rpartition("=")[2].strip(EDGE)
+            )
             return _spelled(answer_type, result) if result else None
         return _result(sentence, found)
     if answer_type == "yes_no":
@@ -146,9 +152,7 @@ def _result(sentence: str, found: list[re.Match[str]]) -> str | None:
     return _agreed("boolean", found)
 
 
-def _offers_both(
-    answer_type: str, sentence: str, found: list[re.Match[str]]
-) -> bool:
+def _offers_both(answer_type: str, sentence: str, found: list[re.Match[str]]) -> bool:
     """Whether a sentence says "yes here and no there"."""
     return any(
         _spelled(answer_type, one) != _spelled(answer_type, found[0])

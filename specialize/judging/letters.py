@@ -117,7 +117,9 @@ _WRONG = re.compile(
     re.IGNORECASE,
 )
 # "Since (A) mocks it and (B) does not, the ironic remark is (A)"
-_FINAL = re.compile(rf"\b(?:is|be|was)\s[*_`]*(?:[Oo]ption\s)?{_PARENTHESISED}[*_`.!\s]*$")
+_FINAL = re.compile(
+    rf"\b(?:is|be|was)\s[*_`]*(?:[Oo]ption\s)?{_PARENTHESISED}[*_`.!\s]*$"
+)
 _POINTS_TO = re.compile(r"\b(?:is|be|was)\s+[*_`]*$")
 _ENDS_WITH = re.compile(r"[*_`]*\s*(?:[.!]|$)")
 _NEXT_OPTION = re.compile(r"(?:\n|[.;]\s+)\s*[-*_]*\(?([A-Z])\)")
@@ -204,7 +206,11 @@ def _named(sentence: str, *, main: bool = True) -> str | None:
         letters = {_letter(match) for match in _mentions(clause)}
         if len(letters) > 1 and main:
             aside = next(
-                (m for m in _ASIDE.finditer(clause) if _MENTION.search(clause, 0, m.start())),
+                (
+                    m
+                    for m in _ASIDE.finditer(clause)
+                    if _MENTION.search(clause, 0, m.start())
+                ),
                 None,
             )
             if aside:

@@ -106,8 +106,10 @@ def _bare(lines: list[str]) -> str | None:
 
 
 def _is_word_list(text: str) -> bool:
-    return bool(text) and text.strip("\"'`")[:1].isalpha() and not _NO_LIST.search(
-        text.replace('"', "")
+    return (
+        bool(text)
+        and text.strip("\"'`")[:1].isalpha()
+        and not _NO_LIST.search(text.replace('"', ""))
     )
 
 

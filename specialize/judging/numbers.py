@@ -18,12 +18,13 @@ Without a mark the last number of the whole text counts, as in the reference; a 
 without digits may be a number in words.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Sequence
 
-from specialize.judging.equal_quantities import same_quantities, same_quantity
 from specialize.judging import sentences
+from specialize.judging.equal_quantities import same_quantities, same_quantity
 from specialize.judging.marks import Passage
 from specialize.judging.number_words import leading_number
 from specialize.judging.quantities import Clock, Quantity, find_quantities
@@ -182,19 +183,28 @@ def _last_stated(sentence: str) -> Quantity:
     word = _NUMBER_WORD.search(sentence, 0, found[0].begin)
     if word and _CONCLUDES.match(sentence):
         read = _words(sentence[word.start() :])
-        if read and read.single and stated(
-            sentence, [dataclasses.replace(read.single, begin=word.start(), end=word.end()), *found]
-        ).begin == word.start():
+        if (
+            read
+            and read.single
+            and stated(
+                sentence,
+                [
+                    dataclasses.replace(
+                        read.single, begin=word.start(), end=word.end()
+                    ),
+                    *found,
+                ],
+            ).begin
+            == word.start()
+        ):
             return read.single
     return stated(sentence, found)
 
 
 def _emphasised(text: str) -> Quantity | None:
     """The last number that is emphasised on its own, "**18 eggs**"."""
-    found = None
-    for found in _EMPHASISED.finditer(text):
-        pass
-    return find_quantities(found["number"])[0] if found else None
+    found = collections.deque(_EMPHASISED.finditer(text), maxlen=1)
+    return find_quantities(found[0]["number"])[0] if found else None
 
 
 def _is_cut_off(text: str, sentence: str) -> bool:

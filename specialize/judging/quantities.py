@@ -59,7 +59,8 @@ _PLAIN = (
 )
 _CURRENCY = r"(?:US|NT|HK|A|C)?[$€£¥₹₱]"
 _CLOCK = re.compile(
-    r"(?<![\d:.,])(?P<first>\d{1,9})(?::| : )(?P<second>\d{1,9})(?::(?P<third>\d{2}))?(?![\d:])"
+    r"(?<![\d:.,])(?P<first>\d{1,9})(?::| : )(?P<second>\d{1,9})(?::(?P<third>\d{2}))?"
+    r"(?![\d:])"
     r"(?:\s*(?P<half>[ap])\.?\s?m\b\.?)?",
     re.IGNORECASE,
 )

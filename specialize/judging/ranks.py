@@ -134,7 +134,11 @@ def _read(text: str, reader: Reader[Answer]) -> tuple[Answer | None, str, bool]:
 def _end_mark(text: str, reader: Reader[Answer]) -> Answer | None:
     found = [reader.marked(passage) for passage in hashes(text)]
     answers = [answer for answer in found if answer is not None]
-    if not answers or not reader.first_end and any(one != answers[0] for one in answers):
+    if (
+        not answers
+        or not reader.first_end
+        and any(one != answers[0] for one in answers)
+    ):
         return None
     return answers[0]
 
@@ -183,6 +187,5 @@ def _answered(text: str, needs_mark: bool, reader: Reader[Answer]) -> bool:
         if reader.unmarked(text) is not None:
             return True
     return any(
-        reader.marked(passage) is not None
-        for passage in (*hashes(text), *marks(text))
+        reader.marked(passage) is not None for passage in (*hashes(text), *marks(text))
     )

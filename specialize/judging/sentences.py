@@ -40,9 +40,7 @@ def _goes_on(text: str, begin: int, end: int) -> bool:
     near = max(0, begin - 8)
     if _OPTION_LETTER.search(text, near, begin):
         return True
-    return bool(
-        _LETTER.search(text, near, begin) and text[end + 1 : end + 2].islower()
-    )
+    return bool(_LETTER.search(text, near, begin) and text[end + 1 : end + 2].islower())
 
 
 def first(text: str) -> str:

@@ -8,8 +8,8 @@ has 30 days", "2 5 dollar toys". A pronoun, a comma or a total ends the circumst
 grammar does not decide ("24 hours of this and 12 of that") is not decided here either.
 
 Given numbers are no statements where another number follows them: "the remaining 9
-kilometres at a pace of 4". Nor are attributes ("the 400-meter race"), nor the parts after a colon: "10 tools: 2
-saws, 5 files and 3 hammers" states 10.
+kilometres at a pace of 4". Nor are attributes ("the 400-meter race"), nor the parts
+after a colon: "10 tools: 2 saws, 5 files and 3 hammers" states 10.
 """
 
 import re
