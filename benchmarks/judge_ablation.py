@@ -37,7 +37,7 @@ from specialize.judging import (
 from specialize.judging.answers import judge
 from specialize.judging.choices import ANSWER_TYPES
 
-TESTS = pathlib.Path(__file__).parent.parent / "tests/judging/rewordings.jsonl"
+TESTS = pathlib.Path(__file__).parent.parent / "tests/judging"
 LETTERS, LISTS, NUMBERS = ("choice",), ("words",), ("number",)
 LABELS = ("boolean", "yes_no", "valid_invalid")
 
@@ -160,6 +160,21 @@ def hand_made(path: pathlib.Path) -> list[Text]:
     return texts
 
 
+def tested() -> list[Text]:
+    """The texts of the judge's tests: a table of hazards and reworded answers."""
+    sys.path.insert(0, str(TESTS))
+    import test_answer_hazards as hazards
+
+    texts: list[Text] = hand_made(TESTS / "rewordings.jsonl")
+    for text, gold, right, _ in hazards.NUMBERS:
+        texts.append(("number", [gold], text, right))
+    for text, right, _ in hazards.CHOICES:
+        texts.append(("choice", ["(B)"], text, right))
+    for kind, text, gold, right, _ in hazards.LABELS:
+        texts.append((kind, [gold], text, right))
+    return texts
+
+
 def wrong(texts: list[Text], types: tuple[str, ...]) -> int:
     """How many hand-made texts of these types are judged wrongly."""
     return sum(
@@ -183,7 +198,7 @@ def main() -> int:
         for output in itertools.islice(outputs, 0, None, arguments.every)
     ]
     cases = hand_made(arguments.cases) if arguments.cases else []
-    tests = hand_made(TESTS)
+    tests = tested()
     before = {
         types: judged(real, types) for types in {rule[2] for rule in RULES.values()}
     }

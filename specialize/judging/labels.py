@@ -3,7 +3,7 @@ r"""Labels as final answers: true or false, yes or no, valid or invalid.
 A label counts where it is said on its own. "valid" is not in "invalid", "not valid" is
 invalid, and "True" in `not True or False` is an operand, not an answer.
 
-After a mark the first sentence says it; "yes if Ana lies and no otherwise" says nothing.
+After a mark the first sentence says it; "yes if Ana lies and no otherwise" says none.
 
 Without a mark, in this order: the label a text begins with; the last conclusion that
 says one ("So the argument is valid"); the last sentence; for yes and no, what sentences

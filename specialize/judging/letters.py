@@ -83,8 +83,8 @@ _ASIDE = re.compile(
     re.IGNORECASE,
 )
 _REFUTED = (
-    r",?\s(?:which|(?:but|yet|although|though)\s(?:it|this|that))\s(?:is|was)(?:(?:\snot|n't)\s(?:\w+\s)?"
-    r"(?:right|correct|true|it|listed|valid|an?\s)|\swrong|\sincorrect)"
+    r",?\s(?:which|(?:but|yet|although|though)\s(?:it|this|that))\s(?:is|was)"
+    r"(?:(?:\snot|n't)\s(?:\w+\s)?(?:right|correct|true|it|listed|valid|an?\s)|\swrong|\sincorrect)"
 )
 _NOT_BEFORE = re.compile(
     r"\b(?:not(?:\s\w+){0,3}|unlike|than|without|excludes?|eliminates?|rules?\sout"
@@ -194,30 +194,28 @@ def _concludes(sentence: str) -> bool:
 
 def _named(sentence: str, *, main: bool = True) -> str | None:
     """The one letter of a sentence, or of its main clause, that is not dismissed."""
-    if len(sentence) > _MENTION_LIMIT or _CONTRASTS.match(sentence):
+    if len(sentence) > _MENTION_LIMIT:
         return None
-    if _WRONG.search(sentence):
+    if _CONTRASTS.match(sentence) or _WRONG.search(sentence):
         return None
-    clauses = _BUT.split(sentence)
-    for clause in reversed(clauses):
+    for clause in reversed(_BUT.split(sentence)):
         final = _FINAL.search(clause)
         if final and main:
             return _letter(final)
         letters = {_letter(match) for match in _mentions(clause)}
         if len(letters) > 1 and main:
-            aside = next(
-                (
-                    m
-                    for m in _ASIDE.finditer(clause)
-                    if _MENTION.search(clause, 0, m.start())
-                ),
-                None,
-            )
-            if aside:
-                letters = {_letter(m) for m in _mentions(clause[: aside.start()])}
+            clause = _without_aside(clause)
+            letters = {_letter(match) for match in _mentions(clause)}
         if letters:
             return letters.pop() if len(letters) == 1 else None
     return None
+
+
+def _without_aside(clause: str) -> str:
+    """The clause up to the first aside after a letter."""
+    first = _MENTION.search(clause)
+    aside = _ASIDE.search(clause, first.end()) if first else None
+    return clause[: aside.start()] if aside else clause
 
 
 def _mentions(clause: str) -> Iterator[re.Match[str]]:

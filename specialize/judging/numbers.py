@@ -65,7 +65,7 @@ _COUNTED_SUBJECT = re.compile(
     r"[A-Za-z'-]+\s){0,4}?[$€£]?(?=\d)"
 )
 _HEDGE = re.compile(
-    r"(?:\s*\\?(?!(?:or|and|to|x|in|at|for|per|on|with|from|is|are|was|were|by)\b)"
+    r"(?:\s*\\?(?!(?:or|and|to|x|is|are|was|were)\b)"
     r"[A-Za-z%.()²³]+){0,6}?"
     r"\s*(?:,?\s*\b(?:or|and|to)\b|[–—]|-)\s*(?:\b(?:about|maybe|even)\s+)?[$€£]?$"
 )

@@ -30,7 +30,10 @@ from specialize.judging.marks import Passage, hashes, marks
 
 Answer = TypeVar("Answer")
 
-_QUESTION = r"(?:\*\*|\#+\x20?)?(?:Q|Question|Problem|Exercise)\x20?\#?(?P<n>\d{0,3})\*{0,2}\s?:"
+_QUESTION = (
+    r"(?:\*\*|\#+\x20?)?(?:Q|Question|Problem|Exercise)\x20?\#?(?P<n>\d{0,3})"
+    r"\*{0,2}\s?:"
+)
 _TURN = r"(?:\*\*|\#+\x20?)?(?:Human|User|Input|Instruction|Example\x20\d+)\*{0,2}\s?:"
 # After an empty line, at a line's begin, or anywhere for vocabularies without breaks.
 _NEXT_BLOCK = re.compile(rf"\n\n ?(?:{_QUESTION}|{_TURN})")
