@@ -48,7 +48,6 @@ RULES: dict[str, tuple[ModuleType, str, tuple[str, ...]]] = {
     "end tokens end a text": (segments, "_END_TOKENS", ANSWER_TYPES),
     "padding tokens are blanks": (segments, "_IDLE_TOKENS", ANSWER_TYPES),
     "LaTeX around words is dropped": (segments, "_LATEX", ANSWER_TYPES),
-    "quotes hold no sentence end": (sentences, "_QUOTED", ANSWER_TYPES),
     "an option's full stop ends nothing": (sentences, "_OPTION_LETTER", ANSWER_TYPES),
     "... before a lower-case word": (sentences, "_LETTER", ANSWER_TYPES),
     "mark: ####": (marks, "_HASHES", ANSWER_TYPES),
@@ -74,7 +73,6 @@ RULES: dict[str, tuple[ModuleType, str, tuple[str, ...]]] = {
     "letters: denied before": (letters, "_NOT_BEFORE", LETTERS),
     "letters: denied after": (letters, "_NOT_AFTER", LETTERS),
     "letters: refuted": (letters, "_WRONG", LETTERS),
-    "letters: the last word": (letters, "_FINAL", LETTERS),
     "letters: several offers": (letters, "_OFFERED", LETTERS),
     "letters: reprinted options": (letters, "_NEXT_LINE", LETTERS),
     "letters: options one by one": (letters, "_NEXT_OPTION", LETTERS),
@@ -164,8 +162,13 @@ def tested() -> list[Text]:
     """The texts of the judge's tests: a table of hazards and reworded answers."""
     sys.path.insert(0, str(TESTS))
     import test_answer_hazards as hazards
+    import test_answer_kinds as kinds
 
     texts: list[Text] = hand_made(TESTS / "rewordings.jsonl")
+    for records in kinds.KINDS.values():
+        for record in records:
+            text, gold = kinds.sibling(record, kinds.VALUES, kinds.WORDS[:4])
+            texts.append((record["answer_type"], [gold], text, record["right"]))
     for text, gold, right, _ in hazards.NUMBERS:
         texts.append(("number", [gold], text, right))
     for text, right, _ in hazards.CHOICES:

@@ -1,7 +1,7 @@
 """Does our judge agree with what others published about real models' outputs?
 
     python benchmarks/judge_agreement.py [--data ../shared/data] [--bbh REPO]
-        [--gsm8k REPO] [--zero-shot-cot REPO] [--abel REPO] [--chat REPO]
+        [--gsm8k REPO] [--zero-shot-cot REPO] [--abel REPO] [--chat REPO] [--gpt4 REPO]
         [--record FILE] [--against FILE]
 
 REPO is a checkout of a public repository:
@@ -16,7 +16,8 @@ REPO is a checkout of a public repository:
 - GAIR-NLP/abel holds the outputs of fine-tuned Llama models on GSM8K, on a rewritten
   GSM8K and on multiple-choice questions, with a verdict for each;
 - x1nx3r/benchmark-reports holds chat outputs of two Llama 3.2 3B models on the 27 tasks
-  of BBH, one of which thinks aloud, with the verdicts of a large language model.
+  of BBH, one of which thinks aloud, with the verdicts of a large language model;
+- suzgunmirac/meta-prompting holds GPT-4's outputs on MGSM and tasks of BBH.
 
 The folder of shared data holds GSM8K's 8,792 human solutions, the 81 worked examples of
 BBH's prompts, and 46 completions of a small chat model on GSM8K.
@@ -184,6 +185,16 @@ def shared_data(folder: pathlib.Path) -> Iterator[Output]:
                 yield Output("small chat model", "number", gold, record["text"])
 
 
+def gpt4(repository: pathlib.Path) -> Iterator[Output]:
+    """GPT-4, with seven ways of prompting, on MGSM and two tasks of BBH."""
+    tasks = {"MGSM_*": "number", "multistep_*": "number", "word_sorting*": "words"}
+    for pattern, kind in tasks.items():
+        for path in sorted((repository / "outputs").glob(f"*/{pattern}.jsonl")):
+            for record in _json_lines(path):
+                gold, text = str(record["target"]), str(record["output"])
+                yield Output(f"gpt4 {path.parent.name}: {kind}", kind, gold, text)
+
+
 SOURCES: dict[str, Callable[[pathlib.Path], Iterable[Output]]] = {
     "data": shared_data,
     "bbh": big_bench_hard,
@@ -191,15 +202,21 @@ SOURCES: dict[str, Callable[[pathlib.Path], Iterable[Output]]] = {
     "zero_shot_cot": zero_shot_cot,
     "abel": abel,
     "chat": chat,
+    "gpt4": gpt4,
 }
 
 
 def add_sources(parser: argparse.ArgumentParser) -> None:
     """Adds an option for each source of outputs."""
-    for name, source in SOURCES.items():
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", type=pathlib.Path, help=source.__doc__
-        )
+    parser.add_argument("--data", type=pathlib.Path, help="the folder of shared data")
+    parser.add_argument("--bbh", type=pathlib.Path, help="suzgunmirac/BIG-Bench-Hard")
+    parser.add_argument("--gsm8k", type=pathlib.Path, help="openai/grade-school-math")
+    parser.add_argument(
+        "--zero-shot-cot", type=pathlib.Path, help="kojima-takeshi188/zero_shot_cot"
+    )
+    parser.add_argument("--abel", type=pathlib.Path, help="GAIR-NLP/abel")
+    parser.add_argument("--chat", type=pathlib.Path, help="x1nx3r/benchmark-reports")
+    parser.add_argument("--gpt4", type=pathlib.Path, help="suzgunmirac/meta-prompting")
 
 
 def outputs(arguments: argparse.Namespace) -> Iterator[Output]:

@@ -116,10 +116,6 @@ _WRONG = re.compile(
     rf"[^.;\n]{{0,80}}?{_REFUTED}",
     re.IGNORECASE,
 )
-# "Since (A) mocks it and (B) does not, the ironic remark is (A)"
-_FINAL = re.compile(
-    rf"\b(?:is|be|was)\s[*_`]*(?:[Oo]ption\s)?{_PARENTHESISED}[*_`.!\s]*$"
-)
 _POINTS_TO = re.compile(r"\b(?:is|be|was)\s+[*_`]*$")
 _ENDS_WITH = re.compile(r"[*_`]*\s*(?:[.!]|$)")
 _NEXT_OPTION = re.compile(r"(?:\n|[.;]\s+)\s*[-*_]*\(?([A-Z])\)")
@@ -199,9 +195,6 @@ def _named(sentence: str, *, main: bool = True) -> str | None:
     if _CONTRASTS.match(sentence) or _WRONG.search(sentence):
         return None
     for clause in reversed(_BUT.split(sentence)):
-        final = _FINAL.search(clause)
-        if final and main:
-            return _letter(final)
         letters = {_letter(match) for match in _mentions(clause)}
         if len(letters) > 1 and main:
             clause = _without_aside(clause)

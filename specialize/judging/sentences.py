@@ -1,9 +1,8 @@
 r"""Where the sentences of a text end.
 
 A full stop ends a sentence before a blank or the end of the text, and so does a line
-break. It does not after "Mr.", "e.g." or "p.m.", after the letter of an option
-("**B. It doubles**"), before a lower-case word, nor inside quotation marks: the whole
-of `(A) "Stone pillows. So very soft" is ironic` is one sentence.
+break. It does not after "Mr.", "e.g." or "p.m.", nor after the letter of an option:
+"**B. It doubles**", "so C. the anvil".
 """
 
 import itertools
@@ -13,22 +12,15 @@ _END = re.compile(
     r"(?<!\bMr)(?<!\bMrs)(?<!\bMs)(?<!\bDr)(?<!\bSt)(?<!\bvs)(?<!\bi\.e)(?<!\be\.g)"
     r"(?<!\b[ap]\.m)(?<![.!?])[.!?]++[\"'”’)\]*_`$]*+(?=\s|$)|\n"
 )
-_QUOTED = re.compile(r"\"[^\"\n]{1,400}\"|“[^”\n]{1,400}”")
 _OPTION_LETTER = re.compile(r"(?:^|[*_(])[*_`\"( ]*[A-Z]$", re.MULTILINE)
 _LETTER = re.compile(r"(?<!\w)[A-Z]$")
 
 
 def ends(text: str) -> list[tuple[int, int]]:
     """Offsets (begin, end) of the punctuation or line break that ends each sentence."""
-    quotes = ((match.start(), match.end()) for match in _QUOTED.finditer(text))
-    quote = next(quotes, None)
     found: list[tuple[int, int]] = []
     for match in _END.finditer(text):
         begin, end = match.span()
-        while quote and quote[1] <= begin:
-            quote = next(quotes, None)
-        if quote and quote[0] < begin and end < quote[1]:
-            continue
         if match[0].startswith(".") and _goes_on(text, begin, end):
             continue
         found.append((begin, end))

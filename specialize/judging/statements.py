@@ -76,14 +76,14 @@ def stated(sentence: str, found: Sequence[Quantity]) -> Quantity:
         between = sentence[before.end : quantity.begin]
         if _within_aside(sentence, quantity.begin):
             continue
+        if _GIVES.fullmatch(between):
+            best, circumstance, weak = quantity, False, False
+            continue
         if _CONDITION.search(between):
             if "," in between:
                 best, circumstance = quantity, False
                 continue
             break
-        if _GIVES.fullmatch(between):
-            best, circumstance, weak = quantity, False, False
-            continue
         between = _TOTAL.sub(" total ", between)
         if sentence[quantity.begin] in "$€£":
             between = _PRICED.sub("", between)

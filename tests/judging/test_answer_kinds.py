@@ -22,6 +22,7 @@ LABELS = {
     "yes_no": ("Yes", "No"),
     "valid_invalid": ("valid", "invalid"),
 }
+VALUES = dict(G="C", X="B", Y="D", n="48", a="17", b="31", c="92", noun="lamp")
 WORDS = ["mango", "olive", "zebra", "pilot", "quartz", "rumour", "saddle", "tunnel"]
 
 
@@ -47,6 +48,19 @@ def written(words: list[str]) -> dict[str, str]:
     }
 
 
+def sibling(
+    record: dict, values: dict[str, str], words: list[str], *, swap: bool = False
+) -> tuple[str, str]:
+    """The text that a template becomes, and its gold."""
+    answer_type, template = record["answer_type"], record["template"]
+    for name, text in written(words).items():
+        template = template.replace(name, text)
+    label, other = LABELS.get(answer_type, ("", ""))[:: -1 if swap else 1]
+    golds = {"choice": f"({values['G']})", "number": values["n"]}
+    gold = golds.get(answer_type, label or " ".join(words))
+    return template.format(**values, L=label, M=other), gold
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=8, deadline=None, derandomize=True, database=None)
 @given(
@@ -62,14 +76,8 @@ def test_every_sibling_of_a_kind_is_judged_alike(
     values = dict(zip("GXY", letters, strict=False))
     values |= dict(zip("nabc", map(str, numbers), strict=True)) | {"noun": noun}
     for record in KINDS[kind]:
-        answer_type, template = record["answer_type"], record["template"]
-        for name, text in written(words).items():
-            template = template.replace(name, text)
-        label, other = LABELS.get(answer_type, ("", ""))[:: -1 if swap else 1]
-        text = template.format(**values, L=label, M=other)
-        golds = {"choice": f"({values['G']})", "number": values["n"]}
-        gold = golds.get(answer_type, label or " ".join(words))
-        verdict = judge(text, [gold], answer_type)
+        text, gold = sibling(record, values, words, swap=swap)
+        verdict = judge(text, [gold], record["answer_type"])
         assert verdict.correct is record["right"], (text, verdict)
 
 
