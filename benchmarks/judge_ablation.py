@@ -23,19 +23,10 @@ from typing import Any
 
 import judge_agreement
 
-from specialize.judging import (
-    labels,
-    letters,
-    lists,
-    marks,
-    numbers,
-    ranks,
-    segments,
-    sentences,
-    statements,
-)
+from specialize.judging import marks, ranks, segments, sentences
 from specialize.judging.answers import judge
 from specialize.judging.choices import ANSWER_TYPES
+from specialize.judging.readers import labels, letters, lists, numbers, statements
 
 TESTS = pathlib.Path(__file__).parent.parent / "tests/judging"
 LETTERS, LISTS, NUMBERS = ("choice",), ("words",), ("number",)

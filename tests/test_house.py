@@ -73,7 +73,7 @@ def test_no_room_is_without_a_name(name):
 
 def test_a_reader_of_the_tree_alone_finds_the_parts_they_ask_for():
     for path in (
-        "judging/marks_and_boxes.py",  # the rule that reads "\\boxed{}"
+        "judging/marks.py",  # the rule that reads "\\boxed{}"
         "student/loss/divergences.py",  # the K+1-event KL
         "training/data/packing.py",  # the packer
         "corpus/sampling/responses.py",  # the SQLite of responses

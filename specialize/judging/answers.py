@@ -16,10 +16,11 @@ instead (`paper_judge`).
 import dataclasses
 from collections.abc import Sequence
 
-from specialize.judging import labels, letters, lists, numbers, paper_judge
+from specialize.judging import paper_judge
 from specialize.judging.choices import ANSWER_TYPES, JUDGES
 from specialize.judging.quantities import find_quantities, normalised
 from specialize.judging.ranks import Reader, locate
+from specialize.judging.readers import labels, letters, lists, numbers
 from specialize.judging.segments import without_latex
 
 HOWS = ("marked", "last", "none")

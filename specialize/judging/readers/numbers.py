@@ -1,6 +1,6 @@
 """Numbers as final answers: which number of a passage is the answer.
 
-After a mark (`marks_and_boxes`), within its first sentence:
+After a mark (`marks`), within its first sentence:
 
 - A number that comes first is the answer, whatever explanation follows: "The answer
   is $18.00 because 3 eggs ..." is 18. Currency, emphasis, "about", "a total of",
@@ -24,11 +24,11 @@ import re
 from collections.abc import Sequence
 
 from specialize.judging import sentences
-from specialize.judging.equal_quantities import same_quantities, same_quantity
 from specialize.judging.marks import Passage
-from specialize.judging.number_words import leading_number
 from specialize.judging.quantities import Clock, Quantity, find_quantities
-from specialize.judging.statements import stated
+from specialize.judging.readers.equal_quantities import same_quantities, same_quantity
+from specialize.judging.readers.number_words import leading_number
+from specialize.judging.readers.statements import stated
 
 _LEAD = re.compile(
     r"""(?:[\s*_`"'“”‘’({\[~≈:=>$|-]

@@ -15,8 +15,8 @@ import itertools
 import re
 
 from specialize.judging import sentences
-from specialize.judging.labels import EDGE
 from specialize.judging.marks import Passage
+from specialize.judging.readers.labels import EDGE
 
 _ITEM = re.compile(r"\s*(?:\d+[.)]|[-*•])\s")
 _REMARK = re.compile(r"[:?]|\w\s*\(|\s[-–—]\s\w")

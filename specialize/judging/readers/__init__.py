@@ -1,0 +1,1 @@
+"""How each type of answer is read, after a mark and without one."""
