@@ -19,7 +19,6 @@ from specialize.judging.marks import Passage
 from specialize.judging.readers.labels import EDGE
 
 _ITEM = re.compile(r"\s*(?:\d+[.)]|[-*•])\s")
-_REMARK = re.compile(r"[:?]|\w\s*\(|\s[-–—]\s\w")
 # A sentence after a list: "Just ask if you want it in reverse order!"
 _PROSE = re.compile(r"\s*[A-Z][^:\n]*(?:\s[^:\s]+){2,}[.!?]\s*")
 # "The list in order is amber, cedar, and pine."
@@ -91,10 +90,8 @@ def _introduces(line: str) -> bool:
 
 def _items(lines: list[str]) -> str | None:
     """The words of the list items that lines begin with."""
-    listed = list(itertools.takewhile(_ITEM.match, lines))
-    if any(len(line.split()) > 5 or _REMARK.search(line) for line in listed):
-        return None
-    return spelled_words(" ".join(listed)) or None
+    listed = " ".join(itertools.takewhile(_ITEM.match, lines))
+    return spelled_words(listed) or None
 
 
 def _bare(lines: list[str]) -> str | None:

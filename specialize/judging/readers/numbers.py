@@ -69,11 +69,6 @@ _HEDGE = re.compile(
     r"[A-Za-z%.()²³]+){0,6}?"
     r"\s*(?:,?\s*\b(?:or|and|to)\b|[–—]|-)\s*(?:\b(?:about|maybe|even)\s+)?[$€£]?$"
 )
-_CLAUSE_END = re.compile(
-    r",\s|;|\s[-–—]\s(?=[A-Za-z])|\b(?:because|since|as|so|which|where|after|when|if|given"
-    r"|while|but|per|explanation|reason)\b",
-    re.IGNORECASE,
-)
 _REST_OF_SHORT = re.compile(
     r"[\s*_`$)\]}\"'”’.]*(?:\\[)\]])?"
     r"(?:[A-Za-z²³$%/()*_.\\}-]+[^\S\n]*){0,5}[.!\s*_`$)\]}\"'”’\\]*(?=\n|$)"
@@ -302,16 +297,12 @@ def _offered(sentence: str) -> NumberAnswer | None:
     if _OPERATOR.match(sentence, first.end):
         if len(rewritten := _RESULTS_IN.sub(" = ", sentence, count=1)) != len(sentence):
             return _offered(rewritten)
-    clause = sentence
-    if leads:
-        end = _CLAUSE_END.search(sentence, first.end)
-        clause = sentence[: end.start()] if end else sentence
-    if _is_calculation(clause, found) and (
+    if _is_calculation(sentence, found) and (
         not leads
         or _OPERATOR.match(sentence, first.end)
         or sentence.startswith("^", first.end)
     ):
-        single = _result(clause)
+        single = _result(sentence)
     elif not leads:
         single = stated(sentence, found)
     elif _OPERATOR.match(sentence, first.end) or _is_hedged(sentence, found):
@@ -321,17 +312,16 @@ def _offered(sentence: str) -> NumberAnswer | None:
     if single is not None and _NEGATIVE_WORD.search(sentence[: single.begin]):
         if not isinstance(single.value, Clock):
             single = dataclasses.replace(single, value=-single.value)
-    text = " ".join((sentence if single is None else clause).split())
-    return NumberAnswer(single, tuple(found), text)
+    return NumberAnswer(single, tuple(found), " ".join(sentence.split()))
 
 
-def _is_calculation(clause: str, found: list[Quantity]) -> bool:
-    return "=" in clause and sum(one.end <= len(clause) for one in found) > 1
+def _is_calculation(sentence: str, found: list[Quantity]) -> bool:
+    return "=" in sentence and len(found) > 1
 
 
-def _result(clause: str) -> Quantity | None:
+def _result(sentence: str) -> Quantity | None:
     """The result of "9 * 2 = 18" or "18 = 9 * 2"."""
-    sides = [side for side in clause.split("=") if find_quantities(side)]
+    sides = [side for side in sentence.split("=") if find_quantities(side)]
     if not sides:
         return None
     for side in (sides[-1], sides[0]):

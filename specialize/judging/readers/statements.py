@@ -22,10 +22,6 @@ _CONDITION = re.compile(
     r"|\b(?:in\s+order\s+to|so\s+that))\b",
     re.IGNORECASE,
 )
-_TOTAL = re.compile(
-    r"\b(?:for|in|to|at|with|up)\s+(?:a\s+)?(?:grand\s+|combined\s+)?(?:total|all|sum)\b",
-    re.IGNORECASE,
-)
 _RESET = re.compile(
     r"[,;:=]|\b(?:I|you|he|she|it|we|they|there|that|which|leaving|leaves|total|sum)\b"
 )
@@ -84,7 +80,6 @@ def stated(sentence: str, found: Sequence[Quantity]) -> Quantity:
                 best, circumstance = quantity, False
                 continue
             break
-        between = _TOTAL.sub(" total ", between)
         if sentence[quantity.begin] in "$€£":
             between = _PRICED.sub("", between)
         resets = [
