@@ -12,6 +12,7 @@ without any number is worth nothing, and the script then exits with 1.
 
 import argparse
 import contextlib
+import importlib
 import itertools
 import json
 import pathlib
@@ -149,8 +150,8 @@ def hand_made(path: pathlib.Path) -> list[Text]:
 def tested() -> list[Text]:
     """The texts of the judge's tests: a table of hazards and reworded answers."""
     sys.path.insert(0, str(TESTS))
-    import test_answer_hazards as hazards
-    import test_answer_kinds as kinds
+    hazards = importlib.import_module("test_answer_hazards")
+    kinds = importlib.import_module("test_answer_kinds")
 
     texts: list[Text] = hand_made(TESTS / "rewordings.jsonl")
     for records in kinds.KINDS.values():
