@@ -1,6 +1,7 @@
 """The owners' files become problems; anything else is refused by name and place."""
 
 import json
+import time
 
 import pytest
 
@@ -38,6 +39,17 @@ def test_gsm8k_gives_question_answer_and_rationale_without_calculator_marks(tmp_
     assert first.rationale == "1 + 1 = 2."
     assert (second.id, second.answers) == ("gsm8k-train-1", ("1,080",))
     assert second.source == f"{file}:3"
+
+
+def test_open_calculator_marks_are_read_in_no_time(tmp_path):
+    file = tmp_path / "train.jsonl"
+    solution = f"{'<<' * 100_000} 1 + 1 = <<1+1=2>>2.\n#### 2"
+    file.write_text(gsm8k_line(answer=solution) + "\n", encoding="utf-8")
+    begin = time.process_time()
+    [problem] = BENCHMARKS["gsm8k"].read(file)
+    assert time.process_time() - begin < 1
+    assert problem.rationale == f"{'<<' * 100_000} 1 + 1 = 2."
+
 
 
 def test_svamp_joins_body_and_question_with_one_stop(tmp_path):

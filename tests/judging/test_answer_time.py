@@ -51,6 +51,25 @@ def test_any_megabyte_is_judged_within_a_second(pieces, end, answer_type):
     assert seconds(text, answer_type) < 1
 
 
+# Places in one passage where patterns could split a long run in many ways.
+PLACES = [
+    "The answer is 5 {}~ 6", "Answer: 5 {}~", "#### 5 {}~", "The answer is {}5",
+    "She has 5 {} and 6 {}~", "So (A) {} (B) {}~", "The answer is (B) {}~ (C)",
+    "The answer is not {} True {}", "So {} True {}~", "Answer: yes {}~ no",
+    "Sorted: {}, {}~", "1. {}\n2. {}\n{}~", "**5 {}**", "Step 1: {} 5\n{}",
+    "A: {} 5. {}",
+]  # fmt: skip
+RUNS = ["a", "aB", "a.", "(", "a-", "*", "* ", "%", "$", "= ", '"', "x ", "A) ", "1,"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_long_run_within_a_passage_takes_no_time(place):
+    for number, run in enumerate(RUNS):
+        text = place.replace("{}", run * (900 // len(run)))
+        assert seconds(text, "number") < 1
+        assert seconds(text, ANSWER_TYPES[number % len(ANSWER_TYPES)]) < 1
+
+
 @pytest.mark.parametrize(
     "form",
     [

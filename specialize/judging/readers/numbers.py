@@ -14,8 +14,9 @@ After a mark (`marks`), within its first sentence:
   that the sentence states counts (`statements`).
 - Numbers in words count where they come first and no digits do.
 
-Without a mark the last number of the whole text counts, as in the reference; a text
-without digits may be a number in words.
+Without a mark the last emphasised number counts ("**18**"), else what the last
+sentence with a number states; a text without digits may be a number in words. A text
+that ends within a calculation after others was cut off, and states nothing.
 """
 
 import collections
@@ -42,7 +43,7 @@ _LEAD = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _NEGATIVE_WORD = re.compile(r"\b(?:minus|negative)\s+[$€£]?$", re.IGNORECASE)
-_UNITS = r"(?:\s*\\?(?!or\b|and\b|to\b|x\b)[A-Za-z%.()²³]+){0,3}?"
+_UNITS = r"(?:\s*\\?(?!or\b|and\b|to\b|x\b)[A-Za-z%.()²³]++){0,3}?"
 _OPERATOR = re.compile(
     rf"{_UNITS}[\s)]*(?:[+*×·÷/=\u2212]|\s-|[-–](?=[\s$]*\d)|x\s?(?=[$\d(])|\\div\b"
     r"|(?:times|plus|minus|(?:divided|multiplied)\s+by)\b)[\s($]*(?=[-\d.$(])",
@@ -66,12 +67,12 @@ _COUNTED_SUBJECT = re.compile(
 )
 _HEDGE = re.compile(
     r"(?:\s*\\?(?!(?:or|and|to|x|is|are|was|were)\b)"
-    r"[A-Za-z%.()²³]+){0,6}?"
+    r"[A-Za-z%.()²³]++){0,6}?"
     r"\s*(?:,?\s*\b(?:or|and|to)\b|[–—]|-)\s*(?:\b(?:about|maybe|even)\s+)?[$€£]?$"
 )
 _REST_OF_SHORT = re.compile(
-    r"[\s*_`$)\]}\"'”’.]*(?:\\[)\]])?"
-    r"(?:[A-Za-z²³$%/()*_.\\}-]+[^\S\n]*){0,5}[.!\s*_`$)\]}\"'”’\\]*(?=\n|$)"
+    r"[\s*_`$)\]}\"'”’.]*+(?:\\[)\]])?"
+    r"(?:[A-Za-z²³$%/()*_.\\}-]++[^\S\n]*+){0,5}[.!\s*_`$)\]}\"'”’\\]*(?=\n|$)"
 )
 _PART_OF = re.compile(r"(?:half|a\s+\w+)\s+(?:of\s+)?the\b", re.IGNORECASE)
 _TAIL = 1_000
@@ -93,7 +94,7 @@ _OPEN_SUM = re.compile(r"\d\s?(?:[-+*/×·÷^]|=)\s?$")
 _POWER = re.compile(r"\s?(?:\^|\*\*)\s?$")
 _FIRST_OF_LIST = re.compile(r"\s*1[.)]\s[^\n]*\n+\s*2[.)]\s")
 _EXPLAINED = re.compile(
-    r"[\s*_`$)\]}\"'.,;(-]*(?:[A-Za-z]+\s){0,3}?[\s.,;:(*-]*"
+    r"[\s*_`$)\]}\"'.,;(-]*+(?:[A-Za-z]+\s){0,3}?[\s.,;:(*-]*+"
     r"(?:explanation|reason\w*|because|since|solution|step|note|as)\b",
     re.IGNORECASE,
 )
