@@ -128,21 +128,25 @@ def parse_body(body: bytes, where: str) -> list[Choice]:
     try:
         return usable_choices(body, where)
     except Unusable as error:
-        raise InputError(f"{error}. The database is damaged.") from error
+        raise InputError(
+            f"{str(error).rstrip('.')}. The database is damaged: restore a copy, or "
+            "name another --responses."
+        ) from error
 
 
 def token_counts(body: bytes) -> tuple[int | None, int | None]:
     """(prompt tokens, completion tokens) as the server counts them, or None."""
     usage = _decoded(body, "response").usage
     counted = cast(dict[str, Any], usage) if isinstance(usage, dict) else {}
-    return _count(counted.get("prompt_tokens")), _count(counted.get("completion_tokens"))
+    return _count(counted.get("prompt_tokens")), _count(
+        counted.get("completion_tokens")
+    )
 
 
 def _count(value: Any) -> int | None:
-    try:
-        return typed_json.convert(value, typed_json.Count, "usage")
-    except InputError:
-        return None  # the cost is then unknown; the answer is as good
+    # Without a count the cost is unknown, but the answer is as good.
+    known = isinstance(value, int) and not isinstance(value, bool)
+    return value if known and 0 <= value < 2**63 else None
 
 
 def _decoded(body: bytes, where: str) -> _Response:
