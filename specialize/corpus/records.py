@@ -77,9 +77,9 @@ class Completion:
     finish_reason: str = "stop"
 
 
-# What servers write when the teacher ended its text by itself or at a stop text. Every
-# other word ("length", "max_tokens", "content_filter", "abort", "error", ...) means that
-# the text was cut or refused.
+# What servers write when the teacher ended its text itself, or at a stop text. Every
+# other word ("length", "max_tokens", "content_filter", "abort", "error", ...) means
+# that the text was cut or refused.
 _ENDED = frozenset(
     "stop stopped eos eos_token eos_found end_turn end_of_text end stop_sequence "
     "stop_token stop_str stop_word stop_words matched_stop complete completed "

@@ -386,6 +386,7 @@ class Sampler:
             self._writer, self._store.add_failure, ask, fault.reason, str(fault)
         )
         self.tally.failed += ask.count
+        self.tally.last_fault = str(fault)
         self._barren += 1
         if self._barren >= max(5, self._sampling.pace.concurrency):
             raise InputError(
