@@ -217,8 +217,9 @@ def _door(openai: Any, redactor: Redactor) -> Any:
 
     class Door(openai.DefaultAsyncHttpxClient):
         async def send(self, request: Any, *, stream: bool = False, **how: Any) -> Any:
-            send: Any = super().send
-            return await _entered(await send(request, stream=True, **how), redactor)
+            base: Any = super()
+            response = await base.send(request, stream=True, **how)
+            return await _entered(response, redactor)
 
     return Door
 

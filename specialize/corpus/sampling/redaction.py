@@ -15,10 +15,11 @@ MASK = b"***"
 # Shorter keys ("none", "EMPTY") are placeholders, and would be found in any text.
 SHORTEST = 8
 
-# One character in a URL, in JSON, in Python's repr, in HTML; each perhaps twice.
+# A printable character of ASCII in JSON, Python's repr, a URL, HTML; or a line's end.
 _ESCAPE = re.compile(
-    rb"\\+u\{?0*([0-9a-f]{2})\}?|\\+x([0-9a-f]{2})|%(?:25)*([0-9a-f]{2})"
-    rb"|&#x0*([0-9a-f]{2});?|&#0*([0-9]{1,3});?|\\+[nrt]",
+    rb"\\+(?:u\{?0*([2-7][0-9a-f])\}?|x([2-7][0-9a-f])|([01][0-7][0-7])|[nrt])"
+    rb"|%(?:25)*([2-7][0-9a-f])"
+    rb"|&#(?:x0*([2-7][0-9a-f])|0*([3-9][0-9]|1[0-2][0-9]));?",
     re.IGNORECASE,
 )
 _IGNORED = b"\0\\\r\n\t \"',"
@@ -34,6 +35,10 @@ class Redactor:
     def __init__(self, key: str):
         needles = dict.fromkeys(_written(key.encode())) if len(key) >= SHORTEST else ()
         self._needles = [_folded(needle)[:SHORTEST] for needle in needles]
+        if needles:  # a list of bytes: found, but never cut out
+            self._needles.append(
+                b"".join(b"%d" % byte for byte in key.encode()[:SHORTEST])
+            )
         self._units = [[_unit(byte) for byte in needle] for needle in needles]
         self._heads = [
             re.compile(b"".join(one.pattern for one in units[:SHORTEST]), re.IGNORECASE)
@@ -105,12 +110,13 @@ def _folded(data: bytes) -> bytes:
 
 
 def _character(match: re.Match[bytes]) -> bytes:
-    *hexadecimal, decimal = match.groups()
-    digits = next((one for one in hexadecimal if one), None)
-    if digits is None and decimal is None:
+    *_, decimal = match.groups()
+    octal = match[3]
+    digits = match[1] or match[2] or match[4] or match[5] or octal or decimal
+    if digits is None:
         return b""  # the end of a line
-    number = int(digits, 16) if digits else int(decimal)
-    return bytes([number]) if number < 128 else match[0]
+    base = 8 if octal else 10 if decimal else 16
+    return bytes([int(digits, base)])
 
 
 def _covered(
@@ -137,5 +143,6 @@ def _unit(byte: int) -> re.Pattern[bytes]:
         rb"\\+(?:u\{?0*|x)%s\}?" % digits,
         rb"%%(?:25)*%s" % digits,
         rb"&#(?:x0*%s|0*%d);?" % (digits, byte),
+        rb"\\+%03o" % byte,
     ]
     return re.compile(rb"(?:\s|\0|\\+[nrt])*(?:%s)" % b"|".join(written), re.IGNORECASE)

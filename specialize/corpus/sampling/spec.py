@@ -19,6 +19,39 @@ APIS = ("completions", "chat")
 CONVENTIONS = ("auto", "before_temperature", "after_temperature", "unknown")
 
 
+def _whole(name: str, value: int, most: int) -> None:
+    checks.whole(name, value)
+    checks.real(name, value, most=most)
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name} is not Unicode ({text!r}). Correct it.") from None
+
+
+def _check_url(url: str) -> None:
+    """Checks a base URL, and prints nothing of one that may hold a password."""
+    if "@" in url or "%40" in url:
+        raise InputError(
+            "base_url holds credentials. Put the key in the environment "
+            "(--api_key_env) and leave only the address: it is not printed."
+        )
+    try:
+        parts = urllib.parse.urlsplit(url)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not url.isprintable() or " " in url or "?" in url or "#" in url:
+        raise InputError(
+            "base_url is not the address of a server: expected http:// or https://, a "
+            "host, perhaps a port of 1 to 65535 and a path, and nothing after it, "
+            "for example http://localhost:8000/v1. What was given is not printed: it "
+            "may hold a password."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class RequestSpec:
     """How one completion is drawn, and what is reported with it.
@@ -111,39 +144,6 @@ class Endpoint:
             "stop": list(request.stop),
             "system": self.system,
         }
-
-
-def _whole(name: str, value: int, most: int) -> None:
-    checks.whole(name, value)
-    checks.real(name, value, most=most)
-
-
-def _check_text(name: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{name} is not Unicode ({text!r}). Correct it.") from None
-
-
-def _check_url(url: str) -> None:
-    """Checks a base URL, and prints nothing of one that may hold a password."""
-    if "@" in url or "%40" in url:
-        raise InputError(
-            "base_url holds credentials. Put the key in the environment "
-            "(--api_key_env) and leave only the address: it is not printed."
-        )
-    try:
-        parts = urllib.parse.urlsplit(url)
-        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        right = False
-    if not right or not url.isprintable() or " " in url or "?" in url or "#" in url:
-        raise InputError(
-            "base_url is not the address of a server: expected http:// or https://, a "
-            "host, perhaps a port of 1 to 65535 and a path, and nothing after it, "
-            "for example http://localhost:8000/v1. What was given is not printed: it "
-            "may hold a password."
-        )
 
 
 @dataclasses.dataclass(frozen=True)
