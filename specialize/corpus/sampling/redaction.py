@@ -34,7 +34,7 @@ class Redactor:
 
     def __init__(self, key: str):
         needles = dict.fromkeys(_written(key.encode())) if len(key) >= SHORTEST else ()
-        self._needles = [_folded(needle)[:SHORTEST] for needle in needles]
+        self._needles = [_folded(needle[:SHORTEST]) for needle in needles]
         if needles:  # a list of bytes: found, but never cut out
             self._needles.append(
                 b"".join(b"%d" % byte for byte in key.encode()[:SHORTEST])
@@ -139,10 +139,10 @@ def _unit(byte: int) -> re.Pattern[bytes]:
     """One character in any of its escapes, and the line ends before it."""
     digits = b"%02x" % byte
     written = [
-        rb"\\*%s" % re.escape(bytes([byte])),
+        rb"\\+%03o" % byte,
         rb"\\+(?:u\{?0*|x)%s\}?" % digits,
         rb"%%(?:25)*%s" % digits,
         rb"&#(?:x0*%s|0*%d);?" % (digits, byte),
-        rb"\\+%03o" % byte,
+        rb"\\*%s" % re.escape(bytes([byte])),
     ]
     return re.compile(rb"(?:\s|\0|\\+[nrt])*(?:%s)" % b"|".join(written), re.IGNORECASE)

@@ -297,25 +297,27 @@ class ResponseStore:
         Raises:
             InputError: the database is damaged.
         """
-        rows = self._rows(
-            "SELECT samples.question, sample, response, choice, body FROM samples "
-            "JOIN questions ON questions.id = samples.question "
-            "JOIN responses ON responses.id = response "
+        query = (
+            "SELECT questions.id, sample, response, choice, body FROM samples "
+            "LEFT JOIN questions ON questions.id = samples.question "
+            "LEFT JOIN responses ON responses.id = response "
             f"WHERE is_right {'=' if unjudged else '>='} {_UNJUDGED} "
-            "ORDER BY position, sample",
-            tuple[str, int, int, int, bytes],
+            "ORDER BY position, sample"
         )
         current, parsed = -1, dict[int, Choice]()
-        for question, sample, response, number, body in rows:
-            where = f"{self.path}, response {response}"
-            if response != current:
-                parsed = {c.index: c for c in parse_body(_unpacked(body, where), where)}
-                current = response
-            if (choice := parsed.get(number)) is None:
-                raise InputError(f"{where} has no choice {number}. {_DAMAGED}")
-            yield Completion(
-                question, sample, choice.text, choice.tokens, choice.finish_reason
-            )
+        kind = tuple[str, int, int, int, bytes]
+        with contextlib.closing(self._rows(query, kind)) as rows:
+            for question, sample, response, number, body in rows:
+                where = f"{self.path}, response {response}"
+                if response != current:
+                    choices = parse_body(_unpacked(body, where), where)
+                    parsed = {choice.index: choice for choice in choices}
+                    current = response
+                if (found := parsed.get(number)) is None:
+                    raise InputError(f"{where} has no choice {number}. {_DAMAGED}")
+                yield Completion(
+                    question, sample, found.text, found.tokens, found.finish_reason
+                )
 
     @contextlib.contextmanager
     def _explained(self) -> Generator[None]:
@@ -351,9 +353,13 @@ class ResponseStore:
                     self._database.execute("ROLLBACK")
                 raise
 
-    def _rows(self, query: str, kind: type[T]) -> Iterator[T]:
-        with self._explained():
-            for row in self._database.execute(query):
+    def _rows(self, query: str, kind: type[T]) -> Generator[T]:
+        # An open cursor would leave the log beside the database.
+        with (
+            self._explained(),
+            contextlib.closing(self._database.execute(query)) as cursor,
+        ):
+            for row in cursor:
                 yield typed_json.convert(row, kind, self.path, remedy=_DAMAGED)
 
     def _prepare(self) -> None:

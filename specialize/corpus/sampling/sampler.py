@@ -391,7 +391,7 @@ class Sampler:
         if self._barren >= max(5, self._sampling.pace.concurrency):
             raise InputError(
                 f"{self._barren} requests in a row were given up, the last one "
-                f"because of {fault.reason} ({fault}). {_remedy(fault.reason)} What "
+                f"because of {fault.reason} ({fault}). {_remedy(fault.reason)}What "
                 "came before is stored; run the same command again to continue."
             )
 
@@ -409,12 +409,15 @@ def _backoff(first: float, attempt: int) -> float:
 
 
 def _remedy(reason: str) -> str:
-    return {
+    remedy = {
         "no_logprobs": "Start the server with log-probabilities on (vLLM and "
         "llama.cpp send them; transformers' server does not), or lower --top_logprobs.",
         "refused": "The server's message says what it does not accept.",
         "malformed": "Check --base_url (that of most servers ends in /v1) and --api.",
         "rate_limit": "Lower --requests_per_minute or --concurrency.",
         "timeout": "Raise --timeout, or lower --concurrency.",
+        "only_reasoning": "",  # the message says it
+        "echo": "",
         "connection": "Check that the server runs and --base_url is right.",
     }.get(reason, "See the server's log.")
+    return remedy and f"{remedy} "
