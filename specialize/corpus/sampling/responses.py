@@ -327,16 +327,22 @@ class ResponseStore:
         except sqlite3.Error as error:
             code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
             if code in _BUSY:
-                text = "is being written by another process. Wait for it, or name "
-                text += "another --responses."
+                text = (
+                    "is being written by another process. Wait for it, or name another "
+                    "--responses."
+                )
             elif code in _UNWRITABLE:
-                text = f"cannot be written: {error}. Everything before it is stored; "
-                text += "make room and run the same command again to continue."
+                text = (
+                    f"cannot be written: {error}. Everything before it is stored; make "
+                    "room and run the same command again to continue."
+                )
             elif code == sqlite3.SQLITE_CANTOPEN:
                 text = f"cannot be opened: {error}. Name another --responses."
             elif code == sqlite3.SQLITE_NOTADB:
-                text = "is not a database of 'specialize corpus sample' "
-                text += f"({error}). Name another --responses."
+                text = (
+                    f"is not a database of 'specialize corpus sample' ({error}). Name "
+                    "another --responses."
+                )
             else:
                 text = f"cannot be read: {error}. {_DAMAGED}"
             raise InputError(f"{self.path} {text}") from error

@@ -14,6 +14,7 @@ _OURS = frozenset(
     "model n temperature top_p max_tokens stop seed prompt messages logprobs "
     "top_logprobs stream echo".split()
 )
+MOST_AT_ONCE = 10_000
 APIS = ("completions", "chat")
 # Whether log-probabilities are before or after temperature; "auto" finds out.
 CONVENTIONS = ("auto", "before_temperature", "after_temperature", "unknown")
@@ -169,7 +170,7 @@ class PaceSpec:
     backoff_s: float = 0.5
 
     def __post_init__(self) -> None:
-        _whole("concurrency", self.concurrency, 10_000)
+        _whole("concurrency", self.concurrency, MOST_AT_ONCE)
         _whole("attempts", self.attempts, 100)
         checks.real("backoff_s", self.backoff_s, least=0.0, most=60.0)
         for name, least in (("requests_per_minute", 0.01), ("tokens_per_minute", 1.0)):
