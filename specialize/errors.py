@@ -19,6 +19,17 @@ class InputError(ValueError):
     """
 
 
+def visible(text: str) -> str:
+    r"""A text of others with its control characters as escapes, such as `\x1b`.
+
+    A terminal obeys them: they clear it, rename it, or reverse the order of letters.
+    """
+    return "".join(
+        char if char.isprintable() or char in "\n\t\u3000\xa0" else ascii(char)[1:-1]
+        for char in text
+    )
+
+
 def nearest(
     name: str, candidates: Iterable[str], *, count: int = 1, cutoff: float = 0.7
 ) -> list[str]:

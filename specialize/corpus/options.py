@@ -5,8 +5,9 @@
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from specialize import typed_json
 from specialize.corpus.benchmarks.table import BENCHMARKS
 from specialize.corpus.choices import ALIGNMENTS, FORMATS
 from specialize.corpus.sampling.spec import RequestSpec, SamplingSpec
@@ -17,6 +18,7 @@ from specialize.corpus.spec import (
     RecordsSpec,
     Sources,
 )
+from specialize.errors import InputError
 from specialize.judging.choices import ANSWER_TYPES, JUDGES
 from specialize.judging.spec import JudgeSpec
 
@@ -123,7 +125,7 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
         help="alternatives per token",
     )
     parser.add_argument(
-        "--log_every", type=float, default=30.0, help="seconds between progress lines"
+        "--log_every", type=pause, default=30.0, help="seconds between progress lines"
     )
 
 
@@ -287,17 +289,20 @@ def count(text: str) -> int:
     return int(text)
 
 
-def json_object(text: str) -> dict[str, object]:
-    """Reads a JSON object."""
-    import json
+def pause(text: str) -> float:
+    """Reads a number of seconds from 0.1 to a day."""
+    seconds = float(text)
+    if not 0.1 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text}, expected 0.1 to 86,400 seconds")
+    return seconds
 
+
+def json_object(text: str) -> dict[str, Any]:
+    """Reads a JSON object; its values, which may be secret, are in no message."""
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r}, expected a JSON object")
-    return cast(dict[str, object], value)
+        return typed_json.decode(text, dict[str, Any], "the object")
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:

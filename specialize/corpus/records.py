@@ -77,6 +77,21 @@ class Completion:
     finish_reason: str = "stop"
 
 
+# What servers write when the teacher ended its text itself, or at a stop text. Every
+# other word ("length", "max_tokens", "content_filter", "abort", "error", ...) means
+# that the text was cut or refused.
+_ENDED = frozenset(
+    "stop stopped eos eos_token eos_found end_turn end_of_text end stop_sequence "
+    "stop_token stop_str stop_word stop_words matched_stop complete completed "
+    "done finish finished success normal".split()
+)
+
+
+def is_whole(finish_reason: str) -> bool:
+    """Whether the teacher ended a text, so that the last answer in it is its answer."""
+    return finish_reason.strip().lower() in _ENDED
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class AlignedTarget:
     """A target in student tokens with one sparse teacher row per position.

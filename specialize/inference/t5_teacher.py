@@ -27,7 +27,7 @@ from specialize import config
 from specialize.corpus.benchmarks.table import read_problems
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.sampler import Tally
-from specialize.corpus.sampling.spec import PaceSpec, SamplingSpec
+from specialize.corpus.sampling.spec import MOST_AT_ONCE, PaceSpec, SamplingSpec
 from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
 from specialize.corpus.sampling.wire import usable_choices
 from specialize.corpus.spelling import token_text
@@ -316,7 +316,7 @@ def sample_checkpoint(
     sampling = dataclasses.replace(
         sampling,
         seed=decoding.seed,
-        pace=PaceSpec(concurrency=_ASKS_PER_ROW * decoding.batch_size),
+        pace=PaceSpec(min(_ASKS_PER_ROW * decoding.batch_size, MOST_AT_ONCE)),
     )
     decoding = dataclasses.replace(
         decoding, method="sample", num_samples=sampling.samples_per_request

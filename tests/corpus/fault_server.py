@@ -44,7 +44,24 @@ class Request:
         return self.question, self.body.get("seed", -1), self.body.get("n", 1)
 
 
-Fault = Callable[[Request], str | None]
+# The name of a fault, or what is sent instead of an answer.
+Fault = Callable[[Request], "str | Raw | None"]
+
+
+@dataclasses.dataclass
+class Raw:
+    """What is written, then `drip` every `pause_s` until the client leaves."""
+
+    data: bytes
+    drip: bytes = b""
+    pause_s: float = 0.0
+
+
+def http(status: int, body: bytes, **headers: str) -> Raw:
+    """A whole response."""
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}"]
+    lines += ["Connection: close", *(f"{k}: {v}" for k, v in headers.items())]
+    return Raw("\r\n".join([*lines, "", ""]).encode() + body)
 
 
 class FaultServer:
@@ -132,6 +149,14 @@ class FaultServer:
     async def _respond(self, request: Request, writer: asyncio.StreamWriter) -> None:
         fault = self.fault(request)
         status, extra = 200, ""
+        if isinstance(fault, Raw):
+            writer.write(fault.data)
+            await writer.drain()
+            while fault.drip:
+                writer.write(fault.drip)
+                await writer.drain()
+                await asyncio.sleep(fault.pause_s)
+            return
         if fault == "hang":
             await asyncio.sleep(60)
         if fault in ("429", "429 date", "500", "400", "401", "404"):

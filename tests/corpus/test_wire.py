@@ -2,10 +2,13 @@
 
 import json
 
+import hypothesis
 import pytest
+from hypothesis import strategies
 
+from specialize.corpus.records import is_whole
 from specialize.corpus.sampling.teachers import Unusable
-from specialize.corpus.sampling.wire import usable_choices
+from specialize.corpus.sampling.wire import token_counts, usable_choices
 
 
 def response(choice, **fields):
@@ -136,3 +139,142 @@ def test_what_is_no_response_is_malformed(body):
     with pytest.raises(Unusable) as caught:
         usable_choices(body, "x")
     assert caught.value.reason == "malformed"
+
+
+def plain(text, **fields):
+    logprobs = {"tokens": [text], "token_logprobs": [-0.5], "top_logprobs": None}
+    return {"text": text, "logprobs": logprobs} | fields
+
+
+@pytest.mark.parametrize(
+    ("indices", "texts"),
+    [
+        ([0, 1, 2], "abc"),
+        ([2, 0, 1], "bca"),
+        ([0, 0, 0], "abc"),
+        ([1, 1, 0], "abc"),
+        ([None, None, None], "abc"),
+        ([1, None, 7], "abc"),
+        ([-5, 3, 9], "abc"),
+    ],
+)
+def test_every_choice_is_kept_however_the_server_numbers_them(indices, texts):
+    pairs = zip(indices, "abc", strict=True)
+    body = json.dumps({"choices": [plain(text, index=n) for n, text in pairs]})
+    found = usable_choices(body.encode(), "x")
+    assert "".join(one.text for one in found) == texts
+    assert len({one.index for one in found}) == 3
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("text", [None, "", " \n"])
+def test_an_answer_that_is_all_reasoning_is_unusable_and_the_remedy_is_named(
+    field, text
+):
+    tokens = [(t, None, -0.1, []) for t in ("<think>", "Hm")]
+    body = chat(text, tokens, **{field: "Hm"})
+    with pytest.raises(Unusable, match=r"--max_tokens.*parser.*--extra_body") as caught:
+        usable_choices(body, "x")
+    assert caught.value.reason == "only_reasoning"
+
+
+@pytest.mark.parametrize("half", ["\\ud83d", "\\uDE00", "\\uDE00\\ud83d"])
+def test_half_a_surrogate_pair_reaches_no_file(half):
+    body = response(plain("The answer is 5", finish_reason="HERE"), note="HERE")
+    (choice,) = usable_choices(body.replace(b"HERE", half.encode()), "x")
+    assert set(choice.finish_reason) == {"\ufffd"}
+    (choice,) = usable_choices(response(plain("5 \U0001f600")), "x")
+    assert choice.text == "5 \U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        ({"prompt_tokens": 5, "completion_tokens": 7}, (5, 7)),
+        ({"prompt_tokens": True, "completion_tokens": "7"}, (None, None)),
+        ({"prompt_tokens": 10**30, "completion_tokens": -1}, (None, None)),
+        ([1], (None, None)),
+        ("much", (None, None)),
+        (None, (None, None)),
+    ],
+)
+def test_counts_that_are_none_leave_the_answer_usable(usage, counts):
+    body = response(plain("5"), usage=usage)
+    assert usable_choices(body, "x")
+    assert token_counts(body) == counts
+
+
+def test_only_words_for_an_end_are_whole():
+    for word in ("stop", "STOP", "eos_token", "end_turn", " stop_sequence"):
+        assert is_whole(word)
+    for word in (
+        *("length", "max_tokens", "MAX_TOKENS", "model_length", "content_filter"),
+        *("abort", "error", "safety", "tool_calls", "cancelled", "\ufffd", ""),
+    ):
+        assert not is_whole(word)
+
+
+odd = strategies.sampled_from(
+    [
+        *(None, True, -1, 10**30, 10**400, 0.5, float("nan"), float("inf"), "", "x"),
+        *(
+            [],
+            [1],
+            [[]],
+            {},
+            {"a": 1},
+            "\ud800",
+            [None] * 3,
+            {"content": 3},
+            3000000000,
+        ),
+    ]
+)
+
+
+def places(value, path=()):
+    yield path
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, one in items:
+            yield from places(one, (*path, key))
+
+
+WHOLE = (
+    json.loads(chat("5!", [("5", [53], -0.5, [("6", -2.0)]), ("!", None, -0.1, [])])),
+    json.loads(response(plain("5", finish_reason="stop"), usage={"prompt_tokens": 3})),
+    {"error": {"message": "no", "code": 3}},
+)
+
+
+@hypothesis.settings(deadline=None, max_examples=300)
+@hypothesis.given(strategies.sampled_from(WHOLE), strategies.data(), odd)
+def test_a_field_of_another_type_makes_an_answer_unusable_or_does_not_matter(
+    whole, data, value
+):
+    path = data.draw(strategies.sampled_from(list(places(whole))))
+    changed = {"root": json.loads(json.dumps(whole))}
+    inner = changed
+    for key in ("root", *path)[:-1]:
+        inner = inner[key]
+    inner[("root", *path)[-1]] = value
+    body = json.dumps(changed["root"]).encode()
+    try:
+        found = usable_choices(body, "x")
+    except Unusable as error:
+        assert len(str(error)) < 500
+    else:
+        for choice in found:
+            choice.text.encode()
+            choice.finish_reason.encode()
+        token_counts(body)
+
+
+@pytest.mark.parametrize(
+    "inside", ["[" * 100_000, "1" * 5000, "1e999", '{"a":' * 100_000, '"' + "x" * 10]
+)
+def test_what_no_parser_reads_is_malformed(inside):
+    for body in (f'{{"choices": {inside}', f'{{"choices": [], "more": {inside}'):
+        with pytest.raises(Unusable) as caught:
+            usable_choices(body.encode(), "x")
+        assert caught.value.reason == "malformed"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rapidfuzz.distance import Indel
 
 from specialize.corpus.completions import Sample
-from specialize.corpus.records import Problem
+from specialize.corpus.records import Problem, is_whole
 from specialize.judging.answers import judge
 from specialize.judging.spec import JudgeSpec
 
@@ -24,7 +24,7 @@ def verify(sample: Sample, problem: Problem, judging: JudgeSpec) -> str | None:
     completion = sample.completion
     if not completion.text.strip():
         return "empty"
-    if completion.finish_reason == "length":
+    if not is_whole(completion.finish_reason):
         # The last number of a text that was cut is not its answer, even if equal.
         return "cut_off"
     if not problem.answers:

@@ -160,8 +160,8 @@ def register_export(commands: options.Commands) -> None:
 
 def _export(arguments: argparse.Namespace) -> int:
     from specialize.corpus.sampling import sample
-    from specialize.progress import console
+    from specialize.progress import say
 
     count = sample.export(arguments.responses, arguments.out)
-    console.print(f"{count:,} completions in {arguments.out}")
+    say(f"{count:,} completions in {arguments.out}")
     return 0

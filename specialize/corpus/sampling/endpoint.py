@@ -1,16 +1,22 @@
 """Any OpenAI-compatible server as a teacher: completions or chat, with top-k."""
 
+import asyncio
 import email.utils
+import json
 import math
 import os
 import time
 from collections.abc import Mapping
 from typing import Any, cast
 
+from specialize.corpus.sampling.redaction import Redactor, checked_key
 from specialize.corpus.sampling.spec import Endpoint
-from specialize.corpus.sampling.teachers import Answer, Ask, Busy, Unusable
+from specialize.corpus.sampling.teachers import Answer, Ask, Busy, Choice, Unusable
 from specialize.corpus.sampling.wire import token_counts, usable_choices
-from specialize.errors import InputError
+from specialize.errors import InputError, visible
+
+# A longer answer is none: a server may send without end.
+MOST_BYTES = 256 << 20
 
 
 class OpenAITeacher:
@@ -29,24 +35,31 @@ class OpenAITeacher:
             raise InputError(
                 "sampling needs the extra 'teacher': pip install 'specialize[teacher]'."
             ) from error
-        key = os.environ.get(endpoint.api_key_env, "")
-        if not key and "api.openai.com" in endpoint.base_url:
-            raise InputError(
-                f"the environment has no {endpoint.api_key_env}, and "
-                f"{endpoint.base_url} needs a key. Set it, or name another variable "
-                "with --api_key_env."
-            )
         self.endpoint = endpoint
         self.name = endpoint.model
         self._openai = openai
-        self._key = key
-        # We retry ourselves: each attempt must pass the rate limits and be counted.
-        self._client = openai.AsyncOpenAI(
-            base_url=endpoint.base_url,
-            api_key=key or "no-key",
-            max_retries=0,
-            timeout=endpoint.timeout_s,
-        )
+        key = _key(endpoint)
+        self._redactor = Redactor(key)
+        if self._redactor.holds(json.dumps(self.describe()).encode()):
+            raise InputError(
+                "the API key is in another option (--model, --system, --stop or "
+                "--extra_body), which is stored with the answers. Remove it there."
+            )
+        try:
+            # We retry ourselves: each attempt must pass the limits and be counted.
+            self._client = openai.AsyncOpenAI(
+                base_url=endpoint.base_url,
+                api_key=key or "no-key",
+                max_retries=0,
+                timeout=endpoint.timeout_s,
+                http_client=_door(openai, self._redactor)(timeout=endpoint.timeout_s),
+            )
+        except Exception as error:  # of several libraries, for a URL or a proxy
+            message = self._redactor.clean_text(f"{type(error).__name__}: {error}")
+            raise InputError(
+                f"no connection can be made ({visible(message)}). Check --base_url and "
+                "the proxies of the environment."
+            ) from None
 
     def describe(self) -> dict[str, Any]:
         """Everything that its completions depend on."""
@@ -67,7 +80,7 @@ class OpenAITeacher:
             max_tokens=self.endpoint.request.max_tokens,
         )
         seconds = time.monotonic() - began
-        choices = usable_choices(body, f"answer to {ask.problem_id}")[: ask.count]
+        choices = self._choices(body, f"answer to {ask.problem_id}")[: ask.count]
         usage = token_counts(body)
         return Answer(choices, body, usage[0], usage[1], seconds)
 
@@ -92,7 +105,7 @@ class OpenAITeacher:
             body = await self._post(
                 prompt, count=1, seed=0, temperature=temperature, max_tokens=1
             )
-            tokens = usable_choices(body, "probe", spelt=False)[0].tokens
+            tokens = self._choices(body, "probe", spelt=False)[0].tokens
             seen.append(dict(tokens[0].top) if tokens else {})
         return same_temperature(seen[0], seen[1], other)
 
@@ -116,56 +129,155 @@ class OpenAITeacher:
             options["seed"] = seed
         create: Any
         try:
-            if endpoint.api == "chat":
-                messages: list[dict[str, str]] = []
-                if endpoint.system:
-                    messages.append({"role": "system", "content": endpoint.system})
-                messages.append({"role": "user", "content": prompt})
-                create = self._client.chat.completions.with_raw_response.create
-                raw: Any = await create(
-                    messages=messages,
-                    logprobs=True,
-                    top_logprobs=request.top_logprobs,
-                    **options,
-                )
-            else:
-                create = self._client.completions.with_raw_response.create
-                raw = await create(
-                    prompt=prompt, logprobs=request.top_logprobs, **options
-                )
-            return cast(bytes, raw.content)
-        except openai.APITimeoutError as error:
-            raise Busy("timeout", f"no answer in {endpoint.timeout_s:g} s") from error
+            async with asyncio.timeout(endpoint.timeout_s):
+                if endpoint.api == "chat":
+                    messages = [{"role": "user", "content": prompt}]
+                    if endpoint.system:
+                        messages.insert(
+                            0, {"role": "system", "content": endpoint.system}
+                        )
+                    create = self._client.chat.completions.with_raw_response.create
+                    raw: Any = await create(
+                        messages=messages,
+                        logprobs=True,
+                        top_logprobs=request.top_logprobs,
+                        **options,
+                    )
+                else:
+                    create = self._client.completions.with_raw_response.create
+                    raw = await create(
+                        prompt=prompt, logprobs=request.top_logprobs, **options
+                    )
+                return cast(bytes, raw.content)
+        except (TimeoutError, openai.APITimeoutError):
+            message = f"no whole answer in {endpoint.timeout_s:g} s"
+            raise Busy("timeout", message) from None
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            message = f"{type(cause).__name__}: {cause}"
-            raise Busy("connection", self._redact(message)) from error
+            if isinstance(cause, Unusable):
+                raise cause from None
+            message = self._redactor.clean_text(f"{type(cause).__name__}: {cause}")
+            raise Busy("connection", message) from None
         except openai.APIStatusError as error:
-            raise self._status(error) from error
+            raise self._status(error.response) from None
 
-    def _status(self, error: Any) -> Exception:
-        code = int(error.status_code)
-        message = self._redact(f"HTTP {code}: {str(error.message)[:300]}")
+    def _choices(self, body: bytes, where: str, *, spelt: bool = True) -> list[Choice]:
+        try:
+            choices = usable_choices(body, where, spelt=spelt)
+        except Unusable as error:
+            message = self._redactor.clean_text(str(error))
+            raise Unusable(error.reason, message, again=error.again) from None
+        if self._redactor.holds(b"|".join(map(_written, choices))):
+            raise _echo()
+        return choices
+
+    def _status(self, response: Any) -> Exception:
+        endpoint, code = self.endpoint, int(response.status_code)
+        said = cast(bytes, response.content).decode("utf-8", "replace")
+        message = visible(f"HTTP {code}: {' '.join(said.split())[:300]}")
+        address = self._redactor.clean_text(endpoint.base_url)
         if code in (408, 409, 425, 429) or code >= 500:
-            reason = "rate_limit" if code == 429 else "server_error"
-            if "insufficient_quota" in message:
+            if "insufficient_quota" in said:
                 return InputError(f"the account is used up ({message}).")
-            return Busy(reason, message, retry_after(error.response.headers))
-        endpoint = self.endpoint
+            wait = retry_after(response.headers)
+            if wait is not None:
+                wait = min(wait, endpoint.timeout_s)
+            return Busy("rate_limit" if code == 429 else "server_error", message, wait)
         if code in (401, 403):
             return InputError(
-                f"{endpoint.base_url} refuses the key in {endpoint.api_key_env} "
+                f"{address} refuses the key in {endpoint.api_key_env} "
                 f"({message}). Set the right one; what is stored stays."
             )
         if code == 404:
             return InputError(
-                f"{endpoint.base_url} has no {endpoint.api} API for model "
+                f"{address} has no {endpoint.api} API for model "
                 f"{endpoint.model!r} ({message}). Check --base_url, --model and --api."
             )
         return Unusable("refused", message, again=False)
 
-    def _redact(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
+
+def _key(endpoint: Endpoint) -> str:
+    name = endpoint.api_key_env
+    key = checked_key(os.environ.get(name, ""), name)
+    if not key and name != Endpoint.api_key_env:
+        raise InputError(
+            "--api_key_env names no variable of the environment that holds a key. Give "
+            "the variable's name, not the key: what was given is not printed."
+        )
+    if not key and "api.openai.com" in endpoint.base_url:
+        raise InputError(
+            f"the environment has no {name}, and {endpoint.base_url} needs a key. Set "
+            "it, or name another variable with --api_key_env."
+        )
+    return key
+
+
+def _door(openai: Any, redactor: Redactor) -> Any:
+    """The HTTP client whose responses hold no key, and nothing that has no end."""
+
+    class Door(openai.DefaultAsyncHttpxClient):
+        async def send(self, request: Any, *, stream: bool = False, **how: Any) -> Any:
+            base: Any = super()
+            response = await base.send(request, stream=True, **how)
+            return await _entered(response, redactor)
+
+    return Door
+
+
+async def _entered(response: Any, redactor: Redactor) -> Any:
+    """What is used of a response: status, time to wait, and the body without the key.
+
+    Raises:
+        Unusable: the body has no end, or its answers hold the key.
+    """
+    body = bytearray()
+    try:
+        async for part in response.aiter_bytes():
+            body += part
+            if len(body) > MOST_BYTES:
+                message = f"the answer has over {MOST_BYTES >> 20} MiB"
+                raise Unusable("endless", message)
+    finally:
+        await response.aclose()
+    content = _admitted(bytes(body), redactor, response.status_code)
+    waits = ("retry-after", "retry-after-ms")
+    headers = {one: response.headers[one] for one in waits if one in response.headers}
+    return type(response)(
+        response.status_code, headers=headers, content=content, request=response.request
+    )
+
+
+def _admitted(body: bytes, redactor: Redactor, code: int) -> bytes:
+    """A body without the key.
+
+    Raises:
+        Unusable: the key is in a text or a token of an answer, which would change.
+    """
+    clean = redactor.clean(body)
+    if clean != body and code < 300 and _read(clean) != _read(body):
+        raise _echo()
+    return clean
+
+
+def _read(body: bytes) -> list[Choice] | None:
+    try:
+        return usable_choices(body, "answer", spelt=False)
+    except Unusable:
+        return None
+
+
+def _written(choice: Choice) -> bytes:
+    options = [text for token in choice.tokens or () for text, _ in token.top]
+    reason = choice.finish_reason.encode()
+    return b"|".join([choice.text.encode(), reason, *options])
+
+
+def _echo() -> Unusable:
+    return Unusable(
+        "echo",
+        "the answer holds the API key, or its first 8 characters, and is not stored. "
+        "Where no key is needed, unset it or give one of fewer than 8 characters",
+    )
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

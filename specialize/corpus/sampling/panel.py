@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from specialize.corpus.sampling.sampler import Tally
 from specialize.progress import console as default_console
@@ -66,7 +67,8 @@ def render(tally: Tally) -> Panel:
     )
     if tally.retries:
         grid.add_row("retried", _retries(tally, "  "))
-        grid.add_row("", f"[dim]{tally.last_fault[:100]}[/dim]")
+        # No markup: the words are the server's.
+        grid.add_row("", Text(tally.last_fault[:100], style="dim"))
     eta = _eta(tally)
     title = "sampling" if eta is None else f"sampling, {_clock(eta)} left"
     return Panel(grid, title=title, title_align="left", expand=False)
@@ -135,8 +137,11 @@ def say_what_is_missing(tally: Tally) -> int:
     missing = tally.planned - tally.cached - tally.done
     if missing <= 0:
         return 0
-    default_console.print(
-        f"{missing} samples are missing ({tally.failed} given up). Run the same "
-        "command again to ask for them."
+    some = "1 sample is" if missing == 1 else f"{missing:,} samples are"
+    reason = tally.last_fault.rstrip(".")
+    last = f" The last error was: {reason}." if tally.failed else ""
+    say(
+        f"{some} missing ({tally.failed:,} given up).{last} Run the same command again "
+        "to ask for what is missing."
     )
     return 1

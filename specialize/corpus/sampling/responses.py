@@ -12,20 +12,25 @@ import os
 import pathlib
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-from specialize import versions
+from specialize import typed_json, versions
 from specialize.corpus.records import Completion, Problem
-from specialize.corpus.sampling.teachers import Answer, Ask
+from specialize.corpus.sampling.teachers import Answer, Ask, Choice
 from specialize.corpus.sampling.wire import parse_body
 from specialize.errors import InputError
 from specialize.outputs import make_parent
 
 Path = str | os.PathLike[str]
+T = TypeVar("T")
 
 _APPLICATION = 0x5350435A  # "SPCZ" in the file's header: this database is ours
 _LAYOUT = versions.RESPONSES.writes
+_DAMAGED = "The database is damaged: restore a copy, or name another --responses."
+_UNJUDGED = -1  # value of samples.is_right until the stored sample is judged
+_UNWRITABLE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -85,21 +90,30 @@ class ResponseStore:
                 written by another process.
         """
         self.path = pathlib.Path(path)
-        if not create and not self.path.exists():
-            raise InputError(
-                f"{self.path} does not exist. 'specialize corpus sample' makes it."
-            )
-        if self.path.is_dir():
-            raise InputError(f"{self.path} is a folder, expected a database file.")
-        make_parent(self.path)
-        # A reader opens "rw" too, to read what a killed run left in the log.
-        mode = "rwc" if create else "rw" if os.access(self.path, os.W_OK) else "ro"
         self._writes = create
-        if create:
-            # SQLite would make it 0644, even if the umask allows more.
-            with contextlib.suppress(OSError):
-                self.path.touch()
         try:
+            new = not self.path.exists()
+            if new and not create:
+                raise InputError(
+                    f"{self.path} does not exist. 'specialize corpus sample' makes it."
+                )
+            if self.path.is_dir():
+                raise InputError(f"{self.path} is a folder, expected a database file.")
+            make_parent(self.path)
+            # A reader opens "rw" too, to read what a killed run left in the log.
+            mode = "rwc" if create else "rw" if os.access(self.path, os.W_OK) else "ro"
+            if create:
+                # SQLite would make it 0644, even if the umask allows more.
+                with contextlib.suppress(OSError):
+                    self.path.touch()
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:  # too long a name, a NUL in it
+            raise InputError(
+                f"{str(self.path)!r} cannot be opened ({error}). Name another "
+                "--responses."
+            ) from error
+        with self._explained():
             # The executor of the event loop writes from another thread.
             self._database = sqlite3.connect(
                 f"{self.path.absolute().as_uri()}?mode={mode}",
@@ -108,19 +122,15 @@ class ResponseStore:
                 check_same_thread=False,
                 timeout=0.5,
             )
-            self._prepare()
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error):
-                raise InputError(
-                    f"{self.path} is being written by another process. Wait for it, or "
-                    "name another --responses."
-                ) from error
-            raise InputError(f"{self.path} cannot be opened: {error}.") from error
-        except sqlite3.DatabaseError as error:
-            raise InputError(
-                f"{self.path} is not a database of 'specialize corpus sample' "
-                f"({error}). Name another --responses."
-            ) from error
+        try:
+            with self._explained():
+                self._prepare()
+        except InputError:
+            self._database.close()
+            if new:
+                for end in ("", "-wal", "-shm", "-journal"):
+                    pathlib.Path(f"{self.path}{end}").unlink(missing_ok=True)
+            raise
 
     def __enter__(self) -> "ResponseStore":
         return self
@@ -142,7 +152,8 @@ class ResponseStore:
             InputError: naming every setting that differs, with both values.
         """
         before = self.settings()
-        wanted = cast(dict[str, Any], json.loads(json.dumps(dict(settings))))
+        text = json.dumps(dict(settings))
+        wanted = typed_json.decode(text, dict[str, Any], "the settings")
         if before is None:
             self._set("settings", wanted)
             return
@@ -159,7 +170,7 @@ class ResponseStore:
 
     def settings(self) -> dict[str, Any] | None:
         """What is asked for; None in a new database."""
-        return cast(dict[str, Any] | None, self._get("settings"))
+        return self._get("settings", dict[str, Any])
 
     def note(self, name: str, value: Any) -> None:
         """Stores a fact about the run, such as the log-probabilities' convention."""
@@ -167,7 +178,7 @@ class ResponseStore:
 
     def noted(self, name: str) -> Any:
         """The fact that `note` stored, or None."""
-        return self._get(f"note/{name}")
+        return self._get(f"note/{name}", object)
 
     def add_questions(self, problems: Sequence[Problem]) -> None:
         """Adds the new questions, after those that are there.
@@ -175,8 +186,8 @@ class ResponseStore:
         Raises:
             InputError: an id belongs to another question than before.
         """
-        rows = self._database.execute("SELECT id, question FROM questions")
-        known = dict(cast(Iterator[tuple[str, str]], rows))
+        rows = self._rows("SELECT id, question FROM questions", tuple[str, str])
+        known = dict(rows)
         new = [problem for problem in problems if problem.id not in known]
         for problem in problems:
             if known.get(problem.id, problem.question) != problem.question:
@@ -185,31 +196,27 @@ class ResponseStore:
                     f"{self.path} was begun: {known[problem.id][:60]!r}. Name the "
                     "problem file it was begun with, or another --responses."
                 )
-        self._database.execute("BEGIN IMMEDIATE")
-        self._database.executemany(
-            "INSERT INTO questions (position, id, question) VALUES (?, ?, ?)",
-            [
-                (len(known) + index, problem.id, problem.question)
-                for index, problem in enumerate(new)
-            ],
-        )
-        self._database.execute("COMMIT")
+        with self._transaction() as database:
+            database.executemany(
+                "INSERT INTO questions (position, id, question) VALUES (?, ?, ?)",
+                [
+                    (len(known) + index, problem.id, problem.question)
+                    for index, problem in enumerate(new)
+                ],
+            )
 
-    def add(self, ask: Ask, answer: Answer, right: Sequence[bool]) -> None:
+    def add(self, ask: Ask, answer: Answer) -> None:
         """Commits one response; when this returns, no kill can lose it.
 
         Args:
             ask: the request.
             answer: the response, with at most as many choices as were asked for.
-            right: for each choice, whether its final answer is right.
 
         Raises:
             InputError: the disk is full; everything stored before is kept.
         """
-        execute = self._database.execute
-        execute("BEGIN IMMEDIATE")
-        try:
-            row = execute(
+        with self._transaction() as database:
+            row = database.execute(
                 "INSERT INTO responses (question, first_sample, seed, prompt_tokens, "
                 "completion_tokens, seconds, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -222,84 +229,144 @@ class ResponseStore:
                     zlib.compress(answer.body),
                 ),
             ).lastrowid
-            self._database.executemany(
+            database.executemany(
                 "INSERT INTO samples (question, sample, response, choice, is_right) "
                 "VALUES (?, ?, ?, ?, ?)",
                 [
-                    (ask.problem_id, ask.first_sample + index, row, choice.index, ok)
-                    for index, (choice, ok) in enumerate(
-                        zip(answer.choices, right, strict=True)
-                    )
+                    (ask.problem_id, sample, row, choice.index, _UNJUDGED)
+                    for sample, choice in enumerate(answer.choices, ask.first_sample)
                 ],
             )
-            execute(
+            database.execute(
                 "DELETE FROM failures WHERE question = ? AND first_sample = ?",
                 (ask.problem_id, ask.first_sample),
             )
-            execute("COMMIT")
-        except BaseException as error:
-            with contextlib.suppress(sqlite3.OperationalError):  # SQLite did it itself
-                execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
-                raise InputError(
-                    f"{self.path} cannot be written: {error}. Everything before it is "
-                    "stored; make room and run the same command again to continue."
-                ) from error
-            raise
+
+    def set_right(self, problem_id: str, right: Mapping[int, bool]) -> None:
+        """Stores which samples of a question have the right answer."""
+        with self._transaction() as database:
+            database.executemany(
+                "UPDATE samples SET is_right = ? WHERE question = ? AND sample = ?",
+                [(is_right, problem_id, sample) for sample, is_right in right.items()],
+            )
 
     def add_failure(self, ask: Ask, reason: str, message: str) -> None:
         """Records that a request was given up; a rerun sends it again."""
-        self._database.execute(
-            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)",
-            (ask.problem_id, ask.first_sample, reason, message),
-        )
+        with self._transaction() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)",
+                (ask.problem_id, ask.first_sample, reason, message),
+            )
 
     def standings(self) -> dict[str, Standing]:
         """What is stored, by question."""
         found: dict[str, Standing] = {}
-        for question, sample, is_right in self._database.execute(
-            "SELECT question, sample, is_right FROM samples"
+        for question, sample, is_right in self._rows(
+            "SELECT question, sample, is_right FROM samples", tuple[str, int, int]
         ):
             standing = found.setdefault(question, Standing(set()))
             standing.samples.add(sample)
-            standing.right += is_right
+            standing.right += is_right > 0
         return found
 
     def usage(self) -> Usage:
         """What was paid for so far."""
-        row = self._database.execute(
+        (row,) = self._rows(
             "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), "
-            "COALESCE(SUM(completion_tokens), 0) FROM responses"
-        ).fetchone()
+            "COALESCE(SUM(completion_tokens), 0) FROM responses",
+            tuple[int, int, int],
+        )
         return Usage(*row)
 
     def failures(self) -> list[tuple[str, int, str, str]]:
         """(question, first sample, reason, message) of every request given up."""
-        return self._database.execute(
-            "SELECT question, first_sample, reason, message FROM failures ORDER BY 1, 2"
-        ).fetchall()
+        return list(
+            self._rows(
+                "SELECT question, first_sample, reason, message FROM failures "
+                "ORDER BY 1, 2",
+                tuple[str, int, str, str],
+            )
+        )
 
-    def completions(self) -> Iterator[Completion]:
+    def completions(self, *, unjudged: bool = False) -> Iterator[Completion]:
         """Every sample, ordered by question and number.
 
+        Args:
+            unjudged: whether to leave out those that are judged.
+
         Raises:
-            InputError: a stored body is damaged.
+            InputError: the database is damaged.
         """
-        rows = self._database.execute(
-            "SELECT samples.question, sample, response, choice, body FROM samples "
-            "JOIN questions ON questions.id = samples.question "
-            "JOIN responses ON responses.id = response ORDER BY position, sample"
+        query = (
+            "SELECT questions.id, sample, response, choice, body FROM samples "
+            "LEFT JOIN questions ON questions.id = samples.question "
+            "LEFT JOIN responses ON responses.id = response "
+            f"WHERE is_right {'=' if unjudged else '>='} {_UNJUDGED} "
+            "ORDER BY position, sample"
         )
-        current, parsed = -1, {}
-        for question, sample, response, choice, body in rows:
-            if response != current:
+        current, parsed = -1, dict[int, Choice]()
+        kind = tuple[str, int, int, int, bytes]
+        with contextlib.closing(self._rows(query, kind)) as rows:
+            for question, sample, response, number, body in rows:
                 where = f"{self.path}, response {response}"
-                parsed = {c.index: c for c in parse_body(zlib.decompress(body), where)}
-                current = response
-            found = parsed[choice]
-            yield Completion(
-                question, sample, found.text, found.tokens, found.finish_reason
-            )
+                if response != current:
+                    choices = parse_body(_unpacked(body, where), where)
+                    parsed = {choice.index: choice for choice in choices}
+                    current = response
+                if (found := parsed.get(number)) is None:
+                    raise InputError(f"{where} has no choice {number}. {_DAMAGED}")
+                yield Completion(
+                    question, sample, found.text, found.tokens, found.finish_reason
+                )
+
+    @contextlib.contextmanager
+    def _explained(self) -> Generator[None]:
+        """Turns SQLite's errors into one message each."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+            if code in _BUSY:
+                text = (
+                    "is being written by another process. Wait for it, or name another "
+                    "--responses."
+                )
+            elif code in _UNWRITABLE:
+                text = (
+                    f"cannot be written: {error}. Everything before it is stored; make "
+                    "room and run the same command again to continue."
+                )
+            elif code == sqlite3.SQLITE_CANTOPEN:
+                text = f"cannot be opened: {error}. Name another --responses."
+            elif code == sqlite3.SQLITE_NOTADB:
+                text = (
+                    f"is not a database of 'specialize corpus sample' ({error}). Name "
+                    "another --responses."
+                )
+            else:
+                text = f"cannot be read: {error}. {_DAMAGED}"
+            raise InputError(f"{self.path} {text}") from error
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Generator[sqlite3.Connection]:
+        with self._explained():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # SQLite did it itself
+                    self._database.execute("ROLLBACK")
+                raise
+
+    def _rows(self, query: str, kind: type[T]) -> Generator[T]:
+        # An open cursor would leave the log beside the database.
+        with (
+            self._explained(),
+            contextlib.closing(self._database.execute(query)) as cursor,
+        ):
+            for row in cursor:
+                yield typed_json.convert(row, kind, self.path, remedy=_DAMAGED)
 
     def _prepare(self) -> None:
         execute = self._database.execute
@@ -311,7 +378,7 @@ class ResponseStore:
                 "--responses; nothing was changed."
             )
         if not empty:
-            versions.RESPONSES.check(self._get("layout"), self.path)
+            versions.RESPONSES.check(self._get("layout", object), self.path)
         elif not self._writes:
             raise InputError(
                 f"{self.path} holds no responses. Run 'specialize corpus sample' first."
@@ -331,13 +398,27 @@ class ResponseStore:
         execute("COMMIT")
 
     def _set(self, name: str, value: Any) -> None:
-        self._database.execute(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?)",
-            (name, json.dumps(value, ensure_ascii=False, sort_keys=True)),
-        )
+        with self._transaction() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                (name, json.dumps(value, ensure_ascii=False, sort_keys=True)),
+            )
 
-    def _get(self, name: str) -> Any:
-        row = self._database.execute(
-            "SELECT value FROM meta WHERE name = ?", (name,)
-        ).fetchone()
-        return None if row is None else json.loads(row[0])
+    def _get(self, name: str, kind: type[T]) -> T | None:
+        with self._explained():
+            row = self._database.execute(
+                "SELECT value FROM meta WHERE name = ?", (name,)
+            ).fetchone()
+        where = f"{self.path}, {name}"
+        return row and typed_json.decode(row[0], kind, where, remedy=_DAMAGED)
+
+
+def _unpacked(body: bytes, where: str) -> bytes:
+    try:
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(body, typed_json.MOST_BYTES)
+    except zlib.error as error:
+        raise InputError(f"{where}: {error}. {_DAMAGED}") from error
+    if not unpacker.eof:
+        raise InputError(f"{where} is cut or over 1 GiB. {_DAMAGED}")
+    return data

@@ -19,7 +19,7 @@ from specialize.corpus.sampling.spec import CONVENTIONS, Endpoint, SamplingSpec
 from specialize.corpus.sampling.teachers import Busy, Teacher, Unusable
 from specialize.corpus.storage import cards
 from specialize.errors import InputError
-from specialize.progress import console, track
+from specialize.progress import say, track
 
 Path = str | os.PathLike[str]
 
@@ -184,7 +184,7 @@ async def _convention(teacher: Teacher, convention: str, prompt: str) -> str:
         found = _CONVENTIONS[await teacher.logprobs_are_raw(prompt)]
     except (Busy, Unusable) as error:
         # The run itself waits for a busy server; the next run probes again.
-        console.print(f"log-probability convention: unknown ({error})")
+        say(f"log-probability convention: unknown ({error})")
         return "unknown"
-    console.print(f"log-probabilities are reported {found.replace('_', ' ')}")
+    say(f"log-probabilities are reported {found.replace('_', ' ')}")
     return found

@@ -20,11 +20,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from specialize.corpus.prompts import teacher_prompt
-from specialize.corpus.records import Problem
+from specialize.corpus.records import Completion, Problem, is_whole
 from specialize.corpus.sampling.limits import Limits
 from specialize.corpus.sampling.responses import ResponseStore, Standing
 from specialize.corpus.sampling.spec import SamplingSpec
-from specialize.corpus.sampling.teachers import Answer, Ask, Busy, Teacher, Unusable
+from specialize.corpus.sampling.teachers import (
+    Answer,
+    Ask,
+    Busy,
+    Choice,
+    Teacher,
+    Unusable,
+)
 from specialize.errors import InputError
 from specialize.judging.answers import judge
 
@@ -188,6 +195,7 @@ class Sampler:
         self.stop()
 
     def _prepare(self) -> None:
+        self._judge_the_rest()
         usage = self._store.usage()
         tally = self.tally
         self._pay(usage.prompt_tokens, usage.completion_tokens)
@@ -267,22 +275,15 @@ class Sampler:
         if answer is None:
             return
         tally = self.tally
-        problem = self._problems[ask.problem_id]
-        judging = self._sampling.judge
-        kind = judging.answer_type or "number"
-        right = [
-            judge(choice.text, problem.answers, kind, judging.judge).correct
-            for choice in answer.choices
-        ]
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._writer, self._store.add, ask, answer, right)
+        got = len(answer.choices)
+        right = await loop.run_in_executor(self._writer, self._keep, ask, answer)
         self._barren = 0
         standing = self._standings[ask.problem_id]
-        got = len(answer.choices)
         standing.samples.update(range(ask.first_sample, ask.first_sample + got))
-        standing.right += sum(right)
+        standing.right += right
         tally.done += got
-        tally.right += sum(right)
+        tally.right += right
         self._pay(answer.prompt_tokens or 0, answer.completion_tokens or 0)
         self._missing[ask.problem_id] -= got
         if got < ask.count:
@@ -292,6 +293,38 @@ class Sampler:
             self._pending.appendleft(_Block(ask.problem_id, first, count))
         elif not self._missing[ask.problem_id]:
             self._finish_question(ask.problem_id)
+
+    def _keep(self, ask: Ask, answer: Answer) -> int:
+        """Stores an answer, then judges it; the number of right samples."""
+        self._store.add(ask, answer)
+        right = {
+            sample: self._is_right(ask.problem_id, choice)
+            for sample, choice in enumerate(answer.choices, ask.first_sample)
+        }
+        self._store.set_right(ask.problem_id, right)
+        return sum(right.values())
+
+    def _is_right(self, problem_id: str, found: Choice | Completion) -> bool:
+        if not is_whole(found.finish_reason):
+            return False
+        judging = self._sampling.judge
+        kind = judging.answer_type or "number"
+        answers = self._problems[problem_id].answers
+        try:
+            return judge(found.text, answers, kind, judging.judge).correct
+        except (ArithmeticError, RecursionError, ValueError):
+            return False  # what the judge cannot read ends no run that is paid for
+
+    def _judge_the_rest(self) -> None:
+        """Judges what an earlier run stored, but was ended before it judged."""
+        found = [
+            (one.problem_id, one.sample, self._is_right(one.problem_id, one))
+            for one in self._store.completions(unjudged=True)
+            if one.problem_id in self._problems
+        ]
+        for problem_id, sample, right in found:
+            self._store.set_right(problem_id, {sample: right})
+            self._standings[problem_id].right += right
 
     def _finish_question(self, identity: str) -> None:
         standing = self._standings[identity]
@@ -353,11 +386,12 @@ class Sampler:
             self._writer, self._store.add_failure, ask, fault.reason, str(fault)
         )
         self.tally.failed += ask.count
+        self.tally.last_fault = str(fault)
         self._barren += 1
         if self._barren >= max(5, self._sampling.pace.concurrency):
             raise InputError(
                 f"{self._barren} requests in a row were given up, the last one "
-                f"because of {fault.reason} ({fault}). {_remedy(fault.reason)} What "
+                f"because of {fault.reason} ({fault}). {_remedy(fault.reason)}What "
                 "came before is stored; run the same command again to continue."
             )
 
@@ -375,12 +409,15 @@ def _backoff(first: float, attempt: int) -> float:
 
 
 def _remedy(reason: str) -> str:
-    return {
+    remedy = {
         "no_logprobs": "Start the server with log-probabilities on (vLLM and "
         "llama.cpp send them; transformers' server does not), or lower --top_logprobs.",
         "refused": "The server's message says what it does not accept.",
         "malformed": "Check --base_url (that of most servers ends in /v1) and --api.",
         "rate_limit": "Lower --requests_per_minute or --concurrency.",
         "timeout": "Raise --timeout, or lower --concurrency.",
+        "only_reasoning": "",  # the message says it
+        "echo": "",
         "connection": "Check that the server runs and --base_url is right.",
     }.get(reason, "See the server's log.")
+    return remedy and f"{remedy} "

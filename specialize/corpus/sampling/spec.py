@@ -1,6 +1,7 @@
 """Specifications of sampling a served teacher: the server, the requests, how many."""
 
 import dataclasses
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,9 +14,43 @@ _OURS = frozenset(
     "model n temperature top_p max_tokens stop seed prompt messages logprobs "
     "top_logprobs stream echo".split()
 )
+MOST_AT_ONCE = 10_000
 APIS = ("completions", "chat")
 # Whether log-probabilities are before or after temperature; "auto" finds out.
 CONVENTIONS = ("auto", "before_temperature", "after_temperature", "unknown")
+
+
+def _whole(name: str, value: int, most: int) -> None:
+    checks.whole(name, value)
+    checks.real(name, value, most=most)
+
+
+def _check_text(name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name} is not Unicode ({text!r}). Correct it.") from None
+
+
+def _check_url(url: str) -> None:
+    """Checks a base URL, and prints nothing of one that may hold a password."""
+    if "@" in url or "%40" in url:
+        raise InputError(
+            "base_url holds credentials. Put the key in the environment "
+            "(--api_key_env) and leave only the address: it is not printed."
+        )
+    try:
+        parts = urllib.parse.urlsplit(url)
+        right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        right = False
+    if not right or not url.isprintable() or " " in url or "?" in url or "#" in url:
+        raise InputError(
+            "base_url is not the address of a server: expected http:// or https://, a "
+            "host, perhaps a port of 1 to 65535 and a path, and nothing after it, "
+            "for example http://localhost:8000/v1. What was given is not printed: it "
+            "may hold a password."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +78,10 @@ class RequestSpec:
     def __post_init__(self) -> None:
         checks.real("temperature", self.temperature, least=0.0, most=2.0)
         checks.real("top_p", self.top_p, above=0.0, most=1.0)
-        checks.whole("max_tokens", self.max_tokens)
-        checks.whole("top_logprobs", self.top_logprobs)
-        checks.real("top_logprobs", self.top_logprobs, most=100.0)
+        _whole("max_tokens", self.max_tokens, 1_000_000)
+        _whole("top_logprobs", self.top_logprobs, 100)
+        for text in self.stop:
+            _check_text("stop", text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,15 +116,15 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         checks.one_of("api", self.api, APIS)
-        checks.real("timeout_s", self.timeout_s, above=0.0)
-        if not self.base_url.startswith(("http://", "https://")):
+        checks.real("timeout_s", self.timeout_s, above=0.0, most=86_400.0)
+        _check_url(self.base_url)
+        if not self.api_key_env.isidentifier():
             raise InputError(
-                f"base_url is {self.base_url!r}, expected http:// or https://."
+                "--api_key_env is not the name of an environment variable. Put the "
+                "key in a variable and give its name: what was given is not printed."
             )
-        if "@" in self.base_url.partition("://")[2].partition("/")[0]:
-            raise InputError(
-                "base_url holds credentials. Put the key in the environment."
-            )
+        for name in ("model", "system"):
+            _check_text(name, getattr(self, name) or "")
         if taken := sorted(self.extra_body.keys() & _OURS):
             raise InputError(
                 f"extra_body sets {taken}, which have options of their own."
@@ -134,12 +170,12 @@ class PaceSpec:
     backoff_s: float = 0.5
 
     def __post_init__(self) -> None:
-        checks.whole("concurrency", self.concurrency)
-        checks.whole("attempts", self.attempts)
-        checks.real("backoff_s", self.backoff_s, least=0.0)
-        for name in ("requests_per_minute", "tokens_per_minute"):
+        _whole("concurrency", self.concurrency, MOST_AT_ONCE)
+        _whole("attempts", self.attempts, 100)
+        checks.real("backoff_s", self.backoff_s, least=0.0, most=60.0)
+        for name, least in (("requests_per_minute", 0.01), ("tokens_per_minute", 1.0)):
             if (value := getattr(self, name)) is not None:
-                checks.real(name, value, above=0.0)
+                checks.real(name, value, least=least, most=1e9)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +198,8 @@ class PriceSpec:
     def __post_init__(self) -> None:
         checks.real("price_input", self.per_input, least=0.0)
         checks.real("price_output", self.per_output, least=0.0)
+        if self.max_cost is not None:
+            checks.real("max_cost", self.max_cost, least=0.0)
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
         """The price of some tokens."""
@@ -196,8 +234,12 @@ class SamplingSpec:
     price: PriceSpec = PriceSpec()
 
     def __post_init__(self) -> None:
-        checks.whole("samples", self.samples)
-        checks.whole("samples_per_request", self.samples_per_request)
+        _whole("samples", self.samples, 10_000)
+        _whole("samples_per_request", self.samples_per_request, 1_000)
+        checks.whole("seed", self.seed, -(2**63))
+        checks.real("seed", self.seed, most=2**63 - 1)
+        if self.max_samples is not None:
+            _whole("max_samples", self.max_samples, 10_000)
         if self.max_samples is not None and self.max_samples < self.samples:
             raise InputError(
                 f"max_samples is {self.max_samples}, less than samples "

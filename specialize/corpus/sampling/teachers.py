@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 from specialize.corpus.records import TeacherToken
+from specialize.errors import visible
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Busy(Exception):
     """
 
     def __init__(self, reason: str, message: str, retry_after: float | None = None):
-        super().__init__(message)
+        super().__init__(visible(message))
         self.reason = reason
         self.retry_after = retry_after
 
@@ -88,7 +89,7 @@ class Unusable(Exception):
     """
 
     def __init__(self, reason: str, message: str, *, again: bool = True):
-        super().__init__(message)
+        super().__init__(visible(message))
         self.reason = reason
         self.again = again
 

@@ -14,7 +14,7 @@ REASONS = {
     "tokens_do_not_spell_the_text": "its tokens do not spell its text",
     "unexpected_beginning": "does not begin with the end of its prompt",
     "unfinished": "does not end as a finished answer does",
-    "cut_off": "cut off at the length limit",
+    "cut_off": "cut off or refused by the server",
     "empty": "no text",
     "no_gold": "its question has no gold answer",
     "no_answer": "states no answer",
