@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from specialize.corpus.storage import shards
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.record_order import compressed
 from specialize.corpus.storage.statistics import FormatStatistics
-from specialize.outputs import make_parent
+from specialize.outputs import scratch
 
 Path = str | os.PathLike[str]
 
@@ -125,9 +124,5 @@ def shared_folder(out: Path, staging: str | None) -> Generator[str]:
     if staging is not None:
         yield staging
         return
-    target = pathlib.Path(out).absolute()
-    make_parent(target)
-    with tempfile.TemporaryDirectory(
-        ".staging", f".{target.name}.", target.parent
-    ) as folder:
-        yield folder
+    with scratch(pathlib.Path(out).resolve(), ".staging") as folder:
+        yield str(folder)
