@@ -217,7 +217,7 @@ def staged_directory(
             _open_to_all(staged)
         with writing(target):
             if inside:
-                fill(target, staged)
+                fill(target, staged, last=MARKER)
             else:
                 put(target, staged, before)
 

@@ -24,7 +24,7 @@ def recover(folder: pathlib.Path) -> None:
 
     That happens only where the system cannot exchange two folders in one step.
     """
-    retired = retired_of(folder)
+    retired = _retired(folder)
     with contextlib.suppress(OSError):
         if not os.path.lexists(folder) and retired.is_dir():
             os.rename(retired, folder)
@@ -38,7 +38,7 @@ def put(target: pathlib.Path, staged: pathlib.Path, before: Contents) -> None:
     before = before | _keep(target, staged, before)
     old = staged
     if not _exchange(staged, target):
-        old = retired_of(target)
+        old = _retired(target)
         for _ in range(100):
             shutil.rmtree(old, ignore_errors=True)
             os.rename(target, old)
@@ -58,6 +58,7 @@ def put(target: pathlib.Path, staged: pathlib.Path, before: Contents) -> None:
 
 
 def contents(folder: pathlib.Path) -> Contents:
+    """What a folder holds, except work in progress; {} if it does not exist."""
     found: Contents = {}
     for path in folder.rglob("*") if folder.is_dir() else ():
         if not WORK.fullmatch(path.relative_to(folder).parts[0]):
@@ -90,9 +91,9 @@ def _keep(target: pathlib.Path, staged: pathlib.Path, before: Contents) -> Conte
     return arrived
 
 
-def fill(target: pathlib.Path, staged: pathlib.Path) -> None:
-    """Moves everything from `staged` into `target`, the marker last."""
-    names = sorted(os.listdir(staged), key=lambda name: (name == MARKER, name))
+def fill(target: pathlib.Path, staged: pathlib.Path, *, last: str) -> None:
+    """Moves everything from `staged` into `target`; the file `last` comes last."""
+    names = sorted(os.listdir(staged), key=lambda name: (name == last, name))
     for name in names:
         if os.path.lexists(target / name):
             raise InputError(
@@ -117,5 +118,5 @@ def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
     raise OSError(number, os.strerror(number), os.fspath(other))
 
 
-def retired_of(target: pathlib.Path) -> pathlib.Path:
+def _retired(target: pathlib.Path) -> pathlib.Path:
     return target.with_name(f"{prefix_of(target)}retired")

@@ -67,8 +67,9 @@ def ordered_map(
             yield waiting.popleft().result()
     except concurrent.futures.process.BrokenProcessPool as error:
         raise InputError(
-            f"one of {processes} worker processes was ended from outside, as the system "
-            "does when memory is full. Run the same command with fewer --processes."
+            f"one of {processes} worker processes was ended from outside, as the "
+            "system does when memory is full. Run the same command with fewer "
+            "--processes."
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
