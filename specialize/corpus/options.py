@@ -5,7 +5,7 @@
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 from specialize.corpus.benchmarks.table import BENCHMARKS
 from specialize.corpus.choices import ALIGNMENTS, FORMATS
@@ -289,15 +289,13 @@ def count(text: str) -> int:
 
 def json_object(text: str) -> dict[str, object]:
     """Reads a JSON object."""
-    import json
+    from specialize import typed_json
+    from specialize.errors import InputError
 
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r}, expected a JSON object")
-    return cast(dict[str, object], value)
+        return typed_json.decode(text, dict[str, object], repr(text[:40]))
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
@@ -315,5 +313,7 @@ def show(manifest: "Manifest") -> int:
     from specialize.corpus.storage.funnel import Funnel
     from specialize.progress import console
 
-    console.print(Funnel.from_json(manifest.funnel).table(manifest.counts()))
+    console.print(
+        Funnel.from_json(manifest.funnel, "the corpus").table(manifest.counts())
+    )
     return 0

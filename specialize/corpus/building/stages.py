@@ -146,7 +146,7 @@ def align(
         prepare=_prepare_align,
         arguments=(alignment, problems),
     )
-    funnel = Funnel.from_json(card.funnel)
+    funnel = Funnel.from_json(card.funnel, completions)
     read = 0
     aligned = 0
     with staged_lines(out) as stream:
@@ -222,7 +222,7 @@ def write(
         demonstration_pool(records),
         Samples(rationales, [aligned], aligned=True),
         final,
-        earlier=Funnel.from_json(card.funnel),
+        earlier=Funnel.from_json(card.funnel, aligned),
     )
     return assemble(
         material, alignment, records, AcceptanceSpec(), folder, processes=processes

@@ -6,15 +6,15 @@ inputs, and refuses inputs that contradict each other.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
-from specialize import outputs, versions
+from specialize import outputs, typed_json, versions
 from specialize.corpus.benchmarks.table import UNKNOWN, licence_of
 from specialize.corpus.spec import Sources
+from specialize.corpus.storage.funnel import Funnel
 from specialize.digests import file_digest
 from specialize.errors import InputError
 
@@ -64,7 +64,9 @@ def card_path(completions: Path) -> pathlib.Path:
 
 
 def write_card(completions: Path, card: Card) -> None:
-    """Writes the card beside an export."""
+    """Writes the card beside an export, unless that went to a FIFO or device."""
+    if outputs.is_stream(completions):
+        return
     value = {"version": versions.CARD.writes, **card.to_json()}
     outputs.write_json(card_path(completions), value)
 
@@ -76,19 +78,39 @@ def read_card(completions: Path) -> Card | None:
         InputError: it is not a card, or it has another version.
     """
     path = card_path(completions)
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
-    try:
-        value = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
-        versions.CARD.check(value.pop("version", 1), path)
-        return Card(**value)
-    except InputError:
-        raise
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is not a card of 'specialize corpus export' ({error}). Export the "
-            "completions again, or remove it and name the teacher with --teacher."
-        ) from error
+    remedy = (
+        "Export the completions again, or remove it and name the teacher with "
+        "--teacher."
+    )
+    data = typed_json.read_bytes(path, remedy=remedy)
+    version = typed_json.decode(data, _Version, path, remedy=remedy).version
+    versions.CARD.check(version, path)
+    card = typed_json.decode(data, Card, path, remedy=remedy)
+    typed_json.decode(data, _Parts, path, remedy=remedy)
+    if card.funnel:
+        Funnel.from_json(card.funnel, path)
+    return card
+
+
+@dataclasses.dataclass(frozen=True)
+class _Version:
+    version: Any = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    file: str
+    bytes: typed_json.Count
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """The fields of a card whose own fields are known."""
+
+    sources: list[_Source] = dataclasses.field(default_factory=list[_Source])
 
 
 def corpus_card(
@@ -134,13 +156,11 @@ def source(path: Path) -> dict[str, Any]:
     """Name, size and digest of an input file.
 
     Raises:
-        InputError: the file does not exist, or is a folder.
+        InputError: the file cannot be read.
     """
     file = pathlib.Path(path)
     try:
         digest = file_digest(file)
-    except FileNotFoundError as error:
-        raise InputError(f"{file} does not exist. Check the path.") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{file} is a folder, expected a file.") from error
+    except (OSError, ValueError) as error:
+        raise typed_json.unreadable(file, error, remedy="Check the path.") from error
     return {"file": file.name, "bytes": file.stat().st_size, "sha256": digest}
