@@ -61,15 +61,17 @@ def build(
     """
     shards.check_output(folder.path, replace=folder.replace)
     questions = read_problems(sources.problems, sources.dataset)
+    rationales = with_rationale(questions) if sources.rationales else []
     extra = records.demonstrations_from
     material = Material(
         questions,
         demonstration_pool(records),
-        Samples(
-            with_rationale(questions) if sources.rationales else [],
-            sources.completions,
+        Samples(rationales, sources.completions),
+        cards.corpus_card(
+            sources,
+            rationales=bool(rationales),
+            more_sources=() if extra is None else (extra,),
         ),
-        cards.corpus_card(sources, more_sources=() if extra is None else (extra,)),
     )
     if beam_options is not None:
         from specialize.corpus.building import beam

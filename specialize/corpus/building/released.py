@@ -230,7 +230,7 @@ def _mass(step: Any, vocabulary: Vocabulary, where: str) -> dict[int, float]:
     """Probabilities by student id; the tail takes pieces that the student lacks."""
     if not isinstance(step, dict) or not step:
         raise InputError(
-            f"{where}: {reprlib.repr(step)} is not {{piece: probability}}."
+            f"{where}: found {type(step).__name__}, expected {{piece: probability}}."
         )
     mass: dict[int, float] = {}
     total = 0.0

@@ -207,8 +207,10 @@ def write(
             f"{aligned} was aligned with other settings: {'; '.join(differing)}. Write "
             "with the settings of 'align', or align again."
         )
-    names = ([cards.HUMAN] if sources.rationales else []) + [card.teacher]
-    licences = {sources.dataset: licence_of(sources.dataset)} | card.licences
+    rationales = with_rationale(questions) if sources.rationales else []
+    names = ([cards.HUMAN] if rationales else []) + [card.teacher]
+    licence = licence_of(sources.dataset, sources.problems)
+    licences = card.licences | {sources.dataset: licence}
     final = cards.Card(
         teacher="+".join(names),
         prompt_sha256=card.prompt_sha256,
@@ -216,7 +218,6 @@ def write(
         licences=licences,
         sources=[cards.source(sources.problems), *card.sources],
     )
-    rationales = with_rationale(questions) if sources.rationales else []
     material = Material(
         questions,
         demonstration_pool(records),

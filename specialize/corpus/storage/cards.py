@@ -114,13 +114,18 @@ class _Parts:
 
 
 def corpus_card(
-    sources: Sources, *, problems: bool = True, more_sources: Iterable[Path] = ()
+    sources: Sources,
+    *,
+    problems: bool = True,
+    rationales: bool = False,
+    more_sources: Iterable[Path] = (),
 ) -> Card:
     """The card of a file or corpus that is made from `sources`.
 
     Args:
         sources: problems, completions and teacher.
-        problems: whether problems and rationales become part of it.
+        problems: whether problems become part of it.
+        rationales: whether human rationales become part of it.
         more_sources: other input files to list.
 
     Raises:
@@ -137,17 +142,18 @@ def corpus_card(
                     f"{values[0][1]!r}. Build one corpus from each and mix them in "
                     "training."
                 )
-    names = [HUMAN] if problems and sources.rationales else []
+    names = [HUMAN] if rationales else []
     if sources.completions:
         asked = sorted({card.teacher for _, card in known})
         names += [sources.teacher] if sources.teacher else (asked or [UNKNOWN])
     first = known[0][1] if known else Card(UNKNOWN)
+    licence = licence_of(sources.dataset, sources.problems)
     files = [*((sources.problems,) if problems else ()), *sources.completions]
     return Card(
         teacher="+".join(names),
         prompt_sha256=first.prompt_sha256,
         sampling=first.sampling,
-        licences={sources.dataset: licence_of(sources.dataset)} | first.licences,
+        licences=first.licences | {sources.dataset: licence},
         sources=[source(path) for path in (*files, *more_sources)],
     )
 
