@@ -67,6 +67,8 @@ def teacher_token(
             value = _checked(value, text, where)
         if value < IMPOSSIBLE:
             continue
+        if _MARK.match(text) and token in (_of_bytes(text), _of_pieces(text)):
+            text = token  # the sampled one again, in the tokenizer's alphabet
         values = options.setdefault(text, [])
         if not any(_equal(value, other) for other in values):
             values.append(value)

@@ -25,8 +25,7 @@ from typing import Any
 
 from specialize import typed_json, versions
 from specialize.errors import InputError
-from specialize.outputs.replacing import contents, fill, put, recover
-from specialize.outputs.scratch import (
+from specialize.outputs.hidden_folders import (
     DISK_FULL,
     WORK,
     is_a_place_of_its_own,
@@ -35,6 +34,7 @@ from specialize.outputs.scratch import (
     scratch,
     writing,
 )
+from specialize.outputs.replacing import contents, fill, put, recover
 
 __all__ = [
     "DISK_FULL",

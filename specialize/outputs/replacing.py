@@ -11,7 +11,7 @@ import uuid
 from typing import TypeAlias
 
 from specialize.errors import InputError
-from specialize.outputs.scratch import WORK, prefix_of
+from specialize.outputs.hidden_folders import WORK, prefix_of
 
 # Path in a folder -> what changes when the file is written or replaced.
 Contents: TypeAlias = dict[pathlib.Path, tuple[int, int, int]]
