@@ -42,7 +42,7 @@ def read_lines(path: Path) -> Iterator[Line]:
         InputError: the file is missing, unreadable or empty.
     """
     file = pathlib.Path(path)
-    if file.exists() and not (file.is_file() or file.is_dir()):
+    if outputs.is_stream(file):
         raise InputError(
             f"{file} is a pipe or device, but a file of completions is read several "
             "times. Write it to a file first."

@@ -64,8 +64,9 @@ def contents(folder: pathlib.Path) -> Contents:
         if not WORK.fullmatch(path.relative_to(folder).parts[0]):
             state = path.lstat()
             is_folder = stat.S_ISDIR(state.st_mode)
-            changed = (0, 0) if is_folder else (state.st_mtime_ns, state.st_size)
-            found[path.relative_to(folder)] = (state.st_ino, *changed)
+            # The time of a folder changes with what is in it.
+            time, size = (0, 0) if is_folder else (state.st_mtime_ns, state.st_size)
+            found[path.relative_to(folder)] = (state.st_ino, time, size)
     return found
 
 

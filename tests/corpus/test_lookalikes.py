@@ -10,8 +10,14 @@ from hypothesis import strategies as st
 from specialize.corpus.alignment.align import align
 from specialize.corpus.records import TeacherToken
 from specialize.corpus.spelling import spell, teacher_token
+from specialize.corpus.vocabulary import Vocabulary
 
 log = math.log
+
+
+@pytest.fixture(scope="module")
+def t5(shared_data) -> Vocabulary:
+    return Vocabulary(shared_data / "t5" / "spiece.model")
 
 
 def read(token: str, p: float, **others: float) -> TeacherToken:

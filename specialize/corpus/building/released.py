@@ -226,6 +226,10 @@ def _check(entry: Any, where: str) -> None:
         )
 
 
+def _kind(value: object) -> str:
+    return f"an empty {type(value).__name__}" if not value else type(value).__name__
+
+
 def _mass(step: Any, vocabulary: Vocabulary, where: str) -> dict[int, float]:
     """Probabilities by student id; the tail takes pieces that the student lacks."""
     if not isinstance(step, dict) or not step:
