@@ -230,11 +230,15 @@ def _kind(value: object) -> str:
     return f"an empty {type(value).__name__}" if not value else type(value).__name__
 
 
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
 def _mass(step: Any, vocabulary: Vocabulary, where: str) -> dict[int, float]:
     """Probabilities by student id; the tail takes pieces that the student lacks."""
     if not isinstance(step, dict) or not step:
         raise InputError(
-            f"{where}: found {type(step).__name__}, expected {{piece: probability}}."
+            f"{where}: found {_kind(step)}, expected {{piece: probability}}."
         )
     mass: dict[int, float] = {}
     total = 0.0
