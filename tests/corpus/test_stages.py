@@ -135,6 +135,17 @@ def test_verify_refuses_and_leaves_nothing(world, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["bad.jsonl"]
 
 
+def test_a_name_that_is_too_long_for_the_card_is_refused_first(world, tmp_path):
+    named = sources(world, world.completions)
+    for stage in (
+        lambda out: stages.verify(named, out, processes=1),
+        lambda out: stages.align(named, alignment(world), out, processes=1),
+    ):
+        with pytest.raises(InputError, match="has 256 bytes, expected at most 255"):
+            stage(tmp_path / ("x" * 246))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_align_refuses_a_file_where_nothing_aligns(world, tmp_path):
     poor = tmp_path / "poor.jsonl"
     line = {"problem_id": "gsm8k-train-0", "sample": 0, "text": "a"}

@@ -80,6 +80,7 @@ def verify(
     """
     if not sources.completions:
         raise InputError("no completions were named. Name one or more files.")
+    cards.check_name(out)
     workers = default_processes() if processes is None else processes
     problems = read_problems(sources.problems, sources.dataset)
     card = cards.corpus_card(sources, problems=False)
@@ -134,6 +135,7 @@ def align(
     Raises:
         InputError: a file is malformed, or no sample aligns. `out` is unchanged.
     """
+    cards.check_name(out)
     workers = default_processes() if processes is None else processes
     problems = read_problems(sources.problems, sources.dataset)
     completions = _only(sources)

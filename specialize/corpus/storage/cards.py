@@ -25,6 +25,9 @@ SUFFIX = ".card.json"
 
 HUMAN = "human"
 
+# Bytes of a file name, on every common file system.
+_LONGEST_NAME = 255
+
 
 @dataclasses.dataclass(frozen=True)
 class Card:
@@ -61,6 +64,20 @@ def card_path(completions: Path) -> pathlib.Path:
     """The path of an export's card."""
     file = pathlib.Path(completions)
     return file.with_name(file.name + SUFFIX)
+
+
+def check_name(completions: Path) -> None:
+    """Refuses, before any work, a file whose card would have too long a name.
+
+    Raises:
+        InputError: the name of the card has more than 255 bytes.
+    """
+    size = len(os.fsencode(card_path(completions).name))
+    if size > _LONGEST_NAME:
+        raise InputError(
+            f"{completions} is too long a name: its card, the same with {SUFFIX}, has "
+            f"{size} bytes, expected at most {_LONGEST_NAME}. Choose a shorter name."
+        )
 
 
 def write_card(completions: Path, card: Card) -> None:
