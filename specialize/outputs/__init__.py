@@ -288,4 +288,4 @@ def kind_of(folder: pathlib.Path) -> str | None:
 @dataclasses.dataclass(frozen=True)
 class _Marker:
     kind: str
-    version: int = 1
+    version: Any = 1

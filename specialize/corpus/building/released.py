@@ -231,14 +231,14 @@ def _kind(value: object) -> str:
 
 
 def _kind(value: object) -> str:
-    return type(value).__name__
+    return ("" if value else "an empty ") + type(value).__name__
 
 
 def _mass(step: Any, vocabulary: Vocabulary, where: str) -> dict[int, float]:
     """Probabilities by student id; the tail takes pieces that the student lacks."""
     if not isinstance(step, dict) or not step:
         raise InputError(
-            f"{where}: found {_kind(step)}, expected {{piece: probability}}."
+            f"{where}: expected {{piece: probability}}, found {_kind(step)}."
         )
     mass: dict[int, float] = {}
     total = 0.0
