@@ -226,20 +226,11 @@ def _check(entry: Any, where: str) -> None:
         )
 
 
-def _kind(value: object) -> str:
-    return f"an empty {type(value).__name__}" if not value else type(value).__name__
-
-
-def _kind(value: object) -> str:
-    return ("" if value else "an empty ") + type(value).__name__
-
-
 def _mass(step: Any, vocabulary: Vocabulary, where: str) -> dict[int, float]:
     """Probabilities by student id; the tail takes pieces that the student lacks."""
     if not isinstance(step, dict) or not step:
-        raise InputError(
-            f"{where}: expected {{piece: probability}}, found {_kind(step)}."
-        )
+        name = ("an empty " if not step else "") + type(cast(object, step)).__name__
+        raise InputError(f"{where}: expected {{piece: probability}}, found {name}.")
     mass: dict[int, float] = {}
     total = 0.0
     for piece, value in cast(dict[Any, Any], step).items():
