@@ -5,9 +5,13 @@ Each room registers its own commands and imports heavy libraries only when one r
 """
 
 import argparse
+import contextlib
 import importlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from specialize import __version__
 from specialize.errors import InputError
@@ -41,6 +45,35 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+@contextlib.contextmanager
+def _cleaning_up() -> Iterator[None]:
+    """Lets a command that is terminated end its workers and remove partial files.
+
+    Only signals that nobody handles or ignores get a handler, and a command may
+    install another one.
+    """
+
+    def leave(number: int, frame: Any) -> NoReturn:
+        del frame
+        signal.signal(number, signal.SIG_IGN)  # a second one must not cut this short
+        raise SystemExit(128 + number)
+
+    taken = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) == signal.SIG_DFL
+        and threading.current_thread() is threading.main_thread()
+    ]
+    for number in taken:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in taken:
+            if signal.getsignal(number) == leave:
+                signal.signal(number, signal.SIG_DFL)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -60,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.gin_overrides = overrides
     arguments.main = main
     try:
-        return int(arguments.run(arguments) or 0)
+        with _cleaning_up():
+            return int(arguments.run(arguments) or 0)
     except (
         InputError,
         FileNotFoundError,

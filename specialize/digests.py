@@ -15,7 +15,7 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     return _digest(os.fspath(path), state.st_size, state.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8192)
 def _digest(path: str, size: int, changed: int) -> str:
     del size, changed
     with open(path, "rb") as stream:

@@ -24,10 +24,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any, NamedTuple, TypeVar
 
-from specialize.corpus.lines import Line, parse_object, read_lines, staged_lines
+import msgspec
+
+from specialize import typed_json
+from specialize.corpus.lines import Line, read_lines, staged_lines
 from specialize.corpus.records import (
     PROBABILITY_SLACK,
     Completion,
@@ -38,6 +41,7 @@ from specialize.corpus.spelling import spell, teacher_token, token_bytes, token_
 from specialize.errors import InputError
 
 Path = str | os.PathLike[str]
+T = TypeVar("T")
 
 _DUMP_PREFIX = re.compile(r"Question \d+: ")
 _DUMP_HEAD = (b" step", b"\n")
@@ -69,19 +73,19 @@ class Questions:
 
     def get(self, identity: str, where: str) -> Problem:
         """The problem with this id; otherwise as `find`."""
-        return self.find({"problem_id": identity}, where)
+        return self.find(_Question(problem_id=identity), where)
 
-    def find(self, record: Mapping[str, Any], where: str) -> Problem:
+    def find(self, record: "_Question", where: str) -> Problem:
         """The problem that `problem_id`, or else `question`, names.
 
         Raises:
             InputError: the record names no problem, or an unknown one.
         """
-        identity, question = record.get("problem_id"), record.get("question")
-        if identity is None and not isinstance(question, str):
+        identity, question = record.problem_id, record.question
+        if identity is None and question is None:
             raise InputError(
                 f"{where}: neither 'problem_id' nor 'question' says which problem this "
-                f"answers; it has {sorted(record)}."
+                f"answers. {_REMEDY}"
             )
         if identity is not None:
             found = self._by_id.get(str(identity))
@@ -116,15 +120,14 @@ def parse_line(
         InputError: the line is not JSON, a field is missing or has another type, the
             problem is unknown, or a probability is NaN or above 1.
     """
-    record = parse_object(line)
-    problem = questions.find(record, line.where)
-    if "samples" in record:
-        samples = _list(record, "samples", line.where)
+    named = _decode(line, _Question)
+    problem = questions.find(named, line.where)
+    if not isinstance(named.samples, msgspec.UnsetType):
         return [
             _read_dump(sample, index, problem, f"{line.where}#{index}", with_tokens)
-            for index, sample in enumerate(samples)
+            for index, sample in enumerate(_decode(line, _Dump).samples)
         ]
-    return [_read_export(record, problem, line.where, with_tokens)]
+    return [_read_export(_decode(line, _Export), problem, line.where, with_tokens)]
 
 
 def read_completions(path: Path, problems: Sequence[Problem]) -> Iterator[Sample]:
@@ -174,21 +177,22 @@ def write_completions(path: Path, completions: Iterable[Completion]) -> int:
     return count
 
 
+def _decode(line: Line, kind: type[T]) -> T:
+    # Python writes the logarithm of 0 as -Infinity.
+    return typed_json.decode(
+        line.data, kind, line.where, remedy=_REMEDY, infinities=True
+    )
+
+
 def _read_export(
-    record: dict[str, Any], problem: Problem, where: str, with_tokens: bool
+    record: "_Export", problem: Problem, where: str, with_tokens: bool
 ) -> Sample:
-    text = _text(record, where)
-    sample = record.get("sample")
-    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
-        raise InputError(
-            f"{where}: 'sample' is {sample!r}, expected the sample's number: 0 or "
-            "more, different for every completion of a question."
-        )
-    reason = record.get("finish_reason") or "stop"
-    completion = Completion(problem.id, sample, text, None, str(reason))
-    if record.get("tokens") is None:
+    text = record.text
+    reason = record.finish_reason or "stop"
+    completion = Completion(problem.id, record.sample, text, None, reason)
+    if record.tokens is None:
         return Sample(dataclasses.replace(completion, text=text.strip()), where)
-    if not with_tokens and _joined(record["tokens"]) == text:
+    if not with_tokens and "".join(record.tokens) == text:
         return Sample(completion, where)
     tokens = spell(text, _export_tokens(record, where))
     if tokens is None:
@@ -196,78 +200,43 @@ def _read_export(
     return Sample(_trimmed(completion, tokens), where)
 
 
-def _joined(tokens: Any) -> str | None:
-    try:
-        return "".join(tokens)
-    except TypeError:
-        return None  # malformed: reading all tokens says how
-
-
-def _export_tokens(record: dict[str, Any], where: str) -> tuple[TeacherToken, ...]:
-    tokens = _list(record, "tokens", where)
-    logprobs = _list(record, "token_logprobs", where)
-    tops = _list(record, "top_logprobs", where)
-    if not len(tokens) == len(logprobs) == len(tops):
+def _export_tokens(record: "_Export", where: str) -> tuple[TeacherToken, ...]:
+    tokens, logprobs, tops = record.tokens, record.token_logprobs, record.top_logprobs
+    sizes = [None if part is None else len(part) for part in (tokens, logprobs, tops)]
+    if tokens is None or logprobs is None or tops is None or len(set(sizes)) > 1:
         raise InputError(
-            f"{where}: {len(tokens)} tokens, {len(logprobs)} token_logprobs and "
-            f"{len(tops)} top_logprobs; expected equal numbers."
+            f"{where}: the numbers of tokens, token_logprobs and top_logprobs are "
+            f"{sizes}, expected equal numbers. {_REMEDY}"
         )
     read: list[TeacherToken] = []
     for index, (token, logprob, top) in enumerate(
         zip(tokens, logprobs, tops, strict=True)
     ):
-        place = f"{where}, token {index}"
-        if not isinstance(token, str):
-            raise InputError(f"{place}: the token is {token!r}, expected text.")
-        value = _number(logprob, place)
-        read.append(teacher_token(token_bytes(token), value, _pairs(top, place), place))
+        pairs = top.items() if isinstance(top, dict) else top or ()
+        read.append(
+            teacher_token(
+                token_bytes(token),
+                _logarithm(logprob),
+                [(token_bytes(text), _logarithm(value)) for text, value in pairs],
+                f"{where}, token {index}",
+            )
+        )
     return tuple(read)
 
 
-def _pairs(top: Any, where: str) -> Iterator[tuple[bytes, float]]:
-    items: Iterable[Any] = ()
-    if isinstance(top, dict):
-        items = cast(dict[str, Any], top).items()
-    elif isinstance(top, list):
-        items = cast(list[Any], top)
-    elif top is not None:
-        raise InputError(
-            f"{where}: top_logprobs holds {top!r}, expected an object or a list of "
-            "[token, log-probability]."
-        )
-    for item in items:
-        try:
-            text, value = item
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"{where}: {item!r} is not a pair [token, log-probability]."
-            ) from error
-        if not isinstance(text, str):
-            raise InputError(f"{where}: the alternative {text!r} is not text.")
-        yield token_bytes(text), _number(value, where)
-
-
 def _read_dump(
-    sample: Any, index: int, problem: Problem, where: str, with_tokens: bool
+    sample: "_DumpedSample", index: int, problem: Problem, where: str, with_tokens: bool
 ) -> Sample:
-    if not isinstance(sample, dict):
-        raise InputError(f"{where}: expected an object with 'text' and 'steps'.")
-    record = cast(dict[str, Any], sample)
-    text, steps = _text(record, where), _list(record, "steps", where)
+    text, steps = sample.text, sample.steps
     completion = Completion(problem.id, index, text)
-    try:
-        sampled = [token_bytes(step[0][0]) for step in steps]
-    except (TypeError, IndexError, AttributeError) as error:
-        raise InputError(
-            f"{where}: 'steps' is not a list of lists of [token, probability]."
-        ) from error
-    if b"".join(sampled) != text.encode("utf-8", "surrogatepass"):
+    sampled = [token_bytes(step[0][0]) for step in steps]
+    if b"".join(sampled) != text.encode():
         return Sample(completion, where, "tokens_do_not_spell_the_text")
     if tuple(sampled[:2]) != _DUMP_HEAD:
         return Sample(completion, where, "unexpected_beginning")
     if tuple(sampled[-2:]) != _DUMP_TAIL or len(sampled) < 5:
         return Sample(completion, where, "unfinished")
-    inner = b"".join(sampled[2:-2]).decode("utf-8", "surrogatepass")
+    inner = b"".join(sampled[2:-2]).decode()
     completion = dataclasses.replace(completion, text=inner)
     if with_tokens:
         tokens = tuple(
@@ -278,19 +247,13 @@ def _read_dump(
     return Sample(completion, where)
 
 
-def _dump_token(step: Any, where: str) -> TeacherToken:
-    try:
-        pairs = [(token_bytes(text), float(p)) for text, p in step]
-        (token, probability), *reported = pairs
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{where}: {str(step)[:80]} is not a list of [token, probability]."
-        ) from error
-    for text, p in pairs:
+def _dump_token(step: list[tuple[str, float]], where: str) -> TeacherToken:
+    for text, p in step:
         if math.isnan(p) or p < 0 or p > 1 + PROBABILITY_SLACK:
             raise InputError(
                 f"{where}: the probability of {text!r} is {p}, expected 0 to 1."
             )
+    (token, probability), *reported = [(token_bytes(text), p) for text, p in step]
     logs = ((text, math.log(p)) for text, p in reported if p > 0)
     logprob = math.log(probability) if probability > 0 else -math.inf
     return teacher_token(token, logprob, logs, where)
@@ -309,33 +272,8 @@ def _trimmed(completion: Completion, tokens: tuple[TeacherToken, ...]) -> Comple
     return dataclasses.replace(completion, text=text, tokens=tokens)
 
 
-def _text(record: Mapping[str, Any], where: str) -> str:
-    text = record.get("text")
-    if not isinstance(text, str):
-        raise InputError(f"{where}: 'text' is {text!r}, expected the completion.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{where}: 'text' holds half of a surrogate pair at character "
-            f"{error.start}, which is not Unicode. Correct or remove the line."
-        ) from error
-    return text
-
-
-def _list(record: Mapping[str, Any], name: str, where: str) -> list[Any]:
-    value = record.get(name)
-    if not isinstance(value, list):
-        raise InputError(f"{where}: {name!r} is {str(value)[:80]}, expected a list.")
-    return cast(list[Any], value)
-
-
-def _number(value: Any, where: str) -> float:
-    if value is None:
-        return -math.inf
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{where}: {value!r} is not a log-probability.")
-    return float(value)
+def _logarithm(value: float | None) -> float:
+    return -math.inf if value is None else value
 
 
 def _finite(logprob: float) -> float | None:
@@ -344,3 +282,45 @@ def _finite(logprob: float) -> float | None:
 
 def _folded(text: str) -> str:
     return " ".join(text.split())
+
+
+_REMEDY = (
+    "Expected one JSON object per line, as 'specialize corpus export' writes it; a cut "
+    "last line comes from a copy that was cut."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Question:
+    """The part of a line that says which problem it answers."""
+
+    problem_id: str | int | None = None
+    question: str | None = None
+    samples: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Export:
+    """A line of our export."""
+
+    text: str
+    sample: typed_json.Count
+    finish_reason: str | None = None
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: (
+        list[dict[str, float | None] | list[tuple[str, float | None]] | None] | None
+    ) = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _DumpedSample:
+    text: str
+    steps: list[Annotated[list[tuple[str, float]], msgspec.Meta(min_length=1)]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Dump:
+    """A line of a notebook's dump."""
+
+    samples: list[_DumpedSample]

@@ -3,13 +3,15 @@
 import contextlib
 import gzip
 import io
-import json
 import os
 import pathlib
+import zlib
 from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
-from specialize import outputs
+import msgspec
+
+from specialize import outputs, typed_json
 from specialize.errors import InputError
 
 Path = str | os.PathLike[str]
@@ -40,59 +42,45 @@ def read_lines(path: Path) -> Iterator[Line]:
         InputError: the file is missing, unreadable or empty.
     """
     file = pathlib.Path(path)
+    if outputs.is_stream(file):
+        raise InputError(
+            f"{file} is a pipe or device, but a file of completions is read several "
+            "times. Write it to a file first."
+        )
     some = False
     try:
         with _open(file) as stream:
-            first = stream.readline()
+            first = _line(stream, file)
             if first.strip() and not _is_object(first):
-                rest = stream.read()
+                rest = stream.read(typed_json.MOST_BYTES)
                 if _is_object(first + rest):
                     yield Line(str(file), first + rest)
                     return
-                # Not one object either: the parser of the line says what is wrong.
-                parse_object(Line(f"{file}:1", first))
+                # Not one object either: the first line says what is wrong.
+                typed_json.decode(
+                    first, typed_json.Object, f"{file}:1", remedy=_ONE_OBJECT
+                )
             number = 1
             while first:
                 if first.strip():
                     some = True
                     yield Line(f"{file}:{number}", first)
-                first = stream.readline()
+                first = _line(stream, file)
                 number += 1
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{file} does not exist. Name a file of completions: an export of "
-            "'specialize corpus export', or a notebook dump."
-        ) from error
-    except IsADirectoryError as error:
-        raise InputError(f"{file} is a folder, expected a completions file.") from error
-    except (gzip.BadGzipFile, EOFError) as error:
+    except InputError:
+        raise
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"{file}: damaged gzip file ({error}). Copy it again."
         ) from error
+    except (OSError, ValueError) as error:
+        remedy = (
+            "Name a file of completions: an export of 'specialize corpus export', or a "
+            "notebook dump."
+        )
+        raise typed_json.unreadable(file, error, remedy=remedy) from error
     if not some:
         raise InputError(f"{file} is empty. A run needs at least one completion.")
-
-
-def parse_object(line: Line) -> dict[str, Any]:
-    """The JSON object of a line.
-
-    Raises:
-        InputError: the line is not JSON, or not an object.
-    """
-    try:
-        value = json.loads(line.data)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{line.where}: not UTF-8 ({error.reason}).") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{line.where}: not JSON at column {error.colno} ({error.msg}). Expected "
-            "one JSON object per line; a cut last line comes from a copy that was cut."
-        ) from error
-    if not isinstance(value, dict):
-        raise InputError(
-            f"{line.where}: expected a JSON object, found {type(value).__name__}."
-        )
-    return cast(dict[str, Any], value)
 
 
 @contextlib.contextmanager
@@ -116,8 +104,21 @@ def _open(file: pathlib.Path) -> gzip.GzipFile | io.BufferedReader:
     return gzip.open(file) if zipped else open(file, "rb")
 
 
+def _line(stream: gzip.GzipFile | io.BufferedReader, file: pathlib.Path) -> bytes:
+    line = stream.readline(typed_json.MOST_BYTES + 1)
+    if len(line) > typed_json.MOST_BYTES:
+        raise InputError(f"{file} has a line over 1 GiB. {_ONE_OBJECT}")
+    return line
+
+
 def _is_object(data: bytes) -> bool:
     try:
-        return isinstance(json.loads(data), dict)
-    except ValueError:
+        typed_json.decode(data, dict[str, msgspec.Raw], "", infinities=True)
+    except InputError:
         return False
+    return True
+
+
+_ONE_OBJECT = (
+    "Expected one JSON object per line; a cut last line comes from a copy that was cut."
+)

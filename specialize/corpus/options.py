@@ -320,5 +320,7 @@ def show(manifest: "Manifest") -> int:
     from specialize.corpus.storage.funnel import Funnel
     from specialize.progress import console
 
-    console.print(Funnel.from_json(manifest.funnel).table(manifest.counts()))
+    console.print(
+        Funnel.from_json(manifest.funnel, "the corpus").table(manifest.counts())
+    )
     return 0

@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
-from specialize import versions
+from specialize import typed_json, versions
 from specialize.corpus.choices import FORMATS
 from specialize.errors import InputError
 
@@ -19,6 +20,9 @@ FORMAT_IDS = {name: index for index, name in enumerate(FORMATS, start=1)}
 # Probabilities arrive rounded (the paper's to 4 decimals, others as bfloat16). A sum
 # may exceed 1 by this much; it is then scaled down to 1.
 PROBABILITY_SLACK = 1e-2
+
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -165,8 +169,8 @@ class Fingerprint:
     """
 
     vocabulary_sha256: str
-    vocabulary_rows: int
-    k: int
+    vocabulary_rows: Positive
+    k: Positive
     teacher: str
     alignment: str
     prompt_sha256: str = ""
@@ -199,7 +203,9 @@ class Fingerprint:
                 f"{where}: fingerprint lacks {sorted(required - value.keys())} and has "
                 f"unknown {sorted(value.keys() - known)}. Rebuild the corpus."
             )
-        return cls(**value)
+        return typed_json.convert(
+            value, cls, f"{where}: fingerprint", remedy="Rebuild the corpus."
+        )
 
     def digest(self) -> str:
         """Short hexadecimal digest of all fields."""

@@ -6,13 +6,16 @@ import itertools
 import math
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from specialize.corpus.records import PROBABILITY_SLACK, TeacherToken
 from specialize.errors import InputError
 
 # Servers write values below this, such as -9999, for "cannot be sampled".
 IMPOSSIBLE = -1000.0
+
+# The largest relative difference of two values that bfloat16 rounds from one.
+_ROUNDING = 1 / 128
 
 _BYTES_TOKEN = re.compile(r"bytes:((?:\\x[0-9a-f]{2})+)", re.IGNORECASE)
 _LOST = "\ufffd".encode()  # U+FFFD: the server could not decode this token by itself
@@ -50,44 +53,69 @@ def teacher_token(
         token: the sampled token.
         logprob: natural logarithm of its probability; -inf if that was rounded to 0.
         alternatives: what the teacher reported, in any order, with or without the
-            sampled token. A token that is listed twice with one value is one entry.
-            With two values it is two tokens of the teacher that read the same, and
-            their probabilities are added.
+            sampled token. Two entries of one text and one value (up to rounding) are
+            one token. With two values they are two tokens of the teacher that read the
+            same, and their probabilities are added, also to that of the sampled one.
         where: name of the token in messages.
 
     Raises:
         InputError: a value is NaN or positive, or together they exceed 1.
     """
-    options: dict[bytes, float] = {}
-    total = 0.0
+    options: dict[bytes, list[float]] = {}
     for text, value in alternatives:
         if not value <= 0.0:  # NaN too
             value = _checked(value, text, where)
         if value < IMPOSSIBLE:
             continue
-        before = options.get(text)
-        if before is None:
-            options[text] = value
-        elif before != value:
-            options[text] = before + math.log1p(math.exp(value - before))
-        else:
-            continue
-        total += math.exp(value)
+        if _MARK.match(text) and token in (_of_bytes(text), _of_pieces(text)):
+            text = token  # the sampled one again, in the tokenizer's alphabet
+        values = options.setdefault(text, [])
+        if not any(_equal(value, other) for other in values):
+            values.append(value)
     if not logprob <= 0.0:
         logprob = _checked(logprob, token, where)
-    if logprob < IMPOSSIBLE:
-        logprob = -math.inf
-    elif token not in options:
-        options[token] = logprob
-        total += math.exp(logprob)
+    if logprob >= IMPOSSIBLE:
+        values = options.setdefault(token, [])
+        if not any(_equal(logprob, value) for value in values):
+            values.append(logprob)
+    summed = {text: _log_sum(values) for text, values in options.items()}
+    total = sum(math.exp(value) for value in summed.values())
     if total > 1 + PROBABILITY_SLACK:
         raise InputError(
             f"{where}: the probabilities of the alternatives to {token!r} sum to "
             f"{total:.4f}, more than 1. Expected natural logarithms (or, in a dump, "
             "probabilities) of one distribution."
         )
+    return _token(token, summed)
+
+
+def _token(token: bytes, options: Mapping[bytes, float]) -> TeacherToken:
     top = sorted(options.items(), key=_by_probability)
-    return TeacherToken(token, logprob, tuple(top))
+    return TeacherToken(token, options.get(token, -math.inf), tuple(top))
+
+
+def _added(token: bytes, options: Iterable[tuple[bytes, float]]) -> TeacherToken:
+    """A token whose alternatives that read alike are added up."""
+    values: dict[bytes, list[float]] = {}
+    for text, value in options:
+        values.setdefault(text, []).append(value)
+    return _token(token, {text: _log_sum(some) for text, some in values.items()})
+
+
+def _equal(one: float, other: float) -> bool:
+    """Whether two log-probabilities differ by no more than bfloat16 rounds."""
+    return abs(one - other) <= _ROUNDING * max(1.0, abs(one))
+
+
+def _log_sum(values: Iterable[float]) -> float:
+    """The logarithm of a sum of probabilities."""
+    first, *rest = values
+    for value in rest:
+        if value == -math.inf:
+            continue
+        high, low = max(first, value), min(first, value)
+        first = high + math.log1p(math.exp(low - high))
+    return min(first, 0.0) if first <= PROBABILITY_SLACK else first
 
 
 def _by_probability(option: tuple[bytes, float]) -> tuple[float, bytes]:
@@ -111,6 +139,7 @@ def spell(text: str, tokens: Sequence[TeacherToken]) -> tuple[TeacherToken, ...]
         The tokens, or None if they cannot spell the text, or can in several ways.
     """
     data = text.encode("utf-8", "surrogatepass")
+    tokens = _decoded(data, tokens)
     kept = _covering(tokens, data)
     if kept is None and any(map(_is_lost, tokens)):
         kept = _merge_lost(text, tokens)
@@ -120,6 +149,59 @@ def spell(text: str, tokens: Sequence[TeacherToken]) -> tuple[TeacherToken, ...]
         if kept is None and any(map(_is_lost, tokens)):
             kept = _merge_lost(text, tokens)
     return kept
+
+
+def _decoded(text: bytes, tokens: Sequence[TeacherToken]) -> Sequence[TeacherToken]:
+    """The tokens with alternatives as text, if a server left them encoded.
+
+    Some servers decode the sampled tokens, but write the alternatives in the alphabet
+    of the tokenizer: "Ġ30" (byte-level BPE) or "▁30" (SentencePiece) for " 30". Then
+    no alternative has a space.
+    """
+    others = [
+        option for token in tokens for option, _ in token.top if option != token.token
+    ]
+    marks = {match[0] for option in others if (match := _MARK.match(option))}
+    if not marks or any(map(_SPACE.search, others)) or any(m in text for m in marks):
+        return tokens
+    decode = _of_pieces if "▁".encode() in marks else _of_bytes
+    return [
+        teacher_token(
+            token.token,
+            token.logprob,
+            [
+                (option if option == token.token else decode(option), value)
+                for option, value in token.top
+            ],
+            "this completion",
+        )
+        for token in tokens
+    ]
+
+
+def _of_pieces(option: bytes) -> bytes:
+    code = re.fullmatch(rb"<0x([0-9A-F]{2})>", option)
+    if code:
+        return bytes([int(code[1], 16)])
+    return option.replace("▁".encode(), b" ")
+
+
+def _of_bytes(option: bytes) -> bytes:
+    try:
+        return bytes(_BYTE_OF[character] for character in option.decode())
+    except (UnicodeDecodeError, KeyError):
+        return option
+
+
+# Byte-level BPE writes printable bytes as the character with that number, and the
+# others, in order, as the characters from 256 on.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = [byte for byte in range(0x100) if byte not in _PRINTABLE]
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(0x100 + number): byte for number, byte in enumerate(_OTHERS)
+}
+_MARK = re.compile("Ġ|Ċ|▁".encode())
+_SPACE = re.compile(rb"[ \n]")
 
 
 def _same_beginning(text: str, tokens: Sequence[TeacherToken]) -> list[TeacherToken]:
@@ -136,9 +218,9 @@ def _same_beginning(text: str, tokens: Sequence[TeacherToken]) -> list[TeacherTo
     token = space + first.token.lstrip()
     if not first.token:
         return list(tokens)
-    others = [option for option in first.top if option[0] not in (first.token, token)]
-    top = sorted([(token, first.logprob), *others], key=_by_probability)
-    return [TeacherToken(token, first.logprob, tuple(top)), *rest]
+    own = (token, first.logprob)
+    others = [option for option in first.top if option[0] != first.token]
+    return [_added(token, [own, *others]), *rest]
 
 
 def _is_lost(token: TeacherToken) -> bool:
@@ -195,10 +277,9 @@ def _merge_lost(
             others = [
                 (other, value)
                 for other, value in run[0].top
-                if other and _LOST not in other and other != written
+                if other and _LOST not in other
             ]
-            top = sorted([(written, logprob), *others], key=_by_probability)
-            merged.append(TeacherToken(written, logprob, tuple(top)))
+            merged.append(_added(written, [(written, logprob), *others]))
     return _covering(merged, text.encode("utf-8", "surrogatepass"))
 
 

@@ -116,7 +116,7 @@ CASES = [
     ("sample", {"--prompt": "bad/absent"}, "cannot be read as a prompt"),
     ("sample", {"--temperature": 9}, "temperature = 9"),
     ("sample", {"--n": 0}, "samples = 0"),
-    ("sample", {"--extra_body": "[1]"}, "'[1]', expected a JSON object"),
+    ("sample", {"--extra_body": "[1]"}, "'[1]': expected an object, found a list"),
     ("sample", {"--concurrency": 5}, "connection"),
     ("export", {}, "r.sqlite does not exist"),
     ("export", {"--responses": "bad/text.txt"}, "text.txt is not a database"),
@@ -145,7 +145,11 @@ CASES = [
     ("verify", {"--processes": 0}, "--processes: '0', expected 1 or more"),
     ("align", {"--completions": "bad/nan.jsonl"}, "nan.jsonl:5, token 2"),
     ("align", {"--completions": "bad/sure.jsonl"}, "sure.jsonl:5, token 2"),
-    ("align", {"--completions": "bad/text.jsonl"}, "text.jsonl:5, token 2"),
+    (
+        "align",
+        {"--completions": "bad/text.jsonl"},
+        "text.jsonl:5: token_logprobs[2]: expected",
+    ),
     ("align", {"--completions": "bad/sum.jsonl"}, "more than 1"),
     ("align", {"--rows": 100}, "100 rows"),
     ("align", {"--out": "bad/theirs"}, "theirs is a folder"),
@@ -235,7 +239,7 @@ CORPUS = {"--corpus": "built/corpus"}
 PICKLE = {"--pickles": "built/short.pkl"}
 BUILT_CASES = [
     ("align", {"--completions": "built/corpus"}, "corpus is a folder"),
-    ("write", {"--aligned": "built/half.jsonl"}, "half.jsonl:72: not a line of"),
+    ("write", {"--aligned": "built/half.jsonl"}, "half.jsonl:72: not JSON"),
     ("write", {"--problems": "bad/half.jsonl", **ALIGNED}, "half.jsonl:1: not JSON"),
     ("write", {"--problems": "bad/goldless.jsonl", **ALIGNED}, "goldless.jsonl:1"),
     ("write", {"--vocabulary": "built/other.model", **ALIGNED}, "vocabulary_sha256"),

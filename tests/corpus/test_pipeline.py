@@ -222,15 +222,15 @@ def raise_mass(record):
     ("change", "message"),
     [
         (lambda record: '{"problem_id": "gsm8k', r"spoilt\.jsonl:5: not JSON"),
-        (lambda record: "[1, 2]", r"spoilt\.jsonl:5: expected a JSON object"),
+        (lambda record: "[1, 2]", r"spoilt\.jsonl:5: expected an object"),
         (set_logprob(float("nan")), r"spoilt\.jsonl:5, token 2: the log-prob.* nan"),
         (set_logprob(0.3), r"spoilt\.jsonl:5, token 2: the log-prob.* 0\.3"),
         (raise_mass, r"spoilt\.jsonl:5, token 3: .* sum to"),
         (set_key("problem_id", "gsm8k-train-999"), "answers 'gsm8k-train-999'"),
-        (set_key("sample", -1), "'sample' is -1"),
+        (set_key("sample", -1), "sample: expected a whole number >= 0"),
         (set_key("sample", 0), "sample 0 of 'gsm8k-train-1' was already given"),
-        (set_key("text", None), "'text' is None"),
-        (set_key("tokens", ["a"]), "1 tokens, .* token_logprobs"),
+        (set_key("text", None), "text: expected a text, found null"),
+        (set_key("tokens", ["a"]), r"are \[1, \d+, \d+\], expected equal"),
     ],
 )
 def test_a_fault_in_a_file_stops_the_run_and_leaves_nothing(

@@ -117,7 +117,7 @@ def test_a_damaged_aligned_line_is_refused_and_nothing_is_left(world, staged, tm
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     card = (root / "aligned.jsonl.card.json").read_text()
     (tmp_path / "a.jsonl.card.json").write_text(card)
-    with pytest.raises(InputError, match=r"a\.jsonl:4: not a line of .*align"):
+    with pytest.raises(InputError, match=r"a\.jsonl:4: the key 'rows' is missing"):
         write(world, tmp_path / "a.jsonl", tmp_path / "corpus")
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "a.jsonl",
@@ -133,6 +133,17 @@ def test_verify_refuses_and_leaves_nothing(world, tmp_path):
     with pytest.raises(InputError, match="no completions"):
         stages.verify(sources(world), tmp_path / "out.jsonl", processes=1)
     assert [p.name for p in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+def test_a_name_that_is_too_long_for_the_card_is_refused_first(world, tmp_path):
+    named = sources(world, world.completions)
+    for stage in (
+        lambda out: stages.verify(named, out, processes=1),
+        lambda out: stages.align(named, alignment(world), out, processes=1),
+    ):
+        with pytest.raises(InputError, match="has 256 bytes, expected at most 255"):
+            stage(tmp_path / ("x" * 246))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_align_refuses_a_file_where_nothing_aligns(world, tmp_path):

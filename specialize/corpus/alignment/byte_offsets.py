@@ -70,6 +70,7 @@ class _Text:
         self._raw = raw
         self._reader: Reader = reader_of(vocabulary)
         self._starts, self._first_open = _cuts(steps, self.segmentation)
+        self._unknown = vocabulary.unk_id
         self._same = _speaks_as_student(steps, self.segmentation, self._reader)
         if self._same:
             self._first_open = list(range(len(steps) + 1))
@@ -84,6 +85,7 @@ class _Text:
         """
         ids, total, first_open = self.ids, self.total, self._first_open
         open_endings, by_name = self._open_endings, self._reader.by_name
+        unknown = self._unknown
         new_words = self._reader.book(b"", ())
         node = self._node
         base = len(self.masses)
@@ -117,6 +119,9 @@ class _Text:
                     left += probability
                 elif pieces[0] != own:
                     piece = pieces[0]
+                    if piece == unknown:
+                        left += probability
+                        continue
                     left += probability
                     here[piece] = here.get(piece, 0.0) + weight * probability
                 else:
@@ -139,11 +144,12 @@ class _Text:
     def _departure(self, pieces: tuple[int, ...], at: int) -> tuple[int, int | None]:
         """Where `pieces`, placed at position `at`, leave the text, and the piece there.
 
-        The piece is None if they end before they leave.
+        The piece is None if they end before they leave, or if the student cannot
+        write it.
         """
         for position, piece in enumerate(pieces, start=at):
             if position == self.total or self.ids[position] != piece:
-                return position, piece
+                return position, None if piece == self._unknown else piece
         return at + len(pieces), None
 
     def _book(self, node: int) -> tuple[Book, bool]:

@@ -6,7 +6,7 @@ segmentation of this text; a piece counts only if nothing known contradicts it
 
 - whitespace alone settles nothing: T5 attaches it to the next word;
 - half of a character settles nothing of its word;
-- a piece that the student cannot write settles nothing from there on;
+- after a piece that the student cannot write, nothing is settled;
 - a control token of the teacher settles nothing, unless it ends the text: then it is
   the student's EOS;
 - if the completion has a token with the same ending in the middle of a piece ("/"
@@ -141,14 +141,14 @@ class Reader:
     def _after(
         self, settled: tuple[int, ...], ids: list[int], key: bytes | None, certain: int
     ) -> Reading:
-        """The part of `ids` after the settled pieces, as far as it can be written."""
+        """The part of `ids` after the settled pieces, to the first unknown one."""
         known = len(settled)
         if tuple(ids[:known]) != settled:
             # It would change settled pieces, so it settles nothing.
             return _NOTHING
         ids = ids[known:]
         if self._unk_id in ids:
-            ids = ids[: ids.index(self._unk_id)]
+            ids = ids[: ids.index(self._unk_id) + 1]
         return Reading(tuple(ids), key, max(0, certain - known))
 
 

@@ -1,11 +1,13 @@
 """BIG-Bench Hard: its 27 tasks with their answer types; one JSON file per task."""
 
+import dataclasses
 import pathlib
-from typing import Any, cast
 
+import msgspec
+
+from specialize import typed_json
 from specialize.corpus.benchmarks import parsing
 from specialize.corpus.records import Problem
-from specialize.errors import InputError
 
 # Tasks whose answers are not choice letters.
 _TYPES = {
@@ -43,6 +45,18 @@ ANSWER_TYPES = dict(sorted({**_TYPES, **{task: "choice" for task in _CHOICES}}.i
 TASKS = tuple(ANSWER_TYPES)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    examples: list[msgspec.Raw]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    input: parsing.Text
+    target: parsing.Text
+    id: parsing.Identity | None = None
+
+
 def read_bbh(path: parsing.Path) -> list[Problem]:
     """Reads one task of BIG-Bench Hard, or a file of the same layout.
 
@@ -57,22 +71,19 @@ def read_bbh(path: parsing.Path) -> list[Problem]:
             The message names file and record.
     """
     file = pathlib.Path(path)
-    value = parsing.read_json(file)
-    if not isinstance(value, dict) or "examples" not in value:
-        raise InputError(
-            f"{file}: expected an object with 'examples', a list of objects with "
-            "'input' and 'target', as BIG-Bench Hard's files are."
-        )
+    remedy = (
+        "Expected an object with 'examples', a list of objects with 'input' and "
+        "'target', as BIG-Bench Hard's files are."
+    )
+    examples = typed_json.read(file, _Task, remedy=remedy).examples
     problems: list[Problem] = []
-    examples = cast(dict[str, Any], value)["examples"]
-    for index, record in enumerate(parsing.json_list(examples, file)):
-        where = f"{file}#{index}"
-        identity = parsing.identity({"id": index, **record}, "id", where)
+    for index, (where, record) in enumerate(parsing.each(file, examples, _Record)):
+        identity = index if record.id is None else record.id
         problems.append(
             Problem(
                 id=f"bbh-{file.stem}-{identity}",
-                question=parsing.text(record, "input", where),
-                answers=(parsing.text(record, "target", where),),
+                question=record.input.strip(),
+                answers=(record.target.strip(),),
                 source=where,
             )
         )

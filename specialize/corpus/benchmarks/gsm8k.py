@@ -1,14 +1,22 @@
 """GSM8K: grade-school word problems with human solutions, as JSON lines."""
 
+import dataclasses
 import pathlib
 import re
 
+from specialize import typed_json
 from specialize.corpus.benchmarks import parsing
 from specialize.corpus.records import Problem
 from specialize.errors import InputError
 from specialize.judging.quantities import find_quantities
 
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    question: parsing.Text
+    answer: parsing.Text
 
 
 def read_gsm8k(path: parsing.Path) -> list[Problem]:
@@ -28,10 +36,8 @@ def read_gsm8k(path: parsing.Path) -> list[Problem]:
     """
     file = pathlib.Path(path)
     problems: list[Problem] = []
-    for line, record in parsing.json_lines(file):
-        where = f"{file}:{line}"
-        question = parsing.text(record, "question", where)
-        solution = parsing.text(record, "answer", where)
+    for where, record in typed_json.read_lines(file, _Record, remedy=parsing.REMEDY):
+        question, solution = record.question.strip(), record.answer.strip()
         rationale, mark, gold = solution.rpartition("####")
         gold = gold.strip()
         if not mark or not find_quantities(gold):

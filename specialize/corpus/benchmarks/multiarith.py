@@ -1,11 +1,20 @@
 """MultiArith: word problems of several steps, as a JSON list."""
 
+import dataclasses
 import pathlib
-from typing import Any, cast
+from typing import Annotated
+
+import msgspec
 
 from specialize.corpus.benchmarks import parsing
 from specialize.corpus.records import Problem
-from specialize.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    iIndex: parsing.Identity
+    sQuestion: parsing.Text
+    lSolutions: Annotated[list[parsing.Number], msgspec.Meta(min_length=1)]
 
 
 def read_multiarith(path: parsing.Path) -> list[Problem]:
@@ -24,20 +33,14 @@ def read_multiarith(path: parsing.Path) -> list[Problem]:
     """
     file = pathlib.Path(path)
     problems: list[Problem] = []
-    for index, record in enumerate(parsing.json_list(parsing.read_json(file), file)):
-        where = f"{file}#{index}"
-        solutions = parsing.field(record, "lSolutions", where)
-        if not isinstance(solutions, list) or not solutions:
-            raise InputError(
-                f"{where}: 'lSolutions' is {solutions!r}, expected a list of numbers."
-            )
-        numbers = cast(list[Any], solutions)
+    for where, record in parsing.read_list(file, _Record):
         problems.append(
             Problem(
-                id=f"multiarith-{parsing.identity(record, 'iIndex', where)}",
-                question=parsing.text(record, "sQuestion", where),
+                id=f"multiarith-{record.iIndex}",
+                question=record.sQuestion.strip(),
                 answers=tuple(
-                    parsing.number(value, "lSolutions", where) for value in numbers
+                    parsing.number(value, "lSolutions", where)
+                    for value in record.lSolutions
                 ),
                 source=where,
             )

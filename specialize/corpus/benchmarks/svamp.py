@@ -1,9 +1,18 @@
 """SVAMP: word problems whose wording was varied, as a JSON list."""
 
+import dataclasses
 import pathlib
 
 from specialize.corpus.benchmarks import parsing
 from specialize.corpus.records import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    ID: parsing.Identity
+    Body: parsing.Text
+    Question: parsing.Text
+    Answer: parsing.Number
 
 
 def read_svamp(path: parsing.Path) -> list[Problem]:
@@ -22,16 +31,14 @@ def read_svamp(path: parsing.Path) -> list[Problem]:
     """
     file = pathlib.Path(path)
     problems: list[Problem] = []
-    for index, record in enumerate(parsing.json_list(parsing.read_json(file), file)):
-        where = f"{file}#{index}"
-        body = parsing.text(record, "Body", where)
+    for where, record in parsing.read_list(file, _Record):
+        body = record.Body.strip()
         stop = "" if body.endswith((".", "?", "!", ",", ";", ":")) else "."
-        gold = parsing.field(record, "Answer", where)
         problems.append(
             Problem(
-                id=f"svamp-{parsing.identity(record, 'ID', where)}",
-                question=f"{body}{stop} {parsing.text(record, 'Question', where)}",
-                answers=(parsing.number(gold, "Answer", where),),
+                id=f"svamp-{record.ID}",
+                question=f"{body}{stop} {record.Question.strip()}",
+                answers=(parsing.number(record.Answer, "Answer", where),),
                 source=where,
             )
         )

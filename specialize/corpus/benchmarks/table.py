@@ -11,6 +11,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
+from specialize.corpus.benchmarks.published import DIGITS, PUBLISHED
+from specialize.digests import file_digest
 from specialize.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,6 +116,18 @@ def read_problems(path: str | os.PathLike[str], dataset: str) -> "list[Problem]"
     return BENCHMARKS[dataset].read(path)
 
 
-def licence_of(dataset: str) -> str:
-    """The licence of a benchmark, or "unknown" for other data."""
-    return BENCHMARKS[dataset].licence if dataset in BENCHMARKS else UNKNOWN
+def licence_of(dataset: str, problems: str | os.PathLike[str] | None = None) -> str:
+    """The licence of a benchmark, or "unknown" for other data.
+
+    Args:
+        dataset: the benchmark whose layout the problems have.
+        problems: their file; if it is not one that the owners publish, its licence is
+            unknown. None: the owners' file.
+    """
+    if dataset not in BENCHMARKS:
+        return UNKNOWN
+    if problems is not None:
+        found = file_digest(problems)[:DIGITS]
+        if found not in PUBLISHED[dataset].split():
+            return f"{UNKNOWN}: not a file of {dataset} as its owners publish it"
+    return BENCHMARKS[dataset].licence

@@ -9,15 +9,19 @@ row of (student id, log-probability) pairs, most probable first:
 The numbers are float32, written so that reading gives exactly the same values.
 """
 
+import dataclasses
 import json
 import math
-from typing import Any, cast
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
 from specialize.corpus.lines import Line
-from specialize.corpus.records import AlignedTarget, Completion
+from specialize.corpus.records import ORIGINS, AlignedTarget, Completion
+from specialize.corpus.storage import shards
 from specialize.errors import InputError
+from specialize.typed_json import Count, decode
 
 
 def aligned_to_json(completion: Completion, target: AlignedTarget) -> str:
@@ -52,11 +56,8 @@ def aligned_completion(line: Line) -> Completion:
     Raises:
         InputError: `align` did not write such a line.
     """
-    try:
-        value = cast(dict[str, Any], json.loads(line.data))
-        return Completion(value["problem_id"], int(value["sample"]), value["text"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(_refusal(line, error)) from error
+    value = decode(line.data, _Head, line.where, remedy=_REMEDY)
+    return Completion(value.problem_id, value.sample, value.text)
 
 
 def parse_aligned(line: Line, k: int) -> tuple[Completion, AlignedTarget]:
@@ -73,31 +74,51 @@ def parse_aligned(line: Line, k: int) -> tuple[Completion, AlignedTarget]:
         InputError: `align` did not write such a line, or a row has more than `k`
             entries.
     """
-    try:
-        value = cast(dict[str, Any], json.loads(line.data))
-        ids = np.asarray(value["ids"], np.int32)
-        rows = value["rows"]
-        teacher_ids = np.zeros((len(ids), k), np.int32)
-        logprobs = np.full((len(ids), k), -np.inf, np.float32)
-        for position, row in enumerate(rows):
-            for slot, (index, logprob) in enumerate(row):
-                teacher_ids[position, slot] = index
-                logprobs[position, slot] = logprob
-        target = AlignedTarget(
-            ids,
-            teacher_ids,
-            logprobs,
-            np.asarray(value["tail"], np.float32),
-            np.asarray(value["origin"], np.int32),
-        )
-        completion = Completion(value["problem_id"], value["sample"], value["text"])
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise InputError(_refusal(line, error)) from error
-    return completion, target
-
-
-def _refusal(line: Line, error: Exception) -> str:
-    return (
-        f"{line.where}: not a line of 'specialize corpus align' "
-        f"({type(error).__name__}: {error}). Align the completions again."
+    value = decode(line.data, _Aligned, line.where, remedy=_REMEDY)
+    length = len(value.ids)
+    for name in ("rows", "tail", "origin"):
+        found = len(getattr(value, name))
+        if found != length:
+            raise InputError(
+                f"{line.where}: {name!r} has {found} entries, expected {length} as "
+                f"'ids' has. {_REMEDY}"
+            )
+    teacher_ids = np.zeros((length, k), np.int32)
+    logprobs = np.full((length, k), -np.inf, np.float32)
+    for position, row in enumerate(value.rows):
+        if len(row) > k:
+            raise InputError(
+                f"{line.where}: row {position} has {len(row)} entries, expected at "
+                f"most {k}. {_REMEDY}"
+            )
+        for slot, (index, logprob) in enumerate(row):
+            teacher_ids[position, slot] = index
+            logprobs[position, slot] = logprob
+    target = AlignedTarget(
+        np.asarray(value.ids, np.int32),
+        teacher_ids,
+        logprobs,
+        np.asarray(value.tail, np.float32),
+        np.asarray(value.origin, np.int32),
     )
+    return Completion(value.problem_id, value.sample, value.text), target
+
+
+_REMEDY = "Align the completions again with 'specialize corpus align'."
+_Id = Annotated[int, msgspec.Meta(ge=0, lt=shards.MAX_ROWS)]
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    problem_id: str
+    sample: Count
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Aligned(_Head):
+    ids: list[_Id]
+    rows: list[list[tuple[_Id, Annotated[float, msgspec.Meta(le=0)]]]]
+    tail: list[_Share]
+    origin: list[Annotated[int, msgspec.Meta(ge=0, lt=len(ORIGINS))]]

@@ -11,19 +11,18 @@ import contextlib
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Generator, Iterable, Iterator
-from typing import Any, cast
 
 import apache_beam as ab
 import numpy as np
 from apache_beam.io.filesystems import FileSystems
 
+from specialize import typed_json
 from specialize.corpus.storage import shards
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.record_order import compressed
 from specialize.corpus.storage.statistics import FormatStatistics
-from specialize.outputs import make_parent
+from specialize.outputs import scratch
 
 Path = str | os.PathLike[str]
 
@@ -88,7 +87,7 @@ def read_summary(
 ) -> tuple[Funnel, dict[str, FormatStatistics], list[tuple[str, int, int]]]:
     """Reads what `write_summary` wrote: funnel, statistics by format, shards."""
     with FileSystems.open(FileSystems.join(folder, _SUMMARY)) as stream:
-        value = cast(dict[str, Any], json.loads(stream.read()))
+        value = typed_json.decode(stream.read(), typed_json.Object, folder)
     statistics = {
         name: FormatStatistics(
             np.asarray(part["inputs"], np.int64),
@@ -100,7 +99,7 @@ def read_summary(
         for name, part in value["statistics"].items()
     }
     files = [(str(n), int(shard), int(count)) for n, shard, count in value["files"]]
-    return Funnel.from_json(value["funnel"]), statistics, files
+    return Funnel.from_json(value["funnel"], folder), statistics, files
 
 
 def blocks(
@@ -125,9 +124,5 @@ def shared_folder(out: Path, staging: str | None) -> Generator[str]:
     if staging is not None:
         yield staging
         return
-    target = pathlib.Path(out).absolute()
-    make_parent(target)
-    with tempfile.TemporaryDirectory(
-        ".staging", f".{target.name}.", target.parent
-    ) as folder:
-        yield folder
+    with scratch(pathlib.Path(out).resolve(), ".staging") as folder:
+        yield str(folder)

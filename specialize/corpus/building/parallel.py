@@ -2,12 +2,16 @@
 
 import collections
 import concurrent.futures
+import concurrent.futures.process
 import functools
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
+
+from specialize.errors import InputError
 
 R = TypeVar("R")
 
@@ -61,6 +65,12 @@ def ordered_map(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise InputError(
+            f"one of {processes} worker processes was ended from outside, as the "
+            "system does when memory is full. Run the same command with fewer "
+            "--processes."
+        ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
@@ -73,7 +83,16 @@ def _start(*work: Any) -> None:
     global _work
     # Ctrl-C reaches the whole process group; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _work = _bound(*work)
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose parent was killed; otherwise it would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _call(item: Any) -> Any:

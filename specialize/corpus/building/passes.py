@@ -9,7 +9,9 @@ input, whatever the number of processes.
 
 import dataclasses
 import functools
+import itertools
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -25,6 +27,7 @@ from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.corpus.storage.cards import Card
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.record_order import Spooled, SpoolWriter
+from specialize.errors import InputError
 from specialize.judging.spec import JudgeSpec
 from specialize.progress import track
 
@@ -100,10 +103,12 @@ class VerifiedChunk(NamedTuple):
     Attributes:
         verifications: one per sample.
         counts: number of samples of each line.
+        checksum: of the lines, to notice a file that changes between the passes.
     """
 
     verifications: list[Verification]
     counts: list[int]
+    checksum: int
 
 
 class Part(NamedTuple):
@@ -177,9 +182,18 @@ def decided(
         samples: as given to `verify_all`.
         verified: what it returned.
         decisions: what `decide` returned for the verifications of all chunks.
+
+    Raises:
+        InputError: A file is not as it was when `verify_all` read it.
     """
     begin = 0
-    for chunk, (verifications, counts) in zip(samples.chunks(), verified, strict=True):
+    for chunk, before in itertools.zip_longest(samples.chunks(), verified):
+        if chunk is None or before is None or _checksum(chunk) != before.checksum:
+            raise InputError(
+                f"{' or '.join(map(str, samples.files))} changed while it was read. "
+                "Run the same command again when nothing writes to it."
+            )
+        verifications, counts = before.verifications, before.counts
         end = begin + len(verifications)
         mine = list(decisions[begin:end])
         begin = end
@@ -272,7 +286,14 @@ def _verify(
             # The second pass reads only the tokens of kept samples, but an error in
             # the other tokens is an error in the file too.
             parse_line(line, questions)
-    return VerifiedChunk(verifications, counts)
+    return VerifiedChunk(verifications, counts, _checksum(chunk))
+
+
+def _checksum(chunk: Chunk) -> int:
+    checksum = 0
+    for line in chunk.lines:
+        checksum = zlib.crc32(line.data, checksum)
+    return checksum
 
 
 def _render(

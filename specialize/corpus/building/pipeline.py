@@ -1,7 +1,6 @@
 """Builds a corpus from local files in one call: read, verify, align, write."""
 
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 from specialize.corpus.benchmarks.table import read_problems
@@ -27,7 +26,7 @@ from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.storage.record_order import Collected, gather
 from specialize.corpus.vocabulary import Vocabulary
-from specialize.outputs import make_parent
+from specialize.outputs import scratch
 from specialize.progress import track
 
 
@@ -62,15 +61,17 @@ def build(
     """
     shards.check_output(folder.path, replace=folder.replace)
     questions = read_problems(sources.problems, sources.dataset)
+    rationales = with_rationale(questions) if sources.rationales else []
     extra = records.demonstrations_from
     material = Material(
         questions,
         demonstration_pool(records),
-        Samples(
-            with_rationale(questions) if sources.rationales else [],
-            sources.completions,
+        Samples(rationales, sources.completions),
+        cards.corpus_card(
+            sources,
+            rationales=bool(rationales),
+            more_sources=() if extra is None else (extra,),
         ),
-        cards.corpus_card(sources, more_sources=() if extra is None else (extra,)),
     )
     if beam_options is not None:
         from specialize.corpus.building import beam
@@ -153,13 +154,10 @@ def write(
     Raises:
         InputError: no sample is kept, or the folder is not a corpus of ours.
     """
-    target = pathlib.Path(folder.path).absolute()
-    make_parent(target)
-    with tempfile.TemporaryDirectory(
-        ".spool", f".{target.name}.", target.parent
-    ) as spool:
+    target = pathlib.Path(folder.path).resolve()
+    with scratch(target, ".spool") as spool:
         return shards.write_shards(
-            _blocks(render, spool, funnel, folder.num_shards, processes),
+            _blocks(render, str(spool), funnel, folder.num_shards, processes),
             folder.path,
             fingerprint,
             num_shards=folder.num_shards,

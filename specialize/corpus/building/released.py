@@ -8,6 +8,7 @@ They were aligned by dynamic time warping; its one-hot positions are `{piece: 1.
 
 import functools
 import os
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -216,19 +217,20 @@ def _check(entry: Any, where: str) -> None:
         if not isinstance(cast(dict[str, Any], entry).get(name), str):
             raise InputError(
                 f"{where}: {name!r} is missing or not text; the entry has the keys "
-                f"{sorted(map(str, cast(dict[Any, Any], entry)))}."
+                f"{reprlib.repr(list(cast(dict[Any, Any], entry)))}."
             )
     kind = cast(dict[str, str], entry)["type"]
     if kind not in _FORMATS:
         raise InputError(
-            f"{where}: 'type' is {kind!r}, expected one of {sorted(_FORMATS)}."
+            f"{where}: 'type' is {kind[:60]!r}, expected one of {sorted(_FORMATS)}."
         )
 
 
 def _mass(step: Any, vocabulary: Vocabulary, where: str) -> dict[int, float]:
     """Probabilities by student id; the tail takes pieces that the student lacks."""
     if not isinstance(step, dict) or not step:
-        raise InputError(f"{where}: {step!r} is not {{piece: probability}}.")
+        name = ("an empty " if not step else "") + type(cast(object, step)).__name__
+        raise InputError(f"{where}: expected {{piece: probability}}, found {name}.")
     mass: dict[int, float] = {}
     total = 0.0
     for piece, value in cast(dict[Any, Any], step).items():
@@ -238,7 +240,10 @@ def _mass(step: Any, vocabulary: Vocabulary, where: str) -> dict[int, float]:
             or not isinstance(value, int | float)
             or not 0 <= value <= 1 + PROBABILITY_SLACK
         ):
-            raise InputError(f"{where}: {piece!r} has probability {value!r}.")
+            raise InputError(
+                f"{where}: {reprlib.repr(piece)} has probability "
+                f"{reprlib.repr(value)}, expected 0 to 1."
+            )
         total += value
         index = vocabulary.id_of(piece)
         if index is not None and value > 0:

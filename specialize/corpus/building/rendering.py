@@ -21,6 +21,7 @@ from specialize.corpus.records import (
 )
 from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.corpus.vocabulary import Vocabulary
+from specialize.errors import InputError
 
 Path = str | os.PathLike[str]
 
@@ -122,6 +123,13 @@ class Renderer:
         problem = self.problems[completion.problem_id]
         formats = spec.cot_formats
         aligned = True
+        if target is not None:
+            own = [*self.vocabulary.encode(completion.text.strip())]
+            if target.ids.tolist() != [*own, self.vocabulary.eos_id]:
+                raise InputError(
+                    f"{where}: its 'ids' are not those of its text, which begins "
+                    f"{completion.text[:60]!r}. Align the completions again."
+                )
         if formats and target is None:
             target = self.align(completion, where)
             aligned = target is not None

@@ -10,8 +10,10 @@ import collections
 import os
 import pathlib
 import pickle
+import reprlib
 from typing import Any
 
+from specialize import typed_json
 from specialize.errors import InputError
 
 _ADMITTED: dict[tuple[str, str], type] = {
@@ -36,7 +38,7 @@ class _Unpickler(pickle.Unpickler):
             raise _Refused(f"{module}.{name}") from None
 
     def persistent_load(self, pid: Any, /) -> Any:
-        raise _Refused(f"an object outside the file ({pid!r})")
+        raise _Refused(f"an object outside the file ({reprlib.repr(pid)})")
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -56,10 +58,8 @@ def load(path: str | os.PathLike[str]) -> Any:
             "it names. Only plain lists, dicts, strings and numbers are read. Convert "
             "the file where it was made, and only if you trust it."
         ) from error
-    except FileNotFoundError as error:
-        raise InputError(f"{file} does not exist. Check the path.") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{file} is a folder, expected a pickle.") from error
+    except OSError as error:
+        raise typed_json.unreadable(file, error, remedy="Check the path.") from error
     except (
         # `load` raises all of these for damaged files.
         pickle.UnpicklingError,
@@ -70,9 +70,12 @@ def load(path: str | os.PathLike[str]) -> Any:
         TypeError,
         ValueError,
         OverflowError,
+        RecursionError,
+        ImportError,
         MemoryError,
     ) as error:
         raise InputError(
-            f"{file} is not a readable pickle ({type(error).__name__}: {error}). Copy "
+            f"{file} is not a readable pickle ({type(error).__name__}: "
+            f"{str(error)[:200]}). Copy "
             "it again."
         ) from error

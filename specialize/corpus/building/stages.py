@@ -80,6 +80,7 @@ def verify(
     """
     if not sources.completions:
         raise InputError("no completions were named. Name one or more files.")
+    cards.check_name(out)
     workers = default_processes() if processes is None else processes
     problems = read_problems(sources.problems, sources.dataset)
     card = cards.corpus_card(sources, problems=False)
@@ -134,6 +135,7 @@ def align(
     Raises:
         InputError: a file is malformed, or no sample aligns. `out` is unchanged.
     """
+    cards.check_name(out)
     workers = default_processes() if processes is None else processes
     problems = read_problems(sources.problems, sources.dataset)
     completions = _only(sources)
@@ -146,7 +148,7 @@ def align(
         prepare=_prepare_align,
         arguments=(alignment, problems),
     )
-    funnel = Funnel.from_json(card.funnel)
+    funnel = Funnel.from_json(card.funnel, completions)
     read = 0
     aligned = 0
     with staged_lines(out) as stream:
@@ -207,8 +209,10 @@ def write(
             f"{aligned} was aligned with other settings: {'; '.join(differing)}. Write "
             "with the settings of 'align', or align again."
         )
-    names = ([cards.HUMAN] if sources.rationales else []) + [card.teacher]
-    licences = {sources.dataset: licence_of(sources.dataset)} | card.licences
+    rationales = with_rationale(questions) if sources.rationales else []
+    names = ([cards.HUMAN] if rationales else []) + [card.teacher]
+    licence = licence_of(sources.dataset, sources.problems)
+    licences = card.licences | {sources.dataset: licence}
     final = cards.Card(
         teacher="+".join(names),
         prompt_sha256=card.prompt_sha256,
@@ -216,13 +220,12 @@ def write(
         licences=licences,
         sources=[cards.source(sources.problems), *card.sources],
     )
-    rationales = with_rationale(questions) if sources.rationales else []
     material = Material(
         questions,
         demonstration_pool(records),
         Samples(rationales, [aligned], aligned=True),
         final,
-        earlier=Funnel.from_json(card.funnel),
+        earlier=Funnel.from_json(card.funnel, aligned),
     )
     return assemble(
         material, alignment, records, AcceptanceSpec(), folder, processes=processes

@@ -152,12 +152,12 @@ def tables(corpus: Path) -> RenderableType:
     names = dict.fromkeys(n for p in value["formats"].values() for n in p["origins"])
     origins = _table("Why target positions are soft or one-hot", *names)
     for name, part in value["formats"].items():
-        total = sum(part["origins"].values())
+        total = sum(part["origins"].values()) or 1
         shares = (100 * part["origins"].get(n, 0) / total for n in names)
         origins.add_row(name, *(f"{share:.1f} %" for share in shares))
     parts: list[RenderableType] = [table, lengths, origins]
     if manifest.funnel:
-        parts.insert(0, Funnel.from_json(manifest.funnel).table())
+        parts.insert(0, Funnel.from_json(manifest.funnel, corpus).table())
     return Group(*parts)
 
 

@@ -214,9 +214,12 @@ def terminal(shown: View) -> RenderableType:
                 soft = position.origin == "soft"
                 cells[5] = Text("soft" if soft else position.why)
             table.add_row(*cells)
-    lines: list[RenderableType] = [Text(shown.title, style="bold")]
+    lines: list[RenderableType] = [Text(shown.title.translate(_CONTROLS), style="bold")]
     if shown.inputs:
-        lines += [Text("inputs", style="bold dim"), Text(shown.inputs)]
+        lines += [
+            Text("inputs", style="bold dim"),
+            Text(shown.inputs.translate(_CONTROLS)),
+        ]
     if tokens:
         lines += [Text("teacher tokens", style="bold dim"), tokens]
     lines += [Text("student pieces", style="bold dim"), pieces, table]
@@ -236,8 +239,17 @@ def page(shown: View) -> str:
 
 
 def visible(text: str) -> str:
-    """The text with visible whitespace."""
-    return text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
+    """The text with visible whitespace and control characters."""
+    shown = text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
+    return shown.translate(_CONTROLS)
+
+
+# Control characters, which could command a terminal, except tab and newline.
+_CONTROLS = {
+    code: f"\\x{code:02x}"
+    for code in (*range(32), *range(127, 160))
+    if code not in (9, 10)
+}
 
 
 def _before(token: TeacherToken) -> Before:

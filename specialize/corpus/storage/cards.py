@@ -6,15 +6,15 @@ inputs, and refuses inputs that contradict each other.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
-from specialize import outputs, versions
+from specialize import outputs, typed_json, versions
 from specialize.corpus.benchmarks.table import UNKNOWN, licence_of
 from specialize.corpus.spec import Sources
+from specialize.corpus.storage.funnel import Funnel
 from specialize.digests import file_digest
 from specialize.errors import InputError
 
@@ -24,6 +24,9 @@ Path = str | os.PathLike[str]
 SUFFIX = ".card.json"
 
 HUMAN = "human"
+
+# Bytes of a file name, on every common file system.
+_LONGEST_NAME = 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +66,24 @@ def card_path(completions: Path) -> pathlib.Path:
     return file.with_name(file.name + SUFFIX)
 
 
+def check_name(completions: Path) -> None:
+    """Refuses, before any work, a file whose card would have too long a name.
+
+    Raises:
+        InputError: the name of the card has more than 255 bytes.
+    """
+    size = len(os.fsencode(card_path(completions).name))
+    if size > _LONGEST_NAME:
+        raise InputError(
+            f"{completions} is too long a name: its card, the same with {SUFFIX}, has "
+            f"{size} bytes, expected at most {_LONGEST_NAME}. Choose a shorter name."
+        )
+
+
 def write_card(completions: Path, card: Card) -> None:
-    """Writes the card beside an export."""
+    """Writes the card beside an export, unless that went to a FIFO or device."""
+    if outputs.is_stream(completions):
+        return
     value = {"version": versions.CARD.writes, **card.to_json()}
     outputs.write_json(card_path(completions), value)
 
@@ -76,29 +95,54 @@ def read_card(completions: Path) -> Card | None:
         InputError: it is not a card, or it has another version.
     """
     path = card_path(completions)
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
-    try:
-        value = cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
-        versions.CARD.check(value.pop("version", 1), path)
-        return Card(**value)
-    except InputError:
-        raise
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is not a card of 'specialize corpus export' ({error}). Export the "
-            "completions again, or remove it and name the teacher with --teacher."
-        ) from error
+    remedy = (
+        "Export the completions again, or remove it and name the teacher with "
+        "--teacher."
+    )
+    data = typed_json.read_bytes(path, remedy=remedy)
+    version = typed_json.decode(data, _Version, path, remedy=remedy).version
+    versions.CARD.check(version, path)
+    card = typed_json.decode(data, Card, path, remedy=remedy)
+    typed_json.decode(data, _Parts, path, remedy=remedy)
+    if card.funnel:
+        Funnel.from_json(card.funnel, path)
+    return card
+
+
+@dataclasses.dataclass(frozen=True)
+class _Version:
+    version: Any = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    file: str
+    bytes: typed_json.Count
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """The fields of a card whose own fields are known."""
+
+    sources: list[_Source] = dataclasses.field(default_factory=list[_Source])
 
 
 def corpus_card(
-    sources: Sources, *, problems: bool = True, more_sources: Iterable[Path] = ()
+    sources: Sources,
+    *,
+    problems: bool = True,
+    rationales: bool = False,
+    more_sources: Iterable[Path] = (),
 ) -> Card:
     """The card of a file or corpus that is made from `sources`.
 
     Args:
         sources: problems, completions and teacher.
-        problems: whether problems and rationales become part of it.
+        problems: whether problems become part of it.
+        rationales: whether human rationales become part of it.
         more_sources: other input files to list.
 
     Raises:
@@ -115,17 +159,18 @@ def corpus_card(
                     f"{values[0][1]!r}. Build one corpus from each and mix them in "
                     "training."
                 )
-    names = [HUMAN] if problems and sources.rationales else []
+    names = [HUMAN] if rationales else []
     if sources.completions:
         asked = sorted({card.teacher for _, card in known})
         names += [sources.teacher] if sources.teacher else (asked or [UNKNOWN])
     first = known[0][1] if known else Card(UNKNOWN)
+    licence = licence_of(sources.dataset, sources.problems)
     files = [*((sources.problems,) if problems else ()), *sources.completions]
     return Card(
         teacher="+".join(names),
         prompt_sha256=first.prompt_sha256,
         sampling=first.sampling,
-        licences={sources.dataset: licence_of(sources.dataset)} | first.licences,
+        licences=first.licences | {sources.dataset: licence},
         sources=[source(path) for path in (*files, *more_sources)],
     )
 
@@ -134,13 +179,11 @@ def source(path: Path) -> dict[str, Any]:
     """Name, size and digest of an input file.
 
     Raises:
-        InputError: the file does not exist, or is a folder.
+        InputError: the file cannot be read.
     """
     file = pathlib.Path(path)
     try:
         digest = file_digest(file)
-    except FileNotFoundError as error:
-        raise InputError(f"{file} does not exist. Check the path.") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{file} is a folder, expected a file.") from error
+    except (OSError, ValueError) as error:
+        raise typed_json.unreadable(file, error, remedy="Check the path.") from error
     return {"file": file.name, "bytes": file.stat().st_size, "sha256": digest}

@@ -1,11 +1,14 @@
 """Counts of samples that were read and kept, and the reasons for rejection."""
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+
+from specialize import typed_json
+from specialize.errors import InputError
+from specialize.typed_json import Count
 
 STAGES = ("read", "verified", "aligned", "kept")
 
@@ -44,16 +47,16 @@ class Funnel:
         solved: of those, questions with a correct sample.
     """
 
-    read: int = 0
-    verified: int = 0
-    aligned: int = 0
-    kept: int = 0
-    rejected: dict[str, int] = dataclasses.field(default_factory=dict[str, int])
-    dropped: dict[str, dict[str, int]] = dataclasses.field(
+    read: Count = 0
+    verified: Count = 0
+    aligned: Count = 0
+    kept: Count = 0
+    rejected: dict[str, Count] = dataclasses.field(default_factory=dict[str, int])
+    dropped: dict[str, dict[str, Count]] = dataclasses.field(
         default_factory=dict[str, dict[str, int]]
     )
-    questions: int = 0
-    solved: int = 0
+    questions: Count = 0
+    solved: Count = 0
 
     def reject(self, reason: str, count: int = 1) -> None:
         """Counts samples that were rejected for `reason`, one of `REASONS`."""
@@ -98,13 +101,23 @@ class Funnel:
         return value
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> "Funnel":
-        """Reads what `to_json` wrote."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        # Copied: counts are added to the funnel, and `value` may be a manifest's.
-        return copy.deepcopy(
-            cls(**{name: value[name] for name in known & value.keys()})
-        )
+    def from_json(cls, value: Mapping[str, Any], where: object) -> "Funnel":
+        """Reads what `to_json` wrote; `where` names its file in messages.
+
+        Raises:
+            InputError: it is not the funnel of a file of ours.
+        """
+        # A copy: counts are added to the funnel, and `value` may be a manifest's.
+        funnel = typed_json.convert(dict(value), cls, f"{where}: funnel")
+        reasons = funnel.rejected.keys() | {
+            reason for part in funnel.dropped.values() for reason in part
+        }
+        if reasons - REASONS.keys():
+            raise InputError(
+                f"{where}: the funnel has unknown reasons "
+                f"{sorted(reasons - REASONS.keys())}. Make the file again."
+            )
+        return funnel
 
     def table(self, records: Mapping[str, int] | None = None) -> Table:
         """The funnel as a table, with the records written per format below it."""

@@ -1,16 +1,18 @@
 """The manifest of a corpus folder: `corpus.json`."""
 
 import dataclasses
-import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import Annotated, Any
 
-from specialize import versions
+import msgspec
+
+from specialize import outputs, typed_json, versions
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.records import ORIGINS, Fingerprint
+from specialize.corpus.storage.funnel import Funnel
 from specialize.errors import InputError
+from specialize.typed_json import Count, Object
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +26,10 @@ class Lengths:
         max: the longest.
     """
 
-    mean: float
-    median: int
-    p99: int
-    max: int
+    mean: Annotated[float, msgspec.Meta(ge=0, le=2**63)]
+    median: Count
+    p99: Count
+    max: Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +46,10 @@ class FormatSummary:
         sampled_mass: mean probability of the target piece over soft positions.
     """
 
-    records: int
+    records: Count
     inputs: Lengths
     targets: Lengths
-    origins: dict[str, int]
+    origins: dict[str, Count]
     kept_mass: float
     sampled_mass: float
 
@@ -72,9 +74,15 @@ class Shard:
 
     file: str
     format: str
-    records: int
-    bytes: int
+    records: Count
+    bytes: Count
     sha256: str
+
+    def __post_init__(self) -> None:
+        if pathlib.PurePath(self.file).name != self.file or "\0" in self.file:
+            raise InputError(
+                f"the shard {self.file!r} is not a file of the corpus's own folder"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,38 +144,37 @@ class Manifest:
             InputError: the folder is missing or not a corpus, or the manifest is
                 damaged or of another version.
         """
-        path = pathlib.Path(folder) / versions.CORPUS.file
+        folder = pathlib.Path(folder)
+        outputs.recover(folder)
+        path = folder / versions.CORPUS.file
+        remedy = "Rebuild the corpus."
+        name = "Name the folder that 'specialize corpus build --out' wrote."
         try:
-            parsed: object = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(
-                f"{folder} is not a corpus: cannot read {path} ({error.strerror}). "
-                "Name the folder that 'specialize corpus build --out' wrote."
-            ) from error
-        except ValueError as error:
-            raise InputError(
-                f"{path} is damaged ({error}). Rebuild the corpus."
-            ) from error
-        value = cast(dict[str, Any], parsed if isinstance(parsed, dict) else {})
-        versions.CORPUS.check(value.get("version"), path)
-        try:
-            fingerprint = Fingerprint.from_json(value["fingerprint"], str(path))
-            formats = {
-                name: _summary(summary)
-                for name, summary in value["formats"].items()
-                if name in FORMATS
-            }
-            shards = tuple(Shard(**shard) for shard in value["shards"])
-            return cls(fingerprint, formats, shards, value["funnel"], value["card"])
-        except (AttributeError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} is damaged ({type(error).__name__}: {error}). Rebuild the "
-                "corpus."
-            ) from error
+            data = typed_json.read_bytes(path, remedy=name)
+        except InputError as error:
+            raise InputError(f"{folder} is not a corpus: {error}") from error
+        version = typed_json.decode(data, _Version, path, remedy=remedy).version
+        versions.CORPUS.check(version, path)
+        value = typed_json.decode(data, _Stored, path, remedy=remedy)
+        Funnel.from_json(value.funnel, path)
+        return cls(
+            Fingerprint.from_json(value.fingerprint, str(path)),
+            {n: part for n, part in value.formats.items() if n in FORMATS},
+            value.shards,
+            value.funnel,
+            value.card,
+        )
 
 
-def _summary(value: Mapping[str, Any]) -> FormatSummary:
-    fields = dict(value)
-    fields["inputs"] = Lengths(**fields["inputs"])
-    fields["targets"] = Lengths(**fields["targets"])
-    return FormatSummary(**fields)
+@dataclasses.dataclass(frozen=True)
+class _Version:
+    version: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    fingerprint: Object
+    formats: dict[str, FormatSummary]
+    shards: tuple[Shard, ...]
+    funnel: Object
+    card: Object

@@ -29,6 +29,7 @@ from specialize.corpus.storage.stored_record import (
     normalise_rows,
     parse_example,
 )
+from specialize.digests import file_digest
 from specialize.errors import InputError
 
 __all__ = [
@@ -184,7 +185,7 @@ def write_shards(
 
 
 def open_corpus(folder: Path, **expected: Any) -> Manifest:
-    """Reads a manifest and refuses a folder that does not fit or is incomplete.
+    """Reads a manifest and refuses a folder that does not fit or was changed.
 
     Args:
         folder: the corpus.
@@ -192,19 +193,24 @@ def open_corpus(folder: Path, **expected: Any) -> Manifest:
 
     Raises:
         InputError: as `Manifest.load`; a field differs (named, with both values); a
-            shard is missing or has another size.
+            shard is missing, or its bytes are not those that were written.
     """
     manifest = Manifest.load(folder)
     manifest.fingerprint.require(str(pathlib.Path(folder)), **expected)
     for shard in manifest.shards:
         path = pathlib.Path(folder) / shard.file
         size = path.stat().st_size if path.is_file() else None
-        if size != shard.bytes:
-            found = "is missing" if size is None else f"has {size:,} bytes"
-            raise InputError(
-                f"shard {path} {found}, {versions.CORPUS.file} says {shard.bytes:,}. "
-                "Copy the folder again or rebuild the corpus."
-            )
+        found = "is missing" if size is None else f"has {size:,} bytes"
+        wanted = f"{shard.bytes:,}"
+        if size == shard.bytes:
+            # An unchanged file is read once.
+            found, wanted = f"has sha256 {file_digest(path)}", shard.sha256
+            if found == f"has sha256 {wanted}":
+                continue
+        raise InputError(
+            f"shard {path} {found}, {versions.CORPUS.file} says {wanted}. Copy the "
+            "folder again or rebuild the corpus."
+        )
     return manifest
 
 

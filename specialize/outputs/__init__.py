@@ -1,0 +1,291 @@
+"""Files and folders that are either complete or absent.
+
+Every command writes through this module, so that a killed run never leaves a partial
+output that looks complete, and nothing that others wrote is overwritten. An output that
+is a link is written where the link points; a FIFO or device receives the bytes. Modes
+follow the umask, also those of files that a library creates for their owner only.
+
+Work in progress is in hidden folders beside the output, which their process locks. A
+folder without a lock is what a killed process left, and the next command removes it.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import pathlib
+import re
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from specialize import typed_json, versions
+from specialize.errors import InputError
+from specialize.outputs.hidden_folders import (
+    DISK_FULL,
+    WORK,
+    is_a_place_of_its_own,
+    make_parent,
+    room_for,
+    scratch,
+    writing,
+)
+from specialize.outputs.replacing import contents, fill, put, recover
+
+__all__ = [
+    "DISK_FULL",
+    "MARKER",
+    "check_writable",
+    "claim",
+    "is_stream",
+    "kind_of",
+    "make_parent",
+    "recover",
+    "scratch",
+    "staged_directory",
+    "staged_file",
+    "write_json",
+    "write_text",
+]
+
+Path = str | os.PathLike[str]
+
+MARKER = "specialize.json"
+_VERSION = {"version": versions.FOLDER.writes}
+# Files of this process that are open already, whatever they are.
+_OPEN = re.compile(r"/dev/(?:fd/(\d+)|std(out|err))")
+# Seconds that the reader of a FIFO has to open it.
+_READER_OPENS = 5.0
+
+
+@contextlib.contextmanager
+def staged_file(path: Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary file that replaces `path` when the block succeeds.
+
+    The folder of `path` is created. If the block raises, the temporary file is removed
+    and `path` keeps its content. If `path` is a FIFO or a device, it receives the bytes
+    instead of being replaced.
+
+    Raises:
+        InputError: `path` is a folder or in a file, cannot be written, or the disk is
+            full.
+    """
+    target = _resolved(path)
+    with writing(target):
+        folder = target.is_dir()
+        stream = is_stream(target)
+    if folder:
+        raise InputError(f"{target} is a folder, expected the name of a file to write.")
+    place = tempfile.TemporaryDirectory() if stream else scratch(target)
+    with place as work:
+        staged = pathlib.Path(work) / target.name
+        staged.touch(exist_ok=False)
+        mode = staged.stat().st_mode
+        with room_for(target):
+            yield staged
+            staged.chmod(stat.S_IMODE(mode))
+            with open(staged, "rb") as written:
+                os.fsync(written.fileno())
+        with writing(target):
+            if stream:
+                _pour(staged, target)
+            else:
+                os.replace(staged, target)
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is a FIFO or device, which is written to but never replaced."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    if _OPEN.fullmatch(os.fspath(path)):
+        return True
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` to `path` atomically (UTF-8)."""
+    with staged_file(path) as staged:
+        staged.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON to `path` atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def check_writable(path: Path, kind: str) -> bool:
+    """Checks that `path` may become, or already is, our folder of this kind.
+
+    Args:
+        path: A folder, which may be absent.
+        kind: Content of the folder, for example "corpus" or "run".
+
+    Returns:
+        True if the folder is already ours and of this kind.
+
+    Raises:
+        InputError: `path` is a file, or contains something we did not write.
+    """
+    folder = _resolved(path)
+    recover(folder)
+    with writing(folder):
+        if not folder.exists():
+            return False
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder} is a file; the output must be a folder. Name another --out."
+            )
+        found = kind_of(folder)
+        others = [one for one in folder.iterdir() if not WORK.fullmatch(one.name)]
+    if found == kind:
+        return True
+    if found is not None:
+        raise InputError(
+            f"{folder} holds a {found!r} of specialize, not a {kind!r} "
+            f"({folder / MARKER}). Name another output folder."
+        )
+    if others:
+        raise InputError(
+            f"{folder} is not empty and was not written by specialize (no {MARKER}). "
+            "Name an empty or new output folder; nothing was changed."
+        )
+    return False
+
+
+def claim(path: Path, kind: str) -> pathlib.Path:
+    """Marks `path`, a new or empty folder, as our folder of this kind.
+
+    Args:
+        path: The folder; it may already be marked with the same kind.
+        kind: Content of the folder.
+
+    Raises:
+        InputError: As for `check_writable`.
+    """
+    folder = _resolved(path)
+    if not check_writable(folder, kind):
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / MARKER, {"kind": kind} | _VERSION)
+    return folder
+
+
+@contextlib.contextmanager
+def staged_directory(
+    path: Path, kind: str, *, replace: bool = False
+) -> Iterator[pathlib.Path]:
+    """Yields a temporary sibling folder that becomes `path` when the block succeeds.
+
+    If the block raises, the sibling is removed and `path` keeps its content. Files that
+    arrive in `path` in the meantime are kept.
+
+    Args:
+        path: The final folder: absent, empty, or ours if `replace`.
+        kind: Content of the folder, which is written into its marker.
+        replace: Whether an earlier folder of the same kind may be replaced. There is
+            a complete folder at `path` at every moment.
+
+    Raises:
+        InputError: As for `check_writable`; `path` is ours but not `replace`, or was
+            written by another command in the meantime; or the disk is full.
+    """
+    target = _resolved(path)
+    ours = check_writable(target, kind)
+    if ours and not replace:
+        raise InputError(
+            f"{target} already holds a {kind!r}. Name another output folder, or "
+            "remove it if it is no longer needed."
+        )
+    inside = is_a_place_of_its_own(target)
+    if ours and inside:
+        raise InputError(
+            f"{target} is a mount point or in a folder that cannot be written, so its "
+            f"{kind!r} cannot be replaced in one step. Name a folder in it as output, "
+            "or empty it."
+        )
+    before = contents(target)
+    with scratch(target) as staged:
+        with room_for(target):
+            yield staged
+            write_json(staged / MARKER, {"kind": kind} | _VERSION)
+            _open_to_all(staged)
+        with writing(target):
+            if inside:
+                fill(target, staged, last=MARKER)
+            else:
+                put(target, staged, before)
+
+
+def _resolved(path: Path) -> pathlib.Path:
+    """The path, or what it points to if it is a link."""
+    target = pathlib.Path(path)
+    with writing(target):
+        if target.name in ("", ".."):  # "." has no name
+            return pathlib.Path(os.path.realpath(target))
+        if not target.is_symlink() or is_stream(target):
+            return target
+        real = pathlib.Path(os.path.realpath(target))
+        if real.is_symlink():
+            raise InputError(f"{target} is a loop of links. Name another output.")
+        return real
+
+
+def _pour(staged: pathlib.Path, target: pathlib.Path) -> None:
+    """Writes a file into a FIFO or device."""
+    end = time.monotonic() + _READER_OPENS
+    known = _OPEN.fullmatch(os.fspath(target))
+    while True:
+        try:
+            if known:  # a copy has the same position in a file
+                stream = os.dup(int(known[1] or 1 + (known[2] == "err")))
+            else:
+                stream = os.open(target, os.O_WRONLY | os.O_NONBLOCK)
+            break
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > end:
+                raise InputError(
+                    f"nothing reads from {target}. Start its reader first."
+                ) from error
+            time.sleep(0.05)
+    os.set_blocking(stream, True)
+    with open(staged, "rb") as source, open(stream, "wb") as sink:
+        shutil.copyfileobj(source, sink)
+
+
+def _open_to_all(folder: pathlib.Path) -> None:
+    """Gives everything in a new folder the permissions of the folder itself.
+
+    Safetensors, for example, creates files that only their owner can read.
+    """
+    allowed = folder.stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        if not path.is_symlink():
+            old = stat.S_IMODE(path.stat().st_mode)
+            new = old & ~0o777 | (allowed if path.is_dir() else allowed & 0o666)
+            if new != old:
+                path.chmod(new)
+
+
+def kind_of(folder: pathlib.Path) -> str | None:
+    """The kind of our folder, from its marker; None for a folder without a marker."""
+    marker = folder / MARKER
+    if not marker.exists():
+        return None
+    remedy = "Name another output folder."
+    value = typed_json.read(marker, _Marker, remedy=remedy)
+    versions.FOLDER.check(value.version, marker)
+    return value.kind
+
+
+@dataclasses.dataclass(frozen=True)
+class _Marker:
+    kind: str
+    version: Any = 1

@@ -1,0 +1,326 @@
+"""Every file a corpus is made from or made of: a mutation is read, or one error."""
+
+import functools
+import json
+import os
+import pathlib
+import pickle
+import random
+import shutil
+
+import pytest
+
+from specialize.corpus.benchmarks.table import BENCHMARKS, licence_of
+from specialize.corpus.building import passes, pipeline, safe_pickle, stages
+from specialize.corpus.building.aligned import parse_aligned
+from specialize.corpus.building.released import import_released
+from specialize.corpus.completions import read_completions
+from specialize.corpus.inspection import lookup, view
+from specialize.corpus.lines import read_lines
+from specialize.corpus.spec import AlignmentSpec, FolderSpec, RecordsSpec, Sources
+from specialize.corpus.storage import cards, shards
+from specialize.corpus.storage.manifest import Manifest
+from specialize.errors import InputError
+
+# What a mutation puts in the place of a value, as JSON text.
+ODD = [
+    *("null", "true", "-1", "1.5", '""', '"x"', "[]", "{}", "[[]]", "[null]"),
+    *("1e999", "NaN", "-Infinity", "1" * 5000, str(2**63), str(-(10**400))),
+    *('"\\ud800"', "[" * 100_000, '{"a":' * 100_000, '"../../etc/passwd"', '"/x"'),
+    *('"\\u2028\\u0085"', '"\\u001b[2J"', '"\\u0000"', "1e308", "9" * 30),
+]
+
+
+def places(value, at=()):
+    """The paths of all values in a JSON value."""
+    yield at
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in items:
+            yield from places(part, (*at, key))
+
+
+def mutated(text: str, rng: random.Random) -> bytes:
+    """Valid JSON with one value replaced or removed, or with damaged bytes."""
+    how = rng.randrange(10)
+    if how == 0:
+        raw = bytearray(text.encode())
+        raw[rng.randrange(len(raw))] = rng.randrange(256)
+        return bytes(raw)
+    if how == 1:
+        return text.encode()[: rng.randrange(len(text.encode()))]
+    value = json.loads(text)
+    path = rng.choice(list(places(value)))
+    if not path:
+        return rng.choice(ODD).encode()
+    *above, last = path
+    parent = functools.reduce(lambda part, key: part[key], above, value)
+    if how == 2:
+        del parent[last]
+        return json.dumps(value).encode()
+    parent[last] = "MUTATED"
+    return json.dumps(value).replace('"MUTATED"', rng.choice(ODD), 1).encode()
+
+
+@pytest.fixture(scope="module")
+def made(world, tmp_path_factory):
+    """One of each file: completions, aligned samples, card, corpus."""
+    root = tmp_path_factory.mktemp("made")
+    sources = Sources(world.problems, [world.completions], teacher="t")
+    alignment = AlignmentSpec(world.vocabulary)
+    stages.verify(sources, root / "v.jsonl", processes=1)
+    stages.align(
+        Sources(world.problems, [root / "v.jsonl"]),
+        alignment,
+        root / "a.jsonl",
+        processes=1,
+    )
+    pipeline.build(
+        sources,
+        alignment,
+        FolderSpec(root / "c", 1),
+        records=RecordsSpec(("zero_shot_cot",)),
+        processes=1,
+    )
+    return root
+
+
+BENCHMARK_TEXTS = {
+    "gsm8k": json.dumps({"question": "Q 1?", "answer": "1+1=<<1+1=2>>2\n#### 2"}),
+    "svamp": json.dumps([{"ID": "a", "Body": "B", "Question": "Q?", "Answer": 3.0}]),
+    "multiarith": json.dumps([{"iIndex": 1, "sQuestion": "Q", "lSolutions": [4.0]}]),
+    "bbh": json.dumps({"examples": [{"input": "Q", "target": "A", "id": 3}]}),
+}
+
+
+def readers(world, made, place):
+    """Name -> (valid text of a file, what reads a file of it)."""
+    problems = BENCHMARKS["gsm8k"].read(world.problems)
+    completion = world.completions.read_text().splitlines()[0]
+    dump = {
+        "question": problems[0].question,
+        "samples": [
+            {
+                "text": " step a b\n\n",
+                "steps": [
+                    [[" step", 0.9]],
+                    [["\n", 0.5], ["x", 0.1]],
+                    [["a", 0.2]],
+                    [["\n", 0.2]],
+                    [["\n", 0.2]],
+                ],
+            }
+        ],
+    }
+
+    def aligned(file):
+        for line in read_lines(file):
+            parse_aligned(line, 5)
+
+    def card(file):
+        shutil.copy(file, place / f"x.jsonl{cards.SUFFIX}")
+        cards.read_card(place / "x.jsonl")
+
+    def manifest(file):
+        folder = place / "corpus"
+        folder.mkdir(exist_ok=True)
+        for path in (made / "c").iterdir():
+            if not (folder / path.name).exists():
+                os.link(path, folder / path.name)
+        os.replace(file, folder / "corpus.json")
+        lookup.tables(folder)
+
+    return {
+        "completions": (completion, lambda f: list(read_completions(f, problems))),
+        "dump": (json.dumps(dump), lambda f: list(read_completions(f, problems))),
+        "aligned": ((made / "a.jsonl").read_text().splitlines()[0], aligned),
+        "card": ((made / f"a.jsonl{cards.SUFFIX}").read_text(), card),
+        "manifest": ((made / "c" / "corpus.json").read_text(), manifest),
+    } | {name: (text, BENCHMARKS[name].read) for name, text in BENCHMARK_TEXTS.items()}
+
+
+@pytest.mark.parametrize(
+    "kind", ["completions", "dump", "aligned", "card", "manifest", *BENCHMARK_TEXTS]
+)
+@pytest.mark.parametrize(
+    "count", [60, pytest.param(5000, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_a_mutated_file_is_read_or_refused_with_its_name(
+    world, made, tmp_path, kind, count
+):
+    text, read = readers(world, made, tmp_path)[kind]
+    rng = random.Random(kind)
+    refused = 0
+    file = tmp_path / "file"
+    file.write_text(text)
+    read(file)
+    for _ in range(count):
+        file.write_bytes(mutated(text, rng) + b"\n")
+        try:
+            read(file)
+        except InputError as error:
+            refused += 1
+            assert len(str(error)) < 1500, str(error)[:2000]
+    assert refused > count / 4
+
+
+def test_a_line_of_an_aligned_file_with_another_text_is_refused(world, made, tmp_path):
+    lines = (made / "a.jsonl").read_text().splitlines()
+    card = (made / f"a.jsonl{cards.SUFFIX}").read_text()
+    (tmp_path / f"a.jsonl{cards.SUFFIX}").write_text(card)
+    first = json.loads(lines[0])
+    for text in ("The answer is 9", first["text"] + " 1", first["text"][:-1], ""):
+        changed = json.dumps(first | {"text": text})
+        (tmp_path / "a.jsonl").write_text("\n".join([changed, *lines[1:]]))
+        with pytest.raises(InputError, match=r"a\.jsonl:1: its 'ids' are not those"):
+            stages.write(
+                Sources(world.problems, [tmp_path / "a.jsonl"]),
+                AlignmentSpec(world.vocabulary),
+                FolderSpec(tmp_path / "out"),
+                processes=1,
+            )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("change", ["append", "cut", "replace", "empty"])
+def test_a_file_that_changes_between_the_passes_is_refused(
+    world, tmp_path, monkeypatch, change
+):
+    file = tmp_path / "c.jsonl"
+    lines = world.completions.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines))
+    real = passes.verify_all
+
+    def verify_all(*arguments, **options):
+        found = real(*arguments, **options)
+        more = json.dumps(json.loads(lines[-1]) | {"sample": 100}) + "\n"
+        later = {
+            "append": [*lines, more],
+            "cut": lines[:-1],
+            "replace": [*lines[1:], lines[0]],
+            "empty": [],
+        }
+        file.write_text("".join(later[change]))
+        return found
+
+    monkeypatch.setattr(pipeline, "verify_all", verify_all)
+    with pytest.raises(InputError, match=r"changed while it was read|is empty"):
+        pipeline.build(
+            Sources(world.problems, [file], teacher="t"),
+            AlignmentSpec(world.vocabulary),
+            FolderSpec(tmp_path / "out"),
+            processes=1,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["c.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a/b", "", ".", "..", "x\0", "c/../x"]
+)
+def test_a_shard_outside_its_corpus_is_refused(made, tmp_path, name):
+    shutil.copytree(made / "c", tmp_path / "c")
+    path = tmp_path / "c" / "corpus.json"
+    value = json.loads(path.read_text())
+    value["shards"][0]["file"] = name
+    path.write_text(json.dumps(value))
+    with pytest.raises(InputError, match=r"shard"):
+        shards.open_corpus(tmp_path / "c")
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_one_bit_of_a_shard_is_noticed_by_whatever_reads_the_corpus(
+    made, world, tmp_path, place
+):
+    shutil.copytree(made / "c", tmp_path / "c")
+    (shard,) = Manifest.load(tmp_path / "c").shards
+    path = tmp_path / "c" / shard.file
+    data = bytearray(path.read_bytes())
+    data[{"first": 20, "middle": len(data) // 2, "last": len(data) - 1}[place]] ^= 1
+    path.write_bytes(data)
+    for read in (
+        lambda: lookup.look_at_record(tmp_path / "c", world.vocabulary),
+        lambda: lookup.summary(tmp_path / "c"),
+        lambda: shards.shard_paths(tmp_path / "c", "zero_shot_cot"),
+        lambda: next(shards.read_shards(tmp_path / "c")),
+    ):
+        with pytest.raises(InputError, match=f"{shard.file} has sha256"):
+            read()
+
+
+def test_a_refused_pickle_is_a_short_message_whatever_it_holds(world, tmp_path):
+    nested: list = [0]
+    for _ in range(60):
+        nested = [nested, nested]
+    text = "The answer is 5"
+    entry = {"question": "q", "answer": text, "type": "zero_shot_chain_of_thought"}
+    length = len(AlignmentSpec(world.vocabulary).vocabulary.read_bytes()) and 40
+    for value in (
+        nested,
+        [nested],
+        [entry | {"type": nested}],
+        [entry | {"question": nested}],
+        [entry | {"per_step_probs": nested}],
+        [entry | {"per_step_probs": [nested] * length}],
+        [entry | {"per_step_probs": [{"a": nested}] * length}],
+        [{"question": "q"} | {"k" * 10_000: 1}],
+    ):
+        (tmp_path / "x.pkl").write_bytes(pickle.dumps(value))
+        with pytest.raises(InputError) as refusal:
+            import_released(
+                [tmp_path / "x.pkl"],
+                AlignmentSpec(world.vocabulary),
+                FolderSpec(tmp_path / "o"),
+                processes=1,
+            )
+        assert len(str(refusal.value)) < 1500
+
+
+def test_a_damaged_pickle_is_one_error(tmp_path):
+    whole = pickle.dumps([{"a": [1.5, "x"] * 5}])
+    rng = random.Random(0)
+    for _ in range(300):
+        raw = bytearray(whole[: rng.randrange(1, len(whole) + 1)])
+        raw[rng.randrange(len(raw))] = rng.randrange(256)
+        (tmp_path / "x.pkl").write_bytes(bytes(raw))
+        try:
+            safe_pickle.load(tmp_path / "x.pkl")
+        except InputError:
+            pass
+
+
+@pytest.mark.parametrize("dataset", sorted(BENCHMARK_TEXTS))
+def test_a_file_of_ones_own_has_no_licence_and_no_human_author(
+    world, tmp_path, dataset
+):
+    own = tmp_path / "own.json"
+    own.write_text(BENCHMARK_TEXTS[dataset])
+    assert licence_of(dataset, own).startswith("unknown")
+    card = cards.corpus_card(Sources(own, [own], dataset, "t"), rationales=False)
+    assert card.licences[dataset].startswith("unknown")
+    assert card.teacher == "t"
+
+
+def test_the_owners_files_have_their_licence(shared_data):
+    for name, benchmark in BENCHMARKS.items():
+        task = "navigate"
+        file = shared_data / benchmark.test_file.format(task=task)
+        assert licence_of(name, file) == benchmark.licence
+
+
+@pytest.mark.parametrize("name", ["loop", "x" * 300, "folder", "absent", "fifo", "a\0"])
+def test_an_input_that_cannot_be_read_is_one_error(world, tmp_path, name):
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(InputError):
+        list(read_lines(tmp_path / name))
+    if name != "fifo":  # problems are read once, so a FIFO is welcome
+        with pytest.raises(InputError):
+            BENCHMARKS["gsm8k"].read(tmp_path / name)
+    with pytest.raises(InputError):
+        list(read_lines(pathlib.Path("/dev/zero")))
+
+
+def test_no_control_character_of_a_teacher_is_shown():
+    text = "".join(map(chr, (*range(32), *range(127, 160))))
+    assert all(character.isprintable() for character in view.visible(text))

@@ -1,0 +1,286 @@
+"""Outputs: what others put there is kept, links are followed, no part is left."""
+
+import errno
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from specialize import cli, outputs
+from specialize.errors import InputError
+from specialize.outputs import hidden_folders, replacing
+
+
+def write_folder(path, *, replace=False, name="data", text="new", during=None):
+    with outputs.staged_directory(path, "corpus", replace=replace) as staged:
+        (staged / name).write_text(text)
+        if during is not None:
+            during()
+
+
+def names(folder: pathlib.Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(params=["exchange", "two renames"])
+def system(request, monkeypatch):
+    """Both ways of replacing a folder, whatever this system can do."""
+    if request.param == "two renames":
+        monkeypatch.setattr(replacing, "_exchange", lambda one, other: False)
+    return request.param
+
+
+@pytest.mark.parametrize("before", ["absent", "empty", "a corpus"])
+@pytest.mark.parametrize(
+    "arrival", ["thesis.txt", "deep/er/thesis.txt", ".hidden", "Ünïcode name"]
+)
+def test_what_arrives_in_an_output_while_it_is_made_is_kept(
+    tmp_path, system, before, arrival
+):
+    out = tmp_path / "out"
+    if before == "empty":
+        out.mkdir()
+    if before == "a corpus":
+        write_folder(out, name="old", text="old")
+
+    def arrive():
+        (out / arrival).parent.mkdir(parents=True, exist_ok=True)
+        (out / arrival).write_text("precious")
+
+    write_folder(out, replace=before == "a corpus", during=arrive)
+    assert (out / arrival).read_text() == "precious"
+    assert (out / "data").read_text() == "new"
+    assert not (out / "old").exists()
+    assert outputs.kind_of(out) == "corpus"
+    assert names(tmp_path) == ["out"]
+
+
+def test_two_commands_that_write_one_output_do_not_mix(tmp_path, system):
+    out = tmp_path / "out"
+    for replace in (False, True):
+        with pytest.raises(InputError, match="written by another command"):
+            write_folder(
+                out,
+                replace=replace,
+                during=lambda: write_folder(out, replace=replace, text="other"),  # noqa: B023
+            )
+        assert (out / "data").read_text() == "other"
+        assert names(tmp_path) == ["out"]
+
+
+def test_there_is_a_complete_folder_at_every_rename_of_a_replacement(
+    tmp_path, system, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    done = []
+    real = os.rename
+
+    def rename(source, destination):
+        if len(done) == limit:
+            raise Killed
+        done.append(destination)
+        real(source, destination)
+
+    for limit in range(4):
+        out = tmp_path / f"out{limit}"
+        write_folder(out, text="old")
+        done.clear()
+        monkeypatch.setattr(os, "rename", rename)
+        try:
+            write_folder(out, replace=True)
+        except Killed:
+            pass
+        finally:
+            monkeypatch.setattr(os, "rename", real)
+        outputs.recover(out)  # as every reader of a corpus does
+        assert (out / "data").read_text() in ("old", "new")
+        write_folder(out, replace=True, text="newest")
+        assert (out / "data").read_text() == "newest"
+        assert names(out) == ["data", outputs.MARKER]
+    assert names(tmp_path) == [f"out{limit}" for limit in range(4)]
+
+
+@pytest.mark.parametrize("there", ["empty", "absent", "a corpus"])
+def test_a_link_is_written_through(tmp_path, there):
+    real, link = tmp_path / "real", tmp_path / "link"
+    link.symlink_to("real")
+    if there == "empty":
+        real.mkdir()
+    if there == "a corpus":
+        write_folder(real, text="old")
+    write_folder(link, replace=there == "a corpus")
+    assert link.is_symlink() and (real / "data").read_text() == "new"
+    file = tmp_path / "file"
+    (tmp_path / "way").symlink_to(file)
+    outputs.write_text(tmp_path / "way", "text")
+    assert (tmp_path / "way").is_symlink() and file.read_text() == "text"
+    assert names(tmp_path) == ["file", "link", "real", "way"]
+
+
+def test_a_loop_of_links_a_long_name_and_a_zero_are_one_message(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    for name in ("a", "x" * 300, "zero\0", "file/inside"):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError):
+            outputs.write_text(tmp_path / name, "text")
+        with pytest.raises(InputError):
+            write_folder(tmp_path / name)
+        with pytest.raises(InputError):
+            outputs.claim(tmp_path / name, "run")
+    assert names(tmp_path) == ["a", "b", "file"]
+
+
+@pytest.mark.parametrize("length", [1, 100, 236, 237, 250, 255])
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_every_legal_name_can_be_written(tmp_path, length, letter):
+    name = letter * (length // len(letter.encode())) or "x"
+    outputs.write_text(tmp_path / name, "text")
+    assert (tmp_path / name).read_text() == "text"
+    write_folder(tmp_path / "folder" / name)
+    assert names(tmp_path) == sorted([name, "folder"])
+    assert names(tmp_path / "folder") == [name]
+
+
+def test_a_fifo_receives_the_text_and_stays_a_fifo(tmp_path):
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(fifo.read_text()))
+    reader.start()
+    outputs.write_text(fifo, "text " * 50_000)
+    reader.join()
+    assert read == ["text " * 50_000]
+    assert fifo.is_fifo() and names(tmp_path) == ["fifo"]
+
+
+def test_a_fifo_that_nobody_reads_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "_READER_OPENS", 0.2)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(InputError, match="nothing reads from"):
+        outputs.write_text(fifo, "text")
+
+
+@pytest.mark.parametrize(
+    "name", ["EROFS", "EACCES", "ENOSPC", "EDQUOT", "EIO", "EBUSY"]
+)
+@pytest.mark.parametrize("call", ["mkdir", "rename", "replace"])
+def test_an_error_of_the_system_is_one_message_and_leaves_nothing(
+    tmp_path, monkeypatch, name, call
+):
+    outputs.write_text(tmp_path / "file", "old")
+
+    def fail(*arguments, **options):
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    monkeypatch.setattr(os, call, fail)
+    for attempt in (
+        lambda: outputs.write_text(tmp_path / "file", "new"),
+        lambda: write_folder(tmp_path / "folder"),
+    ):
+        try:
+            attempt()
+        except InputError as error:
+            assert "cannot be written" in str(error)
+        for path in tmp_path.glob("folder"):
+            assert outputs.kind_of(path) == "corpus"
+    monkeypatch.undo()
+    assert [n for n in names(tmp_path) if n.startswith(".")] == []
+
+
+def test_a_place_that_cannot_be_renamed_to_is_filled(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: pathlib.Path(path) == out)
+    before = out.stat().st_ino
+    write_folder(out)
+    assert out.stat().st_ino == before
+    assert names(out) == ["data", outputs.MARKER] and names(tmp_path) == ["out"]
+    with pytest.raises(InputError, match="is a mount point"):
+        write_folder(out, replace=True)
+    assert (out / "data").read_text() == "new"
+
+
+def test_the_current_folder_can_be_the_output(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_folder(".")
+    assert names(tmp_path) == ["data", outputs.MARKER]
+    assert pathlib.Path("data").read_text() == "new"
+
+
+WORK = """
+import sys, time
+from specialize import outputs
+with outputs.scratch(sys.argv[1], sys.argv[2]) as folder:
+    (folder / "half").write_text("half")
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".partial", ".spool", ".staging"])
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_uses_is_not(
+    tmp_path, suffix
+):
+    out = tmp_path / "out"
+    words = [sys.executable, "-c", WORK, str(out), suffix]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            outputs.write_text(out, "text")
+            assert [path.suffix for path in tmp_path.iterdir() if path != out] == [
+                suffix
+            ]
+        finally:
+            process.kill()
+    outputs.write_text(tmp_path / "another", "text")
+    assert len(names(tmp_path)) == 3  # only the same output's leftovers are removed
+    outputs.write_text(out, "text")
+    assert names(tmp_path) == ["another", "out"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_terminated_command_leaves_nothing(tmp_path, monkeypatch, number):
+    def command(arguments):
+        with outputs.staged_file(tmp_path / "file") as staged:
+            staged.write_text("half")
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        return 0
+
+    monkeypatch.setattr("specialize.corpus.commands._verify", command)
+    words = ["corpus", "verify", "--problems", "p", "--completions", "c", "--out", "o"]
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as left:
+        cli.main(words)
+    assert left.value.code == 128 + number
+    assert names(tmp_path) == []
+    assert signal.getsignal(number) in (before, signal.SIG_IGN)
+    signal.signal(number, before)
+
+
+def test_the_marker_of_another_kind_or_damaged_is_refused(tmp_path):
+    for text in ('{"kind": 5}', "[]", "{", '{"kind": "run"}', '{"version": 1}', "\xff"):
+        (tmp_path / outputs.MARKER).write_text(text, encoding="latin-1")
+        with pytest.raises(InputError, match=outputs.MARKER):
+            outputs.check_writable(tmp_path, "corpus")
+
+
+def test_locks_that_do_not_exist_keep_leftovers(tmp_path, monkeypatch):
+    (tmp_path / ".out.abcdefgh.partial").mkdir()
+
+    def flock(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(hidden_folders.fcntl, "flock", flock)
+    outputs.write_text(tmp_path / "out", "text")
+    assert names(tmp_path) == [".out.abcdefgh.partial", "out"]
