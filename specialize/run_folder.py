@@ -11,12 +11,13 @@ evaluation/             predictions and results of suites
 tensorboard/ profile/   for TensorBoard
 """
 
-import json
+import dataclasses
 import os
 import pathlib
 from typing import Any
 
-from specialize import versions
+from specialize import typed_json, versions
+from specialize.errors import InputError
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
@@ -30,11 +31,22 @@ TENSORBOARD = "tensorboard"
 PROFILE = "profile"
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """The content of a JSON file, or None if it cannot be read."""
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    name: str
+    value: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class _Saved:
+    values: list[_Row]
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The object in a JSON file, or None if it cannot be read."""
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return typed_json.read(path, typed_json.Object)
+    except InputError:
         return None
 
 
@@ -44,12 +56,15 @@ def saved_values(folder: str | os.PathLike[str]) -> dict[str, Any]:
     {} if there is none; config.json of a Hugging Face model has another form.
 
     Raises:
-        InputError: The configuration has an unknown version.
+        InputError: The configuration is damaged or has an unknown version.
     """
     path = pathlib.Path(folder) / CONFIG
-    content = read_json(path)
-    rows = content.get("values") if isinstance(content, dict) else None
-    if not isinstance(rows, list):
+    if not path.is_file():
+        return {}
+    remedy = "Remove the file, or restore it."
+    content = typed_json.read(path, typed_json.Object, remedy=remedy)
+    if "values" not in content:
         return {}
     versions.CONFIGURATION.check(content.get("version", 1), path)
-    return {str(row.get("name")): row.get("value") for row in rows}
+    saved = typed_json.convert(content, _Saved, path, remedy=remedy)
+    return {row.name: row.value for row in saved.values}

@@ -17,8 +17,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--source",
         required=True,
-        help="a Hugging Face folder or hub name, a T5X checkpoint (local, gs:// or "
-        "s3://), a run of specialize or one of its checkpoints; its format is detected",
+        help="a Hugging Face folder or hub name, a T5X checkpoint (local or gs://), a "
+        "run of specialize or one of its checkpoints; its format is detected",
     )
     parser.add_argument("--target", help="a new or empty folder")
     parser.add_argument(
@@ -104,5 +104,6 @@ def run(arguments: argparse.Namespace) -> int:
     for note in summary.notes:
         table.add_row("note", note)
     table.add_row("time", f"{summary.seconds:.1f} s")
-    Console(soft_wrap=False).print(table)
+    # Paths and notes are text: brackets in them are no markup.
+    Console(soft_wrap=False, markup=False).print(table)
     return 0

@@ -1,6 +1,7 @@
 """Converts T5 weights between all formats, with one tensor in memory at a time."""
 
 import dataclasses
+import os
 import pathlib
 import time
 from collections.abc import Mapping
@@ -8,10 +9,12 @@ from collections.abc import Mapping
 from specialize.checkpoints import names, vocabulary_rows
 from specialize.checkpoints.fingerprint import WeightFingerprint
 from specialize.checkpoints.formats import (
+    exact_tokenizer,
     huggingface,
     huggingface_companions,
     orbax_folders,
     t5x,
+    tokenizer_files,
 )
 from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.checkpoints.opening import (
@@ -29,6 +32,10 @@ FORMATS = ("hf", "t5x", "orbax")
 DTYPES = ("float32", "bfloat16")
 KIND = "weights"
 
+_NO_TOKENIZER = (
+    "no tokenizer files: the source has none. Text needs them: name the vocabulary "
+    "with --vocabulary spiece.model"
+)
 _USE_IN_TRANSFORMERS = """```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -111,15 +118,7 @@ def convert(
     """
     started = time.monotonic()
     if target is not None:
-        if "://" in target:
-            raise InputError(
-                f"{target}: conversions write to a local folder. Convert, then copy it "
-                "(gcloud storage cp -r, aws s3 cp --recursive)."
-            )
-        if check_writable(target, KIND):
-            raise InputError(
-                f"{target} already holds weights. Name another folder, or remove it."
-            )
+        _check_target(target)
     if vocabulary is not None and not pathlib.Path(vocabulary).is_file():
         raise InputError(
             f"{vocabulary} does not exist; --vocabulary names a spiece.model."
@@ -164,7 +163,8 @@ def convert(
                     optimizer=optimizer,
                 )
             huggingface_companions.write_settings(staged, config, types[0])
-            _write_tokenizer(staged, opened, vocabulary, to, notes)
+            if not _write_tokenizer(staged, opened, vocabulary, config.vocab_size):
+                notes += [_NO_TOKENIZER] if to == "hf" else []
             digits = fingerprint.digits()
             card = _card(opened, config, parameters, digits, to)
             huggingface_companions.write_card(staged, card, base=_base(source))
@@ -186,6 +186,25 @@ def convert(
     )
 
 
+def _check_target(target: str) -> None:
+    if "://" in target:
+        raise InputError(
+            f"{target}: conversions write to a local folder. Convert, then copy it "
+            "(gcloud storage cp -r, aws s3 cp --recursive)."
+        )
+    longest = max(len(os.fsencode(part)) for part in target.split("/"))
+    # While it is written, the folder has a name that is 18 bytes longer.
+    if longest > 255 - 18 or len(os.fsencode(target)) > 4000 or "\0" in target:
+        raise InputError(
+            f"--target {target[:40]!r}... cannot be the name of a folder: it has a NUL "
+            "character or is too long. Name another folder."
+        )
+    if check_writable(target, KIND):
+        raise InputError(
+            f"{target} already holds weights. Name another folder, or remove it."
+        )
+
+
 def _adapted(
     opened: Source, rows: int | None, notes: list[str]
 ) -> tuple[dict[str, LazyTensor], T5Config]:
@@ -193,6 +212,8 @@ def _adapted(
     config = opened.config
     if rows is None or rows == config.vocab_size:
         return dict(opened.tensors), config
+    if rows < config.vocab_size:
+        tokenizer_files.check_rows(opened.companions, rows)
     tensors, note = vocabulary_rows.adapted(opened.tensors, rows)
     if note is None:
         raise InputError(
@@ -261,23 +282,15 @@ def _write_tokenizer(
     folder: pathlib.Path,
     opened: Source,
     vocabulary: str | None,
-    to: str,
-    notes: list[str],
-) -> None:
-    """Writes tokenizer files from `vocabulary`, else from the source."""
-    if vocabulary is not None:
-        huggingface_companions.write_tokenizer(pathlib.Path(vocabulary), folder)
-        return
-    if huggingface_companions.copy_companions(opened.companions, folder):
-        return
-    found = vocabulary_of_run(opened.path)
+    rows: int,
+) -> bool:
+    """Writes tokenizer files from `vocabulary`, else from the source, if it has any."""
+    if vocabulary is None and tokenizer_files.copy(opened.companions, folder):
+        return True
+    found = pathlib.Path(vocabulary) if vocabulary else vocabulary_of_run(opened.path)
     if found is not None:
-        huggingface_companions.write_tokenizer(found, folder)
-    elif to == "hf":
-        notes.append(
-            "no tokenizer files: the source has none. Text needs them: name the "
-            "vocabulary with --vocabulary spiece.model"
-        )
+        exact_tokenizer.write(found, folder, rows=rows)
+    return found is not None
 
 
 def _base(source: str) -> str | None:

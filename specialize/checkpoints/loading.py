@@ -11,6 +11,7 @@ from flax.core import FrozenDict, freeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from specialize.checkpoints import integrity, names, vocabulary_rows
+from specialize.checkpoints.formats import tokenizer_files
 from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.checkpoints.opening import check_sums, open_checkpoint
 from specialize.checkpoints.source import Source
@@ -93,6 +94,8 @@ def _for_network(
     tensors = dict(opened.tensors)
     embedding = wanted.get(names.EMBEDDING)
     if embedding is not None:
+        if embedding.shape[0] < opened.config.vocab_size:
+            tokenizer_files.check_rows(opened.companions, embedding.shape[0])
         tensors, note = vocabulary_rows.adapted(tensors, embedding.shape[0])
         if note is not None:
             notes.append(note)

@@ -29,6 +29,9 @@ EMBEDDING = "token_embedder/embedding"
 HEAD = "decoder/logits_dense/kernel"
 RELPOS = "relpos_bias/rel_embedding"
 
+# No T5 is deeper; such a number is damage.
+MOST_LAYERS = 10_000
+
 Layers = Literal["unrolled", "scanned", "scalable"]
 """unrolled: `layers_0`, ...; scanned: as the student with `scan_layers`; scalable: as
 T5X's scalable_t5 network with `scan_layers`."""
@@ -96,8 +99,8 @@ _LAYER_TO_T5X = {
 _HEADS = {"query": 1, "key": 1, "value": 1, "out": 0}
 _KERNEL = re.compile(r".*attention/(query|key|value|out)/kernel")
 
-_T5X_LAYER = re.compile(r"(encoder|decoder)/layers_(\d+)/(.+)")
-_HF_LAYER = re.compile(r"(encoder|decoder)\.block\.(\d+)\.(.+)")
+_T5X_LAYER = re.compile(r"(encoder|decoder)/layers_([0-9]{1,6})/(.+)")
+_HF_LAYER = re.compile(r"(encoder|decoder)\.block\.([0-9]{1,6})\.(.+)")
 _SCANNED = re.compile(r"(encoder|decoder)/\1/(.+)")
 
 
@@ -141,7 +144,7 @@ def unrolled(tensors: Mapping[str, LazyTensor], where: str) -> dict[str, LazyTen
     result: dict[str, LazyTensor] = {}
     tables: dict[str, list[LazyTensor]] = {}
     embedding = tensors.get(EMBEDDING)
-    width = None if embedding is None else embedding.shape[-1]
+    width = embedding.shape[-1] if embedding and embedding.shape else None
     slot: dict[int, np.ndarray] = {}
     for name, tensor in tensors.items():
         if match := _SCANNED.fullmatch(name):
@@ -151,6 +154,11 @@ def unrolled(tensors: Mapping[str, LazyTensor], where: str) -> dict[str, LazyTen
                 raise InputError(
                     f"{where}: {name} has shape {tensor.shape}; a scanned stack of "
                     f"layers needs an axis {axis}."
+                )
+            if tensor.shape[axis] > MOST_LAYERS:
+                raise InputError(
+                    f"{where}: {name} has shape {tensor.shape}, more than "
+                    f"{MOST_LAYERS} layers. Fetch or write the checkpoint again."
                 )
             whole = cached(tensor, slot)
             layers = [whole.layer(i, axis) for i in range(tensor.shape[axis])]
@@ -168,7 +176,7 @@ def unrolled(tensors: Mapping[str, LazyTensor], where: str) -> dict[str, LazyTen
         different = [
             str(number)
             for number, layer in enumerate(layers)
-            if (layer.read() != first).any()
+            if not np.array_equal(layer.read(), first)
         ]
         if different:
             raise InputError(

@@ -7,7 +7,7 @@
     path/to/run                         a run of ours: its newest undamaged checkpoint
     path/to/run/checkpoints[/400]       the newest or one checkpoint of a run of ours
 
-T5X checkpoints and runs may be stored in a bucket (gs://, s3://).
+T5X checkpoints and runs may be stored in a bucket (gs://).
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from etils import epath
 
-from specialize import run_folder
+from specialize import run_folder, typed_json
 from specialize.checkpoints import integrity, step_folder, suggestions
 from specialize.checkpoints.formats import (
     huggingface,
@@ -35,6 +35,12 @@ from specialize.student.network.architecture import T5Config
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES = ["*.json", "*.safetensors", "spiece.model"]
+_COPY = {
+    "s3": "Copy the checkpoint first (aws s3 cp --recursive) and name the copy.",
+    "file": "Name the folder without file://.",
+    "hf": "Name the model without hf://, as in google/flan-t5-base.",
+    "https": "Download the checkpoint first and name its folder.",
+}
 _KINDS = (
     "a Hugging Face folder (config.json and safetensors), a T5X checkpoint "
     "(checkpoint_<step>), a run of specialize, or a name on the Hugging Face hub such "
@@ -56,7 +62,7 @@ def open_checkpoint(
         InputError: there is no checkpoint, or it is damaged or of an unknown kind.
     """
     remote = "://" in source
-    path = epath.Path(source) if remote else epath.Path(pathlib.Path(source).resolve())
+    path = _in_bucket(source) if remote else epath.Path(_local(source))
     if not path.exists():
         if remote or source.startswith((".", "/", "~")):
             near = "" if remote else suggestions.did_you_mean(source)
@@ -76,6 +82,37 @@ def open_checkpoint(
     return Source(**{**vars(opened), "companions": companions})
 
 
+def _in_bucket(source: str) -> epath.Path:
+    """The path of a URL.
+
+    Raises:
+        InputError: its scheme is not installed, or it names no bucket.
+    """
+    scheme, _, rest = source.partition("://")
+    if scheme != "gs":
+        # A URL may contain a password, so only its scheme is printed.
+        raise InputError(
+            f"the source is a URL of scheme {scheme[:20]}://, which is not installed "
+            "here; only gs:// and local folders are read. "
+            f"{_COPY.get(scheme, _COPY['https'])}"
+        )
+    if not rest.strip("/"):
+        raise InputError(f"{source} names no bucket; write gs://BUCKET/FOLDER.")
+    return epath.Path(source)
+
+
+def _local(source: str) -> pathlib.Path:
+    """The absolute path of a local source, which may be absent."""
+    try:
+        path = pathlib.Path(source).expanduser().resolve()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise typed_json.unreadable(
+            f"{source:.80}", error, remedy=f"Name {_KINDS}."
+        ) from error
+    return path
+
+
 def check_sums(opened: Source, sums: Mapping[str, str]) -> None:
     """Compares checksums of parameters with those that our store saved.
 
@@ -90,8 +127,11 @@ def check_sums(opened: Source, sums: Mapping[str, str]) -> None:
     if folder.name == step_folder.STATE:
         folder = folder.parent
     _, table = step_folder.read_metadata(folder)
+    saved = {name: table.get(f"params/{name}") for name in sums}
     wrong = [
-        name for name, sum_ in sums.items() if table[f"params/{name}"].sums != sum_
+        name
+        for name, array in saved.items()
+        if array is None or array.sums != sums[name]
     ]
     if wrong:
         raise DamagedCheckpointError(
@@ -155,8 +195,7 @@ def _companions(folder: epath.Path, path: epath.Path) -> pathlib.Path | None:
 
 def _is_t5_config(path: pathlib.Path) -> bool:
     # The config.json of a run of ours has other content.
-    content = run_folder.read_json(path)
-    return isinstance(content, dict) and content.get("model_type") == "t5"
+    return path.is_file() and huggingface_companions.model_type(path) == "t5"
 
 
 def _settings(companions: pathlib.Path | None) -> T5Config | None:
@@ -164,7 +203,7 @@ def _settings(companions: pathlib.Path | None) -> T5Config | None:
         return None
     settings = huggingface_companions.read_config(companions / "config.json")
     network = huggingface_companions.network(settings, companions)
-    tied = bool(settings.get("tie_word_embeddings", True))
+    tied = settings.tie_word_embeddings is not False
     return dataclasses.replace(network, logits_via_embedding=tied)
 
 

@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+
 from specialize.checkpoints import names
 from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.errors import InputError
@@ -112,6 +114,12 @@ def config_of(
             f"{len(tensors)} tensors: {some}, ...). Name a checkpoint of T5 1.0, "
             "T5 1.1, Flan-T5 or UL2."
         )
+    wrong = [f"{n} {tensors[n].shape}" for n in needed if not _is_matrix(tensors[n])]
+    if wrong:
+        raise InputError(
+            f"{where} is not a T5: {', '.join(wrong)}, expected a matrix. Fetch or "
+            "write the checkpoint again."
+        )
     rows, width = tensors[names.EMBEDDING].shape
     heads, buckets = tensors[relpos].shape
     joined = tensors[attention].shape[-1]
@@ -147,10 +155,22 @@ def check(tensors: Mapping[str, LazyTensor], config: T5Config, where: str) -> No
     """Refuses tensors that are not exactly those of `config`.
 
     Raises:
-        InputError: tensors are missing, unexpected or have other shapes (all named).
+        InputError: tensors are missing, unexpected, or have other shapes or another
+            type than a floating point number (all are named).
     """
+    deepest = max(config.num_encoder_layers, config.num_decoder_layers)
+    if deepest > len(tensors):
+        raise InputError(
+            f"{where}: the network has {deepest} layers, but there are only "
+            f"{len(tensors)} tensors. Fetch or write the checkpoint again."
+        )
     found = {name: tensor.shape for name, tensor in tensors.items()}
     lines = names.differences(found, names.shapes(config))
+    lines += [
+        f"  type        {name} {tensor.dtype.name}, expected floating point numbers"
+        for name, tensor in tensors.items()
+        if not jnp.issubdtype(tensor.dtype, jnp.floating)
+    ]
     if lines:
         raise InputError(
             "\n".join(
@@ -158,3 +178,7 @@ def check(tensors: Mapping[str, LazyTensor], config: T5Config, where: str) -> No
                 + ["Names are T5X's. Fetch or write the checkpoint again."]
             )
         )
+
+
+def _is_matrix(tensor: LazyTensor) -> bool:
+    return len(tensor.shape) == 2 and tensor.size > 0

@@ -15,16 +15,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from specialize import versions
+from specialize import typed_json, versions
 from specialize.checkpoints import names
 from specialize.errors import InputError
 
 STATE = "state"
 METADATA = "metadata"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Content:
+    """The sealed content of `metadata/`."""
+
+    step: typed_json.Count
+    metadata: typed_json.Object
+    leaves: dict[str, tuple[tuple[typed_json.Count, ...], str, str | None]]
+    version: Any = 1
 
 
 class DamagedCheckpointError(InputError):
@@ -80,13 +91,11 @@ def read_metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, SavedAr
         sealed = ocp.JsonCheckpointHandler().restore(folder / METADATA)
         if sealed != _seal(sealed["content"]):
             raise DamagedCheckpointError(f"{METADATA} differs from what was written")
-        content = sealed["content"]
-        versions.CHECKPOINT.check(content.get("version", 1), folder / METADATA)
-        table = {
-            name: SavedArray(tuple(shape), dtype, sums)
-            for name, (shape, dtype, sums) in content["leaves"].items()
-        }
-        return {**content["metadata"], "step": content["step"]}, table
+        version = sealed["content"].get("version", 1)
+        versions.CHECKPOINT.check(version, folder / METADATA)
+        content = msgspec.convert(sealed["content"], _Content)
+        table = {name: SavedArray(*array) for name, array in content.leaves.items()}
+        return {**content.metadata, "step": content.step}, table
     except InputError:
         raise
     except Exception as error:

@@ -51,7 +51,7 @@ def adapted(
     done = (
         f"padded with {rows - have} rows that no token uses (mean of the others)"
         if rows > have
-        else f"cut by {have - rows} rows that no token uses"
+        else f"cut by {have - rows} rows that no token of the tokenizer uses"
     )
     return result, f"vocabulary: {have} rows in the source, {rows} wanted: {done}"
 

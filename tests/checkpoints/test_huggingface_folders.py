@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 from weight_cases import FAMILIES, random_weights
 
+from specialize import typed_json
 from specialize.checkpoints import names
 from specialize.checkpoints.formats import huggingface, huggingface_companions
 from specialize.errors import InputError
@@ -177,6 +178,7 @@ def test_more_rows_than_the_configuration_says_are_believed(hf_folder):
 def test_asymmetric_depth_and_every_activation_survive_the_configuration():
     for config in FAMILIES.values():
         content = huggingface_companions.settings_of(config, "float32")
-        network = huggingface_companions.network(content, pathlib.Path("here"))
+        read = typed_json.convert(content, huggingface_companions.Settings, "here")
+        network = huggingface_companions.network(read, pathlib.Path("here"))
         tied = config.logits_via_embedding
         assert network.replace(logits_via_embedding=tied) == config

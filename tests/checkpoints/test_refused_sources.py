@@ -85,7 +85,7 @@ def test_an_index_that_names_absent_tensors_is_refused(hf_folder):
     path.write_text(json.dumps(index))
     refused(folder, "ghost.weight")
     path.write_text("{")
-    refused(folder, "not an index")
+    refused(folder, "index.json: not JSON")
 
 
 def test_another_architecture_is_refused(hf_folder):

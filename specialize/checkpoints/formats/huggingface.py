@@ -9,17 +9,16 @@ writes `tie_word_embeddings: true` into every T5 configuration:
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 
-from specialize.checkpoints import names
+from specialize import typed_json
+from specialize.checkpoints import enclosure, names, vocabulary_rows
 from specialize.checkpoints.formats import huggingface_companions as companions
 from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.checkpoints.source import Source, check
@@ -41,6 +40,11 @@ _DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F64": np.dtype(np.float64),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Index:
+    weight_map: dict[str, str]
 
 
 def is_folder(path: pathlib.Path) -> bool:
@@ -81,12 +85,9 @@ def open_folder(path: pathlib.Path) -> Source:
     notes: list[str] = []
     tensors: dict[str, LazyTensor] = {}
     unknown: dict[str, LazyTensor] = {}
-    stored.pop(_UNUSED, None)
-    copies = [stored.pop(name) for name in _ALIASES if name in stored]
-    if "shared.weight" not in stored and copies:
-        stored["shared.weight"] = copies[0]
-    if "shared.weight" not in stored and "lm_head.weight" in stored:
-        stored["shared.weight"] = stored["lm_head.weight"]
+    if stored.pop(_UNUSED, None) is not None:
+        notes.append(f"{_UNUSED} is left out: no implementation of T5 uses it")
+    _share_embedding(stored, settings, path)
     for name, tensor in stored.items():
         known = names.from_hf(name)
         if known is None:
@@ -97,8 +98,14 @@ def open_folder(path: pathlib.Path) -> Source:
             tensors[ours] = tensor.transposed() if flip else tensor
     tied = _decide_head(tensors, settings, notes)
     config = companions.network(settings, path)
-    rows = tensors[names.EMBEDDING].shape[0] if names.EMBEDDING in tensors else None
+    embedding = tensors.get(names.EMBEDDING)
+    rows = embedding.shape[0] if embedding and embedding.shape else None
     if rows is not None and rows != config.vocab_size:
+        if not vocabulary_rows.same_tokens(rows, config.vocab_size):
+            raise InputError(
+                f"{path / 'config.json'}: vocab_size is {config.vocab_size}, but the "
+                f"embedding has {rows} rows. Correct it, or fetch the weights again."
+            )
         notes.append(
             f"config.json says {config.vocab_size} vocabulary rows, the tensors have "
             f"{rows}; the number of the tensors is used"
@@ -107,6 +114,29 @@ def open_folder(path: pathlib.Path) -> Source:
     config = dataclasses.replace(config, logits_via_embedding=tied)
     check({**tensors, **unknown}, config, str(path))
     return Source("hf", str(path), tensors, config, companions=path, notes=notes)
+
+
+def _share_embedding(
+    stored: dict[str, LazyTensor], settings: companions.Settings, path: pathlib.Path
+) -> None:
+    """Leaves one embedding, `shared.weight`, of its equal copies.
+
+    Raises:
+        InputError: encoder and decoder have embeddings that differ, or there is only a
+            head, which is not the embedding.
+    """
+    found = {n: stored.pop(n) for n in ("shared.weight", *_ALIASES) if n in stored}
+    first = next(iter(found), "")
+    different = [n for n in found if n != first and not _equal(found[n], found[first])]
+    if different:
+        raise InputError(
+            f"{path}: {', '.join(different)} differs from {first}. T5 has one "
+            "embedding for encoder and decoder; this network cannot hold the weights."
+        )
+    if first:
+        stored["shared.weight"] = found[first]
+    elif "lm_head.weight" in stored and settings.tie_word_embeddings is not False:
+        stored["shared.weight"] = stored["lm_head.weight"]
 
 
 def write_weights(
@@ -152,13 +182,11 @@ def _stored(path: pathlib.Path) -> Iterator[tuple[str, LazyTensor]]:
     """Yields all tensors of the folder's safetensors with their Hugging Face names."""
     index = path / INDEX
     if index.is_file():
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
-            text = f"{index} is not an index of safetensors: {error}. Fetch it again."
-            raise InputError(text) from error
+        enclosure.check_link(path, index)
+        remedy = "Fetch the index again."
+        weight_map = typed_json.read(index, _Index, remedy=remedy).weight_map
         files = sorted(set(weight_map.values()))
-        absent = [name for name in files if not (path / name).is_file()]
+        absent = [n for n in files if not enclosure.inside(path, n, index).is_file()]
         if absent:
             raise InputError(
                 f"{path}: {len(absent)} of {len(files)} shards are missing: "
@@ -168,6 +196,8 @@ def _stored(path: pathlib.Path) -> Iterator[tuple[str, LazyTensor]]:
         weight_map = None
         files = [SINGLE] if (path / SINGLE).is_file() else []
         files = files or sorted(file.name for file in path.glob("*.safetensors"))
+        for name in files:
+            enclosure.check_link(path, path / name)
     seen: set[str] = set()
     for name in files:
         for tensor_name, tensor in _open_file(path / name):
@@ -202,15 +232,17 @@ def _open_file(path: pathlib.Path) -> Iterator[tuple[str, LazyTensor]]:
 
 
 def _decide_head(
-    tensors: dict[str, LazyTensor], settings: Mapping[str, Any], notes: list[str]
+    tensors: dict[str, LazyTensor], settings: companions.Settings, notes: list[str]
 ) -> bool:
     """Adds or removes the separate head; returns whether the embedding is the head."""
     embedding, head = tensors.get(names.EMBEDDING), tensors.get(names.HEAD)
-    scale = settings.get("scale_decoder_outputs")
-    tie = settings.get("tie_word_embeddings")
+    scale, tie = settings.scale_decoder_outputs, settings.tie_word_embeddings
     if embedding is None or (head is None and tie is False and scale is None):
         # `check` names what is missing.
         return False
+    if len(embedding.shape) != 2 or (head is not None and len(head.shape) != 2):
+        # `check` names their shapes.
+        return head is None
     scaled = bool(scale) if scale is not None else tie is not False
     if head is not None and not _equal(embedding, head.transposed()):
         if scale:
@@ -237,7 +269,7 @@ def _decide_head(
 
 
 def _equal(first: LazyTensor, second: LazyTensor, rows: int = 4096) -> bool:
-    if first.shape != second.shape:
+    if first.shape != second.shape or len(first.shape) != 2:
         return False
     for start in range(0, first.shape[0], rows):
         part = (slice(start, start + rows), slice(None))

@@ -1,81 +1,153 @@
 """The files beside the weights of a Hugging Face folder.
 
-They are config.json (the network of the tensors), generation_config.json, the
-tokenizer files and the model card.
+They are config.json (the network of the tensors), generation_config.json and the model
+card; `tokenizer_files` has the others.
 """
 
-import json
+import dataclasses
 import pathlib
-import shutil
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+
+from specialize import typed_json
+from specialize.checkpoints import enclosure
 from specialize.errors import InputError
 from specialize.outputs import write_json
 from specialize.student.network.architecture import T5Config
 
-TOKENIZER_FILES = (
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 _ACTIVATIONS = {"gelu_new": "gelu", "swish": "silu"}
+_EXPORTED = {"gelu": "gelu_new"}
 
 
-def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """Reads config.json and refuses another architecture.
+# The ids of T5's vocabularies, with which the student decodes.
+_DECODING = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+_FETCH = "Fetch it again, or correct it."
+
+# No T5 is larger; such a number is damage.
+_Size = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+_Ids = typed_json.Whole | list[typed_json.Whole] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    model_type: Any = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Decoding:
+    """The fields of generation_config.json that the weights depend on."""
+
+    decoder_start_token_id: _Ids = None
+    pad_token_id: _Ids = None
+    eos_token_id: _Ids = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings(_Decoding):
+    """The fields of config.json that describe a T5, by their names there."""
+
+    vocab_size: _Size
+    d_model: _Size
+    d_kv: _Size
+    d_ff: _Size
+    num_layers: _Size
+    num_heads: _Size
+    num_decoder_layers: _Size | None = None
+    feed_forward_proj: str = "relu"
+    dropout_rate: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
+    layer_norm_epsilon: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-6
+    relative_attention_num_buckets: _Size = 32
+    relative_attention_max_distance: _Size = 128
+    tie_word_embeddings: bool | None = None
+    scale_decoder_outputs: bool | None = None
+
+
+def model_type(path: pathlib.Path) -> Any:
+    """The kind of model that a config.json states, or None.
 
     Raises:
-        InputError: the file is missing, is not JSON, or describes another model.
+        InputError: the file is not JSON, or is a link to a file elsewhere.
     """
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    enclosure.check_link(path.parent, path)
+    return typed_json.read(path, _Kind, remedy=_FETCH).model_type
+
+
+def read_config(path: pathlib.Path) -> Settings:
+    """Reads config.json, and refuses another architecture or way of decoding.
+
+    The ids with which decoding starts and ends are checked there and in
+    generation_config.json beside it: the student always has those of T5.
+
+    Raises:
+        InputError: a file is damaged, or describes another model.
+    """
+    if not path.exists():
         raise InputError(
             f"{path.parent} has no config.json, which describes the network. Add it."
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON ({error}). Fetch it again.") from error
-    kind = settings.get("model_type") if isinstance(settings, dict) else None
+        )
+    kind = model_type(path)
     if kind != "t5":
         raise InputError(
-            f"{path} describes a {kind!r} model; only 't5' (T5, Flan-T5, UL2) can be "
-            "read. Name another checkpoint."
+            f"{path} describes a {kind!r:.80} model; only 't5' (T5, Flan-T5, UL2) can "
+            "be read. Name another checkpoint."
+        )
+    settings = typed_json.read(path, Settings, remedy=_FETCH)
+    _check_decoding(settings, path)
+    generation = path.with_name("generation_config.json")
+    if generation.exists():
+        enclosure.check_link(path.parent, generation)
+        _check_decoding(
+            typed_json.read(generation, _Decoding, remedy=_FETCH), generation
         )
     return settings
 
 
-def network(settings: Mapping[str, Any], where: pathlib.Path) -> T5Config:
+def _check_decoding(found: _Decoding, path: pathlib.Path) -> None:
+    for name, ours in _DECODING.items():
+        theirs = getattr(found, name)
+        if theirs not in (None, ours, [ours]):
+            raise InputError(
+                f"{path} says {name} = {theirs!r:.80}; a T5 student always has {ours}, "
+                "and would give other answers with these weights. Name a checkpoint "
+                "with T5's special tokens."
+            )
+
+
+def network(settings: Settings, where: pathlib.Path) -> T5Config:
     """The network that a config.json describes.
 
     Raises:
-        InputError: a field is missing, or has a value that T5 does not have.
+        InputError: a field has a value that T5 does not have.
     """
-    needed = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-    missing = [name for name in needed if not isinstance(settings.get(name), int)]
-    if missing:
-        raise InputError(f"{where}: config.json lacks {', '.join(missing)}.")
-    projection = str(settings.get("feed_forward_proj", "relu"))
+    projection = settings.feed_forward_proj
     gated = projection.startswith("gated-")
     activation = projection.removeprefix("gated-")
+    if projection == "gelu":
+        raise InputError(
+            f"{where / 'config.json'} has feed_forward_proj = 'gelu', the exact GELU; "
+            "the student has the approximation of T5, 'gelu_new'. Name another "
+            "checkpoint."
+        )
     activation = _ACTIVATIONS.get(activation, activation)
-    return T5Config(
-        vocab_size=settings["vocab_size"],
-        emb_dim=settings["d_model"],
-        num_heads=settings["num_heads"],
-        num_encoder_layers=settings["num_layers"],
-        num_decoder_layers=settings.get("num_decoder_layers") or settings["num_layers"],
-        head_dim=settings["d_kv"],
-        mlp_dim=settings["d_ff"],
-        mlp_activations=(activation, "linear") if gated else (activation,),
-        dropout_rate=float(settings.get("dropout_rate", 0.1)),
-        logits_via_embedding=True,
-        relpos_num_buckets=settings.get("relative_attention_num_buckets", 32),
-        relpos_max_distance=settings.get("relative_attention_max_distance", 128),
-        norm_epsilon=float(settings.get("layer_norm_epsilon", 1e-6)),
-    )
+    try:
+        return T5Config(
+            vocab_size=settings.vocab_size,
+            emb_dim=settings.d_model,
+            num_heads=settings.num_heads,
+            num_encoder_layers=settings.num_layers,
+            num_decoder_layers=settings.num_decoder_layers or settings.num_layers,
+            head_dim=settings.d_kv,
+            mlp_dim=settings.d_ff,
+            mlp_activations=(activation, "linear") if gated else (activation,),
+            dropout_rate=settings.dropout_rate,
+            logits_via_embedding=True,
+            relpos_num_buckets=settings.relative_attention_num_buckets,
+            relpos_max_distance=settings.relative_attention_max_distance,
+            norm_epsilon=settings.layer_norm_epsilon,
+        )
+    except InputError as error:
+        raise InputError(f"{where / 'config.json'}: {error}") from error
 
 
 def settings_of(config: T5Config, dtype: str) -> dict[str, Any]:
@@ -100,7 +172,10 @@ def settings_of(config: T5Config, dtype: str) -> dict[str, Any]:
         relative_attention_max_distance=config.relpos_max_distance,
         dropout_rate=config.dropout_rate,
         layer_norm_epsilon=config.norm_epsilon,
-        feed_forward_proj=f"gated-{activation}" if gate else activation,
+        # Ungated, transformers' "gelu" is the exact one; gated it is ours.
+        feed_forward_proj=f"gated-{activation}"
+        if gate
+        else _EXPORTED.get(activation, activation),
     ).to_dict()
     # transformers ignores its arguments for both; see the module `huggingface`.
     tied = config.logits_via_embedding
@@ -114,35 +189,6 @@ def settings_of(config: T5Config, dtype: str) -> dict[str, Any]:
     for noise in ("_name_or_path", "id2label", "label2id"):
         written.pop(noise, None)
     return written
-
-
-def copy_companions(source: pathlib.Path | None, target: pathlib.Path) -> list[str]:
-    """Copies the tokenizer files of `source`, if any; returns their names."""
-    if source is None:
-        return []
-    found = [name for name in TOKENIZER_FILES if (source / name).is_file()]
-    for name in found:
-        shutil.copyfile(source / name, target / name)
-    return found
-
-
-def write_tokenizer(vocabulary: pathlib.Path, target: pathlib.Path) -> None:
-    """Writes the tokenizer files for a SentencePiece model such as spiece.model.
-
-    Raises:
-        InputError: `vocabulary` is not a SentencePiece model.
-    """
-    import transformers
-
-    try:
-        shutil.copyfile(vocabulary, target / "spiece.model")
-        tokenizer = transformers.T5Tokenizer.from_pretrained(target, legacy=False)
-        tokenizer.save_pretrained(target)
-    except Exception as error:
-        raise InputError(
-            f"{vocabulary} is not a SentencePiece model ({type(error).__name__}: "
-            f"{error}). Name the model's spiece.model."
-        ) from error
 
 
 def write_settings(folder: pathlib.Path, config: T5Config, dtype: str) -> None:

@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import unflatten_dict
 
-from specialize.checkpoints import step_folder
+from specialize.checkpoints import enclosure, step_folder
 from specialize.checkpoints.formats import t5x, zarr_arrays
 from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, LazyTensor, from_array
 from specialize.checkpoints.source import Source, opened
@@ -125,6 +125,7 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
 def _leaves(folder: epath.Path, where: str) -> dict[str, Any]:
     """All arrays of an Orbax folder by slash-separated name; None for empty states."""
     step_folder.drop_late_callbacks()
+    zarr_arrays.check_links(folder)
     try:
         metadata = ocp.PyTreeCheckpointHandler().metadata(folder)
         tree = metadata.tree
@@ -142,6 +143,11 @@ def _leaves(folder: epath.Path, where: str) -> dict[str, Any]:
         if leaf is None:
             empty["/".join(name)] = None
             continue
+        if not all(enclosure.is_beneath(part) and "/" not in part for part in name):
+            raise InputError(
+                f"{folder / _METADATA} names an array {name!r:.80}, which could lie "
+                "outside the checkpoint. Write or fetch it again."
+            )
         path = ".".join(name) + "/"
         store = {**base, "path": base["path"] + path}
         if ocdbt:
@@ -181,9 +187,9 @@ def _source_of_run(
             f"(ours); found: {', '.join(list(leaves)[:5]) or 'nothing'}."
         )
     try:
-        step = int(step_folder.read_metadata(folder)[0]["step"])
+        step = step_folder.read_metadata(folder)[0]["step"]
     except step_folder.DamagedCheckpointError:
-        step = int(leaves["step"].read()) if "step" in leaves else None
+        step = t5x.step_in(leaves.get("step"), where)
     return opened(
         "specialize",
         where,

@@ -9,9 +9,10 @@ The public Flan-T5 checkpoints have this layout. Leaves that T5X does not partit
 step, small vectors) are stored in the msgpack file itself.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -19,7 +20,8 @@ from etils import epath
 from flax import serialization
 from flax.traverse_util import unflatten_dict
 
-from specialize import versions
+from specialize import typed_json, versions
+from specialize.checkpoints import enclosure
 from specialize.checkpoints.formats import zarr_arrays
 from specialize.checkpoints.lazy_tensors import LazyTensor, from_array
 from specialize.checkpoints.source import Source, opened
@@ -27,6 +29,20 @@ from specialize.errors import InputError
 
 FILE = "checkpoint"
 PREFIX = "checkpoint_"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Store:
+    path: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Array:
+    """A leaf that names an array; TensorStore before 0.1.14 stored the path outside."""
+
+    driver: Literal["zarr"]
+    kvstore: _Store
+    path: str = ""
 
 
 def is_folder(path: epath.Path) -> bool:
@@ -60,13 +76,14 @@ def open_folder(
             missing, unexpected or have wrong shapes (all are named).
     """
     where = str(path)
+    zarr_arrays.check_links(path)
     content = _read_msgpack(path / FILE)
-    version = content.get("version", 0)
+    version = np.asarray(content.get("version", 0)).tolist()
     versions.T5X.check(version, path / FILE)
     state = content["optimizer"]
     leaves = dict(_flat(state, ()))
     specs = {
-        "/".join(key): _spec(leaf, where)
+        "/".join(key): _spec(leaf, "/".join(key), where)
         for key, leaf in leaves.items()
         if isinstance(leaf, dict)  # an empty state is None
     }
@@ -113,20 +130,35 @@ def source_of(
             f"{', '.join(list(leaves)[:5]) or 'nothing'}). It is not a checkpoint of "
             "T5X."
         )
-    step = leaves.get("state/step")
     return opened(
         kind,
         where,
         target,
         activation=activation,
         settings=settings,
-        step=None if step is None else int(step.read().reshape(-1)[0]),
+        step=step_in(leaves.get("state/step"), where),
         optimizer={
             name.removeprefix("state/"): tensor
             for name, tensor in leaves.items()
             if name.startswith("state/param_states/")
         },
     )
+
+
+def step_in(stored: LazyTensor | None, where: str) -> int | None:
+    """The number of steps that a checkpoint states, or None.
+
+    Raises:
+        InputError: it is not one whole number.
+    """
+    if stored is None:
+        return None
+    if stored.size != 1 or stored.dtype.kind not in "iu":
+        raise InputError(
+            f"{where}: the step is an array of shape {stored.shape} and type "
+            f"{stored.dtype}, expected one whole number. Fetch the checkpoint again."
+        )
+    return int(stored.read().reshape(-1)[0])
 
 
 def write_folder(
@@ -222,18 +254,23 @@ def _flat(tree: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], An
         yield key, None if isinstance(tree, dict) and not tree else tree
 
 
-def _spec(leaf: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The spec of the array that a leaf names, with an absolute path."""
-    # TensorStore before 0.1.14 stored the path outside the kvstore.
-    path = leaf["kvstore"].get("path") or leaf.get("path")
-    if leaf["driver"] != "zarr" or not path:
+def _spec(leaf: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """The spec of the array that a leaf names, with an absolute path.
+
+    Raises:
+        InputError: the leaf has another form, or names an array elsewhere.
+    """
+    remedy = "T5X writes zarr arrays beside the file 'checkpoint'."
+    array = typed_json.convert(leaf, _Array, f"{where}: {name}", remedy=remedy)
+    path = array.kvstore.path or array.path
+    if not enclosure.is_beneath(path):
         raise InputError(
-            f"{where}: a leaf names a {leaf['driver']!r} array at {path!r}; T5X writes "
-            "zarr arrays beside the file 'checkpoint'."
+            f"{where}: {name} names an array at {path!r:.80}, which is not a relative "
+            f"name beneath the checkpoint. {remedy}"
         )
     return {
         "driver": "zarr",
-        "kvstore": zarr_arrays.kvstore(f"{where}/{path.strip('/')}"),
+        "kvstore": zarr_arrays.kvstore(f"{where}/{path.rstrip('/')}"),
     }
 
 

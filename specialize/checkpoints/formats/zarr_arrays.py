@@ -1,18 +1,39 @@
 """Zarr arrays as lazy tensors, with TensorStore; local or in a bucket."""
 
+import functools
+import math
 import os
+import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
+from etils import epath
 
+from specialize.checkpoints import enclosure
 from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, Index, LazyTensor
 from specialize.errors import InputError
 
 # Chunks are read once; a cache would only use memory.
 _CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
+
+
+# Bytes of an array per byte of its files: even equal numbers take more room, 64 MiB of
+# ones in zstd 6 kB. Arrays up to `_SMALL` bytes are always read.
+_MOST_COMPRESSION = 1 << 16
+_SMALL = 1 << 26
+
+
+def check_links(folder: epath.Path) -> None:
+    """Refuses a local checkpoint with links that lead out of its folder.
+
+    Raises:
+        InputError: there is such a link.
+    """
+    if "://" not in str(folder):
+        enclosure.check_links(pathlib.Path(folder))
 
 
 def kvstore(path: str) -> dict[str, Any]:
@@ -46,8 +67,8 @@ def open_all(
         Lazy tensors by name.
 
     Raises:
-        InputError: arrays cannot be opened (all are named); when one is read, a chunk
-            is missing, truncated or damaged.
+        InputError: arrays cannot be opened, or are larger than their files can be (all
+            are named); when one is read, a chunk is missing, truncated or damaged.
     """
     pending = {
         name: ts.open(
@@ -58,7 +79,7 @@ def open_all(
         )
         for name, spec in specs.items()
     }
-    opened: dict[str, LazyTensor] = {}
+    stores: dict[str, Any] = {}
     failed: list[str] = []
     for name, future in pending.items():
         try:
@@ -66,9 +87,8 @@ def open_all(
         except Exception as error:  # TensorStore raises many types.
             failed.append(f"  {name}: {_short(error)}")
             continue
-        opened[name] = LazyTensor(
-            tuple(store.shape), store.dtype.numpy_dtype, _reader(store, name, where)
-        )
+        stores[name] = store
+    failed += _too_large(stores, specs, missing_is_zero)
     if failed:
         raise InputError(
             "\n".join(
@@ -77,7 +97,58 @@ def open_all(
                 + ["Fetch or write the checkpoint again."]
             )
         )
-    return opened
+    return {
+        name: LazyTensor(
+            tuple(store.shape), store.dtype.numpy_dtype, _reader(store, name, where)
+        )
+        for name, store in stores.items()
+    }
+
+
+def _too_large(
+    stores: Mapping[str, Any],
+    specs: Mapping[str, dict[str, Any]],
+    missing_is_zero: Callable[[str], bool],
+) -> list[str]:
+    """A line for each array that would need more memory than its files can hold.
+
+    Arrays that may leave out zeros, those of an optimizer, are measured by the largest
+    of the others.
+    """
+    sizes = {name: _nbytes(store, store.shape) for name, store in stores.items()}
+    known = [size for name, size in sizes.items() if not missing_is_zero(name)]
+    on_disk = functools.cache(_bytes_in)
+    lines: list[str] = []
+    for name, store in stores.items():
+        size, limit = sizes[name], 8 * max(known, default=0)
+        if not missing_is_zero(name):
+            files = on_disk(
+                specs[name]["kvstore"].get("base", specs[name]["kvstore"])["path"]
+            )
+            limit = size if files is None else files * _MOST_COMPRESSION
+        chunks = tuple(store.chunk_layout.read_chunk.shape or ())  # None: a scalar
+        chunk = _nbytes(store, chunks)
+        if size > max(limit, _SMALL) or chunk > max(size, _SMALL):
+            lines.append(
+                f"  {name}: shape {tuple(store.shape)} in chunks of {chunks} needs "
+                f"{max(size, chunk)} bytes, more than its files can hold"
+            )
+    return lines
+
+
+def _nbytes(store: Any, shape: Iterable[int]) -> int:
+    return math.prod(map(int, shape)) * store.dtype.numpy_dtype.itemsize
+
+
+def _bytes_in(folder: str) -> int | None:
+    """Bytes of all files of a local folder; None for a bucket."""
+    if not os.path.isdir(folder):
+        return None
+    return sum(
+        os.path.getsize(os.path.join(parent, name))
+        for parent, _, files in os.walk(folder)
+        for name in files
+    )
 
 
 def write(tensor: LazyTensor, folder: str) -> dict[str, Any]:

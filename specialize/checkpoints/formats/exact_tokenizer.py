@@ -1,0 +1,241 @@
+"""Writes a SentencePiece model as a tokenizer of transformers that gives the same ids.
+
+transformers reads every `spiece.model` of a T5 as a unigram model with settings of its
+own, also one that is BPE or has byte fallback or no prefix space. Here the tokenizer is
+built from the settings in the model, and compared with SentencePiece on text: a student
+whose pieces differ from those it was trained on gives other answers.
+"""
+
+import importlib
+import pathlib
+import random
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from specialize.corpus.vocabulary import SPACE, Vocabulary
+from specialize.errors import InputError
+
+UNIGRAM, BPE = 1, 2
+_TIE = 1e-3  # logarithms of probabilities, summed in float32
+_NORMAL, _USER_DEFINED = 1, 4
+
+_TEXTS = (
+    "",
+    " ",
+    "Ann has 4 bags of 5 nuts. How many nuts has she? 4*5 = 20, so the answer is 20.",
+    "  two  spaces, a\ttab,\n\na new line and a space at the end \n",
+    "1234567890 12,345.67 -3 50% $7 (a+b)/c <<3*4=12>> [x] {y} #### \\boxed{1}",
+    "Größe, naïve café, ½ of ² x³ — “quoted” … ‘it’s’ ﬁne №5 Å",
+    "中文 日本語 한국어 русский العربية ελληνικά 😀👍🏽 ∑√≤≠×÷",
+    "hello▁world ▁ ▁▁a▁",
+)
+
+
+def write(vocabulary: pathlib.Path, folder: pathlib.Path, *, rows: int) -> None:
+    """Writes spiece.model and the tokenizer files into `folder`.
+
+    Args:
+        vocabulary: a SentencePiece model such as spiece.model.
+        folder: the folder to write into.
+        rows: rows of the embedding.
+
+    Raises:
+        InputError: `vocabulary` is not a SentencePiece model of a T5, it has more ids
+            than rows, or transformers cannot tokenize as it does.
+    """
+    import transformers
+
+    original = Vocabulary(vocabulary, rows=rows)
+    model = _model(vocabulary)
+    shutil.copyfile(vocabulary, folder / "spiece.model")
+    kind = model.trainer_spec.model_type
+    if kind not in (UNIGRAM, BPE):
+        raise InputError(
+            f"{vocabulary} is a SentencePiece model of type {kind}; only unigram and "
+            "BPE models can be exported. Name another vocabulary."
+        )
+    _build(model, original).save_pretrained(folder)
+    loaded = transformers.AutoTokenizer.from_pretrained(folder)
+    scores = [one.score for one in model.pieces] if kind == UNIGRAM else []
+    found = difference(loaded, original, scores)
+    if found:
+        raise InputError(
+            f"{vocabulary} cannot be exported: transformers gives other pieces. "
+            f"{found} Name another vocabulary, or use the weights with SentencePiece."
+        )
+
+
+def difference(
+    tokenizer: Any, vocabulary: Vocabulary, scores: Sequence[float] = ()
+) -> str:
+    """A sentence about the first text on which two tokenizers differ, or "".
+
+    Two ways to divide a text that are equally probable under a unigram model ("11", "1"
+    and "1", "11") count as one: rounding decides between them in either library.
+
+    Args:
+        tokenizer: a tokenizer of transformers.
+        vocabulary: the SentencePiece model that it must agree with.
+        scores: scores of the pieces of a unigram model.
+    """
+    texts = list(_texts(vocabulary, set(map(str, tokenizer.all_special_tokens))))
+    theirs = tokenizer(texts).input_ids
+    for text, found in zip(texts, theirs, strict=True):
+        expected = vocabulary.encode(text)
+        if list(found) != [*expected, vocabulary.eos_id]:
+            pieces = [vocabulary.piece(index) for index in expected]
+            others = tokenizer.convert_ids_to_tokens(found)[:-1]
+            if "".join(pieces) == "".join(others) and scores:
+                ways = (expected, found[:-1])
+                first, second = (sum(scores[i] for i in way) for way in ways)
+                if abs(first - second) < _TIE:
+                    continue
+            at = next(
+                (
+                    i
+                    for i, (a, b) in enumerate(zip(pieces, others, strict=False))
+                    if a != b
+                ),
+                min(len(pieces), len(others)),
+            )
+            return (
+                f"{text[:60]!r} has from piece {at} on {pieces[at : at + 4]} in "
+                f"SentencePiece and {others[at : at + 4]} in transformers."
+            )
+        if vocabulary.unk_id not in expected:
+            decoded = tokenizer.decode(found, skip_special_tokens=True)
+            if decoded != (wanted := vocabulary.decode(expected)):
+                return f"Decoded, {wanted[:60]!r} becomes {decoded[:60]!r}."
+    return ""
+
+
+def _texts(vocabulary: Vocabulary, special: set[str]) -> Iterator[str]:
+    """Ordinary texts, every piece among its neighbours, and pieces at random."""
+    yield from _TEXTS
+    pieces = [vocabulary.piece(i) for i in range(3, vocabulary.size)]
+    pieces = [
+        piece.replace(SPACE, " ")
+        for piece in pieces
+        if not any(token in piece for token in special)
+        and not re.fullmatch("<0x[0-9A-F]{2}>", piece)
+    ]
+    for start in range(0, len(pieces), 40):
+        yield "".join(pieces[start : start + 40])
+        yield " ".join(pieces[start : start + 40])
+    chance = random.Random(0)
+    letters = sorted(set("".join(pieces)) | set(" \n09Zé"))
+    for number in range(300 if pieces else 0):
+        alphabet = letters if number % 3 == 0 else pieces
+        text = "".join(chance.choices(alphabet, k=chance.randint(1, 30)))
+        if not any(token in text for token in special):
+            yield text
+
+
+def _build(model: Any, original: Vocabulary) -> Any:
+    """The tokenizer of transformers that follows the model's own settings."""
+    import tokenizers
+    import transformers
+    from tokenizers import processors
+
+    normal = model.normalizer_spec
+    user = [one.piece for one in model.pieces if one.type == _USER_DEFINED]
+    tokenizer = tokenizers.Tokenizer(_algorithm(model, bool(user)))
+    tokenizer.normalizer = _normalizer(normal)
+    tokenizer.pre_tokenizer = _pre_tokenizer(user)
+    tokenizer.decoder = _decoder(normal)
+    pad, end, unknown = (original.piece(i) for i in (0, 1, original.unk_id))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", end],
+        pair=["$A", end, "$B", end],
+        special_tokens=[(end, original.eos_id)],
+    )
+    sentinels = [f"<extra_id_{i}>" for i in reversed(range(original.extra_ids))]
+    tokenizer.add_special_tokens([pad, end, unknown, *sentinels])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        eos_token=end,
+        unk_token=unknown,
+        extra_special_tokens=sentinels[::-1],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _algorithm(model: Any, whole_pieces: bool) -> Any:
+    from tokenizers import models
+
+    unknown, bytes_ = model.trainer_spec.unk_id, model.trainer_spec.byte_fallback
+    pieces = [one.piece for one in model.pieces]
+    if model.trainer_spec.model_type == UNIGRAM:
+        scored = [(one.piece, one.score) for one in model.pieces]
+        return models.Unigram(scored, unk_id=unknown, byte_fallback=bytes_)
+    # SentencePiece joins the two neighbours whose joined piece has the highest score.
+    scores = {one.piece: one.score for one in model.pieces if one.type == _NORMAL}
+    merges = [
+        (-score, piece[:cut], piece[cut:])
+        for piece, score in scores.items()
+        for cut in range(1, len(piece))
+        if piece[:cut] in scores and piece[cut:] in scores
+    ]
+    return models.BPE(
+        vocab={piece: index for index, piece in enumerate(pieces)},
+        merges=[(left, right) for _, left, right in sorted(merges)],
+        unk_token=pieces[unknown],
+        fuse_unk=True,
+        byte_fallback=bytes_,
+        ignore_merges=whole_pieces,
+    )
+
+
+def _normalizer(settings: Any) -> Any:
+    from tokenizers import Regex, normalizers
+
+    steps: list[Any] = []
+    stripped = settings.remove_extra_whitespaces
+    prefix = [normalizers.Prepend(SPACE)] if settings.add_dummy_prefix else []
+    if not stripped:
+        # Also before characters that the character map removes.
+        steps += prefix
+    if settings.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(settings.precompiled_charsmap))
+    if stripped:
+        # Only spaces count; the character map has turned other whitespace into them.
+        steps.append(normalizers.Replace(Regex(r"\A +| +\z"), ""))
+        steps.append(normalizers.Replace(Regex(" {2,}"), " "))
+    if settings.escape_whitespaces:
+        steps.append(normalizers.Replace(" ", SPACE))
+    if stripped:
+        # A "▁" of the text itself is a space at the end, and nowhere else.
+        steps += [normalizers.Replace(Regex(f"{SPACE}+\\z"), ""), *prefix]
+    return normalizers.Sequence(steps)
+
+
+def _pre_tokenizer(user: list[str]) -> Any:
+    from tokenizers import Regex, pre_tokenizers
+
+    steps: list[Any] = []
+    if user:
+        # Pieces that the user defined are never split or joined.
+        longest_first = sorted(user, key=len, reverse=True)
+        pattern = "|".join(map(re.escape, longest_first))
+        steps.append(pre_tokenizers.Split(Regex(pattern), behavior="isolated"))
+    return pre_tokenizers.Sequence(steps)
+
+
+def _decoder(settings: Any) -> Any:
+    from tokenizers import decoders
+
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if settings.add_dummy_prefix:
+        # Where spaces are removed, all at the start are: none is part of a text.
+        most = 1 << 16 if settings.remove_extra_whitespaces else 1
+        steps.append(decoders.Strip(content=" ", left=most))
+    return decoders.Sequence(steps)
+
+
+def _model(path: pathlib.Path) -> Any:
+    # protobuf makes this module at run time, invisible to a type checker.
+    protobuf: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    return protobuf.ModelProto.FromString(path.read_bytes())

@@ -1,0 +1,111 @@
+"""The tokenizer files beside the weights: copied, and asked which ids they use."""
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from specialize import typed_json
+from specialize.checkpoints import enclosure
+from specialize.corpus.vocabulary import Vocabulary
+from specialize.errors import InputError
+
+VOCABULARY = "spiece.model"
+TOKENIZER = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+ADDED = "added_tokens.json"
+ALL = (VOCABULARY, TOKENIZER, CONFIG, "special_tokens_map.json", ADDED)
+_FETCH = "Fetch it again, or remove it."
+
+
+@dataclasses.dataclass(frozen=True)
+class _Token:
+    content: str
+    id: typed_json.Count = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    vocab: dict[str, typed_json.Count] | list[tuple[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tokenizer:
+    model: _Model
+    added_tokens: list[_Token] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    added_tokens_decoder: dict[typed_json.Count, _Token] = dataclasses.field(
+        default_factory=dict
+    )
+
+
+def copy(source: pathlib.Path | None, target: pathlib.Path) -> list[str]:
+    """Copies the tokenizer files of `source`, if any; returns their names.
+
+    Raises:
+        InputError: one of them is a link to a file elsewhere.
+    """
+    if source is None:
+        return []
+    found = [name for name in ALL if (source / name).exists()]
+    for name in found:
+        enclosure.check_link(source, source / name)
+        shutil.copyfile(source / name, target / name)
+    return found
+
+
+def check_rows(folder: pathlib.Path | None, rows: int) -> None:
+    """Refuses an embedding with too few rows for the tokens of a folder.
+
+    Raises:
+        InputError: a token would lose its row, or a file is damaged.
+    """
+    if folder is None:
+        return
+    lost = sorted(
+        {
+            (index, token, name)
+            for index, token, name in _tokens(folder)
+            if index >= rows
+        }
+    )
+    if lost:
+        some = ", ".join(f"{token!r:.40} ({index})" for index, token, _ in lost[:3])
+        raise InputError(
+            f"{rows} rows are too few: {len(lost)} tokens of {folder / lost[0][2]} "
+            f"would lose their rows, among them {some}. Keep at least "
+            f"{lost[-1][0] + 1} rows."
+        )
+
+
+def _tokens(folder: pathlib.Path) -> Iterator[tuple[int, str, str]]:
+    """(id, token, file) of every token that a file of the folder names."""
+
+    def read(name: str, kind: Any) -> Any:
+        enclosure.check_link(folder, folder / name)
+        return typed_json.read(folder / name, kind, remedy=_FETCH)
+
+    found = [name for name in ALL if (folder / name).exists()]
+    if ADDED in found:
+        for token, index in read(ADDED, dict[str, typed_json.Count]).items():
+            yield index, token, ADDED
+    if CONFIG in found:
+        for index, token in read(CONFIG, _Config).added_tokens_decoder.items():
+            yield index, token.content, CONFIG
+    if TOKENIZER in found:
+        tokenizer = read(TOKENIZER, _Tokenizer)
+        pieces = tokenizer.model.vocab
+        if isinstance(pieces, list):
+            pieces = {piece: index for index, (piece, _) in enumerate(pieces)}
+        for token, index in pieces.items():
+            yield index, token, TOKENIZER
+        for token in tokenizer.added_tokens:
+            yield token.id, token.content, TOKENIZER
+    elif VOCABULARY in found:
+        vocabulary = Vocabulary(folder / VOCABULARY)
+        for index in range(vocabulary.size):
+            yield index, vocabulary.piece(index), VOCABULARY
