@@ -11,12 +11,13 @@ evaluation/             predictions and results of suites
 tensorboard/ profile/   for TensorBoard
 """
 
-import json
+import dataclasses
 import os
 import pathlib
 from typing import Any
 
-from specialize import versions
+from specialize import typed_json, versions
+from specialize.errors import InputError
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
@@ -30,11 +31,19 @@ TENSORBOARD = "tensorboard"
 PROFILE = "profile"
 
 
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A value of a saved configuration."""
+
+    name: str
+    value: Any
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """The content of a JSON file, or None if it cannot be read."""
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return typed_json.read(path, Any)
+    except InputError:
         return None
 
 
@@ -52,4 +61,5 @@ def saved_values(folder: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(rows, list):
         return {}
     versions.CONFIGURATION.check(content.get("version", 1), path)
-    return {str(row.get("name")): row.get("value") for row in rows}
+    saved = typed_json.convert(rows, list[Saved], path, remedy="Remove it.")
+    return {row.name: row.value for row in saved}
