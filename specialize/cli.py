@@ -6,11 +6,13 @@ Each room registers its own commands and imports heavy libraries only when one r
 
 import argparse
 import importlib
+import os
+import re
 import sys
 from collections.abc import Sequence
 
 from specialize import __version__
-from specialize.errors import InputError
+from specialize.errors import InputError, visible
 
 # In the order of use, which is the order of `--help`.
 ROOMS = (
@@ -25,6 +27,8 @@ ROOMS = (
     "specialize.cost.bench.commands",
 )
 _OVERRIDE = "--gin."
+# A path in the home folder, which the shell replaces only at the beginning of a word.
+_HOME = re.compile(r"^(--[\w.]+=)?~(?=/|$)")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _at_home(found: re.Match[str]) -> str:
+    return (found[1] or "") + os.path.expanduser("~")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -51,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 after invalid input, with one message on standard error; or 130 after an
         interrupt. Defects keep their traceback.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    words = [_HOME.sub(_at_home, word) for word in given]
     overrides = [word for word in words if word.startswith(_OVERRIDE)]
     top = parser()
     arguments = top.parse_args([word for word in words if word not in overrides])
@@ -67,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         NotADirectoryError,
         PermissionError,
     ) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -19,6 +19,13 @@ class InputError(ValueError):
     """
 
 
+def visible(text: str) -> str:
+    """The text for a terminal: control characters and half characters are escaped."""
+    return "".join(
+        one if one.isprintable() or one in "\n\t" else ascii(one)[1:-1] for one in text
+    )
+
+
 def nearest(
     name: str, candidates: Iterable[str], *, count: int = 1, cutoff: float = 0.7
 ) -> list[str]:

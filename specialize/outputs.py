@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import shutil
 import stat
 import uuid
@@ -53,12 +54,27 @@ def staged_file(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         staged.unlink(missing_ok=True)
 
 
+def refuse_url(path: str | os.PathLike[str], name: str = "The output") -> None:
+    """Raises an `InputError` for a bucket, which would become a local folder `gs:`.
+
+    Args:
+        path: Path of an output.
+        name: What the path is of, for the message.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", os.fspath(path)):
+        raise InputError(
+            f"{name} is {os.fspath(path)!r}, a URL. Outputs are written to a local or "
+            "mounted folder; name one, and copy it afterwards. Nothing was written."
+        )
+
+
 def make_parent(path: pathlib.Path) -> None:
     """Creates the folder of `path`.
 
     Raises:
-        InputError: A part of its path is a file.
+        InputError: A part of its path is a file, or it is a URL.
     """
+    refuse_url(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -106,6 +122,7 @@ def check_writable(path: str | os.PathLike[str], kind: str) -> bool:
     Raises:
         InputError: `path` is a file, or contains something we did not write.
     """
+    refuse_url(path)
     folder = pathlib.Path(path)
     if not folder.exists():
         return False

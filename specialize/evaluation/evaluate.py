@@ -154,6 +154,9 @@ def evaluate(
         2
     """
     # Reject an invalid suite or base before the weights are read.
+    for path in (output_dir, json_path):
+        if path is not None:
+            outputs.refuse_url(path)
     suites_of(evaluation)
     Vocabulary(evaluation.vocabulary())
     before = None if base is None else Results.load(base)

@@ -56,6 +56,7 @@ def infer(
     Raises:
         InputError: The prompts cannot be read, or the checkpoint does not fit.
     """
+    outputs.refuse_url(out, "--out")
     asked = read_prompts(prompts_path)
     vocabulary = Vocabulary(
         config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY")

@@ -117,7 +117,9 @@ def train(
     checks.whole("total_steps", total_steps)
     mesh = sharding.read_mesh(mesh)
     data.check_batch(sharding.batch_shards(mesh))
+    settings: dict[str, str] = {}
     if isinstance(optimizer, OptimizerSpec):
+        settings = {k: repr(v) for k, v in dataclasses.asdict(optimizer).items()}
         optimizer = make_optimizer(optimizer)
     model_dir = pathlib.Path(model_dir)
     _claim(model_dir)
@@ -134,13 +136,15 @@ def train(
         store = exits.enter_context(_open_store(checkpoints, model_dir))
         layout = plan_state(model, optimizer, source.batch(0), mesh, rules)
         if store.latest() is not None:
-            run = Progress.restored(store, layout.abstract, identity)
+            run = Progress.restored(store, layout.abstract, identity, settings)
             _say(f"resuming {model_dir} at step {run.step}")
+            for change in run.changes:
+                _say(f"optimizer: {change}")
         else:
             state = create_state(
                 model, layout, source.batch(0), data.seed, initial_checkpoint_path
             )
-            run = Progress(state, identity)
+            run = Progress(state, identity, optimizer=settings)
         if run.step >= total_steps:
             _say(f"{model_dir} is complete: {run.step} of {total_steps} steps")
             return _result(run, model_dir, stopped=False)
