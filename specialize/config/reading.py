@@ -110,7 +110,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="'NAME = VALUE'",
-        help="one binding; also written --gin.NAME=VALUE; bindings win over files",
+        help="one binding, which wins over files; also written --gin.NAME=VALUE; "
+        "'import MODULE' lets the files call functions of MODULE",
     )
 
 
