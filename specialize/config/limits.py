@@ -33,6 +33,11 @@ def too_large(size: Size) -> bool:
     return size.leaves > MOST_LEAVES or size.nested > MOST_NESTED
 
 
+def shortened(text: str) -> str:
+    """A line for a message."""
+    return text if len(text) <= 200 else f"{text[:200]} ..."
+
+
 def check_literal(value: Any, origin: object) -> None:
     """Refuses a value that is nested too deeply, or a number of too many digits."""
     level = [value]

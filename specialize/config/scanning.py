@@ -329,7 +329,8 @@ class _Reader:
 
         for statement in _statements(text, file, numbered):
             line = statement.location.line_num if numbered else 0
-            origin = Origin(file, line, statement.location.line_content.strip())
+            content = statement.location.line_content.strip()
+            origin = Origin(file, line, content)
             if isinstance(statement, config_parser.ImportStatement):
                 if statement.module.startswith("__gin__."):
                     dynamic = True
@@ -380,9 +381,9 @@ def _statements(text: str, file: str, numbered: bool) -> Iterator[Any]:
     try:
         yield from config_parser.ConfigParser(stream, _Delegate())
     except SyntaxError as error:
-        content = (error.text or "").strip()
+        content = limits.shortened((error.text or "").strip())
         quoting = "" if numbered else " Quote text values: --gin.NAME='\"value\"'."
-        reason = error.msg.strip().splitlines()[-1].strip()
+        reason = limits.shortened(error.msg.strip().splitlines()[-1].strip())
         raise InputError(
             f"{place(error.lineno)}: not gin: {reason}\n"
             f"    {content}\n  Correct this line.{quoting}"

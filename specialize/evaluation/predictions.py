@@ -44,7 +44,6 @@ class _Line:
     prediction: str | Annotated[list[str], msgspec.Meta(min_length=1)]
     id: str | None = None
     input: str | None = None
-    predictions_version: Any = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,10 +72,8 @@ def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
         InputError: With file and line: the file is unreadable, a line is not JSON, a
             field is missing or has another type, or there is no line.
     """
-    found = [
-        _prediction(line, where)
-        for where, line in typed_json.read_lines(path, _Line, remedy=_REMEDY)
-    ]
+    lines = typed_json.read_lines(path, typed_json.Object, remedy=_REMEDY)
+    found = [_prediction(line, where) for where, line in lines]
     if not found:
         raise InputError(f"{path} contains no prediction.")
     return found
@@ -232,8 +229,9 @@ class _Answers:
         self._taken[id] = prediction
 
 
-def _prediction(line: _Line, where: str) -> Prediction:
-    versions.PREDICTIONS.check(line.predictions_version, where)
+def _prediction(record: dict[str, Any], where: str) -> Prediction:
+    versions.PREDICTIONS.check(record.get("predictions_version", 1), where)
+    line = typed_json.convert(record, _Line, where, remedy=_REMEDY)
     if line.id is None and line.input is None:
         raise InputError(f"{where}: the key 'id' or 'input' is missing. {_REMEDY}")
     texts = line.prediction

@@ -21,7 +21,6 @@ class _Head:
     """The first line of a file of decoded texts."""
 
     settings: typed_json.Object
-    version: typed_json.Count = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +102,8 @@ def _read(file: pathlib.Path, settings: dict[str, Any]) -> dict[int, dict[str, A
     where, first = next(lines, (str(file), None))
     if first is None:
         return {}
+    versions.DECODED.check(first.get("version", 1), file)
     head = typed_json.convert(first, _Head, where, remedy=remedy)
-    versions.DECODED.check(head.version, file)
     # JSON has no tuples, so compare what a file can hold.
     wanted = msgspec.json.decode(msgspec.json.encode(settings))
     if head.settings != wanted:

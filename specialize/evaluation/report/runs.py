@@ -44,7 +44,6 @@ class Format:
 class Corpus:
     """What the page shows of a corpus' manifest."""
 
-    version: Any = None
     funnel: Funnel = Funnel()
     formats: dict[str, Format] = dataclasses.field(default_factory=dict)
     fingerprint: typed_json.Object = dataclasses.field(default_factory=dict)
@@ -53,7 +52,6 @@ class Corpus:
 @dataclasses.dataclass(frozen=True)
 class _Saved:
     values: list[run_folder.Saved]
-    version: Any = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +148,9 @@ def _values(path: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     remedy = "Remove it; the report does not need it."
-    saved = typed_json.read(path, _Saved, remedy=remedy)
-    versions.CONFIGURATION.check(saved.version, path)
+    content = typed_json.read(path, typed_json.Object, remedy=remedy)
+    versions.CONFIGURATION.check(content.get("version", 1), path)
+    saved = typed_json.convert(content, _Saved, path, remedy=remedy)
     return {row.name: row.value for row in saved.values}
 
 
@@ -159,6 +158,7 @@ def _corpus(folder: Any) -> Corpus | None:
     manifest = pathlib.Path(str(folder)) / versions.CORPUS.file
     if not folder or not manifest.is_file():
         return None
-    found = typed_json.read(manifest, Corpus, remedy="Build the corpus again.")
-    versions.CORPUS.check(found.version, manifest)
-    return found
+    remedy = "Build the corpus again."
+    content = typed_json.read(manifest, typed_json.Object, remedy=remedy)
+    versions.CORPUS.check(content.get("version"), manifest)
+    return typed_json.convert(content, Corpus, manifest, remedy=remedy)

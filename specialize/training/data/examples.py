@@ -56,7 +56,6 @@ class _Meta:
     features: dict[Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")], _Stored]
     counts: dict[str, typed_json.Count]
     digests: dict[str, str]
-    version: Any = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +183,7 @@ def _named_damage(task: "seqio.Task", split: str) -> Iterator[None]:
             filter(_is_damaged, map(str, task.source.list_shards(split))), ""
         )
         what = f"{damaged} is damaged" if damaged else "its records cannot be read"
-        reason = str(error.message).partition("\n")[0].partition(" [Op:")[0][:200]
+        reason = str(error.message).partition("\n")[0].rpartition("}} ")[2][:200]
         raise InputError(
             f"task {task.name!r} ({split}): {what} ({reason}). Build the corpus again, "
             "or copy it again from where it is intact."
@@ -292,8 +291,9 @@ def _write(
 
 def _open(folder: pathlib.Path, task: str) -> Examples:
     remedy = "Remove the folder; the next run makes it again."
-    meta = typed_json.read(folder / META, _Meta, remedy=remedy)
-    versions.EXAMPLES.check(meta.version, folder / META)
+    content = typed_json.read(folder / META, typed_json.Object, remedy=remedy)
+    versions.EXAMPLES.check(content.get("version", 1), folder / META)
+    meta = typed_json.convert(content, _Meta, folder / META, remedy=remedy)
     try:
         lengths = np.fromfile(folder / "lengths.bin", np.int32)
         lengths = lengths.reshape(meta.examples, 2)

@@ -64,7 +64,7 @@ class Progress:
         interruptions.check_resumable(saved["run"], identity)
         before = saved.get("optimizer", {})
         changes = [
-            f"{name} was {before[name]}, is {value} from step {saved['step']} on"
+            f"optimizer: {name} was {before[name]}, now it is {value}"
             for name, value in optimizer.items()
             if before.get(name, value) != value
         ]
