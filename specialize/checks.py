@@ -1,11 +1,47 @@
 """Checks of a specification's fields; the error has the value and the remedy."""
 
+import contextlib
 import math
 import numbers
+import os
 from collections.abc import Collection
 from typing import Any
 
 from specialize.errors import InputError, did_you_mean
+
+
+def shown(value: Any) -> str:
+    """A value for a message: its `repr`, without the middle of a long one."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # thousands of digits, or of brackets
+        return f"a very long {type(value).__name__}"
+    return text if len(text) <= 120 else f"{text[:80]} ... {text[-30:]}"
+
+
+def flag(name: str, value: Any) -> None:
+    """Raises an `InputError` if `value` is neither True nor False."""
+    if not isinstance(value, bool):
+        raise InputError(
+            f"{name} = {shown(value)}; it must be True or False, without quotes."
+        )
+
+
+def text(name: str, value: Any) -> None:
+    """Raises an `InputError` if `value` is neither None nor a text with a character."""
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise InputError(f"{name} = {shown(value)}; it must be a text, or None.")
+
+
+def path(name: str, value: Any) -> None:
+    """Raises an `InputError` if `value` is neither None nor a path or URL."""
+    if value is None or isinstance(value, os.PathLike):
+        return
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise InputError(
+            f"{name} = {shown(value)}; it must be the path of a file or folder, or "
+            "None."
+        )
 
 
 def one_of(name: str, value: Any, choices: Collection[str]) -> None:
@@ -13,21 +49,30 @@ def one_of(name: str, value: Any, choices: Collection[str]) -> None:
     if not isinstance(value, str) or value not in choices:
         hint = did_you_mean(value, choices) if isinstance(value, str) else ""
         raise InputError(
-            f"{name} is {value!r}, expected one of {', '.join(choices)}.{hint}"
+            f"{name} is {shown(value)}, expected one of {', '.join(choices)}.{hint}"
         )
 
 
-def whole(name: str, value: Any, least: int = 1, *, optional: bool = False) -> None:
-    """Raises an `InputError` if `value` is not an integer of at least `least`.
+def whole(
+    name: str,
+    value: Any,
+    least: int = 1,
+    *,
+    most: int = 2**31 - 1,
+    optional: bool = False,
+) -> None:
+    """Raises an `InputError` if `value` is not an integer from `least` to `most`.
 
     None is valid if `optional`.
     """
     if value is None and optional:
         return
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise InputError(f"{name} = {value!r}; it must be a whole number.")
+        raise InputError(f"{name} = {shown(value)}; it must be a whole number.")
     if value < least:
-        raise InputError(f"{name} = {value}; it must be at least {least}.")
+        raise InputError(f"{name} = {shown(value)}; it must be at least {least}.")
+    if value > most:
+        raise InputError(f"{name} = {shown(value)}; it must be at most {most}.")
 
 
 def real(
@@ -54,8 +99,9 @@ def real(
     ]
     number = math.nan
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        number = float(value)
+        with contextlib.suppress(OverflowError):  # a whole number of 400 digits
+            number = float(value)
     if math.isfinite(number) and above < number and least <= number <= most:
         return
     limits = f" {' and '.join(ends)}" if ends else ""
-    raise InputError(f"{name} = {value!r}; it must be a number{limits}.")
+    raise InputError(f"{name} = {shown(value)}; it must be a number{limits}.")

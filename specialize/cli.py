@@ -7,6 +7,8 @@ Each room registers its own commands and imports heavy libraries only when one r
 import argparse
 import contextlib
 import importlib
+import os
+import re
 import signal
 import sys
 import threading
@@ -14,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from specialize import __version__
-from specialize.errors import InputError
+from specialize.errors import InputError, visible
 
 # In the order of use, which is the order of `--help`.
 ROOMS = (
@@ -29,6 +31,8 @@ ROOMS = (
     "specialize.cost.bench.commands",
 )
 _OVERRIDE = "--gin."
+# A path in the home folder, which the shell replaces only at the beginning of a word.
+_HOME = re.compile(r"^(--[\w.]+=)?~(?=/|$)")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,6 +78,10 @@ def _cleaning_up() -> Iterator[None]:
                 signal.signal(number, signal.SIG_DFL)
 
 
+def _at_home(found: re.Match[str]) -> str:
+    return (found[1] or "") + os.path.expanduser("~")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -84,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 after invalid input, with one message on standard error; or 130 after an
         interrupt. Defects keep their traceback.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    words = [_HOME.sub(_at_home, word) for word in given]
     overrides = [word for word in words if word.startswith(_OVERRIDE)]
     top = parser()
     arguments = top.parse_args([word for word in words if word not in overrides])
@@ -101,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         NotADirectoryError,
         PermissionError,
     ) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

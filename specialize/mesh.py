@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from specialize import checks
 from specialize.errors import InputError, did_you_mean
 
 AXES = ("data", "fsdp", "model")
@@ -57,12 +58,14 @@ class MeshSpec:
             given = _parsed(value.strip())
         unknown = set(given) - set(AXES) if isinstance(given, Mapping) else None
         if unknown or not isinstance(given, Mapping):
-            hint = "".join(did_you_mean(str(axis), AXES) for axis in unknown or ())
+            axes = [axis for axis in unknown or () if isinstance(axis, str)]
+            hint = "".join(did_you_mean(axis, AXES) for axis in axes)
             raise InputError(
-                f"MESH is {value!r}; it gives {', '.join(AXES)} a number of devices: "
-                f"{{'data': 2, 'model': 4}}, 'data=2,model=4' or '2x4'.{hint}"
+                f"MESH is {checks.shown(value)}; it gives {', '.join(AXES)} a number "
+                "of devices: {'data': 2, 'model': 4}, 'data=2,model=4' or '2x4'."
+                f"{hint}"
             )
-        _check(f"MESH is {value!r}: mesh", {"data": -1, **given})
+        _check(f"MESH is {checks.shown(value)}: mesh", {"data": -1, **given})
         return cls(**given)
 
     @property
@@ -101,7 +104,7 @@ class MeshSpec:
 
 
 def _shown(sizes: Mapping[str, Any]) -> str:
-    return " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+    return " x ".join(f"{axis} {checks.shown(size)}" for axis, size in sizes.items())
 
 
 def _check(what: str, sizes: Mapping[str, Any]) -> None:
@@ -116,13 +119,13 @@ def _check(what: str, sizes: Mapping[str, Any]) -> None:
 
 def _parsed(text: str) -> dict[str, int] | None:
     """Sizes by axis, or None if the text does not describe a mesh."""
-    if re.fullmatch(r"-?\d+(x-?\d+){0,2}", text):
+    if re.fullmatch(r"-?\d{1,9}(x-?\d{1,9}){0,2}", text):
         numbers = [int(number) for number in text.split("x")]
         return dict(zip(_PLAIN[len(numbers)], numbers, strict=True))
     words = filter(None, re.split(r"[,\s]+", text))
     parts = [word.partition("=") for word in words]
     names = [name for name, _, _ in parts]
-    written = all(re.fullmatch(r"-?\d+", size) for _, _, size in parts)
+    written = all(re.fullmatch(r"-?\d{1,9}", size) for _, _, size in parts)
     once = len(set(names)) == len(names)
     return {n: int(size) for n, _, size in parts} if written and once else None
 

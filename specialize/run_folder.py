@@ -32,14 +32,16 @@ PROFILE = "profile"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Row:
+class Saved:
+    """A value of a saved configuration."""
+
     name: str
     value: Any
 
 
 @dataclasses.dataclass(frozen=True)
 class _Saved:
-    values: list[_Row]
+    values: list[Saved]
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -255,12 +255,21 @@ def initialize_distributed(
         Whether several processes are now joined.
 
     Raises:
-        InputError: Only some of the three are given, or they contradict each other.
+        InputError: Only some of the three are given, or they contradict each other; the
+            coordinator has no port; or no cluster is found.
     """
     given = [coordinator is not None, num_processes is not None, process_id is not None]
     if not any(given):
         if os.environ.get("SPECIALIZE_CLUSTER") == "1":
-            jax.distributed.initialize()
+            try:
+                jax.distributed.initialize()
+            except (ValueError, KeyError) as error:
+                raise InputError(
+                    "No cluster (Slurm, MPI, TPU pod) tells this process its part of "
+                    f"the run ({error}). Leave --multiprocess_gpu and "
+                    "SPECIALIZE_CLUSTER out for one process, or give "
+                    "--coordinator_address, --process_count and --process_index."
+                ) from error
             return jax.process_count() > 1
         return False
     if not all(given):
@@ -269,6 +278,13 @@ def initialize_distributed(
             f"process_id={process_id}: give all three or none."
         )
     assert num_processes is not None and process_id is not None
+    assert coordinator is not None
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 2**16):
+        raise InputError(
+            f"--coordinator_address is {coordinator!r}; it must be HOST:PORT of "
+            "process 0, such as 10.0.0.1:8476."
+        )
     if not 0 <= process_id < num_processes:
         raise InputError(
             f"process_id={process_id} must be in 0..{num_processes - 1} "

@@ -122,7 +122,12 @@ def read_bytes(path: Path, *, remedy: str = "") -> bytes:
 
 
 def read_lines(
-    path: Path, kind: type[T], *, remedy: str = "", cut: bool = False
+    path: Path,
+    kind: type[T],
+    *,
+    remedy: str = "",
+    cut: bool = False,
+    infinities: bool = False,
 ) -> Iterator[tuple[str, T]]:
     r"""Reads a file with one JSON value per line.
 
@@ -133,6 +138,7 @@ def read_lines(
         kind: The type of each value.
         remedy: A sentence for the message: what to do.
         cut: Whether a last line without its end, as a kill leaves it, is ignored.
+        infinities: As for `decode`.
 
     Yields:
         ("file:line", value) for each line that is not empty.
@@ -147,7 +153,10 @@ def read_lines(
                     return
                 if line.strip():
                     where = f"{path}:{number}"
-                    yield where, decode(line, kind, where, remedy=remedy)
+                    yield (
+                        where,
+                        decode(line, kind, where, remedy=remedy, infinities=infinities),
+                    )
     except InputError:
         raise
     except (OSError, ValueError) as error:

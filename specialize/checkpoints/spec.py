@@ -33,6 +33,8 @@ class CheckpointSpec:
     best_mode: str = "max"
 
     def __post_init__(self) -> None:
+        checks.path("dir", self.dir)
+        checks.text("best_metric", self.best_metric)
         checks.whole("period", self.period)
         checks.whole("keep", self.keep)
         checks.one_of("best_mode", self.best_mode, ("max", "min"))

@@ -6,8 +6,10 @@ without problems.
 """
 
 import argparse
+import contextlib
+import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from specialize.config import scanning
@@ -85,14 +87,32 @@ def _give_to_gin(config: Config, allow_missing: Sequence[str]) -> None:
         for name, binding in config.scan.macros().items()
         if name in allow_missing and binding.value == Macro(REQUIRED)
     ]
+    at_home = [
+        f"{name} = {binding.value!r}"
+        for name, binding in config.scan.macros().items()
+        if isinstance(binding.value, str) and "~" in binding.origin.text
+    ]
     try:
-        gin.parse_config_files_and_bindings(
-            [os.fspath(_found(name, config)) for name in config.gin_files],
-            [*config.bindings, *unset],
-            finalize_config=True,
-        )
+        with _without_byte_order_marks(gin):
+            gin.parse_config_files_and_bindings(
+                [os.fspath(_found(name, config)) for name in config.gin_files],
+                [*config.bindings, *at_home, *unset],
+                finalize_config=True,
+            )
     except (ValueError, OSError, SyntaxError, NameError, AttributeError) as error:
         raise InputError(f"gin refuses the configuration: {error}") from error
+
+
+@contextlib.contextmanager
+def _without_byte_order_marks(gin: Any) -> Iterator[None]:
+    """Lets gin read files that begin with a byte order mark, as we do."""
+    readers = gin.config._FILE_READERS
+    before = list(readers)
+    readers.insert(0, (functools.partial(open, encoding="utf-8-sig"), os.path.isfile))
+    try:
+        yield
+    finally:
+        readers[:] = before
 
 
 def _found(name: str, config: Config) -> Any:

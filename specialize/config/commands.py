@@ -4,8 +4,10 @@ import argparse
 import json
 import sys
 
+from specialize.config.problems import counted
 from specialize.config.reading import RUN_FILES, Config, add_flags, read, words_of_flags
 from specialize.config.rules import lint
+from specialize.errors import visible
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -14,7 +16,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "config",
         help="show a configuration, where each value comes from, and what is wrong",
         description="Reads gin files as `train` would, prints every effective value "
-        "with the file and line that set it, and lists all problems. Nothing runs.",
+        "with the file and line that set it, every function that they would call, and "
+        "all problems. It imports the modules that the files name, and calls nothing.",
     )
     add_flags(command)
     command.add_argument("--json", action="store_true", help="print JSON instead")
@@ -47,6 +50,9 @@ def run(flags: argparse.Namespace) -> int:
         report = {
             "gin_files": list(config.scan.files),
             "values": config.rows(),
+            "calls": [
+                {"function": name, "origin": origin} for name, origin in config.calls()
+            ],
             "problems": [
                 {
                     "kind": problem.kind,
@@ -59,8 +65,10 @@ def run(flags: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
         _print(config)
+        if problems:
+            print(f"error: {counted(problems)} in the configuration:", file=sys.stderr)
         for problem in problems:
-            print(f"{problem.kind}: {problem}", file=sys.stderr)
+            print(visible(f"{problem.kind}: {problem}"), file=sys.stderr)
     return 2 if problems else 0
 
 
@@ -76,5 +84,10 @@ def _print(config: Config) -> None:
         value = str(row["value"])
         shown = f"{value}  ({row['written']})" if "%" in row["written"] else value
         cells = (row["name"], shown, row["origin"], " ".join(row["overrides"]))
-        table.add_row(*map(escape, cells))
+        table.add_row(*map(escape, map(visible, cells)))
     console.print(table)
+    calls = Table("would call", "first named at", box=None)
+    for name, origin in config.calls():
+        calls.add_row(*map(escape, map(visible, (f"@{name}()", origin))))
+    console.print()
+    console.print(calls)

@@ -20,6 +20,13 @@ from specialize.config.scanning import (
 )
 from specialize.errors import InputError, did_you_mean
 
+# The packages whose functions a gin file may name. Any other module must be imported
+# on the command line, because a gin file can call any function of a module.
+PACKAGES = (
+    *("specialize", "specialize_tasks", "seqio", "t5x", "t5", "flaxformer"),
+    *("flax", "optax", "gin", "__gin__", "__main__"),
+)
+
 # The file that declares the macros of every recipe.
 VALUES = "runs/values.gin"
 
@@ -47,9 +54,13 @@ def raise_problems(problems: Sequence[Problem]) -> None:
     """Raises one InputError that lists all problems, if there are any."""
     if not problems:
         return
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = "\n".join(f"  - {problem}" for problem in problems)
-    raise InputError(f"{count} in the configuration:\n{lines}")
+    raise InputError(f"{counted(problems)} in the configuration:\n{lines}")
+
+
+def counted(problems: Sequence[Problem]) -> str:
+    """The number of problems, in words."""
+    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
 
 
 def macro_problems(scan: Scan, *, allow_missing: Sequence[str] = ()) -> list[Problem]:
@@ -151,6 +162,29 @@ def _circles(macros: dict[str, Binding]) -> list[Problem]:
     return problems
 
 
+def trusted(module: str, scan: Scan) -> bool:
+    """Whether a gin file may name what is in a module."""
+    package = module.partition(".")[0]
+    named = {item.module.partition(".")[0] for item in scan.imports if item.on_line}
+    return package in PACKAGES or package in named
+
+
+def module_problems(scan: Scan) -> list[Problem]:
+    """Modules that gin files import, and that the user has not named; imports none."""
+    problems: dict[str, Problem] = {}
+    for item in scan.imports:
+        if trusted(item.module, scan) or item.module in problems:
+            continue
+        package = item.module.partition(".")[0]
+        text = (
+            f"a gin file can call any function of {item.module!r}, which is not one of "
+            "the packages that gin files may use. If you trust the files, name it on "
+            f"the command line: --gin_bindings 'import {package}'."
+        )
+        problems[item.module] = Problem("module", text, item.origin)
+    return list(problems.values())
+
+
 def name_problems(scan: Scan) -> list[Problem]:
     """Imports, configurables and parameters that do not exist; imports the modules."""
     import gin
@@ -168,11 +202,14 @@ def name_problems(scan: Scan) -> list[Problem]:
         try:
             with gin.unlock_config():  # an earlier configuration may have locked it
                 importlib.import_module(item.module)
-        except ImportError as error:
+        except (Exception, SystemExit) as error:
             # `from package import function` names an attribute, not a module.
-            if target_of(item.module) is None:
+            if not isinstance(error, ImportError) or target_of(item.module) is None:
                 broken.add(item.module)
-                text = f"cannot import {item.module!r}: {error}."
+                reason = str(error)
+                if not isinstance(error, ImportError):
+                    reason = f"the import ends with {type(error).__name__} ({reason})"
+                text = f"cannot import {item.module!r}: {reason}."
                 problems.append(Problem("import", text, item.origin))
     checked: set[tuple[str, str]] = set()
     for name in scan.names:
@@ -185,11 +222,18 @@ def name_problems(scan: Scan) -> list[Problem]:
 
 
 def _check_name(name: Name, scan: Scan) -> list[Problem]:
-    if name.selector.startswith(("__main__.", "gin.")):
-        return []  # T5X's own script, which does not run here, or gin itself
     target = (registered(name.selector) if name.registered else None) or target_of(
         name.selector
     )
+    if target is not None and not trusted(_module(target), scan):
+        text = (
+            f"{name.selector} is a function of {_module(target)!r}, which is not one "
+            "of the packages that gin files may use. If you trust the files, name it "
+            f"on the command line: --gin_bindings 'import {_module(target)}'."
+        )
+        return [Problem("module", text, name.origin)]
+    if name.selector.startswith(("__main__.", "gin.")):
+        return []  # T5X's own script, which does not run here, or gin itself
     if target is None:
         parent, _, last = name.selector.rpartition(".")
         owner = target_of(parent) if parent else None
@@ -204,6 +248,12 @@ def _check_name(name: Name, scan: Scan) -> list[Problem]:
     hint = did_you_mean(name.parameter, parameters)
     text = f"{name.selector} has no parameter {name.parameter!r}.{hint}"
     return [Problem("parameter", text, name.origin)]
+
+
+def _module(target: Any) -> str:
+    """The module that defines an object."""
+    found = getattr(inspect.unwrap(target), "__module__", None)
+    return found or getattr(target, "__name__", None) or type(target).__module__
 
 
 def registered(selector: str) -> Any:
@@ -223,7 +273,7 @@ def target_of(dotted: str) -> Any:
     for split in range(len(parts), 0, -1):
         try:
             found = importlib.import_module(".".join(parts[:split]))
-        except ImportError:
+        except (Exception, SystemExit):
             continue
         for name in parts[split:]:
             found = getattr(found, name, None)

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from specialize.config import scanning
+from specialize.config import scanning, words
 from specialize.config.scanning import (
     REQUIRED,
     Binding,
@@ -54,6 +54,15 @@ class Config:
         binding = self.scan.macros().get(name)
         return binding.origin if binding else None
 
+    def calls(self) -> list[tuple[str, str]]:
+        """(function, origin) of every function that a value calls, without scopes."""
+        found: dict[str, str] = {}
+        for binding in self.scan.effective().values():
+            for leaf in scanning.leaves(binding.value):
+                if isinstance(leaf, Reference) and leaf.calls:
+                    found.setdefault(leaf.selector, str(binding.origin))
+        return sorted(found.items())
+
     def rows(self) -> list[dict[str, Any]]:
         """The effective configuration, one dictionary per value, macros first.
 
@@ -101,7 +110,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="'NAME = VALUE'",
-        help="one binding; also written --gin.NAME=VALUE; bindings win over files",
+        help="one binding, which wins over files; also written --gin.NAME=VALUE; "
+        "'import MODULE' lets the files call functions of MODULE",
     )
 
 
@@ -110,7 +120,7 @@ def words_of_flags(
 ) -> tuple[list[str], list[str], list[str]]:
     """The gin files, bindings and search paths of a parsed command line.
 
-    A bare path or URL gets quotes, so that `--gin.MODEL_DIR=/data/run` works.
+    A bare word, path or URL gets quotes, so that `--gin.MODEL_DIR=/data/run` works.
 
     Raises:
         InputError: A `--gin.` word has no `=`.
@@ -121,7 +131,7 @@ def words_of_flags(
         name, equals, value = word.removeprefix("--gin.").partition("=")
         if not equals:
             raise InputError(f"{word!r} has no value. Write --gin.{name}=VALUE.")
-        bindings.append(scanning.binding_of_flag(name, value))
+        bindings.append(words.binding_of_flag(name, value))
     return list(flags.gin_file), bindings, folders
 
 

@@ -14,10 +14,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from specialize import run_folder, versions
-from specialize.config.problems import Problem, macro_problems, name_problems
+from specialize import checks, outputs, run_folder, versions
+from specialize.config.problems import (
+    Problem,
+    macro_problems,
+    module_problems,
+    name_problems,
+)
 from specialize.config.reading import Config
 from specialize.config.renamed import renamed_problems
+from specialize.config.scanning import Macro, Reference
 from specialize.config.specifications import Specifications
 from specialize.digests import file_digest
 from specialize.errors import InputError, did_you_mean
@@ -45,7 +51,10 @@ def lint(
     """
     if renamed := renamed_problems(config.scan):
         return renamed  # other problems may follow from it
+    if foreign := module_problems(config.scan):
+        return foreign  # nothing of theirs is imported
     problems = macro_problems(config.scan, allow_missing=allow_missing)
+    problems += path_problems(config)
     if imports:
         problems += name_problems(config.scan)
     specs = Specifications(config, imports=imports, allow_missing=allow_missing)
@@ -55,6 +64,22 @@ def lint(
         problems += length_problems(config, data)
     problems += vocabulary_problems(config)
     return problems + batch_problems(config, data, devices=devices)
+
+
+def path_problems(config: Config) -> list[Problem]:
+    """Paths that are none, and folders of a run that are URLs."""
+    problems = []
+    for name, binding in config.scan.macros().items():
+        value = config.value(name)
+        if not name.endswith(("_DIR", "_PATH")) or isinstance(value, Macro | Reference):
+            continue
+        try:
+            checks.path(name, value)
+            if value is not None and name in ("MODEL_DIR", "OUTPUT_DIR"):
+                outputs.refuse_url(value, name)
+        except InputError as error:
+            problems.append(Problem("value", str(error), binding.origin))
+    return problems
 
 
 def length_problems(config: Config, data: Any) -> list[Problem]:

@@ -6,24 +6,24 @@ with gin's own parser and follows the same includes. It needs no jax, no tensorf
 no T5X, so a recipe can be checked for both engines on any machine.
 """
 
+import codecs
 import dataclasses
 import functools
 import importlib.util
 import io
 import pathlib
-import re
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gin import config_parser
 
+from specialize import typed_json
+from specialize.config import limits, words
 from specialize.errors import InputError, did_you_mean
 
 PACKAGE = "t5x_configs"
 REQUIRED = "gin.REQUIRED"
-# A path or URL without quotes: it has a slash and no character of gin's grammar.
-_BARE_PATH = re.compile(r"^[\w.~:+-]*/[\w./~:+=-]*$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +107,11 @@ class Import:
     name: str
     origin: Origin
 
+    @property
+    def on_line(self) -> bool:
+        """Whether the command line has this import, rather than a file."""
+        return not self.origin.line
+
 
 @dataclasses.dataclass(frozen=True)
 class Name:
@@ -181,12 +186,12 @@ def find(name: str, search_paths: Sequence[str]) -> pathlib.Path | None:
         if (candidate := pathlib.Path(prefix) / path).is_file():
             return candidate
     if len(path.parts) > 1:
-        try:
-            spec = importlib.util.find_spec(".".join(path.parts[:-1]))
+        try:  # of the first part alone: for the others Python imports the package
+            spec = importlib.util.find_spec(path.parts[0])
         except (ImportError, ValueError):
             return None
         for folder in (spec.submodule_search_locations or ()) if spec else ():
-            if (candidate := pathlib.Path(folder) / path.name).is_file():
+            if (candidate := pathlib.Path(folder, *path.parts[1:])).is_file():
                 return candidate
     return None
 
@@ -198,12 +203,6 @@ def available(search_paths: Sequence[str]) -> list[str]:
         root = pathlib.Path(folder)
         names += [str(path.relative_to(root)) for path in root.glob("*/**/*.gin")]
     return names + [f"{PACKAGE}/{name}" for name in names]
-
-
-def binding_of_flag(name: str, value: str) -> str:
-    """`NAME = value` for one `--gin.NAME=VALUE`; bare paths and URLs get quotes."""
-    value = value.strip()
-    return f"{name} = {value!r}" if _BARE_PATH.match(value) else f"{name} = {value}"
 
 
 def scan(
@@ -228,7 +227,44 @@ def scan(
     for text in bindings:
         reader.read_binding(text)
     files, bound = tuple(reader.files), tuple(reader.bindings)
-    return Scan(files, bound, tuple(reader.imports), tuple(reader.names))
+    found = Scan(files, bound, tuple(reader.imports), tuple(reader.names))
+    for binding in _too_large(found):
+        raise InputError(
+            f"{binding.origin}: {binding.name} is made of more than "
+            f"{limits.MOST_LEAVES:,} values, or of more than {limits.MOST_NESTED} "
+            "macros inside macros. Write it out."
+        )
+    return found
+
+
+def _too_large(found: Scan) -> Iterator[Binding]:
+    """Yields bindings whose macros name macros that name macros ("a billion laughs").
+
+    A circle, which the lint reports, counts once.
+    """
+    macros = found.macros()
+    sizes: dict[str, limits.Size] = {}  # of the macros that are known so far
+
+    def inner(binding: Binding) -> Iterator[limits.Size]:
+        for leaf in leaves(binding.value):
+            named = isinstance(leaf, Macro) and leaf.name in macros
+            yield sizes.get(leaf.name, limits.ONE) if named else limits.ONE
+
+    for start in macros:
+        stack, begun = [start], set[str]()
+        while stack:
+            name = stack[-1]
+            if name not in sizes and name not in begun:
+                begun.add(name)
+                names = (x.name for x in leaves(macros[name].value) if type(x) is Macro)
+                stack += [x for x in names if x in macros and x not in sizes]
+                continue
+            stack.pop()
+            if name not in sizes:
+                sizes[name] = limits.joined(inner(macros[name]))
+    for binding in found.bindings:
+        if limits.too_large(limits.joined(inner(binding))):
+            yield binding
 
 
 class _Delegate(config_parser.ParserDelegate):
@@ -266,8 +302,7 @@ class _Reader:
             raise InputError(f"{where}{name!r} includes itself; remove the include.")
         self.open_files.append(resolved)
         self.files.append(str(path))
-        # Like gin, we read UTF-8 in any locale.
-        self._read(path.read_text(encoding="utf-8"), _display(path))
+        self._read(text_of(path), _display(path))
         self.open_files.pop()
 
     def read_binding(self, text: str) -> None:
@@ -294,7 +329,8 @@ class _Reader:
 
         for statement in _statements(text, file, numbered):
             line = statement.location.line_num if numbered else 0
-            origin = Origin(file, line, statement.location.line_content.strip())
+            content = statement.location.line_content.strip()
+            origin = Origin(file, line, content)
             if isinstance(statement, config_parser.ImportStatement):
                 if statement.module.startswith("__gin__."):
                     dynamic = True
@@ -309,6 +345,7 @@ class _Reader:
                 selector = full(statement.selector)
                 self.names.append(Name(selector, "", not dynamic, origin))
             else:
+                limits.check_literal(statement.value, origin)
                 self._bind(statement, origin, full, registered=not dynamic)
 
     def _bind(
@@ -332,6 +369,7 @@ class _Reader:
             self.names.append(Name(selector, parameter, registered, origin))
         else:  # a macro
             selector, parameter = "", selector
+            value = words.at_home(parameter, value)
         self.bindings.append(Binding(scope, selector, parameter, value, origin))
 
 
@@ -343,17 +381,42 @@ def _statements(text: str, file: str, numbered: bool) -> Iterator[Any]:
     try:
         yield from config_parser.ConfigParser(stream, _Delegate())
     except SyntaxError as error:
-        content = (error.text or "").strip()
+        content = limits.shortened((error.text or "").strip())
         quoting = "" if numbered else " Quote text values: --gin.NAME='\"value\"'."
-        reason = error.msg.strip().splitlines()[-1].strip()
+        reason = limits.shortened(error.msg.strip().splitlines()[-1].strip())
         raise InputError(
             f"{place(error.lineno)}: not gin: {reason}\n"
             f"    {content}\n  Correct this line.{quoting}"
         ) from error
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        reason = "nested too deeply"
+        if isinstance(error, ValueError | TypeError):
+            reason = f"a value that Python does not read ({str(error)[:200]})"
+        raise InputError(f"{file}: not gin: {reason}. Correct this value.") from error
     except tokenize.TokenError as error:
         message, (line, _) = error.args
         raise InputError(
             f"{place(line)}: not gin: {message}. Close the bracket or string."
+        ) from error
+
+
+def text_of(path: pathlib.Path) -> str:
+    """The text of a gin file; like gin, we read UTF-8 in any locale.
+
+    Raises:
+        InputError: It is not UTF-8, or cannot be read.
+    """
+    data = typed_json.read_bytes(path)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        encoding = ""
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            encoding = "; it looks like UTF-16"
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{_display(path)}:{line}: not UTF-8 (byte {error.start} is "
+            f"0x{data[error.start]:02x}{encoding}). Save the file as UTF-8."
         ) from error
 
 

@@ -16,7 +16,6 @@ from specialize.config.scanning import (
     leaves,
     map_leaves,
 )
-from specialize.errors import InputError
 
 
 class Specifications:
@@ -95,7 +94,7 @@ class Specifications:
             return Macro(REQUIRED)  # a missing or unknown field, reported likewise
         try:
             made = found(**values)
-        except (InputError, TypeError) as error:
+        except (ValueError, TypeError, ArithmeticError, LookupError) as error:
             words = [word for word in re.findall(r"\w+", str(error)) if word in bound]
             binding = bound[(words or list(bound))[0]]
             name, origin = binding.name, binding.origin

@@ -154,6 +154,9 @@ def evaluate(
         2
     """
     # Reject an invalid suite or base before the weights are read.
+    for path in (output_dir, json_path):
+        if path is not None:
+            outputs.refuse_url(path)
     suites_of(evaluation)
     Vocabulary(evaluation.vocabulary())
     before = None if base is None else Results.load(base)
@@ -171,17 +174,26 @@ def evaluate(
     if jax.process_index() == 0:
         tables.show(results, before)
         if json_path is not None:
-            relative = os.path.relpath(
-                output_dir or ".", pathlib.Path(json_path).parent
-            )
-            dataclasses.replace(
-                results,
-                predictions={
-                    key: os.path.join(relative, name)
-                    for key, name in results.predictions.items()
-                },
-            ).save(json_path)
+            _beside(results, pathlib.Path(json_path)).save(json_path)
     return results
+
+
+def _beside(results: Results, file: pathlib.Path) -> Results:
+    """The results as `file` keeps them: its predictions are beneath its folder."""
+    if results.folder is None or not results.predictions:
+        return results
+    folder, here = results.folder.resolve(), file.parent.resolve()
+    names = results.predictions
+    if folder.is_relative_to(here):
+        start = folder.relative_to(here)
+        names = {key: str(start / name) for key, name in names.items()}
+    else:
+        copies = {key: f"{file.stem}/{name}" for key, name in names.items()}
+        for key, name in copies.items():
+            text = (folder / names[key]).read_text(encoding="utf-8")
+            outputs.write_text(here / name, text)
+        names = copies
+    return dataclasses.replace(results, predictions=names)
 
 
 def digest(value: Any) -> str:

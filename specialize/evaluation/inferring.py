@@ -1,13 +1,15 @@
 """Decodes a file of prompts into a file of texts (`specialize infer`)."""
 
+import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 
-from specialize import config, outputs
+from specialize import config, outputs, typed_json
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 from specialize.evaluation.evaluate import digest
@@ -16,6 +18,11 @@ from specialize.inference.resumable import decode_to_file
 from specialize.inference.spec import DecodingSpec
 from specialize.inference.weights import load_student, weights_digest
 from specialize.progress import console
+
+
+@dataclasses.dataclass(frozen=True)
+class _Prompt:
+    input: str
 
 
 def infer(
@@ -49,6 +56,7 @@ def infer(
     Raises:
         InputError: The prompts cannot be read, or the checkpoint does not fit.
     """
+    outputs.refuse_url(out, "--out")
     asked = read_prompts(prompts_path)
     vocabulary = Vocabulary(
         config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY")
@@ -92,32 +100,40 @@ def read_prompts(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
             has no "input", an id occurs twice, or there is no prompt.
     """
     file = pathlib.Path(path)
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read ({error}).") from error
     found: list[dict[str, Any]] = []
-    seen: dict[str, int] = {}
-    for number, text in enumerate(lines, start=1):
-        if not text.strip():
-            continue
-        where = f"{file}:{number}"
-        line: Any = {"input": text}
-        if file.suffix in (".jsonl", ".json"):
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{where}: not JSON ({error}).") from error
-            if not isinstance(line, dict) or not isinstance(line.get("input"), str):
-                raise InputError(f'{where}: expected an object with text in "input".')
+    seen: dict[str, str] = {}
+    for where, line in _lines(file):
+        number = int(where.rpartition(":")[2])
         identity = str(line.get("id", number - 1))
         if identity in seen:
             raise InputError(
                 f"{where}: id {identity!r} is at line {seen[identity]} too. Give every "
                 "prompt another id."
             )
-        seen[identity] = number
+        seen[identity] = str(number)
         found.append({**line, "id": identity})
     if not found:
         raise InputError(f"{file} contains no prompt. Add one, or name another file.")
     return found
+
+
+def _lines(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields ("file:line", object with "input")."""
+    remedy = 'Write one object per line with a text in "input".'
+    if file.suffix in (".jsonl", ".json"):
+        for where, line in typed_json.read_lines(
+            file, typed_json.Object, remedy=remedy
+        ):
+            typed_json.convert(line, _Prompt, where, remedy=remedy)
+            yield where, line
+        return
+    try:
+        text = typed_json.read_bytes(file).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{file} is not UTF-8 ({error.reason} at byte {error.start}). Save it as "
+            "UTF-8."
+        ) from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{file}:{number}", {"input": line}

@@ -14,14 +14,14 @@ lines that it has judged.
 """
 
 import dataclasses
-import json
 import os
-import pathlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from specialize import versions
+import msgspec
+
+from specialize import typed_json, versions
 from specialize.errors import InputError
 from specialize.evaluation.suites.loading import Suite, mistyped
 
@@ -33,6 +33,17 @@ _TAIL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _MAX_NESTED = 3
+_REMEDY = "Write one object per line with 'suite', 'id' or 'input', and 'prediction'."
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """A line of a file of predictions."""
+
+    suite: str
+    prediction: str | Annotated[list[str], msgspec.Meta(min_length=1)]
+    id: str | None = None
+    input: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,26 +72,10 @@ def read_predictions(path: str | os.PathLike[str]) -> list[Prediction]:
         InputError: With file and line: the file is unreadable, a line is not JSON, a
             field is missing or has another type, or there is no line.
     """
-    file = pathlib.Path(path)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read ({error}).") from error
-    found: list[Prediction] = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{file}:{number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{where}: not JSON at column {error.colno} ({error.msg}). Write one "
-                "object per line with 'suite', 'id' or 'input', and 'prediction'."
-            ) from error
-        found.append(_prediction(record, where))
+    lines = typed_json.read_lines(path, typed_json.Object, remedy=_REMEDY)
+    found = [_prediction(line, where) for where, line in lines]
     if not found:
-        raise InputError(f"{file} contains no prediction.")
+        raise InputError(f"{path} contains no prediction.")
     return found
 
 
@@ -234,33 +229,17 @@ class _Answers:
         self._taken[id] = prediction
 
 
-def _prediction(record: Any, where: str) -> Prediction:
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: expected a JSON object.")
+def _prediction(record: dict[str, Any], where: str) -> Prediction:
     versions.PREDICTIONS.check(record.get("predictions_version", 1), where)
-    for name in ("suite", "id", "input"):
-        if name in record and not isinstance(record[name], str):
-            raise InputError(f"{where}: {name!r} is {record[name]!r}, expected text.")
-    if "suite" not in record or not {"id", "input"} & record.keys():
-        raise InputError(
-            f"{where}: expected 'suite' and 'id' or 'input'; it has {sorted(record)}."
-        )
-    if "prediction" not in record:
-        raise InputError(f"{where}: no field 'prediction'; it has {sorted(record)}.")
-    texts = record["prediction"]
-    texts = [texts] if isinstance(texts, str) else texts
-    is_texts = isinstance(texts, list) and all(isinstance(one, str) for one in texts)
-    if not is_texts or not texts:
-        raise InputError(
-            f"{where}: 'prediction' is {record['prediction']!r}, expected text or a "
-            "list of texts."
-        )
-    id = record.get("id")
+    line = typed_json.convert(record, _Line, where, remedy=_REMEDY)
+    if line.id is None and line.input is None:
+        raise InputError(f"{where}: the key 'id' or 'input' is missing. {_REMEDY}")
+    texts = line.prediction
     return Prediction(
-        suite=record["suite"],
-        id=id,
-        input=_spaced(record["input"]) if id is None else None,
-        texts=tuple(texts),
+        suite=line.suite,
+        id=line.id,
+        input=_spaced(line.input or "") if line.id is None else None,
+        texts=(texts,) if isinstance(texts, str) else tuple(texts),
         where=where,
     )
 

@@ -5,12 +5,68 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from specialize import outputs, versions
+import msgspec
+
+from specialize import outputs, typed_json, versions
 from specialize.errors import InputError
 from specialize.evaluation.scoring.judging import SuiteScore
 from specialize.evaluation.suites.loading import Suite
+
+_REMEDY = "Evaluate again to replace it."
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ceiling:
+    accuracy: _Share = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Score:
+    """What tables and reports read of a score."""
+
+    n: typed_json.Count
+    accuracy: _Share
+    low: _Share
+    high: _Share
+    how: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
+    ceiling: _Ceiling = _Ceiling()
+    selection: typed_json.Object = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """What tables and reports read of a model."""
+
+    step: typed_json.Count | None = None
+    parameters: Annotated[float, msgspec.Meta(ge=0)] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Content:
+    """The types of the fields of `Results` in a file."""
+
+    model: _Model
+    settings: typed_json.Object
+    suites: dict[str, _Score]
+    averages: dict[str, _Score]
+    predictions: dict[str, str]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """The types of a line of judged predictions."""
+
+    id: str
+    correct: bool
+    prediction: str | list[str] = ""
+    question: str | None = None
+    input: str | None = None
+    rationale: str | None = None
+    golds: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,18 +169,13 @@ class Results:
             InputError: The file is missing, malformed or of another version.
         """
         file = pathlib.Path(path)
-        try:
-            value = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        if not file.exists():
             raise InputError(
                 f"{file} does not exist. Make it with 'specialize evaluate --json'."
-            ) from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{file} is not JSON ({error}). Evaluate again to replace it."
-            ) from error
+            )
+        value = typed_json.read(file, typed_json.Object, remedy=_REMEDY)
         known = {field.name for field in dataclasses.fields(cls)} - {"folder"}
-        if not isinstance(value, dict) or "format" not in value:
+        if "format" not in value:
             raise InputError(
                 f"{file} is not a results file of 'specialize evaluate'. Name another."
             )
@@ -134,21 +185,47 @@ class Results:
                 f"{file} lacks {sorted(known - value.keys())} and has unknown "
                 f"{sorted(value.keys() - known)}. Evaluate again to replace it."
             )
-        return cls(**value, folder=file.parent)
+        typed_json.convert(value, _Content, file, remedy=_REMEDY)
+        results = cls(**value, folder=file.parent)
+        for key in results.predictions:
+            results._file_of(key)
+        return results
 
     def lines(self, key: str) -> list[dict[str, Any]]:
         """The predictions of "suite:prompt", one dictionary per example.
 
         The keys are those of `write_judged`; [] if there is no such file.
+
+        Raises:
+            InputError: The file is outside the folder of the results, or malformed.
         """
+        file = self._file_of(key)
+        if file is None or not file.is_file():
+            return []
+        found = list(typed_json.read_lines(file, typed_json.Object, remedy=_REMEDY))
+        for where, line in found:
+            typed_json.convert(line, _Judged, where, remedy=_REMEDY)
+        return [line for _, line in found]
+
+    def _file_of(self, key: str) -> pathlib.Path | None:
+        """The file of a suite's predictions; results from elsewhere may name any."""
         name = self.predictions.get(key)
         if name is None or self.folder is None:
-            return []
-        file = self.folder / name
-        if not file.is_file():
-            return []
-        with open(file, encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
+            return None
+        try:
+            file, folder = (self.folder / name).resolve(), self.folder.resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"predictions of {key!r} in {self.folder}: {name[:200]!r} is not the "
+                f"name of a file ({error}). {_REMEDY}"
+            ) from error
+        if not file.is_relative_to(folder):
+            raise InputError(
+                f"The results in {self.folder} name the file {name!r} for the "
+                f"predictions of {key!r}, which is outside this folder. Evaluate again "
+                "with this --json, or read the results.json beside the predictions."
+            )
+        return file
 
 
 def file_stem(key: str) -> str:

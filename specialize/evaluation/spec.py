@@ -72,10 +72,12 @@ class EvaluationSpec:
             isinstance(name, str) for name in self.suites
         ):
             raise InputError(
-                f"suites is {self.suites!r}, expected a tuple of names, such as "
-                "('gsm8k', 'bbh'). Write a single suite as ('gsm8k',)."
+                f"suites is {checks.shown(self.suites)}, expected a tuple of names, "
+                "such as ('gsm8k', 'bbh'). Write a single suite as ('gsm8k',)."
             )
         object.__setattr__(self, "suites", tuple(self.suites))
+        checks.path("benchmarks_dir", self.benchmarks_dir)
+        checks.path("vocabulary_path", self.vocabulary_path)
         checks.one_of("prompt", self.prompt, PROMPTS)
         checks.one_of("split", self.split, SPLITS)
         checks.whole("max_examples", self.max_examples, optional=True)

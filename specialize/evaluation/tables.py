@@ -1,7 +1,9 @@
 """The table of an evaluation: accuracy, n, interval, how answers were found."""
 
+from rich.markup import escape
 from rich.table import Table
 
+from specialize.errors import visible
 from specialize.evaluation.comparison import compare
 from specialize.evaluation.results import Results
 from specialize.progress import table_console
@@ -12,6 +14,11 @@ def show(results: Results, base: Results | None = None) -> None:
     table_console(160).print(table(results, base))
 
 
+def _plain(text: str) -> str:
+    """A text that rich shows as it is, and that does not control the terminal."""
+    return escape(visible(text))
+
+
 def table(results: Results, base: Results | None = None) -> Table:
     """The results as a table, suites first, then averages.
 
@@ -20,6 +27,7 @@ def table(results: Results, base: Results | None = None) -> Table:
         base: Results of the base model, for differences over shared questions.
     """
     title = str(results.model.get("checkpoint") or results.model.get("file") or "")
+    title = _plain(title)
     shown = Table(title=title, title_justify="left")
     shown.add_column("suite")
     shown.add_column("prompt")
@@ -51,6 +59,6 @@ def table(results: Results, base: Results | None = None) -> Table:
             cells.append(" / ".join(str(count) for count in how.values()))
             ceiling = score.get("ceiling", {}).get("accuracy", 1.0)
             cells.append(f"{ceiling:.1%}" if ceiling < 1 else "")
-            shown.add_row(*cells)
+            shown.add_row(*map(_plain, cells))
         shown.add_section()
     return shown

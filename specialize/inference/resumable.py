@@ -1,17 +1,37 @@
 """Decodes many prompts into a file, and resumes where a killed run stopped."""
 
+import dataclasses
 import json
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
+import msgspec
 
-from specialize import versions
+from specialize import typed_json, versions
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
 from specialize.progress import track
+
+
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    """The first line of a file of decoded texts."""
+
+    settings: typed_json.Object
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """What was decoded from one prompt."""
+
+    index: typed_json.Count
+    texts: Annotated[list[str], msgspec.Meta(min_length=1)]
+    scores: list[float]
+    num_tokens: list[typed_json.Count]
+    truncated: typed_json.Count
 
 
 def decode_to_file(
@@ -75,34 +95,27 @@ def decode_to_file(
 def _read(file: pathlib.Path, settings: dict[str, Any]) -> dict[int, dict[str, Any]]:
     if not file.is_file():
         return {}
-    lines = file.read_text(encoding="utf-8").splitlines()
-    parsed: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            parsed.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise InputError(
-                f"{file}, line {number} is not JSON ({error}). Remove the file to "
-                "decode again."
-            ) from error
-    if not parsed:
+    remedy = "Remove the file to decode again."
+    lines = typed_json.read_lines(
+        file, typed_json.Object, remedy=remedy, cut=True, infinities=True
+    )
+    where, first = next(lines, (str(file), None))
+    if first is None:
         return {}
-    versions.DECODED.check(parsed[0].get("version", 1), file)
+    versions.DECODED.check(first.get("version", 1), file)
+    head = typed_json.convert(first, _Head, where, remedy=remedy)
     # JSON has no tuples, so compare what a file can hold.
-    wanted = json.loads(json.dumps(settings))
-    if parsed[0].get("settings") != wanted:
+    wanted = msgspec.json.decode(msgspec.json.encode(settings))
+    if head.settings != wanted:
         raise InputError(
-            f"{file} was decoded with other settings: {parsed[0].get('settings')}, now "
-            f"{wanted}. Remove it, or name another output."
+            f"{file} was decoded with other settings: {head.settings}, now {wanted}. "
+            "Remove it, or name another output."
         )
-    try:
-        return {int(line["index"]): line for line in parsed[1:]}
-    except KeyError as error:
-        raise InputError(
-            f"{file} has a line without {error}. Remove the file to decode again."
-        ) from error
+    found: dict[int, dict[str, Any]] = {}
+    for where, line in lines:
+        one = typed_json.convert(line, _Line, where, remedy=remedy)
+        found[one.index] = dataclasses.asdict(one)
+    return found
 
 
 def _rewrite(

@@ -40,7 +40,7 @@ class DecodingSpec(GenerationSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.whole("seed", self.seed, 0)
+        checks.whole("seed", self.seed, 0, most=2**32 - 1)
         for name in ("batch_size", "input_length", "output_length"):
             checks.whole(name, getattr(self, name))
 

@@ -45,6 +45,7 @@ __all__ = [
     "kind_of",
     "make_parent",
     "recover",
+    "refuse_url",
     "scratch",
     "staged_directory",
     "staged_file",
@@ -60,6 +61,20 @@ _VERSION = {"version": versions.FOLDER.writes}
 _OPEN = re.compile(r"/dev/(?:fd/(\d+)|std(out|err))")
 # Seconds that the reader of a FIFO has to open it.
 _READER_OPENS = 5.0
+
+
+def refuse_url(path: Path, name: str = "The output") -> None:
+    """Raises an `InputError` for a bucket, which would become a local folder `gs:`.
+
+    Args:
+        path: Path of an output.
+        name: What the path is of, for the message.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", os.fspath(path)):
+        raise InputError(
+            f"{name} is {os.fspath(path)!r}, a URL. Outputs are written to a local or "
+            "mounted folder; name one, and copy it afterwards. Nothing was written."
+        )
 
 
 @contextlib.contextmanager
@@ -223,7 +238,8 @@ def staged_directory(
 
 
 def _resolved(path: Path) -> pathlib.Path:
-    """The path, or what it points to if it is a link."""
+    """The path, or what it points to if it is a link; URLs are refused."""
+    refuse_url(path)
     target = pathlib.Path(path)
     with writing(target):
         if target.name in ("", ".."):  # "." has no name

@@ -317,7 +317,7 @@ def test_a_module_may_register_with_gin_after_an_earlier_configuration(
     first.write_text(HEAD + "neutral.microbatches.number = 1\n")
     second.write_text("import registers_late\nregisters_late.late.x = 2\n")
     config.parse([str(first)])  # gin is locked from here on
-    config.parse([str(second)])
+    config.parse([str(second)], ["import registers_late"])
     import registers_late  # pyright: ignore[reportMissingImports]
 
     assert registers_late.late() == 2

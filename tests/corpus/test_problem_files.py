@@ -51,7 +51,6 @@ def test_open_calculator_marks_are_read_in_no_time(tmp_path):
     assert problem.rationale == f"{'<<' * 100_000} 1 + 1 = 2."
 
 
-
 def test_svamp_joins_body_and_question_with_one_stop(tmp_path):
     file = tmp_path / "SVAMP.json"
     record = {

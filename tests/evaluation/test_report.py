@@ -166,7 +166,7 @@ def test_a_metrics_line_cut_by_a_kill_is_left_out(runs):
     _, small, _ = runs
     with open(small / "metrics.jsonl", "a") as file:
         file.write('{"step": 600, "tra')
-    assert read_run(small).training[-1]["step"] == 590
+    assert read_run(small).training[-1].step == 590
 
 
 def test_results_of_another_program_are_refused(tmp_path):

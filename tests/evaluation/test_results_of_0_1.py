@@ -84,7 +84,7 @@ def test_a_field_that_others_call_version_is_ignored(of_0_1, restate):
 
 def test_a_run_is_reported_with_its_curves_and_configuration(of_0_1, recorded):
     run = read_run(of_0_1 / "run")
-    losses = {str(line["step"]): line["train"]["loss"] for line in run.training}
+    losses = {str(line.step): line.train["loss"] for line in run.training}
     assert losses == recorded["losses"] and list(losses) == ["1", "2", "3", "4"]
     assert run.values["LEARNING_RATE"] == 0.05
     assert run.values["MIXTURE_OR_TASK_NAME"] == "specialize_gsm8k_zero_shot"
@@ -113,6 +113,6 @@ def test_a_report_refuses_a_newer_corpus_of_a_run(of_0_1, restate, refused, foun
     path = of_0_1 / "corpus" / "corpus.json"
     rows = [{"name": "CORPUS_DIR", "value": str(path.parent)}]
     restate(of_0_1 / "run" / "config.json", values=rows)
-    assert read_run(of_0_1 / "run").corpus["fingerprint"]["k"] == 5
+    assert read_run(of_0_1 / "run").corpus.fingerprint["k"] == 5
     restate(path, version=found)
     refused(lambda: read_run(of_0_1 / "run"), versions.CORPUS, path, found)

@@ -21,10 +21,10 @@ tasks.distill.held_out.fraction = 0.02
 """
 
 
-def problems(text, folder, **options):
+def problems(text, folder, *bindings, **options):
     path = folder / "old.gin"
     path.write_text(text)
-    return config.lint(config.read([str(path)]), **options)
+    return config.lint(config.read([str(path)], bindings), **options)
 
 
 @pytest.fixture(params=["module", "package", "namespace"])
@@ -114,7 +114,7 @@ def test_what_a_foreign_tasks_holds_is_not_ours(tmp_path, monkeypatch):
     text = "import tasks\nfrom tasks import metrics\ntasks.metrics.f.x = 1\n"
     head = "from __gin__ import dynamic_registration\n"
     try:
-        assert problems(head + text, tmp_path) == []
+        assert problems(head + text, tmp_path, "import tasks") == []
         (problem,) = problems(text + "tasks.text.text_files.train = 'a'\n", tmp_path)
         assert "at " in str(problem) and str(problem).endswith("old.gin:4.")
     finally:

@@ -1,15 +1,15 @@
 """The origin of a student: its corpus, its training and its settings."""
 
+import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
 from specialize.corpus.choices import FORMATS
 from specialize.evaluation.report import figures
 from specialize.evaluation.report.figures import Series
-from specialize.evaluation.report.runs import Run
+from specialize.evaluation.report.runs import Measured, Run
 from specialize.evaluation.report.section import Section
 
 # Diagnostics of the loss, with their units.
@@ -30,24 +30,24 @@ def funnel(runs: Sequence[Run]) -> Section:
     run = next((run for run in runs if run.corpus), None)
     if run is None or run.corpus is None:
         return Section(title, missing="the corpus has no manifest (CORPUS_DIR).")
-    funnel = run.corpus.get("funnel", {})
+    funnel = run.corpus.funnel
     stages = [
-        (stage, float(funnel[stage]))
+        (stage, float(count))
         for stage in ("read", "verified", "aligned", "kept")
-        if stage in funnel
+        if (count := getattr(funnel, stage)) is not None
     ]
     reasons = [
         (reason.replace("_", " "), float(count))
-        for reason, count in funnel.get("rejected", {}).items()
+        for reason, count in funnel.rejected.items()
     ]
     drawn = [("Samples at each stage", Markup(figures.bars(stages, title=title)))]
     if reasons:
         rejected = figures.bars(reasons, title="Rejected samples by reason")
         drawn.append(("Rejected, by reason", Markup(rejected)))
     written = [
-        (name.replace("_", " "), float(part["records"]))
-        for name, part in run.corpus.get("formats", {}).items()
-        if isinstance(part, Mapping) and "records" in part
+        (name.replace("_", " "), float(part.records))
+        for name, part in run.corpus.formats.items()
+        if part.records is not None
     ]
     if written:
         by_format = figures.bars(written, title="Records by format")
@@ -106,7 +106,7 @@ def provenance(runs: Sequence[Run], base: Run | None, command: str) -> Section:
         if run.corpus is not None:
             rows.extend(
                 (f"{run.name}: corpus {name}", str(value))
-                for name, value in run.corpus.get("fingerprint", {}).items()
+                for name, value in run.corpus.fingerprint.items()
                 if value not in ("", {}, None)
             )
         rows.extend(
@@ -123,13 +123,12 @@ def provenance(runs: Sequence[Run], base: Run | None, command: str) -> Section:
     )
 
 
-def _curve(
-    lines: Sequence[Mapping[str, Any]], metric: str
-) -> list[tuple[float, float]]:
+def _curve(lines: Sequence[Measured], metric: str) -> list[tuple[float, float]]:
     points = [
-        (float(line["step"]), float(line["train"][metric]))
+        (float(line.step), value)
         for line in lines
-        if metric in line["train"]
+        if (value := (line.train or {}).get(metric)) is not None
+        and math.isfinite(value)
     ]
     # More points than pixels only enlarge the page.
     stride = max(1, len(points) // _CURVE_POINTS)

@@ -8,6 +8,7 @@ import datetime
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jinja2
 
@@ -63,13 +64,23 @@ def report(
         "has_scores": main is not None,
     }
     target = pathlib.Path(out)
-    template = "report.md.j2" if target.suffix == ".md" else "report.html.j2"
-    outputs.write_text(target, _templates().get_template(template).render(context))
+    markdown = target.suffix == ".md"
+    template = f"report.{'md' if markdown else 'html'}.j2"
+    templates = _templates(markdown)
+    outputs.write_text(target, templates.get_template(template).render(context))
     return runs
 
 
-def _templates() -> jinja2.Environment:
+def _markdown(value: Any) -> Any:
+    """A text that neither HTML nor a link or image of markdown can be in."""
+    if not isinstance(value, str):
+        return value
+    return value.replace("<", "&lt;").replace("](", "]\\(").replace("\n", " ")
+
+
+def _templates(markdown: bool) -> jinja2.Environment:
     return jinja2.Environment(
+        finalize=_markdown if markdown else None,
         loader=jinja2.PackageLoader("specialize.evaluation.report"),
         autoescape=jinja2.select_autoescape(("html", "html.j2")),
         undefined=jinja2.StrictUndefined,

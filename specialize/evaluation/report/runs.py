@@ -5,14 +5,53 @@ it.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
 
-from specialize import outputs, run_folder, versions
+from specialize import outputs, run_folder, typed_json, versions
 from specialize.errors import InputError
 from specialize.evaluation.results import Results
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A line of the metrics. None is a value that was not finite."""
+
+    step: typed_json.Count
+    train: dict[str, float | None] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Funnel:
+    """Number of samples after each stage of a build."""
+
+    read: typed_json.Count | None = None
+    verified: typed_json.Count | None = None
+    aligned: typed_json.Count | None = None
+    kept: typed_json.Count | None = None
+    rejected: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """What the manifest says about the records of one format."""
+
+    records: typed_json.Count | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """What the page shows of a corpus' manifest."""
+
+    funnel: Funnel = Funnel()
+    formats: dict[str, Format] = dataclasses.field(default_factory=dict)
+    fingerprint: typed_json.Object = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Saved:
+    values: list[run_folder.Saved]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +70,9 @@ class Run:
 
     path: pathlib.Path
     name: str
-    training: list[dict[str, Any]]
+    training: list[Measured]
     evaluations: list[Results]
-    corpus: dict[str, Any] | None
+    corpus: Corpus | None
     values: dict[str, Any]
     missing: tuple[str, ...]
 
@@ -87,7 +126,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     return Run(
         folder,
         folder.resolve().name,
-        [line for line in lines if "train" in line],
+        [line for line in lines if line.train],
         evaluations,
         corpus,
         values,
@@ -95,41 +134,31 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     )
 
 
-def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+def _lines(path: pathlib.Path) -> list[Measured]:
     if not path.is_file():
         return []
-    found: list[dict[str, Any]] = []
-    text = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(text, start=1):
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(text):  # a kill cut off this line
-                break
-            raise InputError(
-                f"{path}, line {number} is not JSON ({error}). Remove the line."
-            ) from error
-    return found
+    remedy = "Remove the line; the other lines are still shown."
+    found = typed_json.read_lines(
+        path, Measured, remedy=remedy, cut=True, infinities=True
+    )
+    return [line for _, line in found]
 
 
 def _values(path: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        versions.CONFIGURATION.check(content.get("version", 1), path)
-        return {row["name"]: row["value"] for row in content["values"]}
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is not a saved configuration ({error!r}). Remove it; the report "
-            "does not need it."
-        ) from error
+    remedy = "Remove it; the report does not need it."
+    content = typed_json.read(path, typed_json.Object, remedy=remedy)
+    versions.CONFIGURATION.check(content.get("version", 1), path)
+    saved = typed_json.convert(content, _Saved, path, remedy=remedy)
+    return {row.name: row.value for row in saved.values}
 
 
-def _corpus(folder: Any) -> dict[str, Any] | None:
+def _corpus(folder: Any) -> Corpus | None:
     manifest = pathlib.Path(str(folder)) / versions.CORPUS.file
     if not folder or not manifest.is_file():
         return None
-    content = json.loads(manifest.read_text(encoding="utf-8"))
+    remedy = "Build the corpus again."
+    content = typed_json.read(manifest, typed_json.Object, remedy=remedy)
     versions.CORPUS.check(content.get("version"), manifest)
-    return content
+    return typed_json.convert(content, Corpus, manifest, remedy=remedy)

@@ -13,12 +13,12 @@ in-context with the owners' prompts (`bbh_prompts`).
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from specialize import typed_json
 from specialize.corpus import prompts
 from specialize.corpus.benchmarks import bbh
 from specialize.corpus.benchmarks.table import BENCHMARKS, MAS, MATH
@@ -300,10 +300,15 @@ def _file(name: str, place: pathlib.Path) -> pathlib.Path:
     return place / BENCHMARKS[family].test_file.format(task=task)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Declared:
+    answer_type: str | None = None
+
+
 def _bbh_type(task: str, file: pathlib.Path, read: Sequence[Problem]) -> str:
     if task in bbh.ANSWER_TYPES:
         return bbh.ANSWER_TYPES[task]
-    declared = json.loads(file.read_text(encoding="utf-8-sig")).get("answer_type")
+    declared = typed_json.read(file, _Declared).answer_type
     if declared is None:
         return infer_answer_type([problem.answers[0] for problem in read])
     if declared not in ANSWER_TYPES:

@@ -107,6 +107,10 @@ class T5Config:
             )
         for activation in self.mlp_activations:
             checks.one_of("T5Config.mlp_activations", activation, layers.ACTIVATIONS)
+        for name in ("logits_via_embedding", "scan_layers"):
+            checks.flag(f"T5Config.{name}", getattr(self, name))
+        checks.whole("T5Config.attention_block", self.attention_block, 0)
+        checks.real("T5Config.dropout_rate", self.dropout_rate)
         if not 0.0 <= self.dropout_rate < 1.0:
             raise InputError(
                 f"T5Config.dropout_rate = {self.dropout_rate}; it must be at least 0 "
@@ -114,10 +118,12 @@ class T5Config:
             )
         try:
             dtype = jnp.dtype(self.dtype)
-        except TypeError as error:
+            if self.dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+                raise TypeError
+        except (TypeError, ValueError) as error:
             raise InputError(
-                f"T5Config.dtype = {self.dtype!r} is not a type. Use 'bfloat16' or "
-                "'float32'."
+                f"T5Config.dtype = {checks.shown(self.dtype)} is not a type of "
+                "numbers with a fraction. Use 'bfloat16' or 'float32'."
             ) from error
         if dtype == jnp.float16:
             raise InputError(

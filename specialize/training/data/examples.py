@@ -7,6 +7,7 @@ everything from which it was made: a changed corpus, length or preprocessor make
 folder.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import inspect
@@ -16,12 +17,13 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from specialize import outputs, versions
+from specialize import outputs, run_folder, typed_json, versions
 from specialize.digests import file_digest
 from specialize.errors import InputError
 from specialize.progress import console, track
@@ -36,6 +38,24 @@ RECORD_ID = "record_id"
 CUTS = ("demonstrations_dropped", "input_tokens_cut", "target_tokens_cut")
 READ_BATCH = 512
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """How the values of a feature are stored."""
+
+    dtype: str
+    shape: list[typed_json.Count]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Meta:
+    """What a folder of prepared examples says about itself."""
+
+    examples: typed_json.Count
+    features: dict[Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")], _Stored]
+    counts: dict[str, typed_json.Count]
+    digests: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,24 +159,48 @@ def _fill(
     dataset = dataset.ragged_batch(READ_BATCH)
     known = task.source.num_input_examples(split)
     batches = None if known is None else -(-known // READ_BATCH)
+    words = f"prepare {task.name} ({split}), x{READ_BATCH}"
     try:
         with outputs.staged_directory(folder, "examples", replace=True) as staged:
-            _write(
-                track(
-                    dataset,
-                    f"prepare {task.name} ({split}), x{READ_BATCH}",
-                    total=batches,
-                ),
-                staged,
-                task,
-                split,
-                names,
-                known,
-            )
+            with _named_damage(task, split):
+                shown = track(dataset, words, total=batches)
+                _write(shown, staged, task, split, names, known)
     except OSError:
         # Another process of this run has made the same folder meanwhile.
         if not (folder / META).exists():
             raise
+
+
+@contextlib.contextmanager
+def _named_damage(task: "seqio.Task", split: str) -> Iterator[None]:
+    """Turns TensorFlow's error for a damaged file into one that names the file."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        damaged = next(
+            filter(_is_damaged, map(str, task.source.list_shards(split))), ""
+        )
+        what = f"{damaged} is damaged" if damaged else "its records cannot be read"
+        reason = str(error.message).partition("\n")[0].rpartition("}} ")[2][:200]
+        raise InputError(
+            f"task {task.name!r} ({split}): {what} ({reason}). Build the corpus again, "
+            "or copy it again from where it is intact."
+        ) from error
+
+
+def _is_damaged(shard: str) -> bool:
+    """Whether a shard is not a file of records, or one of its checksums is wrong."""
+    import tensorflow as tf
+
+    kind = "GZIP" if shard.endswith(".gz") else ""
+    try:
+        for _ in tf.data.TFRecordDataset(shard, compression_type=kind):
+            pass
+    except tf.errors.OpError:
+        return True
+    return False
 
 
 def _write(
@@ -246,16 +290,21 @@ def _write(
 
 
 def _open(folder: pathlib.Path, task: str) -> Examples:
-    meta = json.loads((folder / META).read_text(encoding="utf-8"))
-    versions.EXAMPLES.check(meta.get("version", 1), folder / META)
-    number = meta["examples"]
-    lengths = np.fromfile(folder / "lengths.bin", np.int32).reshape(number, 2)
-    features = {
-        name: np.memmap(folder / f"{name}.bin", kind["dtype"], "r").reshape(
-            -1, *kind["shape"]
-        )
-        for name, kind in meta["features"].items()
-    }
+    remedy = "Remove the folder; the next run makes it again."
+    content = typed_json.read(folder / META, typed_json.Object, remedy=remedy)
+    versions.EXAMPLES.check(content.get("version", 1), folder / META)
+    meta = typed_json.convert(content, _Meta, folder / META, remedy=remedy)
+    try:
+        lengths = np.fromfile(folder / "lengths.bin", np.int32)
+        lengths = lengths.reshape(meta.examples, 2)
+        features = {
+            name: np.memmap(folder / f"{name}.bin", kind.dtype, "r").reshape(
+                -1, *kind.shape
+            )
+            for name, kind in meta.features.items()
+        }
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} is damaged ({error}). {remedy}") from error
     ends = np.cumsum(lengths, axis=0, dtype=np.int64)
     starts = {
         name: ends[:, side] - lengths[:, side]
@@ -268,13 +317,13 @@ def _open(folder: pathlib.Path, task: str) -> Examples:
                 f"{folder / name}.bin holds {len(values)} tokens, expected {expected}: "
                 "the file is damaged. Remove the folder; the next run makes it again."
             )
-    text = json.dumps(meta["digests"], sort_keys=True)
+    text = json.dumps(meta.digests, sort_keys=True)
     return Examples(
         task=task,
         features=features,
         starts=starts,
         lengths=lengths,
-        counts=meta["counts"],
+        counts=meta.counts,
         digest=hashlib.sha256(text.encode()).hexdigest()[:16],
         _ids=(
             np.memmap(folder / "ids.bin", np.uint8, "r"),
@@ -386,8 +435,9 @@ def _check_aligned(
 
 def _remove_copies_of_0_1(folder: pathlib.Path) -> None:
     """Removes the copies of the same examples that version 0.1 made at every start."""
-    digests = json.loads((folder / META).read_text(encoding="utf-8"))["digests"]
+    digests = typed_json.read(folder / META, _Meta).digests
     for file in folder.parent.glob(f"*/{META}"):
-        meta = json.loads(file.read_text(encoding="utf-8"))
-        if "version" not in meta and meta.get("digests") == digests:
+        meta = run_folder.read_json(file)
+        old = isinstance(meta, dict) and "version" not in meta
+        if old and meta.get("digests") == digests:
             shutil.rmtree(file.parent, ignore_errors=True)

@@ -56,9 +56,14 @@ class DataSpec:
     reuse_examples: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.feature_lengths, Mapping):
+        if self.mixture is not None and not hasattr(self.mixture, "tasks"):
+            checks.text("mixture", self.mixture)
+        if not isinstance(self.feature_lengths, Mapping) or not all(
+            isinstance(name, str) for name in self.feature_lengths
+        ):
+            shown = checks.shown(self.feature_lengths)
             raise InputError(
-                f"feature_lengths = {self.feature_lengths!r}; it must map each feature "
+                f"feature_lengths = {shown}; it must map each feature "
                 "to its length in tokens, as {'inputs': 1024, 'targets': 256}."
             )
         for name in ("inputs", "targets"):
@@ -71,8 +76,10 @@ class DataSpec:
         checks.whole("batch_size", self.batch_size)
         checks.whole("microbatches", self.microbatches)
         checks.whole("window_rows", self.window_rows, optional=True)
+        checks.flag("pack", self.pack)
+        checks.flag("reuse_examples", self.reuse_examples)
         checks.one_of("order", self.order, ORDERS)
-        checks.whole("seed", self.seed, 0)
+        checks.whole("seed", self.seed, 0, most=2**32 - 1)
 
     @property
     def lengths(self) -> dict[str, int]:

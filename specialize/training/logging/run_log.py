@@ -5,6 +5,7 @@ over the steps since the last line. The sums are float64 on the host and are sav
 checkpoints, so a resumed run writes the same lines as an uninterrupted one.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -16,7 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from specialize import outputs, run_folder
+from specialize import outputs, run_folder, typed_json
+from specialize.errors import InputError
 from specialize.progress import say
 from specialize.training.logging import throughput
 from specialize.training.logging.spec import LoggingSpec
@@ -278,18 +280,33 @@ def _duration(seconds: float) -> str:
     return f"{minute}m{second:02d}" if minute else f"{second}s"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    step: typed_json.Count
+
+
 def _drop_after(path: pathlib.Path, step: int) -> None:
-    """Drops the lines after a step, and a last line that was cut off."""
+    """Drops the lines after a step, and lines that a kill cut or damaged."""
     if not path.exists():
         return
     kept: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
+    *lines, cut = typed_json.read_bytes(path).split(b"\n")
+    damaged: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
             continue
-    outputs.write_text(path, "".join(f"{line}\n" for line in kept))
+        try:
+            found = typed_json.decode(line, _Line, path, infinities=True)
+        except InputError:
+            damaged.append(number)
+            continue
+        if found.step <= step:
+            kept.append(line.decode())
+    if damaged:
+        numbers = ", ".join(map(str, damaged[:5]))
+        say(f"{path}: {len(damaged)} damaged lines are dropped, first {numbers}")
+    if cut or len(kept) < len(lines):
+        outputs.write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def _finite(value: Any) -> Any:

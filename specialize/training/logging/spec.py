@@ -33,6 +33,7 @@ class LoggingSpec:
 
     def __post_init__(self) -> None:
         checks.whole("period", self.period)
+        checks.flag("tensorboard", self.tensorboard)
         if self.peak_flops is not None:
             checks.real("peak_flops", self.peak_flops, above=0)
         if self.profile_steps is not None:

@@ -34,6 +34,8 @@ class Progress:
         sums: metrics since the last log line.
         metrics: latest metrics of training and of evaluations.
         evaluation_due: whether a stop prevented the evaluation after this step.
+        optimizer: settings of the optimizer; a resumed run may have others.
+        changes: which of them a resumed run changed, in words.
     """
 
     state: Any
@@ -42,10 +44,16 @@ class Progress:
     sums: MetricSums = dataclasses.field(default_factory=MetricSums)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     evaluation_due: bool = False
+    optimizer: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    changes: Sequence[str] = ()
 
     @classmethod
     def restored(
-        cls, store: CheckpointStore, abstract_state: Any, identity: Mapping[str, Any]
+        cls,
+        store: CheckpointStore,
+        abstract_state: Any,
+        identity: Mapping[str, Any],
+        optimizer: Mapping[str, str],
     ) -> "Progress":
         """Reads the progress from the newest intact checkpoint.
 
@@ -54,6 +62,12 @@ class Progress:
         """
         state, saved = store.restore(None, abstract_state)
         interruptions.check_resumable(saved["run"], identity)
+        before = saved.get("optimizer", {})
+        changes = [
+            f"optimizer: {name} was {before[name]}, now it is {value}"
+            for name, value in optimizer.items()
+            if before.get(name, value) != value
+        ]
         return cls(
             state,
             identity,
@@ -61,6 +75,8 @@ class Progress:
             MetricSums(saved["interval"]),
             dict(saved["latest"]),
             bool(saved["evaluation_due"]),
+            optimizer,
+            changes,
         )
 
 
@@ -181,6 +197,7 @@ class Loop:
             "interval": run.sums.to_json(),
             "evaluation_due": run.evaluation_due,
             "run": run.identity,
+            "optimizer": dict(run.optimizer),
         }
         self.store.save(run.step, run.state, record)
 

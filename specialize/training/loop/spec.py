@@ -45,6 +45,7 @@ class PeriodicEvaluation:
 
     def __post_init__(self) -> None:
         checks.whole("period", self.period)
+        checks.text("split", self.split)
         checks.whole("batch_size", self.batch_size)
         checks.whole("max_examples", self.max_examples, optional=True)
 

@@ -117,8 +117,7 @@ def train(
     checks.whole("total_steps", total_steps)
     mesh = sharding.read_mesh(mesh)
     data.check_batch(sharding.batch_shards(mesh))
-    if isinstance(optimizer, OptimizerSpec):
-        optimizer = make_optimizer(optimizer)
+    optimizer, settings = _made(optimizer)
     model_dir = pathlib.Path(model_dir)
     _claim(model_dir)
 
@@ -134,13 +133,13 @@ def train(
         store = exits.enter_context(_open_store(checkpoints, model_dir))
         layout = plan_state(model, optimizer, source.batch(0), mesh, rules)
         if store.latest() is not None:
-            run = Progress.restored(store, layout.abstract, identity)
-            _say(f"resuming {model_dir} at step {run.step}")
+            run = Progress.restored(store, layout.abstract, identity, settings)
+            _say("\n".join([f"resuming {model_dir} at step {run.step}", *run.changes]))
         else:
             state = create_state(
                 model, layout, source.batch(0), data.seed, initial_checkpoint_path
             )
-            run = Progress(state, identity)
+            run = Progress(state, identity, optimizer=settings)
         if run.step >= total_steps:
             _say(f"{model_dir} is complete: {run.step} of {total_steps} steps")
             return _result(run, model_dir, stopped=False)
@@ -180,6 +179,14 @@ def train(
         if left_out := source.left_out(0, run.step):
             _say(f"packing left out {left_out} examples")
         return _result(run, model_dir, stopped=stopped)
+
+
+def _made(optimizer: OptimizerSpec | Optimizer) -> tuple[Optimizer, dict[str, str]]:
+    """The optimizer, and its settings in words, which a resumed run compares."""
+    if not isinstance(optimizer, OptimizerSpec):
+        return optimizer, {}
+    fields = dataclasses.asdict(optimizer).items()
+    return make_optimizer(optimizer), {name: repr(value) for name, value in fields}
 
 
 def _claim(model_dir: pathlib.Path) -> None:

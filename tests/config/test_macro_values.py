@@ -1,0 +1,227 @@
+"""Every macro has a type and a range, and no value ends in a traceback."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings, strategies
+
+from specialize import cli, config
+from specialize.config import reading, scanning
+from specialize.errors import InputError
+
+# What is right for each macro, and what is out of its range or of another kind.
+WHOLE = ("0", "-1", "2.5", "1e3", "True", "'4'", "1e999", f"{2**70}", "[4]")
+FROM_0 = WHOLE[1:]
+REAL = ("-0.1", "'0.1'", "True", "1e999", "[1.0]", "{}")
+FLAG = ("'False'", "0", "1", "2", "'no'", "None", "[True]")
+WORD = ("'nonsense'", "5", "''", "['adamw']", "True", "{}")
+TEXT = ("5", "''", "[1]", "True", "{'a': 1}")
+PATH = ("5", "''", "[1]", "True", "{'a': 1}", "'a\\x00b'", "'a\\nb'", "1.5")
+NONE = ("None",)
+WRONG = {
+    "MODEL_DIR": (*PATH, "'gs://bucket/run'", "'s3://bucket/run'", "'gs:/b'"),
+    "CHECKPOINT_DIR": PATH,
+    "OUTPUT_DIR": (*PATH, "'gs://bucket/out'", "'hdfs://n/out'"),
+    "INITIAL_CHECKPOINT_PATH": PATH,
+    "CHECKPOINT_PATH": PATH,
+    "CORPUS_DIR": PATH,
+    "BENCHMARKS_DIR": PATH,
+    "VOCABULARY_PATH": (*PATH, "'does/not/exist'"),
+    "MIXTURE_OR_TASK_NAME": (*TEXT, "'no_such_task'"),
+    "TASK_FEATURE_LENGTHS": (
+        *("5", "'inputs'", "{}", "{1: 1}", "{'inputs': 8}", "[8, 8]"),
+        *("{'inputs': 0, 'targets': 8}", "{'inputs': '8', 'targets': 8}"),
+        *("{'inputs': 8.5, 'targets': 8}", "{('inputs',): 8, 'targets': 8}"),
+    ),
+    "TRAIN_STEPS": WHOLE,
+    "BATCH_SIZE": (*WHOLE, *NONE),
+    "MICROBATCHES": (*WHOLE, *NONE),
+    "PACK": FLAG,
+    "ORDER": (*WORD, *NONE),
+    "SEED": (*FROM_0, *NONE),
+    "OPTIMIZER": (*WORD, *NONE),
+    "LEARNING_RATE": (*REAL, *NONE, "-1e-3"),
+    "SCHEDULE": (*WORD, *NONE),
+    "WARMUP_STEPS": (*FROM_0, *NONE),
+    "WEIGHT_DECAY": (*REAL, *NONE),
+    "CLIP_NORM": (*REAL, "0"),
+    "LOSS_MODE": (*WORD, *NONE),
+    "KL_WEIGHT": (*REAL, *NONE),
+    "CE_WEIGHT": (*REAL, *NONE),
+    "Z_LOSS": (*REAL, *NONE),
+    "TEMPERATURE": (*REAL, *NONE, "0"),
+    "DROPOUT_RATE": (*REAL, *NONE, "1", "1.5"),
+    "DTYPE": (*WORD, *NONE, "'float16'", "'int32'", "'bool'"),
+    "SCAN_LAYERS": FLAG,
+    "ATTENTION": (*WORD, *NONE),
+    "ATTENTION_BLOCK": (*FROM_0, *NONE),
+    "REMAT_POLICY": (*WORD, *NONE),
+    "MESH": (
+        *("'2x'", "5", "[1]", "{1: 2}", "{'data': 0}", "{'data': 1e999}", "True"),
+        *("{'data': -1, 'fsdp': -1}", "{'data': '2'}", "'x'", "'" + "9" * 5000 + "'"),
+        *("{'rows': 2}", "{'data': 2.0}", "{'data': True}", "{'data': None}"),
+    ),
+    "CHECKPOINT_PERIOD": (*WHOLE, *NONE),
+    "KEEP": (*WHOLE, *NONE),
+    "BEST_METRIC": TEXT,
+    "LOG_PERIOD": (*WHOLE, *NONE),
+    "EVAL_PERIOD": (*WHOLE, *NONE),
+    "EVAL_SPLIT": TEXT,
+    "EVAL_EXAMPLES": WHOLE,
+    "SUITES": ("'gsm8k'", "5", "[1]", "None", "{'gsm8k': 1}", "True"),
+    "PROMPT": (*WORD, *NONE),
+    "SPLIT": (*WORD, *NONE),
+    "MAX_EXAMPLES": WHOLE,
+    "RULE": (*WORD, *NONE),
+    "DEMONSTRATIONS": (*WHOLE, *NONE),
+    "INPUT_LENGTH": (*WHOLE, *NONE),
+    "OUTPUT_LENGTH": (*WHOLE, *NONE),
+    "EVAL_BATCH_SIZE": (*WHOLE, *NONE),
+    "DECODING": (*WORD, *NONE),
+    "DECODING_TEMPERATURE": (*REAL, *NONE),
+    "TOP_P": (*REAL, *NONE, "0", "1.5"),
+    "NUM_SAMPLES": (*WHOLE, *NONE),
+    "NUM_BEAMS": (*WHOLE, *NONE),
+}
+FILES = ["recipes/tiny_gsm8k.gin"]
+ENTRY = "specialize.training.loop.train.train"
+
+
+def problems(*bindings):
+    found = config.read(FILES, ["MODEL_DIR = 'm'", *bindings], entry=ENTRY)
+    return [str(problem) for problem in config.lint(found)]
+
+
+def test_the_recipe_itself_is_right():
+    assert problems() == []
+
+
+def test_every_macro_is_in_this_table():
+    scan = scanning.scan(["t5x_configs/runs/values.gin"])
+    assert scan.macros().keys() == WRONG.keys()
+
+
+@pytest.fixture(autouse=True)
+def as_for_a_user(monkeypatch):
+    """The tests' type checker would refuse a value before the specification does."""
+    from jaxtyping import config as jaxtyping_config
+
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+
+
+@pytest.mark.parametrize("macro", WRONG)
+def test_a_wrong_value_of_a_macro_is_refused_by_name(macro):
+    for value in WRONG[macro]:
+        try:
+            found = problems(f"{macro} = {value}")
+        except InputError as error:
+            found = [str(error)]
+        assert any(macro in text for text in found), (macro, value, found)
+        assert all(len(text) < 500 for text in found), (macro, value, found)
+
+
+VALUES = sorted({value for values in WRONG.values() for value in values})
+ODD = strategies.one_of(
+    strategies.sampled_from(VALUES),
+    strategies.text(max_size=12),
+    strategies.sampled_from("[({").map(lambda one: one * 3000),
+    strategies.integers().map(str),
+    strategies.floats().map(repr),
+    strategies.sampled_from(["%NO", "@no()", "%SEED", "{[]: 1}", "9" * 5000]),
+    strategies.sampled_from(["0x" + "f" * 5000, "-" * 5000 + "1", "'\\ud800'", "b'a'"]),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(macro=strategies.sampled_from(sorted(WRONG)), value=ODD)
+def test_no_value_on_the_command_line_is_a_traceback(macro, value):
+    words = ["config", "--no_imports", "--for", "train", "--gin_file", FILES[0]]
+    status = cli.main([*words, "--gin.MODEL_DIR=m", f"--gin.{macro}={value}"])
+    assert status in (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [("OPTIMIZER=adafactor", "adafactor"), ("BEST_METRIC=gsm8k/accuracy", None)]
+    + [("MESH=2x4", "2x4"), ("MESH=data=2,model=4", None), ("EVAL_SPLIT=a-b", "a-b")],
+)
+def test_a_bare_word_is_a_text(word, text):
+    name, _, value = word.partition("=")
+    binding = reading.words.binding_of_flag(name, value)
+    found = config.read(FILES, [binding], entry=ENTRY).value(name)
+    assert found == (text or value)
+
+
+@pytest.mark.parametrize(
+    "value", ["None", "True", "8", "-1", "5e-4", "('a', 'b')", "'x'", "1,2", "%SEED"]
+)
+def test_a_literal_is_not_a_text(value):
+    assert reading.words.binding_of_flag("X", value) == f"X = {value}"
+
+
+@pytest.mark.parametrize("name", ["MODEL_DIR", "CORPUS_DIR", "CHECKPOINT_PATH"])
+def test_a_tilde_in_a_path_is_the_home_folder(name, tmp_path, monkeypatch):
+    import gin
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "a.gin"
+    file.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from specialize.config import neutral\n"
+        f"{name} = '~/here'\nneutral.microbatches.number = %{name}\n"
+    )
+    config.parse([str(file)])
+    assert config.current().value(name) == f"{tmp_path}/here"
+    assert gin.query_parameter(f"{name}/gin.macro.value") == f"{tmp_path}/here"
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        (b"# caf\xe9\nSEED = 7\n", "a.gin:1: not UTF-8 (byte 5 is 0xe9)"),
+        ("SEED = 7\n".encode("utf-16"), "UTF-16"),
+        (b"SEED = " + b"[" * 100_000, "a.gin"),
+        (b"SEED = " + b"[" * 200 + b"]" * 200, "a.gin"),
+        (b"SEED = {[]: 1}\n", "a.gin"),
+        (b"SEED = " + b"9" * 5000, "a.gin"),
+        (b"SEED = 0x" + b"f" * 5000, "a.gin"),
+        (b"SEED = \x00\n", "a.gin"),
+    ],
+)
+def test_a_file_that_is_not_gin_is_one_message(tmp_path, data, named):
+    file = tmp_path / "a.gin"
+    file.write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        config.read([str(file)])
+    assert named in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    inner, outer = tmp_path / "inner.gin", tmp_path / "outer.gin"
+    head = "from __gin__ import dynamic_registration\n"
+    use = "from specialize.config import neutral\nneutral.microbatches.number = %SEED\n"
+    inner.write_bytes(f"\ufeff{head}SEED = 7\n{use}".encode())
+    outer.write_bytes(f"\ufeffinclude '{inner}'\nSEED = 8\n".encode())
+    assert config.parse([str(outer)]).value("SEED") == 8
+
+
+@pytest.mark.parametrize("width", [1, 2, 10])
+def test_macros_of_macros_are_bounded(tmp_path, width):
+    file = tmp_path / "laughs.gin"
+    lines = [f"A{i} = [{', '.join([f'%A{i + 1}'] * width)}]" for i in range(5000)]
+    file.write_text("\n".join([*lines, "A5000 = 1", ""]))
+    with pytest.raises(InputError, match="macros inside macros. Write it out"):
+        config.read([str(file)])
+
+
+def test_a_circle_of_macros_is_named(tmp_path):
+    file = tmp_path / "a.gin"
+    for length in (1, 2, 60, 3000):
+        names = [f"A{i}" for i in range(length)]
+        pairs = itertools.pairwise([*names, names[0]])
+        file.write_text("".join(f"{a} = %{b}\n" for a, b in pairs))
+        try:
+            found = [str(one) for one in config.lint(config.read([str(file)]))]
+        except InputError as error:
+            found = [str(error)]
+        assert any("itself" in text or "inside macros" in text for text in found)

@@ -1,0 +1,231 @@
+"""Every JSON file of evaluation, damaged: read rightly, or one error that names it."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies
+
+from specialize.errors import InputError
+from specialize.evaluation.evaluate import _beside
+from specialize.evaluation.inferring import read_prompts
+from specialize.evaluation.predictions import read_predictions
+from specialize.evaluation.report.report import report
+from specialize.evaluation.results import Results
+from specialize.evaluation.tables import table
+
+KEY = "gsm8k:zero_shot_cot"
+SCORE = {
+    "name": "gsm8k",
+    "n": 2,
+    "accuracy": 0.5,
+    "low": 0.1,
+    "high": 0.9,
+    "how": {"marked": 1, "last": 1, "none": 0},
+    "ceiling": {"accuracy": 1.0},
+    "selection": {"split": "test"},
+}
+RESULTS = {
+    "format": 1,
+    "model": {"checkpoint": "runs/x", "step": 2, "parameters": 10},
+    "settings": {"split": "test", "rule": "exact"},
+    "suites": {KEY: SCORE},
+    "averages": {},
+    "predictions": {KEY: "r/lines.jsonl"},
+    "seconds": 1.5,
+}
+JUDGED = [
+    {"suite": "gsm8k", "id": f"q{i}", "prediction": "5", "correct": i == 0}
+    | {"value": "5", "how": "marked", "golds": ["5"], "question": "?", "rationale": ""}
+    for i in range(2)
+]
+METRICS = [
+    {"step": i, "train": {"loss": 1.0, "kl": None}, "speed": {}, "epochs": {}}
+    for i in range(1, 4)
+]
+CORPUS = {
+    "version": 1,
+    "funnel": {"read": 3, "verified": 2, "aligned": 2, "kept": 2, "rejected": {"a": 1}},
+    "formats": {"zero_shot_cot": {"records": 2}},
+    "fingerprint": {"k": 5},
+}
+PREDICTION = {"suite": "gsm8k", "id": "q0", "prediction": "5"}
+ODD = [
+    *(None, True, -1, 0.5, 10**30, 1e308, "", "x", "\u2028", [], [1], {}, {"a": None}),
+    *("../../../../etc/passwd", "/etc/passwd", [None], [[]]),
+]
+
+
+def lines(values):
+    return "".join(json.dumps(value) + "\n" for value in values).encode()
+
+
+def write_run(folder, **files):
+    """A run with a corpus; `files` replaces the bytes of some of them."""
+    content = {
+        "results.json": json.dumps(RESULTS).encode(),
+        "r/lines.jsonl": lines(JUDGED),
+        "metrics.jsonl": lines(METRICS),
+        "config.json": json.dumps(
+            {"values": [{"name": "CORPUS_DIR", "value": str(folder / "corpus")}]}
+        ).encode(),
+        "corpus/corpus.json": json.dumps(CORPUS).encode(),
+    } | files
+    for name, data in content.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return folder
+
+
+@strategies.composite
+def damaged(draw, value):
+    """`value` with one field of another kind, missing, or added."""
+    value = json.loads(json.dumps(value))
+    places = []
+
+    def walk(one):
+        for key in one if isinstance(one, dict) else range(len(one)):
+            places.append((one, key))
+            if isinstance(one[key], dict | list):
+                walk(one[key])
+
+    walk(value)
+    holder, key = draw(strategies.sampled_from(places))
+    if draw(strategies.booleans()):
+        holder[key] = draw(strategies.sampled_from(ODD))
+    else:
+        del holder[key]
+    return value
+
+
+@strategies.composite
+def damaged_bytes(draw, data):
+    """`data` with a piece replaced by bytes that no JSON file of ours has."""
+    place = draw(strategies.integers(0, len(data)))
+    piece = draw(
+        strategies.sampled_from(
+            [b"\xff", b"[" * 5000, b"9" * 5000, b"\n\n", b"NaN", b"\x00", b"\\ud800"]
+        )
+    )
+    rest = draw(strategies.sampled_from([data[place:], data[place + 1 :], b""]))
+    return data[:place] + piece + rest
+
+
+FILES = {
+    "results.json": [RESULTS],
+    "r/lines.jsonl": JUDGED,
+    "metrics.jsonl": METRICS,
+    "corpus/corpus.json": [CORPUS],
+    "config.json": [{"values": [{"name": "A", "value": 1}], "version": 1}],
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=strategies.data())
+def test_a_report_on_a_damaged_file_is_a_page_or_one_error(
+    tmp_path_factory, name, data
+):
+    good = lines(FILES[name])
+    if data.draw(strategies.booleans()):
+        bad = lines(data.draw(damaged(FILES[name])))
+    else:
+        bad = data.draw(damaged_bytes(good))
+    folder = tmp_path_factory.mktemp("run")
+    run, base = write_run(folder / "a", **{name: bad}), write_run(folder / "b")
+    try:
+        for out in ("r.html", "r.md"):
+            report([run, base], folder / out, base=base)
+    except InputError as error:
+        assert len(str(error)) < 600
+        assert not (folder / "r.html").exists()
+    else:
+        assert (folder / "r.html").exists()
+
+
+def test_a_value_that_was_not_finite_is_left_out_of_the_curve(tmp_path):
+    text = b'{"step": 1, "train": {"loss": 1}}\n{"step": 2, "train": {"loss": null}}\n'
+    for last in (b"", b'{"step": 3, "tra', b'{"step": 3, "note": "\xc3', b"\xff\xfe"):
+        run = write_run(tmp_path / "a", **{"metrics.jsonl": text + last})
+        report([run], tmp_path / "r.html")
+        assert "loss (nats per target token)" in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize("kind", ["parent", "absolute", "link"])
+def test_results_name_no_file_outside_their_folder(tmp_path, kind):
+    run = write_run(tmp_path / "a")
+    secret = tmp_path / "secret.jsonl"
+    secret.write_bytes(lines(JUDGED))
+    (run / "link.jsonl").symlink_to(secret)
+    name = {"parent": "../secret.jsonl", "absolute": str(secret), "link": "link.jsonl"}
+    written = RESULTS | {"predictions": {KEY: name[kind]}}
+    (run / "results.json").write_text(json.dumps(written))
+    with pytest.raises(InputError, match="outside this folder"):
+        Results.load(run / "results.json")
+
+
+@pytest.mark.parametrize("place", ["copy.json", "sub/copy.json", "../copy.json"])
+def test_a_copy_of_results_finds_its_predictions_beneath_itself(tmp_path, place):
+    results = Results.load(write_run(tmp_path / "x" / "run") / "results.json")
+    file = tmp_path / "x" / place
+    _beside(results, file).save(file)
+    assert Results.load(file).lines(KEY) == JUDGED
+    elsewhere = tmp_path / "x" / "run" / "deep" / "copy.json"
+    _beside(results, elsewhere).save(elsewhere)
+    assert Results.load(elsewhere).lines(KEY) == JUDGED
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=strategies.data())
+def test_damaged_predictions_are_read_or_one_error(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("p") / "p.jsonl"
+    if data.draw(strategies.booleans()):
+        path.write_bytes(lines(data.draw(damaged([PREDICTION, PREDICTION]))))
+    else:
+        path.write_bytes(data.draw(damaged_bytes(lines([PREDICTION] * 2))))
+    for read in (read_predictions, read_prompts):
+        try:
+            read(path)
+        except InputError as error:
+            assert str(path) in str(error) and len(str(error)) < 600
+
+
+@pytest.mark.parametrize("separator", "\u2028 \u2029 \x85 \x0b \x0c \x1e".split(" "))
+def test_a_separator_in_a_text_ends_no_line(tmp_path, separator):
+    path = tmp_path / "p.jsonl"
+    line = {**PREDICTION, "prediction": f"a{separator}b", "input": f"a{separator}b"}
+    path.write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+    [found] = read_predictions(path)
+    assert found.texts == (f"a{separator}b",)
+    [prompt] = read_prompts(path)
+    assert prompt["input"] == f"a{separator}b"
+
+
+HOSTILE = "<img src=x onerror=alert(1)> ![x](http://e/x.png) [/red]\x1b]0;t\x07|`\n# h"
+
+
+def test_what_a_text_says_is_shown_and_not_obeyed(tmp_path):
+    written = json.loads(json.dumps(RESULTS).replace("runs/x", "X"))
+    written["model"]["checkpoint"] = HOSTILE
+    written["settings"] = {HOSTILE: HOSTILE, "nested": {HOSTILE: [HOSTILE]}}
+    written["suites"] = {f"{HOSTILE}:zero_shot_cot": SCORE}
+    written["predictions"] = {}
+    run = write_run(tmp_path / "a", **{"results.json": json.dumps(written).encode()})
+    report([run], tmp_path / "r.md", command=HOSTILE)
+    report([run], tmp_path / "r.html", command=HOSTILE)
+    text = (tmp_path / "r.md").read_text()
+    assert "<img" not in text and "](http" not in text and "\n# h" not in text
+    assert "<img" not in (tmp_path / "r.html").read_text()
+    from rich.console import Console
+
+    results = Results.load(run / "results.json")
+    console = Console(force_terminal=True, width=400)
+    with console.capture() as captured:
+        console.print(table(results, dataclasses.replace(results)))
+    assert "\x1b]0" not in captured.get() and "\x07" not in captured.get()
+    assert "[/red]" in captured.get()
