@@ -71,7 +71,7 @@ def whole(
         raise InputError(f"{name} = {shown(value)}; it must be a whole number.")
     if value < least:
         raise InputError(f"{name} = {shown(value)}; it must be at least {least}.")
-    if value > most:
+    if int(value) > most:
         raise InputError(f"{name} = {shown(value)}; it must be at most {most}.")
 
 
