@@ -438,6 +438,5 @@ def _remove_copies_of_0_1(folder: pathlib.Path) -> None:
     digests = typed_json.read(folder / META, _Meta).digests
     for file in folder.parent.glob(f"*/{META}"):
         meta = run_folder.read_json(file)
-        old = isinstance(meta, dict) and "version" not in meta
-        if old and meta.get("digests") == digests:
+        if meta and "version" not in meta and meta.get("digests") == digests:
             shutil.rmtree(file.parent, ignore_errors=True)
