@@ -32,7 +32,7 @@ NOT_MACROS = {
     *("HF_HUB_OFFLINE", "JAX_NUM_CPU_DEVICES", "MALLOC_OFF", "OPENAI_API_KEY"),
     *("JOB", "PIP_EXTRA_INDEX_URL", "SBATCH", "TERM"),
     # Words of messages that a page quotes.
-    *("CPU", "RESOURCE_EXHAUSTED"),
+    *("CPU", "MPI", "RESOURCE_EXHAUSTED", "TPU", "URL"),
     "SPCZ",  # the application id of a response database
     # A slip that a shown message is about.
     "BATCHSIZE",

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from specialize import outputs, typed_json, versions
+from specialize import checks, outputs, typed_json, versions
 from specialize.errors import InputError
 from specialize.evaluation.scoring.judging import SuiteScore
 from specialize.evaluation.suites.loading import Suite
@@ -182,8 +182,9 @@ class Results:
         versions.RESULTS.check(value.pop("format"), file)
         if value.keys() != known:
             raise InputError(
-                f"{file} lacks {sorted(known - value.keys())} and has unknown "
-                f"{sorted(value.keys() - known)}. Evaluate again to replace it."
+                f"{file} lacks {checks.shown(sorted(known - value.keys()))} and has "
+                f"unknown {checks.shown(sorted(value.keys() - known))}. Evaluate again "
+                "to replace it."
             )
         typed_json.convert(value, _Content, file, remedy=_REMEDY)
         results = cls(**value, folder=file.parent)

@@ -116,7 +116,7 @@ CASES = [
     ("sample", {"--prompt": "bad/absent"}, "cannot be read as a prompt"),
     ("sample", {"--temperature": 9}, "temperature = 9"),
     ("sample", {"--n": 0}, "samples = 0"),
-    ("sample", {"--extra_body": "[1]"}, "'[1]': expected an object, found a list"),
+    ("sample", {"--extra_body": "[1]"}, "the object: expected an object, found a list"),
     ("sample", {"--concurrency": 5}, "connection"),
     ("export", {}, "r.sqlite does not exist"),
     ("export", {"--responses": "bad/text.txt"}, "text.txt is not a database"),
