@@ -8,6 +8,7 @@ import sys
 import tarfile
 import tempfile
 
+import hypothesis
 import pytest
 
 # Before any test module can import jax. setdefault: a GPU run may say otherwise.
@@ -24,6 +25,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+# The same commit gives the same result.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 ROOT = pathlib.Path(__file__).parent.parent
 
