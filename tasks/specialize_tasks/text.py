@@ -6,7 +6,7 @@ second file (`.validation`, SPECIALIZE_TEXT_VALIDATION_PATH) is its split "valid
 The loop of the distillation tasks trains on it with cross-entropy.
 """
 
-import json
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ import gin
 import seqio
 import tensorflow as tf
 
+from specialize import typed_json
 from specialize.errors import InputError
 
 from . import locations, preprocessors
@@ -94,30 +95,23 @@ class JsonLinesSource(seqio.DataSource):
         return path
 
 
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    inputs: str
+    targets: str
+
+
 def _read(path: pathlib.Path) -> tuple[list[str], list[str], list[int]]:
     inputs: list[str] = []
     targets: list[str] = []
     numbers: list[int] = []
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                pair = record["inputs"], record["targets"]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise InputError(
-                    f"{path}:{number}: expected a JSON object with 'inputs' and "
-                    f"'targets' ({error!r}). Correct or remove the line."
-                ) from error
-            if not all(isinstance(text, str) and text.strip() for text in pair):
-                raise InputError(
-                    f"{path}:{number}: 'inputs' and 'targets' must be texts that are "
-                    f"not empty; got {pair!r}. Correct or remove the line."
-                )
-            inputs.append(pair[0])
-            targets.append(pair[1])
-            numbers.append(number)
+    remedy = "Correct or remove the line."
+    for where, pair in typed_json.read_lines(path, _Pair, remedy=remedy):
+        if not (pair.inputs.strip() and pair.targets.strip()):
+            raise InputError(f"{where}: 'inputs' or 'targets' is empty. {remedy}")
+        inputs.append(pair.inputs)
+        targets.append(pair.targets)
+        numbers.append(int(where.rpartition(":")[2]))
     if not inputs:
         raise InputError(f"{path} has no line of JSON.")
     return inputs, targets, numbers

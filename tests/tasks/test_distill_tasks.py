@@ -271,10 +271,12 @@ def test_plain_text_is_a_task_without_a_teacher(tasks, corpus, tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{broken", ":2: expected a JSON object"),
-        ('{"inputs": "a"}', "KeyError"),
-        ('{"inputs": "a", "targets": ""}', "not empty"),
-        ('{"inputs": "a", "targets": 3}', "must be texts"),
+        ("{broken", ":2: not JSON"),
+        ('{"inputs": "a"}', "the key 'targets' is missing"),
+        ('{"inputs": "a", "targets": ""}', "is empty"),
+        ('{"inputs": "a", "targets": 3}', "targets: expected a text"),
+        ("\xff", "not JSON"),
+        ("[" * 100_000, "expected an object"),
     ],
 )
 def test_a_bad_line_of_text_is_named(tasks, tmp_path, monkeypatch, line, said):

@@ -18,6 +18,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from specialize import errors
 from specialize.corpus.records import (
     ORIGINS,
     AlignedTarget,
@@ -214,11 +215,11 @@ def terminal(shown: View) -> RenderableType:
                 soft = position.origin == "soft"
                 cells[5] = Text("soft" if soft else position.why)
             table.add_row(*cells)
-    lines: list[RenderableType] = [Text(shown.title.translate(_CONTROLS), style="bold")]
+    lines: list[RenderableType] = [Text(errors.visible(shown.title), style="bold")]
     if shown.inputs:
         lines += [
             Text("inputs", style="bold dim"),
-            Text(shown.inputs.translate(_CONTROLS)),
+            Text(errors.visible(shown.inputs)),
         ]
     if tokens:
         lines += [Text("teacher tokens", style="bold dim"), tokens]
@@ -241,15 +242,7 @@ def page(shown: View) -> str:
 def visible(text: str) -> str:
     """The text with visible whitespace and control characters."""
     shown = text.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
-    return shown.translate(_CONTROLS)
-
-
-# Control characters, which could command a terminal, except tab and newline.
-_CONTROLS = {
-    code: f"\\x{code:02x}"
-    for code in (*range(32), *range(127, 160))
-    if code not in (9, 10)
-}
+    return errors.visible(shown)
 
 
 def _before(token: TeacherToken) -> Before:
