@@ -4,7 +4,7 @@ Numbers: the last match of `\d*\.?\d+` in the prediction against the last one in
 gold, compared as floats; there are no signs and no thousands separators, so "-3"
 passes for 3 and "1,000" reads 0. A gold without a number cannot be matched.
 
-Labels: after chain-of-thought prompts, whether the gold is a substring of what stands
+Labels: after chain-of-thought prompts, whether the gold is a substring of the text
 between the first "the answer is" (this case) and the next; after answer-only prompts,
 whether it is a substring of the whole prediction. "valid" is in "invalid", and "3" is
 in "13".

@@ -7,7 +7,7 @@ r"""Numbers as people and models write them -> exact values.
 | `18`, `18.00`, `.5`, `5.` at the end of a sentence | 18, 18, 1/2, 5 |
 | `1,080`, `1'080`, `1_080`, `1 080` with a no-break space | 1080 |
 | `1,00,000`, `1.234.567`, `1.234,50` | 100000, 1234567, 1234.5 |
-| `12,5` | 12.5 (a list has a space behind its comma) |
+| `12,5` | 12.5 (a list has a space after its comma) |
 | `-3`, `−3` (U+2212), `-$3`, `$-3`, `-(1/3)` | -3, ... |
 | `5-3`, `x-3`, `20 - 3` | 5 and 3, 3, 20 and 3: no sign |
 | `$5`, `€5`, `5%`, `5 percent`, `5km`, `6th` | 5; a per cent sign is remembered |
@@ -166,8 +166,8 @@ class Quantity:
     Attributes:
         value: its exact value.
         begin: offset of its first character, sign and currency included.
-        end: offset behind its last character, per cent sign and a.m. included.
-        percent: a per cent sign stood behind it.
+        end: offset after its last character, per cent sign and a.m. included.
+        percent: a per cent sign follows it.
         other: for "2 hours 30 minutes" the value in the smaller unit, else None.
     """
 
@@ -302,8 +302,8 @@ def _read_number(text: str, match: re.Match[str]) -> Quantity:
         value /= int(fraction["denominator"])
         end = fraction.end()
     if match["open"]:
-        # "-(1/3)": the parenthesis belongs to the number only where a sign stands
-        # before it and it closes at once.
+        # "-(1/3)": the parenthesis belongs to the number only if a sign precedes it
+        # and it closes directly after the fraction.
         if text[end : end + 1] == ")" and match["sign"]:
             end += 1
         else:
@@ -334,7 +334,7 @@ def _negative(text: str, match: re.Match[str]) -> bool:
     before = text[max(0, match.start() - 9) : match.start()].rstrip(" ")
     touching = match.start() > 0 and text[match.start() - 1 : match.start()] != " "
     if match["inner"] is None and sign != sign.strip():
-        # "- 5": a sign only where nothing stands before it to subtract from.
+        # "- 5": a sign only if no value precedes it to subtract from.
         return not before or before[-1] in "=(:,\n{["
     if not touching:
         # "20 -5" is a subtraction; "is -5" is a number.

@@ -42,7 +42,7 @@ def leading_number(text: str) -> tuple[Fraction, int] | None:
         text: a passage; case does not matter.
 
     Returns:
-        (value, offset behind its last word), or None if it begins with no number.
+        (value, offset after its last word), or None if it begins with no number.
         "one of them" and "a second chance" are not numbers.
     """
     words = [(match[0], match.end()) for match in _WORD.finditer(text.lower())]
