@@ -192,9 +192,10 @@ class ResponseStore:
         for problem in problems:
             if known.get(problem.id, problem.question) != problem.question:
                 raise InputError(
-                    f"{problem.source}: {problem.id!r} was another question when "
-                    f"{self.path} was begun: {known[problem.id][:60]!r}. Name the "
-                    "problem file it was begun with, or another --responses."
+                    f"{problem.source}: the question of {problem.id!r} has changed "
+                    f"since {self.path} was created; it was "
+                    f"{known[problem.id][:60]!r}. Name the problem file with which "
+                    "the database was created, or another --responses."
                 )
         with self._transaction() as database:
             database.executemany(
