@@ -130,6 +130,7 @@ def test_several_samples_of_a_prompt_lie_together(student):
 
 
 def test_the_loss_per_token_adds_up_to_the_loss_of_training(student):
+    import jax
     import jax.numpy as jnp
 
     from specialize.corpus.storage.stored_record import normalise_rows
@@ -137,11 +138,12 @@ def test_the_loss_per_token_adds_up_to_the_loss_of_training(student):
     records = list(specialize.Corpus("runs/corpus"))[:3]
     found = student.loss(records, batch_size=2)
     assert [set(one) for one in found] == [set(found[0])] * 3
+    loss_sums = jax.jit(student.model.loss_sums)
     for record, losses in zip(records, found, strict=True):
         target = record.target
         probs, tail = normalise_rows(target.teacher_logprobs, target.tail)
         ids = np.asarray(target.ids, np.int32)[None]
-        sums = student.model.loss_sums(
+        sums = loss_sums(
             student.params,
             {
                 "encoder_input_tokens": jnp.asarray(

@@ -5,58 +5,68 @@ import numpy as np
 import pytest
 import tiny_run
 
-STEPS = 50
-# One device, all data, data x model, and the parameters sharded too.
-MESHES = ("1", "8x1", "2x4", "2x2x2")
+# All data, data x model, and the parameters sharded too.
+MESHES = ("8x1", "2x4", "2x2x2")
 
 
 def losses(folder):
     return [line["train"]["loss"] for line in tiny_run.lines(folder)]
 
 
+# The slow suite trains longer, and also without dropout.
+@pytest.fixture(
+    scope="module",
+    params=[
+        (12, 0.2),
+        pytest.param((50, 0.0), marks=pytest.mark.slow),
+        pytest.param((50, 0.2), marks=pytest.mark.slow),
+    ],
+    ids=lambda case: f"{case[0]} steps, dropout {case[1]}",
+)
+def case(request):
+    """The options of a run, and what it needs to be compared."""
+    steps, dropout = request.param
+    return {"steps": steps, "dropout": dropout, "log_period": 1, "period": 1000}
+
+
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """Fifty steps on one device, without and with dropout."""
-    found = {}
-    for dropout in (0.0, 0.2):
-        folder = tmp_path_factory.mktemp("runs") / f"one-{dropout}"
-        result = tiny_run.run(folder, STEPS, dropout=dropout, log_period=1, period=1000)
-        found[dropout] = losses(folder), tiny_run.parameters(result)
-    return found
+def reference(tmp_path_factory, case):
+    """The losses and weights on one device."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    result = tiny_run.run(folder, **case)
+    return losses(folder), tiny_run.parameters(result)
 
 
-def agree(folder, parameters, expected, same_parameters):
-    found, (wanted, weights) = losses(folder), expected
-    assert len(found) == STEPS
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
-    same_parameters(parameters, weights, atol=1e-4)
+@pytest.fixture
+def agree(case, reference, same_parameters):
+    """Asserts that a run on another mesh took the way of the reference."""
+
+    def check(folder, parameters):
+        found, (wanted, weights) = losses(folder), reference
+        assert len(found) == case["steps"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+        same_parameters(parameters, weights, atol=1e-4)
+
+    return check
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-@pytest.mark.parametrize("mesh", MESHES[1:])
-def test_the_trajectory_is_the_same_on_every_mesh(
-    tmp_path, reference, same_parameters, mesh, dropout
-):
-    result = tiny_run.run(
-        tmp_path / "run", STEPS, mesh=mesh, dropout=dropout, log_period=1, period=1000
-    )
-    found = tiny_run.parameters(result)
-    agree(tmp_path / "run", found, reference[dropout], same_parameters)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_the_trajectory_is_the_same_on_every_mesh(tmp_path, case, agree, mesh):
+    result = tiny_run.run(tmp_path / "run", mesh=mesh, **case)
+    agree(tmp_path / "run", tiny_run.parameters(result))
 
 
-@pytest.mark.parametrize("microbatches", [2, 4])
-def test_the_trajectory_is_the_same_however_a_batch_is_split(
-    tmp_path, reference, same_parameters, microbatches
-):
-    result = tiny_run.run(
-        tmp_path / "run",
-        STEPS,
-        data={"microbatches": microbatches},
-        log_period=1,
-        period=1000,
-    )
-    found = tiny_run.parameters(result)
-    agree(tmp_path / "run", found, reference[0.0], same_parameters)
+def test_the_trajectory_is_the_same_however_a_batch_is_split(tmp_path, same_parameters):
+    # Dropout draws its masks per microbatch.
+    case = {"steps": 12, "log_period": 1, "period": 1000}
+    runs = {}
+    for microbatches in (1, 2, 4):
+        folder = tmp_path / str(microbatches)
+        result = tiny_run.run(folder, data={"microbatches": microbatches}, **case)
+        runs[microbatches] = losses(folder), tiny_run.parameters(result)
+    for split in (2, 4):
+        np.testing.assert_allclose(runs[split][0], runs[1][0], rtol=1e-5)
+        same_parameters(runs[split][1], runs[1][1], atol=1e-4)
 
 
 def free_port():
@@ -65,43 +75,31 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_two_processes_of_four_devices_take_the_same_way(
-    tmp_path, reference, same_parameters, start
-):
+def test_two_processes_of_four_devices_take_the_same_way(tmp_path, case, agree, start):
     coordinator = f"localhost:{free_port()}"
-    runs = [
-        {
-            "model_dir": str(tmp_path / f"run-{dropout}"),
-            "steps": STEPS,
-            "mesh": "data=4,fsdp=1,model=2",
-            "dropout": dropout,
-            "log_period": 1,
-            "period": 30,
-            "save_as": str(tmp_path / f"{dropout}.npz"),
-        }
-        for dropout in reference
-    ]
+    options = {
+        **case,
+        "model_dir": str(tmp_path / "run"),
+        "mesh": "data=4,fsdp=1,model=2",
+        "period": case["steps"] // 2,
+        "save_as": str(tmp_path / "run.npz"),
+    }
     processes = [
-        start(devices=4, processes=[coordinator, 2, index], runs=runs)
+        start(devices=4, processes=[coordinator, 2, index], **options)
         for index in (0, 1)
     ]
     for process in processes:
         _, error = process.communicate(timeout=400)
         assert process.returncode == 0, error
-    for dropout, expected in reference.items():
-        with np.load(tmp_path / f"{dropout}.npz") as found:
-            folder = tmp_path / f"run-{dropout}"
-            agree(folder, dict(found), expected, same_parameters)
+    with np.load(tmp_path / "run.npz") as found:
+        agree(tmp_path / "run", dict(found))
 
 
-def test_a_run_goes_on_with_another_number_of_devices(
-    tmp_path, reference, same_parameters
-):
-    options = {"log_period": 1, "period": 1000}
-    tiny_run.run(tmp_path / "run", 20, mesh="2x4", **options)
-    result = tiny_run.run(tmp_path / "run", STEPS, mesh="1", **options)
-    found = tiny_run.parameters(result)
-    agree(tmp_path / "run", found, reference[0.0], same_parameters)
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path, case, agree):
+    half = {**case, "steps": case["steps"] // 2}
+    tiny_run.run(tmp_path / "run", mesh="2x4", **half)
+    result = tiny_run.run(tmp_path / "run", mesh="1", **case)
+    agree(tmp_path / "run", tiny_run.parameters(result))
 
 
 def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(
