@@ -26,7 +26,7 @@ import time
 
 import numpy as np
 
-from specialize.corpus.alignment.align import align
+from specialize.corpus.alignment.aligning import align
 from specialize.corpus.alignment.readings import reader_of
 from specialize.corpus.records import ORIGINS, TeacherToken
 from specialize.corpus.vocabulary import Vocabulary

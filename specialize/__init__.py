@@ -12,6 +12,7 @@ Importing this package imports no other module; a name is imported at its first 
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,3 +77,16 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
+
+
+class _MovedModules:
+    """Asked last: modules of version 0.1 are found by their old names."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> Any:
+        if name.startswith("specialize."):
+            return importlib.import_module("specialize.renamed").find_spec(name)
+        return None
+
+
+sys.meta_path.append(_MovedModules)

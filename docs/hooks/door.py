@@ -11,6 +11,10 @@ not change within a minor version. All other modules are internal. The import ta
 milliseconds; JAX is loaded when a name that needs it is used.
 
 `specialize.__version__` is the installed version.
+
+Scripts that import modules of version 0.1, such as `specialize.corpus.answers`, keep
+working: each old import gives one `FutureWarning` with the new name. Gin files with old
+names are refused (`tests/test_renamed.py`).
 """
 
 

@@ -5,16 +5,10 @@ import importlib.util
 
 from specialize.config.problems import Problem
 from specialize.config.scanning import Origin, Scan
+from specialize.renamed import MOVED
 
 # Modules of `specialize_tasks` that version 0.1 called `tasks.<module>`.
 _TASKS = ("benchmarks", "distill", "locations", "metrics", "preprocessors", "text")
-# Modules with functions and classes that gin configures.
-MOVED = {
-    "specialize.student.losses": "specialize.student.loss.losses",
-    "specialize.training.converter": "specialize.training.data.converter",
-    "specialize.training.loop": "specialize.training.loop.train",
-    "specialize.training.optimizers": "specialize.training.optimization.optimizers",
-}
 
 
 def renamed_problems(scan: Scan) -> list[Problem]:

@@ -61,6 +61,10 @@ class TeacherToken:
     top: tuple[tuple[bytes, float], ...]
 
 
+# The "sample" of a human rationale; it sorts before every sample of a teacher.
+HUMAN = -1
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Completion:
     """One text that a teacher generated.

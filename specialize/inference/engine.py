@@ -49,20 +49,17 @@ class Generation:
         index: index of the prompt.
         texts: one text, or `num_samples` of them, or the best beam.
         scores: log-probability of each text, in nats.
-        ids: token ids of each text, EOS included.
+        num_tokens: number of decoded tokens of each text, EOS included.
         truncated: number of input tokens cut from the front of a too long prompt.
+        ids: token ids of each text, EOS included.
     """
 
     index: int
     texts: tuple[str, ...]
     scores: tuple[float, ...]
-    ids: tuple[tuple[int, ...], ...]
+    num_tokens: tuple[int, ...]
     truncated: int = 0
-
-    @property
-    def num_tokens(self) -> tuple[int, ...]:
-        """Number of decoded tokens of each text, EOS included."""
-        return tuple(map(len, self.ids))
+    ids: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -230,8 +227,9 @@ class Engine:
                 index,
                 tuple(self.tokenizer.decode(sequence) for sequence in decoded),
                 tuple(float(score) for score in scores[row]),
-                decoded,
+                tuple(map(len, decoded)),
                 max(0, len(ids[index]) - self.decoding.input_length),
+                decoded,
             )
 
     def _length(self, sequence: np.ndarray) -> int:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -40,6 +40,7 @@ def decode_to_file(
     path: str | os.PathLike[str],
     settings: dict[str, Any],
     *,
+    sampling: Mapping[str, Any] | None = None,
     description: str = "decode",
 ) -> list[dict[str, Any]]:
     """Decodes `prompts`, appending each batch to `path` when it is finished.
@@ -53,14 +54,21 @@ def decode_to_file(
         prompts: encoder texts.
         path: file of JSON lines; made if it does not exist, else continued.
         settings: everything that the texts depend on, as JSON values.
+        sampling: always empty; in version 0.1 it held what `engine.decoding` holds.
         description: text of the progress bar.
 
     Returns:
         For each prompt, in order: index, texts, scores, num_tokens, truncated.
 
     Raises:
-        InputError: the file has other settings, another version, or a malformed line.
+        InputError: the file has other settings, another version, or a malformed line,
+            or `sampling` is not empty.
     """
+    if sampling:
+        raise InputError(
+            f"sampling is {dict(sampling)}. Since version 0.2 an engine holds how it "
+            "decodes: write Engine(..., decoding=DecodingSpec(...)) with these values."
+        )
     file = pathlib.Path(path)
     found = _read(file, settings)
     beyond = [index for index in found if not 0 <= index < len(prompts)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from teacher_cases import codex_tokens, token, vocabulary_of
 
 from specialize.corpus.alignment import time_warping
-from specialize.corpus.alignment.align import align, check_tokens, one_hot
+from specialize.corpus.alignment.aligning import align, check_tokens, one_hot
 from specialize.corpus.records import TeacherToken
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from teacher_cases import codex_tokens, token, train_vocabulary, vocabulary_of
 
 from specialize.corpus.alignment import byte_offsets
-from specialize.corpus.alignment.align import align, check_tokens
+from specialize.corpus.alignment.aligning import align, check_tokens
 from specialize.corpus.alignment.readings import ending
 from specialize.corpus.records import TeacherToken
 from specialize.corpus.vocabulary import Vocabulary

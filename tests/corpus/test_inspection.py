@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from specialize.corpus.alignment.align import align, one_hot
+from specialize.corpus.alignment.aligning import align, one_hot
 from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import read_completions
 from specialize.corpus.inspection import lookup, view

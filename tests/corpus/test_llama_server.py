@@ -222,7 +222,7 @@ def test_samples_are_verified_aligned_and_written(url, questions, world, tmp_pat
 
 def test_the_rows_of_the_answer_are_the_models(url, questions, world, tmp_path):
     """After " is" the model is at a loss among three numbers, and so is the row."""
-    from specialize.corpus.alignment.align import align
+    from specialize.corpus.alignment.aligning import align
     from specialize.corpus.vocabulary import Vocabulary
 
     sample(url, questions, tmp_path / "r.sqlite")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from specialize.corpus.alignment.align import align
+from specialize.corpus.alignment.aligning import align
 from specialize.corpus.records import TeacherToken
 from specialize.corpus.spelling import spell, teacher_token
 from specialize.corpus.vocabulary import Vocabulary

@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 
-from specialize.corpus.alignment.align import align
+from specialize.corpus.alignment.aligning import align
 from specialize.corpus.alignment.rows import SOFT, UNMATCHED
 from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.building import safe_pickle

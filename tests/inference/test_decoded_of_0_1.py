@@ -19,7 +19,7 @@ class Silent(Engine):
         for index in range(len(prompts)):
             if index not in done:
                 self.asked.append(index)
-                yield Generation(index, ("new",), (-1.0,), ((1,),), 0)
+                yield Generation(index, ("new",), (-1.0,), (1,), 0)
 
 
 @pytest.fixture

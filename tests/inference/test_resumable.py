@@ -25,7 +25,7 @@ class Scripted(Engine):
             if index >= self.stop:
                 raise KeyboardInterrupt
             self.asked.append(index)
-            yield Generation(index, (self.text,), (-0.5,), ((3,),), 0)
+            yield Generation(index, (self.text,), (-0.5,), (1,), 0)
 
 
 def decode(path, engine, used=None):
@@ -62,7 +62,7 @@ def test_a_score_that_is_not_finite_is_read_back(tmp_path):
     class Odd(Scripted):
         def generate(self, prompts, *, done=()):
             for one in super().generate(prompts, done=done):
-                yield Generation(one.index, one.texts, (-float("inf"),), ((3,),), 0)
+                yield Generation(one.index, one.texts, (-float("inf"),), (1,), 0)
 
     path = tmp_path / "x.jsonl"
     assert decode(path, Odd("t"))[0]["scores"] == [-float("inf")]

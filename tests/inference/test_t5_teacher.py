@@ -10,7 +10,7 @@ import pytest
 
 from specialize import cli, sharding
 from specialize.checkpoints.store import CheckpointStore
-from specialize.corpus.alignment.align import align
+from specialize.corpus.alignment.aligning import align
 from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import read_completions
 from specialize.corpus.sampling import sample

@@ -1,1 +1,5 @@
 """Alignment: a teacher's alternatives become teacher rows over student ids."""
+
+from specialize.renamed import names_of
+
+__getattr__ = names_of(__name__)  # this name was a module in version 0.1

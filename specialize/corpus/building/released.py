@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from specialize.corpus.alignment.align import one_hot
+from specialize.corpus.alignment.aligning import one_hot
 from specialize.corpus.alignment.rows import SOFT, UNMATCHED, Rows, assemble
 from specialize.corpus.benchmarks.table import licence_of
 from specialize.corpus.building.parallel import default_processes, ordered_map

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from specialize.corpus import prompts
-from specialize.corpus.alignment.align import align, one_hot
+from specialize.corpus.alignment.aligning import align, one_hot
 from specialize.corpus.records import (
+    HUMAN,
     AlignedTarget,
     Completion,
     DistillRecord,
@@ -24,9 +25,6 @@ from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 
 Path = str | os.PathLike[str]
-
-# The "sample" of a human rationale; it sorts before every sample of a teacher.
-HUMAN = -1
 
 
 def human_completion(problem: Problem) -> Completion:

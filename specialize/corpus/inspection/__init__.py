@@ -1,1 +1,5 @@
 """Inspection of records and of a whole corpus."""
+
+from specialize.renamed import names_of
+
+__getattr__ = names_of(__name__)  # this name was a module in version 0.1

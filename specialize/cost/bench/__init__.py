@@ -1,1 +1,5 @@
 """Measures the time and memory of a step, a batch or a decoded text."""
+
+from specialize.renamed import names_of
+
+__getattr__ = names_of(__name__)  # this name was a module in version 0.1

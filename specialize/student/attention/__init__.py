@@ -1,1 +1,5 @@
 """Attention: plain, fused on a GPU, and T5's relative bias."""
+
+from specialize.renamed import names_of
+
+__getattr__ = names_of(__name__)  # this name was a module in version 0.1

@@ -1,1 +1,5 @@
 """Greedy search, sampling and beam search."""
+
+from specialize.renamed import names_of
+
+__getattr__ = names_of(__name__)  # this name was a module in version 0.1
