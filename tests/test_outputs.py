@@ -284,3 +284,36 @@ def test_locks_that_do_not_exist_keep_leftovers(tmp_path, monkeypatch):
     monkeypatch.setattr(hidden_folders.fcntl, "flock", flock)
     outputs.write_text(tmp_path / "out", "text")
     assert names(tmp_path) == [".out.abcdefgh.partial", "out"]
+
+
+@pytest.mark.parametrize("fault", [InputError("damaged"), KeyboardInterrupt()])
+@pytest.mark.parametrize("before", ["absent", "far away", "empty"])
+def test_a_folder_that_nothing_was_written_to_is_given_back(tmp_path, before, fault):
+    out = tmp_path / ("a/b/run" if before == "far away" else "run")
+    if before == "empty":
+        out.mkdir()
+    with pytest.raises(type(fault)), outputs.claimed(out, "run") as folder:
+        assert outputs.kind_of(folder) == "run"
+        (out / "checkpoints" / "empty").mkdir(parents=True)
+        raise fault
+    assert names(tmp_path) == (["run"] if before == "empty" else [])
+    assert before != "empty" or names(out) == []
+
+
+def test_a_folder_with_a_file_or_of_an_earlier_run_is_kept(tmp_path):
+    for name in ("with a file", "earlier"):
+        out = tmp_path / name
+        if name == "earlier":
+            outputs.claim(out, "run")
+        with pytest.raises(InputError), outputs.claimed(out, "run"):
+            if name == "with a file":
+                (out / "thesis.txt").write_text("precious")
+            raise InputError("damaged")
+        assert outputs.kind_of(out) == "run"
+
+
+def test_a_full_disk_is_told_with_the_space_that_is_free(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(InputError, match=r"[\d,.]+ MB of [\d,.]+ MB are free"):
+        with outputs.staged_file(tmp_path / "absent" / "x"):
+            raise full

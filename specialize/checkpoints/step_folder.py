@@ -196,11 +196,12 @@ def _seal(content: Any) -> dict[str, Any]:
 
 @functools.cache
 def drop_late_callbacks() -> None:
-    """Prevents that one damaged file prints a traceback for every other array.
+    """Prevents that one failure prints a traceback for every other array or thread.
 
-    When one read fails, Orbax closes its event loop while TensorStore's threads still
-    deliver the other arrays to it; each then prints a traceback ("Event loop is
-    closed", or its own failure to read). Only these tracebacks are dropped.
+    When one read or write fails, Orbax closes its event loop while TensorStore's
+    threads still deliver the other arrays to it; each then prints a traceback ("Event
+    loop is closed", or its own failure to read). Orbax's threads also print the failure
+    that they pass on to their caller. Only these tracebacks are dropped.
     """
     previous = sys.unraisablehook
     late = ("Event loop is closed", "Encountered error while reading array index")
@@ -213,6 +214,16 @@ def drop_late_callbacks() -> None:
     logging.getLogger("asyncio").addFilter(
         lambda record: "exception was never retrieved" not in record.getMessage()
     )
+    threads = ("future.py", "async_checkpointer.py", "checkpoint_manager.py")
+    again = "Attempted to create temporary directory"  # a second try of the same save
+
+    def is_news(record: logging.LogRecord) -> bool:
+        passed_on = record.exc_info and record.filename in threads
+        return "orbax" not in record.pathname or not (
+            passed_on or record.getMessage().startswith(again)
+        )
+
+    logging.getLogger("absl").addFilter(is_news)
 
 
 def _one_line(error: BaseException, limit: int = 200) -> str:

@@ -9,6 +9,7 @@ to an older step when the newest is damaged, and errors that say what to do.
 import dataclasses
 import math
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from specialize.checkpoints import integrity, step_folder
 from specialize.checkpoints.spec import CheckpointSpec
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.errors import InputError
-from specialize.outputs import DISK_FULL
+from specialize.outputs import DISK_FULL, free_space, is_full
 from specialize.progress import say
 
 
@@ -72,9 +73,11 @@ class CheckpointStore:
         self._sign = 1.0 if best_mode == "max" else -1.0
         self._metrics: dict[int, float | None] = {}
         self._damaged: dict[int, str] = {}
+        self._failed = False
         self._manager = None if read_only else self._new_manager(keep, asynchronous)
 
     def _new_manager(self, keep: int, asynchronous: bool) -> ocp.CheckpointManager:
+        step_folder.drop_late_callbacks()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_LatestAndBest(keep, self.best),
             save_decision_policy=_Always(),
@@ -233,7 +236,10 @@ class CheckpointStore:
             InputError: as `save`.
         """
         if self._manager is not None:
-            self._guarded(self._manager.close)
+            try:
+                self._guarded(self._manager.close)
+            finally:
+                self._remove_unfinished()
 
     def _restore_exactly(
         self, step: int, abstract_state: Any
@@ -298,19 +304,31 @@ class CheckpointStore:
         self._metrics.clear()
         manager.reload()
 
+    def _remove_unfinished(self) -> None:
+        """Removes the step whose save failed: it may take most of the disk."""
+        if self._failed and jax.process_index() == 0:
+            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+
     def _guarded(self, action: Any) -> None:
         try:
             action()
         except InputError:
             raise
         except Exception as error:
+            here = "://" not in os.fspath(self.directory)
             reason = _storage_failure(error)
+            if reason is None and here and is_full(self.directory):
+                reason = _FULL  # what Orbax raises may be a consequence
             if reason is None:
                 raise
+            free = f" ({free_space(self.directory)})" if here else ""
+            self._failed = True
+            self._remove_unfinished()
             raise InputError(
-                f"Could not save a checkpoint in {self.directory}: {reason}. Earlier "
-                "checkpoints are unchanged. Free space or name another model directory "
-                "and start again; the run resumes from the last checkpoint."
+                f"Could not save a checkpoint in {self.directory}: {reason}{free}. "
+                "Earlier checkpoints are unchanged. Free space or name another model "
+                "directory and start again; the run resumes from the last checkpoint."
             ) from error
 
 
@@ -345,10 +363,13 @@ def _all_agree(good: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
 
 
+_FULL = "disk is full"
+
+
 def _storage_failure(error: BaseException | None) -> str | None:
     """The storage failure that caused `error`, in a few words, or None."""
     signs = {
-        "disk is full": ("no space left", "disk quota exceeded", "file too large"),
+        _FULL: ("no space left", "disk quota exceeded", "file too large"),
         "permission denied": ("permission denied", "read-only file system"),
     }
     seen: set[int] = set()
@@ -356,7 +377,7 @@ def _storage_failure(error: BaseException | None) -> str | None:
         seen.add(id(error))
         text = str(error).lower()
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            return "disk is full"
+            return _FULL
         for reason, words in signs.items():
             if any(word in text for word in words):
                 return reason

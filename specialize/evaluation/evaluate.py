@@ -4,6 +4,7 @@ Predictions are written as they are decoded, so that a killed evaluation resumes
 its last finished batch.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -160,17 +161,18 @@ def evaluate(
     suites_of(evaluation)
     Vocabulary(evaluation.vocabulary())
     before = None if base is None else Results.load(base)
-    if output_dir is not None:
-        outputs.claim(output_dir, "evaluation")
-    student = load_student(model, checkpoint, mesh)
-    results = evaluate_weights(
-        evaluation,
-        model.module,
-        student.params,
-        student.mesh,
-        out=output_dir,
-        model={"checkpoint": str(checkpoint), "step": student.step},
-    )
+    with contextlib.ExitStack() as exits:
+        if output_dir is not None:
+            exits.enter_context(outputs.claimed(output_dir, "evaluation"))
+        student = load_student(model, checkpoint, mesh)
+        results = evaluate_weights(
+            evaluation,
+            model.module,
+            student.params,
+            student.mesh,
+            out=output_dir,
+            model={"checkpoint": str(checkpoint), "step": student.step},
+        )
     if jax.process_index() == 0:
         tables.show(results, before)
         if json_path is not None:

@@ -106,22 +106,23 @@ def select(
             f"{run} has no checkpoints to choose from ({kept}). Name the MODEL_DIR "
             "of 'specialize train'."
         )
-    folder = outputs.claim(output_dir or run / "selection", "selection")
     candidates = dataclasses.replace(evaluation, suites=asked, split="validation")
     final = dataclasses.replace(evaluation, split="test")
     for one in (candidates, final):
         suites_of(one)  # rejects invalid names before anything is decoded
     validation: dict[int, dict[str, Any]] = {}
-    for step in steps:
-        found = _evaluated(candidates, model, run, step, mesh, folder / "validation")
-        scores = {**found.suites, **found.averages}
-        score = scores[f"{decides}:{evaluation.prompt}"]
-        validation[step] = {
-            name: score[name] for name in ("accuracy", "low", "high", "n")
-        }
-    # Of equals the earliest one: it cost least and forgot least.
-    best = max(steps, key=lambda step: (validation[step]["accuracy"], -step))
-    test = _evaluated(final, model, run, best, mesh, folder / "test")
+    with outputs.claimed(output_dir or run / "selection", "selection") as folder:
+        out = folder / "validation"
+        for step in steps:
+            found = _evaluated(candidates, model, run, step, mesh, out)
+            scores = {**found.suites, **found.averages}
+            score = scores[f"{decides}:{evaluation.prompt}"]
+            validation[step] = {
+                name: score[name] for name in ("accuracy", "low", "high", "n")
+            }
+        # Of equals the earliest one: it cost least and forgot least.
+        best = max(steps, key=lambda step: (validation[step]["accuracy"], -step))
+        test = _evaluated(final, model, run, best, mesh, folder / "test")
     choice = Choice(words, best, validation, test)
     if jax.process_index() == 0:
         written = {

@@ -28,7 +28,9 @@ from specialize.errors import InputError
 from specialize.outputs.hidden_folders import (
     DISK_FULL,
     WORK,
+    free_space,
     is_a_place_of_its_own,
+    is_full,
     make_parent,
     room_for,
     scratch,
@@ -41,6 +43,9 @@ __all__ = [
     "MARKER",
     "check_writable",
     "claim",
+    "claimed",
+    "free_space",
+    "is_full",
     "is_stream",
     "kind_of",
     "make_parent",
@@ -189,6 +194,28 @@ def claim(path: Path, kind: str) -> pathlib.Path:
             folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / MARKER, {"kind": kind} | _VERSION)
     return folder
+
+
+@contextlib.contextmanager
+def claimed(path: Path, kind: str) -> Iterator[pathlib.Path]:
+    """`claim`, which is taken back if the block raises before it has written a file.
+
+    Empty folders in it, and folders that were made for it, are removed too.
+    """
+    folder = _resolved(path)
+    ours = check_writable(folder, kind)
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    claim(folder, kind)
+    try:
+        yield folder
+    except BaseException:
+        inside = sorted(folder.rglob("*"), reverse=True)
+        if not ours and [p for p in inside if not p.is_dir()] == [folder / MARKER]:
+            with contextlib.suppress(OSError):
+                (folder / MARKER).unlink()
+                for one in (*filter(pathlib.Path.is_dir, inside), *made):
+                    one.rmdir()
+        raise
 
 
 @contextlib.contextmanager

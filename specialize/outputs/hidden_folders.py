@@ -72,6 +72,24 @@ def make_parent(path: pathlib.Path) -> None:
             ) from error
 
 
+def free_space(path: Path) -> str:
+    """How much of the disk of `path`, which may be absent, is free."""
+    free, total = _free_and_total(path)
+    return f"{free / 1e6:,.1f} MB of {total / 1e6:,.1f} MB are free"
+
+
+def is_full(path: Path) -> bool:
+    """Whether the disk of `path`, which may be absent, has no room for a file."""
+    return _free_and_total(path)[0] < 1 << 16
+
+
+def _free_and_total(path: Path) -> tuple[int, int]:
+    absolute = pathlib.Path(path).absolute()
+    there = next(one for one in (absolute, *absolute.parents) if one.exists())
+    disk = shutil.disk_usage(there)
+    return disk.free, disk.total
+
+
 @contextlib.contextmanager
 def room_for(target: pathlib.Path) -> Iterator[None]:
     """Turns a full disk into an `InputError` that names the output."""
@@ -81,8 +99,8 @@ def room_for(target: pathlib.Path) -> Iterator[None]:
         if error.errno not in DISK_FULL:
             raise
         raise InputError(
-            f"{target} cannot be written: {error.strerror}. Make room and run the same "
-            "command again; nothing was left behind."
+            f"{target} cannot be written: {error.strerror} ({free_space(target)}). "
+            "Make room and run the same command again; nothing was left behind."
         ) from error
 
 

@@ -244,7 +244,9 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_last_good_step(two_steps)
     store = CheckpointStore(two_steps)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
-        with pytest.raises(InputError, match="disk is full.*Earlier checkpoints"):
+        with pytest.raises(
+            InputError, match=r"disk is full \(.* MB are free\)\. Earlier"
+        ):
             store.save(3, big, {})
             store.wait()
     finally:
@@ -256,6 +258,51 @@ def test_a_full_disk_is_one_clear_error_and_leaves_the_last_good_step(two_steps)
         again.save(3, state, {})
         again.wait()
         assert again.steps() == [1, 2, 3]
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Gives a folder that is a disk of its own, of some KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(size):
+        words = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", folder]
+        if subprocess.run(words, capture_output=True).returncode:
+            pytest.skip("may not mount a small disk")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "-l", folder], capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "last"),
+    [(8, None), (100, None), (350, None), (450, 0), (800, 0), (1300, 2)],
+)
+def test_a_save_at_any_moment_of_a_full_disk_is_one_message_and_no_half_step(
+    disk, size, last, capfd
+):
+    folder = disk(size) / "checkpoints"
+    arrays = {f"w{i}": jnp.full((64, 64), i, jnp.float32) for i in range(20)}
+    state = {"params": arrays}
+    store = CheckpointStore(folder)
+    with pytest.raises(InputError, match=r"checkpoints: disk is full \(.* are free\)"):
+        with store:
+            for step in range(5):
+                store.save(step, state, {})
+            store.wait()
+    assert "".join(capfd.readouterr()).strip() == ""
+    kept = [] if last is None else [str(step) for step in range(last + 1)]
+    assert sorted(path.name for path in folder.iterdir()) == kept
+    subprocess.run(["mount", "-o", "remount,size=9m", folder.parent], check=True)
+    with CheckpointStore(folder) as again:
+        assert again.latest() == last
+        if last is not None:
+            assert same(again.restore(None, abstract(state))[0], state)
+        again.save(9, state, {})
+        again.wait()
+        assert again.latest() == 9
 
 
 KILLED = """

@@ -15,7 +15,7 @@ from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 from specialize.training.data import batches
 from specialize.training.data.mixtures import Mixture
-from specialize.training.loop import interruptions
+from specialize.training.loop import interruptions, train
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +178,23 @@ def test_held_out_loss_equals_the_loss_of_all_records_at_once(tmp_path):
     sums = jax.jit(tiny_run.student().loss_sums)(result.params, batch, None)
     expected = float(sums.loss / sums.weight)
     np.testing.assert_allclose(result.metrics["held_out/loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("before", ["data", "weights"])
+def test_a_run_that_is_refused_before_its_first_step_leaves_no_folder(
+    tmp_path, before, monkeypatch
+):
+    def refuse(*given, **options):
+        raise InputError("a shard is damaged")
+
+    options = {}
+    if before == "data":
+        monkeypatch.setattr(train, "_load", refuse)
+    else:
+        options["initial_checkpoint_path"] = str(tmp_path / "absent")
+    with pytest.raises(InputError):
+        tiny_run.run(tmp_path / "runs" / "mine", 4, **options)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture

@@ -82,9 +82,9 @@ def full_disk(model_dir: pathlib.Path) -> Iterator[None]:
         if error.errno not in outputs.DISK_FULL:
             raise
         raise InputError(
-            f"The disk of {model_dir} is full ({error.strerror}). Its finished "
-            "checkpoints are intact. Free some space; the same command then resumes "
-            "from the newest checkpoint."
+            f"The disk of {model_dir} is full ({error.strerror}; "
+            f"{outputs.free_space(model_dir)}). Its finished checkpoints are intact. "
+            "Free some space; the same command then resumes from the newest checkpoint."
         ) from error
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -119,14 +119,15 @@ def train(
     data.check_batch(sharding.batch_shards(mesh))
     optimizer, settings = _made(optimizer)
     model_dir = pathlib.Path(model_dir)
-    _claim(model_dir)
-
-    # -- 2. Data, prepared once; a step's batch is then a function of (seed, step). ---
-    mixture, held_out = _load(data, evaluation, model_dir)
-    source = BatchSource(mixture, data)
-    identity = {**source.identity(), "mixture": mixture.name, "split": data.split}
 
     with contextlib.ExitStack() as exits:
+        exits.enter_context(_claimed(model_dir))
+
+        # -- 2. Data, prepared once; a step's batch then follows from (seed, step). ---
+        mixture, held_out = _load(data, evaluation, model_dir)
+        source = BatchSource(mixture, data)
+        identity = {**source.identity(), "mixture": mixture.name, "split": data.split}
+
         # -- 3. State, from the newest checkpoint, from given weights, or random. -----
         exits.enter_context(interruptions.full_disk(model_dir))
         stop = exits.enter_context(interruptions.stop_on_signals())
@@ -189,11 +190,13 @@ def _made(optimizer: OptimizerSpec | Optimizer) -> tuple[Optimizer, dict[str, st
     return make_optimizer(optimizer), {name: repr(value) for name, value in fields}
 
 
-def _claim(model_dir: pathlib.Path) -> None:
+@contextlib.contextmanager
+def _claimed(model_dir: pathlib.Path) -> Iterator[None]:
     """Makes the run's folder, or checks that it is one."""
-    if jax.process_index() == 0:
-        outputs.claim(model_dir, "run")
-    sharding.barrier("run folder")
+    leader = jax.process_index() == 0
+    with outputs.claimed(model_dir, "run") if leader else contextlib.nullcontext():
+        sharding.barrier("run folder")
+        yield
 
 
 def _load(
