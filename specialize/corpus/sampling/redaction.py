@@ -2,27 +2,36 @@
 
 A server, or a proxy before it, may repeat the key that it was sent: in an error, in the
 body of an answer, in any encoding, cut anywhere. What enters is therefore searched for
-the key before it is cut, stored or shown.
+the key before it is cut, stored or shown. The time is linear in what enters.
 """
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+import numpy as np
 
 from specialize.errors import InputError
 
 MASK = b"***"
 # Shorter keys ("none", "EMPTY") are placeholders, and would be found in any text.
 SHORTEST = 8
+# Where the key is in a larger text is not searched: all of the text is covered.
+_LARGEST = 1 << 20
 
 # A printable character of ASCII in JSON, Python's repr, a URL, HTML; or a line's end.
 _ESCAPE = re.compile(
-    rb"\\+(?:u\{?0*([2-7][0-9a-f])\}?|x([2-7][0-9a-f])|([01][0-7][0-7])|[nrt])"
+    rb"\\(?:u\{?0*([2-7][0-9a-f])\}?|x([2-7][0-9a-f])|([01][0-7][0-7])|[nrt])"
     rb"|%(?:25)*([2-7][0-9a-f])"
-    rb"|&#(?:x0*([2-7][0-9a-f])|0*([3-9][0-9]|1[0-2][0-9]));?",
+    rb"|&(?:amp;)*#(?:x0*([2-7][0-9a-f])|0*([3-9][0-9]|1[0-2][0-9]));?",
     re.IGNORECASE,
 )
-_IGNORED = b"\0\\\r\n\t \"',"
+_BASES = (0, 16, 16, 8, 16, 16, 10)  # of the groups
+_CHARACTERS = [bytes([byte]) for byte in range(128)]
+_ROUNDS = 3  # an escape may be escaped
+_IGNORED = b"\0\\\r\n\t \"',:"
+# Letter case does not count, nor which of the two alphabets of base64 is used.
+_ALIKE = bytes(range(256)).lower().translate(bytes.maketrans(b"-_", b"+/"))
 
 
 class Redactor:
@@ -33,17 +42,14 @@ class Redactor:
     """
 
     def __init__(self, key: str):
-        needles = dict.fromkeys(_written(key.encode())) if len(key) >= SHORTEST else ()
-        self._needles = [_folded(needle[:SHORTEST]) for needle in needles]
-        if needles:  # a list of bytes: found, but never cut out
-            self._needles.append(
-                b"".join(b"%d" % byte for byte in key.encode()[:SHORTEST])
+        # What is searched for, and the whole form, which may follow.
+        self._needles: dict[bytes, bytes] = {}
+        if len(key) >= SHORTEST:
+            forms = zip(
+                _written(key[:SHORTEST].encode()), _written(key.encode()), strict=True
             )
-        self._units = [[_unit(byte) for byte in needle] for needle in needles]
-        self._heads = [
-            re.compile(b"".join(one.pattern for one in units[:SHORTEST]), re.IGNORECASE)
-            for units in self._units
-        ]
+            found = {_folded(head): _folded(whole) for head, whole in forms}
+            self._needles = {head: whole for head, whole in found.items() if head}
 
     def holds(self, data: bytes) -> bool:
         """Whether the key, or 8 characters of its beginning, is in the data."""
@@ -55,18 +61,42 @@ class Redactor:
     def clean(self, data: bytes) -> bytes:
         """The data with `***` in place of the key.
 
-        All of the data is covered if the key is found, but not where.
+        All of the data is covered if it is large, or if the key is found, but not
+        where.
         """
         if not self.holds(data):
             return data
-        for head, units in zip(self._heads, self._units, strict=True):
-            data = _covered(data, head, units[SHORTEST:])
+        if len(data) <= _LARGEST:
+            data = self._covered(data)
         return MASK if self.holds(data) else data
 
     def clean_text(self, text: str) -> str:
         """`clean` for a text."""
         data = self.clean(text.encode("utf-8", "surrogatepass"))
         return data.decode("utf-8", "replace")
+
+    def _covered(self, data: bytes) -> bytes:
+        """The data with `***` for every beginning of the key that is found."""
+        folded, begins, ends = _traced(data)
+        covered = np.zeros(len(data) + 1, bool)
+        for head, whole in self._needles.items():
+            at = folded.find(head)
+            while at >= 0:
+                end = at + len(head)
+                for byte in whole[len(head) :]:
+                    if folded[end : end + 1] != bytes([byte]):
+                        break
+                    end += 1
+                covered[begins[at] : ends[end - 1]] = True
+                at = folded.find(head, end)
+        edges = np.flatnonzero(np.diff(covered, prepend=False))
+        parts: list[bytes] = []
+        position = 0
+        for begin, end in edges.reshape(-1, 2).tolist():
+            # Half an escape would remain: JSON has no "\***".
+            parts += [data[position:begin].rstrip(b"\\"), MASK]
+            position = end
+        return b"".join([*parts, data[position:]])
 
 
 def checked_key(value: str, name: str) -> str:
@@ -87,62 +117,77 @@ def checked_key(value: str, name: str) -> str:
 
 
 def _written(key: bytes) -> Iterator[bytes]:
-    """The key as it is, in hexadecimal digits and in base64."""
-    yield key
-    yield key.hex().encode()
-    # Base64 of a text that holds the key depends on the key's place modulo 3.
-    for before in range(3):
-        for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            whole = encode(bytes(before) + key)
-            first, end = (0, 2, 3)[before], 4 * ((before + len(key)) // 3)
-            if end - first >= SHORTEST:
-                yield whole[first:end]
+    """The key in every form that is searched for: encoded once, or twice."""
+    once = [key, key.hex().encode(), key.hex().upper().encode()]
+    once += [*_encoded(key, base64.b64encode, 6), *_encoded(key, base64.b32encode, 5)]
+    yield from once
+    for spelt in ("{:d}", "0x{:02x}", "={:02x}", "{:03o}", "{:08b}"):
+        yield "".join(map(spelt.format, key)).encode()  # a list of bytes
+    inner = [*once, key.decode().encode("utf-16-le")]
+    inner += [
+        b"".join(pattern % byte for byte in key) for pattern in (b"%%%02X", b"%%%02x")
+    ]
+    for form in inner:
+        yield form.hex().encode()
+        yield from _encoded(form, base64.b64encode, 6)
+        yield from _encoded(form, base64.b32encode, 5)
+
+
+def _encoded(
+    data: bytes, encode: Callable[[bytes], bytes], bits: int
+) -> Iterator[bytes]:
+    """The characters that depend on the data alone, wherever a text holds it.
+
+    A character encodes `bits` bits, so the place of the data matters modulo 3 bytes
+    (base64) or 5 bytes (base32).
+    """
+    for before in range(3 if bits == 6 else 5):
+        begin, end = -(-8 * before // bits), 8 * (before + len(data)) // bits
+        yield encode(bytes(before) + data)[begin:end]
 
 
 def _folded(data: bytes) -> bytes:
     """The data without escapes, letter case and what may separate parts of a text."""
     data = data.replace(b"\0", b"")
-    for _ in range(3):  # an escape may be escaped
+    for _ in range(_ROUNDS):
         if (plain := _ESCAPE.sub(_character, data)) == data:
             break
         data = plain
-    return data.translate(None, _IGNORED).lower()
+    return data.translate(_ALIKE, _IGNORED)
+
+
+def _traced(data: bytes) -> tuple[bytes, np.ndarray, np.ndarray]:
+    """`_folded`, and where each of its bytes begins and ends in the data."""
+    begins = np.arange(len(data))
+    ends = begins + 1
+
+    def without(gone: np.ndarray, values: np.ndarray) -> bytes:
+        nonlocal begins, ends
+        begins, ends = begins[~gone], ends[~gone]
+        return values[~gone].tobytes()
+
+    values = np.frombuffer(data, np.uint8)
+    data = without(values == 0, values)
+    for _ in range(_ROUNDS):
+        values = np.frombuffer(data, np.uint8).copy()
+        gone = np.zeros(len(data), bool)
+        for match in _ESCAPE.finditer(data):
+            begin, end = match.span()
+            gone[begin:end] = True
+            if character := _character(match):
+                gone[begin] = False
+                values[begin] = character[0]
+                ends[begin] = ends[end - 1]
+        if not gone.any():
+            break
+        data = without(gone, values)
+    values = np.frombuffer(data, np.uint8)
+    ignored = np.isin(values, np.frombuffer(_IGNORED, np.uint8))
+    return without(ignored, values).translate(_ALIKE), begins, ends
 
 
 def _character(match: re.Match[bytes]) -> bytes:
-    *_, decimal = match.groups()
-    octal = match[3]
-    digits = match[1] or match[2] or match[4] or match[5] or octal or decimal
-    if digits is None:
+    group = match.lastindex
+    if group is None:
         return b""  # the end of a line
-    base = 8 if octal else 10 if decimal else 16
-    return bytes([int(digits, base)])
-
-
-def _covered(
-    data: bytes, head: re.Pattern[bytes], rest: list[re.Pattern[bytes]]
-) -> bytes:
-    """The data with `***` for every `head` and as much of the rest as follows it."""
-    parts: list[bytes] = []
-    position = 0
-    while (found := head.search(data, position)) is not None:
-        parts += [data[position : found.start()], MASK]
-        position = found.end()
-        for unit in rest:
-            if (more := unit.match(data, position)) is None:
-                break
-            position = more.end()
-    return b"".join([*parts, data[position:]])
-
-
-def _unit(byte: int) -> re.Pattern[bytes]:
-    """One character in any of its escapes, and the line ends before it."""
-    digits = b"%02x" % byte
-    written = [
-        rb"\\+%03o" % byte,
-        rb"\\+(?:u\{?0*|x)%s\}?" % digits,
-        rb"%%(?:25)*%s" % digits,
-        rb"&#(?:x0*%s|0*%d);?" % (digits, byte),
-        rb"\\*%s" % re.escape(bytes([byte])),
-    ]
-    return re.compile(rb"(?:\s|\0|\\+[nrt])*(?:%s)" % b"|".join(written), re.IGNORECASE)
+    return _CHARACTERS[int(match[group], _BASES[group])]
