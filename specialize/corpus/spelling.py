@@ -41,6 +41,13 @@ def token_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
+def is_text_of(option: bytes, token: bytes) -> bool:
+    """Whether an option is the token itself, perhaps in the tokenizer's alphabet."""
+    return option == token or bool(
+        _MARK.match(option) and token in (_of_bytes(option), _of_pieces(option))
+    )
+
+
 def teacher_token(
     token: bytes,
     logprob: float,
@@ -67,8 +74,8 @@ def teacher_token(
             value = _checked(value, text, where)
         if value < IMPOSSIBLE:
             continue
-        if _MARK.match(text) and token in (_of_bytes(text), _of_pieces(text)):
-            text = token  # the sampled one again, in the tokenizer's alphabet
+        if is_text_of(text, token):
+            text = token
         values = options.setdefault(text, [])
         if not any(_equal(value, other) for other in values):
             values.append(value)

@@ -206,7 +206,8 @@ class FaultServer:
     ) -> dict[str, Any]:
         body = request.body
         text = self.text(request.question, body.get("seed", 0), index)
-        tokens = _TOKEN.findall(text)[: body["max_tokens"]]
+        limit = body.get("max_tokens") or body["max_completion_tokens"]
+        tokens = _TOKEN.findall(text)[:limit]
         text = "".join(tokens)
         power = 1.0 if self.raw_logprobs else 1 / max(body["temperature"], 1e-6)
         tops = [{token: -0.2 * power, "zz": -2.5 * power} for token in tokens]

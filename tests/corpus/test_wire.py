@@ -1,6 +1,7 @@
 """Responses as vLLM, SGLang, llama.cpp, OpenAI and gateways send them."""
 
 import json
+import math
 
 import hypothesis
 import pytest
@@ -80,6 +81,67 @@ def test_llamacpps_own_server_sends_the_chat_layout_for_completions():
                                   "logprob": -0.5}]}]  # fmt: skip
     text, tokens = read(response({"text": "1", "logprobs": {"content": content}}))
     assert (text, tokens) == ("1", [(b"1", -0.5, {b"1": -0.5})])
+
+
+def held_back(texts, reported, p=0.9):
+    """Tokens as llama.cpp's server sends them: alternatives of `texts`, `reported`."""
+    content = []
+    for number, (text, shown) in enumerate(zip(texts, reported, strict=True)):
+        logprob = math.log(p) - number / 1024
+        options = [(text, logprob), (b"!", math.log(0.04)), (b"?", math.log(0.02))]
+        top = [
+            {"id": 9, "token": t.decode("utf-8", "replace"), "bytes": list(t),
+             "logprob": value}
+            for t, value in options
+        ]  # fmt: skip
+        entry = {"id": 9, "token": shown.decode(), "bytes": list(shown)}
+        content.append(entry | {"logprob": logprob, "top_logprobs": top})
+    text = b"".join(reported).decode()
+    return response({"text": text, "logprobs": {"content": content}})
+
+
+@pytest.mark.parametrize("p", [0.9, 0.5, 0.3])
+@pytest.mark.parametrize(
+    ("texts", "reported"),
+    [
+        ([b"Two", b".", b"\n", b"Five"], [b"Two", b".", b"", b"\nFive"]),
+        ([b"\n", b"Qu", b"ick"], [b"", b"", b"\nQuick"]),
+        ([b"\n", b"A", b" b", b"\n", b"C"], [b"", b"\nA", b" b", b"", b"\nC"]),
+        ([b"4", b" \xc3", b"\x97", b" 5"], [b"4", b"", " ×".encode(), b" 5"]),
+    ],
+)
+def test_tokens_that_llamacpp_holds_back_are_read_as_they_were_sampled(
+    texts, reported, p
+):
+    _, tokens = read(held_back(texts, reported, p))
+    assert [token for token, _, _ in tokens] == texts
+    for number, (text, logprob, top) in enumerate(tokens):
+        assert logprob == pytest.approx(math.log(p) - number / 1024)
+        assert top.keys() == {text, b"!", b"?"}
+
+
+@pytest.mark.parametrize("p", [0.9, 0.5, 0.3])
+@pytest.mark.parametrize("whole", [" ×", "🧮", "é", "家"])
+def test_a_character_that_llamacpp_completes_has_unknown_alternatives(whole, p):
+    text = whole.encode()
+    body = held_back([b"4", text[-1:], b" 5"], [b"4", text, b" 5"], p)
+    _, tokens = read(body)
+    assert [token for token, _, _ in tokens] == [b"4", text, b" 5"]
+    assert tokens[1][2].keys() == {text}
+    assert tokens[0][2].keys() == {b"4", b"!", b"?"}
+
+
+def test_a_reply_with_an_emoji_of_llamacpp_is_used():
+    value = -0.00031273486092686653
+    top = [
+        {"id": 106 + n, "token": "\ufffd", "bytes": [174 + n], "logprob": logprob}
+        for n, logprob in enumerate((value, -10.05))
+    ]
+    emoji = {"id": 106, "token": "🧮", "bytes": list("🧮".encode()), "logprob": value}
+    end = {"id": 9, "token": "", "bytes": [], "logprob": -1.58}
+    content = [emoji | {"top_logprobs": top}, end | {"top_logprobs": [end]}]
+    text, tokens = read(response({"text": "🧮", "logprobs": {"content": content}}))
+    assert (text, tokens) == ("🧮", [("🧮".encode(), value, {"🧮".encode(): value})])
 
 
 @pytest.mark.parametrize("value", [None, float("-inf"), -9999.0, -3.4e38])

@@ -17,6 +17,8 @@ from specialize.errors import InputError, visible
 
 # A longer answer is none: a server may send without end.
 MOST_BYTES = 256 << 20
+# Names of the field for the longest completion; some servers refuse the older one.
+_LIMITS = ("max_tokens", "max_completion_tokens")
 
 
 class OpenAITeacher:
@@ -38,6 +40,7 @@ class OpenAITeacher:
         self.endpoint = endpoint
         self.name = endpoint.model
         self._openai = openai
+        self._limit = _LIMITS[_LIMITS[1] in endpoint.extra_body]
         key = _key(endpoint)
         self._redactor = Redactor(key)
         if self._redactor.holds(json.dumps(self.describe()).encode()):
@@ -114,15 +117,17 @@ class OpenAITeacher:
     ) -> bytes:
         openai = self._openai
         endpoint, request = self.endpoint, self.endpoint.request
+        limit = self._limit
+        fields = {limit: max_tokens} | dict(endpoint.extra_body)
+        if max_tokens != request.max_tokens:  # a probe is short whatever the options
+            fields[limit] = max_tokens
         options: dict[str, Any] = {
             "model": endpoint.model,
             "n": count,
             "temperature": temperature,
             "top_p": request.top_p,
-            "max_tokens": max_tokens,
+            "extra_body": fields,
         }
-        if endpoint.extra_body:
-            options["extra_body"] = dict(endpoint.extra_body)
         if request.stop:
             options["stop"] = list(request.stop)
         if endpoint.send_seed:
@@ -159,7 +164,16 @@ class OpenAITeacher:
             message = self._redactor.clean_text(f"{type(cause).__name__}: {cause}")
             raise Busy("connection", message) from None
         except openai.APIStatusError as error:
-            raise self._status(error.response) from None
+            if limit == _LIMITS[1] or not _wants_other_limit(error.response):
+                raise self._status(error.response) from None
+        self._limit = _LIMITS[1]
+        return await self._post(
+            prompt,
+            count=count,
+            seed=seed,
+            temperature=temperature,
+            max_tokens=max_tokens,
+        )
 
     def _choices(self, body: bytes, where: str, *, spelt: bool = True) -> list[Choice]:
         try:
@@ -278,6 +292,11 @@ def _echo() -> Unusable:
         "the answer holds the API key, or its first 8 characters, and is not stored. "
         "Where no key is needed, unset it or give one of fewer than 8 characters",
     )
+
+
+def _wants_other_limit(response: Any) -> bool:
+    content = cast(bytes, response.content)
+    return response.status_code in (400, 422) and _LIMITS[1].encode() in content
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -7,6 +7,7 @@ Both layouts of log-probabilities are read, at either endpoint:
   "logprob", "top_logprobs": [{"token", "bytes", "logprob"}]}]}`.
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, cast
@@ -16,7 +17,13 @@ import msgspec
 from specialize import typed_json
 from specialize.corpus.records import TeacherToken
 from specialize.corpus.sampling.teachers import Choice, Unusable
-from specialize.corpus.spelling import spell, teacher_token, token_bytes
+from specialize.corpus.spelling import (
+    IMPOSSIBLE,
+    is_text_of,
+    spell,
+    teacher_token,
+    token_bytes,
+)
 from specialize.errors import InputError
 
 _Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
@@ -163,14 +170,14 @@ def _choice(index: int, choice: _Choice, where: str, spelt: bool) -> Choice:
     try:
         if logprobs.get("content") is not None:
             chat = typed_json.convert(logprobs, _ChatLogprobs, where)
-            reported = list(_chat_tokens(chat.content))
+            reported = list(map(_chat_token, chat.content))
         else:
             listed = typed_json.convert(logprobs, _Logprobs, where)
             reported = list(_completion_tokens(listed))
     except ValueError as error:  # of another type, or not as many as tokens
         raise Unusable("no_logprobs", f"{where}: {error}") from error
     try:
-        tokens = [teacher_token(*token, where) for token in reported]
+        tokens = [teacher_token(*token, where) for token in as_sampled(reported)]
     except InputError as error:  # NaN or above 1: only this choice is unusable
         raise Unusable("bad_logprobs", str(error)) from error
     covering = spell(text, tokens) if spelt else tuple(tokens)
@@ -224,14 +231,46 @@ def _difference(choice: _Choice, tokens: Sequence[TeacherToken]) -> str:
 _Reported = tuple[bytes, float, list[tuple[bytes, float]]]
 
 
-def _chat_tokens(content: Sequence[_Entry]) -> Iterator[_Reported]:
-    for entry in content:
-        alternatives = [
-            (_chat_bytes(option), option.logprob)
-            for option in entry.top_logprobs or ()
-            if option.logprob is not None
-        ]
-        yield _chat_bytes(entry), entry.logprob, alternatives
+def as_sampled(reported: Sequence[_Reported]) -> Iterator[_Reported]:
+    """The tokens as the teacher sampled them, where a server reports other texts.
+
+    llama.cpp's server holds back the bytes of a character that is not complete, and
+    what may begin a stop text. It then reports the whole character, or "" and the text
+    with the next token, but the alternatives are those of the token itself: it is not
+    among them by its text, but by its log-probability. If a run of such tokens, by the
+    texts among the alternatives, spells the same, these are the tokens. Otherwise the
+    alternatives of such a token are of no use: they are unknown.
+    """
+    found = [(one, _listed(one)) for one in reported]
+    for differs, run in itertools.groupby(found, key=lambda pair: pair[1] is not None):
+        pairs = list(run)
+        tokens = [one for one, _ in pairs]
+        texts = [text for _, text in pairs if text is not None]
+        if differs and b"".join(texts) == b"".join(token for token, _, _ in tokens):
+            tokens = [(t, *one[1:]) for t, one in zip(texts, tokens, strict=True)]
+        elif differs:
+            tokens = [(token, logprob, []) for token, logprob, _ in tokens]
+        yield from tokens
+
+
+def _listed(reported: _Reported) -> bytes | None:
+    """The text of the token among its alternatives, if the server reports another."""
+    token, logprob, alternatives = reported
+    equal = [text for text, value in alternatives if value == logprob]
+    if not equal or token in equal or not IMPOSSIBLE <= logprob:
+        return None
+    if any(is_text_of(text, token) for text, _ in alternatives):
+        return None
+    return equal[0]
+
+
+def _chat_token(entry: _Entry) -> _Reported:
+    alternatives = [
+        (_chat_bytes(option), option.logprob)
+        for option in entry.top_logprobs or ()
+        if option.logprob is not None
+    ]
+    return _chat_bytes(entry), entry.logprob, alternatives
 
 
 def _chat_bytes(entry: _Entry | _Option) -> bytes:
