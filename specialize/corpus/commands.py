@@ -193,15 +193,17 @@ def _register_import(commands: options.Commands) -> None:
 
 
 def _import_released(arguments: argparse.Namespace) -> int:
-    from specialize.corpus.benchmarks.gsm8k import read_gsm8k
+    from specialize.corpus.benchmarks.table import UNKNOWN, licence_of, read_problems
     from specialize.corpus.building.released import import_released
 
+    file = arguments.problems
     return options.show(
         import_released(
             arguments.pickles,
             options.alignment(arguments),
             options.folder(arguments),
-            problems=read_gsm8k(arguments.problems) if arguments.problems else (),
+            problems=read_problems(file, "gsm8k") if file else (),
+            licence=licence_of("gsm8k", file) if file else UNKNOWN,
             teacher=arguments.teacher,
             processes=arguments.processes,
         )

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from specialize import config
-from specialize.corpus.benchmarks.table import read_problems
+from specialize.corpus.benchmarks.table import licence_of, read_problems
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.sampler import Tally
 from specialize.corpus.sampling.spec import MOST_AT_ONCE, PaceSpec, SamplingSpec
@@ -335,6 +335,7 @@ def sample_checkpoint(
             prompt_prefix=prompt_prefix,
             convention="before_temperature",
             dataset=questions.dataset,
+            licence=licence_of(questions.dataset, questions.problems_path),
             log_every_s=log_every_s,
         )
     )

@@ -306,7 +306,8 @@ def test_the_commands_go_from_completions_to_a_corpus_one_can_look_at(
     assert "records in_context_cot" in said
     assert cli.main(["corpus", "stats", "--corpus", str(out / "corpus"), "--json"]) == 0
     value = json.loads(capfd.readouterr().out)
-    assert value["funnel"]["read"] == 24 * 4
+    assert value["funnel"]["read"] == 24 * 3
+    assert value["funnel"]["human"]["read"] == 24
     words = words_of(world, place, "inspect", **{"--html": out / "page.html"})
     assert run(capfd, *words)[0] == 0
     assert "<table>" in (out / "page.html").read_text()

@@ -5,10 +5,12 @@ import dataclasses
 import gzip
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
 
+from specialize import cli
 from specialize.corpus.benchmarks.table import read_problems
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.prompts import render
@@ -16,6 +18,8 @@ from specialize.corpus.storage import shards
 from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
+from specialize.evaluation.report import origins, runs
+from specialize.evaluation.report.runs import Run
 
 import flat  # isort: skip
 
@@ -63,7 +67,7 @@ def test_right_samples_are_in_the_cot_formats_and_questions_once_in_the_others(
     assert ids["zero_shot_answer_only"] == ids["in_context_answer_only"] == firsts
     assert len(right) < 4 * len(problems), "the teacher never erred: nothing was tested"
     assert manifest.funnel["rejected"] == {
-        "wrong_answer": manifest.funnel["read"] - len(right)
+        "wrong_answer": manifest.funnel["read"] + len(problems) - len(right)
     }
     assert manifest.counts() == {name: len(ids[name]) for name in FORMATS}
 
@@ -170,14 +174,61 @@ def test_near_duplicates_and_a_budget_leave_fewer_samples(world, tmp_path):
         for record in shards.read_shards(tmp_path / "corpus", formats=["zero_shot_cot"])
     )
     assert max(per_question.values()) == 2
-    assert funnel["read"] == funnel["kept"] + sum(funnel["rejected"].values())
+    for part in (funnel, funnel["human"]):
+        assert part["read"] == part["kept"] + sum(part["rejected"].values())
+
+
+STAGES = ("read", "verified", "aligned", "kept", "questions", "solved")
+
+
+def test_human_rationales_are_counted_apart_from_the_teachers_samples(world, tmp_path):
+    options: dict = {"max_input_tokens": 60, "near_duplicates": 0.9, "max_samples": 3}
+    both = build(world, tmp_path / "both", **options)
+    count = len(read_problems(world.problems, "gsm8k"))
+    human = both.funnel["human"]
+    assert [human[name] for name in STAGES[:3]] == [count] * 3
+    assert human["questions"] == human["solved"] == count
+    assert human["kept"] + human["rejected"].get("input_too_long", 0) == count
+    lines = world.completions.read_text().splitlines()
+    assert both.funnel["read"] == len(lines) == 3 * count
+    stems = {r.id.rpartition("/")[0] for r in shards.read_shards(tmp_path / "both")}
+    kept = {True: 0, False: 0}
+    for stem in stems:
+        kept[stem.endswith("/human")] += 1
+    assert (human["kept"], both.funnel["kept"]) == (kept[True], kept[False])
+    alone = build(world, tmp_path / "alone", rationales=False, **options)
+    assert "human" not in alone.funnel
+    for name in ("read", "verified", "questions", "solved"):
+        assert both.funnel[name] == alone.funnel[name]
+    only = build(world, tmp_path / "only", completions=(), max_input_tokens=60)
+    assert only.funnel["read"] == only.funnel["kept"] == 0
+    assert only.funnel["human"]["read"] == count
+
+
+def test_every_way_to_see_a_funnel_shows_both_sources(world, corpus, capsys):
+    out, manifest = corpus
+    read, human = manifest.funnel["read"], manifest.funnel["human"]["read"]
+    assert f"| human: read | {human} |" in (out / "README.md").read_text()
+    assert f"| read | {read} |" in (out / "README.md").read_text()
+    assert cli.main(["corpus", "stats", "--corpus", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"teacher .*of read .*human", text)
+    assert re.search(rf"read .* {read} .*100\.0 % .* {human} ", text)
+    assert cli.main(["corpus", "stats", "--corpus", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["funnel"] == manifest.funnel
+    section = origins.funnel([Run(out, "r", [], [], runs._corpus(out), {}, ())])
+    captions = [caption for caption, _ in section.figures]
+    assert {"Samples at each stage", "Human rationales at each stage"} <= {*captions}
 
 
 def test_records_that_are_too_long_are_counted_per_format(world, tmp_path):
     full = build(world, tmp_path / "full")
     limit = full.formats["in_context_cot"].inputs.median
     manifest = build(world, tmp_path / "short", max_input_tokens=limit)
-    dropped = manifest.funnel["dropped"]["in_context_cot"]["input_too_long"]
+    dropped = sum(
+        part["dropped"]["in_context_cot"]["input_too_long"]
+        for part in (manifest.funnel, manifest.funnel["human"])
+    )
     assert (
         dropped == full.counts()["in_context_cot"] - manifest.counts()["in_context_cot"]
     )
@@ -310,7 +361,8 @@ def test_the_real_codex_samples_all_become_records(shared_data, tmp_path):
         teacher="code-davinci-002",
         processes=1,
     )
-    assert manifest.funnel["read"] == manifest.funnel["kept"] == 60
+    for part, count in ((manifest.funnel, 50), (manifest.funnel["human"], 10)):
+        assert part["read"] == part["kept"] == count
     assert manifest.counts() == dict(zip(FORMATS, (60, 10, 60, 10), strict=True))
     assert manifest.fingerprint.vocabulary_rows == 32128
     records = {r.id: r for r in shards.read_shards(tmp_path / "corpus")}

@@ -9,13 +9,15 @@ import time
 
 import pytest
 
+from specialize import cli
 from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import read_completions
 from specialize.corpus.sampling import panel, sample
+from specialize.corpus.sampling.responses import ResponseStore
 from specialize.errors import InputError
 
 import flat  # isort: skip
-from fault_server import FaultServer  # isort: skip
+from fault_server import FaultServer, http  # isort: skip
 
 
 @pytest.fixture
@@ -281,6 +283,65 @@ def test_fields_that_only_some_servers_know_are_sent_and_recorded(
     assert card["sampling"]["extra_body"] == endpoint["extra_body"]
     with pytest.raises(InputError, match="extra_body was"):
         ask(server, problems, tmp_path)
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+@pytest.mark.parametrize("given", [{}, {"max_completion_tokens": 99}])
+def test_a_server_that_refuses_max_tokens_gets_max_completion_tokens(
+    server, problems, tmp_path, api, given
+):
+    said = b'{"error": {"message": "Use max_completion_tokens instead."}}'
+
+    def fault(request):
+        return http(400, said) if "max_tokens" in request.body else None
+
+    server.fault = fault
+    endpoint = {"api": api, "extra_body": given, "max_tokens": 50}
+    tally, _ = ask(server, problems, tmp_path, endpoint=endpoint, convention="auto")
+    assert (tally.done, tally.failed) == (24, 0)
+    sent = [one.body.get("max_completion_tokens") for one in server.requests]
+    assert sent[-12:] == [given.get("max_completion_tokens", 50)] * 12
+    assert sent.count(1) == 2  # the two probes of one token
+    assert sent.count(None) == (0 if given else 1)
+
+
+def test_an_export_claims_a_licence_only_for_the_owners_file(
+    server, problems, tmp_path
+):
+    def licence_in(path):
+        exported(path)
+        card = json.loads((tmp_path / "r.jsonl.card.json").read_text())
+        return card["licences"]["gsm8k"]
+
+    _, path = ask(server, problems[:1], tmp_path)
+    assert licence_in(path).startswith("unknown")
+    path.unlink()
+    ask(server, problems[:1], tmp_path, licence="MIT")
+    assert licence_in(path) == "MIT"
+    ask(server, problems[:1], tmp_path, licence="MIT")
+    assert licence_in(path) == "MIT"
+    ask(server, problems, tmp_path, licence="unknown: not a file of gsm8k")
+    assert licence_in(path).startswith("unknown")
+    ask(server, problems[:1], tmp_path, licence="MIT")
+    assert licence_in(path).startswith("unknown")
+    with ResponseStore(path) as store:
+        store.note("licence", None)  # as version 0.1 left it
+    assert licence_in(path).startswith("unknown")
+
+
+def test_the_command_takes_the_licence_from_the_problems_content(
+    server, world, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    path = tmp_path / "r.sqlite"
+    words = ["corpus", "sample", "--problems", world.problems, "--limit", 1]
+    words += ["--model", "m", "--base_url", server.url, "--responses", path, "--n", 1]
+    assert cli.main([str(word) for word in words]) == 0
+    exported(path)
+    card = json.loads((tmp_path / "r.jsonl.card.json").read_text())
+    assert card["licences"] == {
+        "gsm8k": "unknown: not a file of gsm8k as its owners publish it"
+    }
 
 
 def test_two_runs_cannot_pay_for_the_same_samples_at_once(server, problems, tmp_path):

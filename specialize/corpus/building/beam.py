@@ -33,7 +33,7 @@ from specialize.corpus.building.decisions import (
 )
 from specialize.corpus.building.passes import Material
 from specialize.corpus.building.pipeline import fingerprint_of
-from specialize.corpus.building.rendering import HUMAN, Renderer, human_completion
+from specialize.corpus.building.rendering import Renderer, human_completion
 from specialize.corpus.building.verification import verify
 from specialize.corpus.completions import (
     Questions,
@@ -42,7 +42,7 @@ from specialize.corpus.completions import (
     parse_line,
 )
 from specialize.corpus.lines import Line, read_lines
-from specialize.corpus.records import Fingerprint, Problem
+from specialize.corpus.records import HUMAN, Fingerprint, Problem
 from specialize.corpus.spec import (
     AcceptanceSpec,
     AlignmentSpec,
@@ -180,7 +180,7 @@ def assemble(
         )
         _run(pipeline)
         funnel, statistics, written = read_summary(folder)
-        if not funnel.kept:
+        if not funnel.total().kept:
             raise nothing_kept(funnel)
         return shards.write_shards(
             blocks(folder, statistics, written, out.num_shards),
@@ -291,7 +291,8 @@ class _Render(ab.DoFn):
         done = self._renderer.render(
             completion, first=element.first, where=element.where
         )
-        funnel, statistics = self._summary.funnel, self._summary.statistics
+        funnel = self._summary.funnel.of(human=completion.sample == HUMAN)
+        statistics = self._summary.statistics
         funnel.aligned += done.aligned
         funnel.kept += bool(done.records)
         if done.rejection is not None:

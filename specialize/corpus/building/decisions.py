@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from specialize.corpus.building.verification import near_duplicates
+from specialize.corpus.records import HUMAN
 from specialize.corpus.spec import AcceptanceSpec
 from specialize.corpus.storage.funnel import Funnel
 from specialize.errors import InputError
@@ -74,25 +75,31 @@ def decide_question(
     Raises:
         InputError: a sample's number occurs twice.
     """
-    funnel = Funnel(read=len(verifications), questions=1)
+    funnel = Funnel()
     numbers = [verification.sample for verification in verifications]
     members = sorted(range(len(numbers)), key=numbers.__getitem__)
     _require_distinct(verifications[index] for index in members)
-    for verification in verifications:
-        if verification.reason is not None:
-            funnel.reject(verification.reason)
+    parts = [funnel.of(human=number == HUMAN) for number in numbers]
+    for part, verification in zip(parts, verifications, strict=True):
+        part.read += 1
+        part.questions = 1
+        if verification.reason is None:
+            part.verified += 1
+            part.solved = 1
+        else:
+            part.reject(verification.reason)
     right = [index for index in members if verifications[index].reason is None]
-    funnel.verified = len(right)
-    funnel.solved = int(bool(right))
     stay = right
     threshold = acceptance.near_duplicates
     if threshold is not None:
         repeated = near_duplicates([verifications[i].text for i in right], threshold)
         stay = [i for i, again in zip(right, repeated, strict=True) if not again]
-        _count(funnel, "near_duplicate", len(right) - len(stay))
+        for index in sorted({*right} - {*stay}):
+            parts[index].reject("near_duplicate")
     budget = acceptance.max_samples
     if budget is not None:
-        _count(funnel, "over_budget", max(0, len(stay) - budget))
+        for index in stay[budget:]:
+            parts[index].reject("over_budget")
         stay = stay[:budget]
     decisions = [DROP] * len(verifications)
     for rank, index in enumerate(stay):
@@ -102,17 +109,13 @@ def decide_question(
 
 def nothing_kept(funnel: Funnel) -> InputError:
     """The error to raise if no sample is kept, with the reasons and a remedy."""
+    total = funnel.total()
     return InputError(
-        f"none of {funnel.read} samples is kept: {funnel.rejected}. Compare one of "
+        f"none of {total.read} samples is kept: {total.rejected}. Compare one of "
         "them with its question's gold answer ('specialize corpus verify --rejected' "
         "lists the reasons), and check that completions and problems belong together "
         "and that no length limit is too low."
     )
-
-
-def _count(funnel: Funnel, reason: str, count: int) -> None:
-    if count:
-        funnel.reject(reason, count)
 
 
 def _require_distinct(members: Iterable[Verification]) -> None:

@@ -121,6 +121,7 @@ class Part(NamedTuple):
         rejected: reasons for rejecting the other samples.
         dropped: (format, reason) of records that were too long.
         verified: number of correct samples, if they were not counted before.
+        human: whether the samples are human rationales.
     """
 
     spooled: Spooled
@@ -129,6 +130,7 @@ class Part(NamedTuple):
     rejected: list[str]
     dropped: list[tuple[str, str]]
     verified: int = 0
+    human: bool = False
 
 
 class Task(NamedTuple):
@@ -322,7 +324,8 @@ def _render(
         if done.rejection is not None:
             rejected.append(done.rejection)
     spooled = spool.append(records, fingerprint, num_shards)
-    return Part(spooled, aligned, kept, rejected, dropped)
+    human = bool(task.chunk.rationales)
+    return Part(spooled, aligned, kept, rejected, dropped, human=human)
 
 
 def kept_samples(

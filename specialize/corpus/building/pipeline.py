@@ -205,15 +205,16 @@ def _blocks(
     """Completes the funnel, then yields one block per shard."""
     collected = Collected(spool, num_shards)
     for part in render(spool):
-        funnel.verified += part.verified
-        funnel.aligned += part.aligned
-        funnel.kept += part.kept
+        counts = funnel.of(human=part.human)
+        counts.verified += part.verified
+        counts.aligned += part.aligned
+        counts.kept += part.kept
         for reason in part.rejected:
-            funnel.reject(reason)
+            counts.reject(reason)
         for name, reason in part.dropped:
-            funnel.drop(name, reason)
+            counts.drop(name, reason)
         collected.add(part.spooled)
-    if not funnel.kept:
+    if not funnel.total().kept:
         raise nothing_kept(funnel)
     yield collected.statistics()
     total = len(collected)

@@ -16,7 +16,6 @@ import numpy as np
 
 from specialize.corpus.alignment.aligning import one_hot
 from specialize.corpus.alignment.rows import SOFT, UNMATCHED, Rows, assemble
-from specialize.corpus.benchmarks.table import licence_of
 from specialize.corpus.building.parallel import default_processes, ordered_map
 from specialize.corpus.building.passes import Part
 from specialize.corpus.building.pipeline import write
@@ -63,6 +62,7 @@ def import_released(
     folder: FolderSpec,
     *,
     problems: Sequence[Problem] = (),
+    licence: str = cards.UNKNOWN,
     teacher: str = TEACHER,
     processes: int | None = None,
 ) -> Manifest:
@@ -75,6 +75,7 @@ def import_released(
         folder: the corpus folder.
         problems: GSM8K's training problems, whose ids the records get. A question that
             is not among them, or is spelled differently, gets a generated id.
+        licence: of the problems' file, for the card.
         teacher: name of the teacher.
         processes: number of processes; does not change the result.
 
@@ -98,7 +99,10 @@ def import_released(
     card = cards.Card(
         teacher=teacher,
         sampling={"temperature": 0.5, "source": "released by the paper's authors"},
-        licences={"gsm8k": licence_of("gsm8k"), "release": "MIT (FranxYao)"},
+        licences={
+            "gsm8k": licence,
+            "release": "MIT (FranxYao), if the pickles are those of its authors",
+        },
         sources=[cards.source(path) for path in paths],
     )
     funnel = Funnel()

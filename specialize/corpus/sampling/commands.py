@@ -102,7 +102,7 @@ def register_sample(commands: options.Commands) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from specialize.corpus.benchmarks.table import read_problems
+    from specialize.corpus.benchmarks.table import licence_of, read_problems
     from specialize.corpus.sampling import panel, sample
 
     problems = read_problems(arguments.problems, arguments.dataset)
@@ -142,6 +142,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         prompt_prefix=sample.read_prompt_prefix(arguments.prompt),
         convention=arguments.logprobs_are,
         dataset=arguments.dataset,
+        licence=licence_of(arguments.dataset, arguments.problems),
         log_every_s=arguments.log_every,
     )
     return panel.say_what_is_missing(tally)

@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from specialize.corpus.benchmarks.table import licence_of
 from specialize.corpus.completions import write_completions
 from specialize.corpus.prompts import teacher_prompt
 from specialize.corpus.records import Problem
@@ -35,6 +34,7 @@ def sample(
     prompt_prefix: str = "",
     convention: str = "auto",
     dataset: str = "gsm8k",
+    licence: str = cards.UNKNOWN,
     log_every_s: float = 30.0,
 ) -> Tally:
     """Asks a server for every sample that is still missing.
@@ -49,6 +49,7 @@ def sample(
             temperature, one of `CONVENTIONS`; "auto" finds out with two requests of
             one token.
         dataset: name of the benchmark, for the card.
+        licence: of the problems' file, for the card.
         log_every_s: seconds between log lines off a terminal.
 
     Returns:
@@ -73,6 +74,7 @@ def sample(
             prompt_prefix=prompt_prefix,
             convention=convention,
             dataset=dataset,
+            licence=licence,
             log_every_s=log_every_s,
         )
     )
@@ -87,6 +89,7 @@ async def run(
     prompt_prefix: str = "",
     convention: str = "unknown",
     dataset: str = "gsm8k",
+    licence: str = cards.UNKNOWN,
     log_every_s: float = 30.0,
 ) -> Tally:
     """Samples like `sample`, from any `Teacher`, and closes it."""
@@ -100,6 +103,9 @@ async def run(
         with ResponseStore(responses, create=True) as store:
             store.configure(settings)
             store.add_questions(problems)
+            if store.noted("licence") not in (None, licence):
+                licence = f"{cards.UNKNOWN}: questions of files with other licences"
+            store.note("licence", licence)
             sampler = Sampler(problems, teacher, store, prompt_prefix, sampling)
             if store.noted("teacher") is None:
                 store.note("teacher", teacher.name)
@@ -147,12 +153,13 @@ def card_of(store: ResponseStore) -> cards.Card:
     settings: dict[str, Any] = dict(store.settings() or {})
     prompt_sha256 = str(settings.pop("prompt_sha256", ""))
     dataset = str(settings.pop("dataset", ""))
+    licence = store.noted("licence") or f"{cards.UNKNOWN}: not stored by version 0.1"
     settings["logprobs"] = store.noted("convention") or "unknown"
     return cards.Card(
         teacher=str(store.noted("teacher") or cards.UNKNOWN),
         prompt_sha256=prompt_sha256,
         sampling=settings,
-        licences={dataset: licence_of(dataset)},
+        licences={dataset: str(licence)},
         sources=[],
     )
 

@@ -1,7 +1,7 @@
 """Counts of samples that were read and kept, and the reasons for rejection."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -32,8 +32,8 @@ REASONS = {
 
 
 @dataclasses.dataclass
-class Funnel:
-    """Counts of samples; human rationales are samples too.
+class Counts:
+    """Counts of the samples of one source.
 
     Attributes:
         read: samples found in the input.
@@ -69,8 +69,8 @@ class Funnel:
         reasons = self.dropped.setdefault(format, {})
         reasons[reason] = reasons.get(reason, 0) + count
 
-    def merge(self, other: "Funnel") -> None:
-        """Adds the counts over other samples."""
+    def add(self, other: "Counts") -> None:
+        """Adds the counts over other samples of this source."""
         for name in (*STAGES, "questions", "solved"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for reason, count in other.rejected.items():
@@ -79,26 +79,58 @@ class Funnel:
             for reason, count in reasons.items():
                 self.drop(name, reason, count)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a manifest, reasons in a fixed order."""
+        value = {name: getattr(self, name) for name in (*STAGES, "questions", "solved")}
+        rejected = {r: self.rejected[r] for r in REASONS if r in self.rejected}
+        dropped = {n: dict(sorted(self.dropped[n].items())) for n in self.dropped}
+        return value | {"rejected": rejected, "dropped": dict(sorted(dropped.items()))}
+
+
+@dataclasses.dataclass
+class Funnel(Counts):
+    """Counts of a teacher's samples, and apart from them those of human rationales.
+
+    Attributes:
+        human: the same counts of human rationales; None if there are none. A corpus of
+            version 0.1 counts them with the teacher's samples.
+    """
+
+    human: Counts | None = None
+
+    def of(self, *, human: bool) -> Counts:
+        """The counts of human rationales, or of the teacher's samples."""
+        if not human:
+            return self
+        self.human = self.human or Counts()
+        return self.human
+
+    def total(self) -> Counts:
+        """The counts of both."""
+        total = Counts()
+        for part in (self, self.human or Counts()):
+            total.add(part)
+        return total
+
+    def merge(self, other: "Funnel") -> None:
+        """Adds the counts over other samples."""
+        self.add(other)
+        if other.human is not None:
+            self.of(human=True).add(other.human)
+
     def follow(self, earlier: "Funnel") -> None:
-        """Adds the rejections of the earlier stages that these samples passed."""
+        """Adds what the earlier stages rejected before they passed these samples."""
         self.read += earlier.read - earlier.kept
         self.verified += earlier.verified - earlier.kept
+        self.questions = max(self.questions, earlier.questions)
+        self.solved = max(self.solved, earlier.solved)
         for reason, count in earlier.rejected.items():
             self.reject(reason, count)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest, reasons in a fixed order."""
-        value = dataclasses.asdict(self)
-        value["rejected"] = {
-            reason: self.rejected[reason]
-            for reason in REASONS
-            if reason in self.rejected
-        }
-        value["dropped"] = {
-            name: dict(sorted(self.dropped[name].items()))
-            for name in sorted(self.dropped)
-        }
-        return value
+        """Plain values for a manifest; `human` only if there are rationales."""
+        human = {} if self.human is None else {"human": self.human.to_json()}
+        return super().to_json() | human
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], where: object) -> "Funnel":
@@ -109,8 +141,10 @@ class Funnel:
         """
         # A copy: counts are added to the funnel, and `value` may be a manifest's.
         funnel = typed_json.convert(dict(value), cls, f"{where}: funnel")
-        reasons = funnel.rejected.keys() | {
-            reason for part in funnel.dropped.values() for reason in part
+        total = funnel.total()
+        reasons = {
+            *total.rejected,
+            *(r for part in total.dropped.values() for r in part),
         }
         if reasons - REASONS.keys():
             raise InputError(
@@ -121,29 +155,39 @@ class Funnel:
 
     def table(self, records: Mapping[str, int] | None = None) -> Table:
         """The funnel as a table, with the records written per format below it."""
+        parts = [self] if self.human is None else [self, self.human]
         table = Table(title="Funnel", title_justify="left", show_header=True)
         table.add_column("samples")
-        table.add_column("count", justify="right")
+        table.add_column("count" if self.human is None else "teacher", justify="right")
         table.add_column("of read", justify="right")
-        for stage in STAGES:
-            self._row(table, stage, getattr(self, stage))
-            gone = _REJECTED_BEFORE.get(stage, ())
-            for reason in (r for r in gone if r in self.rejected):
-                self._row(table, f"  - {REASONS[reason]}", self.rejected[reason])
-        table.add_section()
-        table.add_row("questions with a sample", f"{self.questions:,}", "")
-        table.add_row("questions with a right one", f"{self.solved:,}", "")
-        if records:
-            table.add_section()
-            for name, count in records.items():
-                table.add_row(f"records {name}", f"{count:,}", "")
-                for reason, gone in self.dropped.get(name, {}).items():
-                    table.add_row(f"  - {REASONS[reason]}", f"{gone:,}", "")
-        return table
+        if self.human is not None:
+            table.add_column("human", justify="right")
 
-    def _row(self, table: Table, label: str, count: int) -> None:
-        share = f"{100 * count / self.read:.1f} %" if self.read else ""
-        table.add_row(label, f"{count:,}", share)
+        def row(label: str, counts: Sequence[int], *, share: bool = False) -> None:
+            first, *others = (f"{count:,}" for count in counts)
+            shown = (
+                f"{100 * counts[0] / self.read:.1f} %" if share and self.read else ""
+            )
+            table.add_row(label, first, shown, *others)
+
+        for stage in STAGES:
+            row(stage, [getattr(part, stage) for part in parts], share=True)
+            for reason in _REJECTED_BEFORE.get(stage, ()):
+                counts = [part.rejected.get(reason, 0) for part in parts]
+                if any(counts):
+                    row(f"  - {REASONS[reason]}", counts, share=True)
+        table.add_section()
+        row("questions with a sample", [part.questions for part in parts])
+        row("questions with a right one", [part.solved for part in parts])
+        table.add_section()
+        both = "" if self.human is None else " of both"
+        for name, count in (records or {}).items():
+            row(f"records {name}{both}", [count])
+            dropped = [part.dropped.get(name, {}) for part in parts]
+            for reason in dict.fromkeys(reason for one in dropped for reason in one):
+                counts = [one.get(reason, 0) for one in dropped]
+                row(f"  - {REASONS[reason]}", counts)
+        return table
 
 
 # The reasons for rejection between a stage and the next, for the table.

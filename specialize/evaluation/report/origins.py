@@ -2,14 +2,14 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
 from specialize.corpus.choices import FORMATS
 from specialize.evaluation.report import figures
 from specialize.evaluation.report.figures import Series
-from specialize.evaluation.report.runs import Measured, Run
+from specialize.evaluation.report.runs import Counts, Funnel, Measured, Run
 from specialize.evaluation.report.section import Section
 
 # Diagnostics of the loss, with their units.
@@ -31,19 +31,9 @@ def funnel(runs: Sequence[Run]) -> Section:
     if run is None or run.corpus is None:
         return Section(title, missing="the corpus has no manifest (CORPUS_DIR).")
     funnel = run.corpus.funnel
-    stages = [
-        (stage, float(count))
-        for stage in ("read", "verified", "aligned", "kept")
-        if (count := getattr(funnel, stage)) is not None
-    ]
-    reasons = [
-        (reason.replace("_", " "), float(count))
-        for reason, count in funnel.rejected.items()
-    ]
-    drawn = [("Samples at each stage", Markup(figures.bars(stages, title=title)))]
-    if reasons:
-        rejected = figures.bars(reasons, title="Rejected samples by reason")
-        drawn.append(("Rejected, by reason", Markup(rejected)))
+    drawn = [*_counted(funnel, "Samples")]
+    if funnel.human is not None:
+        drawn += _counted(funnel.human, "Human rationales")
     written = [
         (name.replace("_", " "), float(part.records))
         for name, part in run.corpus.formats.items()
@@ -57,8 +47,22 @@ def funnel(runs: Sequence[Run]) -> Section:
         "A sample is verified if its final answer is right, aligned if the student's "
         "vocabulary can write it, and kept if it is in a record.",
         figures=[(caption, svg) for caption, svg in drawn if svg],
-        missing="" if stages else "the manifest has no funnel.",
+        missing="" if funnel != Funnel() else "the manifest has no funnel.",
     )
+
+
+def _counted(counts: Counts, what: str) -> Iterator[tuple[str, Markup]]:
+    stages = [
+        (stage, float(count))
+        for stage in ("read", "verified", "aligned", "kept")
+        if (count := getattr(counts, stage)) is not None
+    ]
+    caption = f"{what} at each stage"
+    yield caption, Markup(figures.bars(stages, title=caption))
+    if counts.rejected:
+        reasons = [(r.replace("_", " "), float(n)) for r, n in counts.rejected.items()]
+        caption = f"{what} rejected, by reason"
+        yield caption, Markup(figures.bars(reasons, title=caption))
 
 
 def curves(runs: Sequence[Run]) -> Section:

@@ -23,7 +23,7 @@ class Measured:
 
 
 @dataclasses.dataclass(frozen=True)
-class Funnel:
+class Counts:
     """Number of samples after each stage of a build."""
 
     read: typed_json.Count | None = None
@@ -31,6 +31,13 @@ class Funnel:
     aligned: typed_json.Count | None = None
     kept: typed_json.Count | None = None
     rejected: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Funnel(Counts):
+    """The counts of a teacher's samples, and apart those of human rationales."""
+
+    human: Counts | None = None
 
 
 @dataclasses.dataclass(frozen=True)
