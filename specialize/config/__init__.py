@@ -7,7 +7,14 @@ file, line and "did you mean"; `parse` does both and then configures gin. `save`
 `save_operative` write the configuration into the run's folder.
 """
 
-from specialize.config.applying import arguments, call, current, from_flags, parse
+from specialize.config.applying import (
+    arguments,
+    call,
+    current,
+    from_flags,
+    macros_of_parameters,
+    parse,
+)
 from specialize.config.commands import register
 from specialize.config.locations import place
 from specialize.config.problems import Problem, raise_problems
@@ -29,6 +36,7 @@ __all__ = [
     "current",
     "from_flags",
     "lint",
+    "macros_of_parameters",
     "parse",
     "place",
     "raise_problems",

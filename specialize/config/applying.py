@@ -27,6 +27,17 @@ def current() -> Config | None:
     return _CURRENT[-1] if _CURRENT else None
 
 
+def macros_of_parameters() -> dict[str, str]:
+    """The macro of each "Class.field", in the configuration that gin has now."""
+    config = current()
+    bindings = config.scan.effective().values() if config else ()
+    return {
+        f"{one.selector.rpartition('.')[2]}.{one.parameter}": one.value.name
+        for one in bindings
+        if one.selector and isinstance(one.value, Macro)
+    }
+
+
 def from_flags(flags: argparse.Namespace, **options: Any) -> Config:
     """`parse` of a parsed command line.
 
@@ -88,9 +99,9 @@ def _give_to_gin(config: Config, allow_missing: Sequence[str]) -> None:
         if name in allow_missing and binding.value == Macro(REQUIRED)
     ]
     at_home = [
-        f"{name} = {binding.value!r}"
-        for name, binding in config.scan.macros().items()
-        if isinstance(binding.value, str) and "~" in binding.origin.text
+        f"{binding.name} = {binding.value!r}"
+        for binding in config.scan.effective().values()
+        if binding.at_home
     ]
     try:
         with _without_byte_order_marks(gin):

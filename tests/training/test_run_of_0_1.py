@@ -1,6 +1,7 @@
 """Prepared examples of version 0.1 are read, and its run goes on where it was."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -102,7 +103,9 @@ def test_a_run_goes_on_from_its_checkpoint_as_it_went_on_with_0_1(
     for name in ("config.gin", "operative_config.gin"):
         again = ["train", "--gin_file", str(of_0_1 / "run" / name)]
         assert cli.main([*again, "--gin.LOG_PERIOD=3"]) == 0
-        assert "is complete: 4 of 4 steps" in capfd.readouterr().err
+        said = capfd.readouterr().err
+        assert "is complete: 4 of 4 steps" in said
+        assert re.search(r"^LOG_PERIOD was \d+, now it is 3$", said, re.MULTILINE)
         assert cli.main([*again, "--gin.BATCH_SIZE=2"]) == 2
         assert "batch_size was 4, is 2" in capfd.readouterr().err
     # Neither a refused command nor one without a step changes what is kept of the run.

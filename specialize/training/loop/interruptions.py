@@ -1,4 +1,4 @@
-"""Interruptions of a run: signals, non-finite steps, full disks, resuming."""
+"""Interruptions of a run: signals, non-finite steps, full disks."""
 
 import contextlib
 import json
@@ -136,27 +136,3 @@ def nonfinite_message(
         f"saved as checkpoint {saved}; the batch is in {path} (records {some}). Lower "
         "LEARNING_RATE, set CLIP_NORM, or look at those records; then start again."
     )
-
-
-def check_resumable(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Checks that a checkpoint belongs to this run.
-
-    Args:
-        saved: what determined the batches when the checkpoint was written.
-        now: what determines them now.
-
-    Raises:
-        InputError: they differ; the message has both values.
-    """
-    differing = [
-        f"{name} was {saved.get(name)!r}, is {value!r}"
-        for name, value in now.items()
-        if saved.get(name) != value
-    ]
-    if differing:
-        raise InputError(
-            "The checkpoint belongs to another run: "
-            + "; ".join(differing)
-            + ". Set these back, or name another MODEL_DIR (INITIAL_CHECKPOINT_PATH "
-            "can take its weights)."
-        )

@@ -12,12 +12,13 @@ from jax.sharding import Mesh
 
 from specialize import memory, sharding
 from specialize.checkpoints.spec import CheckpointSpec
+from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.checkpoints.store import CheckpointStore
 from specialize.training.data import feed
 from specialize.training.data.batches import BatchSource
 from specialize.training.logging.run_log import MetricSums
 from specialize.training.logging.step_results import NotFinite, StepResults
-from specialize.training.loop import interruptions
+from specialize.training.loop import interruptions, resuming
 from specialize.training.loop.evaluating import Evaluator
 from specialize.training.loop.interruptions import NonFiniteError, Stop
 from specialize.training.loop.profiling import Profiler
@@ -29,22 +30,20 @@ class Progress:
 
     Attributes:
         state: weights, optimizer and number of steps, on the mesh.
-        identity: what determines the run's batches; a resumed run must have the same.
+        about: the run's "run", "tasks" and "settings" (`resuming.check`).
         step: number of optimizer steps taken.
         sums: metrics since the last log line.
         metrics: latest metrics of training and of evaluations.
         evaluation_due: whether a stop prevented the evaluation after this step.
-        optimizer: settings of the optimizer; a resumed run may have others.
-        changes: which of them a resumed run changed, in words.
+        changes: which settings a resumed run changed, in words.
     """
 
     state: Any
-    identity: Mapping[str, Any]
+    about: Mapping[str, Any]
     step: int = 0
     sums: MetricSums = dataclasses.field(default_factory=MetricSums)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     evaluation_due: bool = False
-    optimizer: Mapping[str, str] = dataclasses.field(default_factory=dict)
     changes: Sequence[str] = ()
 
     @classmethod
@@ -52,31 +51,27 @@ class Progress:
         cls,
         store: CheckpointStore,
         abstract_state: Any,
-        identity: Mapping[str, Any],
-        optimizer: Mapping[str, str],
+        about: Mapping[str, Any],
     ) -> "Progress":
         """Reads the progress from the newest intact checkpoint.
 
         Raises:
             InputError: the checkpoint belongs to another run, or none can be read.
         """
+        newest = store.latest()
+        # Another optimizer has another state, whose arrays would all be named.
+        with contextlib.suppress(DamagedCheckpointError):
+            resuming.check(store.metadata(newest or 0), about)
         state, saved = store.restore(None, abstract_state)
-        interruptions.check_resumable(saved["run"], identity)
-        before = saved.get("optimizer", {})
-        changes = [
-            f"optimizer: {name} was {before[name]}, now it is {value}"
-            for name, value in optimizer.items()
-            if before.get(name, value) != value
-        ]
+        resuming.check(saved, about)
         return cls(
             state,
-            identity,
+            about,
             int(saved["step"]),
             MetricSums(saved["interval"]),
             dict(saved["latest"]),
             bool(saved["evaluation_due"]),
-            optimizer,
-            changes,
+            resuming.changes(saved.get("settings", {}), about["settings"]),
         )
 
 
@@ -196,8 +191,7 @@ class Loop:
             "latest": run.metrics,
             "interval": run.sums.to_json(),
             "evaluation_due": run.evaluation_due,
-            "run": run.identity,
-            "optimizer": dict(run.optimizer),
+            **run.about,
         }
         self.store.save(run.step, run.state, record)
 

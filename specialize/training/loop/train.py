@@ -30,14 +30,19 @@ from specialize.training.logging import throughput
 from specialize.training.logging.run_log import RunLog
 from specialize.training.logging.spec import LoggingSpec
 from specialize.training.logging.step_results import StepResults
-from specialize.training.loop import interruptions
+from specialize.training.loop import interruptions, resuming
 from specialize.training.loop.evaluating import Evaluator, measurements
 from specialize.training.loop.profiling import Profiler
 from specialize.training.loop.running import Loop, Progress
 from specialize.training.loop.spec import PeriodicEvaluation
 from specialize.training.optimization.optimizers import Optimizer, make_optimizer
 from specialize.training.optimization.spec import OptimizerSpec
-from specialize.training.optimization.state import create_state, lower_step, plan_state
+from specialize.training.optimization.state import (
+    StateLayout,
+    create_state,
+    lower_step,
+    plan_state,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,40 +122,40 @@ def train(
     checks.whole("total_steps", total_steps)
     mesh = sharding.read_mesh(mesh)
     data.check_batch(sharding.batch_shards(mesh))
-    optimizer, settings = _made(optimizer)
+    chain = _chain(optimizer)
     model_dir = pathlib.Path(model_dir)
 
     with contextlib.ExitStack() as exits:
         exits.enter_context(_claimed(model_dir))
-
         # -- 2. Data, prepared once; a step's batch then follows from (seed, step). ---
         mixture, held_out = _load(data, evaluation, model_dir)
         source = BatchSource(mixture, data)
-        identity = {**source.identity(), "mixture": mixture.name, "split": data.split}
+        about = resuming.about(
+            *(source, data, optimizer, checkpoints, evaluation, logging),
+            *(model.module.config, getattr(model, "loss", None)),
+            total_steps=total_steps,
+            initial_checkpoint_path=initial_checkpoint_path,
+            mesh=str(MeshSpec(**mesh.shape)),
+        )
 
         # -- 3. State, from the newest checkpoint, from given weights, or random. -----
         exits.enter_context(interruptions.full_disk(model_dir))
         stop = exits.enter_context(interruptions.stop_on_signals())
         store = exits.enter_context(_open_store(checkpoints, model_dir))
-        layout = plan_state(model, optimizer, source.batch(0), mesh, rules)
-        if store.latest() is not None:
-            run = Progress.restored(store, layout.abstract, identity, settings)
-            _say("\n".join([f"resuming {model_dir} at step {run.step}", *run.changes]))
-        else:
-            state = create_state(
-                model, layout, source.batch(0), data.seed, initial_checkpoint_path
-            )
-            run = Progress(state, identity, optimizer=settings)
+        layout = plan_state(model, chain, source.batch(0), mesh, rules)
+        run = _resumed(store, layout, about, model_dir)
+        if run is None:
+            start = (source.batch(0), data.seed, initial_checkpoint_path)
+            run = Progress(create_state(model, layout, *start), about)
         if run.step >= total_steps:
             _say(f"{model_dir} is complete: {run.step} of {total_steps} steps")
             return _result(run, model_dir, stopped=False)
 
         # -- 4. The step, compiled once, and the evaluations. -------------------------
         began = time.perf_counter()
-        first = feed.global_batch(source, run.step, mesh)
-        names, lowered = lower_step(model, optimizer, data, layout, first)
-        compiled = lowered.compile()
-        del first
+        batch = feed.global_batch(source, run.step, mesh)
+        names, lowered = lower_step(model, chain, data, layout, batch)
+        compiled, batch = lowered.compile(), None  # its memory is free
         if jax.process_index() == 0:  # after the last check
             config.save(model_dir)  # all values and their origins
             config.save_operative(model_dir)  # with defaults
@@ -182,12 +187,10 @@ def train(
         return _result(run, model_dir, stopped=stopped)
 
 
-def _made(optimizer: OptimizerSpec | Optimizer) -> tuple[Optimizer, dict[str, str]]:
-    """The optimizer, and its settings in words, which a resumed run compares."""
-    if not isinstance(optimizer, OptimizerSpec):
-        return optimizer, {}
-    fields = dataclasses.asdict(optimizer).items()
-    return make_optimizer(optimizer), {name: repr(value) for name, value in fields}
+def _chain(optimizer: OptimizerSpec | Optimizer) -> Optimizer:
+    if isinstance(optimizer, OptimizerSpec):
+        return make_optimizer(optimizer)
+    return optimizer
 
 
 @contextlib.contextmanager
@@ -229,6 +232,20 @@ def _open_store(spec: CheckpointSpec, model_dir: pathlib.Path) -> CheckpointStor
         best_metric=spec.best_metric,
         best_mode=spec.best_mode,
     )
+
+
+def _resumed(
+    store: CheckpointStore,
+    layout: StateLayout,
+    about: Mapping[str, Any],
+    model_dir: pathlib.Path,
+) -> Progress | None:
+    """The progress at the newest checkpoint, if there is one."""
+    if store.latest() is None:
+        return None
+    run = Progress.restored(store, layout.abstract, about)
+    _say("\n".join([f"resuming {model_dir} at step {run.step}", *run.changes]))
+    return run
 
 
 def _open_log(

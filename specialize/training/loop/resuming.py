@@ -1,0 +1,135 @@
+"""Resuming a run: what must be as it was, and which other settings changed."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from specialize import checks, config
+from specialize.errors import InputError
+from specialize.training.data.batches import BatchSource
+from specialize.training.data.spec import DataSpec
+
+# Settings that are checked otherwise, or that say only where files are.
+_ELSEWHERE = ("CheckpointSpec.dir", "PeriodicEvaluation.mixture")
+_NOT_READ = "train.initial_checkpoint_path"
+# What follows from the number and lengths of the examples and from the batch.
+_DERIVED = ("window_rows", "window_examples")
+
+
+def about(
+    source: BatchSource, data: DataSpec, *specifications: Any, **others: Any
+) -> dict[str, Any]:
+    """What a checkpoint says about its run.
+
+    Args:
+        source: The batches.
+        data: How they are made.
+        *specifications: Dataclasses of other settings; what is not one has none.
+        **others: Parameters of `train`.
+
+    Returns:
+        "run": what determines the batches, which a resumed run must have, too.
+        "tasks": name -> number of examples, and their digest.
+        "settings": what a resumed run may change, as "OptimizerSpec.learning_rate".
+    """
+    run = {"mixture": source.mixture.name, "split": data.split}
+    return {
+        "run": {**source.identity(), **run},
+        "tasks": {one.task: [len(one), one.digest] for one in source.mixture.tasks},
+        "settings": _settings(*specifications, **others)
+        | {"DataSpec.microbatches": str(data.microbatches)},
+    }
+
+
+def _settings(*specifications: Any, **others: Any) -> dict[str, str]:
+    found = {f"train.{name}": value for name, value in others.items()}
+    waiting = list(specifications)
+    while waiting:
+        one = waiting.pop(0)
+        for field in dataclasses.fields(one) if dataclasses.is_dataclass(one) else ():
+            value = getattr(one, field.name)
+            if dataclasses.is_dataclass(value):
+                waiting.append(value)
+            else:
+                found[f"{type(one).__name__}.{field.name}"] = value
+    shown = {
+        name: checks.shown(tuple(value) if isinstance(value, list) else value)
+        for name, value in found.items()
+        if name not in _ELSEWHERE
+    }
+    # The text of an object without one of its own is its address.
+    return {name: text for name, text in shown.items() if " at 0x" not in text}
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """A line for each setting that changed, by the name of its macro if it has one."""
+    macros = config.macros_of_parameters()
+    lines = [
+        f"{macros.get(name, name)} was {before[name]}, now it is {value}"
+        + " (a resumed run does not read it)" * (name == _NOT_READ)
+        for name, value in now.items()
+        if before.get(name, value) != value
+    ]
+    return list(dict.fromkeys(lines))  # two parameters may have one macro
+
+
+def check(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Checks that a checkpoint belongs to this run.
+
+    Args:
+        saved: metadata of the checkpoint, with what `about` said when it was written;
+            an older one has only "run".
+        now: what `about` says now.
+
+    Raises:
+        InputError: they differ; the message has both values.
+    """
+    before, run = ({"order": "random"} | one["run"] for one in (saved, now))
+    names = dict.fromkeys([*run, *before])
+    differing = [name for name in names if before.get(name) != run.get(name)]
+    causes = [name for name in differing if name not in _DERIVED] or differing
+    lines = []
+    for name in causes:
+        if name == "examples":
+            lines += _other_examples(saved.get("tasks", {}), now["tasks"])
+        else:
+            lines.append(f"{name} was {before.get(name)!r}, is {run.get(name)!r}")
+    optimizer = "OptimizerSpec.name"
+    was, wanted = (one.get("settings", {}).get(optimizer) for one in (saved, now))
+    if was is not None and wanted is not None and was != wanted:
+        lines.append(f"the optimizer was {was}, is {wanted}, which has another state")
+    if not lines:
+        return
+    more = ""
+    if "examples" in causes:
+        more = (
+            " To continue the run, name the corpus that it began with as CORPUS_DIR; "
+            "a corpus that has grown is for a new run."
+        )
+    raise InputError(
+        f"The checkpoint belongs to another run: {'; '.join(lines)}. Set these back, "
+        "or name another MODEL_DIR (INITIAL_CHECKPOINT_PATH can take its weights)."
+        f"{more}"
+    )
+
+
+def _other_examples(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What changed in the examples of the tasks, in words."""
+    if not before:
+        return [f"its examples differ from those of {', '.join(now)}"]
+    lines = []
+    for task in dict.fromkeys([*before, *now]):
+        if before.get(task) == now.get(task):
+            continue
+        if task not in before or task not in now:
+            is_new = task not in before
+            lines.append(f"the task {task!r} is {'new' if is_new else 'missing'}")
+        elif more := now[task][0] - before[task][0]:
+            word = "more" if more > 0 else "fewer"
+            lines.append(
+                f"{task!r} had {before[task][0]:,} examples, now it has "
+                f"{now[task][0]:,} ({abs(more):,} {word})"
+            )
+        else:
+            lines.append(f"the {now[task][0]:,} examples of {task!r} have changed")
+    return lines or ["the rates of the tasks have changed"]
