@@ -6,9 +6,12 @@ Each room registers its own commands and imports heavy libraries only when one r
 
 import argparse
 import contextlib
+import errno
 import importlib
+import io
 import os
 import re
+import resource
 import signal
 import sys
 import threading
@@ -31,6 +34,16 @@ ROOMS = (
     "specialize.cost.bench.commands",
 )
 _OVERRIDE = "--gin."
+# The options that name a file or folder to write, of all commands.
+OUTPUTS = ("out", "json", "html", "rejected", "responses", "target")
+# Numbers of files that a process may open: too few, and as many as we ask for.
+FEWEST_FILES, ENOUGH_FILES = 128, 4096
+# Errors of the system that are not defects: the user can correct them.
+_OF_A_USER = (FileNotFoundError, NotADirectoryError, PermissionError)
+_OF_THE_SYSTEM = (
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EROFS, errno.EBUSY),
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO),
+)
 # A path in the home folder, which the shell replaces only at the beginning of a word.
 _HOME = re.compile(r"^(--[\w.]+=)?~(?=/|$)")
 
@@ -78,8 +91,117 @@ def _cleaning_up() -> Iterator[None]:
                 signal.signal(number, signal.SIG_DFL)
 
 
-def _at_home(found: re.Match[str]) -> str:
-    return (found[1] or "") + os.path.expanduser("~")
+class _Output(io.RawIOBase):
+    """Standard output, which keeps the error of a write that failed.
+
+    argparse ignores such errors, and after them a stream has nothing left to flush.
+    """
+
+    def __init__(self, *, is_open: bool) -> None:
+        self.is_open = is_open
+        self.error: OSError | None = None
+        self.is_abandoned = False
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 1
+
+    def isatty(self) -> bool:
+        return self.is_open and os.isatty(1)
+
+    def write(self, data: Any) -> int:
+        if self.is_abandoned:
+            return len(data)
+        try:
+            if not self.is_open:
+                raise OSError(errno.EBADF, "it is closed")
+            return os.write(1, data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _prepare_streams() -> _Output | None:
+    """Makes the standard streams usable, whatever the parent process made of them.
+
+    A closed one is opened on the null device; otherwise the next file that is opened
+    would have its number, and what libraries print would be written into that file.
+    Characters that the encoding of standard output lacks are printed as escapes.
+
+    Returns:
+        Standard output; None if a caller in this process has redirected it.
+    """
+    is_open = True
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            is_open &= number != 1
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
+    now = sys.stdout
+    if now is None or now is sys.__stdout__:
+        output = _Output(is_open=is_open)
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(output),
+            encoding=now.encoding if now else "utf-8",
+            errors="backslashreplace",
+            line_buffering=output.isatty() or getattr(now, "write_through", False),
+        )
+        return output
+    raw = getattr(getattr(now, "buffer", None), "raw", None)
+    return raw if isinstance(raw, _Output) else None
+
+
+def _allow_open_files() -> None:
+    """Raises the limit of open files, of which TensorFlow and SQLite need many.
+
+    Raises:
+        InputError: The system allows too few.
+    """
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = ENOUGH_FILES if most < 0 else min(ENOUGH_FILES, most)
+    if 0 <= limit < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+            limit = wanted
+    if 0 <= limit < FEWEST_FILES:
+        raise InputError(
+            f"A process may open only {limit} files here, and a command needs "
+            f"{FEWEST_FILES}. Raise the limit with 'ulimit -n {ENOUGH_FILES}'."
+        )
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Refuses an output in a bucket before any work is done."""
+    given = [(name, getattr(arguments, name, None)) for name in OUTPUTS]
+    for name, value in given:
+        if isinstance(value, str):  # --json of some commands is a switch
+            from specialize import outputs
+
+            outputs.refuse_url(value, f"--{name}")
+
+
+def _in_words(error: OSError) -> str:
+    if error.strerror is None:
+        return str(error)
+    name = error.filename
+    path = f"{os.fsdecode(name)}: " if isinstance(name, str | bytes) else ""
+    return f"{path}{error.strerror}. Correct this, or name another file or folder."
+
+
+def _complain(message: str) -> int:
+    with contextlib.suppress(OSError):  # the same full disk
+        print(f"error: {visible(message)}", file=sys.stderr)
+    return 2
+
+
+def at_home(word: str) -> str:
+    """A word of the command line, with the home folder for "~" as in `--out=~/x`."""
+    return _HOME.sub(lambda found: (found[1] or "") + os.path.expanduser("~"), word)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,30 +214,46 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 after invalid input, with one message on standard error; or 130 after an
         interrupt. Defects keep their traceback.
     """
+    output = _prepare_streams()
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()
+            if output is not None and output.error is not None:
+                raise output.error
+    except InputError as error:
+        return _complain(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if output is not None and output.error is not None:
+            output.is_abandoned = True  # the end of the process would try again
+            if isinstance(output.error, BrokenPipeError):
+                return 0  # the reader of our output has ended (`| head`)
+            return _complain(
+                f"standard output cannot be written: {output.error.strerror}. Send it "
+                "to another file or program, and run the same command again."
+            )
+        if isinstance(error, BrokenPipeError):
+            return 0
+        if isinstance(error, _OF_A_USER) or error.errno in _OF_THE_SYSTEM:
+            return _complain(_in_words(error))
+        raise
+
+
+def _run(argv: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
-    words = [_HOME.sub(_at_home, word) for word in given]
+    words = [at_home(word) for word in given]
     overrides = [word for word in words if word.startswith(_OVERRIDE)]
     top = parser()
     arguments = top.parse_args([word for word in words if word not in overrides])
     if overrides and not hasattr(arguments, "gin_file"):
         top.error(f"{arguments.command} takes no gin settings: {' '.join(overrides)}")
+    _check_outputs(arguments)
+    _allow_open_files()
     arguments.gin_overrides = overrides
     arguments.main = main
-    try:
-        with _cleaning_up():
-            return int(arguments.run(arguments) or 0)
-    except (
-        InputError,
-        FileNotFoundError,
-        NotADirectoryError,
-        PermissionError,
-    ) as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output has ended (`| head`), which is no failure.
-        sys.stderr.close()
-        return 0
+    with _cleaning_up():
+        return int(arguments.run(arguments) or 0)

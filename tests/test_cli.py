@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import specialize
-from specialize import cli
+from specialize import cli, config
 
 COMMANDS = (
     "quickstart",
@@ -81,6 +81,32 @@ def test_a_line_that_cannot_be_read_ends_with_2(words, said, capsys):
         cli.main(words)
     assert end.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("--out=~/x", "--out=/home/ann/x"),
+        ("~/x", "/home/ann/x"),
+        ("~", "/home/ann"),
+        ("--gin.MODEL_DIR=~/run", "--gin.MODEL_DIR=/home/ann/run"),
+        ("--gin.MODEL_DIR='~/run'", "--gin.MODEL_DIR='~/run'"),  # gin's text
+        ("--teacher=a~/b", "--teacher=a~/b"),
+        ("~b/x", "~b/x"),
+        ("x/~", "x/~"),
+    ],
+)
+def test_a_tilde_that_begins_a_path_is_the_home_folder(word, meant, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert cli.at_home(word) == meant
+
+
+def test_the_folders_of_gin_files_may_begin_with_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    words = ["config", "--gin_search_paths=~/a,~/b,c", "--gin_search_paths", "~/d"]
+    flags = cli.parser().parse_args([cli.at_home(word) for word in words])
+    _, _, folders = config.words_of_flags(flags)
+    assert folders == ["/home/ann/a", "/home/ann/b", "c", "/home/ann/d"]
 
 
 def test_the_version_is_the_packages(capsys):

@@ -317,3 +317,15 @@ def test_a_full_disk_is_told_with_the_space_that_is_free(tmp_path):
     with pytest.raises(InputError, match=r"[\d,.]+ MB of [\d,.]+ MB are free"):
         with outputs.staged_file(tmp_path / "absent" / "x"):
             raise full
+
+
+def test_a_folder_that_cannot_be_marked_is_not_left(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(outputs.os, "fsync", full)
+    for folder in (tmp_path / "new", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(InputError, match="nothing was left behind"):
+            outputs.claim(folder, "run")
+    assert names(tmp_path) == ["empty"] and names(tmp_path / "empty") == []

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 
+from specialize import checks
 from specialize.config.problems import counted
 from specialize.config.reading import RUN_FILES, Config, add_flags, read, words_of_flags
 from specialize.config.rules import lint
@@ -43,6 +44,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(flags: argparse.Namespace) -> int:
     """Prints the configuration; returns the exit status, 2 if there are problems."""
+    checks.whole("--devices", flags.devices, optional=True)
     entries = {name.rpartition(".")[2]: name for name in RUN_FILES}
     config = read(*words_of_flags(flags), entry=entries.get(flags.entry))
     problems = lint(config, devices=flags.devices, imports=not flags.no_imports)
@@ -62,7 +64,7 @@ def run(flags: argparse.Namespace) -> int:
                 for problem in problems
             ],
         }
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(json.dumps(report, indent=2))
     else:
         _print(config)
         if problems:

@@ -75,9 +75,11 @@ def refuse_url(path: Path, name: str = "The output") -> None:
         path: Path of an output.
         name: What the path is of, for the message.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", os.fspath(path)):
+    text = os.fspath(path)
+    if url := re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text):
+        shown = f"{url[0]}..." if "@" in text else text  # it may contain a password
         raise InputError(
-            f"{name} is {os.fspath(path)!r}, a URL. Outputs are written to a local or "
+            f"{name} is {shown!r}, a URL. Outputs are written to a local or "
             "mounted folder; name one, and copy it afterwards. Nothing was written."
         )
 
@@ -191,8 +193,15 @@ def claim(path: Path, kind: str) -> pathlib.Path:
     folder = _resolved(path)
     if not check_writable(folder, kind):
         with writing(folder):
+            is_new = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / MARKER, {"kind": kind} | _VERSION)
+        try:
+            write_json(folder / MARKER, {"kind": kind} | _VERSION)
+        except BaseException:
+            if is_new:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
     return folder
 
 

@@ -1,0 +1,78 @@
+"""An output in a bucket is refused by every command, before any work is done."""
+
+import argparse
+import os
+
+import pytest
+
+from specialize import cli, outputs
+from specialize.errors import InputError
+
+
+def commands(parser, words=()):
+    """(words, options) of every command that runs."""
+    options = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, inner in action.choices.items():
+                yield from commands(inner, (*words, name))
+            return
+        options.append(action)
+    yield words, options
+
+
+def value_of(action):
+    """Words with which an option or argument is given."""
+    value = next(iter(action.choices)) if action.choices else "1"
+    return [*action.option_strings[:1], value]
+
+
+CASES = [
+    (words, action.option_strings[0])
+    for words, options in commands(cli.parser())
+    for action in options
+    if action.dest in cli.OUTPUTS and action.nargs is None and action.option_strings
+]
+
+
+def test_the_commands_that_write_are_found():
+    assert len(CASES) >= 15
+    assert (("corpus", "build"), "--out") in CASES
+    assert (("convert",), "--target") in CASES
+
+
+@pytest.mark.parametrize(("words", "option"), CASES, ids=lambda one: str(one))
+@pytest.mark.parametrize("url", ["gs://b/x", "s3://u:HUNTER2@b/x", "hdfs:/x"])
+def test_a_url_as_output_is_refused_and_nothing_is_made(
+    words, option, url, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (options,) = [found for one, found in commands(cli.parser()) if one == words]
+    line = list(words)
+    for action in options:
+        positional = not action.option_strings and action.nargs not in ("*", "?")
+        if (action.required or positional) and option not in action.option_strings:
+            line += value_of(action)
+    assert cli.main([*line, f"{option}={url}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {option} is ") and "a URL" in said
+    assert "HUNTER2" not in said
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize("path", ["a:b", "C:", "x/y:/z", "gs", "./gs://b", "7z:/x"])
+def test_a_path_with_a_colon_is_no_url(path):
+    outputs.refuse_url(path)
+
+
+@pytest.mark.parametrize("write", [outputs.write_text, outputs.write_json])
+def test_a_file_in_a_bucket_is_not_written_from_python(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="a URL"):
+        write("gs://bucket/file", "text")
+    with (
+        pytest.raises(InputError, match="a URL"),
+        outputs.staged_directory("s3://bucket/corpus", "corpus"),
+    ):
+        pass
+    assert os.listdir() == []
