@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
+import re
 
 from specialize import checks
+from specialize.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,7 +13,7 @@ class CheckpointSpec:
     """Where the checkpoints of a run are stored, and which are kept.
 
     Attributes:
-        dir: folder or bucket (gs://, s3://). None: the run's folder.
+        dir: folder or bucket (gs://BUCKET/...). None: the run's folder.
         period: number of steps between checkpoints; the last step is always saved.
         keep: number of newest checkpoints that are kept.
         best_metric: metric of an evaluation, such as "held_out/loss" or
@@ -34,6 +36,13 @@ class CheckpointSpec:
 
     def __post_init__(self) -> None:
         checks.path("dir", self.dir)
+        url = re.match(r"([A-Za-z][\w+.-]*):/", os.fspath(self.dir or ""))
+        if url and not re.match(r"gs://\w", os.fspath(self.dir or "")):
+            # A URL may contain a password, so only its scheme is printed.
+            raise InputError(
+                f"dir is a URL of scheme {url[1][:20]}; checkpoints are written to a "
+                "local or mounted folder, or to gs://BUCKET/FOLDER. Name one."
+            )
         checks.text("best_metric", self.best_metric)
         checks.whole("period", self.period)
         checks.whole("keep", self.keep)

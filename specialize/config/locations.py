@@ -12,7 +12,7 @@ def place(given: Any, macro: str, variable: str) -> Any:
     Raises:
         InputError: Neither names it.
     """
-    found = given or os.environ.get(f"SPECIALIZE_{variable}")
+    found = os.path.expanduser(given or os.environ.get(f"SPECIALIZE_{variable}", ""))
     if not found:
         raise InputError(
             f"{macro} is not set. Set it with --gin.{macro}=\"'PATH'\", or in the "

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -126,6 +127,7 @@ def words_of_flags(
         InputError: A `--gin.` word has no `=`.
     """
     folders = [f for entry in flags.gin_search_paths for f in entry.split(",") if f]
+    folders = [os.path.expanduser(folder) for folder in folders]
     bindings = list(flags.gin_bindings)
     for word in getattr(flags, "gin_overrides", ()):
         name, equals, value = word.removeprefix("--gin.").partition("=")

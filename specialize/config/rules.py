@@ -145,7 +145,8 @@ def vocabulary_problems(config: Config) -> list[Problem]:
         return []
     origin = config.origin("VOCABULARY_PATH")
     if not os.path.isfile(path):
-        text = f"VOCABULARY_PATH {path!r} does not exist. Name T5's spiece.model."
+        shown = checks.shown(path)
+        text = f"VOCABULARY_PATH {shown} does not exist. Name T5's spiece.model."
         return [Problem("vocabulary", text, origin)]
     mine = file_digest(path)
     problems = []

@@ -74,6 +74,7 @@ class Binding:
         parameter: Name of the parameter or of the macro.
         value: Literal with `Macro` and `Reference` leaves.
         origin: Place of the statement.
+        at_home: Whether the statement has "~" for the home folder.
     """
 
     scope: str
@@ -81,6 +82,7 @@ class Binding:
     parameter: str
     value: Any
     origin: Origin
+    at_home: bool = False
 
     @property
     def is_macro(self) -> bool:
@@ -369,8 +371,10 @@ class _Reader:
             self.names.append(Name(selector, parameter, registered, origin))
         else:  # a macro
             selector, parameter = "", selector
-            value = words.at_home(parameter, value)
-        self.bindings.append(Binding(scope, selector, parameter, value, origin))
+        at_home = words.at_home(parameter, value)
+        self.bindings.append(
+            Binding(scope, selector, parameter, at_home, origin, at_home != value)
+        )
 
 
 def _statements(text: str, file: str, numbered: bool) -> Iterator[Any]:

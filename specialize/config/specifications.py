@@ -17,6 +17,14 @@ from specialize.config.scanning import (
     map_leaves,
 )
 
+# What checks the fields of a class whose own module imports jax.
+_LIGHT = {
+    "specialize.student.network.T5Config": "specialize.student.network.spec.check",
+    "specialize.student.loss.losses.LossConfig": (
+        "specialize.student.loss.spec.LossConfig"
+    ),
+}
+
 
 class Specifications:
     """Makes the specifications of a run from their bindings, as gin would.
@@ -54,7 +62,9 @@ class Specifications:
                     self._value(binding.value)
 
     def _class(self, selector: str) -> Any:
-        """The frozen dataclass of this name, or None."""
+        """The frozen dataclass of this name, or what checks its fields, or None."""
+        if not self._imports and selector in _LIGHT:
+            return target_of(_LIGHT[selector])
         module = selector.rpartition(".")[0]
         light = module.endswith(".spec")
         if not module.startswith("specialize.") or not (light or self._imports):

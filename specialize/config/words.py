@@ -11,9 +11,13 @@ _BARE = re.compile(r"^[\w./~:+=,-]+$")
 
 
 def binding_of_flag(name: str, value: str) -> str:
-    """`NAME = value` for one `--gin.NAME=VALUE`; bare words and paths are texts."""
+    """`NAME = value` for one `--gin.NAME=VALUE`; bare words and paths are texts.
+
+    A number is a text, too, if it is the name of a folder or file.
+    """
     value = value.strip()
-    text = _BARE.match(value) and not _is_literal(value)
+    literal = value == "None" if _is_path(name) else _is_literal(value)
+    text = _BARE.match(value) and not literal
     return f"{name} = {value!r}" if text else f"{name} = {value}"
 
 
@@ -28,8 +32,11 @@ def _is_literal(value: str) -> bool:
 
 
 def at_home(name: str, value: Any) -> Any:
-    """The value of a macro; "~" in one that names a path is the home folder."""
-    is_path = name.rpartition("/")[2].endswith(("_DIR", "_PATH"))
-    if is_path and isinstance(value, str) and re.match(r"~(/|$)", value):
+    """The value of a macro or parameter; "~" in a path is the home folder."""
+    if _is_path(name) and isinstance(value, str) and re.match(r"~(/|$)", value):
         return os.path.expanduser(value)
     return value
+
+
+def _is_path(name: str) -> bool:
+    return re.search(r"(?i)(^|[_./])(dir|path)$", name) is not None

@@ -280,7 +280,7 @@ def _vocabulary_file(
     for path in (folder / name for folder in folders for name in VOCABULARY_FILES):
         if path.is_file():
             return path
-    if variable := os.environ.get("SPECIALIZE_VOCABULARY"):
+    if variable := os.path.expanduser(os.environ.get("SPECIALIZE_VOCABULARY", "")):
         return variable
     raise InputError(
         f"no vocabulary is known for {checkpoint}. Name its SentencePiece file with "

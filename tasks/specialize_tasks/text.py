@@ -33,7 +33,8 @@ def text_files(
     """The file of each split, from gin or else from the environment."""
     named = {"train": train, "validation": validation}
     found = {
-        split: path or os.environ.get(VARIABLES[split]) for split, path in named.items()
+        split: os.path.expanduser(path or os.environ.get(VARIABLES[split], ""))
+        for split, path in named.items()
     }
     return {split: path for split, path in found.items() if path}
 

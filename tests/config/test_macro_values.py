@@ -20,7 +20,10 @@ PATH = ("5", "''", "[1]", "True", "{'a': 1}", "'a\\x00b'", "'a\\nb'", "1.5")
 NONE = ("None",)
 WRONG = {
     "MODEL_DIR": (*PATH, "'gs://bucket/run'", "'s3://bucket/run'", "'gs:/b'"),
-    "CHECKPOINT_DIR": PATH,
+    "CHECKPOINT_DIR": (
+        *(*PATH, "'s3://bucket/run'", "'http://h/x'", "'file:///x'", "'gs://'"),
+        *("'hdfs:/x'", "'gs:/bucket'"),
+    ),
     "OUTPUT_DIR": (*PATH, "'gs://bucket/out'", "'hdfs://n/out'"),
     "INITIAL_CHECKPOINT_PATH": PATH,
     "CHECKPOINT_PATH": PATH,
@@ -87,13 +90,26 @@ FILES = ["recipes/tiny_gsm8k.gin"]
 ENTRY = "specialize.training.loop.train.train"
 
 
-def problems(*bindings):
+def problems(*bindings, imports=True):
     found = config.read(FILES, ["MODEL_DIR = 'm'", *bindings], entry=ENTRY)
-    return [str(problem) for problem in config.lint(found)]
+    return [str(problem) for problem in config.lint(found, imports=imports)]
 
 
 def test_the_recipe_itself_is_right():
-    assert problems() == []
+    assert problems() == problems(imports=False) == []
+
+
+def test_the_light_checks_know_what_the_network_knows():
+    from specialize.student import layers
+    from specialize.student.network import architecture, spec
+
+    assert tuple(architecture.REMAT_POLICIES) == spec.REMAT_POLICIES
+    assert tuple(layers.ACTIVATIONS) == spec.ACTIVATIONS
+
+
+def test_a_url_of_checkpoints_shows_no_password():
+    [found] = problems("CHECKPOINT_DIR = 's3://user:HUNTER2@bucket/x'")
+    assert "scheme s3" in found and "HUNTER2" not in found
 
 
 def test_every_macro_is_in_this_table():
@@ -109,11 +125,14 @@ def as_for_a_user(monkeypatch):
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
 
 
+@pytest.mark.parametrize("imports", [True, False])
 @pytest.mark.parametrize("macro", WRONG)
-def test_a_wrong_value_of_a_macro_is_refused_by_name(macro):
+def test_a_wrong_value_of_a_macro_is_refused_by_name(macro, imports):
     for value in WRONG[macro]:
+        if value == "'no_such_task'" and not imports:
+            continue  # the tasks are those of the modules that are imported
         try:
-            found = problems(f"{macro} = {value}")
+            found = problems(f"{macro} = {value}", imports=imports)
         except InputError as error:
             found = [str(error)]
         assert any(macro in text for text in found), (macro, value, found)
@@ -157,6 +176,38 @@ def test_a_bare_word_is_a_text(word, text):
 )
 def test_a_literal_is_not_a_text(value):
     assert reading.words.binding_of_flag("X", value) == f"X = {value}"
+
+
+@pytest.mark.parametrize("value", ["2024", "1e3", "True", "-1", "0x10", "1,2"])
+@pytest.mark.parametrize("name", ["MODEL_DIR", "VOCABULARY_PATH", "CheckpointSpec.dir"])
+def test_a_number_is_a_name_where_a_path_is_wanted(name, value):
+    assert reading.words.binding_of_flag(name, value) == f"{name} = {value!r}"
+    assert reading.words.binding_of_flag(name, "None") == f"{name} = None"
+    assert reading.words.binding_of_flag(name, f"'{value}'") == f"{name} = {value!r}"
+
+
+def test_a_tilde_in_a_parameter_is_the_home_folder(tmp_path, monkeypatch):
+    import gin
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "a.gin"
+    file.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from specialize.checkpoints import spec\n"
+        "spec.CheckpointSpec:\n  dir = '~/here'\n  best_metric = '~/no/path'\n"
+    )
+    config.parse([str(file)])
+    name = "specialize.checkpoints.spec.CheckpointSpec"
+    assert gin.query_parameter(f"{name}.dir") == f"{tmp_path}/here"
+    assert gin.query_parameter(f"{name}.best_metric") == "~/no/path"
+
+
+def test_a_tilde_in_the_environment_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("SPECIALIZE_VOCABULARY", "~/spiece.model")
+    found = config.place(None, "VOCABULARY_PATH", "VOCABULARY")
+    assert found == "/home/ann/spiece.model"
+    assert config.place("~/b", "BENCHMARKS_DIR", "BENCHMARKS_DIR") == "/home/ann/b"
 
 
 @pytest.mark.parametrize("name", ["MODEL_DIR", "CORPUS_DIR", "CHECKPOINT_PATH"])

@@ -15,7 +15,8 @@ from specialize.student.loss.divergences import (
     sample_nll,
     tail_kl,
 )
-from specialize.student.loss.teacher_rows import LossConfig, TeacherRows
+from specialize.student.loss.spec import LossConfig
+from specialize.student.loss.teacher_rows import TeacherRows
 
 # In the order of their ids, from 1, as in the records of the corpus.
 FORMATS = (

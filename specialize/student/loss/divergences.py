@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from specialize.student.loss.teacher_rows import LossConfig, TeacherRows
+from specialize.student.loss.spec import LossConfig
+from specialize.student.loss.teacher_rows import TeacherRows
 
 
 class Statistics(NamedTuple):

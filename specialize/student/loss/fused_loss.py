@@ -24,7 +24,8 @@ from specialize.errors import InputError
 from specialize.mesh import AXES
 from specialize.student.ambient import ambient_mesh, platform_of
 from specialize.student.loss import diagnostics, divergences, logit_statistics
-from specialize.student.loss.teacher_rows import LossConfig, TeacherRows
+from specialize.student.loss.spec import LossConfig
+from specialize.student.loss.teacher_rows import TeacherRows
 
 # Bytes of a chunk's float32 logits. On a CPU they stay in the last cache; elsewhere a
 # chunk is so large that products run at their peak and that adding to the head's

@@ -22,12 +22,8 @@ from specialize.student.loss import (
     logit_statistics,
 )
 from specialize.student.loss.diagnostics import FORMATS
-from specialize.student.loss.teacher_rows import (
-    MODES,
-    LossConfig,
-    TeacherRows,
-    make_rows,
-)
+from specialize.student.loss.spec import MODES, LossConfig
+from specialize.student.loss.teacher_rows import TeacherRows, make_rows
 
 __all__ = [
     "FORMATS",

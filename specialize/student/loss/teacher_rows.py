@@ -1,75 +1,16 @@
-"""The configuration of the loss, and its input for each target position."""
+"""The input of the loss for each target position."""
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from specialize import checks
 from specialize.errors import InputError
-
-MODES = ("tail", "paper", "renormalize", "conditional", "sample")
 
 # Below this tail the K ids have all mass that fp16 log-probabilities can express; the
 # tail term would only add the noise of their rounding.
 SMALLEST_TAIL = 1e-6
-
-
-@dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """The objective that is minimised; hashable, so jit may treat it as static.
-
-    A target position costs `kl_weight * KL + ce_weight * CE + z_loss * logsumexp^2`,
-    in nats. KL is the mode's term, where p are the teacher's probabilities on its K
-    ids, M is their sum, q are the student's probabilities, Q is their sum on these ids:
-
-    - `tail`: sum p log(p/q) + (1-M) log((1-M)/(1-Q)), a KL on K+1 events.
-    - `paper`: sum p log(p/q) with p as it is; its minimum M log M is negative.
-    - `renormalize`: KL(p/M || q), at `temperature` T times T^2.
-    - `conditional`: KL(p/M || q/Q) on the K ids; it ignores the mass off K.
-    - `sample`: -log q(target).
-
-    Attributes:
-        mode: one of `MODES`.
-        kl_weight: weight of the mode's term.
-        ce_weight: weight of the cross-entropy on the target ids.
-        z_loss: weight of the squared logsumexp, which keeps logits from drifting.
-        temperature: loss temperature of teacher and student, for `renormalize` only.
-
-    Raises:
-        InputError: a value is unknown or outside its range, there is nothing to
-            minimise, or a combination has no meaning.
-    """
-
-    mode: str = "tail"
-    kl_weight: float = 1.0
-    ce_weight: float = 0.0
-    z_loss: float = 0.0
-    temperature: float = 1.0
-
-    def __post_init__(self):
-        checks.one_of("loss mode", self.mode, MODES)
-        for name in ("kl_weight", "ce_weight", "z_loss"):
-            checks.real(name, getattr(self, name), least=0)
-        if self.kl_weight == 0 and self.ce_weight == 0:
-            raise InputError(
-                "kl_weight and ce_weight are both 0: there is nothing to learn. "
-                "Give one of them a positive value."
-            )
-        checks.real("temperature", self.temperature, above=0)
-        if self.temperature != 1 and self.mode != "renormalize":
-            raise InputError(
-                f"temperature {self.temperature} with mode {self.mode!r}: only the K "
-                "known probabilities have a temperature, not the mass off them, whose "
-                "distribution is unknown. Use mode 'renormalize', or temperature 1."
-            )
-        if self.mode == "conditional" and self.ce_weight == 0:
-            raise InputError(
-                "mode 'conditional' ignores the mass that the student puts off the "
-                "teacher's ids. Give ce_weight a positive value, or use mode 'tail'."
-            )
 
 
 class TeacherRows(NamedTuple):

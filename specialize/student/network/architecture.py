@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from specialize import checks
 from specialize.errors import InputError
-from specialize.student import layers
 from specialize.student.attention import fused_attention
+from specialize.student.network import spec
 
 # The two stacks of layers, and the axis of a parameter along which layers are scanned.
 STACKS = ("encoder", "decoder")
@@ -85,48 +84,11 @@ class T5Config:
 
     def __post_init__(self):
         # A list from gin would make the configuration unhashable.
-        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-        sizes = ("num_heads", "num_encoder_layers", "num_decoder_layers")
-        for name in ("vocab_size", "emb_dim", "head_dim", "mlp_dim", *sizes):
-            checks.whole(f"T5Config.{name}", getattr(self, name))
-        for name, known in (
-            ("remat_policy", REMAT_POLICIES),
-            ("attention", ("auto", "fused", "plain")),
-            ("embedding_lookup", ("auto", "gather", "one_hot")),
-        ):
-            checks.one_of(f"T5Config.{name}", getattr(self, name), known)
+        if isinstance(self.mlp_activations, list):
+            object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+        spec.check(**vars(self))
         if self.attention == "fused" and not fused_attention.takes(self.head_dim):
             raise InputError(
                 f"T5Config.attention = 'fused' with head_dim = {self.head_dim}; its "
                 "kernels need heads of 16, 32, 64 or 128. Use 'auto' or 'plain'."
-            )
-        if not self.mlp_activations:
-            raise InputError(
-                "T5Config.mlp_activations is empty; name at least one of "
-                f"{', '.join(layers.ACTIVATIONS)}."
-            )
-        for activation in self.mlp_activations:
-            checks.one_of("T5Config.mlp_activations", activation, layers.ACTIVATIONS)
-        for name in ("logits_via_embedding", "scan_layers"):
-            checks.flag(f"T5Config.{name}", getattr(self, name))
-        checks.whole("T5Config.attention_block", self.attention_block, 0)
-        checks.real("T5Config.dropout_rate", self.dropout_rate)
-        if not 0.0 <= self.dropout_rate < 1.0:
-            raise InputError(
-                f"T5Config.dropout_rate = {self.dropout_rate}; it must be at least 0 "
-                "and below 1."
-            )
-        try:
-            dtype = jnp.dtype(self.dtype)
-            if self.dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-                raise TypeError
-        except (TypeError, ValueError) as error:
-            raise InputError(
-                f"T5Config.dtype = {checks.shown(self.dtype)} is not a type of "
-                "numbers with a fraction. Use 'bfloat16' or 'float32'."
-            ) from error
-        if dtype == jnp.float16:
-            raise InputError(
-                "T5Config.dtype = 'float16': T5's activations overflow float16. Use "
-                "'bfloat16' or 'float32'."
             )
