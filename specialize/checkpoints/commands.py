@@ -74,11 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from specialize import checks
     from specialize.checkpoints.convert import convert
-    from specialize.errors import InputError
 
-    if arguments.shard_size <= 0:
-        raise InputError(f"--shard-size {arguments.shard_size}: must be above 0.")
+    checks.real("--shard-size", arguments.shard_size, above=0, most=10**6)
     summary = convert(
         arguments.source,
         arguments.target,

@@ -289,6 +289,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def few(text: str) -> int:
+    """Reads a whole number of 1 to 1,024, of processes."""
+    if count(text) > 1024:
+        raise argparse.ArgumentTypeError(f"{text}, expected 1 to 1,024")
+    return int(text)
+
+
 def pause(text: str) -> float:
     """Reads a number of seconds from 0.1 to a day."""
     seconds = float(text)
@@ -309,7 +316,7 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     """Adds `--processes`."""
     parser.add_argument(
         "--processes",
-        type=count,
+        type=few,
         default=None,
         help="processes to use; default: one per core. Does not change the result",
     )

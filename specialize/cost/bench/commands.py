@@ -29,7 +29,7 @@ WORDS = {
     "decode": ("decode",),
     "input": ("input", "input_formats", "input_padded"),
 }
-LEAST_REPETITIONS = 20
+LEAST_REPETITIONS, MOST_REPETITIONS = 20, 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +131,10 @@ def run(flags: argparse.Namespace) -> int:
     Raises:
         InputError: there are too few repetitions for a reliable median.
     """
-    if flags.repetitions < LEAST_REPETITIONS:
+    if not LEAST_REPETITIONS <= flags.repetitions <= MOST_REPETITIONS:
         raise InputError(
             f"--repetitions {flags.repetitions}: a row is the median of at least "
-            f"{LEAST_REPETITIONS}."
+            f"{LEAST_REPETITIONS}, and at most {MOST_REPETITIONS}."
         )
     shape_named(flags.shape)  # an invalid shape is refused here, not in every worker
     words = list(WORDS) if flags.what == "all" else [flags.what]

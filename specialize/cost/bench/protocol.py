@@ -4,7 +4,7 @@ Every implementation runs in its own process, so that none shares memory, thread
 libraries with another. A worker builds its step, warms up, and then runs one step per
 request; the parent cycles through all workers, so that other load on the machine
 affects all of them equally. Baselines in environments without `specialize` use this
-module too, so it imports only the standard library.
+module too, so workers need only the standard library.
 
     worker -> parent   @bench {"ready": true, ...facts of the case}
     parent -> worker   run                                      (any number of times)
@@ -132,10 +132,13 @@ class Worker:
         self._process.stdin.flush()
 
     def _read(self) -> dict[str, Any]:
+        from specialize import typed_json  # not in the environment of a baseline
+
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(MARK):
-                return json.loads(line[len(MARK) :])
+                text = line[len(MARK) :]
+                return typed_json.decode(text, typed_json.Object, self.name)
         _, errors = self._process.communicate()
         raise WorkerError(
             f"{self.name} ended with status {self._process.returncode}: "

@@ -2,7 +2,9 @@
 
 import ast
 import dataclasses
+import warnings
 
+from specialize import checks
 from specialize.errors import InputError, nearest, suggestion
 
 
@@ -63,6 +65,9 @@ class BenchShape:
         return self.batch * (self.input_length + self.target_length)
 
 
+# No size of a shape needs more; a larger one would only fill the memory.
+MOST = 2**20
+
 SHAPES = {
     shape.name: shape
     for shape in (
@@ -91,12 +96,14 @@ def shape_named(text: str) -> BenchShape:
     """The shape of this name, with changes as in "xl:batch=32,dtype=float32".
 
     Raises:
-        InputError: there is no such shape or attribute, or a value has another type.
+        InputError: there is no such shape or attribute, or a value has another type or
+            is outside its range.
     """
     name, _, changes = text.partition(":")
+    shown = checks.shown(text)
     if name not in SHAPES:
         raise InputError(
-            f"--shape {text}: no shape is called {name!r}; choose one of "
+            f"--shape {shown}: no shape is called {checks.shown(name)}; choose one of "
             f"{', '.join(SHAPES)}.{suggestion(nearest(name, SHAPES))}"
         )
     shape = SHAPES[name]
@@ -107,19 +114,49 @@ def shape_named(text: str) -> BenchShape:
         attribute, _, written = change.partition("=")
         if attribute not in types:
             raise InputError(
-                f"--shape {text}: a shape has no {attribute!r}; it has "
+                f"--shape {shown}: a shape has no {checks.shown(attribute)}; it has "
                 f"{', '.join(types)}.{suggestion(nearest(attribute, types))}"
             )
         old = getattr(shape, attribute)
         try:
-            value = written if isinstance(old, str) else ast.literal_eval(written)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)
+                value = written if isinstance(old, str) else ast.literal_eval(written)
             fits = type(value) is type(old) and bool(str(value))
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
             fits = False
         if not fits:
             raise InputError(
-                f"--shape {text}: {attribute} is {written!r}; give a value like "
-                f"{old!r}."
+                f"--shape {shown}: {attribute} is {checks.shown(written)}; give a "
+                f"value like {old!r}."
             )
         values[attribute] = value
-    return dataclasses.replace(shape, **values)
+    changed = dataclasses.replace(shape, **values)
+    try:
+        _check(changed)
+    except InputError as error:
+        raise InputError(f"--shape {shown}: {error}") from error
+    return changed
+
+
+def _check(shape: BenchShape) -> None:
+    """Raises an `InputError` if a value is outside its range."""
+    from specialize.student.network import spec as network
+    from specialize.training.optimization.spec import OPTIMIZERS
+
+    for field in dataclasses.fields(shape):
+        value = getattr(shape, field.name)
+        if type(value) is int:
+            checks.whole(field.name, value, most=MOST)
+    checks.whole("vocabulary", shape.vocabulary, 4, most=MOST)
+    checks.whole("teacher_k", shape.teacher_k, most=shape.vocabulary)
+    for name in ("input_length", "target_length"):
+        checks.whole(name, getattr(shape, name), shape.examples_per_row, most=MOST)
+    checks.real("filled", shape.filled, above=0, most=1)
+    checks.one_of("optimizer", shape.optimizer, OPTIMIZERS)
+    network.check(
+        dtype=shape.dtype,
+        dropout_rate=shape.dropout,
+        remat_policy=shape.remat_policy,
+        attention=shape.attention,
+    )

@@ -7,16 +7,16 @@ a digest of everything that they depend on, so that the next plan takes seconds.
 import dataclasses
 import hashlib
 import importlib.metadata
-import json
 import os
 import pathlib
 import re
 import time
 from typing import Any
 
-from specialize import outputs
+from specialize import outputs, typed_json
 from specialize.cost.plan.program import Memory, Program
 from specialize.cost.plan.topologies import Topology
+from specialize.errors import InputError
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm")
@@ -52,7 +52,7 @@ class Verdict:
 def cache_folder() -> pathlib.Path:
     """The cache: $SPECIALIZE_CACHE, or the user's cache folder."""
     if base := os.environ.get("SPECIALIZE_CACHE"):
-        return pathlib.Path(base) / "plan"
+        return pathlib.Path(base).expanduser() / "plan"
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return pathlib.Path(home) / "specialize" / "plan"
 
@@ -139,10 +139,9 @@ def _digest(program: Program, topology: Topology, compiler: str) -> str:
 
 def _load(file: pathlib.Path) -> Verdict | None:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        memory = Memory(**found["memory"]) if found["memory"] else None
-        return Verdict(**{**found, "memory": memory, "cached": True})
-    except (OSError, ValueError, KeyError, TypeError):
+        found = typed_json.read(file, Verdict)
+        return dataclasses.replace(found, cached=True)
+    except InputError:
         return None  # missing, or of another version of this module: compile again
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from specialize import checks
 from specialize import config as configuration
 from specialize.cost.plan import compiling, program, topologies
 from specialize.cost.plan.compiling import Verdict
@@ -55,6 +56,15 @@ class Request:
     peak_flops: float | None = None
     teacher_k: int = program.TEACHER_K
     questions: int = 1319
+
+    def __post_init__(self) -> None:
+        checks.real("--mfu", self.mfu, above=0, most=1)
+        if self.price is not None:
+            checks.real("--price", self.price, least=0)
+        if self.peak_flops is not None:
+            checks.real("--peak_flops", self.peak_flops, above=0)
+        checks.whole("--teacher_k", self.teacher_k, most=1000)
+        checks.whole("--questions", self.questions)
 
 
 @dataclasses.dataclass(frozen=True)

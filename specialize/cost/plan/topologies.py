@@ -13,8 +13,12 @@ import os
 import re
 from typing import Any
 
+from specialize.checks import shown
 from specialize.chips import PLANNED, Chip
 from specialize.errors import InputError
+
+# No slice or machine is larger; JAX simulates every device of a CPU.
+MOST_CHIPS, MOST_CPUS = 2**15, 512
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +57,14 @@ def parse(text: str) -> Topology:
     kind, _, shape = text.strip().lower().partition(":")
     if kind not in PLANNED:
         raise InputError(
-            f"topology {text!r}: the chip must be one of {', '.join(PLANNED)}. Write "
-            "for example v5e:16x4, v5p:4x4x4, h200:8 or cpu:8."
+            f"topology {shown(text)}: the chip must be one of {', '.join(PLANNED)}. "
+            "Write for example v5e:16x4, v5p:4x4x4, h200:8 or cpu:8."
         )
     chip = PLANNED[kind]
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
+    if not re.fullmatch(r"[1-9]\d{0,8}(x[1-9]\d{0,8}){0,8}", shape):
         raise InputError(
-            f"topology {text!r}: {shape!r} is not a shape. Write for example {kind}:"
-            f"{'x'.join('4' * max(chip.axes, 1))}."
+            f"topology {shown(text)}: {shown(shape)} is not a shape. Write for example "
+            f"{kind}:{'x'.join('4' * max(chip.axes, 1))}."
         )
     sizes = tuple(int(size) for size in shape.split("x"))
     if len(sizes) != max(chip.axes, 1):
@@ -69,7 +73,15 @@ def parse(text: str) -> Topology:
             f"{max(chip.axes, 1)} number(s), as in {kind}:"
             f"{'x'.join('4' * max(chip.axes, 1))}."
         )
-    return Topology(text, chip, sizes)
+    topology = Topology(text, chip, sizes)
+    most = MOST_CPUS if kind == "cpu" else MOST_CHIPS
+    if topology.chips > most:
+        raise InputError(
+            f"topology {text!r} has {topology.chips:,} chips; a plan is made for at "
+            f"most {most:,}. Write for example {kind}:"
+            f"{'x'.join('4' * max(chip.axes, 1))}."
+        )
+    return topology
 
 
 def stand_in(topology: Topology) -> Topology:
