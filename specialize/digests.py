@@ -4,13 +4,17 @@ import functools
 import hashlib
 import os
 
+from specialize import typed_json
+
 
 def file_digest(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file in hexadecimal digits; an unchanged file is read once.
 
     Raises:
         OSError: The file cannot be read.
+        InputError: It is a device.
     """
+    typed_json.refuse_device(path, remedy="Name a file.")
     state = os.stat(path)
     return _digest(os.fspath(path), state.st_size, state.st_mtime_ns)
 

@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO, TypeVar
 
@@ -29,6 +30,8 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 # A longer file or line is not one of ours: /dev/zero has no end.
 MOST_BYTES = 1 << 30
 
+# A terminal is a device, too.
+_OPEN = ("/dev/stdin", "/dev/fd/", "/proc/self/fd/")
 _WORDS = {
     "int": "a whole number",
     "float": "a number",
@@ -111,6 +114,7 @@ def read_bytes(path: Path, *, remedy: str = "") -> bytes:
     Raises:
         InputError: The file is missing, unreadable or larger.
     """
+    refuse_device(path, remedy=remedy)
     try:
         with open(path, "rb") as stream:
             data = stream.read(MOST_BYTES + 1)
@@ -146,6 +150,7 @@ def read_lines(
     Raises:
         InputError: As for `read`, with the line.
     """
+    refuse_device(path, remedy=remedy)
     try:
         with open(path, "rb") as stream:
             for number, line in enumerate(_lines(stream, path, remedy), 1):
@@ -161,6 +166,17 @@ def read_lines(
         raise
     except (OSError, ValueError) as error:
         raise unreadable(path, error, remedy=remedy) from error
+
+
+def refuse_device(path: Path, *, remedy: str = "") -> None:
+    """Raises an `InputError` for a device such as /dev/zero, which has no end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return  # opening it says why
+    if stat.S_ISCHR(mode) and not os.fspath(path).startswith(_OPEN):
+        text = "is a device, expected a file"
+        raise InputError(_complete(path, text, remedy, colon=False))
 
 
 def unreadable(path: Path, error: Exception, *, remedy: str = "") -> InputError:

@@ -66,6 +66,23 @@ def test_no_function_takes_more_than_a_dozen_parameters():
     assert {name: n for name, n in found.items() if n > MOST_PARAMETERS} == {}
 
 
+def test_json_comes_in_by_one_door():
+    """`typed_json` refuses nesting, huge numbers and wrong types in one message."""
+    readers = {
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (
+            isinstance(node, ast.Attribute)
+            and node.attr in ("load", "loads", "JSONDecoder")
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "json"
+        )
+        or (isinstance(node, ast.ImportFrom) and node.module == "json")
+    }
+    assert readers == {"specialize/typed_json.py"}
+
+
 @pytest.mark.parametrize("name", ("utils", "helpers", "helper", "common", "misc"))
 def test_no_room_is_without_a_name(name):
     assert not [path for path in MODULES if path.stem == name]

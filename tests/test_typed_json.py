@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+import pathlib
 
 import hypothesis
 import pytest
 from hypothesis import strategies
 
-from specialize import typed_json
+from specialize import cli, typed_json
 from specialize.errors import InputError
 
 
@@ -166,7 +167,46 @@ def test_a_file_that_cannot_be_read_is_one_error(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=message):
             list(typed_json.read_lines(path, object))
     monkeypatch.setattr(typed_json, "MOST_BYTES", 1000)
-    with pytest.raises(InputError, match="over 1 GiB"):
-        typed_json.read("/dev/zero", object)
-    with pytest.raises(InputError, match="over 1 GiB"):
-        list(typed_json.read_lines("/dev/zero", object))
+    (tmp_path / "long").write_bytes(bytes(1001))
+    for path, message in (
+        (tmp_path / "long", "over 1 GiB"),
+        ("/dev/zero", "/dev/zero is a device, expected a file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            typed_json.read(path, object)
+        with pytest.raises(InputError, match=message):
+            list(typed_json.read_lines(path, object))
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom", "/dev/null", "link"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "corpus build --problems P --completions {} --teacher t --vocabulary V --out o",
+        "corpus build --problems {} --completions C --teacher t --vocabulary V --out o",
+        "corpus build --problems P --vocabulary {} --out o",
+        "corpus verify --problems {} --completions C --teacher t --out o.jsonl",
+        "corpus align --problems P --completions {} --vocabulary V --out o.jsonl",
+        "corpus write --problems P --aligned {} --vocabulary V --out o",
+        "corpus sample --problems P --prompt {} --model t --responses o.sqlite",
+        "evaluate --predictions {} --benchmarks . --json o.json",
+        "config --gin_file {}",
+    ],
+)
+def test_a_device_is_no_input(words, device, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    golden = pathlib.Path(__file__).parent / "golden" / "v0_1"
+    places = {
+        "P": golden / "world" / "gsm8k" / "train.jsonl",
+        "C": golden / "completions.jsonl",
+        "V": golden / "vocabulary.model",
+    }
+    if device == "link":
+        device = "zero"
+        (tmp_path / "zero").symlink_to("/dev/zero")
+    line = [str(places.get(word, word)) for word in words.format(device).split()]
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert cli.main(line) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and device in said and len(said) < 500
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

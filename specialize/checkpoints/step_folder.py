@@ -189,7 +189,7 @@ def _seal(content: Any) -> dict[str, Any]:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=True)
     # Through JSON, so that tuples and int keys compare equal when read back.
     return {
-        "content": json.loads(text),
+        "content": typed_json.decode(text, object, METADATA, infinities=True),
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import sentencepiece
 
+from specialize import typed_json
 from specialize.digests import file_digest
 from specialize.errors import InputError
 
@@ -81,6 +82,7 @@ class Vocabulary:
     ) -> None:
         self.path = pathlib.Path(path)
         self.extra_ids = extra_ids
+        typed_json.refuse_device(self.path, remedy="Give the student's spiece.model.")
         try:
             content = self.path.read_bytes()
         except OSError as error:

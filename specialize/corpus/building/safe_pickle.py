@@ -49,6 +49,7 @@ def load(path: str | os.PathLike[str]) -> Any:
             containers; the message says what. Nothing in the file was run.
     """
     file = pathlib.Path(path)
+    typed_json.refuse_device(file, remedy="Name a pickle.")
     try:
         with open(file, "rb") as stream:
             return _Unpickler(stream).load()

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from specialize import typed_json
 from specialize.corpus.completions import write_completions
 from specialize.corpus.prompts import teacher_prompt
 from specialize.corpus.records import Problem
@@ -173,6 +174,7 @@ def read_prompt_prefix(path: Path | None) -> str:
     if path is None:
         return ""
     file = pathlib.Path(path)
+    typed_json.refuse_device(file, remedy="Name a text file of demonstrations.")
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
