@@ -7,13 +7,15 @@ runs and can be run by hand.
 """
 
 import argparse
-import json
 import pathlib
+import shlex
+import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from specialize import memory, outputs, run_folder
+from specialize import checks, memory, outputs, run_folder
 from specialize.errors import InputError
 
 # What a suite of the miniature world measures -> the suite and its prompt format.
@@ -103,16 +105,17 @@ def quickstart(
         InputError: a number is below 1, `out` is not ours, or a command rejected its
             input.
     """
-    from specialize.progress import console
+    from specialize.progress import console, say
     from specialize.quickstart import miniature
     from specialize.quickstart.exact_teacher import TEACHER_NAME
 
     sizes = dict(base_steps=base_steps, steps=steps, problems=problems)
     for name, value in {**sizes, "test_problems": test_problems}.items():
-        if value < 1:
-            raise InputError(f"--{name} is {value}; it must be at least 1.")
+        checks.whole(f"--{name}", value)
+    checks.whole("--seed", seed, 0, most=2**32 - 1)
     began = time.monotonic()
-    folder = outputs.claim(out, "quickstart")
+    # Absolute, so that the commands below can be pasted in any folder.
+    folder = outputs.claim(out, "quickstart").absolute()
     world, vocabulary = folder / "world", folder / "vocabulary.model"
     base, student = folder / "base", folder / "student"
 
@@ -121,10 +124,13 @@ def quickstart(
     miniature.train_vocabulary(world / "text.txt", vocabulary)
 
     def run(*words: str) -> None:
-        console.print(f"[dim]$ specialize {' '.join(words)}[/dim]", highlight=False)
+        line = f"{_program()} {shlex.join(words)}"
+        console.print(
+            f"$ {line}", style="dim", markup=False, highlight=False, soft_wrap=True
+        )
         status = command(words)
         if status:
-            raise InputError(f"'specialize {' '.join(words)}' ended with {status}")
+            raise InputError(f"{line!r} ended with {status}.")
 
     _say("2/5", "Corpus: verify the teacher, align its tokens, write four formats")
     run(
@@ -135,7 +141,8 @@ def quickstart(
         *("--vocabulary", str(vocabulary)),
         *("--demonstrations", str(DEMONSTRATIONS)),
         *("--seed", str(seed)),
-        *("--out", str(folder / "corpus")),
+        # A repetition makes the same corpus again.
+        *("--out", str(folder / "corpus"), "--replace"),
     )
 
     def gin(**macros: Any) -> list[str]:
@@ -181,7 +188,7 @@ def quickstart(
     _table(results)
     report = folder / "report.html"
     run("report", str(student), "--base", str(base), "--out", str(report))
-    console.print(f"results: {folder / 'results.json'}   report: {report}")
+    say(f"results: {folder / run_folder.RESULTS}   report: {report}")
     return results
 
 
@@ -206,10 +213,10 @@ def _evaluate(
 
 
 def _compare(before: pathlib.Path, after: pathlib.Path) -> dict[str, Any]:
-    scores = {}
-    for when, path in (("before", before), ("after", after)):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        scores[when] = {**found["suites"], **found["averages"]}
+    from specialize.evaluation.results import Results
+
+    paths = {"before": before, "after": after}
+    scores = {when: Results.load(path).scores for when, path in paths.items()}
     return {
         name: {
             when: {key: found[suite][key] for key in ("accuracy", "n", "low", "high")}
@@ -238,6 +245,13 @@ def _table(results: dict[str, Any]) -> None:
         f"It cost {cost * 100:.1f} points of generic ability, "
         f"{results['seconds'] / 60:.1f} minutes in all."
     )
+
+
+def _program() -> str:
+    """How a shell starts `specialize`, whose environment may not be active."""
+    if shutil.which("specialize"):
+        return "specialize"
+    return shlex.join([sys.executable, "-m", "specialize"])
 
 
 def _say(part: str, text: str) -> None:
