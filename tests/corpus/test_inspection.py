@@ -263,3 +263,29 @@ def test_stats_are_those_of_the_records(corpus):
     text = console.export_text()
     for word in ("Funnel", "kept mass", "in_context_answer_only targets", "22"):
         assert word in text
+
+
+@pytest.mark.parametrize("columns", [80, 60, 200])
+def test_a_view_fits_the_terminal_and_loses_nothing(
+    world, problems, vocabulary, columns
+):
+    completion = right_sample(world, problems)
+    target = align(completion.tokens, completion.text, vocabulary, k=5)
+    shown = view.view(
+        "x", completion.text, target, vocabulary, tokens=completion.tokens
+    )
+    with open("/dev/null", "w") as nowhere:
+        console = Console(record=True, width=columns, file=nowhere)
+        console.print(view.terminal(shown))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= columns
+    assert "…" not in text
+    if columns >= 80:
+        table = text.partition("teacher token ")[2].splitlines()
+        for group in shown.groups:
+            for position in group.positions:
+                cells = (position.piece, f"{position.tail:.4f}", position.origin)
+                assert any(all(c in line for c in cells) for line in table), cells
+                for option in position.top:
+                    entry = f"{option.probability:.4f} {option.text}"
+                    assert any(entry in line for line in table), entry

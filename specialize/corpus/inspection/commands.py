@@ -38,11 +38,12 @@ def register_inspect(commands: options.Commands) -> None:
 def _inspect(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from specialize import outputs
+    from specialize import checks, outputs
     from specialize.corpus.benchmarks.table import read_problems
     from specialize.corpus.inspection import lookup, view
     from specialize.errors import InputError
 
+    checks.whole("--index", arguments.index, 0)
     problems = []
     if arguments.problems:
         problems = read_problems(arguments.problems, arguments.dataset)

@@ -34,12 +34,12 @@ _TERMINAL = ("cyan", "yellow", "green", "magenta", "blue", "red")
 _PAGE = ("#cfe8f3", "#fdebc8", "#d3ecd3", "#f0d5ec", "#d8dcf5", "#f8d4d0")
 
 REASONS = {
-    "soft": "soft: the teacher's tokens determine it",
-    "no_distribution": "one-hot: the teacher reports no probabilities",
-    "eos": "one-hot: the end of the target",
-    "unmatched": "one-hot: dtw found no single equal teacher token",
-    "undetermined": "one-hot: the teacher's tokens do not determine this piece",
-    "unknown_piece": "one-hot: the student's vocabulary cannot write it",
+    "soft": "the teacher's tokens determine it",
+    "no_distribution": "one-hot, the teacher reports no probabilities",
+    "eos": "one-hot, the end of the target",
+    "unmatched": "one-hot, dtw found no single equal teacher token",
+    "undetermined": "one-hot, the teacher's tokens do not determine this piece",
+    "unknown_piece": "one-hot, the student's vocabulary cannot write it",
 }
 
 
@@ -188,18 +188,19 @@ def view_record(
 
 
 def terminal(shown: View) -> RenderableType:
-    """The view as a table for a terminal, groups coloured."""
+    """The view as a table for a terminal of 80 columns, groups coloured."""
     tokens, pieces = Text(), Text()
     for group in shown.groups:
         for token in group.tokens:
             tokens.append(token.text, style=f"black on {group.style}")
         for position in group.positions:
             pieces.append(position.piece, style=f"black on {group.style}").append(" ")
-    table = Table(header_style="bold")
+    table = Table(header_style="bold", box=None, pad_edge=False)
     for head in ("teacher token", "top-k before", "student piece", "top-k after"):
-        table.add_column(head, no_wrap=True)
-    table.add_column("tail", justify="right")
-    table.add_column("why")
+        table.add_column(head, overflow="fold")  # what is long is shown, too
+    table.add_column("tail", justify="right", no_wrap=True)
+    table.add_column("why", no_wrap=True)
+    origins: dict[str, None] = {}
     for group in shown.groups:
         for row in range(max(len(group.tokens), len(group.positions))):
             cells: list[RenderableType] = [""] * 6
@@ -212,8 +213,8 @@ def terminal(shown: View) -> RenderableType:
                 cells[2] = Text(position.piece, style=f"bold {group.style}")
                 cells[3] = Text(_options(position.top))
                 cells[4] = f"{position.tail:.4f}"
-                soft = position.origin == "soft"
-                cells[5] = Text("soft" if soft else position.why)
+                cells[5] = position.origin
+                origins[position.origin] = None
             table.add_row(*cells)
     lines: list[RenderableType] = [Text(errors.visible(shown.title), style="bold")]
     if shown.inputs:
@@ -224,6 +225,7 @@ def terminal(shown: View) -> RenderableType:
     if tokens:
         lines += [Text("teacher tokens", style="bold dim"), tokens]
     lines += [Text("student pieces", style="bold dim"), pieces, table]
+    lines += [Text(f"{name}: {REASONS[name]}", style="dim") for name in origins]
     lines.append(Text(f"{100 * shown.soft_share:.1f} % of the positions are soft"))
     return Lines(*lines)
 
