@@ -20,6 +20,7 @@ from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from specialize import checks
 from specialize.errors import InputError
 from specialize.mesh import MeshSpec
 
@@ -282,8 +283,8 @@ def initialize_distributed(
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and 0 < int(port[:6]) < 2**16):
         raise InputError(
-            f"--coordinator_address is {coordinator!r}; it must be HOST:PORT of "
-            "process 0, such as 10.0.0.1:8476."
+            f"--coordinator_address is {checks.shown(coordinator)}; it must be "
+            "HOST:PORT of process 0, such as 10.0.0.1:8476."
         )
     if not 0 <= process_id < num_processes:
         raise InputError(

@@ -11,9 +11,13 @@ import jax
 import msgspec
 
 from specialize import typed_json, versions
+from specialize.checks import shown
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
 from specialize.progress import track
+
+# Settings of which only a digest is known.
+_DIGESTS = ("prompts", "weights", "vocabulary")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +118,18 @@ def _read(file: pathlib.Path, settings: dict[str, Any]) -> dict[int, dict[str, A
     head = typed_json.convert(first, _Head, where, remedy=remedy)
     # JSON has no tuples, so compare what a file can hold.
     wanted = msgspec.json.decode(msgspec.json.encode(settings))
-    if head.settings != wanted:
+    before = head.settings
+    names = [n for n in {**wanted, **before} if before.get(n) != wanted.get(n)]
+    if names:
+        differing = "; ".join(
+            f"other {name}"
+            if name in _DIGESTS
+            else f"{name} was {shown(before.get(name))}, now {shown(wanted.get(name))}"
+            for name in names
+        )
         raise InputError(
-            f"{file} was decoded with other settings: {head.settings}, now {wanted}. "
-            "Remove it, or name another output."
+            f"{file} was decoded with other settings: {differing}. Set these back to "
+            "continue it, or remove it to decode again, or name another output."
         )
     found: dict[int, dict[str, Any]] = {}
     for where, line in lines:
