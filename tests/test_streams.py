@@ -1,5 +1,6 @@
 """Standard streams that are full, closed or of another encoding; few open files."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -84,3 +85,38 @@ def test_a_limit_that_may_be_raised_is_raised(monkeypatch):
     monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: limits.update(n=pair))
     cli._allow_open_files()
     assert limits == {"n": (cli.ENOUGH_FILES, 100_000)}
+
+
+def refusing(error, monkeypatch):
+    """Makes `specialize config` raise this error."""
+
+    def run(arguments):
+        raise error
+
+    monkeypatch.setattr("specialize.config.commands.run", run)
+    return ["config", "--gin_file", "x"]
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        *(errno.ELOOP, errno.ENAMETOOLONG, errno.EROFS, errno.EISDIR, errno.EMFILE),
+        *(errno.EIO, errno.ENOSPC, errno.EACCES, errno.ENOENT, errno.ENOTDIR),
+    ],
+)
+@pytest.mark.parametrize(("name", "shown"), [("a/b", "a/b: "), (None, ""), (7, "")])
+def test_what_the_system_refuses_is_one_message(
+    number, name, shown, monkeypatch, capsys
+):
+    error = OSError(number, os.strerror(number), *([] if name is None else [name]))
+    assert cli.main(refusing(error, monkeypatch)) == 2
+    assert capsys.readouterr().err == (
+        f"error: {shown}{os.strerror(number)}. Correct this, or name another file or "
+        "folder.\n"
+    )
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EINVAL, "no"), ValueError("no")])
+def test_a_defect_keeps_its_traceback(error, monkeypatch):
+    with pytest.raises(type(error)):
+        cli.main(refusing(error, monkeypatch))
