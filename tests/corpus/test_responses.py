@@ -309,3 +309,32 @@ def test_an_export_to_a_path_with_brackets_ends_well(filled, tmp_path, capfd):
     path = str(shutil.copy(filled, tmp_path / "r.sqlite"))
     assert cli.main(["corpus", "export", "--responses", path, "--out", str(out)]) == 0
     assert f"6 completions in {out}" in capfd.readouterr().err.replace("\n", "")
+
+
+@pytest.mark.parametrize("mode", ["EXCLUSIVE", "NORMAL"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "export --responses r.sqlite --out o.jsonl",
+        "sample --problems P --responses r.sqlite --model t --base_url http://127.0.0.1:9/v1",
+    ],
+)
+def test_a_database_that_another_process_holds_is_one_message(
+    of_0_1, tmp_path, monkeypatch, capfd, words, mode
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(of_0_1 / "responses.sqlite", "r.sqlite")
+    holder = sqlite3.connect("r.sqlite", isolation_level=None)
+    holder.execute(f"PRAGMA locking_mode={mode}")
+    holder.execute("BEGIN EXCLUSIVE")
+    problems = str(of_0_1 / "world" / "gsm8k" / "train.jsonl")
+    began = time.monotonic()
+    status = cli.main(["corpus", *words.replace("P ", f"{problems} ").split()])
+    assert time.monotonic() - began < 10
+    said = capfd.readouterr().err
+    held = mode == "EXCLUSIVE" or words.startswith("sample")
+    assert status == (2 if held else 0)  # otherwise what is there can be read
+    assert ("r.sqlite is being written by another process. Wait" in said) == held
+    assert "Traceback" not in said
+    holder.execute("ROLLBACK")
+    holder.close()
