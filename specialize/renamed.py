@@ -144,6 +144,7 @@ _PARTS = {
     "corpus.quantities": ("judging.readers.equal_quantities",),
     "evaluation.bbh": ("corpus.benchmarks.bbh",),
     "evaluation.report": ("evaluation.report.origins", "evaluation.report.section"),
+    "student.loss_rows": ("student.loss.spec",),
     "student.decoding": ("student.decoding.spec", "student.decoding.source"),
     "training.optimizers": ("training.optimization.spec",),
 }

@@ -63,6 +63,7 @@ GONE = {
     "training.sight": "Interval METRICS_FILE Sight",
     "training.state": "Layout",
     "training.step": "Sums",
+    "training.survival": "check_resumable",
     "training.throughput": "PEAKS Shape",
 }
 # What is imported here: the rooms that need neither JAX nor TensorFlow.

@@ -29,7 +29,8 @@ WORDS = {
     "decode": ("decode",),
     "input": ("input", "input_formats", "input_padded"),
 }
-LEAST_REPETITIONS, MOST_REPETITIONS = 20, 100_000
+LEAST_REPETITIONS = 20
+MOST_REPETITIONS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
