@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from specialize import __version__
-from specialize.errors import InputError, visible
+from specialize.errors import InputError, message
 
 # In the order of use, which is the order of `--help`.
 ROOMS = (
@@ -193,9 +193,9 @@ def _in_words(error: OSError) -> str:
     return f"{path}{error.strerror}. Correct this, or name another file or folder."
 
 
-def _complain(message: str) -> int:
+def _complain(text: str) -> int:
     with contextlib.suppress(OSError):  # the same full disk
-        print(f"error: {visible(message)}", file=sys.stderr)
+        print(f"error: {message(text)}", file=sys.stderr)
     return 2
 
 

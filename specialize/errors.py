@@ -30,6 +30,18 @@ def visible(text: str) -> str:
     )
 
 
+def message(error: object) -> str:
+    """An error as a terminal shows it: `visible`, and without the middle of long lines.
+
+    A file may hold a name of 100,000 characters, which a message about it repeats.
+    """
+    lines = visible(str(error)).split("\n")
+    return "\n".join(
+        line if len(line) <= 2_000 else f"{line[:1_000]} ... {line[-500:]}"
+        for line in lines
+    )
+
+
 def nearest(
     name: str, candidates: Iterable[str], *, count: int = 1, cutoff: float = 0.7
 ) -> list[str]:

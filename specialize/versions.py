@@ -3,6 +3,7 @@
 docs/formats.md describes the files. A file of 0.1 that states no version has version 1.
 """
 
+import reprlib
 from typing import Any, NamedTuple
 
 from specialize import __version__
@@ -25,9 +26,10 @@ class Format(NamedTuple):
     def check(self, found: Any, where: object) -> None:
         """Raises an `InputError` if `found`, the version of `where`, is unknown."""
         if found not in self.reads:
+            known = ", ".join(map(str, self.reads))
             raise InputError(
-                f"{where} is a {self.name} of version {found!r}; specialize "
-                f"{__version__} reads version {', '.join(map(str, self.reads))}. "
+                f"{where} is a {self.name} of version {reprlib.repr(found)}; "
+                f"specialize {__version__} reads version {known}. "
                 f"Use the version that wrote it, or {self.remedy}."
             )
 

@@ -11,6 +11,8 @@ import pathlib
 
 from specialize.errors import InputError
 
+# Bytes of the name of a file, on every common file system.
+_LONGEST_PART = 255
 _REMEDY = "Fetch the checkpoint again from its authors, or put the file in its place."
 
 
@@ -38,7 +40,10 @@ def is_beneath(name: str) -> bool:
     """Whether a name is relative, not empty, and without `..`, NUL or backslash."""
     parts = name.rstrip("/").split("/")
     strange = "\0" in name or "\\" in name or len(os.fsencode(name)) > 1000
-    return not strange and all(part not in ("", ".", "..") for part in parts)
+    return not strange and all(
+        part not in ("", ".", "..") and len(os.fsencode(part)) <= _LONGEST_PART
+        for part in parts
+    )
 
 
 def check_link(folder: pathlib.Path, path: pathlib.Path) -> None:

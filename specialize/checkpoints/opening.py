@@ -11,6 +11,7 @@ T5X checkpoints and runs may be stored in a bucket (gs://).
 """
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -224,7 +225,7 @@ def vocabulary_of_run(path: str) -> pathlib.Path | None:
         named = run_folder.saved_values(parent).get("VOCABULARY_PATH")
         if isinstance(named, str):
             found = pathlib.Path(named)
-            return found if found.is_file() else None
+            return found if os.path.isfile(found) else None
     return None
 
 

@@ -137,11 +137,12 @@ def arguments(function: Callable[..., Any]) -> dict[str, Any]:
     """The evaluated parameters that the configuration binds to a function.
 
     Raises:
-        InputError: The constructor of a value rejects its input.
+        InputError: No gin file binds a parameter of it, or the constructor of a value
+            rejects its input.
     """
     import gin
 
-    name = f"{function.__module__}.{function.__qualname__}"
+    name, _ = _configured(function)
     try:
         return gin.get_bindings(name)
     except InputError as error:
@@ -155,20 +156,25 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         InputError: No gin file binds a parameter of it, a required one is missing, or
             the function itself rejects its input.
     """
+    _, configured = _configured(function)
+    try:
+        return configured(*args, **kwargs)
+    except InputError as error:
+        raise _without_gins_lines(error) from None
+
+
+def _configured(function: Callable[..., Any]) -> tuple[str, Callable[..., Any]]:
+    """The full name of a function, and the function with gin's parameters."""
     import gin
 
     name = f"{function.__module__}.{function.__qualname__}"
     try:
-        configured = gin.get_configurable(function)
+        return name, gin.get_configurable(function)
     except (ValueError, KeyError) as error:
         raise InputError(
             f"No gin file configures {name}. Put the run file first, for example "
             "--gin_file runs/train.gin."
         ) from error
-    try:
-        return configured(*args, **kwargs)
-    except InputError as error:
-        raise _without_gins_lines(error) from None
 
 
 def _without_gins_lines(error: InputError) -> InputError:

@@ -8,7 +8,7 @@ from specialize import checks
 from specialize.config.problems import counted
 from specialize.config.reading import RUN_FILES, Config, add_flags, read, words_of_flags
 from specialize.config.rules import lint
-from specialize.errors import visible
+from specialize.errors import message, visible
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -70,7 +70,7 @@ def run(flags: argparse.Namespace) -> int:
         if problems:
             print(f"error: {counted(problems)} in the configuration:", file=sys.stderr)
         for problem in problems:
-            print(visible(f"{problem.kind}: {problem}"), file=sys.stderr)
+            print(message(f"{problem.kind}: {problem}"), file=sys.stderr)
     return 2 if problems else 0
 
 

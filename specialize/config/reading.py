@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -179,9 +180,11 @@ def resolve(value: Any, macros: dict[str, Binding]) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """`value` for JSON: macros and references become text."""
+    """`value` for JSON: what JSON does not have, such as a reference, becomes text."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return repr(value) if isinstance(value, Macro | Reference) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    return value if isinstance(value, str | int | None) else repr(value)

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import importlib.util
 import io
+import os
 import pathlib
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -183,9 +184,9 @@ def find(name: str, search_paths: Sequence[str]) -> pathlib.Path | None:
     """
     path = pathlib.Path(name)
     if path.is_absolute():
-        return path if path.is_file() else None
+        return path if os.path.isfile(path) else None
     for prefix in ("", *search_paths):
-        if (candidate := pathlib.Path(prefix) / path).is_file():
+        if os.path.isfile(candidate := pathlib.Path(prefix) / path):
             return candidate
     if len(path.parts) > 1:
         try:  # of the first part alone: for the others Python imports the package
@@ -193,7 +194,7 @@ def find(name: str, search_paths: Sequence[str]) -> pathlib.Path | None:
         except (ImportError, ValueError):
             return None
         for folder in (spec.submodule_search_locations or ()) if spec else ():
-            if (candidate := pathlib.Path(folder, *path.parts[1:])).is_file():
+            if os.path.isfile(candidate := pathlib.Path(folder, *path.parts[1:])):
                 return candidate
     return None
 

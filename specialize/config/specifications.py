@@ -106,6 +106,9 @@ class Specifications:
             made = found(**values)
         except (ValueError, TypeError, ArithmeticError, LookupError) as error:
             words = [word for word in re.findall(r"\w+", str(error)) if word in bound]
+            if not bound:
+                self.problems.append(Problem("value", f"{reference}: {error}"))
+                return Macro(REQUIRED)
             binding = bound[(words or list(bound))[0]]
             name, origin = binding.name, binding.origin
             if isinstance(binding.value, Macro) and binding.value.name in self._macros:

@@ -91,7 +91,7 @@ class Vocabulary:
                 "SentencePiece model of the student, for T5 its spiece.model."
             ) from error
         self.sha256 = file_digest(self.path)
-        self._processor = _load(content, extra_ids, self.path)
+        self._processor, self._pieces = _load(content, extra_ids, self.path)
         self.unk_id: int = self._processor.unk_id()
         self.size: int = self._processor.get_piece_size()
         self.rows = -(-self.size // 128) * 128 if rows is None else rows
@@ -100,9 +100,6 @@ class Vocabulary:
                 f"the vocabulary {self.path} has {self.size} ids ({extra_ids} of them "
                 f"extra) but the embedding only {self.rows} rows. Give more rows."
             )
-        self._pieces: list[str] = [
-            str(self._processor.id_to_piece(i)) for i in range(self.size)
-        ]
         self._ids = {piece: index for index, piece in enumerate(self._pieces)}
         # If no piece spans a space, and spaces are written as T5 writes them, every
         # word is segmented by itself.
@@ -245,7 +242,7 @@ def _utf8(text: str) -> bytes:
 
 def _load(
     content: bytes, extra_ids: int, path: pathlib.Path
-) -> sentencepiece.SentencePieceProcessor:
+) -> tuple[sentencepiece.SentencePieceProcessor, list[str]]:
     from google.protobuf.message import DecodeError
 
     # protobuf makes this module at run time, invisible to a type checker.
@@ -264,6 +261,8 @@ def _load(
                 type=model_pb2.ModelProto.SentencePiece.USER_DEFINED,
             )
         processor.LoadFromSerializedProto(model.SerializeToString())
+        size = processor.get_piece_size()
+        pieces = [str(processor.id_to_piece(index)) for index in range(size)]
     except (DecodeError, RuntimeError, ValueError) as error:
         raise InputError(
             f"{path} ({len(content)} bytes) is not a SentencePiece model: {error}. "
@@ -274,7 +273,7 @@ def _load(
             f"the vocabulary {path} has padding id {processor.pad_id()} and EOS id "
             f"{processor.eos_id()}; a T5 student needs 0 and 1. {remedy}"
         )
-    return processor
+    return processor, pieces
 
 
 def _restore(path: str, extra_ids: int, rows: int) -> Vocabulary:

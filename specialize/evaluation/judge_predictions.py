@@ -44,7 +44,10 @@ def evaluate_predictions(
     before = None if base is None else Results.load(base)
     lines = predictions.read_predictions(path)
     asked = predictions.suite_names(lines)
-    loaded = suites_of(dataclasses.replace(evaluation, suites=asked))
+    try:
+        loaded = suites_of(dataclasses.replace(evaluation, suites=asked))
+    except InputError as error:
+        raise InputError(f"{path} names suites that cannot be read: {error}") from error
     matched = predictions.match_predictions(lines, list(loaded.values()))
     scores = {
         key: judging.judge_suite(suite, matched[key], judge=evaluation.judge)

@@ -41,7 +41,7 @@ class _Model:
     """What tables and reports read of a model."""
 
     step: typed_json.Count | None = None
-    parameters: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    parameters: Annotated[float, msgspec.Meta(ge=0, le=2**63)] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Results:
             InputError: The file is outside the folder of the results, or malformed.
         """
         file = self._file_of(key)
-        if file is None or not file.is_file():
+        if file is None or not os.path.isfile(file):
             return []
         found = list(typed_json.read_lines(file, typed_json.Object, remedy=_REMEDY))
         for where, line in found:

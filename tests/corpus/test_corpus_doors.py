@@ -1,65 +1,22 @@
-"""Every file a corpus is made from or made of: a mutation is read, or one error."""
+"""Files that a corpus is made from or made of: what is refused, and with what words."""
 
-import functools
 import json
 import os
 import pathlib
 import pickle
-import random
 import shutil
 
 import pytest
 
 from specialize.corpus.benchmarks.table import BENCHMARKS, licence_of
-from specialize.corpus.building import passes, pipeline, safe_pickle, stages
-from specialize.corpus.building.aligned import parse_aligned
+from specialize.corpus.building import passes, pipeline, stages
 from specialize.corpus.building.released import import_released
-from specialize.corpus.completions import read_completions
 from specialize.corpus.inspection import lookup, view
 from specialize.corpus.lines import read_lines
 from specialize.corpus.spec import AlignmentSpec, FolderSpec, RecordsSpec, Sources
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.manifest import Manifest
 from specialize.errors import InputError
-
-# What a mutation puts in the place of a value, as JSON text.
-ODD = [
-    *("null", "true", "-1", "1.5", '""', '"x"', "[]", "{}", "[[]]", "[null]"),
-    *("1e999", "NaN", "-Infinity", "1" * 5000, str(2**63), str(-(10**400))),
-    *('"\\ud800"', "[" * 100_000, '{"a":' * 100_000, '"../../etc/passwd"', '"/x"'),
-    *('"\\u2028\\u0085"', '"\\u001b[2J"', '"\\u0000"', "1e308", "9" * 30),
-]
-
-
-def places(value, at=()):
-    """The paths of all values in a JSON value."""
-    yield at
-    if isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, part in items:
-            yield from places(part, (*at, key))
-
-
-def mutated(text: str, rng: random.Random) -> bytes:
-    """Valid JSON with one value replaced or removed, or with damaged bytes."""
-    how = rng.randrange(10)
-    if how == 0:
-        raw = bytearray(text.encode())
-        raw[rng.randrange(len(raw))] = rng.randrange(256)
-        return bytes(raw)
-    if how == 1:
-        return text.encode()[: rng.randrange(len(text.encode()))]
-    value = json.loads(text)
-    path = rng.choice(list(places(value)))
-    if not path:
-        return rng.choice(ODD).encode()
-    *above, last = path
-    parent = functools.reduce(lambda part, key: part[key], above, value)
-    if how == 2:
-        del parent[last]
-        return json.dumps(value).encode()
-    parent[last] = "MUTATED"
-    return json.dumps(value).replace('"MUTATED"', rng.choice(ODD), 1).encode()
 
 
 @pytest.fixture(scope="module")
@@ -91,77 +48,6 @@ BENCHMARK_TEXTS = {
     "multiarith": json.dumps([{"iIndex": 1, "sQuestion": "Q", "lSolutions": [4.0]}]),
     "bbh": json.dumps({"examples": [{"input": "Q", "target": "A", "id": 3}]}),
 }
-
-
-def readers(world, made, place):
-    """Name -> (valid text of a file, what reads a file of it)."""
-    problems = BENCHMARKS["gsm8k"].read(world.problems)
-    completion = world.completions.read_text().splitlines()[0]
-    dump = {
-        "question": problems[0].question,
-        "samples": [
-            {
-                "text": " step a b\n\n",
-                "steps": [
-                    [[" step", 0.9]],
-                    [["\n", 0.5], ["x", 0.1]],
-                    [["a", 0.2]],
-                    [["\n", 0.2]],
-                    [["\n", 0.2]],
-                ],
-            }
-        ],
-    }
-
-    def aligned(file):
-        for line in read_lines(file):
-            parse_aligned(line, 5)
-
-    def card(file):
-        shutil.copy(file, place / f"x.jsonl{cards.SUFFIX}")
-        cards.read_card(place / "x.jsonl")
-
-    def manifest(file):
-        folder = place / "corpus"
-        folder.mkdir(exist_ok=True)
-        for path in (made / "c").iterdir():
-            if not (folder / path.name).exists():
-                os.link(path, folder / path.name)
-        os.replace(file, folder / "corpus.json")
-        lookup.tables(folder)
-
-    return {
-        "completions": (completion, lambda f: list(read_completions(f, problems))),
-        "dump": (json.dumps(dump), lambda f: list(read_completions(f, problems))),
-        "aligned": ((made / "a.jsonl").read_text().splitlines()[0], aligned),
-        "card": ((made / f"a.jsonl{cards.SUFFIX}").read_text(), card),
-        "manifest": ((made / "c" / "corpus.json").read_text(), manifest),
-    } | {name: (text, BENCHMARKS[name].read) for name, text in BENCHMARK_TEXTS.items()}
-
-
-@pytest.mark.parametrize(
-    "kind", ["completions", "dump", "aligned", "card", "manifest", *BENCHMARK_TEXTS]
-)
-@pytest.mark.parametrize(
-    "count", [60, pytest.param(5000, marks=pytest.mark.slow)], ids=["few", "many"]
-)
-def test_a_mutated_file_is_read_or_refused_with_its_name(
-    world, made, tmp_path, kind, count
-):
-    text, read = readers(world, made, tmp_path)[kind]
-    rng = random.Random(kind)
-    refused = 0
-    file = tmp_path / "file"
-    file.write_text(text)
-    read(file)
-    for _ in range(count):
-        file.write_bytes(mutated(text, rng) + b"\n")
-        try:
-            read(file)
-        except InputError as error:
-            refused += 1
-            assert len(str(error)) < 1500, str(error)[:2000]
-    assert refused > count / 4
 
 
 def test_a_line_of_an_aligned_file_with_another_text_is_refused(world, made, tmp_path):
@@ -273,19 +159,6 @@ def test_a_refused_pickle_is_a_short_message_whatever_it_holds(world, tmp_path):
                 processes=1,
             )
         assert len(str(refusal.value)) < 1500
-
-
-def test_a_damaged_pickle_is_one_error(tmp_path):
-    whole = pickle.dumps([{"a": [1.5, "x"] * 5}])
-    rng = random.Random(0)
-    for _ in range(300):
-        raw = bytearray(whole[: rng.randrange(1, len(whole) + 1)])
-        raw[rng.randrange(len(raw))] = rng.randrange(256)
-        (tmp_path / "x.pkl").write_bytes(bytes(raw))
-        try:
-            safe_pickle.load(tmp_path / "x.pkl")
-        except InputError:
-            pass
 
 
 @pytest.mark.parametrize("dataset", sorted(BENCHMARK_TEXTS))

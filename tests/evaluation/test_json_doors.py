@@ -4,7 +4,6 @@ import dataclasses
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies
 
 from specialize.errors import InputError
 from specialize.evaluation.evaluate import _beside
@@ -50,10 +49,6 @@ CORPUS = {
     "fingerprint": {"k": 5},
 }
 PREDICTION = {"suite": "gsm8k", "id": "q0", "prediction": "5"}
-ODD = [
-    *(None, True, -1, 0.5, 10**30, 1e308, "", "x", "\u2028", [], [1], {}, {"a": None}),
-    *("../../../../etc/passwd", "/etc/passwd", [None], [[]]),
-]
 
 
 def lines(values):
@@ -76,76 +71,6 @@ def write_run(folder, **files):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
-
-
-@strategies.composite
-def damaged(draw, value):
-    """`value` with one field of another kind, missing, or added."""
-    value = json.loads(json.dumps(value))
-    places = []
-
-    def walk(one):
-        for key in one if isinstance(one, dict) else range(len(one)):
-            places.append((one, key))
-            if isinstance(one[key], dict | list):
-                walk(one[key])
-
-    walk(value)
-    holder, key = draw(strategies.sampled_from(places))
-    if draw(strategies.booleans()):
-        holder[key] = draw(strategies.sampled_from(ODD))
-    else:
-        del holder[key]
-    return value
-
-
-@strategies.composite
-def damaged_bytes(draw, data):
-    """`data` with a piece replaced by bytes that no JSON file of ours has."""
-    place = draw(strategies.integers(0, len(data)))
-    piece = draw(
-        strategies.sampled_from(
-            [b"\xff", b"[" * 5000, b"9" * 5000, b"\n\n", b"NaN", b"\x00", b"\\ud800"]
-        )
-    )
-    rest = draw(strategies.sampled_from([data[place:], data[place + 1 :], b""]))
-    return data[:place] + piece + rest
-
-
-FILES = {
-    "results.json": [RESULTS],
-    "r/lines.jsonl": JUDGED,
-    "metrics.jsonl": METRICS,
-    "corpus/corpus.json": [CORPUS],
-    "config.json": [{"values": [{"name": "A", "value": 1}], "version": 1}],
-}
-
-
-@pytest.mark.parametrize("name", FILES)
-@settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(data=strategies.data())
-def test_a_report_on_a_damaged_file_is_a_page_or_one_error(
-    tmp_path_factory, name, data
-):
-    good = lines(FILES[name])
-    if data.draw(strategies.booleans()):
-        bad = lines(data.draw(damaged(FILES[name])))
-    else:
-        bad = data.draw(damaged_bytes(good))
-    folder = tmp_path_factory.mktemp("run")
-    run, base = write_run(folder / "a", **{name: bad}), write_run(folder / "b")
-    try:
-        for out in ("r.html", "r.md"):
-            report([run, base], folder / out, base=base)
-    except InputError as error:
-        assert len(str(error)) < 600
-        assert not (folder / "r.html").exists()
-    else:
-        assert (folder / "r.html").exists()
 
 
 def test_a_value_that_was_not_finite_is_left_out_of_the_curve(tmp_path):
@@ -178,21 +103,6 @@ def test_a_copy_of_results_finds_its_predictions_beneath_itself(tmp_path, place)
     elsewhere = tmp_path / "x" / "run" / "deep" / "copy.json"
     _beside(results, elsewhere).save(elsewhere)
     assert Results.load(elsewhere).lines(KEY) == JUDGED
-
-
-@settings(max_examples=60, deadline=None)
-@given(data=strategies.data())
-def test_damaged_predictions_are_read_or_one_error(tmp_path_factory, data):
-    path = tmp_path_factory.mktemp("p") / "p.jsonl"
-    if data.draw(strategies.booleans()):
-        path.write_bytes(lines(data.draw(damaged([PREDICTION, PREDICTION]))))
-    else:
-        path.write_bytes(data.draw(damaged_bytes(lines([PREDICTION] * 2))))
-    for read in (read_predictions, read_prompts):
-        try:
-            read(path)
-        except InputError as error:
-            assert str(path) in str(error) and len(str(error)) < 600
 
 
 @pytest.mark.parametrize("separator", "\u2028 \u2029 \x85 \x0b \x0c \x1e".split(" "))

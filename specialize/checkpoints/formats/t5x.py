@@ -78,7 +78,8 @@ def open_folder(
     where = str(path)
     zarr_arrays.check_links(path)
     content = _read_msgpack(path / FILE)
-    version = np.asarray(content.get("version", 0)).tolist()
+    stated = content.get("version", 0)
+    version = stated.tolist() if isinstance(stated, np.ndarray) else stated
     versions.T5X.check(version, path / FILE)
     state = content["optimizer"]
     leaves = dict(_flat(state, ()))
@@ -96,7 +97,7 @@ def open_folder(
         if leaf is None:
             tensors[name] = None
             continue
-        tensor = arrays[name] if name in arrays else from_array(np.asarray(leaf))
+        tensor = arrays[name] if name in arrays else _small(leaf, name, where)
         tensors[name] = _bits_to_bfloat16(tensor) if version < 3 else tensor
     return source_of("t5x", where, tensors, activation=activation, settings=settings)
 
@@ -272,6 +273,16 @@ def _spec(leaf: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
         "driver": "zarr",
         "kvstore": zarr_arrays.kvstore(f"{where}/{path.rstrip('/')}"),
     }
+
+
+def _small(leaf: Any, name: str, where: str) -> LazyTensor:
+    """The array of a leaf that is in the msgpack file itself."""
+    if not isinstance(leaf, np.ndarray | np.generic | int | float):
+        raise InputError(
+            f"{where}: {name} is a {type(leaf).__name__}, expected an array or number. "
+            "Fetch the checkpoint again."
+        )
+    return from_array(np.asarray(leaf))
 
 
 def _bits_to_bfloat16(tensor: LazyTensor) -> LazyTensor:

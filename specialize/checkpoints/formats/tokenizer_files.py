@@ -47,13 +47,17 @@ def copy(source: pathlib.Path | None, target: pathlib.Path) -> list[str]:
     """Copies the tokenizer files of `source`, if any; returns their names.
 
     Raises:
-        InputError: one of them is a link to a file elsewhere.
+        InputError: one of them is damaged, or a link to a file elsewhere.
     """
     if source is None:
         return []
     found = [name for name in ALL if (source / name).exists()]
+    for _ in _tokens(source):
+        pass
     for name in found:
         enclosure.check_link(source, source / name)
+        if name.endswith(".json"):
+            typed_json.read(source / name, typed_json.Object, remedy=_FETCH)
         shutil.copyfile(source / name, target / name)
     return found
 
@@ -105,7 +109,8 @@ def _tokens(folder: pathlib.Path) -> Iterator[tuple[int, str, str]]:
             yield index, token, TOKENIZER
         for token in tokenizer.added_tokens:
             yield token.id, token.content, TOKENIZER
-    elif VOCABULARY in found:
+    if VOCABULARY in found:
+        enclosure.check_link(folder, folder / VOCABULARY)
         vocabulary = Vocabulary(folder / VOCABULARY)
         for index in range(vocabulary.size):
             yield index, vocabulary.piece(index), VOCABULARY

@@ -94,6 +94,13 @@ def parse_aligned(line: Line, k: int) -> tuple[Completion, AlignedTarget]:
         for slot, (index, logprob) in enumerate(row):
             teacher_ids[position, slot] = index
             logprobs[position, slot] = logprob
+    mass = np.exp(logprobs).sum(axis=1) + np.asarray(value.tail, np.float32)
+    if np.any(wrong := np.abs(mass - 1) > shards.MASS_SLACK):
+        position = int(np.argmax(wrong))
+        raise InputError(
+            f"{line.where}: the probabilities and tail of row {position} sum to "
+            f"{mass[position]:.4f}, expected 1. {_REMEDY}"
+        )
     target = AlignedTarget(
         np.asarray(value.ids, np.int32),
         teacher_ids,

@@ -8,6 +8,7 @@ They were aligned by dynamic time warping; its one-hot positions are `{piece: 1.
 
 import functools
 import os
+import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -218,7 +219,13 @@ def _check(entry: Any, where: str) -> None:
             f"{where}: holds a {type(entry).__name__}, expected a dict of the release."
         )
     for name in ("question", "answer", "type"):
-        if not isinstance(cast(dict[str, Any], entry).get(name), str):
+        text = cast(dict[str, Any], entry).get(name)
+        if isinstance(text, str) and re.search("[\ud800-\udfff]", text):
+            raise InputError(
+                f"{where}: {name!r} holds half of a surrogate pair, which is no "
+                "character. Correct or remove the entry."
+            )
+        if not isinstance(text, str):
             raise InputError(
                 f"{where}: {name!r} is missing or not text; the entry has the keys "
                 f"{reprlib.repr(list(cast(dict[Any, Any], entry)))}."

@@ -128,6 +128,11 @@ class Renderer:
                     f"{where}: its 'ids' are not those of its text, which begins "
                     f"{completion.text[:60]!r}. Align the completions again."
                 )
+            if (most := int(target.teacher_ids.max(initial=0))) >= self.vocabulary.rows:
+                raise InputError(
+                    f"{where}: a row has the id {most}, but the vocabulary has "
+                    f"{self.vocabulary.rows} rows. Align the completions again."
+                )
         if formats and target is None:
             target = self.align(completion, where)
             aligned = target is not None

@@ -2,15 +2,17 @@
 
 A pickle is a program: it may name any function and call it. This reader admits the
 names of three containers and refuses every other name before it is looked up; lists,
-dicts, tuples, strings, bytes and numbers need no name. A hostile file can still request
-much memory.
+dicts, tuples, strings, bytes and numbers need no name. On Linux, a file that asks for
+far more memory than its content needs is refused too.
 """
 
 import collections
+import contextlib
 import os
 import pathlib
 import pickle
 import reprlib
+from collections.abc import Generator
 from typing import Any
 
 from specialize import typed_json
@@ -41,6 +43,34 @@ class _Unpickler(pickle.Unpickler):
         raise _Refused(f"an object outside the file ({reprlib.repr(pid)})")
 
 
+# Bytes of memory per byte of a pickle: a dict of one number takes 16.
+_MOST_GROWTH = 64
+_SMALL = 1 << 30
+
+
+@contextlib.contextmanager
+def _bounded(size: int) -> Generator[None]:
+    """Makes an allocation far beyond what `size` bytes of pickle need a MemoryError.
+
+    A few bytes may ask for tables of 100 GB, which would take the machine's memory.
+    """
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    except (ImportError, OSError, ValueError):
+        yield
+        return
+    most = pages * resource.getpagesize() + _MOST_GROWTH * size + _SMALL
+    limits = [one for one in (most, soft, hard) if one != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def load(path: str | os.PathLike[str]) -> Any:
     """Reads a pickle of plain containers, strings and numbers.
 
@@ -51,7 +81,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     file = pathlib.Path(path)
     typed_json.refuse_device(file, remedy="Name a pickle.")
     try:
-        with open(file, "rb") as stream:
+        with open(file, "rb") as stream, _bounded(os.fstat(stream.fileno()).st_size):
             return _Unpickler(stream).load()
     except _Refused as error:
         raise InputError(

@@ -47,7 +47,7 @@ def look_at_record(
     manifest = Manifest.load(corpus)
     vocabulary = Vocabulary(vocabulary_path, rows=manifest.fingerprint.vocabulary_rows)
     record = _record(corpus, identity, index, vocabulary.sha256)
-    problem_id, sample, _ = record.id.rsplit("/", 2)
+    problem_id, _, sample = record.id.rpartition("/")[0].rpartition("/")
     completion = None
     if completions and sample.isdecimal() and record.format.endswith("_cot"):
         completion = _sample(completions, problems, problem_id, int(sample)).completion
@@ -142,7 +142,9 @@ def tables(corpus: Path) -> RenderableType:
             f"{100 * part['soft_share']:.1f} %",
             f"{part['kept_mass']:.4f}",
             str(part["teacher_bytes_per_token"]),
-            f"{part['bytes_per_token']:.1f}",
+            "-"
+            if part["bytes_per_token"] is None
+            else f"{part['bytes_per_token']:.1f}",
         )
         for side in ("inputs", "targets"):
             found = part[side]

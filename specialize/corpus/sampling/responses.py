@@ -378,6 +378,15 @@ class ResponseStore:
                 f"{self.path} is a database of another program. Name another "
                 "--responses; nothing was changed."
             )
+        # A view or trigger is a program, which may never end.
+        programs = (
+            "SELECT COUNT(*) FROM sqlite_master WHERE type IN ('view', 'trigger')"
+        )
+        if execute(programs).fetchone()[0]:
+            raise InputError(
+                f"{self.path} holds views or triggers, which our databases do not. "
+                "Name another --responses; nothing was changed."
+            )
         if not empty:
             versions.RESPONSES.check(self._get("layout", object), self.path)
         elif not self._writes:
@@ -406,12 +415,11 @@ class ResponseStore:
             )
 
     def _get(self, name: str, kind: type[T]) -> T | None:
-        with self._explained():
-            row = self._database.execute(
-                "SELECT value FROM meta WHERE name = ?", (name,)
-            ).fetchone()
-        where = f"{self.path}, {name}"
-        return row and typed_json.decode(row[0], kind, where, remedy=_DAMAGED)
+        for known, value in self._rows("SELECT * FROM meta", tuple[str, str]):
+            if known == name:
+                where = f"{self.path}, {name}"
+                return typed_json.decode(value, kind, where, remedy=_DAMAGED)
+        return None
 
 
 def _unpacked(body: bytes, where: str) -> bytes:

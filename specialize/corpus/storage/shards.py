@@ -24,6 +24,7 @@ from specialize.corpus.storage.dataset_card import dataset_card
 from specialize.corpus.storage.manifest import Manifest, Shard
 from specialize.corpus.storage.statistics import FormatStatistics
 from specialize.corpus.storage.stored_record import (
+    MASS_SLACK,
     decode_record,
     encode_record,
     normalise_rows,
@@ -33,6 +34,7 @@ from specialize.digests import file_digest
 from specialize.errors import InputError
 
 __all__ = [
+    "MASS_SLACK",
     "Block",
     "check_fingerprint",
     "check_output",
@@ -199,7 +201,7 @@ def open_corpus(folder: Path, **expected: Any) -> Manifest:
     manifest.fingerprint.require(str(pathlib.Path(folder)), **expected)
     for shard in manifest.shards:
         path = pathlib.Path(folder) / shard.file
-        size = path.stat().st_size if path.is_file() else None
+        size = path.stat().st_size if os.path.isfile(path) else None
         found = "is missing" if size is None else f"has {size:,} bytes"
         wanted = f"{shard.bytes:,}"
         if size == shard.bytes:

@@ -27,6 +27,9 @@ from specialize.corpus.records import (
 from specialize.corpus.storage import tfrecord
 from specialize.errors import InputError
 
+# By how much the probabilities of a row, rounded to float16, may miss 1.
+MASS_SLACK = 1e-3
+
 
 def encode_record(record: DistillRecord, fingerprint: Fingerprint) -> bytes:
     """Serialises one record as a `tf.train.Example`.
@@ -64,10 +67,11 @@ def decode_record(data: bytes, k: int) -> DistillRecord:
         ValueError: the bytes are not such a record.
     """
     features = tfrecord.decode_example(data)
+    formats: dict[Any, str] = {number: name for name, number in FORMAT_IDS.items()}
     try:
-        return DistillRecord(
+        record = DistillRecord(
             id=_text(features, "id"),
-            format=FORMATS[int(features["format"]) - 1],
+            format=formats[features["format"]],
             inputs=_text(features, "inputs"),
             targets=_text(features, "targets"),
             input_ids=_array(features, "input_ids", "<u2").astype(np.int32),
@@ -83,8 +87,15 @@ def decode_record(data: bytes, k: int) -> DistillRecord:
                 origin=_array(features, "origin", "u1").astype(np.int32),
             ),
         )
-    except (KeyError, IndexError) as error:
+    except KeyError as error:
         raise ValueError(f"a record lacks {error}") from error
+    target = record.target
+    rows = (target.teacher_ids, target.teacher_logprobs, target.tail, target.origin)
+    if {len(target.ids)} != {len(part) for part in rows}:
+        raise ValueError("the arrays of a record have different lengths")
+    if target.origin.max(initial=0) >= len(ORIGINS):
+        raise ValueError("an origin of a record is unknown")
+    return record
 
 
 def parse_example(serialized: Any, *, k: int) -> dict[str, Any]:
@@ -172,8 +183,10 @@ def _check(record: DistillRecord, fingerprint: Fingerprint) -> None:
             fault = (
                 f"ids reach from {low} to {top}, the vocabulary from 0 to {rows - 1}"
             )
-        elif not np.all(np.abs(mass - 1) <= 1e-3) or not np.all(target.tail >= 0):
-            row = int(np.argmax(~(np.abs(mass - 1) <= 1e-3) | ~(target.tail >= 0)))
+        elif not np.all(np.abs(mass - 1) <= MASS_SLACK) or not np.all(target.tail >= 0):
+            row = int(
+                np.argmax(~(np.abs(mass - 1) <= MASS_SLACK) | ~(target.tail >= 0))
+            )
             fault = f"probabilities and tail of position {row} sum to {mass[row]}"
         elif int(target.origin.max()) >= len(ORIGINS):
             fault = f"origin {int(target.origin.max())} is not one of {len(ORIGINS)}"
@@ -182,8 +195,14 @@ def _check(record: DistillRecord, fingerprint: Fingerprint) -> None:
 
 
 def _array(features: Mapping[str, Any], name: str, dtype: str) -> np.ndarray:
-    return np.frombuffer(features[name], dtype=dtype)
+    return np.frombuffer(_bytes(features, name), dtype=dtype)
 
 
 def _text(features: Mapping[str, Any], name: str) -> str:
-    return bytes(features[name]).decode("utf-8")
+    return _bytes(features, name).decode("utf-8")
+
+
+def _bytes(features: Mapping[str, Any], name: str) -> bytes:
+    if not isinstance(features[name], bytes):
+        raise ValueError(f"{name!r} of a record is a number, expected bytes")
+    return features[name]

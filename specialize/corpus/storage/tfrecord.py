@@ -21,6 +21,7 @@ _crc32c = cast(Callable[[bytes], int], google_crc32c.value)  # pyright: ignore[r
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
+_PART = 1 << 24
 
 
 def encode_example(features: Mapping[str, Value]) -> bytes:
@@ -109,8 +110,11 @@ def read_frames(stream: io.BufferedIOBase) -> Iterator[bytes]:
 
 def _read(data: gzip.GzipFile, size: int, *, optional: bool = False) -> bytes:
     """Exactly `size` bytes; nothing at the end of the stream if `optional`."""
+    found = b""
     try:
-        found = data.read(size)
+        # In parts: a stated size asks for no memory that the data do not fill.
+        while len(found) < size and (part := data.read(min(size - len(found), _PART))):
+            found = found + part if found else part
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"the compressed data are damaged: {error}") from error
     if len(found) != size and (found or not optional):

@@ -17,6 +17,7 @@ from specialize import outputs, typed_json
 from specialize.cost.plan.program import Memory, Program
 from specialize.cost.plan.topologies import Topology
 from specialize.errors import InputError
+from specialize.typed_json import Count
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm")
@@ -41,9 +42,9 @@ class Verdict:
 
     fits: bool
     memory: Memory | None
-    used: int | None
-    peak: int | None
-    limit: int | None
+    used: Count | None
+    peak: Count | None
+    limit: Count | None
     seconds: float
     cached: bool
     compiler: str

@@ -23,6 +23,7 @@ from specialize.training.data.spec import DataSpec
 from specialize.training.optimization.optimizers import make_optimizer
 from specialize.training.optimization.spec import OptimizerSpec
 from specialize.training.optimization.state import lower_step, plan_state
+from specialize.typed_json import Count
 
 # K of the published corpora.
 TEACHER_K = 5
@@ -41,11 +42,11 @@ class Memory:
         program: the compiled code.
     """
 
-    params: int
-    optimizer: int
-    batch: int
-    temporaries: int
-    program: int
+    params: Count
+    optimizer: Count
+    batch: Count
+    temporaries: Count
+    program: Count
 
     @property
     def total(self) -> int:

@@ -56,7 +56,7 @@ def scaling(runs: Sequence[Run]) -> Section:
     for run in runs:
         results = run.last
         parameters = results.model.get("parameters") if results else None
-        if results and parameters:
+        if results and parameters and parameters >= 1:
             sizes.add(int(parameters))
             for key, score in results.suites.items():
                 by_suite.setdefault(key, []).append((float(parameters), score))

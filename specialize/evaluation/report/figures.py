@@ -13,6 +13,8 @@ from html import escape
 WIDTH, HEIGHT = 440.0, 270.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 14.0, 14.0, 42.0
 _SERIES = 6
+# No axis has larger numbers, or tells smaller differences apart.
+_LARGEST, _SMALLEST = 1e100, 1e-100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ def lines(
     """Draws lines over a numeric axis.
 
     Args:
-        series: The lines; points that are not finite are left out.
+        series: The lines; points that are not finite, or above 1e100, are left out.
         title: Title for screen readers.
         x_title: Title of the x axis, with its unit.
         y_title: Title of the y axis, with its unit.
@@ -196,8 +198,8 @@ class _Axis:
     def __init__(
         self, low: float, high: float, start: float, end: float, *, pad: float
     ):
-        if high <= low:
-            spread = abs(low) * 0.1 or 1.0
+        if high - low < _SMALLEST:
+            spread = abs(low) * 0.1 if abs(low) > 10 * _SMALLEST else 1.0
             low, high = low - spread, high + spread
         margin = (high - low) * pad
         self.low, self.high = low - margin, high + margin
@@ -301,7 +303,7 @@ def _finite(series: Series) -> Series:
     keep = [
         index
         for index, (x, y) in enumerate(series.points)
-        if math.isfinite(x) and math.isfinite(y)
+        if abs(x) <= _LARGEST and abs(y) <= _LARGEST  # neither is NaN
     ]
     return Series(
         series.name,

@@ -163,7 +163,7 @@ def _values(path: pathlib.Path) -> dict[str, Any]:
 
 def _corpus(folder: Any) -> Corpus | None:
     manifest = pathlib.Path(str(folder)) / versions.CORPUS.file
-    if not folder or not manifest.is_file():
+    if not folder or not os.path.isfile(manifest):  # also of any odd name
         return None
     remedy = "Build the corpus again."
     content = typed_json.read(manifest, typed_json.Object, remedy=remedy)

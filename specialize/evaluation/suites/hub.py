@@ -8,7 +8,6 @@ hub's own cache.
 
 import json
 import pathlib
-from typing import Any
 
 from specialize import outputs
 from specialize.corpus.benchmarks.table import BENCHMARKS, MAS, MATH
@@ -151,10 +150,17 @@ def _write_lines(shards: list[pathlib.Path], target: pathlib.Path) -> None:
             "this dataset is Parquet, which needs pyarrow. Run 'pip install pyarrow', "
             "or name a folder with the owners' JSON lines."
         ) from error
-    rows: list[dict[str, Any]] = []
+    lines: list[str] = []
     for shard in shards:
-        rows += parquet.read_table(shard).to_pylist()
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        try:
+            rows = parquet.read_table(shard, columns=["question", "answer"]).to_pylist()
+            lines += [json.dumps(row, ensure_ascii=False) for row in rows]
+        except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's too
+            raise InputError(
+                f"{shard} is damaged, or not a Parquet file of GSM8K "
+                f"({_first_line(error):.200}). Remove it from the cache and run the "
+                "command again."
+            ) from error
     outputs.write_text(target, "\n".join(lines) + "\n")
 
 

@@ -17,7 +17,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -44,15 +44,15 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 class _Stored:
     """How the values of a feature are stored."""
 
-    dtype: str
-    shape: list[typed_json.Count]
+    dtype: Literal["<u2", "<i4", "<f4"]
+    shape: Annotated[list[typed_json.Count], msgspec.Meta(max_length=1)]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Meta:
     """What a folder of prepared examples says about itself."""
 
-    examples: typed_json.Count
+    examples: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
     features: dict[Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")], _Stored]
     counts: dict[str, typed_json.Count]
     digests: dict[str, str]
@@ -294,22 +294,20 @@ def _open(folder: pathlib.Path, task: str) -> Examples:
     content = typed_json.read(folder / META, typed_json.Object, remedy=remedy)
     versions.EXAMPLES.check(content.get("version", 1), folder / META)
     meta = typed_json.convert(content, _Meta, folder / META, remedy=remedy)
+    features: dict[str, Any] = {}
     try:
-        lengths = np.fromfile(folder / "lengths.bin", np.int32)
-        lengths = lengths.reshape(meta.examples, 2)
-        features = {
-            name: np.memmap(folder / f"{name}.bin", kind.dtype, "r").reshape(
-                -1, *kind.shape
-            )
-            for name, kind in meta.features.items()
-        }
+        lengths = np.fromfile(folder / "lengths.bin", "i4").reshape(meta.examples, 2)
+        for name, kind in meta.features.items():
+            values = np.memmap(folder / f"{name}.bin", kind.dtype, "r")
+            features[name] = values.reshape(-1, *kind.shape)
+        ids = np.memmap(folder / "ids.bin", np.uint8, "r")
+        id_ends = np.fromfile(folder / "id_ends.bin", np.int64)
+        _check(meta, lengths, ids, id_ends)
     except (OSError, ValueError) as error:
         raise InputError(f"{folder} is damaged ({error}). {remedy}") from error
     ends = np.cumsum(lengths, axis=0, dtype=np.int64)
-    starts = {
-        name: ends[:, side] - lengths[:, side]
-        for side, name in enumerate(("inputs", "targets"))
-    }
+    first = ends - lengths
+    starts = {"inputs": first[:, 0], "targets": first[:, 1]}
     for name, values in features.items():
         expected = int(ends[-1, 0 if name == "inputs" else 1])
         if len(values) != expected:
@@ -325,11 +323,21 @@ def _open(folder: pathlib.Path, task: str) -> Examples:
         lengths=lengths,
         counts=meta.counts,
         digest=hashlib.sha256(text.encode()).hexdigest()[:16],
-        _ids=(
-            np.memmap(folder / "ids.bin", np.uint8, "r"),
-            np.fromfile(folder / "id_ends.bin", np.int64),
-        ),
+        _ids=(ids, id_ends),
     )
+
+
+def _check(meta: _Meta, lengths: Any, ids: Any, id_ends: Any) -> None:
+    """Raises a `ValueError` that says what is wrong with prepared examples."""
+    missing = {"read", "kept", "left_out", "cut", *CUTS} - meta.counts.keys()
+    if missing := missing | ({"inputs", "targets"} - meta.features.keys()):
+        raise ValueError(f"{META} lacks {', '.join(sorted(missing))}")
+    if lengths.min() < 1:  # such an example is never written
+        raise ValueError("lengths.bin has an empty example")
+    ends = np.concatenate([[0], id_ends])
+    if len(id_ends) != len(lengths) or np.diff(ends).min() < 0 or ends[-1] != len(ids):
+        raise ValueError("id_ends.bin does not divide ids.bin into the examples' ids")
+    bytes(ids).decode()
 
 
 def report(examples: Examples) -> None:
