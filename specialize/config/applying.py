@@ -142,9 +142,10 @@ def arguments(function: Callable[..., Any]) -> dict[str, Any]:
     """
     import gin
 
-    name, _ = _configured(function)
+    _configured(function)
     try:
-        return gin.get_bindings(name)
+        # By the function: another file may have registered it by another name.
+        return gin.get_bindings(function)
     except InputError as error:
         raise _without_gins_lines(error) from None
 
@@ -156,21 +157,21 @@ def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         InputError: No gin file binds a parameter of it, a required one is missing, or
             the function itself rejects its input.
     """
-    _, configured = _configured(function)
+    configured = _configured(function)
     try:
         return configured(*args, **kwargs)
     except InputError as error:
         raise _without_gins_lines(error) from None
 
 
-def _configured(function: Callable[..., Any]) -> tuple[str, Callable[..., Any]]:
-    """The full name of a function, and the function with gin's parameters."""
+def _configured(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with gin's parameters."""
     import gin
 
-    name = f"{function.__module__}.{function.__qualname__}"
     try:
-        return name, gin.get_configurable(function)
+        return gin.get_configurable(function)
     except (ValueError, KeyError) as error:
+        name = f"{function.__module__}.{function.__qualname__}"
         raise InputError(
             f"No gin file configures {name}. Put the run file first, for example "
             "--gin_file runs/train.gin."

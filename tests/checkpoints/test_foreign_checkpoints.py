@@ -232,7 +232,7 @@ def test_fields_of_another_type_in_a_msgpack_are_one_error(t5x_folder, place, va
             leaf[place] = value
 
     remade(t5x_folder, edit)
-    harmless = ["step 1", "step [1]", "step {}", "step None"]
+    harmless = ["step 1", "step {}", "step None"]
     harmless += ["version 1", "version True"]
     if f"{place} {value}" in harmless:
         convert(str(t5x_folder), None)

@@ -4,6 +4,7 @@ import argparse
 import json
 import pathlib
 
+import gin
 import pytest
 
 from specialize import cli, config, errors
@@ -220,3 +221,22 @@ def test_the_command_prints_every_value_with_its_origin_and_all_problems(
     assert line[-1].endswith("inner.gin:1")
     assert "outer.gin:4" in printed.out
     assert "TYPPO is set but nothing uses it" in printed.err
+
+
+def test_a_second_configuration_may_name_a_class_by_another_module(tmp_path):
+    from specialize.student.network import transformer
+
+    sizes = "vocab_size emb_dim num_heads num_encoder_layers num_decoder_layers "
+    values = "".join(f"  {name} = 2\n" for name in (sizes + "head_dim mlp_dim").split())
+    for module in ("network", "transformer", "network"):
+        place = "specialize.student" + ".network" * (module == "transformer")
+        file = tmp_path / f"{module}.gin"
+        file.write_text(
+            "from __gin__ import dynamic_registration\n"
+            f"from {place} import {module}\n"
+            f"{module}.Transformer.config = @{module}.T5Config()\n"
+            f"{module}.T5Config:\n{values}  mlp_activations = ('gelu', 'linear')\n"
+        )
+        config.parse([str(file)])
+        assert list(config.arguments(transformer.Transformer)) == ["config"]
+        gin.clear_config()

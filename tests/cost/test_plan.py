@@ -208,5 +208,5 @@ def test_a_topology_that_cannot_be_is_refused(text, said):
 
 def test_a_share_above_one_is_refused():
     request = estimates.Request((TINY,), (), (), topologies.parse("cpu:8"))
-    with pytest.raises(InputError, match="between 0 and 1"):
+    with pytest.raises(InputError, match="above 0 and at most 1"):
         planning.plan(dataclasses.replace(request, mfu=40.0))

@@ -417,7 +417,7 @@ def test_parameter_counts_are_the_published_ones(name):
         (dict(num_heads=0), "num_heads = 0"),
         (dict(remat_policy="some"), "none, save_dots"),
         (dict(mlp_activations=("gelu", "linaer")), "linaer"),
-        (dict(mlp_activations=()), "mlp_activations is empty"),
+        (dict(mlp_activations=()), r"mlp_activations = \(\); name at least one"),
         (dict(dropout_rate=1.0), "dropout_rate = 1.0"),
         (dict(dtype="float61"), "float61"),
         (dict(dtype="float16"), "overflow"),
