@@ -1,4 +1,4 @@
-"""A CPU run keeps the memory that a step frees, for the next step.
+"""The memory of this process: a CPU run keeps what a step frees; files get a bound.
 
 XLA takes a step's temporary arrays from malloc and frees them at its end. By default
 glibc maps such large blocks from the system and unmaps them again, so every step gets
@@ -10,10 +10,14 @@ that feed it are faster with one heap each, so only CPU runs are changed; and on
 the user has not set glibc's malloc (`MALLOC_ARENA_MAX=...`, `GLIBC_TUNABLES`).
 """
 
+import contextlib
 import ctypes
 import glob
 import os
+import pathlib
+import resource
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 # Parameters of mallopt, from <malloc.h>.
@@ -42,6 +46,27 @@ def return_freed() -> bool:
     """Returns free memory to the system; False if there was none or no glibc."""
     glibc = _glibc()
     return glibc is not None and glibc.malloc_trim(0) == 1
+
+
+@contextlib.contextmanager
+def bounded(size: int) -> Iterator[None]:
+    """Makes a request for over `size` bytes more than now a MemoryError, on Linux.
+
+    A few bytes of a file may ask for 100 GB, which would take the machine's memory.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    try:
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    except OSError:  # another system
+        yield
+        return
+    most = pages * resource.getpagesize() + size
+    limits = [one for one in (most, soft, hard) if one != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _glibc() -> Any:

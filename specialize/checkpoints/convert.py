@@ -24,7 +24,12 @@ from specialize.checkpoints.opening import (
 )
 from specialize.checkpoints.source import Source
 from specialize.errors import InputError
-from specialize.outputs import check_writable, staged_directory
+from specialize.outputs import (
+    LONGEST_NAME,
+    check_writable,
+    refuse_url,
+    staged_directory,
+)
 from specialize.progress import track
 from specialize.student.network.architecture import T5Config
 
@@ -187,14 +192,10 @@ def convert(
 
 
 def _check_target(target: str) -> None:
-    if "://" in target:
-        raise InputError(
-            f"{target}: conversions write to a local folder. Convert, then copy it "
-            "(gcloud storage cp -r, aws s3 cp --recursive)."
-        )
+    refuse_url(target, "--target")
     longest = max(len(os.fsencode(part)) for part in target.split("/"))
     # While it is written, the folder has a name that is 18 bytes longer.
-    if longest > 255 - 18 or len(os.fsencode(target)) > 4000 or "\0" in target:
+    if longest > LONGEST_NAME - 18 or len(os.fsencode(target)) > 4000 or "\0" in target:
         raise InputError(
             f"--target {target[:40]!r}... cannot be the name of a folder: it has a NUL "
             "character or is too long. Name another folder."

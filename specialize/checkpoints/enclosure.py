@@ -10,9 +10,8 @@ import os
 import pathlib
 
 from specialize.errors import InputError
+from specialize.outputs import LONGEST_NAME
 
-# Bytes of the name of a file, on every common file system.
-_LONGEST_PART = 255
 _REMEDY = "Fetch the checkpoint again from its authors, or put the file in its place."
 
 
@@ -41,7 +40,7 @@ def is_beneath(name: str) -> bool:
     parts = name.rstrip("/").split("/")
     strange = "\0" in name or "\\" in name or len(os.fsencode(name)) > 1000
     return not strange and all(
-        part not in ("", ".", "..") and len(os.fsencode(part)) <= _LONGEST_PART
+        part not in ("", ".", "..") and len(os.fsencode(part)) <= LONGEST_NAME
         for part in parts
     )
 

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import re
 
-from specialize import checks
+from specialize import checks, outputs
 from specialize.errors import InputError
 
 
@@ -36,11 +36,11 @@ class CheckpointSpec:
 
     def __post_init__(self) -> None:
         checks.path("dir", self.dir)
-        url = re.match(r"([A-Za-z][\w+.-]*):/", os.fspath(self.dir or ""))
-        if url and not re.match(r"gs://\w", os.fspath(self.dir or "")):
+        scheme = outputs.scheme_of(self.dir or "")
+        if scheme and not re.match(r"gs://\w", os.fspath(self.dir or "")):
             # A URL may contain a password, so only its scheme is printed.
             raise InputError(
-                f"dir is a URL of scheme {url[1][:20]}; checkpoints are written to a "
+                f"dir is a URL of scheme {scheme[:20]}; checkpoints are written to a "
                 "local or mounted folder, or to gs://BUCKET/FOLDER. Name one."
             )
         checks.text("best_metric", self.best_metric)

@@ -27,6 +27,7 @@ from specialize import typed_json, versions
 from specialize.errors import InputError
 from specialize.outputs.hidden_folders import (
     DISK_FULL,
+    LONGEST_NAME,
     WORK,
     free_space,
     is_a_place_of_its_own,
@@ -40,6 +41,7 @@ from specialize.outputs.replacing import contents, fill, put, recover
 
 __all__ = [
     "DISK_FULL",
+    "LONGEST_NAME",
     "MARKER",
     "check_writable",
     "claim",
@@ -51,6 +53,7 @@ __all__ = [
     "make_parent",
     "recover",
     "refuse_url",
+    "scheme_of",
     "scratch",
     "staged_directory",
     "staged_file",
@@ -68,6 +71,12 @@ _OPEN = re.compile(r"/dev/(?:fd/(\d+)|std(out|err))")
 _READER_OPENS = 5.0
 
 
+def scheme_of(path: Path) -> str | None:
+    """The scheme of a URL, such as "gs"; None for a path of this machine."""
+    url = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", os.fspath(path))
+    return url[1] if url else None
+
+
 def refuse_url(path: Path, name: str = "The output") -> None:
     """Raises an `InputError` for a bucket, which would become a local folder `gs:`.
 
@@ -76,8 +85,9 @@ def refuse_url(path: Path, name: str = "The output") -> None:
         name: What the path is of, for the message.
     """
     text = os.fspath(path)
-    if url := re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text):
-        shown = f"{url[0]}..." if "@" in text else text  # it may contain a password
+    if scheme := scheme_of(text):
+        # It may contain a password.
+        shown = f"{scheme}:/..." if "@" in text else text
         raise InputError(
             f"{name} is {shown!r}, a URL. Outputs are written to a local or "
             "mounted folder; name one, and copy it afterwards. Nothing was written."

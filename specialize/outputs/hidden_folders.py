@@ -20,6 +20,8 @@ Path = str | os.PathLike[str]
 
 # The system's errors for a full disk, an exceeded quota and a file that is too large.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Bytes of the name of a file or folder, on every common file system.
+LONGEST_NAME = 255
 WORK = re.compile(r"\..*\.[0-9a-z_]{8}\.(partial|spool|staging)")
 
 

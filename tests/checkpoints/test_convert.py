@@ -253,7 +253,7 @@ def test_a_target_in_use_is_refused_before_anything_is_read(hf_folder, tmp_path)
     convert(str(folder), str(tmp_path / "out"))
     with pytest.raises(InputError, match="already holds"):
         convert(str(folder), str(tmp_path / "out"))
-    with pytest.raises(InputError, match="local folder"):
+    with pytest.raises(InputError, match="local or mounted folder"):
         convert(str(folder), "gs://bucket/out")
 
 

@@ -7,7 +7,6 @@ import io
 import os
 import pathlib
 import random
-import resource
 import shlex
 import shutil
 import signal
@@ -292,20 +291,6 @@ def _limited() -> Iterator[None]:
         signal.signal(signal.SIGPROF, faulted)
         signal.signal(signal.SIGALRM, before)
         faulthandler.cancel_dump_traceback_later()
-
-
-@contextlib.contextmanager
-def bounded_memory() -> Iterator[None]:
-    """Lets nothing ask for 8 GiB more, such as the size that a file states."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + (8 << 30)
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [one for one in (most, soft, hard) if one != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _wrong(format: Format, name: str, reader: Any, outcome: Outcome) -> str:

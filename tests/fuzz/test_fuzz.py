@@ -16,16 +16,20 @@ import formats
 import harness
 import pytest
 
+from specialize import memory
+
 TOTAL = sum(one.share for one in formats.FORMATS)
 FEW, MANY = 2_000, 100_000
 MOST_FAILURES = 5
+# Bytes of memory beside what the process has: a file may state any size.
+EXTRA = 8 << 30
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("fuzz") / "world"
     formats.make(root)
-    with harness.bounded_memory():
+    with memory.bounded(EXTRA):
         yield harness.World(root)
 
 
@@ -74,7 +78,7 @@ def main(name: str, first: str, count: str = "1") -> None:
         root = pathlib.Path(folder) / "world"
         formats.make(root)
         world = harness.World(root)
-        stack.enter_context(harness.bounded_memory())
+        stack.enter_context(memory.bounded(EXTRA))
         for format in formats.FORMATS:
             if name != "all" and format.name not in name.split(","):
                 continue

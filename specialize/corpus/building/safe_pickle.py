@@ -7,15 +7,13 @@ far more memory than its content needs is refused too.
 """
 
 import collections
-import contextlib
 import os
 import pathlib
 import pickle
 import reprlib
-from collections.abc import Generator
 from typing import Any
 
-from specialize import typed_json
+from specialize import memory, typed_json
 from specialize.errors import InputError
 
 _ADMITTED: dict[tuple[str, str], type] = {
@@ -48,29 +46,6 @@ _MOST_GROWTH = 64
 _SMALL = 1 << 30
 
 
-@contextlib.contextmanager
-def _bounded(size: int) -> Generator[None]:
-    """Makes an allocation far beyond what `size` bytes of pickle need a MemoryError.
-
-    A few bytes may ask for tables of 100 GB, which would take the machine's memory.
-    """
-    try:
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
-    except (ImportError, OSError, ValueError):
-        yield
-        return
-    most = pages * resource.getpagesize() + _MOST_GROWTH * size + _SMALL
-    limits = [one for one in (most, soft, hard) if one != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
 def load(path: str | os.PathLike[str]) -> Any:
     """Reads a pickle of plain containers, strings and numbers.
 
@@ -81,8 +56,10 @@ def load(path: str | os.PathLike[str]) -> Any:
     file = pathlib.Path(path)
     typed_json.refuse_device(file, remedy="Name a pickle.")
     try:
-        with open(file, "rb") as stream, _bounded(os.fstat(stream.fileno()).st_size):
-            return _Unpickler(stream).load()
+        with open(file, "rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            with memory.bounded(_MOST_GROWTH * size + _SMALL):
+                return _Unpickler(stream).load()
     except _Refused as error:
         raise InputError(
             f"{file} is refused: it names {error}, and a pickle may run anything that "

@@ -25,9 +25,6 @@ SUFFIX = ".card.json"
 
 HUMAN = "human"
 
-# Bytes of a file name, on every common file system.
-_LONGEST_NAME = 255
-
 
 @dataclasses.dataclass(frozen=True)
 class Card:
@@ -73,10 +70,11 @@ def check_name(completions: Path) -> None:
         InputError: the name of the card has more than 255 bytes.
     """
     size = len(os.fsencode(card_path(completions).name))
-    if size > _LONGEST_NAME:
+    if size > outputs.LONGEST_NAME:
         raise InputError(
             f"{completions} is too long a name: its card, the same with {SUFFIX}, has "
-            f"{size} bytes, expected at most {_LONGEST_NAME}. Choose a shorter name."
+            f"{size} bytes, expected at most {outputs.LONGEST_NAME}. Choose a shorter "
+            "name."
         )
 
 

@@ -27,6 +27,7 @@ from specialize.corpus.records import (
 from specialize.corpus.storage import tfrecord
 from specialize.errors import InputError
 
+_FORMATS: dict[Any, str] = {number: name for name, number in FORMAT_IDS.items()}
 # By how much the probabilities of a row, rounded to float16, may miss 1.
 MASS_SLACK = 1e-3
 
@@ -67,11 +68,10 @@ def decode_record(data: bytes, k: int) -> DistillRecord:
         ValueError: the bytes are not such a record.
     """
     features = tfrecord.decode_example(data)
-    formats: dict[Any, str] = {number: name for name, number in FORMAT_IDS.items()}
     try:
         record = DistillRecord(
             id=_text(features, "id"),
-            format=formats[features["format"]],
+            format=_FORMATS[features["format"]],
             inputs=_text(features, "inputs"),
             targets=_text(features, "targets"),
             input_ids=_array(features, "input_ids", "<u2").astype(np.int32),
