@@ -115,7 +115,7 @@ def _load(source: str) -> None:
 
 
 def make_batch(root: pathlib.Path) -> None:
-    from specialize.training.data import examples
+    from specialize.training.data import examples, stored_examples
     from specialize.training.data.batches import BatchSource
     from specialize.training.data.mixtures import Mixture
     from specialize.training.data.spec import DataSpec
@@ -124,7 +124,7 @@ def make_batch(root: pathlib.Path) -> None:
     for order, folder in zip(
         orders, sorted((root / "examples").iterdir()), strict=True
     ):
-        found = examples._open(folder, "golden")
+        found = stored_examples.open_examples(folder, "golden")
         examples.report(found)
         mixture = Mixture("golden", [found], [1.0])
         data = DataSpec(mixture, lengths, 4, order=order, pack=False, window_rows=4)

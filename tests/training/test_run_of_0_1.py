@@ -8,7 +8,7 @@ import pytest
 
 from specialize import cli, versions
 from specialize.checkpoints.opening import open_checkpoint
-from specialize.training.data.examples import META, _open
+from specialize.training.data.stored_examples import META, open_examples
 
 NEWER = pytest.mark.parametrize("found", [2, "next"])
 
@@ -21,7 +21,7 @@ def test_prepared_examples_are_those_that_were_prepared(of_0_1, recorded):
     assert [folder.name for folder in folders(of_0_1)] == list(recorded["examples"])
     for folder in folders(of_0_1):
         was = recorded["examples"][folder.name]
-        examples = _open(folder, "golden")
+        examples = open_examples(folder, "golden")
         assert examples.digest == was["digest"]
         assert dict(examples.counts) == was["counts"]
         assert examples.lengths.tolist() == was["lengths"]
@@ -35,7 +35,7 @@ def test_prepared_examples_are_those_that_were_prepared(of_0_1, recorded):
 
 def test_an_example_is_the_record_with_its_teacher_rows(of_0_1, recorded):
     ((wanted, rows),) = recorded["corpus"]["rows"].items()
-    examples = _open(folders(of_0_1)[1], "golden")
+    examples = open_examples(folders(of_0_1)[1], "golden")
     ids = [examples.record_id(index) for index in range(len(examples))]
     index = ids.index(wanted)
     begin = examples.starts["targets"][index]
@@ -53,7 +53,7 @@ def test_an_example_is_the_record_with_its_teacher_rows(of_0_1, recorded):
 def test_newer_prepared_examples_are_refused(of_0_1, restate, refused, found):
     folder = folders(of_0_1)[0]
     restate(folder / META, version=found, examples={"count": 3})
-    read = lambda: _open(folder, "golden")  # noqa: E731
+    read = lambda: open_examples(folder, "golden")  # noqa: E731
     refused(read, versions.EXAMPLES, folder / META, found)
 
 
@@ -91,7 +91,8 @@ def test_a_run_goes_on_from_its_checkpoint_as_it_went_on_with_0_1(
         assert abs(array.sum() - total) < 1e-3 * scale, name
     # The examples that were prepared now are those of 0.1.
     digests = sorted(
-        _open(folder, "now").digest for folder in (of_0_1 / "run/examples").iterdir()
+        open_examples(folder, "now").digest
+        for folder in (of_0_1 / "run/examples").iterdir()
     )
     assert digests == sorted(one["digest"] for one in recorded["examples"].values())
     written = json.loads((of_0_1 / "run/config.json").read_text())

@@ -8,7 +8,6 @@ folder.
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import inspect
 import json
@@ -17,76 +16,30 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int
 
 from specialize import outputs, run_folder, typed_json, versions
 from specialize.digests import file_digest
 from specialize.errors import InputError
 from specialize.progress import console, track
+from specialize.training.data.stored_examples import (
+    CUTS,
+    META,
+    Examples,
+    Meta,
+    checksums,
+    open_examples,
+)
 
 if TYPE_CHECKING:
     import seqio
 
-META = "examples.json"
 RECORD_ID = "record_id"
-# The numbers that a task may report about each example
-# (specialize_tasks/preprocessors.py).
-CUTS = ("demonstrations_dropped", "input_tokens_cut", "target_tokens_cut")
 READ_BATCH = 512
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stored:
-    """How the values of a feature are stored."""
-
-    dtype: Literal["<u2", "<i4", "<f4"]
-    shape: Annotated[list[typed_json.Count], msgspec.Meta(max_length=1)]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Meta:
-    """What a folder of prepared examples says about itself."""
-
-    examples: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
-    features: dict[Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")], _Stored]
-    counts: dict[str, typed_json.Count]
-    digests: dict[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """The prepared examples of a task.
-
-    Attributes:
-        task: SeqIO name of the task.
-        features: flat values of each feature, [total tokens, ...].
-        starts: where each example begins, for "inputs" and "targets".
-        lengths: number of encoder and decoder tokens of each example.
-        counts: number of examples read, kept, left out and cut, and the kinds of cuts.
-        digest: digest of the examples, equal for equal examples.
-    """
-
-    task: str
-    features: Mapping[str, Shaped[np.ndarray, "..."]]
-    starts: Mapping[str, Int[np.ndarray, " N"]]
-    lengths: Int[np.ndarray, "N 2"]
-    counts: Mapping[str, int]
-    digest: str
-    _ids: tuple[Shaped[np.ndarray, "..."], Int[np.ndarray, "..."]]
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def record_id(self, example: int) -> str:
-        """The id of an example's record."""
-        characters, ends = self._ids
-        begin = int(ends[example - 1]) if example else 0
-        return bytes(characters[begin : int(ends[example])]).decode()
 
 
 def load_examples(
@@ -125,7 +78,7 @@ def load_examples(
     if not (reuse and repeatable and (folder / META).exists()):
         _fill(task, split, feature_lengths, folder)
         _remove_copies_of_0_1(folder)
-    return _open(folder, task.name)
+    return open_examples(folder, task.name)
 
 
 def _fill(
@@ -286,58 +239,7 @@ def _write(
         "counts": counts,
         "digests": {name: digest.hexdigest() for name, digest in digests.items()},
     }
-    outputs.write_json(folder / META, meta)
-
-
-def _open(folder: pathlib.Path, task: str) -> Examples:
-    remedy = "Remove the folder; the next run makes it again."
-    content = typed_json.read(folder / META, typed_json.Object, remedy=remedy)
-    versions.EXAMPLES.check(content.get("version", 1), folder / META)
-    meta = typed_json.convert(content, _Meta, folder / META, remedy=remedy)
-    features: dict[str, Any] = {}
-    try:
-        lengths = np.fromfile(folder / "lengths.bin", "i4").reshape(meta.examples, 2)
-        for name, kind in meta.features.items():
-            values = np.memmap(folder / f"{name}.bin", kind.dtype, "r")
-            features[name] = values.reshape(-1, *kind.shape)
-        ids = np.memmap(folder / "ids.bin", np.uint8, "r")
-        id_ends = np.fromfile(folder / "id_ends.bin", np.int64)
-        _check(meta, lengths, ids, id_ends)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} is damaged ({error}). {remedy}") from error
-    ends = np.cumsum(lengths, axis=0, dtype=np.int64)
-    first = ends - lengths
-    starts = {"inputs": first[:, 0], "targets": first[:, 1]}
-    for name, values in features.items():
-        expected = int(ends[-1, 0 if name == "inputs" else 1])
-        if len(values) != expected:
-            raise InputError(
-                f"{folder / name}.bin holds {len(values)} tokens, expected {expected}: "
-                "the file is damaged. Remove the folder; the next run makes it again."
-            )
-    text = json.dumps(meta.digests, sort_keys=True)
-    return Examples(
-        task=task,
-        features=features,
-        starts=starts,
-        lengths=lengths,
-        counts=meta.counts,
-        digest=hashlib.sha256(text.encode()).hexdigest()[:16],
-        _ids=(ids, id_ends),
-    )
-
-
-def _check(meta: _Meta, lengths: Any, ids: Any, id_ends: Any) -> None:
-    """Raises a `ValueError` that says what is wrong with prepared examples."""
-    missing = {"read", "kept", "left_out", "cut", *CUTS} - meta.counts.keys()
-    if missing := missing | ({"inputs", "targets"} - meta.features.keys()):
-        raise ValueError(f"{META} lacks {', '.join(sorted(missing))}")
-    if lengths.min() < 1:  # such an example is never written
-        raise ValueError("lengths.bin has an empty example")
-    ends = np.concatenate([[0], id_ends])
-    if len(id_ends) != len(lengths) or np.diff(ends).min() < 0 or ends[-1] != len(ids):
-        raise ValueError("id_ends.bin does not divide ids.bin into the examples' ids")
-    bytes(ids).decode()
+    outputs.write_json(folder / META, {**meta, "checksums": checksums(folder)})
 
 
 def report(examples: Examples) -> None:
@@ -443,7 +345,7 @@ def _check_aligned(
 
 def _remove_copies_of_0_1(folder: pathlib.Path) -> None:
     """Removes the copies of the same examples that version 0.1 made at every start."""
-    digests = typed_json.read(folder / META, _Meta).digests
+    digests = typed_json.read(folder / META, Meta).digests
     for file in folder.parent.glob(f"*/{META}"):
         meta = run_folder.read_json(file)
         if meta and "version" not in meta and meta.get("digests") == digests:
