@@ -47,7 +47,7 @@ setuptools.setup(
     package_dir={"specialize_tasks": "tasks/specialize_tasks"},
     package_data={
         "t5x_configs": ["**/*.gin"],
-        "specialize": ["py.typed", "**/*.j2", "**/*.html"],
+        "specialize": ["py.typed", "**/*.j2", "**/*.html", "**/*.toml"],
     },
     entry_points={"console_scripts": ["specialize = specialize.cli:main"]},
     install_requires=[

@@ -75,10 +75,10 @@ def main() -> None:
 
 def write_completions(data: pathlib.Path, path: pathlib.Path, count: int) -> None:
     """Exports the real samples again and again, each with a number of its own."""
-    from specialize.corpus.benchmarks.gsm8k import read_gsm8k
     from specialize.corpus.completions import completion_to_json, read_completions
+    from specialize.corpus.tasks.known import read_problems
 
-    problems = read_gsm8k(data / "gsm8k" / "train.jsonl")
+    problems = read_problems(data / "gsm8k" / "train.jsonl", "gsm8k")
     dump = data / "codex" / "codex_raw_q0_50samples.json"
     records = [
         completion_to_json(sample.completion)

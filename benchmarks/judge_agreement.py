@@ -40,7 +40,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from specialize.corpus.benchmarks import bbh
+from specialize.corpus.tasks.known import shipped
 from specialize.judging.answers import Verdict, judge
 
 ZERO_SHOT_TASKS = {
@@ -78,7 +78,7 @@ class Output:
 def big_bench_hard(repository: pathlib.Path) -> Iterator[Output]:
     """Codex's outputs; verdicts are not published, the accuracy of a file is."""
     for style, (task, kind) in itertools.product(
-        ("cot", "direct"), bbh.ANSWER_TYPES.items()
+        ("cot", "direct"), shipped("bbh").subtasks.items()
     ):
         for record in json.loads(_codex_file(repository, style, task))["outputs"]:
             yield Output(
@@ -99,7 +99,7 @@ def codex_accuracies(repository: pathlib.Path) -> dict[str, float]:
             _codex_file(repository, style, task, "_eval_metrics.jsonl").split("\n")[0]
         )["accuracy"]
         / 100
-        for style, task in itertools.product(("cot", "direct"), bbh.ANSWER_TYPES)
+        for style, task in itertools.product(("cot", "direct"), shipped("bbh").subtasks)
     }
 
 
@@ -151,7 +151,7 @@ def chat(repository: pathlib.Path) -> Iterator[Output]:
         data = sorted((repository / f"llm_judge_data{folder}").glob("*.jsonl"))
         for questions, verdicts in zip(data, results, strict=True):
             said = {one["id"]: one for one in json.loads(verdicts.read_text())}
-            kind = bbh.ANSWER_TYPES[questions.stem]
+            kind = shipped("bbh").subtasks[questions.stem]
             for record in _json_lines(questions):
                 if record["ID"] in said:
                     yield Output(
@@ -171,7 +171,7 @@ def shared_data(folder: pathlib.Path) -> Iterator[Output]:
             gold = record["answer"].rpartition("####")[2].strip()
             golds[f"gsm8k-{part}-{index}"] = gold
             yield Output("GSM8K's solutions", "number", gold, record["answer"], True)
-    for task, kind in bbh.ANSWER_TYPES.items():
+    for task, kind in shipped("bbh").subtasks.items():
         prompt = (folder / f"bbh/cot-prompts/{task}.txt").read_text(encoding="utf-8")
         for block in prompt.split("\nQ: ")[1:]:
             text = block.partition("\nA: ")[2].strip()

@@ -95,7 +95,7 @@ def test_a_reader_of_the_tree_alone_finds_the_parts_they_ask_for():
         "training/data/packing.py",  # the packer
         "corpus/sampling/responses.py",  # the SQLite of responses
         "chips.py",  # the chip table
-        "corpus/benchmarks/gsm8k.py",  # the GSM8K reader
+        "corpus/tasks/shipped/gsm8k.toml",  # how GSM8K is read
     ):
         assert (ROOT / "specialize" / path).is_file(), path
 

@@ -4,7 +4,8 @@ Recipes set `MESH`, `MICROBATCHES` and others once for both engines; the run fil
 T5X call these functions. They import nothing of T5X.
 """
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specialize.errors import InputError
@@ -79,6 +80,19 @@ def optimizer(name: str, **kinds: Callable[[], Any]) -> Any:
 def learning_rate(optimizer: Any) -> Callable[[Any], Any]:
     """The schedule of our optimizer, step -> rate, for T5X's trainer."""
     return optimizer.learning_rate
+
+
+def mixture_name(mixture: str | Mapping[str, Any]) -> str:
+    """The SeqIO name of `MIXTURE_OR_TASK_NAME`, which may be shares of corpora.
+
+    Raises:
+        InputError: As for `specialize_tasks.mixing.mixture`.
+    """
+    if isinstance(mixture, str):
+        return mixture
+    # The tasks are above this package; gin files import them.
+    mixing = importlib.import_module("specialize_tasks.mixing")
+    return mixing.mixture(mixture)
 
 
 def evaluation_task(suites: Sequence[str], prompt: str) -> str:

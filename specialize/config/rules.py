@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specialize import checks, outputs, run_folder, versions
+from specialize.config import neutral
 from specialize.config.problems import (
     Problem,
     macro_problems,
@@ -88,6 +89,11 @@ def length_problems(config: Config, data: Any) -> list[Problem]:
     if name is None or not _imports(config, "specialize_tasks"):
         return []
     origin = config.origin("TASK_FEATURE_LENGTHS")
+    try:
+        name = neutral.mixture_name(name)
+    except InputError as error:
+        origin = config.origin("MIXTURE_OR_TASK_NAME")
+        return [Problem("task", str(error), origin)]
     features = task_features(name)
     if features is None:
         hint = did_you_mean(name, _task_names())

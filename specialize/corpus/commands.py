@@ -178,7 +178,7 @@ def _register_import(commands: options.Commands) -> None:
         "--problems",
         default=None,
         metavar="FILE",
-        help="GSM8K's training file, whose ids the records get",
+        help="the training file of the release, whose ids the records get",
     )
     parser.add_argument(
         "--vocabulary", required=True, metavar="FILE", help="T5's SentencePiece model"
@@ -193,17 +193,22 @@ def _register_import(commands: options.Commands) -> None:
 
 
 def _import_released(arguments: argparse.Namespace) -> int:
-    from specialize.corpus.benchmarks.table import UNKNOWN, licence_of, read_problems
-    from specialize.corpus.building.released import import_released
+    from specialize.corpus.building import released
+    from specialize.corpus.tasks.known import (
+        UNKNOWN,
+        licence_of,
+        read_problems,
+        shipped,
+    )
 
     file = arguments.problems
     return options.show(
-        import_released(
+        released.import_released(
             arguments.pickles,
             options.alignment(arguments),
             options.folder(arguments),
-            problems=read_problems(file, "gsm8k") if file else (),
-            licence=licence_of("gsm8k", file) if file else UNKNOWN,
+            problems=read_problems(file, released.TASK) if file else (),
+            licence=licence_of(shipped(released.TASK), file) if file else UNKNOWN,
             teacher=arguments.teacher,
             processes=arguments.processes,
         )

@@ -4,11 +4,11 @@
 # argparse gives the type of `add_subparsers` no public name.
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from specialize import typed_json
-from specialize.corpus.benchmarks.table import BENCHMARKS
 from specialize.corpus.choices import ALIGNMENTS, FORMATS
 from specialize.corpus.sampling.spec import RequestSpec, SamplingSpec
 from specialize.corpus.spec import (
@@ -18,6 +18,7 @@ from specialize.corpus.spec import (
     RecordsSpec,
     Sources,
 )
+from specialize.corpus.tasks.known import find, index, of_file
 from specialize.errors import InputError
 from specialize.judging.choices import ANSWER_TYPES, JUDGES
 from specialize.judging.spec import JudgeSpec
@@ -46,13 +47,15 @@ def add(
 def add_problems(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Adds the file of the questions."""
     parser.add_argument(
-        "--problems", required=required, metavar="FILE", help="the benchmark file"
+        "--problems", required=required, metavar="FILE", help="file of the questions"
     )
     parser.add_argument(
+        "--task",
         "--dataset",
-        default="gsm8k",
-        choices=tuple(BENCHMARKS),
-        help="benchmark whose layout the problem file has",
+        default=index().default,
+        metavar="TASK",
+        help="how the problems are read: a task file (.toml, .json), or one of "
+        + ", ".join(index().tasks),
     )
 
 
@@ -83,7 +86,7 @@ def sources(arguments: argparse.Namespace) -> Sources:
     return Sources(
         arguments.problems,
         arguments.completions,
-        arguments.dataset,
+        arguments.task,
         getattr(arguments, "teacher", None),
         not getattr(arguments, "no_rationales", False),
     )
@@ -170,21 +173,26 @@ def add_answer_type(group: "argparse._ArgumentGroup") -> None:
     """Adds the options of the judge."""
     group.add_argument(
         "--answer_type",
-        default="number",
+        default=None,
         choices=ANSWER_TYPES,
-        help="kind of final answer of the questions",
+        help="kind of final answer of the questions; default: that of the task",
     )
     group.add_argument(
         "--rule",
-        default="exact",
+        default=None,
         choices=JUDGES,
-        help="the judge: exact (ours), or reference (as the paper's code)",
+        help="the judge: exact (ours), or reference (as the paper's code); default: "
+        "that of the task",
     )
 
 
 def judging(arguments: argparse.Namespace) -> JudgeSpec:
-    """What `add_answer_type` read."""
-    return JudgeSpec(arguments.rule, arguments.answer_type)
+    """What `add_problems` and `add_answer_type` read."""
+    judge = of_file(find(arguments.task), arguments.problems).judge
+    chosen = {"judge": arguments.rule, "answer_type": arguments.answer_type}
+    return dataclasses.replace(
+        judge, **{name: value for name, value in chosen.items() if value is not None}
+    )
 
 
 def add_alignment(parser: argparse.ArgumentParser) -> None:
@@ -241,7 +249,7 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
         "--demonstrations_from",
         metavar="FILE",
         default=None,
-        help="GSM8K file to draw demonstrations from; default: the problems",
+        help="file of the task to draw demonstrations from; default: the problems",
     )
     group.add_argument(
         "--seed", type=int, default=RecordsSpec.seed, help="seed of the draw"

@@ -1,20 +1,8 @@
-r"""The four formats of the paper, and the teacher's prompt.
+"""Prompts and targets: a problem in one of the four formats, and demonstrations.
 
-q is the question, n the gold answer, r the human rationale or a teacher's text:
-
-| format | encoder text | decoder text |
-|---|---|---|
-| zero_shot_answer_only | `Q: {q} A:` | `The answer is {n}` |
-| zero_shot_cot | `Q: {q}\nLet's think step by step` | `{r}\nThe answer is {n}` |
-| in_context_answer_only | demonstrations, then `Q: {q}\nA:` | `The answer is {n}` |
-| in_context_cot | demonstrations, then as zero_shot_cot | `{r}\nThe answer is {n}` |
-
-A demonstration is `Q: {q}\nA: The answer is {n}\n\n`, or, for CoT,
-`Q: {q}\nLet's think step by step\n{r}\nThe answer is {n}\n\n`.
-
-These are the texts of Fu et al. (ICML 2023), except that questions are never cut, a
-question is never among its own demonstrations, and a seed determines which
-demonstrations are drawn.
+The texts are those of the problem's `wording`. In contrast to the code of Fu et al.
+(ICML 2023), questions are never cut, a question is never among its own demonstrations,
+and a seed determines which demonstrations are drawn.
 """
 
 import random
@@ -22,9 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.records import Problem
+from specialize.corpus.wording import PAPER, Wording
 from specialize.errors import InputError
-
-STEP_BY_STEP = "Let's think step by step"
 
 
 def render(
@@ -50,16 +37,22 @@ def render(
         InputError: the query or a demonstration has no answer, or no rationale where
             the format needs one.
     """
-    inputs = render_inputs(format, problem.question, demonstrations)
+    inputs = render_inputs(
+        format, problem.question, demonstrations, wording=problem.wording
+    )
     if format.endswith("_answer_only"):
-        return inputs, _answer_line(problem)
+        return inputs, _answer_line(problem, problem.wording)
     if target is not None:
         return inputs, target.strip()
-    return inputs, _solution(problem)
+    return inputs, solution(problem)
 
 
 def render_inputs(
-    format: str, question: str, demonstrations: Sequence[Problem] = ()
+    format: str,
+    question: str,
+    demonstrations: Sequence[Problem] = (),
+    *,
+    wording: Wording = PAPER,
 ) -> str:
     """Writes the encoder text alone, for questions that a model is asked.
 
@@ -67,6 +60,7 @@ def render_inputs(
         format: one of `FORMATS`.
         question: the query's text.
         demonstrations: solved problems, in order; empty for zero-shot formats.
+        wording: how the prompt is written.
 
     Raises:
         InputError: a demonstration lacks what the format needs.
@@ -79,25 +73,32 @@ def render_inputs(
             f"{format} got {len(demonstrations)} demonstrations: in-context formats "
             "need some, zero-shot formats none"
         )
-    if format == "zero_shot_answer_only":
-        return f"Q: {question} A:"
-    if format == "zero_shot_cot":
-        return f"Q: {question}\n{STEP_BY_STEP}"
     solved: list[str] = []
     for one in demonstrations:
-        if format == "in_context_answer_only":
-            solved.append(f"Q: {one.question}\nA: {_answer_line(one)}\n\n")
-        else:
-            solved.append(f"Q: {one.question}\n{STEP_BY_STEP}\n{_solution(one)}\n\n")
-    ending = "A:" if format == "in_context_answer_only" else STEP_BY_STEP
-    return f"{''.join(solved)}Q: {question}\n{ending}"
+        answer_only = format.endswith("_answer_only")
+        target = (_answer_line if answer_only else solution)(one, wording)
+        solved.append(wording.demonstration(format, one.question, target))
+    return f"{''.join(solved)}{wording.input(format, question)}"
 
 
-def cot_target(rationale: str, answer: str) -> str:
-    """The decoder text of a human rationale: its lines, then the answer."""
-    rationale = rationale.strip()
-    answer_line = f"The answer is {answer}"
-    return f"{rationale}\n{answer_line}" if rationale else answer_line
+def solution(problem: Problem, wording: Wording | None = None) -> str:
+    """The decoder text of a human rationale: its lines, then the answer.
+
+    Args:
+        problem: the problem.
+        wording: None takes that of the problem.
+
+    Raises:
+        InputError: the problem has no rationale or no answer.
+    """
+    wording = wording or problem.wording
+    _answer_line(problem, wording)
+    if problem.rationale is None:
+        raise InputError(
+            f"{problem.source or problem.id} has no rationale, which CoT formats need. "
+            "Use a file with rationales, or give a teacher's text."
+        )
+    return wording.solution(problem.rationale, problem.answers[0])
 
 
 def draw_demonstrations(
@@ -141,7 +142,7 @@ def draw_demonstrations(
     return drawn
 
 
-def teacher_prompt(prompt_prefix: str, question: str) -> str:
+def teacher_prompt(prompt_prefix: str, question: str, wording: Wording = PAPER) -> str:
     """The prompt of a completion teacher: the prompt prefix, then the question.
 
     The teacher continues it with a line break and its first step.
@@ -150,29 +151,20 @@ def teacher_prompt(prompt_prefix: str, question: str) -> str:
         prompt_prefix: demonstrations with a blank line between them: "Question: ...",
             "Let's think step by step", the reasoning and "The answer is ...".
         question: the query's text.
+        wording: how the question is written.
     """
     prefix = prompt_prefix.rstrip("\n")
     opening = f"{prefix}\n\n" if prefix else ""
-    return f"{opening}Question: {question}\n{STEP_BY_STEP}"
+    return f"{opening}{wording.asked(question)}"
 
 
-def _answer_line(problem: Problem) -> str:
+def _answer_line(problem: Problem, wording: Wording) -> str:
     if not problem.answers:
         raise InputError(
             f"{problem.source or problem.id} has no gold answer to write. Only solved "
             "problems can be targets or demonstrations."
         )
-    return f"The answer is {problem.answers[0]}"
-
-
-def _solution(problem: Problem) -> str:
-    _answer_line(problem)
-    if problem.rationale is None:
-        raise InputError(
-            f"{problem.source or problem.id} has no rationale, which CoT formats need. "
-            "Use GSM8K's training file, or give a teacher's text."
-        )
-    return cot_target(problem.rationale, problem.answers[0])
+    return wording.final(problem.answers[0])
 
 
 def _normalised(question: str) -> str:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from specialize import typed_json, versions
 from specialize.corpus.choices import FORMATS
+from specialize.corpus.wording import PAPER, Wording
 from specialize.errors import InputError
 
 # A batch holds `FORMAT_IDS[format]` at every target position; 0 means "none" (padding,
@@ -36,6 +37,7 @@ class Problem:
             several, none if it has no usable answer.
         rationale: the human solution without calculator marks, or None.
         source: "file:line" or "file#record", for messages.
+        wording: how prompts and targets are written.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Problem:
     answers: tuple[str, ...]
     rationale: str | None = None
     source: str = ""
+    wording: Wording = dataclasses.field(default=PAPER, compare=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

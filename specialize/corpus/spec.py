@@ -6,13 +6,24 @@ command lines read their defaults here.
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from specialize import checks
-from specialize.corpus.benchmarks.table import BENCHMARKS
 from specialize.corpus.choices import ALIGNMENTS, FORMATS
+from specialize.corpus.tasks.known import (
+    find,
+    index,
+    licence_of,
+    of_file,
+    read_problems,
+)
+from specialize.corpus.tasks.spec import TaskSpec
 from specialize.errors import InputError
 from specialize.judging.spec import JudgeSpec
+
+if TYPE_CHECKING:
+    from specialize.corpus.records import Problem
 
 Path = str | os.PathLike[str]
 
@@ -27,27 +38,52 @@ class Sources:
         problems: file of the questions, as the owner of the benchmark publishes it.
         completions: files of the teacher's completions: exports or notebook dumps. The
             later stages read what the stage before them wrote.
-        dataset: the benchmark whose layout `problems` has, one of `BENCHMARKS`.
+        task: how the problems are read: the name of a shipped task, a task file, its
+            content, or a `TaskSpec`.
         teacher: name of the teacher; None takes it from the cards of `completions`.
         rationales: whether human rationales are samples too. They get one-hot rows.
 
     Raises:
-        InputError: an unknown dataset, or one file where a list of files is expected.
+        InputError: an unknown task, or one file where a list of files is expected.
     """
 
     problems: Path
     completions: Sequence[Path] = ()
-    dataset: str = "gsm8k"
+    task: TaskSpec | Path | Mapping[str, Any] = dataclasses.field(
+        default_factory=lambda: index().default
+    )
     teacher: str | None = None
     rationales: bool = True
 
     def __post_init__(self) -> None:
-        checks.one_of("dataset", self.dataset, tuple(BENCHMARKS))
+        object.__setattr__(self, "task", find(self.task))
         if isinstance(self.completions, str | os.PathLike):
             raise InputError(
                 f"completions is {os.fspath(self.completions)!r}, expected a list of "
                 "files. Put the file in a list."
             )
+
+    @property
+    def spec(self) -> "TaskSpec":
+        """The task, with the type of the answers of the file of problems."""
+        return of_file(find(self.task), self.problems)
+
+    @property
+    def judge(self) -> JudgeSpec:
+        """The judge of the task."""
+        return self.spec.judge
+
+    def read(self) -> "list[Problem]":
+        """Reads the problems.
+
+        Raises:
+            InputError: the file is malformed.
+        """
+        return read_problems(self.problems, self.spec)
+
+    def licences(self) -> dict[str, str]:
+        """The licence of the problems, by the name of the task."""
+        return {self.spec.name: licence_of(self.spec, self.problems)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +91,7 @@ class AcceptanceSpec:
     """Which samples are kept.
 
     Attributes:
-        judge: the judge of final answers.
+        judge: the judge of final answers; None takes that of the task.
         near_duplicates: similarity in (0, 1]; a sample that is at least this similar
             to an earlier one of its question is rejected. None keeps all.
         max_samples: number of right samples to keep per question; None keeps all.
@@ -64,7 +100,7 @@ class AcceptanceSpec:
         InputError: a value outside its range.
     """
 
-    judge: JudgeSpec = JudgeSpec(answer_type="number")
+    judge: JudgeSpec | None = None
     near_duplicates: float | None = None
     max_samples: int | None = None
 
@@ -72,6 +108,12 @@ class AcceptanceSpec:
         if self.near_duplicates is not None:
             checks.real("near_duplicates", self.near_duplicates, above=0.0, most=1.0)
         checks.whole("max_samples", self.max_samples, optional=True)
+
+    def of(self, sources: Sources) -> "AcceptanceSpec":
+        """The same with the judge of the task, unless it has another."""
+        if self.judge is not None:
+            return self
+        return dataclasses.replace(self, judge=sources.judge)
 
     @property
     def compares_samples(self) -> bool:
@@ -112,7 +154,8 @@ class RecordsSpec:
     Attributes:
         formats: prompt formats, some of `FORMATS`.
         demonstrations: number of demonstrations in an in-context prompt.
-        demonstrations_from: GSM8K file to draw them from; None draws from the problems.
+        demonstrations_from: file of the task to draw them from; None draws from the
+            problems.
         seed: random seed of the draw.
         max_input_tokens: records with longer inputs are left out; None keeps all.
         max_target_tokens: records with longer targets (EOS included) are left out.

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 
+from specialize.corpus.tasks.known import index
 from specialize.evaluation.spec import DEFAULT_SPLIT, SPLITS
 from specialize.judging.choices import JUDGES
 
@@ -33,6 +34,9 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--benchmarks", metavar="DIR", help="folder of the benchmark files"
     )
     evaluate.add_argument(
+        "--tasks", nargs="+", metavar="FILE", help="task files, whose names are suites"
+    )
+    evaluate.add_argument(
         "--rule",
         choices=JUDGES,
         help="judge of the predictions (default: as configured, else exact)",
@@ -59,9 +63,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     config.add_flags(select)
     select.add_argument(
         "--by",
-        choices=("gsm8k", "mas"),
-        default="gsm8k",
-        help="gsm8k: in-distribution; mas: mean of MultiArith, ASDiv and SVAMP",
+        default=None,
+        metavar="SUITE",
+        help="suite whose accuracy decides, or a group with an average "
+        f"({', '.join(index().averages)}); default: {index().default}",
     )
     select.add_argument("--json", metavar="FILE", help="write a copy of the choice")
     select.set_defaults(run=_select)
@@ -106,6 +111,7 @@ def _evaluate(flags: argparse.Namespace) -> int:
                 split=flags.split or DEFAULT_SPLIT,
                 max_examples=flags.max_examples,
                 judge=JudgeSpec(flags.rule or JudgeSpec.judge),
+                tasks=tuple(flags.tasks or ()),
             ),
             json_path=flags.json,
             base=flags.base,
@@ -114,7 +120,14 @@ def _evaluate(flags: argparse.Namespace) -> int:
     from specialize import config, memory
 
     memory.keep_freed()
-    for macro in ("MAX_EXAMPLES", "RULE", "SPLIT"):  # a flag wins over the gin files
+    if flags.tasks:
+        flags.tasks = tuple(flags.tasks)
+    for macro in (
+        "MAX_EXAMPLES",
+        "RULE",
+        "SPLIT",
+        "TASKS",
+    ):  # a flag wins over the gin files
         value = getattr(flags, macro.lower())
         if value is not None:
             flags.gin_overrides.append(f"--gin.{macro}={value!r}")

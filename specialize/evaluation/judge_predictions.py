@@ -36,10 +36,11 @@ def evaluate_predictions(
         InputError: The file is malformed, a prediction is of another suite, or one is
             missing.
     """
-    if not (evaluation.benchmarks_dir or os.environ.get("SPECIALIZE_BENCHMARKS_DIR")):
+    named = evaluation.benchmarks_dir or os.environ.get("SPECIALIZE_BENCHMARKS_DIR")
+    if not named and not evaluation.tasks:
         raise InputError(
             "--predictions needs the benchmark files: add --benchmarks DIR, or set "
-            "SPECIALIZE_BENCHMARKS_DIR."
+            "SPECIALIZE_BENCHMARKS_DIR; or name your task with --tasks FILE."
         )
     before = None if base is None else Results.load(base)
     lines = predictions.read_predictions(path)

@@ -13,7 +13,7 @@ import jax
 from rich.table import Table
 
 from specialize import outputs, run_folder
-from specialize.corpus.benchmarks.table import MAS
+from specialize.corpus.tasks.known import index
 from specialize.errors import InputError
 from specialize.evaluation import tables
 from specialize.evaluation.evaluate import evaluate_weights
@@ -22,17 +22,6 @@ from specialize.evaluation.spec import EvaluationSpec
 from specialize.evaluation.suites.loading import suites_of
 from specialize.inference.weights import load_student
 from specialize.progress import console
-
-# The suites asked on validation, the accuracy that decides, and the criterion.
-CRITERIA = {
-    "gsm8k": (("gsm8k",), "gsm8k", "in-distribution: GSM8K's validation accuracy"),
-    "mas": (
-        MAS,
-        "mas",
-        "out-of-distribution: the mean of MultiArith's, ASDiv's and SVAMP's "
-        "validation accuracies",
-    ),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +46,7 @@ def select(
     checkpoint: str,
     evaluation: EvaluationSpec,
     *,
-    by: str = "gsm8k",
+    by: str | None = None,
     mesh: Any = None,
     output_dir: str | os.PathLike[str] | None = None,
     json_path: str | os.PathLike[str] | None = None,
@@ -69,7 +58,8 @@ def select(
         checkpoint: Folder of a run; every checkpoint that it kept is a candidate.
         evaluation: The suites on which the chosen checkpoint is tested, and how these
             and the suites of the criterion are asked. Its split is not used.
-        by: The selection criterion, one of `CRITERIA`.
+        by: The suite, or group with an average, whose accuracy on validation decides;
+            None: the default task, which is in distribution for a student of GSM8K.
         mesh: The device mesh, in any spelling of `specialize.mesh`.
         output_dir: Folder for predictions and `choice_<by>.json`. None:
             `<checkpoint>/selection`.
@@ -91,9 +81,16 @@ def select(
         >>> choice.step
         2
     """
-    if by not in CRITERIA:
-        raise InputError(f"cannot select by {by!r}: use one of {sorted(CRITERIA)}.")
-    asked, decides, words = CRITERIA[by]
+    by = index().default if by is None else by
+    asked = index().groups.get(by, (by,))
+    words = f"validation accuracy of {by}"
+    if len(asked) > 1:
+        words = f"mean of the validation accuracies of {', '.join(asked)}"
+        if by not in index().averages:
+            raise InputError(
+                f"cannot select by {by!r}, a group without an average: name a suite or "
+                f"one of {', '.join(index().averages)}."
+            )
     run = pathlib.Path(checkpoint)
     kept = run / run_folder.CHECKPOINTS
     steps = sorted(
@@ -116,7 +113,7 @@ def select(
         for step in steps:
             found = _evaluated(candidates, model, run, step, mesh, out)
             scores = {**found.suites, **found.averages}
-            score = scores[f"{decides}:{evaluation.prompt}"]
+            score = scores[f"{by}:{evaluation.prompt}"]
             validation[step] = {
                 name: score[name] for name in ("accuracy", "low", "high", "n")
             }

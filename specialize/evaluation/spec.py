@@ -46,8 +46,9 @@ class EvaluationSpec:
         max_examples: Largest number of questions per suite. None: all.
         demonstrations: Number of demonstrations in in-context prompts of the math
             suites.
-        judge: The judge of the predictions.
+        judge: The judge of the predictions; a task may have its own.
         decoding: How predictions are generated.
+        tasks: Task files, whose names are suites beside the shipped ones.
 
     Raises:
         InputError: A field has another type or is outside its range.
@@ -66,6 +67,7 @@ class EvaluationSpec:
     demonstrations: int = DEFAULT_DEMONSTRATIONS
     judge: JudgeSpec = JudgeSpec()
     decoding: DecodingSpec = DecodingSpec()
+    tasks: Sequence[str | os.PathLike[str]] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.suites, (tuple, list)) or not all(
@@ -76,6 +78,14 @@ class EvaluationSpec:
                 "such as ('gsm8k', 'bbh'). Write a single suite as ('gsm8k',)."
             )
         object.__setattr__(self, "suites", tuple(self.suites))
+        if not isinstance(self.tasks, (tuple, list)) or not all(
+            isinstance(one, str | os.PathLike) for one in self.tasks
+        ):
+            raise InputError(
+                f"tasks is {checks.shown(self.tasks)}, expected a tuple of task files. "
+                "Write a single one as ('task.toml',)."
+            )
+        object.__setattr__(self, "tasks", tuple(self.tasks))
         checks.path("benchmarks_dir", self.benchmarks_dir)
         checks.path("vocabulary_path", self.vocabulary_path)
         checks.one_of("prompt", self.prompt, PROMPTS)

@@ -35,7 +35,7 @@ def _sample(flags: argparse.Namespace) -> int:
     tally = config.call(
         t5_teacher.sample_checkpoint,
         questions=t5_teacher.Questions(
-            flags.problems, flags.dataset, flags.prompt, flags.limit
+            flags.problems, flags.task, flags.prompt, flags.limit
         ),
         sampling=options.sampling(flags),
         responses=flags.responses,

@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from specialize import config
-from specialize.corpus.benchmarks.table import licence_of, read_problems
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.sampler import Tally
 from specialize.corpus.sampling.spec import MOST_AT_ONCE, PaceSpec, SamplingSpec
 from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
 from specialize.corpus.sampling.wire import usable_choices
 from specialize.corpus.spelling import token_text
+from specialize.corpus.tasks.known import find, index, licence_of, read_problems
 from specialize.corpus.vocabulary import SPACE, Vocabulary
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
@@ -57,14 +57,15 @@ class Questions:
     """The questions that a checkpoint is asked.
 
     Attributes:
-        problems_path: the benchmark file of the problems.
-        dataset: benchmark whose layout the file has.
+        problems_path: the file of the problems.
+        task: how the problems are read: a task, its name or its file; None: the
+            default task.
         prompt_path: file of the prompt prefix; None: no prefix.
         limit: number of problems to ask, the first ones of the file; None: all.
     """
 
     problems_path: str | os.PathLike[str]
-    dataset: str = "gsm8k"
+    task: Any = None
     prompt_path: str | os.PathLike[str] | None = None
     limit: int | None = None
 
@@ -311,7 +312,8 @@ def sample_checkpoint(
             "Run one on each host, each with its own part of the problems in its own "
             "file, and its own --responses."
         )
-    problems = read_problems(questions.problems_path, questions.dataset)
+    task = find(questions.task or index().default)
+    problems = read_problems(questions.problems_path, task)
     prompt_prefix = sample.read_prompt_prefix(questions.prompt_path)
     sampling = dataclasses.replace(
         sampling,
@@ -334,8 +336,8 @@ def sample_checkpoint(
             sampling,
             prompt_prefix=prompt_prefix,
             convention="before_temperature",
-            dataset=questions.dataset,
-            licence=licence_of(questions.dataset, questions.problems_path),
+            dataset=task.name,
+            licence=licence_of(task, questions.problems_path),
             log_every_s=log_every_s,
         )
     )

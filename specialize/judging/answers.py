@@ -14,14 +14,16 @@ instead (`paper_judge`).
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
-from specialize.judging import paper_judge
+from specialize.judging import own_judge, paper_judge
 from specialize.judging.choices import ANSWER_TYPES, JUDGES
 from specialize.judging.quantities import find_quantities, normalised
 from specialize.judging.ranks import Reader, locate
 from specialize.judging.readers import labels, letters, lists, numbers
 from specialize.judging.segments import without_latex
+from specialize.judging.spec import JudgeSpec
 
 HOWS = ("marked", "last", "none")
 
@@ -110,6 +112,37 @@ def judge(
         if text in accepted:
             value, how = text, text_how
     return Verdict(value in accepted, value, how)
+
+
+def verdict(
+    prediction: str,
+    golds: Sequence[str],
+    spec: JudgeSpec,
+    *,
+    answer_type: str | None = None,
+    answer_only: bool = False,
+) -> Verdict:
+    """Judges one prediction as a specification says.
+
+    Args:
+        prediction: a model's whole output.
+        golds: accepted answers.
+        spec: the judge, which may be a function of one's own.
+        answer_type: the kind of answer where `spec` has none; None: a number.
+        answer_only: as for `judge`.
+
+    Raises:
+        InputError: the function of one's own fails.
+    """
+    if ":" in spec.judge:
+        correct, value = own_judge.call(spec.judge, prediction, golds)
+        return Verdict(correct, value, "none" if value is None else "marked")
+    if spec.mark:
+        # Another wording of the mark that every type of answer is read after.
+        pattern = re.compile(re.escape(spec.mark), re.IGNORECASE)
+        prediction = pattern.sub("The answer is ", prediction)
+    kind = spec.answer_type or answer_type or "number"
+    return judge(prediction, golds, kind, spec.judge, answer_only=answer_only)
 
 
 def spelled_gold(gold: str, answer_type: str) -> str:

@@ -10,4 +10,5 @@ import gin
 with gin.unlock_config():
     from . import benchmarks as benchmarks
     from . import distill as distill
+    from . import mixing as mixing
     from . import text as text

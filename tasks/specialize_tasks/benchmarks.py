@@ -3,6 +3,7 @@
 | name | what |
 |---|---|
 | `specialize_eval_<suite>_<prompt>` | gsm8k, multiarith, asdiv, svamp |
+| `<task>_eval_<prompt>` | a task of your own (`specialize_tasks.own`) |
 | `specialize_eval_bbh_<task>_<prompt>` | one of BIG-Bench Hard's 27 tasks |
 | `specialize_eval_mas_<prompt>` | mixture: multiarith, asdiv, svamp |
 | `specialize_eval_bbh_<prompt>` | mixture: all 27 |
@@ -20,8 +21,8 @@ import gin
 import seqio
 import tensorflow as tf
 
-from specialize.corpus.benchmarks import bbh
-from specialize.corpus.benchmarks.table import MATH
+from specialize.corpus.tasks.known import index, shipped
+from specialize.corpus.tasks.spec import TaskSpec
 from specialize.evaluation.spec import DEFAULT_DEMONSTRATIONS, PROMPTS, SPLITS
 from specialize.evaluation.suites import loading
 
@@ -38,6 +39,8 @@ _SIGNATURE = {
     "golds": tf.TensorSpec([None], tf.string),
     "answer_type": tf.TensorSpec([], tf.string),
     "answer_only": tf.TensorSpec([], tf.bool),
+    "judge": tf.TensorSpec([], tf.string),
+    "mark": tf.TensorSpec([], tf.string),
 }
 
 
@@ -62,7 +65,13 @@ def asking(
 
 
 def dataset(
-    split: str, shuffle_files: bool, seed: int | None = None, *, suite: str, prompt: str
+    split: str,
+    shuffle_files: bool,
+    seed: int | None = None,
+    *,
+    suite: str,
+    prompt: str,
+    task: str | None = None,
 ) -> tf.data.Dataset:
     """One suite as a dataset of texts, in the order of its file.
 
@@ -72,6 +81,7 @@ def dataset(
         seed: Ignored.
         suite: Name for `loading.load_suite`.
         prompt: One of `spec.PROMPTS`.
+        task: The file of a task of your own; None: a shipped task.
 
     Returns:
         Examples with the fields of `_SIGNATURE`; `targets` is the first gold answer.
@@ -81,7 +91,12 @@ def dataset(
     """
     del shuffle_files, seed
     loaded = loading.load_suite(
-        suite, locations.benchmarks_folder(), prompt=prompt, split=split, **asking()
+        suite,
+        locations.benchmarks_folder() if task is None else None,
+        prompt=prompt,
+        split=split,
+        tasks=() if task is None else (task,),
+        **asking(),
     )
 
     def examples() -> Iterator[dict[str, Any]]:
@@ -94,26 +109,53 @@ def dataset(
                 "golds": list(example.golds),
                 "answer_type": example.answer_type,
                 "answer_only": loaded.answer_only,
+                "judge": loaded.judge.judge,
+                "mark": loaded.judge.mark,
             }
 
     return tf.data.Dataset.from_generator(examples, output_signature=_SIGNATURE)
 
 
-def task_name(suite: str, prompt: str) -> str:
+def task_name(suite: str, prompt: str, prefix: str = "specialize_eval_") -> str:
     """The SeqIO name of a suite, for example "specialize_eval_bbh_navigate_..."."""
-    return f"specialize_eval_{suite.replace('/', '_')}_{prompt}"
+    return f"{prefix}{suite.replace('/', '_')}_{prompt}"
 
 
-def _register(suite: str, prompt: str) -> str:
-    name = task_name(suite, prompt)
-    source: Any = seqio.FunctionDataSource(
-        functools.partial(dataset, suite=suite, prompt=prompt),
+def register(task: TaskSpec, source: str | None = None) -> None:
+    """Registers the suites of a task in every prompt, and a mixture of its sub-tasks.
+
+    Args:
+        task: The task.
+        source: Its file, if it is one of your own: the names then begin with
+            "<task>_eval_", and the data are beside the file.
+    """
+    name = task.name
+    prefix = "specialize_eval_" if source is None else f"{name}_eval_"
+    for prompt in PROMPTS:
+        if not task.subtasks:
+            _register(name, prompt, prefix, source)
+            continue
+        parts = [
+            _register(f"{name}/{part}", prompt, prefix, source)
+            for part in sorted(task.subtasks)
+        ]
+        _mix(task_name(name, prompt, prefix), parts)
+
+
+def _register(suite: str, prompt: str, prefix: str, source: str | None) -> str:
+    if source is not None:
+        suite_name = suite.partition("/")[2]
+        name = f"{prefix}{suite_name}_{prompt}" if suite_name else f"{prefix}{prompt}"
+    else:
+        name = task_name(suite, prompt, prefix)
+    data: Any = seqio.FunctionDataSource(
+        functools.partial(dataset, suite=suite, prompt=prompt, task=source),
         splits=SPLITS,
         caching_permitted=False,
     )
     seqio.TaskRegistry.add(
         name,
-        source=source,
+        source=data,
         preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
         postprocess_fn=metrics.target_or_prediction,
         metric_fns=[metrics.accuracy],
@@ -122,13 +164,12 @@ def _register(suite: str, prompt: str) -> str:
     return name
 
 
+def _mix(name: str, members: list[str]) -> None:
+    seqio.MixtureRegistry.add(name, members, default_rate=1.0)
+
+
+for _name in index().tasks:
+    register(shipped(_name))
 for _prompt in PROMPTS:
-    _math = {suite: _register(suite, _prompt) for suite in MATH}
-    _bbh = [_register(f"bbh/{task}", _prompt) for task in bbh.TASKS]
-    for _group, _members in loading.GROUPS.items():
-        seqio.MixtureRegistry.add(
-            task_name(_group, _prompt),
-            [_math[suite] for suite in _members],
-            default_rate=1.0,
-        )
-    seqio.MixtureRegistry.add(task_name("bbh", _prompt), _bbh, default_rate=1.0)
+    for _group, _members in index().groups.items():
+        _mix(task_name(_group, _prompt), [task_name(one, _prompt) for one in _members])

@@ -1,10 +1,14 @@
-"""The corpus as four tasks, one per format, and mixtures of them.
+"""A corpus as four tasks, one per format, and mixtures of them.
 
 | name | what |
 |---|---|
-| `specialize_gsm8k_<format>` | one of the four formats of `corpus.choices.FORMATS` |
-| `specialize_gsm8k_four_formats` | all four |
-| `specialize_gsm8k_in_context`, `specialize_gsm8k_zero_shot` | the paper's ablations |
+| `specialize_corpus_<format>` | one of the four formats of `corpus.choices.FORMATS` |
+| `specialize_corpus_four_formats` | all four |
+| `specialize_corpus_in_context`, `..._zero_shot` | the paper's ablations |
+| `specialize_gsm8k_...` | the same, by the names of version 0.1 |
+
+All of them read the corpus of `CORPUS_DIR`, of whatever task it is. `mixing` mixes
+several corpora.
 
 Rates are relative numbers of examples per task. By default they are the numbers of
 records in the corpus, so that all records are seen equally often; gin can set them
@@ -78,7 +82,7 @@ def rate(
     name = task.source.format
     chosen = rates[name]
     if chosen is None:
-        return float(Manifest.load(locations.corpus_folder()).counts().get(name, 0))
+        return float(Manifest.load(task.source.folder()).counts().get(name, 0))
     if chosen < 0:
         raise InputError(
             f"specialize_tasks.distill.rate.{name}={chosen} must not be negative."
@@ -87,11 +91,25 @@ def rate(
 
 
 class CorpusSource(seqio.DataSource):
-    """The records of one of the `FORMATS` in the corpus folder."""
+    """The records of one of the `FORMATS` in a corpus folder.
 
-    def __init__(self, format: str) -> None:
+    Args:
+        format: The format.
+        path: The folder; None: that of `locations.corpus_folder()`.
+    """
+
+    def __init__(self, format: str, path: str | None = None) -> None:
         super().__init__(splits=("train", "validation"))
         self.format = format
+        self._path = path
+
+    def folder(self) -> str:
+        """The corpus folder.
+
+        Raises:
+            InputError: No folder is named, or it is missing.
+        """
+        return locations.corpus_folder() if self._path is None else self._path
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -112,7 +130,7 @@ class CorpusSource(seqio.DataSource):
         """Number of records of a split; None if problems are held out."""
         if held_out():
             return None
-        counts = Manifest.load(locations.corpus_folder()).counts()
+        counts = Manifest.load(self.folder()).counts()
         return counts.get(self.format, 0) if split == "train" else 0
 
     def get_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -129,7 +147,7 @@ class CorpusSource(seqio.DataSource):
                 not this format, or nothing is held out for "validation".
         """
         paths = self._paths()
-        k = Manifest.load(locations.corpus_folder()).fingerprint.k
+        k = Manifest.load(self.folder()).fingerprint.k
         fraction = held_out()
         if split == "validation" and not fraction:
             raise InputError(
@@ -171,9 +189,7 @@ class CorpusSource(seqio.DataSource):
     def _paths(self) -> list[str]:
         vocabulary = locations.VOCABULARY
         digest = file_digest(vocabulary.sentencepiece_model_file)
-        return shards.shard_paths(
-            locations.corpus_folder(), self.format, vocabulary_sha256=digest
-        )
+        return shards.shard_paths(self.folder(), self.format, vocabulary_sha256=digest)
 
 
 class StudentIds(seqio.PassThroughVocabulary):
@@ -203,28 +219,43 @@ def output_features() -> dict[str, seqio.Feature]:
     }
 
 
-for _format in FORMATS:
-    seqio.TaskRegistry.add(
-        f"specialize_gsm8k_{_format}",
-        source=CorpusSource(_format),
-        preprocessors=[
-            preprocessors.distillation_features,
-            # Lengths are cut after it, so one cache serves every length.
-            seqio.CacheDatasetPlaceholder(),
-            preprocessors.fit_records,
-        ],
-        output_features=output_features(),
-        metric_fns=[],
-        shuffle_buffer_size=10_000,
-    )
-
-for _mixture, _formats in {
+# Mixtures of the formats of one corpus.
+MIXTURES = {
     "four_formats": FORMATS,
-    "in_context": [name for name in FORMATS if name.startswith("in_context")],
-    "zero_shot": [name for name in FORMATS if name.startswith("zero_shot")],
-}.items():
-    seqio.MixtureRegistry.add(
-        f"specialize_gsm8k_{_mixture}",
-        [f"specialize_gsm8k_{name}" for name in _formats],
-        default_rate=rate,
-    )
+    "in_context": tuple(name for name in FORMATS if name.startswith("in_context")),
+    "zero_shot": tuple(name for name in FORMATS if name.startswith("zero_shot")),
+}
+
+
+def register(prefix: str, path: str | None = None) -> None:
+    """Registers the tasks `<prefix>_<format>` of a corpus, and its mixtures.
+
+    Args:
+        prefix: What the names begin with.
+        path: The corpus folder; None: that of `locations.corpus_folder()`.
+    """
+    for format in FORMATS:
+        seqio.TaskRegistry.add(
+            f"{prefix}_{format}",
+            source=CorpusSource(format, path),
+            preprocessors=[
+                preprocessors.distillation_features,
+                # Lengths are cut after it, so one cache serves every length.
+                seqio.CacheDatasetPlaceholder(),
+                preprocessors.fit_records,
+            ],
+            output_features=output_features(),
+            metric_fns=[],
+            shuffle_buffer_size=10_000,
+        )
+    for mixture, formats in MIXTURES.items():
+        seqio.MixtureRegistry.add(
+            f"{prefix}_{mixture}",
+            [f"{prefix}_{name}" for name in formats],
+            default_rate=rate,
+        )
+
+
+# The names of version 0.1, and the same without a task's name.
+for _prefix in ("specialize_gsm8k", "specialize_corpus"):
+    register(_prefix)

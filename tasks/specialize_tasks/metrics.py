@@ -6,7 +6,7 @@ from typing import Any
 import gin
 
 from specialize.evaluation.scoring import statistics
-from specialize.judging.answers import HOWS, judge
+from specialize.judging.answers import HOWS, verdict
 from specialize.judging.spec import JudgeSpec
 
 
@@ -23,11 +23,11 @@ def target_or_prediction(
 
     Args:
         text: The decoded output, or the target text.
-        example: Example of the task with `golds`, `answer_type` and `answer_only`.
+        example: Example of the task with the fields of `benchmarks.dataset`.
         is_target: Whether `text` is the target.
 
     Returns:
-        The three fields of `example` for a target; the text itself for an output.
+        The fields of `example` for a target; the text itself for an output.
     """
     if not is_target:
         return text
@@ -35,6 +35,8 @@ def target_or_prediction(
         "golds": tuple(_text(gold) for gold in example["golds"]),
         "answer_type": _text(example["answer_type"]),
         "answer_only": bool(example["answer_only"]),
+        "judge": _text(example["judge"]),
+        "mark": _text(example["mark"]),
     }
 
 
@@ -51,13 +53,16 @@ def accuracy(
         `accuracy`, `accuracy_low` and `accuracy_high` (shares, 95 % Wilson), `n`, and
         the share of verdicts that were "marked", "last" and "none".
     """
-    judge_name = judging()
+    rule = judging()
     verdicts = [
-        judge(
+        verdict(
             prediction,
             target["golds"],
-            target["answer_type"],
-            judge_name,
+            JudgeSpec(
+                target["judge"] if rule == JudgeSpec.judge else rule,
+                target["answer_type"],
+                target["mark"],
+            ),
             answer_only=target["answer_only"],
         )
         for target, prediction in zip(targets, predictions, strict=True)

@@ -40,10 +40,15 @@ def text_files(
 
 
 class JsonLinesSource(seqio.DataSource):
-    """JSON lines with the string fields "inputs" and "targets"."""
+    """JSON lines with the string fields "inputs" and "targets".
 
-    def __init__(self) -> None:
-        super().__init__(splits=tuple(VARIABLES))
+    Args:
+        path: The file; None: the files of `text_files`.
+    """
+
+    def __init__(self, path: str | None = None) -> None:
+        super().__init__(splits=tuple(VARIABLES) if path is None else ("train",))
+        self._given = path
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
@@ -83,7 +88,7 @@ class JsonLinesSource(seqio.DataSource):
         return dataset
 
     def _path(self, split: str) -> pathlib.Path:
-        files = text_files()
+        files = text_files() if self._given is None else {"train": self._given}
         if split not in files:
             raise InputError(
                 f"No text file is named for split {split!r}. Bind "

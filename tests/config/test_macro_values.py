@@ -72,6 +72,7 @@ WRONG = {
     "EVAL_SPLIT": TEXT,
     "EVAL_EXAMPLES": WHOLE,
     "SUITES": ("'gsm8k'", "5", "[1]", "None", "{'gsm8k': 1}", "True"),
+    "TASKS": ("'a.toml'", "5", "[1]", "None", "True"),
     "PROMPT": (*WORD, *NONE),
     "SPLIT": (*WORD, *NONE),
     "MAX_EXAMPLES": WHOLE,

@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from specialize import cli
-from specialize.corpus.benchmarks.gsm8k import read_gsm8k
+from specialize.corpus.tasks.known import read_problems
 from specialize.quickstart import miniature
 
 from fault_server import FaultServer  # isort: skip
@@ -351,7 +351,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(world, place, capfd, comm
 def test_a_full_disk_ends_sampling_and_what_came_before_is_continued(
     world, place, capfd
 ):
-    problems = read_gsm8k(world.problems)
+    problems = read_problems(world.problems, "gsm8k")
     server = FaultServer({p.question: p.answers[0] for p in problems})
     with server.running() as url:
         # Two at once: with more, all may be under way before the first does not fit.
@@ -397,4 +397,4 @@ def test_importing_the_commands_imports_nothing_heavy():
 
 
 def test_the_world_has_what_the_cases_count_on(world):
-    assert len(read_gsm8k(world.problems)) == 24
+    assert len(read_problems(world.problems, "gsm8k")) == 24

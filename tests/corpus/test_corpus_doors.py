@@ -8,7 +8,6 @@ import shutil
 
 import pytest
 
-from specialize.corpus.benchmarks.table import BENCHMARKS, licence_of
 from specialize.corpus.building import passes, pipeline, stages
 from specialize.corpus.building.released import import_released
 from specialize.corpus.inspection import lookup, view
@@ -16,6 +15,7 @@ from specialize.corpus.lines import read_lines
 from specialize.corpus.spec import AlignmentSpec, FolderSpec, RecordsSpec, Sources
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.manifest import Manifest
+from specialize.corpus.tasks.known import index, licence_of, read_problems, shipped
 from specialize.errors import InputError
 
 
@@ -167,17 +167,17 @@ def test_a_file_of_ones_own_has_no_licence_and_no_human_author(
 ):
     own = tmp_path / "own.json"
     own.write_text(BENCHMARK_TEXTS[dataset])
-    assert licence_of(dataset, own).startswith("unknown")
+    assert licence_of(shipped(dataset), own).startswith("unknown")
     card = cards.corpus_card(Sources(own, [own], dataset, "t"), rationales=False)
     assert card.licences[dataset].startswith("unknown")
     assert card.teacher == "t"
 
 
 def test_the_owners_files_have_their_licence(shared_data):
-    for name, benchmark in BENCHMARKS.items():
-        task = "navigate"
-        file = shared_data / benchmark.test_file.format(task=task)
-        assert licence_of(name, file) == benchmark.licence
+    for name in index().tasks:
+        task = shipped(name)
+        file = shared_data / str(task.files.test).format(subtask="navigate")
+        assert licence_of(task, file) == task.licence
 
 
 @pytest.mark.parametrize("name", ["loop", "x" * 300, "folder", "absent", "fifo", "a\0"])
@@ -189,7 +189,7 @@ def test_an_input_that_cannot_be_read_is_one_error(world, tmp_path, name):
         list(read_lines(tmp_path / name))
     if name != "fifo":  # problems are read once, so a FIFO is welcome
         with pytest.raises(InputError):
-            BENCHMARKS["gsm8k"].read(tmp_path / name)
+            read_problems(tmp_path / name, "gsm8k")
     with pytest.raises(InputError):
         list(read_lines(pathlib.Path("/dev/zero")))
 

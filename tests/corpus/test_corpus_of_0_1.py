@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from specialize import cli, outputs, versions
-from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import Questions, parse_line
 from specialize.corpus.lines import read_lines
 from specialize.corpus.records import Completion, Problem
@@ -22,13 +21,14 @@ from specialize.corpus.sampling.spec import SamplingSpec
 from specialize.corpus.sampling.teachers import Answer, Ask, Choice
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.manifest import Manifest
+from specialize.corpus.tasks.known import read_problems
 from specialize.quickstart.exact_teacher import TEACHER_NAME
 
 NEWER = pytest.mark.parametrize("found", [2, "next"])
 
 
 def problems(folder: pathlib.Path) -> list[Problem]:
-    return read_gsm8k(folder / "world/gsm8k/train.jsonl")
+    return read_problems(folder / "world/gsm8k/train.jsonl", "gsm8k")
 
 
 # ---- The corpus ----------------------------------------------------------------------

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from specialize.corpus import prompts
-from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.records import Problem
+from specialize.corpus.tasks.known import read_problems
 from specialize.errors import InputError
 
 
@@ -135,7 +135,7 @@ def test_the_teachers_prompt_ends_with_the_question():
 
 
 def test_the_reference_codes_own_examples_are_reproduced(shared_data):
-    train = read_gsm8k(shared_data / "gsm8k/train.jsonl")
+    train = read_problems(shared_data / "gsm8k/train.jsonl", "gsm8k")
     by_question = {problem.question: problem for problem in train}
     text = (shared_data / "codex/format_examples.json").read_text(encoding="utf-8")
     examples = json.loads(text)

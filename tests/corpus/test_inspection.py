@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from specialize.corpus.alignment.aligning import align, one_hot
-from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import read_completions
 from specialize.corpus.inspection import lookup, view
 from specialize.corpus.records import TeacherToken
 from specialize.corpus.spec import AlignmentSpec
 from specialize.corpus.storage import shards
+from specialize.corpus.tasks.known import read_problems
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 
@@ -28,7 +28,7 @@ def vocabulary(world):
 
 @pytest.fixture(scope="module")
 def problems(world):
-    return read_gsm8k(world.problems)
+    return read_problems(world.problems, "gsm8k")
 
 
 @pytest.fixture(scope="module")

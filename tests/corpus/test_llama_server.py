@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 
 from specialize import cli
-from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import read_completions
+from specialize.corpus.tasks.known import read_problems
 
 import tiny_llama  # isort: skip
 
@@ -122,7 +122,8 @@ def test_what_is_exported_are_the_models_own_probabilities(
     known, names = tiny_llama.logprobs(), tiny_llama.pieces()
     ids = {name: index for index, name in enumerate(names) if name}
     samples = [
-        found.completion for found in read_completions(out, read_gsm8k(questions))
+        found.completion
+        for found in read_completions(out, read_problems(questions, "gsm8k"))
     ]
     assert len(samples) == 48
     assert len({found.text for found in samples}) > 12
@@ -156,7 +157,7 @@ def test_a_character_of_two_tokens_has_their_product_and_the_firsts_alternatives
     expected = known[caf, first] + known[first, second]
     found = [
         token
-        for read in read_completions(out, read_gsm8k(questions))
+        for read in read_completions(out, read_problems(questions, "gsm8k"))
         for token in read.completion.tokens
         if token.token == "é".encode()
     ]
@@ -190,7 +191,9 @@ def test_samples_are_verified_aligned_and_written(url, questions, world, tmp_pat
     data = ["--problems", questions]
     right, aligned = tmp_path / "right.jsonl", tmp_path / "aligned.jsonl"
     corpus("verify", *data, "--completions", samples, "--out", right)
-    golds = {problem.id: problem.answers[0] for problem in read_gsm8k(questions)}
+    golds = {
+        problem.id: problem.answers[0] for problem in read_problems(questions, "gsm8k")
+    }
     kept = [json.loads(line) for line in right.read_text().splitlines()]
     assert 5 <= len(kept) < 48
     assert all(
@@ -229,7 +232,7 @@ def test_the_rows_of_the_answer_are_the_models(url, questions, world, tmp_path):
     out = exported(tmp_path / "r.sqlite")
     vocabulary = Vocabulary(world.vocabulary)
     rows = []
-    for read in read_completions(out, read_gsm8k(questions)):
+    for read in read_completions(out, read_problems(questions, "gsm8k")):
         found = read.completion
         if not found.text.endswith(tuple(f" is {n}" for n in tiny_llama.ANSWERS)):
             continue

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from specialize import cli
-from specialize.corpus.benchmarks.table import read_problems
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.prompts import render
 from specialize.corpus.storage import shards
 from specialize.corpus.storage.manifest import Manifest
+from specialize.corpus.tasks.known import read_problems
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 from specialize.evaluation.report import origins, runs
@@ -332,7 +332,7 @@ def test_a_run_that_would_keep_nothing_is_an_error(world, tmp_path):
         ({"rows": 70_000}, "65,536 at most"),
         ({"near_duplicates": 1.5}, "near_duplicates = 1.5"),
         ({"max_samples": 0}, "max_samples = 0"),
-        ({"dataset": "gsm"}, "dataset is 'gsm'"),
+        ({"task": "gsm"}, "'gsm' is no task.*Did you mean 'gsm8k'"),
         ({"completions": ("absent.jsonl",)}, "absent.jsonl does not exist"),
     ],
 )

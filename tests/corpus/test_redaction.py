@@ -12,9 +12,9 @@ import pytest
 from hypothesis import strategies
 
 from specialize import cli
-from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.redaction import Redactor, checked_key
+from specialize.corpus.tasks.known import read_problems
 from specialize.errors import InputError
 
 import flat  # isort: skip
@@ -249,7 +249,7 @@ def assert_no_key(*texts):
 
 @pytest.fixture
 def problems(world):
-    return read_gsm8k(world.problems)[:1]
+    return read_problems(world.problems, "gsm8k")[:1]
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import pytest
 
 from specialize.corpus.alignment.aligning import align
 from specialize.corpus.alignment.rows import SOFT, UNMATCHED
-from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.building import safe_pickle
 from specialize.corpus.building.released import import_released, query_of
 from specialize.corpus.completions import read_completions
 from specialize.corpus.spec import AlignmentSpec, FolderSpec
 from specialize.corpus.storage import shards
+from specialize.corpus.tasks.known import read_problems
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 
@@ -105,14 +105,14 @@ def test_each_format_becomes_its_records(world, vocabulary, tmp_path, protocol):
 
 
 def test_records_carry_the_problems_ids(world, vocabulary, tmp_path):
-    problem = read_gsm8k(world.problems)[3]
+    problem = read_problems(world.problems, "gsm8k")[3]
     entry = entries(vocabulary)[1]
     entry["question"] = entry["question"].replace(QUESTION, problem.question)
     import_released(
         [dumped(tmp_path / "x.pkl", [entry])],
         AlignmentSpec(world.vocabulary),
         FolderSpec(tmp_path / "corpus"),
-        problems=read_gsm8k(world.problems),
+        problems=read_problems(world.problems, "gsm8k"),
         processes=1,
     )
     (record,) = shards.read_shards(tmp_path / "corpus")
@@ -245,7 +245,7 @@ def test_the_golden_release_is_what_our_dtw_gives(shared_data, tmp_path):
     golden = json.loads(
         (shared_data / "codex" / "aligned_q0_sample0_codex_to_t5.json").read_text()
     )
-    problems = read_gsm8k(shared_data / "gsm8k" / "train.jsonl")[:1]
+    problems = read_problems(shared_data / "gsm8k" / "train.jsonl", "gsm8k")[:1]
     dump = shared_data / "codex" / "codex_raw_q0_50samples.json"
     sample = next(iter(read_completions(dump, problems))).completion
     entry = {

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from specialize import cli, errors
-from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.sampling import endpoint, panel, sample, sampler
 from specialize.corpus.sampling.responses import ResponseStore
+from specialize.corpus.tasks.known import read_problems
 from specialize.errors import InputError
 
 import flat  # isort: skip
@@ -21,7 +21,7 @@ from fault_server import FaultServer, Raw, http  # isort: skip
 
 @pytest.fixture
 def problems(world):
-    return read_gsm8k(world.problems)[:3]
+    return read_problems(world.problems, "gsm8k")[:3]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_text_that_the_judge_cannot_read_loses_no_answer(
     def broken(*_):
         raise failure("4301 digits")
 
-    monkeypatch.setattr(sampler, "judge", broken)
+    monkeypatch.setattr(sampler, "verdict", broken)
     tally = ask(server, problems, tmp_path / "r.sqlite")
     assert (tally.done, tally.right) == (6, 0)
 
@@ -67,7 +67,7 @@ def test_an_answer_is_stored_even_if_the_judge_ends_the_process(
         raise SystemExit(9)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sampler, "judge", killed)
+        patch.setattr(sampler, "verdict", killed)
         with pytest.raises(BaseException):  # noqa: B017, PT011 (a group of exits)
             ask(server, problems, path, concurrency=1)
     with ResponseStore(path) as store:
@@ -111,7 +111,7 @@ def test_choices_with_one_number_are_exported_each(server, problems, tmp_path):
 
 @pytest.fixture(scope="module")
 def filled(world, tmp_path_factory):
-    problems = read_gsm8k(world.problems)[:3]
+    problems = read_problems(world.problems, "gsm8k")[:3]
     server = FaultServer({p.question: p.answers[0] for p in problems})
     path = tmp_path_factory.mktemp("filled") / "r.sqlite"
     with server.running() as server.url:

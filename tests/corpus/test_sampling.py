@@ -10,10 +10,10 @@ import time
 import pytest
 
 from specialize import cli
-from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import read_completions
 from specialize.corpus.sampling import panel, sample
 from specialize.corpus.sampling.responses import ResponseStore
+from specialize.corpus.tasks.known import read_problems
 from specialize.errors import InputError
 
 import flat  # isort: skip
@@ -22,7 +22,7 @@ from fault_server import FaultServer, http  # isort: skip
 
 @pytest.fixture
 def problems(world):
-    return read_gsm8k(world.problems)[:6]
+    return read_problems(world.problems, "gsm8k")[:6]
 
 
 @pytest.fixture

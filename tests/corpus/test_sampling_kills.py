@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from specialize.corpus.benchmarks.gsm8k import read_gsm8k
+from specialize.corpus.tasks.known import read_problems
 
 from fault_server import FaultServer  # isort: skip
 
@@ -48,7 +48,7 @@ def stored(responses, problems):
 
 
 def check_kills(world, tmp_path, kills, delay_s):
-    problems = read_gsm8k(world.problems)
+    problems = read_problems(world.problems, "gsm8k")
     server = FaultServer({p.question: p.answers[0] for p in problems})
     server.right_share = 0.3
     draw = random.Random(kills)
@@ -109,7 +109,7 @@ def test_twenty_kills_lose_nothing_and_the_export_is_that_of_a_calm_run(
 def test_an_interrupt_stores_what_is_under_way_and_says_how_to_go_on(
     world, tmp_path, name
 ):
-    problems = read_gsm8k(world.problems)
+    problems = read_problems(world.problems, "gsm8k")
     server = FaultServer({p.question: p.answers[0] for p in problems})
     server.delay_s = 0.2
     with server.running() as url:

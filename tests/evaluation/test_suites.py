@@ -5,11 +5,10 @@ import shutil
 
 import pytest
 
-from specialize.corpus.benchmarks import bbh
-from specialize.corpus.benchmarks.table import MATH
+from specialize.corpus.tasks.known import index, shipped
 from specialize.errors import InputError
 from specialize.evaluation.spec import PROMPTS, SPLITS
-from specialize.evaluation.suites import bbh_prompts, loading, splits
+from specialize.evaluation.suites import loading, official_prompts, splits
 
 
 def test_a_math_suite_is_asked_in_four_ways(benchmarks):
@@ -91,7 +90,7 @@ def test_a_single_file_is_a_suite(benchmarks, tmp_path):
         ("gsmk8", {}, ["unknown suite 'gsmk8'", "Did you mean 'gsm8k'"]),
         ("navigate", {}, ["Did you mean 'bbh/navigate'"]),
         ("bbh/turnings", {}, ["Did you mean 'bbh/turning'"]),
-        ("zzz", {}, ["Known: gsm8k, multiarith, asdiv, svamp, mas"]),
+        ("zzz", {}, ["Known: gsm8k, multiarith, asdiv, svamp, bbh, mas"]),
         ("gsm8k", {"prompt": "zero_shot"}, ["unknown prompt", "zero_shot_cot"]),
         ("gsm8k", {"split": "dev"}, ["'dev'", "all, validation, test"]),
         ("gsm8k", {"max_examples": 0}, ["max_examples is 0"]),
@@ -123,7 +122,7 @@ def test_a_missing_folder_or_file_is_refused(benchmarks, tmp_path):
 
 def test_some_of_bbhs_tasks_do_not_pass_for_bbh(benchmarks):
     source = benchmarks / "bbh/bbh/turning.json"
-    for task in bbh.TASKS[:26]:
+    for task in tuple(shipped("bbh").subtasks)[:26]:
         shutil.copy(source, benchmarks / f"bbh/bbh/{task}.json")
     with pytest.raises(InputError, match="lacks 1 of.*word_sorting"):
         loading.load_suites("bbh", benchmarks, split="all")
@@ -143,7 +142,7 @@ def test_a_faulty_official_prompt_is_refused(benchmarks):
 
 
 def test_validation_and_test_are_disjoint_whole_and_seeded(benchmarks):
-    for name in (*MATH, "bbh/turning"):
+    for name in (*index().groups["math"], "bbh/turning"):
         every, validation, test = (
             {example.id for example in found.examples}
             for split in SPLITS
@@ -173,7 +172,7 @@ def test_the_papers_splits_are_written_down(shared_data):
             loading.load_suite(name, shared_data, split=split).selection()
             for split in ("validation", "test")
         ]
-        for name in MATH
+        for name in index().groups["math"]
     }
     written = {
         name: [(one["n"], one["digest"]) for one in pair]
@@ -198,7 +197,9 @@ def test_the_27_official_prompts_leave_no_rationale_behind(shared_data):
     assert len(loaded) == 27
     for suite in loaded:
         task = suite.name.partition("/")[2]
-        prompt = bbh_prompts.read_prompt(shared_data / f"bbh/cot-prompts/{task}.txt")
+        prompt = official_prompts.read_prompt(
+            shared_data / f"bbh/cot-prompts/{task}.txt"
+        )
         asked = suite.examples[0].inputs
         assert len(prompt.demonstrations) == 3
         for shot in prompt.demonstrations:
@@ -226,7 +227,7 @@ def test_every_bbh_target_is_an_answer_of_its_type(shared_data):
 def test_every_gold_of_the_math_suites_answers_itself(shared_data):
     from specialize.judging.answers import judge
 
-    for name in MATH:
+    for name in index().groups["math"]:
         for example in loading.load_suite(name, shared_data, split="all").examples:
             for gold in example.golds:
                 for text in (gold, f"The answer is {gold}.", f"#### {gold}"):

@@ -168,13 +168,13 @@ def write_plan(path: pathlib.Path) -> None:
 
 
 def read_parquet(root: pathlib.Path) -> None:
-    from specialize.corpus.benchmarks.table import BENCHMARKS
+    from specialize.corpus.tasks.known import read_problems, shipped
     from specialize.evaluation.suites import hub
 
     made = root / "hub.specialize"
     try:
-        folder = hub._laid_out(root / "hub", "hub:x/y", "gsm8k")
-        BENCHMARKS["gsm8k"].read(folder / "gsm8k/test.jsonl")
+        folder = hub._laid_out(root / "hub", "hub:x/y", "gsm8k", [shipped("gsm8k")])
+        read_problems(folder / "gsm8k/test.jsonl", "gsm8k")
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

@@ -530,7 +530,7 @@ def _write_benchmarks(world: pathlib.Path) -> None:
 
 def _write_answers(root: pathlib.Path) -> None:
     """Predictions of every suite in `of/`, and completions of every benchmark."""
-    from specialize.corpus.benchmarks.table import BENCHMARKS
+    from specialize.corpus.tasks.known import read_problems
 
     (root / "of").mkdir()
     shutil.copy(root / "predictions.jsonl", root / "of/gsm8k.jsonl")
@@ -550,7 +550,7 @@ def _write_answers(root: pathlib.Path) -> None:
         answers = []
         for path in paths:
             task = f"/{pathlib.Path(path).stem}" if name == "bbh" else ""
-            for problem in BENCHMARKS[name].read(root / "world" / path):
+            for problem in read_problems(root / "world" / path, name):
                 said = f"So the answer is {problem.answers[0]}."
                 for kind, prompt in prompts.items():
                     line = {"suite": name + task + prompt, "id": problem.id}
@@ -568,10 +568,10 @@ def _write_answers(root: pathlib.Path) -> None:
 
 
 def _write_dump(root: pathlib.Path) -> None:
-    from specialize.corpus.benchmarks.gsm8k import read_gsm8k
+    from specialize.corpus.tasks.known import read_problems
 
     lines = []
-    for problem in read_gsm8k(root / PROBLEMS):
+    for problem in read_problems(root / PROBLEMS, "gsm8k"):
         words = [" step", "\n", "The", " answer", " is", f" {problem.answers[0]}"]
         words += ["\n", "\n"]
         steps = [[[word, 0.5], [f"{word}x", 0.25]] for word in words]

@@ -11,11 +11,11 @@ import pytest
 from specialize import cli, sharding
 from specialize.checkpoints.store import CheckpointStore
 from specialize.corpus.alignment.aligning import align
-from specialize.corpus.benchmarks.gsm8k import read_gsm8k
 from specialize.corpus.completions import read_completions
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.spec import PaceSpec, SamplingSpec
 from specialize.corpus.sampling.wire import parse_body
+from specialize.corpus.tasks.known import read_problems
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.inference.engine import Engine
 from specialize.inference.spec import DecodingSpec
@@ -73,7 +73,7 @@ def teacher(world, engine):
 
 
 def ask_all(world, engine, path, *, limit=None, concurrency=8, **asked):
-    problems = read_gsm8k(world[0])[:limit]
+    problems = read_problems(world[0], "gsm8k")[:limit]
     asked = {"samples": 4, "samples_per_request": 2} | asked
     tally = asyncio.run(
         sample.run(
@@ -149,7 +149,7 @@ def test_a_prompt_beyond_the_inputs_is_given_up_and_the_others_are_answered(
     mesh = sharding.make_mesh(data=2)
     lengths = [
         len(vocabulary.encode(sample.teacher_prompt("", p.question))) + 1
-        for p in read_gsm8k(world[0])
+        for p in read_problems(world[0], "gsm8k")
     ]
     small = Engine(
         module,
@@ -213,7 +213,7 @@ def test_the_command_samples_a_kept_checkpoint_with_its_top_k(
     assert command("--limit=2") == 0
     assert sample.export(out, tmp_path / "answers.jsonl") == 4
     completions = list(
-        read_completions(tmp_path / "answers.jsonl", read_gsm8k(world[0]))
+        read_completions(tmp_path / "answers.jsonl", read_problems(world[0], "gsm8k"))
     )
     assert {len(token.top) for c in completions for token in c.completion.tokens} <= {
         *range(1, 7)

@@ -18,7 +18,7 @@ from specialize.checkpoints import names
 from specialize.checkpoints.convert import convert
 from specialize.checkpoints.formats import huggingface, huggingface_companions
 from specialize.checkpoints.lazy_tensors import from_array
-from specialize.corpus.benchmarks import bbh
+from specialize.corpus.tasks.known import shipped
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.judging.answers import HOWS
 from specialize.student.network.architecture import T5Config
@@ -73,7 +73,7 @@ def files(shared_data, tmp_path_factory):
     (folder / "asdiv").mkdir()
     (folder / "asdiv/ASDiv.xml").write_text(f"<a>{''.join(problems)}</a>")
     (folder / "bbh/bbh").mkdir(parents=True)
-    for task in bbh.TASKS:
+    for task in shipped("bbh").subtasks:
         path = shared_data / f"bbh/bbh/{task}.json"
         record = json.loads(path.read_text(encoding="utf-8"))
         record["examples"] = record["examples"][: COUNT // 5]
@@ -128,7 +128,11 @@ def test_the_figures_of_t5xs_evaluator_are_ours(
         f"--gin_file={files / 'recipe.gin'}",
         *(f"--gin.{name}={value!r}" for name, value in shown.items()),
     )
-    suites = [f"bbh/{t}" for t in bbh.TASKS] if word != "4" else list(sometimes_right)
+    suites = (
+        [f"bbh/{t}" for t in shipped("bbh").subtasks]
+        if word != "4"
+        else list(sometimes_right)
+    )
     theirs, predictions = {}, []
     for suite in suites:
         task = f"specialize_eval_{suite.replace('/', '_')}_{prompt}"

@@ -62,9 +62,9 @@ def located(tmp_path, monkeypatch):
     for split in ("train", "test"):
         (folder / f"gsm8k/{split}.jsonl").write_text("\n".join(lines))
     (folder / "bbh/bbh").mkdir(parents=True)
-    from specialize.corpus.benchmarks import bbh
+    from specialize.corpus.tasks.known import shipped
 
-    for task in bbh.TASKS:  # some of the tasks would not pass for BBH
+    for task in shipped("bbh").subtasks:  # some of the tasks would not pass for BBH
         (folder / f"bbh/bbh/{task}.json").write_text(
             json.dumps({"examples": [{"input": "Go.", "target": "(B)"}]})
         )
@@ -131,12 +131,12 @@ def test_a_bbh_task_is_judged_by_its_type(seqio, located):
 
 
 def test_mixtures_hold_their_suites_once(seqio):
-    from specialize.corpus.benchmarks import bbh
+    from specialize.corpus.tasks.known import shipped
     from specialize_tasks import benchmarks
 
     for group, suites in (
         ("mas", ("multiarith", "asdiv", "svamp")),
-        ("bbh", [f"bbh/{task}" for task in bbh.TASKS]),
+        ("bbh", [f"bbh/{task}" for task in shipped("bbh").subtasks]),
     ):
         mixture = seqio.get_mixture_or_task(f"specialize_eval_{group}_few_shot_cot")
         names = sorted(task.name for task in mixture.tasks)

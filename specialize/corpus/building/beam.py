@@ -132,6 +132,7 @@ def assemble(
     shards.check_fingerprint(fingerprint)
     questions = list(material.questions)
     samples, judging = material.samples, acceptance.judge
+    assert judging is not None  # the caller takes that of the task
     render = _Render(alignment, records, questions, material.pool, fingerprint, out)
     decide = functools.partial(_decide, acceptance=acceptance)
     with shared_folder(out.path, staging) as folder:

@@ -3,7 +3,6 @@
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
-from specialize.corpus.benchmarks.table import read_problems
 from specialize.corpus.building.decisions import decide, nothing_kept
 from specialize.corpus.building.parallel import default_processes, ordered_map
 from specialize.corpus.building.passes import (
@@ -25,6 +24,7 @@ from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.storage.record_order import Collected, gather
+from specialize.corpus.tasks.known import read_problems
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.outputs import scratch
 from specialize.progress import track
@@ -60,12 +60,13 @@ def build(
         InputError: the input is invalid, or no sample is kept. The folder is unchanged.
     """
     shards.check_output(folder.path, replace=folder.replace)
-    questions = read_problems(sources.problems, sources.dataset)
+    questions = sources.read()
+    acceptance = acceptance.of(sources)
     rationales = with_rationale(questions) if sources.rationales else []
     extra = records.demonstrations_from
     material = Material(
         questions,
-        demonstration_pool(records),
+        demonstration_pool(sources, records),
         Samples(rationales, sources.completions),
         cards.corpus_card(
             sources,
@@ -100,6 +101,7 @@ def assemble(
     fingerprint = fingerprint_of(alignment, records, material.card)
     shards.check_fingerprint(fingerprint)
     workers = default_processes() if processes is None else processes
+    assert acceptance.judge is not None  # the callers take that of the task
     verified = verify_all(
         material.samples,
         material.questions,
@@ -184,10 +186,10 @@ def fingerprint_of(
     )
 
 
-def demonstration_pool(records: RecordsSpec) -> list[Problem] | None:
+def demonstration_pool(sources: Sources, records: RecordsSpec) -> list[Problem] | None:
     """The problems of another file to draw demonstrations from, or None."""
     file = records.demonstrations_from
-    return None if file is None else read_problems(file, "gsm8k")
+    return None if file is None else read_problems(file, sources.spec)
 
 
 def with_rationale(questions: Sequence[Problem]) -> list[Problem]:

@@ -47,6 +47,8 @@ _FORMATS = {
 _CHUNK = 256
 
 TEACHER = "code-davinci-002"
+# The task whose training questions the authors asked.
+TASK = "gsm8k"
 
 
 class _Item(NamedTuple):
@@ -101,7 +103,7 @@ def import_released(
         teacher=teacher,
         sampling={"temperature": 0.5, "source": "released by the paper's authors"},
         licences={
-            "gsm8k": licence,
+            TASK: licence,
             "release": "MIT (FranxYao), if the pickles are those of its authors",
         },
         sources=[cards.source(path) for path in paths],

@@ -35,8 +35,7 @@ def human_completion(problem: Problem) -> Completion:
     """
     if problem.rationale is None or not problem.answers:
         raise ValueError(f"{problem.id} has no human rationale with an answer")
-    text = prompts.cot_target(problem.rationale, problem.answers[0])
-    return Completion(problem.id, HUMAN, text)
+    return Completion(problem.id, HUMAN, prompts.solution(problem))
 
 
 class Rendered(NamedTuple):

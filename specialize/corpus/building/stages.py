@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from specialize import outputs
-from specialize.corpus.benchmarks.table import licence_of, read_problems
 from specialize.corpus.building.aligned import aligned_to_json
 from specialize.corpus.building.decisions import DROP, Verification, decide
 from specialize.corpus.building.parallel import default_processes, ordered_map
@@ -82,9 +81,11 @@ def verify(
         raise InputError("no completions were named. Name one or more files.")
     cards.check_name(out)
     workers = default_processes() if processes is None else processes
-    problems = read_problems(sources.problems, sources.dataset)
+    problems = sources.read()
     card = cards.corpus_card(sources, problems=False)
     samples = Samples([], sources.completions)
+    acceptance = acceptance.of(sources)
+    assert acceptance.judge is not None  # `of` gives one
     chunks = verify_all(
         samples, problems, acceptance.judge, thorough=True, processes=workers
     )
@@ -137,7 +138,7 @@ def align(
     """
     cards.check_name(out)
     workers = default_processes() if processes is None else processes
-    problems = read_problems(sources.problems, sources.dataset)
+    problems = sources.read()
     completions = _only(sources)
     card = cards.read_card(completions) or cards.Card(cards.UNKNOWN)
     description = _description(alignment)
@@ -190,7 +191,7 @@ def write(
             there is nothing to write. The folder is unchanged.
     """
     shards.check_output(folder.path, replace=folder.replace)
-    questions = read_problems(sources.problems, sources.dataset)
+    questions = sources.read()
     aligned = _only(sources)
     card = cards.read_card(aligned)
     if card is None or not card.alignment:
@@ -211,8 +212,7 @@ def write(
         )
     rationales = with_rationale(questions) if sources.rationales else []
     names = ([cards.HUMAN] if rationales else []) + [card.teacher]
-    licence = licence_of(sources.dataset, sources.problems)
-    licences = card.licences | {sources.dataset: licence}
+    licences = card.licences | sources.licences()
     final = cards.Card(
         teacher="+".join(names),
         prompt_sha256=card.prompt_sha256,
@@ -222,13 +222,18 @@ def write(
     )
     material = Material(
         questions,
-        demonstration_pool(records),
+        demonstration_pool(sources, records),
         Samples(rationales, [aligned], aligned=True),
         final,
         earlier=Funnel.from_json(card.funnel, aligned),
     )
     return assemble(
-        material, alignment, records, AcceptanceSpec(), folder, processes=processes
+        material,
+        alignment,
+        records,
+        AcceptanceSpec(sources.judge),
+        folder,
+        processes=processes,
     )
 
 

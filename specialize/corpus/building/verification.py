@@ -7,7 +7,7 @@ from rapidfuzz.distance import Indel
 
 from specialize.corpus.completions import Sample
 from specialize.corpus.records import Problem, is_whole
-from specialize.judging.answers import judge
+from specialize.judging.answers import verdict
 from specialize.judging.spec import JudgeSpec
 
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -29,12 +29,10 @@ def verify(sample: Sample, problem: Problem, judging: JudgeSpec) -> str | None:
         return "cut_off"
     if not problem.answers:
         return "no_gold"
-    verdict = judge(
-        completion.text, problem.answers, judging.answer_type or "number", judging.judge
-    )
-    if verdict.correct:
+    found = verdict(completion.text, problem.answers, judging)
+    if found.correct:
         return None
-    return "no_answer" if verdict.value is None else "wrong_answer"
+    return "no_answer" if found.value is None else "wrong_answer"
 
 
 def near_duplicates(texts: Sequence[str], threshold: float) -> list[bool]:

@@ -39,14 +39,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from specialize import checks, outputs
-    from specialize.corpus.benchmarks.table import read_problems
     from specialize.corpus.inspection import lookup, view
+    from specialize.corpus.tasks.known import read_problems
     from specialize.errors import InputError
 
     checks.whole("--index", arguments.index, 0)
     problems = []
     if arguments.problems:
-        problems = read_problems(arguments.problems, arguments.dataset)
+        problems = read_problems(arguments.problems, arguments.task)
     elif arguments.completions or not arguments.corpus:
         raise InputError("--problems is needed to read completions. Name their file.")
     if arguments.corpus:

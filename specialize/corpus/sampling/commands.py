@@ -102,10 +102,11 @@ def register_sample(commands: options.Commands) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> int:
-    from specialize.corpus.benchmarks.table import licence_of, read_problems
     from specialize.corpus.sampling import panel, sample
+    from specialize.corpus.tasks.known import find, licence_of, read_problems
 
-    problems = read_problems(arguments.problems, arguments.dataset)
+    task = find(arguments.task)
+    problems = read_problems(arguments.problems, task)
     request = RequestSpec(
         temperature=arguments.temperature,
         top_p=arguments.top_p,
@@ -141,8 +142,8 @@ def _sample(arguments: argparse.Namespace) -> int:
         ),
         prompt_prefix=sample.read_prompt_prefix(arguments.prompt),
         convention=arguments.logprobs_are,
-        dataset=arguments.dataset,
-        licence=licence_of(arguments.dataset, arguments.problems),
+        dataset=task.name,
+        licence=licence_of(task, arguments.problems),
         log_every_s=arguments.log_every,
     )
     return panel.say_what_is_missing(tally)

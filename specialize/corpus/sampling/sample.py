@@ -18,6 +18,7 @@ from specialize.corpus.sampling.sampler import Sampler, Tally
 from specialize.corpus.sampling.spec import CONVENTIONS, Endpoint, SamplingSpec
 from specialize.corpus.sampling.teachers import Busy, Teacher, Unusable
 from specialize.corpus.storage import cards
+from specialize.corpus.tasks.known import index
 from specialize.errors import InputError
 from specialize.progress import say, track
 
@@ -34,7 +35,7 @@ def sample(
     *,
     prompt_prefix: str = "",
     convention: str = "auto",
-    dataset: str = "gsm8k",
+    dataset: str | None = None,
     licence: str = cards.UNKNOWN,
     log_every_s: float = 30.0,
 ) -> Tally:
@@ -49,7 +50,7 @@ def sample(
         convention: whether the server reports log-probabilities before or after
             temperature, one of `CONVENTIONS`; "auto" finds out with two requests of
             one token.
-        dataset: name of the benchmark, for the card.
+        dataset: name of the task, for the card; None: the default task.
         licence: of the problems' file, for the card.
         log_every_s: seconds between log lines off a terminal.
 
@@ -89,7 +90,7 @@ async def run(
     *,
     prompt_prefix: str = "",
     convention: str = "unknown",
-    dataset: str = "gsm8k",
+    dataset: str | None = None,
     licence: str = cards.UNKNOWN,
     log_every_s: float = 30.0,
 ) -> Tally:
@@ -98,7 +99,7 @@ async def run(
         "prompt_sha256": hashlib.sha256(prompt_prefix.encode()).hexdigest(),
         "seed": sampling.seed,
         "samples_per_request": sampling.samples_per_request,
-        "dataset": dataset,
+        "dataset": dataset or index().default,
     }
     try:
         with ResponseStore(responses, create=True) as store:
@@ -113,7 +114,9 @@ async def run(
                 store.note("prompt", prompt_prefix)
             async with panel.watch(sampler.tally, log_every_s=log_every_s):
                 if store.noted("convention") in (None, "unknown"):
-                    first = teacher_prompt(prompt_prefix, problems[0].question)
+                    first = teacher_prompt(
+                        prompt_prefix, problems[0].question, problems[0].wording
+                    )
                     found = await _convention(teacher, convention, first)
                     store.note("convention", found)
                 return await sampler.run()

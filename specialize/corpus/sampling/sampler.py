@@ -33,7 +33,7 @@ from specialize.corpus.sampling.teachers import (
     Unusable,
 )
 from specialize.errors import InputError
-from specialize.judging.answers import judge
+from specialize.judging.answers import verdict
 
 # Each response that cannot be used costs money; transient errors cost nothing.
 _USABLE_ATTEMPTS = 3
@@ -240,7 +240,8 @@ class Sampler:
 
     def _ask(self, block: _Block) -> Ask:
         identity, first, count = block
-        prompt = teacher_prompt(self._prompt_prefix, self._problems[identity].question)
+        problem = self._problems[identity]
+        prompt = teacher_prompt(self._prompt_prefix, problem.question, problem.wording)
         key = f"{self._sampling.seed}/{identity}/{first}".encode()
         seed = int.from_bytes(hashlib.sha256(key).digest()[:4], "big") >> 1
         return Ask(identity, first, count, prompt, seed)
@@ -307,11 +308,9 @@ class Sampler:
     def _is_right(self, problem_id: str, found: Choice | Completion) -> bool:
         if not is_whole(found.finish_reason):
             return False
-        judging = self._sampling.judge
-        kind = judging.answer_type or "number"
         answers = self._problems[problem_id].answers
         try:
-            return judge(found.text, answers, kind, judging.judge).correct
+            return verdict(found.text, answers, self._sampling.judge).correct
         except (ArithmeticError, RecursionError, ValueError):
             return False  # what the judge cannot read ends no run that is paid for
 

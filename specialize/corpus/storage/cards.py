@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from specialize import outputs, typed_json, versions
-from specialize.corpus.benchmarks.table import UNKNOWN, licence_of
 from specialize.corpus.spec import Sources
 from specialize.corpus.storage.funnel import Funnel
+from specialize.corpus.tasks.known import UNKNOWN
 from specialize.digests import file_digest
 from specialize.errors import InputError
 
@@ -162,13 +162,12 @@ def corpus_card(
         asked = sorted({card.teacher for _, card in known})
         names += [sources.teacher] if sources.teacher else (asked or [UNKNOWN])
     first = known[0][1] if known else Card(UNKNOWN)
-    licence = licence_of(sources.dataset, sources.problems)
     files = [*((sources.problems,) if problems else ()), *sources.completions]
     return Card(
         teacher="+".join(names),
         prompt_sha256=first.prompt_sha256,
         sampling=first.sampling,
-        licences=first.licences | {sources.dataset: licence},
+        licences=first.licences | sources.licences(),
         sources=[source(path) for path in (*files, *more_sources)],
     )
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from specialize.corpus.benchmarks.table import MATH
+from specialize.corpus.tasks.known import index
 from specialize.evaluation.report import figures
 from specialize.evaluation.report.figures import Series
 from specialize.evaluation.report.runs import Run
@@ -20,7 +20,7 @@ def trade_off(runs: Sequence[Run], base: Run | None) -> Section:
     for run in ([base] if base else []) + list(runs):
         points, labels = [], []
         for results in run.evaluations:
-            math = _mean(results, MATH)
+            math = _mean(results, index().groups["math"])
             generic = _mean(results, ("bbh",))
             if math is not None and generic is not None:
                 points.append((generic * 100, math * 100))

@@ -1,9 +1,9 @@
-"""The averages of the paper: BBH over its tasks, M-A-S over three math suites."""
+"""Averages over suites: of the sub-tasks of a task, and of groups of tasks."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from specialize.corpus.benchmarks.table import MAS
+from specialize.corpus.tasks.known import index
 from specialize.evaluation.scoring import statistics
 from specialize.evaluation.scoring.judging import SuiteScore
 from specialize.judging.answers import HOWS
@@ -16,14 +16,19 @@ def averages(scores: Sequence[SuiteScore]) -> dict[str, dict[str, Any]]:
         scores: Scores of single suites; of BBH, one per task.
 
     Returns:
-        "bbh:<prompt>" over the given BBH tasks (at least two) and "mas:<prompt>" if
-        MultiArith, ASDiv and SVAMP are all given: accuracy, its interval, n (number of
-        examples), suites (number of suites), and how and ceiling over the suites.
+        "bbh:<prompt>" over the given sub-tasks of BBH (at least two), and of every
+        other task with sub-tasks; "mas:<prompt>" if MultiArith, ASDiv and SVAMP are all
+        given: accuracy, its interval, n (number of examples), suites (number of
+        suites), and how and ceiling over the suites.
     """
     by_key = {f"{score.name}:{score.prompt}": score for score in scores}
+    parts = [score.name.partition("/")[0] for score in scores if "/" in score.name]
+    groups = index().groups
+    wanted = [(name, 2) for name in dict.fromkeys(parts)]
+    wanted += [(name, len(groups[name])) for name in index().averages]
     found: dict[str, dict[str, Any]] = {}
     for prompt in dict.fromkeys(score.prompt for score in scores):
-        for name, fewest in (("bbh", 2), ("mas", len(MAS))):
+        for name, fewest in wanted:
             group = members(f"{name}:{prompt}", by_key)
             if len(group) >= fewest:
                 found[f"{name}:{prompt}"] = _average([by_key[key] for key in group])
@@ -38,10 +43,11 @@ def members(average: str, keys: Iterable[str]) -> list[str]:
         keys: "suite:prompt" of single suites.
     """
     name, _, prompt = average.partition(":")
+    group = index().groups.get(name, ())
     found: list[str] = []
     for key in keys:
         suite, _, own = key.partition(":")
-        if own == prompt and (suite in MAS if name == "mas" else suite[:4] == "bbh/"):
+        if own == prompt and (suite in group or suite.startswith(f"{name}/")):
             found.append(key)
     return found
 

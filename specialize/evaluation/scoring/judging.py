@@ -194,6 +194,7 @@ def judge_suite(
     if len({len(texts) for texts in samples}) != 1 or not samples[0]:
         counts = sorted({len(texts) for texts in samples})
         raise ValueError(f"{suite.key}: examples have {counts} samples, expected equal")
+    judge = suite.judged_by(judge)
     judged = [
         _judged(example, texts, judge, suite.answer_only)
         for example, texts in zip(suite.examples, samples, strict=True)
@@ -241,9 +242,14 @@ def _to_write(gold: str, answer_type: str) -> str:
 def _judged(
     example: Example, texts: tuple[str, ...], judge: JudgeSpec, answer_only: bool
 ) -> Judged:
-    kind = judge.answer_type or example.answer_type
     verdicts = tuple(
-        answers.judge(text, example.golds, kind, judge.judge, answer_only=answer_only)
+        answers.verdict(
+            text,
+            example.golds,
+            judge,
+            answer_type=example.answer_type,
+            answer_only=answer_only,
+        )
         for text in texts
     )
     elected = statistics.majority([verdict.value for verdict in verdicts])

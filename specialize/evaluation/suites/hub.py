@@ -6,42 +6,18 @@ owners' files at its top (`test.jsonl`), or be GSM8K as its owners publish it
 hub's own cache.
 """
 
+import fnmatch
 import json
 import pathlib
+from collections.abc import Sequence
 
 from specialize import outputs
-from specialize.corpus.benchmarks.table import BENCHMARKS, MAS, MATH
+from specialize.corpus.tasks.known import index, shipped
+from specialize.corpus.tasks.rows import read_rows
+from specialize.corpus.tasks.spec import TaskSpec
 from specialize.errors import InputError
 
 PREFIX = "hub:"
-
-# Prefixes of the Parquet shards of the owners' own dataset.
-_PARQUET = {"gsm8k": ("main/test-", "main/train-")}
-# Owners' file at the top of a dataset -> its path in the benchmarks layout.
-_TOP_LEVEL = {
-    pathlib.PurePath(file).name: file
-    for name in MATH
-    for file in (BENCHMARKS[name].test_file, BENCHMARKS[name].train_file)
-    if file
-}
-_PATTERNS = {
-    **{
-        name: tuple(
-            one
-            for top, file in _TOP_LEVEL.items()
-            if file.startswith(f"{name}/")
-            for one in (file, top)
-        )
-        + tuple(f"{prefix}*.parquet" for prefix in _PARQUET.get(name, ()))
-        for name in MATH
-    },
-    "bbh": (
-        "bbh/bbh/*.json",
-        "bbh/cot-prompts/*.txt",
-        "bbh/*.json",
-        "cot-prompts/*.txt",
-    ),
-}
 
 
 def resolve(place: str, suite: str) -> pathlib.Path:
@@ -60,13 +36,10 @@ def resolve(place: str, suite: str) -> pathlib.Path:
     if not place.startswith(PREFIX):
         return pathlib.Path(place).expanduser()
     repository, _, revision = place.removeprefix(PREFIX).partition("@")
-    family = suite.partition("/")[0]
-    families = MAS if family == "mas" else (family,)
-    patterns = [one for family in families for one in _PATTERNS.get(family, ())]
-    if any(family != "bbh" for family in families):
-        patterns += _PATTERNS["gsm8k"]  # demonstrations
+    tasks = _needed(suite.partition("/")[0])
+    patterns = [one for task in tasks for one in _patterns(task)]
     folder = _snapshot(repository, revision or None, sorted(set(patterns)), place)
-    return _laid_out(folder, place, suite)
+    return _laid_out(folder, place, suite, tasks)
 
 
 def _snapshot(
@@ -101,7 +74,31 @@ def _snapshot(
         ) from error
 
 
-def _laid_out(folder: pathlib.Path, place: str, suite: str) -> pathlib.Path:
+def _needed(family: str) -> list[TaskSpec]:
+    """The tasks whose files a suite or group needs; demonstrations are of others."""
+    names = list(index().groups.get(family, (family,)))
+    known = [shipped(name) for name in names if name in index().tasks]
+    names += [task.demonstrations for task in known if task.demonstrations]
+    return [shipped(one) for one in dict.fromkeys(names) if one in index().tasks]
+
+
+def _paths(task: TaskSpec) -> list[str]:
+    """The files of a task in the benchmarks layout, as glob patterns."""
+    files = task.files
+    paths = (files.train, files.validation, files.test, files.prompt)
+    return [path.format(subtask="*") for path in paths if path]
+
+
+def _patterns(task: TaskSpec) -> list[str]:
+    """The same also without their first folder, and as the hub has them."""
+    paths = _paths(task)
+    tops = [path.partition("/")[2] for path in paths]
+    return [*paths, *tops, *task.files.hub.values()]
+
+
+def _laid_out(
+    folder: pathlib.Path, place: str, suite: str, tasks: Sequence[TaskSpec]
+) -> pathlib.Path:
     """Brings top-level files and Parquet shards into the benchmarks layout."""
     files = sorted(
         path.relative_to(folder).as_posix()
@@ -109,29 +106,40 @@ def _laid_out(folder: pathlib.Path, place: str, suite: str) -> pathlib.Path:
         if path.is_file()
     )
     if not files:
+        known = ", ".join(one for task in tasks[:1] for one in _patterns(task))
         raise InputError(
-            f"{place} has no file of suite {suite!r} in a known layout "
-            f"({', '.join(_PATTERNS.get(suite.partition('/')[0], ()))})."
+            f"{place} has no file of suite {suite!r} in a known layout ({known})."
         )
-    shards = [name for name in files if name.endswith(".parquet")]
-    loose = [name for name in files if name in _TOP_LEVEL]
-    flat_bbh = [name for name in files if name.startswith(("bbh/", "cot-prompts/"))]
-    flat_bbh = [name for name in flat_bbh if name.count("/") == 1]
-    if not shards and not loose and not flat_bbh:
+    moved: dict[str, str] = {}  # file -> its place in the benchmarks layout
+    shards: dict[str, list[str]] = {}  # place -> its Parquet shards
+    for task in tasks:
+        for path in _paths(task):
+            first, _, top = path.partition("/")
+            moved |= {
+                name: f"{first}/{name}"
+                for name in files
+                if _matches(name, top) and not _matches(name, path)
+            }
+        for split, pattern in task.files.hub.items():
+            found = [name for name in files if _matches(name, pattern)]
+            if found:
+                shards[str(getattr(task.files, split))] = found
+    if not moved and not shards:
         return folder
     # Beside the snapshot, in the same cache; links need no space.
     target = folder.with_name(f"{folder.name}.specialize")
+    taken = {name for found in shards.values() for name in found}
     for name in files:
-        place_in = _TOP_LEVEL.get(name, f"bbh/{name}" if name in flat_bbh else name)
-        if not name.endswith(".parquet"):
-            _link(folder / name, target / place_in)
-    for split in ("test", "train"):
-        chosen = [name for name in shards if f"/{split}-" in name]
-        if chosen:
-            _write_lines(
-                [folder / name for name in chosen], target / f"gsm8k/{split}.jsonl"
-            )
+        if name not in taken:
+            _link(folder / name, target / moved.get(name, name))
+    for path, found in shards.items():
+        _write_lines([folder / name for name in found], target / path)
     return target
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a path is of a glob pattern; "*" does not cross folders."""
+    return name.count("/") == pattern.count("/") and fnmatch.fnmatch(name, pattern)
 
 
 def _link(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -143,21 +151,14 @@ def _link(source: pathlib.Path, target: pathlib.Path) -> None:
 def _write_lines(shards: list[pathlib.Path], target: pathlib.Path) -> None:
     if target.exists():
         return
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise InputError(
-            "this dataset is Parquet, which needs pyarrow. Run 'pip install pyarrow', "
-            "or name a folder with the owners' JSON lines."
-        ) from error
     lines: list[str] = []
     for shard in shards:
         try:
-            rows = parquet.read_table(shard, columns=["question", "answer"]).to_pylist()
-            lines += [json.dumps(row, ensure_ascii=False) for row in rows]
-        except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's too
+            for _, row in read_rows(shard):
+                lines.append(json.dumps(row, ensure_ascii=False))
+        except (InputError, TypeError, ValueError) as error:
             raise InputError(
-                f"{shard} is damaged, or not a Parquet file of GSM8K "
+                f"{shard} is damaged, or no table of texts and numbers "
                 f"({_first_line(error):.200}). Remove it from the cache and run the "
                 "command again."
             ) from error

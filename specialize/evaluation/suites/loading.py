@@ -1,15 +1,14 @@
-"""Benchmark files -> suites of prompts with gold answers.
+"""Tasks -> suites of prompts with gold answers.
 
-A suite is a benchmark of `corpus.benchmarks.table`, which has the files, readers and
-answer types, or one task of BBH, "bbh/<task>". "bbh" means every task file, "math" the
-other four benchmarks, "mas" MultiArith, ASDiv and SVAMP. A file of BBH's layout with
-another name works too: the file declares its answer type (`"answer_type"` beside
-`"examples"`), or it is inferred from the targets.
+A suite is a task (`corpus.tasks`) or one of its sub-tasks, "bbh/navigate". "bbh" means
+every sub-task of it, and a group such as "mas" every task of the group. A file of a
+sub-task with another name works too: it declares the type of its answers
+(`"answer_type"` beside its records), or this is inferred from the answers.
 
-Math questions are asked in the prompt formats of the corpus. In-context formats have
-demonstrations from gsm8k/train.jsonl before the question, drawn for each question, so
-that no single draw decides a score. BBH is asked zero-shot in the same formats, and
-in-context with the owners' prompts (`bbh_prompts`).
+Questions are asked in the wording of their task. In-context prompts have
+demonstrations from a training file before the question, drawn for each question, so
+that no single draw decides a score; or the owners' prompt, as for BBH
+(`official_prompts`).
 """
 
 import dataclasses
@@ -20,9 +19,9 @@ from typing import Any
 
 from specialize import typed_json
 from specialize.corpus import prompts
-from specialize.corpus.benchmarks import bbh
-from specialize.corpus.benchmarks.table import BENCHMARKS, MAS, MATH
 from specialize.corpus.records import Problem
+from specialize.corpus.tasks.known import find, index, of_file, read_problems, shipped
+from specialize.corpus.tasks.spec import TaskSpec
 from specialize.errors import InputError, nearest, suggestion
 from specialize.evaluation.spec import (
     DEFAULT_DEMONSTRATIONS,
@@ -31,11 +30,10 @@ from specialize.evaluation.spec import (
     PROMPTS,
     EvaluationSpec,
 )
-from specialize.evaluation.suites import bbh_prompts, hub, splits
+from specialize.evaluation.suites import hub, official_prompts, splits
 from specialize.judging.answers import infer_answer_type
 from specialize.judging.choices import ANSWER_TYPES
-
-GROUPS = {"mas": MAS, "math": MATH}
+from specialize.judging.spec import JudgeSpec
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class Example:
         inputs: The encoder text.
         golds: Gold answers; empty if the owners' gold answer has no number.
         answer_type: Kind of final answer (`judging.answers`).
-        problem: The problem of the benchmark.
+        problem: The problem.
     """
 
     id: str
@@ -68,6 +66,7 @@ class Suite:
         split: One of `spec.SPLITS`.
         left_out: Id -> question of the other examples of the file.
         file: The file.
+        judge: The judge of the task.
     """
 
     name: str
@@ -76,6 +75,7 @@ class Suite:
     split: str
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     file: str = ""
+    judge: JudgeSpec = JudgeSpec()
 
     @property
     def family(self) -> str:
@@ -86,6 +86,12 @@ class Suite:
     def key(self) -> str:
         """Name and prompt, as in tables and files."""
         return f"{self.name}:{self.prompt}"
+
+    def judged_by(self, asked: JudgeSpec) -> JudgeSpec:
+        """The judge of the task, unless the paper's or another type is asked for."""
+        if asked.judge == self.judge.judge or asked.judge == JudgeSpec.judge:
+            return dataclasses.replace(self.judge, answer_type=asked.answer_type)
+        return asked
 
     @property
     def answer_only(self) -> bool:
@@ -105,25 +111,28 @@ class Suite:
 
 def load_suite(
     name: str,
-    benchmarks_dir: str | os.PathLike[str],
+    benchmarks_dir: str | os.PathLike[str] | None,
     *,
     prompt: str = DEFAULT_PROMPT,
     split: str = DEFAULT_SPLIT,
     max_examples: int | None = None,
     demonstrations: int = DEFAULT_DEMONSTRATIONS,
     seed: int = 0,
+    tasks: Sequence[str | os.PathLike[str]] = (),
 ) -> Suite:
     """Reads one suite.
 
     Args:
-        name: "gsm8k", "multiarith", "asdiv", "svamp" or "bbh/<task>".
+        name: A task, or "<task>/<sub-task>".
         benchmarks_dir: Folder of the benchmark files, the file of the suite, or
-            "hub:<owner>/<dataset>" for a dataset of the Hugging Face hub.
+            "hub:<owner>/<dataset>" for a dataset of the Hugging Face hub; None if the
+            data of the suite are beside its task file.
         prompt: One of `spec.PROMPTS`.
         split: One of `spec.SPLITS`.
         max_examples: Size of a seeded sample of the questions. None: all.
-        demonstrations: Number of demonstrations in in-context math prompts.
+        demonstrations: Number of demonstrations in in-context prompts.
         seed: Seed of the draw of demonstrations.
+        tasks: Task files whose names may be suites.
 
     Raises:
         InputError: The name, prompt or split is unknown; a file is missing or
@@ -137,6 +146,7 @@ def load_suite(
         max_examples=max_examples,
         demonstrations=demonstrations,
         seed=seed,
+        tasks=tasks,
     )
     if len(found) > 1:
         raise InputError(
@@ -147,35 +157,52 @@ def load_suite(
 
 def load_suites(
     name: str,
-    benchmarks_dir: str | os.PathLike[str],
+    benchmarks_dir: str | os.PathLike[str] | None,
     *,
     prompt: str = DEFAULT_PROMPT,
     split: str = DEFAULT_SPLIT,
     max_examples: int | None = None,
     demonstrations: int = DEFAULT_DEMONSTRATIONS,
     seed: int = 0,
+    tasks: Sequence[str | os.PathLike[str]] = (),
 ) -> list[Suite]:
     """Reads one suite or the suites of a group, in a fixed order.
 
-    The arguments are those of `load_suite`. `name` may also be "bbh" (every task),
-    "math" or "mas" (MultiArith, ASDiv, SVAMP).
+    The arguments are those of `load_suite`. `name` may also be a task with sub-tasks
+    ("bbh": every one) or a group ("math", or "mas": MultiArith, ASDiv, SVAMP).
 
     Raises:
-        InputError: As for `load_suite`, or some of BBH's 27 tasks are missing.
+        InputError: As for `load_suite`, or some sub-tasks are missing.
     """
     if prompt not in PROMPTS:
         raise InputError(f"unknown prompt {prompt!r}{mistyped(prompt, PROMPTS)}")
-    place = hub.resolve(os.fspath(benchmarks_dir), name)
+    own = own_tasks(tasks)
+    family = name.partition("/")[0]
+    if family in own:
+        place = pathlib.Path(own[family].folder or ".")
+    elif benchmarks_dir is None:
+        raise InputError(
+            f"{name!r} is not the name of a task file, and BENCHMARKS_DIR is not set. "
+            "Set it with --gin.BENCHMARKS_DIR=\"'PATH'\"."
+            f"{mistyped(name, [*own, *index().tasks])}"
+        )
+    else:
+        place = hub.resolve(os.fspath(benchmarks_dir), name)
     suites: list[Suite] = []
-    for single in expand(name, place):
-        family, _, task = single.partition("/")
-        file = place if place.is_file() else _file(single, place)
-        benchmark = BENCHMARKS[family]
-        read = benchmark.read(file)
-        answer_type = benchmark.answer_type or _bbh_type(task, file, read)
-        render = _renderer(single, place, prompt, demonstrations, seed)
+    for single in expand(name, place, own):
+        task = _task(single, own)
+        file = place if place.is_file() else _file(single, place, task, split)
+        task = of_file(task, file)
+        read = read_problems(file, task)
+        answer_type = task.judge.answer_type or _declared_type(file, read)
+        render = _renderer(single, place, task, prompt, demonstrations, seed)
+        whole = task.files.validation is not None
         positions = splits.chosen(
-            family, [problem.id for problem in read], split, max_examples
+            single,
+            [problem.id for problem in read],
+            "all" if whole and split != "all" else split,
+            max_examples,
+            share=task.files.validation_share,
         )
         kept = set(positions)
         suites.append(
@@ -184,21 +211,22 @@ def load_suites(
                 prompt=prompt,
                 examples=tuple(
                     Example(
-                        id=read[index].id,
-                        inputs=render(read[index]),
-                        golds=read[index].answers,
+                        id=read[at].id,
+                        inputs=render(read[at]),
+                        golds=read[at].answers,
                         answer_type=answer_type,
-                        problem=read[index],
+                        problem=read[at],
                     )
-                    for index in positions
+                    for at in positions
                 ),
                 split=split,
                 left_out={
                     problem.id: problem.question
-                    for index, problem in enumerate(read)
-                    if index not in kept
+                    for at, problem in enumerate(read)
+                    if at not in kept
                 },
                 file=str(file),
+                judge=task.judge,
             )
         )
     return suites
@@ -214,56 +242,89 @@ def suites_of(evaluation: EvaluationSpec) -> dict[str, Suite]:
         raise InputError(
             "no suite to evaluate: set SUITES, for example ('gsm8k', 'bbh')."
         )
+    own = own_tasks(evaluation.tasks)
     found: dict[str, Suite] = {}
     for name in evaluation.suites:
         suite, _, prompt = name.partition(":")
+        beside = suite.partition("/")[0] in own
         for one in load_suites(
             suite,
-            evaluation.benchmarks(),
+            None if beside else evaluation.benchmarks(),
             prompt=prompt or evaluation.prompt,
             split=evaluation.split,
             max_examples=evaluation.max_examples,
             demonstrations=evaluation.demonstrations,
+            tasks=evaluation.tasks,
         ):
             found[one.key] = one
     return found
 
 
-def expand(name: str, place: pathlib.Path) -> list[str]:
+def own_tasks(tasks: Sequence[str | os.PathLike[str]]) -> dict[str, TaskSpec]:
+    """Tasks of one's own by name.
+
+    Raises:
+        InputError: A file is malformed, or two tasks have one name.
+    """
+    found: dict[str, TaskSpec] = {}
+    for source in tasks:
+        task = find(source)
+        taken = [*found, *index().tasks, *index().groups]
+        if task.name in taken and source not in index().tasks:
+            raise InputError(
+                f"{os.fspath(source)}: another task has the name {task.name!r}. Rename "
+                "it."
+            )
+        if task.folder is not None:
+            found[task.name] = task
+    return found
+
+
+def expand(
+    name: str, place: pathlib.Path, own: Mapping[str, TaskSpec] | None = None
+) -> list[str]:
     """The names of the suites of a suite or group.
 
     Args:
         name: A suite or a group.
-        place: The benchmarks folder, or the file of one suite.
+        place: The benchmarks folder, the folder of a task, or the file of one suite.
+        own: Tasks of one's own.
 
     Raises:
         InputError: The name is unknown; it is a group, but `place` is a single file; or
-            `place` does not exist or has only some of BBH's tasks.
+            `place` does not exist or has only some of the sub-tasks.
     """
+    own = own or {}
     if not place.exists():
+        folders = ", ".join(f"{one}/" for one in index().tasks)
         raise InputError(
-            f"{place} does not exist. Name the folder with gsm8k/, multiarith/, "
-            "asdiv/, svamp/ and bbh/, or one suite's file."
+            f"{place} does not exist. Name the folder with {folders}, or one suite's "
+            "file."
         )
     single_file = place.is_file()
-    if name in MATH:
-        return [name]
-    if name in GROUPS and not single_file:
-        return list(GROUPS[name])
-    if name == "bbh" or name.startswith("bbh/"):
-        if single_file:
-            return [name if "/" in name else f"bbh/{place.stem}"]
-        here = _bbh_tasks(place)
-        task = name.partition("/")[2]
-        if task and task in here:
+    groups = index().groups
+    if name in groups and not single_file:
+        return list(groups[name])
+    family, _, part = name.partition("/")
+    known = [*own, *index().tasks, *groups]
+    if family in own or family in index().tasks:
+        task = _task(name, own)
+        if not task.subtasks and not part:
             return [name]
-        if not task:
-            return [f"bbh/{found}" for found in here]
-    known = [*MATH, *GROUPS, "bbh", *(f"bbh/{task}" for task in bbh.TASKS)]
-    if not single_file and _file("bbh/", place).parent.is_dir():
-        known += [f"bbh/{task}" for task in _bbh_tasks(place)]
-    remedy = mistyped(name, known)
-    raise InputError(f"unknown suite {name!r} (benchmarks: {place}){remedy}")
+        if task.subtasks and single_file:
+            return [name if part else f"{family}/{place.stem}"]
+        if task.subtasks:
+            here = _subtasks(task, place)
+            if not part:
+                return [f"{family}/{found}" for found in here]
+            if part in here:
+                return [name]
+            known += [f"{family}/{one}" for one in here]
+    for one in index().tasks:
+        known += [f"{one}/{part}" for part in shipped(one).subtasks]
+    raise InputError(
+        f"unknown suite {name!r} (benchmarks: {place}){mistyped(name, known)}"
+    )
 
 
 def mistyped(name: str, known: Sequence[str] | dict[str, Any]) -> str:
@@ -279,25 +340,38 @@ def mistyped(name: str, known: Sequence[str] | dict[str, Any]) -> str:
     return f". Known: {', '.join(short)}."
 
 
-def _bbh_tasks(place: pathlib.Path) -> list[str]:
-    folder = _file("bbh/", place).parent
-    here = sorted(file.stem for file in folder.glob("*.json"))
+def _task(name: str, own: Mapping[str, TaskSpec]) -> TaskSpec:
+    family = name.partition("/")[0]
+    return own[family] if family in own else shipped(family)
+
+
+def _subtasks(task: TaskSpec, place: pathlib.Path) -> list[str]:
+    pattern = place / str(task.files.test).format(subtask="*")
+    here = sorted(file.stem for file in pattern.parent.glob(pattern.name))
     if not here:
-        raise InputError(f"{folder} has no task file (*.json) of BIG-Bench Hard.")
-    missing = [task for task in bbh.TASKS if task not in here]
-    if missing and len(missing) < len(bbh.TASKS):
-        # An average over some of the tasks would look like that of BBH.
+        raise InputError(f"{pattern.parent} has no task file ({pattern.name}).")
+    missing = [one for one in task.subtasks if one not in here]
+    if missing and len(missing) < len(task.subtasks):
+        # An average over some of the tasks would look like that of all.
         raise InputError(
-            f"{folder} lacks {len(missing)} of BIG-Bench Hard's tasks: "
+            f"{pattern.parent} lacks {len(missing)} of the tasks of {task.name}: "
             f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. Add the "
             "files, or name the file of one task instead of the folder."
         )
     return here
 
 
-def _file(name: str, place: pathlib.Path) -> pathlib.Path:
-    family, _, task = name.partition("/")
-    return place / BENCHMARKS[family].test_file.format(task=task)
+def _file(name: str, place: pathlib.Path, task: TaskSpec, split: str) -> pathlib.Path:
+    files = task.files
+    path = (
+        files.validation if split == "validation" and files.validation else files.test
+    )
+    if path is None:
+        raise InputError(
+            f"the task {task.name} has no test file, so it cannot be evaluated. Set "
+            "'test' under [files] in its task file."
+        )
+    return place / path.format(subtask=name.partition("/")[2])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,10 +379,10 @@ class _Declared:
     answer_type: str | None = None
 
 
-def _bbh_type(task: str, file: pathlib.Path, read: Sequence[Problem]) -> str:
-    if task in bbh.ANSWER_TYPES:
-        return bbh.ANSWER_TYPES[task]
-    declared = typed_json.read(file, _Declared).answer_type
+def _declared_type(file: pathlib.Path, read: Sequence[Problem]) -> str:
+    declared = None
+    if file.suffix == ".json":
+        declared = typed_json.read(file, _Declared).answer_type
     if declared is None:
         return infer_answer_type([problem.answers[0] for problem in read])
     if declared not in ANSWER_TYPES:
@@ -320,30 +394,42 @@ def _bbh_type(task: str, file: pathlib.Path, read: Sequence[Problem]) -> str:
 
 
 def _renderer(
-    name: str, place: pathlib.Path, prompt: str, demonstrations: int, seed: int
+    name: str,
+    place: pathlib.Path,
+    task: TaskSpec,
+    prompt: str,
+    demonstrations: int,
+    seed: int,
 ) -> Callable[[Problem], str]:
     """The function that turns the questions of a suite into encoder texts."""
     format = PROMPTS[prompt]
+    wording = task.wording
     if prompt.startswith("zero_shot_"):
-        return lambda problem: prompts.render_inputs(format, problem.question)
-    folder = _root(name, place) if place.is_file() else place
-    family, _, task = name.partition("/")
-    if prompt_file := BENCHMARKS[family].prompt_file:
-        official = bbh_prompts.read_prompt(folder / prompt_file.format(task=task))
+        return lambda problem: wording.input(format, problem.question)
+    part = name.partition("/")[2]
+    folder = place
+    if place.is_file():
+        # The folder that this file would be in, which may have the other files.
+        depth = len(pathlib.PurePath(str(task.files.test)).parts)
+        folder = place.parents[depth - 1]
+    if task.files.prompt:
+        official = official_prompts.read_prompt(
+            folder / task.files.prompt.format(subtask=part)
+        )
         answer_only = prompt.endswith("_answer_only")
         return lambda problem: official.render(
             problem.question, answer_only=answer_only
         )
-    solved = BENCHMARKS["gsm8k"]
-    pool = solved.read(folder / str(solved.train_file))
+    solved = task if task.demonstrations is None else shipped(task.demonstrations)
+    if solved.files.train is None:
+        raise InputError(
+            f"the task {task.name} has no training file, from which demonstrations are "
+            "drawn. Set 'train' under [files] in its task file, or ask zero-shot."
+        )
+    pool = read_problems(folder / solved.files.train, solved)
 
     def render(problem: Problem) -> str:
         drawn = prompts.draw_demonstrations(pool, problem, demonstrations, seed=seed)
-        return prompts.render_inputs(format, problem.question, drawn)
+        return prompts.render_inputs(format, problem.question, drawn, wording=wording)
 
     return render
-
-
-def _root(name: str, file: pathlib.Path) -> pathlib.Path:
-    """The benchmarks folder of a single file, which may have the prompts."""
-    return file.parent.parent.parent if name.startswith("bbh/") else file.parent.parent

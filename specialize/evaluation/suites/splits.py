@@ -15,29 +15,29 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from specialize.corpus.benchmarks.table import BENCHMARKS
 from specialize.errors import InputError
 from specialize.evaluation.spec import SPLITS
 
 SEED = 0
 
-# Share of the examples of a suite that is validation.
-VALIDATION_SHARES = {
-    name: Fraction(*benchmark.validation) for name, benchmark in BENCHMARKS.items()
-}
-
 
 def chosen(
-    family: str, ids: Sequence[str], split: str, max_examples: int | None = None
+    name: str,
+    ids: Sequence[str],
+    split: str,
+    max_examples: int | None = None,
+    *,
+    share: tuple[int, int],
 ) -> list[int]:
     """Positions of a split's examples, in the order of the file.
 
     Args:
-        family: One of `BENCHMARKS`.
+        name: Name of the suite, for messages.
         ids: Ids of all examples of one file.
         split: One of `spec.SPLITS`.
         max_examples: Largest number of examples. They are the first ones in the seeded
             order, not in that of the file; a larger sample contains a smaller one.
+        share: (a, b): a of b examples are the validation split.
 
     Returns:
         Indices into `ids`, ascending.
@@ -50,13 +50,13 @@ def chosen(
     if max_examples is not None and max_examples < 1:
         raise InputError(f"max_examples is {max_examples}, expected at least 1.")
     order = sorted(range(len(ids)), key=lambda index: _rank(ids[index]))
-    size = round(len(ids) * VALIDATION_SHARES[family])
+    size = round(len(ids) * Fraction(*share))
     if split != "all":
         order = order[:size] if split == "validation" else order[size:]
     order = order[:max_examples]
     if not order:
         raise InputError(
-            f"the {split} split of {family} is empty: of {len(ids)} examples "
+            f"the {split} split of {name} is empty: of {len(ids)} examples "
             f"{size} are validation. Use split 'all' or a larger file."
         )
     return sorted(order)

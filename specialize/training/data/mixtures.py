@@ -3,7 +3,9 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from specialize.config import neutral
 from specialize.errors import InputError
 from specialize.training.data.examples import Examples, load_examples, report
 
@@ -32,7 +34,7 @@ class Mixture:
 
 
 def load_mixture(
-    name: str,
+    name: str | Mapping[str, Any],
     split: str,
     feature_lengths: Mapping[str, int],
     cache_dir: str | os.PathLike[str],
@@ -42,7 +44,7 @@ def load_mixture(
     """Loads all tasks of a registered SeqIO mixture or task.
 
     Args:
-        name: registered name. The module that registers it must be imported.
+        name: registered name, whose module must be imported; or shares of corpora.
         split: split of the data; tasks without it are skipped.
         feature_lengths: greatest length of each task feature.
         cache_dir: folder of the prepared examples.
@@ -54,6 +56,7 @@ def load_mixture(
     """
     import seqio
 
+    name = neutral.mixture_name(name)
     try:
         provider = seqio.get_mixture_or_task(name)
     except ValueError as error:

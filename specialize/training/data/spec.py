@@ -17,8 +17,9 @@ class DataSpec:
     """The examples of a run, and how they are made into batches.
 
     Attributes:
-        mixture: name of a registered SeqIO mixture or task, or a `mixtures.Mixture` of
-            examples in memory. None: no data, which is enough for a plan.
+        mixture: name of a registered SeqIO mixture or task; folders of corpora and text
+            files with their shares (`specialize_tasks.mixing`); or a `mixtures.Mixture`
+            of examples in memory. None: no data, which is enough for a plan.
         feature_lengths: greatest length of each task feature, in tokens; "inputs" and
             "targets" are the lengths of a sequence.
         batch_size: number of sequences of the global batch.
@@ -56,7 +57,11 @@ class DataSpec:
     reuse_examples: bool = True
 
     def __post_init__(self) -> None:
-        if self.mixture is not None and not hasattr(self.mixture, "tasks"):
+        if isinstance(self.mixture, Mapping):
+            for path, share in self.mixture.items():
+                checks.text("a path of mixture", path)
+                checks.real(f"mixture[{path!r}]", share, above=0.0)
+        elif self.mixture is not None and not hasattr(self.mixture, "tasks"):
             checks.text("mixture", self.mixture)
         if not isinstance(self.feature_lengths, Mapping) or not all(
             isinstance(name, str) for name in self.feature_lengths

@@ -81,11 +81,10 @@ def decoded_suites(
         InputError: the benchmarks or the vocabulary are not named.
     """
     from specialize.evaluation.evaluate import evaluate_weights
+    from specialize.evaluation.suites.loading import suites_of
 
-    # Fail before the first step if a name is missing.
-    spec = dataclasses.replace(
-        spec, benchmarks_dir=spec.benchmarks(), vocabulary_path=spec.vocabulary()
-    )
+    suites_of(spec)  # fail before the first step if a name is missing
+    spec = dataclasses.replace(spec, vocabulary_path=spec.vocabulary())
 
     def evaluate(params: Any, taken: int) -> Mapping[str, float]:
         out = folder / str(taken)

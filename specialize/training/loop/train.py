@@ -208,7 +208,7 @@ def _load(
     """Loads the examples to train on, and those whose loss is measured, if any."""
     folder = data.examples_dir or model_dir / run_folder.EXAMPLES
 
-    def load(chosen: str | Mixture | None, split: str) -> Mixture:
+    def load(chosen: str | Mapping[str, Any] | Mixture | None, split: str) -> Mixture:
         if isinstance(chosen, Mixture):
             return chosen
         if chosen is None:

@@ -1,0 +1,1 @@
+"""Tasks: what a question, an answer and a prompt are, as small files."""

@@ -1,0 +1,136 @@
+r"""The wording of the four formats: templates of prompts and targets.
+
+q is the question, n the gold answer, r the human rationale or a teacher's text. The
+default is that of Fu et al. (ICML 2023):
+
+| format | encoder text | decoder text |
+|---|---|---|
+| zero_shot_answer_only | `Q: {q} A:` | `The answer is {n}` |
+| zero_shot_cot | `Q: {q}\nLet's think step by step` | `{r}\nThe answer is {n}` |
+| in_context_answer_only | demonstrations, then `Q: {q}\nA:` | `The answer is {n}` |
+| in_context_cot | demonstrations, then as zero_shot_cot | `{r}\nThe answer is {n}` |
+
+A demonstration is the encoder text, a line break (CoT) or a blank (answer-only), and
+the decoder text; `\n\n` separates it from what follows.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+from specialize.corpus.choices import FORMATS
+from specialize.corpus.templates import Template
+from specialize.errors import InputError
+
+STEP_BY_STEP = "Let's think step by step"
+PAPER_INPUTS = {
+    "in_context_cot": f"Q: {{question}}\n{STEP_BY_STEP}",
+    "in_context_answer_only": "Q: {question}\nA:",
+    "zero_shot_cot": f"Q: {{question}}\n{STEP_BY_STEP}",
+    "zero_shot_answer_only": "Q: {question} A:",
+}
+
+
+PAPER_MARK = "The answer is"
+
+
+@dataclasses.dataclass(frozen=True)
+class Wording:
+    """The wording of the formats.
+
+    Attributes:
+        inputs: Template of the query of each of `FORMATS`, with {question}.
+        target: Template of a CoT target, with {rationale} and then {closing}.
+        closing: Template of the sentence with the {answer}.
+        separator: Text after a demonstration.
+        teacher: Template of the question in the prompt of a teacher.
+
+    Raises:
+        InputError: A template lacks a name or has an unknown one.
+    """
+
+    inputs: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: dict(PAPER_INPUTS)
+    )
+    target: str = "{rationale}\n{closing}"
+    closing: str = f"{PAPER_MARK} {{answer}}"
+    separator: str = "\n\n"
+    teacher: str = f"Question: {{question}}\n{STEP_BY_STEP}"
+
+    def __post_init__(self) -> None:
+        for name in FORMATS:
+            where = f"formats.{name}.input"
+            Template(self.inputs[name]).require(where, ["question"])
+        Template(self.target).require("formats.target", ["rationale", "closing"])
+        Template(self.closing).require("formats.closing", ["answer"])
+        Template(self.teacher).require("formats.teacher", ["question"])
+        if not self.separator[:1].isspace() or "\n" not in self.separator:
+            raise InputError(
+                f"formats.separator is {self.separator!r}, expected a text that begins "
+                "with white space and has a line break, such as '\\n\\n'."
+            )
+
+    def input(self, format: str, question: str) -> str:
+        """The encoder text of a question without demonstrations."""
+        return self._input(format).fill({"question": question})
+
+    def question(self, format: str, text: str) -> str | None:
+        """The question in an encoder text without demonstrations, or None."""
+        values = self._input(format).read(text)
+        return None if values is None else values["question"]
+
+    def final(self, answer: str) -> str:
+        """The sentence with the answer."""
+        return self._closing.fill({"answer": answer})
+
+    def solution(self, rationale: str, answer: str) -> str:
+        """The CoT target of a rationale and an answer."""
+        rationale, closing = rationale.strip(), self.final(answer)
+        if not rationale:
+            return closing
+        return _template(self.target).fill({"rationale": rationale, "closing": closing})
+
+    def parts(self, target: str) -> tuple[str, str] | None:
+        """(rationale, answer) of a target; None if it is not of this wording."""
+        pieces = _template(self.target).pieces
+        whole = Template(
+            "".join(
+                literal.replace("{", "{{").replace("}", "}}")
+                + {None: "", "rationale": "{rationale}", "closing": self.closing}[name]
+                for literal, name in pieces
+            )
+        )
+        if values := whole.read(target):
+            return values["rationale"], values["answer"]
+        values = self._closing.read(target)
+        return None if values is None else ("", values["answer"])
+
+    def demonstration(self, format: str, question: str, target: str) -> str:
+        """A solved question, with the separator after it."""
+        joiner = "\n" if format.endswith("_cot") else " "
+        return f"{self.input(format, question)}{joiner}{target}{self.separator}"
+
+    def asked(self, question: str) -> str:
+        """The question as a teacher is asked."""
+        return _template(self.teacher).fill({"question": question})
+
+    @property
+    def judged_mark(self) -> str:
+        """The text before the answer in `closing`, if a judge does not know it."""
+        mark = self._closing.pieces[0][0].strip()
+        return "" if mark == PAPER_MARK else mark
+
+    def _input(self, format: str) -> Template:
+        return _template(self.inputs[format])
+
+    @property
+    def _closing(self) -> Template:
+        return _template(self.closing)
+
+
+@functools.cache
+def _template(text: str) -> Template:
+    return Template(text)
+
+
+PAPER = Wording()
