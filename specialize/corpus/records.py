@@ -172,6 +172,8 @@ class Fingerprint:
         prompt_sha256: digest of the teacher's prompt prefix ("" if there is none).
         sampling: temperature, top_p, seed, n and logprob convention, as JSON values.
         demonstrations: number and seed of in-context demonstrations.
+        task: name of the task, and digest of what determines its records; "" in corpora
+            of version 0.1.
         record_version: layout of the records on disk.
     """
 
@@ -183,6 +185,7 @@ class Fingerprint:
     prompt_sha256: str = ""
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     demonstrations: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    task: str = ""
     record_version: int = versions.CORPUS.writes
 
     def to_json(self) -> dict[str, Any]:

@@ -81,6 +81,11 @@ class Sources:
         """
         return read_problems(self.problems, self.spec)
 
+    @property
+    def label(self) -> str:
+        """Name of the task and digest of its settings, for fingerprints."""
+        return f"{self.spec.name}-{self.spec.digest}"
+
     def licences(self) -> dict[str, str]:
         """The licence of the problems, by the name of the task."""
         return {self.spec.name: licence_of(self.spec, self.problems)}

@@ -183,6 +183,7 @@ def fingerprint_of(
         prompt_sha256=card.prompt_sha256,
         sampling=card.sampling,
         demonstrations={"count": records.demonstrations, "seed": records.seed},
+        task=card.task,
     )
 
 

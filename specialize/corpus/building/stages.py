@@ -218,6 +218,7 @@ def write(
         prompt_sha256=card.prompt_sha256,
         sampling=card.sampling,
         licences=licences,
+        task=sources.label,
         sources=[cards.source(sources.problems), *card.sources],
     )
     material = Material(

@@ -37,6 +37,7 @@ class Card:
             log-probabilities; JSON values.
         licences: licence of each data set, by name.
         sources: the input files: name, bytes, sha256.
+        task: the task of the problems, as `Sources.label`.
         funnel: the funnel so far, between two stages.
         alignment: method, K and vocabulary, after `align`.
     """
@@ -48,6 +49,7 @@ class Card:
     sources: list[dict[str, Any]] = dataclasses.field(
         default_factory=list[dict[str, Any]]
     )
+    task: str = ""
     funnel: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     alignment: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
@@ -168,6 +170,7 @@ def corpus_card(
         prompt_sha256=first.prompt_sha256,
         sampling=first.sampling,
         licences=first.licences | sources.licences(),
+        task=sources.label,
         sources=[source(path) for path in (*files, *more_sources)],
     )
 
