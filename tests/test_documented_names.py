@@ -7,6 +7,7 @@ parsers of the command line.
 
 import argparse
 import ast
+import dataclasses
 import functools
 import itertools
 import pathlib
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 import pytest
 
 from specialize import cli
+from specialize.corpus.choices import FORMATS
+from specialize.corpus.tasks.spec import Files, Rows
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "benchmarks/RESULTS.md") + tuple(
@@ -328,6 +331,15 @@ def resolves(dotted: str) -> bool:
     )
 
 
+@functools.cache
+def keys_of_task_files() -> frozenset[str]:
+    """ "table.key" for every key that a task file may have."""
+    found = {f"formats.{name}" for name in (*FORMATS, "closing", "target", "separator")}
+    for table, kind in (("files", Files), ("fields", Rows)):
+        found |= {f"{table}.{one.name}" for one in dataclasses.fields(kind)}
+    return frozenset(found | {"answer.type", "answer.judge", "fields.records"})
+
+
 def unknown_names(text: str) -> list[str]:
     """Dotted names of ours that nothing has."""
     inside = re.findall(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+", text)
@@ -341,6 +353,7 @@ def unknown_names(text: str) -> list[str]:
         for name in sorted(found)
         if name.split(".")[0] not in FOREIGN_MODULES
         and name.split(".")[-1] not in ENDINGS
+        and name not in keys_of_task_files()
         and not resolves(name)
     ]
 

@@ -159,6 +159,10 @@ class DistillRecord:
     target: AlignedTarget
 
 
+# Fields of a fingerprint that 0.1 did not have.
+_NEWER = ("task",)
+
+
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
     """Everything that must be equal before two parts of a run may be combined.
@@ -189,8 +193,13 @@ class Fingerprint:
     record_version: int = versions.CORPUS.writes
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a manifest."""
-        return dataclasses.asdict(self)
+        """Plain values for a manifest.
+
+        Fields that 0.1 did not have are left out if they are empty, so that its corpora
+        keep their digests.
+        """
+        values = dataclasses.asdict(self)
+        return {k: v for k, v in values.items() if v or k not in _NEWER}
 
     @classmethod
     def from_json(cls, value: dict[str, Any], where: str) -> "Fingerprint":

@@ -30,7 +30,10 @@ WRONG = {
     "CORPUS_DIR": PATH,
     "BENCHMARKS_DIR": PATH,
     "VOCABULARY_PATH": (*PATH, "'does/not/exist'"),
-    "MIXTURE_OR_TASK_NAME": (*TEXT, "'no_such_task'"),
+    "MIXTURE_OR_TASK_NAME": (
+        *("5", "''", "[1]", "True", "'no_such_task'", "{}", "{1: 1}", "{'a': -1}"),
+        *("{'a': '1'}", "{'a': 0}", "{'a': True}", "{'a': 1e999}", "{'nowhere': 1}"),
+    ),
     "TASK_FEATURE_LENGTHS": (
         *("5", "'inputs'", "{}", "{1: 1}", "{'inputs': 8}", "[8, 8]"),
         *("{'inputs': 0, 'targets': 8}", "{'inputs': '8', 'targets': 8}"),
@@ -130,7 +133,7 @@ def as_for_a_user(monkeypatch):
 @pytest.mark.parametrize("macro", WRONG)
 def test_a_wrong_value_of_a_macro_is_refused_by_name(macro, imports):
     for value in WRONG[macro]:
-        if value == "'no_such_task'" and not imports:
+        if value in ("'no_such_task'", "{'nowhere': 1}") and not imports:
             continue  # the tasks are those of the modules that are imported
         try:
             found = problems(f"{macro} = {value}", imports=imports)

@@ -67,7 +67,7 @@ def gsm8k_line(**changes) -> dict[str, str]:
         (
             "svamp/SVAMP.json",
             [{"ID": "chal-0", "Body": "b", "Question": "q", "Answer": 1}] * 2,
-            ["SVAMP.json", "#1", "ID was already given"],
+            ["SVAMP.json", "#1", "id was already given"],
         ),
         (
             "multiarith/MultiArith.json",

@@ -64,9 +64,11 @@ def located(tmp_path, monkeypatch):
     (folder / "bbh/bbh").mkdir(parents=True)
     from specialize.corpus.tasks.known import shipped
 
-    for task in shipped("bbh").subtasks:  # some of the tasks would not pass for BBH
+    # Some of the tasks would not pass for BBH.
+    for task, kind in shipped("bbh").subtasks.items():
+        target = "Yes" if kind == "yes_no" else "(B)"
         (folder / f"bbh/bbh/{task}.json").write_text(
-            json.dumps({"examples": [{"input": "Go.", "target": "(B)"}]})
+            json.dumps({"examples": [{"input": "Go.", "target": target}]})
         )
     model = tmp_path / "spiece"
     sentencepiece.SentencePieceTrainer.train(
@@ -166,7 +168,10 @@ def test_the_reference_rule_can_be_bound(seqio, located):
 
     from specialize_tasks import metrics
 
-    target = {"golds": ("3",), "answer_type": "number", "answer_only": False}
+    target = {
+        **{"golds": ("3",), "answer_type": "number", "answer_only": False},
+        **{"judge": "exact", "mark": ""},
+    }
     assert metrics.accuracy([target], ["The answer is -3"])["accuracy"] == 0
     gin.bind_parameter("specialize_tasks.metrics.judging.rule", "reference")
     assert metrics.accuracy([target], ["The answer is -3"])["accuracy"] == 1

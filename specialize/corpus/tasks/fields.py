@@ -185,8 +185,9 @@ def _found(text: str, field: Field, where: str, name: str) -> str:
         matches = _matches(field.pattern, text)
         if not matches:
             raise InputError(
-                f"{where}: {name} does not match {field.pattern!r}; the text ends "
-                f"{text.strip()[-40:]!r}. Correct the row or remove it."
+                f"{where}: {name} does not match {field.pattern!r} in the text of "
+                f"{field.template!r}, which ends {text.strip()[-40:]!r}. Correct the "
+                "row or remove it."
             )
         text = matches[-1]
         text = field.values.get(text.strip(), text)

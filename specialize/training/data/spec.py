@@ -58,6 +58,8 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         if isinstance(self.mixture, Mapping):
+            if not self.mixture:
+                raise InputError("mixture = {}; it must have at least one share.")
             for path, share in self.mixture.items():
                 checks.text("a path of mixture", path)
                 checks.real(f"mixture[{path!r}]", share, above=0.0)
