@@ -10,3 +10,9 @@ FORMATS = (
 
 # The methods that align the teacher's tokens with the student's pieces.
 ALIGNMENTS = ("bytes", "dtw")
+
+# The layouts of foreign files; `importing.layouts` describes them.
+LAYOUTS = ("ours", "notebook", "batch", "body", "vllm", "messages", "rows")
+
+# What is done with the reasoning that a teacher writes before its answer.
+REASONING = ("drop", "keep", "refuse")

@@ -20,6 +20,7 @@ gets a `rejection`, which the funnel counts.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -30,7 +31,9 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import msgspec
 
 from specialize import typed_json
+from specialize.corpus.choices import REASONING
 from specialize.corpus.lines import Line, read_lines, staged_lines
+from specialize.corpus.reasoning import set_apart, thinks
 from specialize.corpus.records import (
     PROBABILITY_SLACK,
     Completion,
@@ -56,17 +59,29 @@ class Sample(NamedTuple):
             the end of generation. The tokens spell the text.
         where: "file:line" or "file:line#sample", for messages.
         rejection: why the sample cannot be used, or None.
+        reasoned: whether reasoning was set apart from its answer.
     """
 
     completion: Completion
     where: str
     rejection: str | None = None
+    reasoned: bool = False
+
+
+class UnknownQuestion(InputError):
+    """A completion answers none of the problems."""
 
 
 class Questions:
-    """Finds the problem that a completion answers, by id or by the question's text."""
+    """Finds the problem that a completion answers, by id or by the question's text.
 
-    def __init__(self, problems: Sequence[Problem]):
+    Attributes:
+        reasoning: what is done with reasoning before an answer, one of
+            `choices.REASONING`.
+    """
+
+    def __init__(self, problems: Sequence[Problem], reasoning: str = REASONING[0]):
+        self.reasoning = reasoning
         self._by_id = {problem.id: problem for problem in problems}
         self._by_text = {_folded(p.question): p for p in reversed(problems)}
         self._source = problems[0].source.rpartition(":")[0] if problems else ""
@@ -94,12 +109,31 @@ class Questions:
             found = self._by_text.get(text) or self._by_text.get(_folded(str(question)))
         if found is None:
             named = repr(identity if identity is not None else str(question)[:80])
-            raise InputError(
+            raise UnknownQuestion(
                 f"{where}: answers {named}, which is not among the "
                 f"{len(self._by_id)} problems of {self._source or 'this run'}. Name "
                 "the problem file the teacher was given."
             )
         return found
+
+    def unknown(self, paths: Iterable[Path]) -> InputError:
+        """One error about all completions of some files that answer no problem."""
+        messages: list[str] = []
+        lines = 0
+        for line in itertools.chain.from_iterable(map(read_lines, paths)):
+            lines += 1
+            try:
+                self.find(_decode(line, _Question), line.where)
+            except UnknownQuestion as error:
+                messages.append(str(error))
+        first, *others = messages
+        if not others:
+            return InputError(first)
+        more = "; ".join(text.partition(", which")[0] for text in others[:2])
+        return InputError(
+            f"{first} So do {len(others):,} more of {lines:,} lines: {more}"
+            f"{' ...' if len(others) > 2 else ''}."
+        )
 
 
 def parse_line(
@@ -122,21 +156,42 @@ def parse_line(
     """
     named = _decode(line, _Question)
     problem = questions.find(named, line.where)
-    if not isinstance(named.samples, msgspec.UnsetType):
+    dumped = not isinstance(named.samples, msgspec.UnsetType)
+    found = samples_of(line, problem.id, dumped=dumped, with_tokens=with_tokens)
+    return [apart(sample, questions.reasoning) for sample in found]
+
+
+def samples_of(
+    line: Line, problem_id: str, *, dumped: bool, with_tokens: bool = True
+) -> list[Sample]:
+    """The completions of a JSON object, with their reasoning as the teacher wrote it.
+
+    Args:
+        line: one object of a file.
+        problem_id: id of the problem that they answer.
+        dumped: whether it is an object of a notebook's dump.
+        with_tokens: as for `parse_line`.
+
+    Raises:
+        InputError: as `parse_line`.
+    """
+    if dumped:
         return [
-            _read_dump(sample, index, problem, f"{line.where}#{index}", with_tokens)
+            _read_dump(sample, index, problem_id, f"{line.where}#{index}", with_tokens)
             for index, sample in enumerate(_decode(line, _Dump).samples)
         ]
-    return [_read_export(_decode(line, _Export), problem, line.where, with_tokens)]
+    return [_read_export(_decode(line, _Export), problem_id, line.where, with_tokens)]
 
 
-def read_completions(path: Path, problems: Sequence[Problem]) -> Iterator[Sample]:
+def read_completions(
+    path: Path, problems: Sequence[Problem], reasoning: str = REASONING[0]
+) -> Iterator[Sample]:
     """Yields every completion of a file, in order; unusable ones have a `rejection`.
 
     Raises:
         InputError: as `read_lines` and `parse_line`.
     """
-    questions = Questions(problems)
+    questions = Questions(problems, reasoning)
     for line in read_lines(path):
         yield from parse_line(line, questions)
 
@@ -152,6 +207,8 @@ def completion_to_json(completion: Completion) -> dict[str, Any]:
         "text": completion.text,
         "finish_reason": completion.finish_reason,
     }
+    if completion.reasoning:
+        record["reasoning"] = completion.reasoning
     if completion.tokens is not None:
         record["tokens"] = [token_text(token.token) for token in completion.tokens]
         record["token_logprobs"] = [_finite(t.logprob) for t in completion.tokens]
@@ -185,13 +242,19 @@ def _decode(line: Line, kind: type[T]) -> T:
 
 
 def _read_export(
-    record: "_Export", problem: Problem, where: str, with_tokens: bool
+    record: "_Export", problem_id: str, where: str, with_tokens: bool
 ) -> Sample:
     text = record.text
     reason = record.finish_reason or "stop"
-    completion = Completion(problem.id, record.sample, text, None, reason)
+    border = record.reasoning
+    if border > len(text):
+        raise InputError(
+            f"{where}: reasoning is {border}, expected at most the {len(text)} "
+            f"characters of the text. {_REMEDY}"
+        )
+    completion = Completion(problem_id, record.sample, text, None, reason, border)
     if record.tokens is None:
-        return Sample(dataclasses.replace(completion, text=text.strip()), where)
+        return Sample(_stripped(completion), where)
     if not with_tokens and "".join(record.tokens) == text:
         return Sample(completion, where)
     tokens = spell(text, _export_tokens(record, where))
@@ -225,10 +288,10 @@ def _export_tokens(record: "_Export", where: str) -> tuple[TeacherToken, ...]:
 
 
 def _read_dump(
-    sample: "_DumpedSample", index: int, problem: Problem, where: str, with_tokens: bool
+    sample: "_DumpedSample", index: int, problem_id: str, where: str, with_tokens: bool
 ) -> Sample:
     text, steps = sample.text, sample.steps
-    completion = Completion(problem.id, index, text)
+    completion = Completion(problem_id, index, text)
     sampled = [token_bytes(step[0][0]) for step in steps]
     if b"".join(sampled) != text.encode():
         return Sample(completion, where, "tokens_do_not_spell_the_text")
@@ -259,17 +322,39 @@ def _dump_token(step: list[tuple[str, float]], where: str) -> TeacherToken:
     return teacher_token(token, logprob, logs, where)
 
 
+def apart(sample: Sample, policy: str) -> Sample:
+    """The sample with its reasoning set apart, if it has any."""
+    if sample.rejection is not None:
+        return sample
+    found, rejection = set_apart(sample.completion, policy)
+    if found is sample.completion:
+        return sample._replace(rejection=rejection)
+    tokens = found.tokens
+    found = _stripped(found) if tokens is None else _trimmed(found, tokens)
+    return Sample(found, sample.where, rejection, thinks(sample.completion))
+
+
+def _stripped(completion: Completion) -> Completion:
+    text = completion.text.lstrip()
+    border = max(0, completion.reasoning - len(completion.text) + len(text))
+    return dataclasses.replace(completion, text=text.rstrip(), reasoning=border)
+
+
 def _trimmed(completion: Completion, tokens: tuple[TeacherToken, ...]) -> Completion:
     """Drops the whitespace tokens at both ends, which belong to no student piece."""
     begin, end = 0, len(tokens)
+    border = completion.reasoning
     while begin < end and not tokens[begin].token.strip():
+        border = max(0, border - len(tokens[begin].token))
         begin += 1
     while end > begin and not tokens[end - 1].token.strip():
         end -= 1
     tokens = tokens[begin:end]
     data = b"".join(token.token for token in tokens)
     text = data.decode("utf-8", "surrogatepass")
-    return dataclasses.replace(completion, text=text, tokens=tokens)
+    return dataclasses.replace(
+        completion, text=text, tokens=tokens, reasoning=min(border, len(text))
+    )
 
 
 def _logarithm(value: float | None) -> float:
@@ -286,7 +371,8 @@ def _folded(text: str) -> str:
 
 _REMEDY = (
     "Expected one JSON object per line, as 'specialize corpus export' writes it; a cut "
-    "last line comes from a copy that was cut."
+    "last line comes from a copy that was cut. 'specialize corpus import' reads files "
+    "that were made elsewhere."
 )
 
 
@@ -306,6 +392,7 @@ class _Export:
     text: str
     sample: typed_json.Count
     finish_reason: str | None = None
+    reasoning: typed_json.Count = 0
     tokens: list[str] | None = None
     token_logprobs: list[float | None] | None = None
     top_logprobs: (

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from specialize import typed_json
-from specialize.corpus.choices import ALIGNMENTS, FORMATS
+from specialize.corpus.choices import ALIGNMENTS, FORMATS, REASONING
 from specialize.corpus.sampling.spec import RequestSpec, SamplingSpec
 from specialize.corpus.spec import (
     AcceptanceSpec,
@@ -72,6 +72,19 @@ def add_completions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher", default=None, help="name of the teacher; default: from their cards"
     )
+    add_reasoning(parser)
+
+
+def add_reasoning(parser: argparse.ArgumentParser) -> None:
+    """Adds `--reasoning`."""
+    parser.add_argument(
+        "--reasoning",
+        choices=REASONING,
+        default=None,
+        help="what to do with reasoning before an answer (<think> and the like): drop "
+        "it, keep it before the answer, or refuse the sample; default: as the card of "
+        "the completions says, or else drop",
+    )
 
 
 def add_no_rationales(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +102,7 @@ def sources(arguments: argparse.Namespace) -> Sources:
         arguments.task,
         getattr(arguments, "teacher", None),
         not getattr(arguments, "no_rationales", False),
+        getattr(arguments, "reasoning", None),
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Annotated, Any
 
 import msgspec
@@ -63,6 +64,11 @@ class TeacherToken:
     logprob: float
     top: tuple[tuple[bytes, float], ...]
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nothing is known of its distribution, as where a cut divided it."""
+        return not self.top and self.logprob == -math.inf
+
 
 # The "sample" of a human rationale; it sorts before every sample of a teacher.
 HUMAN = -1
@@ -79,6 +85,8 @@ class Completion:
         tokens: its tokens with alternatives; None if the teacher reports none (human
             rationales), which makes every position one-hot.
         finish_reason: "stop", "length" or what the server sent.
+        reasoning: number of characters at the beginning of `text` that are reasoning
+            before the answer (`reasoning`).
     """
 
     problem_id: str
@@ -86,6 +94,12 @@ class Completion:
     text: str
     tokens: tuple[TeacherToken, ...] | None = None
     finish_reason: str = "stop"
+    reasoning: int = 0
+
+    @property
+    def answer(self) -> str:
+        """The text without its reasoning, which is what a judge reads."""
+        return self.text[self.reasoning :]
 
 
 # What servers write when the teacher ended its text itself, or at a stop text. Every
@@ -125,7 +139,7 @@ class AlignedTarget:
 # Why a target position is soft (index 0) or one-hot (all others).
 ORIGINS = (
     "soft",
-    "no_distribution",  # the teacher reports none (human rationale, answer-only)
+    "no_distribution",  # none is reported (human rationale, answer-only, cut token)
     "eos",
     "unmatched",  # dtw: several teacher tokens, or another string
     "undetermined",  # bytes: the teacher's tokens do not determine this piece

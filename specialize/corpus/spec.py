@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specialize import checks
-from specialize.corpus.choices import ALIGNMENTS, FORMATS
+from specialize.corpus.choices import ALIGNMENTS, FORMATS, REASONING
 from specialize.corpus.tasks.known import (
     find,
     index,
@@ -42,9 +42,12 @@ class Sources:
             content, or a `TaskSpec`.
         teacher: name of the teacher; None takes it from the cards of `completions`.
         rationales: whether human rationales are samples too. They get one-hot rows.
+        reasoning: what is done with what a teacher thinks before its answer, one of
+            `REASONING`; None takes it from the cards, or else drops the reasoning.
 
     Raises:
-        InputError: an unknown task, or one file where a list of files is expected.
+        InputError: an unknown task or policy, or one file where a list of files is
+            expected.
     """
 
     problems: Path
@@ -54,8 +57,11 @@ class Sources:
     )
     teacher: str | None = None
     rationales: bool = True
+    reasoning: str | None = None
 
     def __post_init__(self) -> None:
+        if self.reasoning is not None:
+            checks.one_of("reasoning", self.reasoning, REASONING)
         object.__setattr__(self, "task", find(self.task))
         if isinstance(self.completions, str | os.PathLike):
             raise InputError(

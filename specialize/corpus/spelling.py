@@ -252,7 +252,8 @@ def _covering(
             # of the whole token.
             if not token.token[len(rest) :].strip():
                 return tuple(tokens[: index + 1])
-            last = dataclasses.replace(token, token=rest, top=((rest, token.logprob),))
+            top = () if token.is_unknown else ((rest, token.logprob),)
+            last = dataclasses.replace(token, token=rest, top=top)
             return (*tokens[:index], last)
         position = end
     return tuple(tokens) if position == len(data) else None

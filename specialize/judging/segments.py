@@ -16,16 +16,20 @@ from collections.abc import Callable
 
 HEAD, TAIL = 4_000, 16_000
 
-_END_TOKENS = re.compile(
+END_TOKENS = re.compile(
     r"</s>|<eos>|<\|(?:im_end|endoftext|end_of_text|eot_id|eot|end|return)\|>"
     r"|<end_of_turn>|<｜end▁of▁sentence｜>"
 )
 _IDLE_TOKENS = re.compile(
     r"<pad>|<s>|<bos>|<\|im_start\|>(?:assistant)?|<\|start\|>(?:assistant)?"
 )
-_CHANNEL = re.compile(r"<\|channel\|>(\w+)(?:<\|message\|>)?")
-_THOUGHT = re.compile(
-    r"<(?P<close>/?)(?:think|thinking|thought|reasoning)>|\[(?P<shut>/?)THINK\]",
+CHANNEL = re.compile(
+    r"<\|channel\|>\s?(\w+)(?:\s?(?:to=[^<\s]*|<\|constrain\|>\w+))*\s?(?:<\|message\|>)?"
+)
+# The tags around reasoning; `closes` tells which end one is.
+THOUGHT = re.compile(
+    r"<(?P<close>/?)\s?(?:think|thinking|thoughts?|reasoning|seed:think)\s?>"
+    r"|\[(?P<shut>/?)THINK\]|◁(?P<over>/?)think▷|<\|(?:begin|(?P<end>end))_of_thought\|>",
     re.IGNORECASE,
 )
 _LATEX = re.compile(r"\\(?:text|mathrm|mathbf|textbf|textit)\s?\{([^{}\n]{0,400})\}")
@@ -59,13 +63,13 @@ def split(text: str, prepared: Callable[[str], str] = str) -> Segments:
         Its segments.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    channels = list(_CHANNEL.finditer(text))
+    channels = list(CHANNEL.finditer(text))
     if channels:
         last = channels[-1]
         final = last[1] == "final"
         reply = text[last.end() :] if final else ""
         thought, finished = text[: last.start() if final else len(text)], final
-        thought = _CHANNEL.sub(" ", _END_TOKENS.sub(" ", thought))
+        thought = CHANNEL.sub(" ", END_TOKENS.sub(" ", thought))
     else:
         reply, thought, finished = _outside_thoughts(text)
     reply = prepared(bounded(_without_tokens(reply)))
@@ -73,20 +77,25 @@ def split(text: str, prepared: Callable[[str], str] = str) -> Segments:
     return Segments(bounded(reply), bounded(thought), finished)
 
 
+def closes(tag: re.Match[str]) -> bool:
+    """Whether a match of `THOUGHT` ends the reasoning."""
+    return bool(tag["close"] or tag["shut"] or tag["over"] or tag["end"])
+
+
 def _outside_thoughts(text: str) -> tuple[str, str, bool]:
     outside: list[str] = []
     inside: list[str] = []
     begin, thinking = 0, False
-    for tag in _THOUGHT.finditer(text):
-        closes = bool(tag["close"] or tag["shut"])
+    for tag in THOUGHT.finditer(text):
+        ends = closes(tag)
         piece = text[begin : tag.start()]
         begin = tag.end()
-        if closes and not thinking:
+        if ends and not thinking:
             inside += [*outside, piece]  # the prompt opened it
             outside = []
         else:
             (inside if thinking else outside).append(piece)
-        thinking = not closes
+        thinking = not ends
     if thinking and "".join(inside).strip():
         return "\n".join(outside), "\n".join(inside), True  # thinks again, without end
     (inside if thinking else outside).append(text[begin:])
@@ -97,7 +106,7 @@ def _without_tokens(text: str) -> str:
     """Drops a tokenizer's padding tokens and what follows its end token."""
     text = _IDLE_TOKENS.sub(" ", text).lstrip()
     begin = 0
-    for end in _END_TOKENS.finditer(text):
+    for end in END_TOKENS.finditer(text):
         if text[begin : end.start()].strip():
             return text[begin : end.start()]
         begin = end.end()

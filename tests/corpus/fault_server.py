@@ -44,6 +44,21 @@ class Request:
         return self.question, self.body.get("seed", -1), self.body.get("n", 1)
 
 
+# Words with which servers say that they cut or refused a text.
+CUTS = ("length", "max_tokens", "MAX_TOKENS", "truncated", "content_filter", "abort")
+# What happens to the reasoning that is written before the answer, in chat.
+PARSED = ("parsed", "parsed, cut")
+# What is written before the answer, which is another one.
+THOUGHTS = {
+    "thinks": "<think>\nThe answer is 0.\n</think>\n\n",
+    "thinks, tag eaten": "The answer is 0.\n</think>\n\n",
+}
+
+
+def asks_for_rows(body: Mapping[str, Any]) -> bool:
+    return bool(body.get("logprobs"))
+
+
 # The name of a fault, or what is sent instead of an answer.
 Fault = Callable[[Request], "str | Raw | None"]
 
@@ -207,6 +222,10 @@ class FaultServer:
         body = request.body
         text = self.text(request.question, body.get("seed", 0), index)
         limit = body.get("max_tokens") or body["max_completion_tokens"]
+        if fault in PARSED:
+            text = THOUGHTS["thinks"] + text
+        if fault in THOUGHTS:
+            text = THOUGHTS[fault] + text
         tokens = _TOKEN.findall(text)[:limit]
         text = "".join(tokens)
         power = 1.0 if self.raw_logprobs else 1 / max(body["temperature"], 1e-6)
@@ -245,8 +264,15 @@ class FaultServer:
                     )
                 ]
             }
-        if fault == "no logprobs":
+        if fault == "no logprobs" or not asks_for_rows(body):
             logprobs = None
-        choice = {"index": index, "finish_reason": "stop", "logprobs": logprobs}
+        reason = fault if fault in CUTS else "stop"
+        choice = {"index": index, "finish_reason": reason, "logprobs": logprobs}
         choice |= {"message": {"content": text}} if chat else {"text": text}
+        if fault in PARSED:
+            thought, _, said = text.removeprefix("<think>\n").partition("</think>")
+            choice["message"] = {"content": said, "reasoning_content": thought}
+            if fault == "parsed, cut":
+                choice["message"]["content"] = None
+                choice["finish_reason"] = "length"
         return choice | {"full": text}

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import dataclasses
 import json
 import re
 import sqlite3
@@ -10,14 +11,18 @@ import time
 import pytest
 
 from specialize import cli
+from specialize.corpus.building import stages
 from specialize.corpus.completions import read_completions
 from specialize.corpus.sampling import panel, sample
 from specialize.corpus.sampling.responses import ResponseStore
+from specialize.corpus.spec import Sources
+from specialize.corpus.storage.cards import read_card
 from specialize.corpus.tasks.known import read_problems
+from specialize.corpus.wording import Wording
 from specialize.errors import InputError
 
 import flat  # isort: skip
-from fault_server import FaultServer, http  # isort: skip
+from fault_server import CUTS, THOUGHTS, FaultServer, http  # isort: skip
 
 
 @pytest.fixture
@@ -399,6 +404,123 @@ def test_questions_without_a_right_sample_get_more_until_the_limit(
     assert tally.right == sum(map(sum, by_question.values()))
     again, _ = ask(server, problems, tmp_path, asking={"samples": 2, "max_samples": 10})
     assert (again.done, again.unsolved) == (0, unsolved)
+
+
+@pytest.mark.parametrize("reason", CUTS)
+def test_a_cut_sample_counts_as_wrong_everywhere(server, problems, tmp_path, reason):
+    """In acceptance, for --max_n, in what a resumed run knows, and in verify."""
+    server.right_share = 1.0
+    server.fault = lambda request: reason
+    asking = {"samples": 2, "max_samples": 6}
+    tally, path = ask(server, problems, tmp_path, asking=asking)
+    assert (tally.right, tally.acceptance) == (0, 0.0)
+    assert (tally.unsolved, tally.done, tally.cut) == (6, 36, 36)
+    assert "36 cut off or refused by the server" in panel.line(tally)
+    tally, _ = ask(server, problems, tmp_path, asking=asking)
+    assert (tally.cached, tally.right, tally.unsolved) == (36, 0, 6)
+    exported(path)
+    sources = Sources(
+        problems[0].source.rpartition(":")[0], [path.with_suffix(".jsonl")]
+    )
+    with pytest.raises(InputError, match="none of 36 samples .*'cut_off': 36"):
+        stages.verify(sources, tmp_path / "v.jsonl", processes=1)
+
+
+def test_a_question_whose_first_samples_are_cut_gets_more(server, problems, tmp_path):
+    server.right_share = 1.0
+    seen = collections.Counter()
+
+    def first_is_cut(request):
+        seen[request.question] += 1
+        return "length" if seen[request.question] == 1 else None
+
+    server.fault = first_is_cut
+    tally, _ = ask(server, problems, tmp_path, asking={"samples": 2, "max_samples": 8})
+    assert (tally.unsolved, tally.done, tally.cut) == (0, 24, 12)
+    assert tally.acceptance == 0.5
+
+
+@pytest.mark.parametrize("fault", THOUGHTS)
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_only_the_answer_after_the_reasoning_is_judged_while_sampling(
+    server, problems, tmp_path, fault, api
+):
+    server.right_share = 1.0
+    server.fault = lambda request: fault
+    tally, path = ask(server, problems, tmp_path, endpoint={"api": api})
+    assert tally.acceptance == 1.0
+    exported(path)
+    for one in read_completions(path.with_suffix(".jsonl"), problems):
+        assert one.reasoned
+        assert "0" not in one.completion.text.partition(" twice")[0].split()
+        assert one.completion.tokens
+
+
+def test_a_server_that_sends_the_reasoning_apart_is_sampled_as_it_is(
+    server, problems, tmp_path
+):
+    server.right_share = 1.0
+    server.fault = lambda request: "parsed"
+    tally, path = ask(server, problems, tmp_path, endpoint={"api": "chat"})
+    assert (tally.acceptance, tally.retries) == (1.0, {})
+    exported(path)
+    for policy, thinks in (("drop", False), ("keep", True)):
+        for one in read_completions(path.with_suffix(".jsonl"), problems, policy):
+            assert one.reasoned
+            assert ("answer is 0." in one.completion.text) == thinks
+            assert "think>" not in one.completion.text
+            assert not any(token.is_unknown for token in one.completion.tokens)
+
+
+def test_an_answer_that_is_cut_in_its_reasoning_is_one_wrong_sample(
+    server, problems, tmp_path
+):
+    server.fault = lambda request: "parsed, cut"
+    asking = {"samples": 2, "max_samples": 4}
+    tally, path = ask(
+        server, problems, tmp_path, asking=asking, endpoint={"api": "chat"}
+    )
+    assert (tally.done, tally.cut, tally.right, tally.failed) == (24, 24, 0, 0)
+    assert len(server.requests) == 12
+    lines = [json.loads(line) for line in exported(path).splitlines()]
+    assert {line["finish_reason"] for line in lines} == {"length"}
+
+
+def test_a_teacher_without_log_probabilities_is_sampled_if_none_are_asked_for(
+    server, problems, tmp_path
+):
+    for api in ("completions", "chat"):
+        tally, path = ask(
+            server,
+            problems,
+            tmp_path,
+            name=f"{api}.sqlite",
+            endpoint={"api": api, "logprobs": False},
+            convention="auto",
+        )
+        assert tally.done == 24
+        assert "every row is one-hot" in panel.line(tally)
+        assert all("logprobs" not in one.body for one in server.requests)
+        exported(path)
+        found = [*read_completions(path.with_suffix(".jsonl"), problems)]
+        assert all(one.completion.tokens is None for one in found)
+        card = read_card(path.with_suffix(".jsonl"))
+        assert card.sampling["logprobs"] == "none"
+
+
+def test_another_template_of_the_question_is_another_sampling(
+    server, problems, tmp_path
+):
+    ask(server, problems, tmp_path)
+    wording = Wording(teacher="Question: {question}\nLet's think. Say why:")
+    others = [dataclasses.replace(one, wording=wording) for one in problems]
+    with pytest.raises(InputError, match="prompt_template was None, now .Question: "):
+        ask(server, others, tmp_path)
+    _, path = ask(server, others, tmp_path, name="other.sqlite")
+    assert server.requests[-1].body["prompt"].endswith("Let's think. Say why:")
+    exported(path)
+    card = read_card(path.with_suffix(".jsonl"))
+    assert card.sampling["prompt_template"] == wording.teacher
 
 
 def test_no_more_requests_are_under_way_than_allowed(server, problems, tmp_path):

@@ -120,14 +120,62 @@ def test_tokens_that_llamacpp_holds_back_are_read_as_they_were_sampled(
         assert top.keys() == {text, b"!", b"?"}
 
 
+@pytest.mark.parametrize("p", [0.9, 0.45])
+@pytest.mark.parametrize(
+    ("texts", "reported", "text"),
+    [
+        # The text ends in what may begin a stop text, then the teacher ends it.
+        ([b"Two", b".", b"\n"], [b"Two", b".", b""], "Two.\n"),
+        ([b"Two", b"\n", b"Quest"], [b"Two", b"", b""], "Two\nQuest"),
+        ([b"5", b" \xc3", b"\x97", b"\n"], [b"5", b"", " ×".encode(), b""], "5 ×\n"),
+        # A stop text is cut with the tokens that began it, or inside one of them.
+        ([b"Two", b".", b"\n", b"Question"], [b"Two", b".", b"", b""], "Two."),
+        ([b"Two", b".", b"\n\n", b"Question"], [b"Two", b".", b"", b""], "Two.\n"),
+        # The text that is released is an alternative of its own.
+        ([b"is", b" ", b"4"], [b"is", b"", b" 4"], "is 4"),
+        ([b"a", b"\n", b"\n", b"b"], [b"a", b"", b"", b"\n\nb"], "a\n\nb"),
+    ],
+)
+def test_a_token_that_llamacpp_still_holds_at_the_end_is_the_end_of_the_text(
+    texts, reported, text, p
+):
+    body = json.loads(held_back(texts, reported, p))
+    (choice,) = body["choices"]
+    choice["text"] = text
+    content = choice["logprobs"]["content"]
+    if reported[-1] == b" 4":
+        other = {"id": 4, "token": " 4", "bytes": [32, 52], "logprob": -4.0}
+        content[-1]["top_logprobs"].append(other)
+    end = {"id": 1, "token": "", "bytes": [], "logprob": -0.5}
+    content.append(end | {"top_logprobs": [end]})
+    _, tokens = read(json.dumps(body).encode())
+    found = [token for token, _, _ in tokens if token]
+    assert b"".join(found).decode().rstrip() == text.rstrip()
+    assert found == texts[: len(found)]
+    for number, (one, logprob, top) in enumerate(tokens[: len(found)]):
+        assert logprob == pytest.approx(math.log(p) - number / 1024)
+        assert {one, b"!", b"?"} <= top.keys()
+
+
 @pytest.mark.parametrize("p", [0.9, 0.5, 0.3])
+@pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("whole", [" ×", "🧮", "é", "家"])
-def test_a_character_that_llamacpp_completes_has_unknown_alternatives(whole, p):
+def test_of_a_character_that_llamacpp_completes_the_last_token_alone_is_known(
+    whole, size, p
+):
     text = whole.encode()
-    body = held_back([b"4", text[-1:], b" 5"], [b"4", text, b" 5"], p)
+    if size == len(text):
+        return  # the whole character is one token
+    body = held_back([b"4", text[-size:], b" 5"], [b"4", text, b" 5"], p)
     _, tokens = read(body)
-    assert [token for token, _, _ in tokens] == [b"4", text, b" 5"]
-    assert tokens[1][2].keys() == {text}
+    assert [token for token, _, _ in tokens] == [
+        b"4",
+        text[:-size],
+        text[-size:],
+        b" 5",
+    ]
+    assert tokens[1][1:] == (-math.inf, {})
+    assert tokens[2][2].keys() == {text[-size:], b"!", b"?"}
     assert tokens[0][2].keys() == {b"4", b"!", b"?"}
 
 
@@ -141,7 +189,12 @@ def test_a_reply_with_an_emoji_of_llamacpp_is_used():
     end = {"id": 9, "token": "", "bytes": [], "logprob": -1.58}
     content = [emoji | {"top_logprobs": top}, end | {"top_logprobs": [end]}]
     text, tokens = read(response({"text": "🧮", "logprobs": {"content": content}}))
-    assert (text, tokens) == ("🧮", [("🧮".encode(), value, {"🧮".encode(): value})])
+    assert text == "🧮"
+    # The server reports one probability of three tokens: that of the last byte.
+    assert tokens == [
+        (b"\xf0\x9f\xa7", -math.inf, {}),
+        (b"\xae", value, {b"\xae": value, b"\xaf": -10.05}),
+    ]
 
 
 @pytest.mark.parametrize("value", [None, float("-inf"), -9999.0, -3.4e38])
@@ -173,11 +226,59 @@ def test_white_space_a_server_strips_at_the_beginning_is_no_fault(
     assert spelled[-1][2][b" A"] == -2.0
 
 
-def test_a_reasoning_parser_is_named_as_the_reason():
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        ["<think>", "Hm", ",", " 4", "?", "</think>"],
+        ["<think>\n", "Hm, 4?", "\n</think>\n\n"],
+        ["Hm, 4?", "\n\n"],
+        ["<|channel|>", "analysis", "<|message|>", "Hm, 4?", "<|end|>"],
+    ],
+)
+def test_reasoning_that_a_server_sends_apart_is_before_the_text(before, field):
+    tokens = [(t, None, -0.1, [("~", -3.0)]) for t in (*before, "4", "<|im_end|>")]
+    (choice,) = usable_choices(chat("4", tokens, **{field: "Hm, 4?"}), "x")
+    assert choice.text == "".join(before) + "4"
+    assert choice.text[choice.reasoning :] == "4"
+    assert [one.token.decode() for one in choice.tokens] == [*before, "4"]
+
+
+def test_reasoning_without_its_tokens_is_one_token_of_which_nothing_is_known():
+    body = chat("4", [("4", None, -0.1, [])], reasoning_content="Hm?")
+    (choice,) = usable_choices(body, "x")
+    assert (choice.text, choice.reasoning) == ("Hm?\n\n4", 5)
+    first, second = choice.tokens
+    assert first.is_unknown
+    assert (second.token, second.logprob) == (b"4", -0.1)
+
+
+def test_a_text_that_is_not_after_the_reasoning_of_the_tokens_is_refused():
     tokens = [(t, None, -0.1, []) for t in ("<think>", "Hm", "</think>", "4")]
     with pytest.raises(Unusable, match="reasoning parser.*--extra_body") as caught:
-        usable_choices(chat("4", tokens, reasoning_content="Hm"), "x")
+        usable_choices(chat("5", tokens, reasoning_content="Hm"), "x")
     assert caught.value.reason == "tokens_differ"
+    with pytest.raises(Unusable, match="reasoning parser.*--extra_body"):
+        usable_choices(chat("4", tokens, reasoning_content="Ho"), "x")
+
+
+@pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "content_filter"])
+@pytest.mark.parametrize("text", [None, "", " \n"])
+def test_an_answer_that_is_cut_in_its_reasoning_is_a_cut_sample(text, reason):
+    tokens = [(t, None, -0.1, []) for t in ("<think>", "Hm")]
+    body = json.loads(chat(text, tokens, reasoning_content="Hm"))
+    body["choices"][0]["finish_reason"] = reason
+    (choice,) = usable_choices(json.dumps(body).encode(), "x")
+    assert (choice.text, choice.finish_reason) == ("", reason)
+
+
+@pytest.mark.parametrize("logprobs", [None, {}, {"content": None, "refusal": None}])
+def test_log_probabilities_may_be_missing_if_no_rows_are_wanted(logprobs):
+    body = response({"text": "4", "logprobs": logprobs})
+    with pytest.raises(Unusable):
+        usable_choices(body, "x")
+    (choice,) = usable_choices(body, "x", rows=False)
+    assert (choice.text, choice.tokens) == ("4", None)
 
 
 def test_tokens_that_are_ids_are_named_as_the_reason():

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from specialize.corpus.alignment.readings import Book, Reader, ending, reader_of
 from specialize.corpus.alignment.rows import (
+    NO_DISTRIBUTION,
     SOFT,
     UNDETERMINED,
     UNKNOWN_PIECE,
@@ -45,6 +46,8 @@ def rows(steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary) -> Rows:
             origins[position] = UNKNOWN_PIECE
     for position in text.undetermined:
         origins[position] = UNDETERMINED
+    for position in text.unreported:
+        origins[position] = NO_DISTRIBUTION
     return Rows(text.ids, text.masses, origins)
 
 
@@ -56,6 +59,7 @@ class _Text:
         total: L.
         masses: the rows so far.
         undetermined: positions of rows that no known path reaches.
+        unreported: positions that a token without any distribution has a part in.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class _Text:
         self.total = len(self.ids)
         self.masses: list[dict[int, float]] = []
         self.undetermined: list[int] = []
+        self.unreported: list[int] = []
         self._steps = steps
         self._raw = raw
         self._reader: Reader = reader_of(vocabulary)
@@ -94,9 +99,12 @@ class _Text:
         leaving: list[float] = [0.0]
         weight = 1.0
         reach = base
+        unreported: int | None = None
         while True:
             at = first_open[node]
             token, sampled, others, rest = self._steps[node]
+            if unreported is None and sampled == 0.0 and not others:
+                unreported = at
             if at > reach:
                 reach = at
                 _lengthen(found, leaving, at - base)
@@ -140,6 +148,8 @@ class _Text:
                 break
         self._node = node
         self._close(first_open[node], weight, found, leaving)
+        if unreported is not None:
+            self.unreported.extend(range(unreported, first_open[node]))
 
     def _departure(self, pieces: tuple[int, ...], at: int) -> tuple[int, int | None]:
         """Where `pieces`, placed at position `at`, leave the text, and the piece there.

@@ -41,7 +41,10 @@ def rows(steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary) -> Rows:
     masses: list[dict[int, float]] = []
     origins: list[int] = []
     for piece, mapped in zip(pieces, partners, strict=True):
-        if len(mapped) == 1 and spelled[mapped[0]].replace(" ", SPACE) == piece:
+        known = [n for n in mapped if used[n].sampled or used[n].others]
+        if len(mapped) == len(known) == 1 and (
+            spelled[mapped[0]].replace(" ", SPACE) == piece
+        ):
             masses.append(_distribution(used[mapped[0]], vocabulary))
             origins.append(SOFT)
         else:

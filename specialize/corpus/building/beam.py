@@ -133,7 +133,10 @@ def assemble(
     questions = list(material.questions)
     samples, judging = material.samples, acceptance.judge
     assert judging is not None  # the caller takes that of the task
-    render = _Render(alignment, records, questions, material.pool, fingerprint, out)
+    policy = samples.reasoning
+    render = _Render(
+        alignment, records, questions, material.pool, fingerprint, out, policy
+    )
     decide = functools.partial(_decide, acceptance=acceptance)
     with shared_folder(out.path, staging) as folder:
         pipeline = ab.Pipeline(options=PipelineOptions(list(options)))
@@ -147,7 +150,7 @@ def assemble(
             | "files" >> ab.Create([os.fspath(path) for path in samples.files])
             | "lines" >> ab.FlatMap(read_lines)
             | "spread lines" >> ab.Reshuffle()
-            | "judge" >> ab.ParDo(_VerifyLines(judging, questions))
+            | "judge" >> ab.ParDo(_VerifyLines(judging, questions, policy))
         )
         decided = (
             (humans, completions)
@@ -209,12 +212,13 @@ class _VerifyRationales(ab.DoFn):
 
 
 class _VerifyLines(ab.DoFn):
-    def __init__(self, judging: JudgeSpec, problems: list[Problem]):
+    def __init__(self, judging: JudgeSpec, problems: list[Problem], reasoning: str):
         self._judging = judging
         self._problems = problems
+        self._reasoning = reasoning
 
     def setup(self) -> None:
-        self._questions = Questions(self._problems)
+        self._questions = Questions(self._problems, self._reasoning)
 
     def process(
         self, element: Line, *args: Any, **kwargs: Any
@@ -227,7 +231,12 @@ class _VerifyLines(ab.DoFn):
             if reason is None:
                 payload = json.dumps(completion_to_json(completion))
             verification = Verification(
-                problem.id, completion.sample, reason, sample.where, completion.text
+                problem.id,
+                completion.sample,
+                reason,
+                sample.where,
+                completion.text,
+                sample.reasoned,
             )
             yield problem.id, VerifiedSample(verification, payload)
 
@@ -262,6 +271,7 @@ class _Render(ab.DoFn):
         pool: Sequence[Problem] | None,
         fingerprint: Fingerprint,
         out: FolderSpec,
+        reasoning: str,
     ):
         self._alignment = alignment
         self._records = records
@@ -269,12 +279,13 @@ class _Render(ab.DoFn):
         self._pool = None if pool is None else list(pool)
         self._fingerprint = fingerprint
         self._num_shards = out.num_shards
+        self._reasoning = reasoning
 
     def setup(self) -> None:
         self._renderer = Renderer(
             self._alignment, self._records, self._problems, self._pool
         )
-        self._questions = Questions(self._problems)
+        self._questions = Questions(self._problems, self._reasoning)
 
     def start_bundle(self) -> None:
         self._summary = Summary()

@@ -22,6 +22,7 @@ class Verification(NamedTuple):
         reason: why it is rejected, or None if it is correct.
         where: "file:line", for messages.
         text: its text if near-duplicates are looked for, else "".
+        reasoned: whether reasoning was set apart from its answer.
     """
 
     problem_id: str
@@ -29,6 +30,7 @@ class Verification(NamedTuple):
     reason: str | None
     where: str
     text: str = ""
+    reasoned: bool = False
 
 
 def decide(
@@ -83,6 +85,7 @@ def decide_question(
     for part, verification in zip(parts, verifications, strict=True):
         part.read += 1
         part.questions = 1
+        part.reasoned += verification.reasoned
         if verification.reason is None:
             part.verified += 1
             part.solved = 1

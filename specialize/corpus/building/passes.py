@@ -20,7 +20,13 @@ from specialize.corpus.building.decisions import DROP, KEEP_FIRST, Verification
 from specialize.corpus.building.parallel import ordered_map
 from specialize.corpus.building.rendering import Renderer, human_completion
 from specialize.corpus.building.verification import verify
-from specialize.corpus.completions import Questions, Sample, parse_line
+from specialize.corpus.choices import REASONING
+from specialize.corpus.completions import (
+    Questions,
+    Sample,
+    UnknownQuestion,
+    parse_line,
+)
 from specialize.corpus.lines import Line, read_lines
 from specialize.corpus.records import AlignedTarget, DistillRecord, Fingerprint, Problem
 from specialize.corpus.spec import AlignmentSpec, RecordsSpec
@@ -45,11 +51,13 @@ class Samples:
         rationales: problems whose human rationale is a sample.
         files: files of completions, or files that `align` wrote.
         aligned: whether `align` wrote the files.
+        reasoning: what is done with reasoning before an answer.
     """
 
     rationales: Sequence[Problem]
     files: Sequence[Path]
     aligned: bool = False
+    reasoning: str = REASONING[0]
 
     def chunks(self) -> Iterator["Chunk"]:
         """Yields the rationales first, then the lines of the files in order."""
@@ -170,9 +178,12 @@ def verify_all(
         samples.chunks(),
         processes=processes,
         prepare=Questions,
-        arguments=(list(problems),),
+        arguments=(list(problems), samples.reasoning),
     )
-    return list(track(work, "verify samples"))
+    try:
+        return list(track(work, "verify samples"))
+    except UnknownQuestion:
+        raise Questions(problems).unknown(samples.files) from None
 
 
 def decided(
@@ -242,6 +253,7 @@ def render_all(
             list(material.questions),
             None if material.pool is None else list(material.pool),
             spool,
+            material.samples.reasoning,
         ),
     )
     yield from track(work, "align and write", total=len(verified))
@@ -253,9 +265,10 @@ def _prepare_render(
     problems: list[Problem],
     pool: list[Problem] | None,
     spool: str,
+    reasoning: str,
 ) -> tuple[Renderer, Questions, SpoolWriter]:
     renderer = Renderer(alignment, records, problems, pool)
-    return renderer, Questions(problems), SpoolWriter(spool)
+    return renderer, Questions(problems, reasoning), SpoolWriter(spool)
 
 
 def _verify(
@@ -269,7 +282,14 @@ def _verify(
         completion = sample.completion
         text = completion.text if thorough and reason is None else ""
         verifications.append(
-            Verification(problem.id, completion.sample, reason, sample.where, text)
+            Verification(
+                problem.id,
+                completion.sample,
+                reason,
+                sample.where,
+                text,
+                sample.reasoned,
+            )
         )
 
     for problem in chunk.rationales:

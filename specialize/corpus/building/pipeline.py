@@ -67,7 +67,11 @@ def build(
     material = Material(
         questions,
         demonstration_pool(sources, records),
-        Samples(rationales, sources.completions),
+        Samples(
+            rationales,
+            sources.completions,
+            reasoning=cards.reasoning_of(sources),
+        ),
         cards.corpus_card(
             sources,
             rationales=bool(rationales),

@@ -83,7 +83,8 @@ def verify(
     workers = default_processes() if processes is None else processes
     problems = sources.read()
     card = cards.corpus_card(sources, problems=False)
-    samples = Samples([], sources.completions)
+    policy = cards.reasoning_of(sources)
+    samples = Samples([], sources.completions, reasoning=policy)
     acceptance = acceptance.of(sources)
     assert acceptance.judge is not None  # `of` gives one
     chunks = verify_all(
@@ -101,7 +102,7 @@ def verify(
         decided(samples, chunks, decisions),
         processes=workers,
         prepare=Questions,
-        arguments=(problems,),
+        arguments=(problems, policy),
     )
     with contextlib.ExitStack() as stack:
         if rejected is not None:
@@ -147,7 +148,7 @@ def align(
         Samples([], [completions]).chunks(),
         processes=workers,
         prepare=_prepare_align,
-        arguments=(alignment, problems),
+        arguments=(alignment, problems, cards.reasoning_of(sources)),
     )
     funnel = Funnel.from_json(card.funnel, completions)
     read = 0
@@ -266,9 +267,10 @@ class _Aligned(NamedTuple):
 
 
 def _prepare_align(
-    alignment: AlignmentSpec, problems: list[Problem]
+    alignment: AlignmentSpec, problems: list[Problem], reasoning: str
 ) -> tuple[Renderer, Questions]:
-    return Renderer(alignment, RecordsSpec(), problems), Questions(problems)
+    renderer = Renderer(alignment, RecordsSpec(), problems)
+    return renderer, Questions(problems, reasoning)
 
 
 def _export(questions: Questions, task: Task) -> bytes:

@@ -22,14 +22,14 @@ def verify(sample: Sample, problem: Problem, judging: JudgeSpec) -> str | None:
     if sample.rejection is not None:
         return sample.rejection
     completion = sample.completion
-    if not completion.text.strip():
-        return "empty"
     if not is_whole(completion.finish_reason):
         # The last number of a text that was cut is not its answer, even if equal.
         return "cut_off"
+    if not completion.answer.strip():
+        return "empty"
     if not problem.answers:
         return "no_gold"
-    found = verdict(completion.text, problem.answers, judging)
+    found = verdict(completion.answer, problem.answers, judging)
     if found.correct:
         return None
     return "no_answer" if found.value is None else "wrong_answer"

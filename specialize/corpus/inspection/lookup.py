@@ -13,7 +13,7 @@ from specialize.corpus.completions import Questions, Sample, read_completions
 from specialize.corpus.inspection.view import View, view, view_record
 from specialize.corpus.records import DistillRecord, Problem
 from specialize.corpus.spec import AlignmentSpec, RecordsSpec
-from specialize.corpus.storage import shards
+from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.vocabulary import Vocabulary
@@ -50,7 +50,10 @@ def look_at_record(
     problem_id, _, sample = record.id.rpartition("/")[0].rpartition("/")
     completion = None
     if completions and sample.isdecimal() and record.format.endswith("_cot"):
-        completion = _sample(completions, problems, problem_id, int(sample)).completion
+        policy = manifest.fingerprint.sampling.get("reasoning")
+        completion = _sample(
+            completions, problems, problem_id, int(sample), policy
+        ).completion
     return view_record(record, vocabulary, completion)
 
 
@@ -200,10 +203,17 @@ def _record(
 
 
 def _sample(
-    paths: Sequence[Path], problems: Sequence[Problem], problem_id: str, number: int
+    paths: Sequence[Path],
+    problems: Sequence[Problem],
+    problem_id: str,
+    number: int,
+    policy: str | None = None,
 ) -> Sample:
+    """A sample, with its reasoning treated as `policy` or the file's card says."""
     for path in paths:
-        for sample in read_completions(path, problems):
+        card = cards.read_card(path)
+        stated = None if card is None else card.sampling.get("reasoning")
+        for sample in read_completions(path, problems, policy or stated or "drop"):
             completion = sample.completion
             if (completion.problem_id, completion.sample) == (problem_id, number):
                 return sample

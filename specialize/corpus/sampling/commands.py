@@ -64,6 +64,12 @@ def register_sample(commands: options.Commands) -> None:
         help="more fields of every request, for example '{\"min_p\": 0}'",
     )
     ask.add_argument(
+        "--without_logprobs",
+        action="store_true",
+        help="ask for no log-probabilities, which some servers refuse; every teacher "
+        "row is then one-hot",
+    )
+    ask.add_argument(
         "--logprobs_are",
         default="auto",
         choices=CONVENTIONS,
@@ -113,6 +119,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         max_tokens=arguments.max_tokens,
         stop=tuple(text.replace("\\n", "\n") for text in arguments.stop),
         top_logprobs=arguments.top_logprobs,
+        logprobs=not arguments.without_logprobs,
     )
     endpoint = Endpoint(
         base_url=arguments.base_url,

@@ -132,6 +132,7 @@ class OpenAITeacher:
             options["stop"] = list(request.stop)
         if endpoint.send_seed:
             options["seed"] = seed
+        rows = request.top_logprobs if request.logprobs else 0
         create: Any
         try:
             async with asyncio.timeout(endpoint.timeout_s):
@@ -142,17 +143,13 @@ class OpenAITeacher:
                             0, {"role": "system", "content": endpoint.system}
                         )
                     create = self._client.chat.completions.with_raw_response.create
-                    raw: Any = await create(
-                        messages=messages,
-                        logprobs=True,
-                        top_logprobs=request.top_logprobs,
-                        **options,
-                    )
+                    if rows:
+                        options |= {"logprobs": True, "top_logprobs": rows}
+                    raw: Any = await create(messages=messages, **options)
                 else:
                     create = self._client.completions.with_raw_response.create
-                    raw = await create(
-                        prompt=prompt, logprobs=request.top_logprobs, **options
-                    )
+                    options |= {"logprobs": rows} if rows else {}
+                    raw = await create(prompt=prompt, **options)
                 return cast(bytes, raw.content)
         except (TimeoutError, openai.APITimeoutError):
             message = f"no whole answer in {endpoint.timeout_s:g} s"
@@ -177,7 +174,8 @@ class OpenAITeacher:
 
     def _choices(self, body: bytes, where: str, *, spelt: bool = True) -> list[Choice]:
         try:
-            choices = usable_choices(body, where, spelt=spelt)
+            rows = self.endpoint.request.logprobs
+            choices = usable_choices(body, where, spelt=spelt, rows=rows)
         except Unusable as error:
             message = self._redactor.clean_text(str(error))
             raise Unusable(error.reason, message, again=error.again) from None
@@ -275,7 +273,7 @@ def _admitted(body: bytes, redactor: Redactor, code: int) -> bytes:
 
 def _read(body: bytes) -> list[Choice] | None:
     try:
-        return usable_choices(body, "answer", spelt=False)
+        return usable_choices(body, "answer", spelt=False, rows=False)
     except Unusable:
         return None
 

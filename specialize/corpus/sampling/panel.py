@@ -33,6 +33,8 @@ def line(tally: Tally) -> str:
         f"{tally.spent:,.2f} spent, {tally.projected:,.2f} projected",
         f"{100 * tally.acceptance:.1f} % accepted, {tally.unsolved:,} of "
         f"{tally.questions:,} questions with none correct",
+        *([_cut(tally)] if tally.cut else []),
+        *([_ONE_HOT] if tally.one_hot else []),
         *([f"retried: {_retries(tally, ', ')}"] if tally.retries else []),
         _clock(time.monotonic() - tally.began)
         + ("" if eta is None else f", {_clock(eta)} left"),
@@ -65,6 +67,10 @@ def render(tally: Tally) -> Panel:
         f"{100 * tally.acceptance:.1f} %  {tally.unsolved:,} of {tally.questions:,} "
         "questions with none correct",
     )
+    if tally.cut:
+        grid.add_row("cut", _cut(tally))
+    if tally.one_hot:
+        grid.add_row("rows", _ONE_HOT)
     if tally.retries:
         grid.add_row("retried", _retries(tally, "  "))
         # No markup: the words are the server's.
@@ -108,6 +114,13 @@ async def watch(
                 live.update(render(tally), refresh=True)
             else:
                 say(line(tally))
+
+
+_ONE_HOT = "no log-probabilities are asked for: every row is one-hot"
+
+
+def _cut(tally: Tally) -> str:
+    return f"{tally.cut:,} cut off or refused by the server, so not right"
 
 
 def _retries(tally: Tally, separator: str) -> str:

@@ -317,7 +317,12 @@ class ResponseStore:
                 if (found := parsed.get(number)) is None:
                     raise InputError(f"{where} has no choice {number}. {_DAMAGED}")
                 yield Completion(
-                    question, sample, found.text, found.tokens, found.finish_reason
+                    question,
+                    sample,
+                    found.text,
+                    found.tokens,
+                    found.finish_reason,
+                    found.reasoning,
                 )
 
     @contextlib.contextmanager

@@ -19,6 +19,7 @@ from specialize.corpus.sampling.spec import CONVENTIONS, Endpoint, SamplingSpec
 from specialize.corpus.sampling.teachers import Busy, Teacher, Unusable
 from specialize.corpus.storage import cards
 from specialize.corpus.tasks.known import index
+from specialize.corpus.wording import PAPER
 from specialize.errors import InputError
 from specialize.progress import say, track
 
@@ -101,6 +102,8 @@ async def run(
         "samples_per_request": sampling.samples_per_request,
         "dataset": dataset or index().default,
     }
+    if (template := problems[0].wording.teacher) != PAPER.teacher:
+        settings["prompt_template"] = template
     try:
         with ResponseStore(responses, create=True) as store:
             store.configure(settings)
@@ -109,10 +112,14 @@ async def run(
                 licence = f"{cards.UNKNOWN}: questions of files with other licences"
             store.note("licence", licence)
             sampler = Sampler(problems, teacher, store, prompt_prefix, sampling)
+            asks = isinstance(teacher, OpenAITeacher)
+            sampler.tally.one_hot = asks and settings["top_logprobs"] == 0
             if store.noted("teacher") is None:
                 store.note("teacher", teacher.name)
                 store.note("prompt", prompt_prefix)
             async with panel.watch(sampler.tally, log_every_s=log_every_s):
+                if sampler.tally.one_hot:
+                    store.note("convention", "none")
                 if store.noted("convention") in (None, "unknown"):
                     first = teacher_prompt(
                         prompt_prefix, problems[0].question, problems[0].wording

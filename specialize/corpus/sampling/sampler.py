@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from specialize.corpus.prompts import teacher_prompt
+from specialize.corpus.reasoning import answer_of
 from specialize.corpus.records import Completion, Problem, is_whole
 from specialize.corpus.sampling.limits import Limits
 from specialize.corpus.sampling.responses import ResponseStore, Standing
@@ -64,6 +65,8 @@ class Tally:
         began: `time.monotonic()` of the start.
         recent: (time, requests, tokens) of the last minute.
         last_fault: the message of the last failed attempt.
+        cut: samples of this run that the server cut or refused; none of them is right.
+        one_hot: whether no log-probabilities are asked for.
     """
 
     cached: int = 0
@@ -86,6 +89,8 @@ class Tally:
         default_factory=collections.deque[tuple[float, int, int]]
     )
     last_fault: str = ""
+    cut: int = 0
+    one_hot: bool = False
 
     @property
     def projected(self) -> float:
@@ -284,6 +289,7 @@ class Sampler:
         standing.samples.update(range(ask.first_sample, ask.first_sample + got))
         standing.right += right
         tally.done += got
+        tally.cut += sum(not is_whole(one.finish_reason) for one in answer.choices)
         tally.right += right
         self._pay(answer.prompt_tokens or 0, answer.completion_tokens or 0)
         self._missing[ask.problem_id] -= got
@@ -308,9 +314,12 @@ class Sampler:
     def _is_right(self, problem_id: str, found: Choice | Completion) -> bool:
         if not is_whole(found.finish_reason):
             return False
+        if isinstance(found, Choice):
+            found = Completion(problem_id, 0, found.text, reasoning=found.reasoning)
         answers = self._problems[problem_id].answers
         try:
-            return verdict(found.text, answers, self._sampling.judge).correct
+            answer = answer_of(found)
+            return verdict(answer, answers, self._sampling.judge).correct
         except (ArithmeticError, RecursionError, ValueError):
             return False  # what the judge cannot read ends no run that is paid for
 
@@ -410,7 +419,8 @@ def _backoff(first: float, attempt: int) -> float:
 def _remedy(reason: str) -> str:
     remedy = {
         "no_logprobs": "Start the server with log-probabilities on (vLLM and "
-        "llama.cpp send them; transformers' server does not), or lower --top_logprobs.",
+        "llama.cpp send them; transformers' server does not), lower --top_logprobs, or "
+        "give --without_logprobs for one-hot rows.",
         "refused": "The server's message says what it does not accept.",
         "malformed": "Check --base_url (that of most servers ends in /v1) and --api.",
         "rate_limit": "Lower --requests_per_minute or --concurrency.",

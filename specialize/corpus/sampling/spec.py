@@ -64,6 +64,8 @@ class RequestSpec:
         stop: texts at which a completion ends.
         top_logprobs: number of alternatives per token (OpenAI: at most 5 for
             completions, 20 for chat; vLLM: its --max-logprobs).
+        logprobs: whether log-probabilities are asked for. Without them, every teacher
+            row is one-hot.
 
     Raises:
         InputError: a value outside its range.
@@ -74,6 +76,7 @@ class RequestSpec:
     max_tokens: int = 256
     stop: Sequence[str] = ("\nQuestion:",)
     top_logprobs: int = 5
+    logprobs: bool = True
 
     def __post_init__(self) -> None:
         checks.real("temperature", self.temperature, least=0.0, most=2.0)
@@ -138,7 +141,7 @@ class Endpoint:
             **extra,
             "model": self.model,
             "api": self.api,
-            "top_logprobs": request.top_logprobs,
+            "top_logprobs": request.top_logprobs if request.logprobs else 0,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "max_tokens": request.max_tokens,

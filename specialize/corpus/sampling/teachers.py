@@ -39,12 +39,15 @@ class Choice:
         text: the text.
         tokens: its tokens with alternatives; they spell the text.
         finish_reason: what the server sent.
+        reasoning: number of characters at the beginning of `text` that the server sent
+            as reasoning, apart from the answer.
     """
 
     index: int
     text: str
     tokens: tuple[TeacherToken, ...] | None
     finish_reason: str
+    reasoning: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

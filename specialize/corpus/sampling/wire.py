@@ -7,15 +7,15 @@ Both layouts of log-probabilities are read, at either endpoint:
   "logprob", "top_logprobs": [{"token", "bytes", "logprob"}]}]}`.
 """
 
-import itertools
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, cast
 
 import msgspec
 
 from specialize import typed_json
-from specialize.corpus.records import TeacherToken
+from specialize.corpus.records import TeacherToken, is_whole
 from specialize.corpus.sampling.teachers import Choice, Unusable
 from specialize.corpus.spelling import (
     IMPOSSIBLE,
@@ -80,7 +80,9 @@ class _Logprobs(msgspec.Struct):
     top_logprobs: list[_Pairs | None] | None = None
 
 
-def usable_choices(body: bytes, where: str, *, spelt: bool = True) -> list[Choice]:
+def usable_choices(
+    body: bytes, where: str, *, spelt: bool = True, rows: bool = True
+) -> list[Choice]:
     """The choices of a response that can be used.
 
     A choice is known by the index that the server gave it, or by its place if two
@@ -90,9 +92,27 @@ def usable_choices(body: bytes, where: str, *, spelt: bool = True) -> list[Choic
         body: JSON as the server sent it.
         where: name of the response in messages.
         spelt: whether tokens must spell the text.
+        rows: whether a choice without log-probabilities is of no use.
 
     Raises:
         Unusable: none can be used; with the reason of the first.
+    """
+    read = read_choices(body, where, spelt=spelt, rows=rows)
+    found = [one for one in read if isinstance(one, Choice)]
+    faults = [one for one in read if isinstance(one, Unusable)]
+    if not found:
+        nothing = Unusable("no_choices", f"{where}: the response holds no choices")
+        raise faults[0] if faults else nothing
+    return found
+
+
+def read_choices(
+    body: bytes, where: str, *, spelt: bool = True, rows: bool = True
+) -> list[Choice | Unusable]:
+    """Every choice of a response, or why it cannot be used; see `usable_choices`.
+
+    Raises:
+        Unusable: it is no response with choices.
     """
     try:
         response = _decoded(body, where)
@@ -104,13 +124,12 @@ def usable_choices(body: bytes, where: str, *, spelt: bool = True) -> list[Choic
     except InputError as error:
         raise Unusable("malformed", f"not a response: {error}") from error
     read: list[tuple[int, _Choice]] = []
-    found: list[Choice] = []
-    fault = Unusable("no_choices", f"{where}: the response holds no choices")
+    found: list[Choice | Unusable] = []
     for place, value in enumerate(response.choices):
         try:
             choice = typed_json.convert(value, _Choice, f"{where}, choice {place}")
         except InputError as error:
-            fault = Unusable("malformed", str(error))
+            found.append(Unusable("malformed", str(error)))
         else:
             read.append((place, choice))
     indices = {place if one.index is None else one.index for place, one in read}
@@ -118,11 +137,10 @@ def usable_choices(body: bytes, where: str, *, spelt: bool = True) -> list[Choic
         read = [(n if one.index is None else one.index, one) for n, one in read]
     for index, choice in sorted(read, key=lambda pair: pair[0]):
         try:
-            found.append(_choice(index, choice, f"{where}, choice {index}", spelt))
+            name = f"{where}, choice {index}"
+            found.append(_choice(index, choice, name, spelt=spelt, rows=rows))
         except Unusable as error:
-            fault = error if not found else fault
-    if not found:
-        raise fault
+            found.append(error)
     return found
 
 
@@ -133,7 +151,7 @@ def parse_body(body: bytes, where: str) -> list[Choice]:
         InputError: the response is damaged.
     """
     try:
-        return usable_choices(body, where)
+        return usable_choices(body, where, rows=False)
     except Unusable as error:
         raise InputError(
             f"{str(error).rstrip('.')}. The database is damaged: restore a copy, or "
@@ -157,13 +175,45 @@ def _count(value: Any) -> int | None:
 
 
 def _decoded(body: bytes, where: str) -> _Response:
-    # Servers that tokenize UTF-16 send half of a surrogate pair, which is no Unicode.
-    sound = _ESCAPES.sub(lambda m: b"\\ufffd" if m[1] else m[0], body)
-    return typed_json.decode(sound, _Response, where, infinities=True)
+    return typed_json.decode(sound(body), _Response, where, infinities=True)
 
 
-def _choice(index: int, choice: _Choice, where: str, spelt: bool) -> Choice:
-    text = _text(choice, where)
+def sound(body: bytes) -> bytes:
+    """JSON with U+FFFD for every half of a surrogate pair, which is no Unicode.
+
+    Servers that tokenize UTF-16 send such halves.
+    """
+    return _ESCAPES.sub(lambda m: b"\\ufffd" if m[1] else m[0], body)
+
+
+def _choice(
+    index: int, choice: _Choice, where: str, *, spelt: bool, rows: bool
+) -> Choice:
+    text, thought = _text(choice, where), _reasoning(choice.message)
+    reason = str(choice.finish_reason or "stop")[:100]
+    tokens = _tokens(choice, where) if rows or _is_reported(choice.logprobs) else None
+    if not text.strip() and thought:
+        return Choice(index, "", None, reason)  # cut before its answer began
+    if tokens is None:
+        return _with_thought(Choice(index, text, None, reason), thought)
+    covering = spell(text, tokens) if spelt else tuple(tokens)
+    if covering is not None:
+        if not covering and text:
+            raise Unusable("no_logprobs", f"{where}: text without tokens")
+        return _with_thought(Choice(index, text, covering, reason), thought)
+    border = _border(text, thought, tokens)
+    if border is not None:
+        covering = spell(border + text, tokens)
+    if border is None or covering is None:
+        raise Unusable("tokens_differ", f"{where}: {_difference(choice, tokens)}")
+    return Choice(index, border + text, covering, reason, len(border))
+
+
+def _is_reported(logprobs: Any) -> bool:
+    return isinstance(logprobs, dict) and any(cast(dict[str, Any], logprobs).values())
+
+
+def _tokens(choice: _Choice, where: str) -> list[TeacherToken]:
     if not isinstance(choice.logprobs, dict):
         raise Unusable("no_logprobs", f"{where}: the server sent no log-probabilities")
     logprobs = cast(dict[str, Any], choice.logprobs)
@@ -177,16 +227,33 @@ def _choice(index: int, choice: _Choice, where: str, spelt: bool) -> Choice:
     except ValueError as error:  # of another type, or not as many as tokens
         raise Unusable("no_logprobs", f"{where}: {error}") from error
     try:
-        tokens = [teacher_token(*token, where) for token in as_sampled(reported)]
+        return [teacher_token(*token, where) for token in as_sampled(reported)]
     except InputError as error:  # NaN or above 1: only this choice is unusable
         raise Unusable("bad_logprobs", str(error)) from error
-    covering = spell(text, tokens) if spelt else tuple(tokens)
-    if covering is None:
-        raise Unusable("tokens_differ", f"{where}: {_difference(choice, tokens)}")
-    if not covering and text:
-        raise Unusable("no_logprobs", f"{where}: text without tokens")
-    reason = choice.finish_reason or "stop"
-    return Choice(index, text, covering, str(reason)[:100])
+
+
+def _with_thought(choice: Choice, thought: str) -> Choice:
+    """The choice with the reasoning that a server sent without its tokens."""
+    if not thought.strip():
+        return choice
+    thought = f"{thought.strip()}\n\n"
+    tokens = choice.tokens
+    if tokens is not None:
+        unknown = TeacherToken(thought.encode("utf-8", "surrogatepass"), -math.inf, ())
+        tokens = (unknown, *tokens)
+    text = thought + choice.text
+    return Choice(choice.index, text, tokens, choice.finish_reason, len(thought))
+
+
+def _border(text: str, thought: str, tokens: Sequence[TeacherToken]) -> str | None:
+    """What the tokens spell before the text, if it is the reasoning; None if not."""
+    written = b"".join(token.token for token in tokens).decode("utf-8", "replace")
+    place = written.rfind(text.strip())
+    before = written[: max(place, 0)].rstrip()
+    words = thought.split()
+    if not words or " ".join(words) not in " ".join(before.split()):
+        return None
+    return written[: place - len(text) + len(text.lstrip())]
 
 
 def _text(choice: _Choice, where: str) -> str:
@@ -196,7 +263,9 @@ def _text(choice: _Choice, where: str) -> str:
             raise Unusable("malformed", f"{where}: no text")
         return choice.text
     text = message.content
-    if not (text or "").strip() and _has_reasoning(message):
+    if not (text or "").strip() and _reasoning(message):
+        if not is_whole(str(choice.finish_reason or "stop")):
+            return ""
         raise Unusable(
             "only_reasoning",
             f"{where}: the text is empty, all of the answer is reasoning. Raise "
@@ -210,14 +279,18 @@ def _text(choice: _Choice, where: str) -> str:
     return text
 
 
-def _has_reasoning(message: _Message | msgspec.UnsetType) -> bool:
-    return message is not msgspec.UNSET and bool(
-        message.reasoning_content or message.reasoning
-    )
+def _reasoning(message: _Message | msgspec.UnsetType) -> str:
+    """What the server sent as reasoning, apart from the text."""
+    if message is msgspec.UNSET:
+        return ""
+    for found in (message.reasoning_content, message.reasoning):
+        if found:
+            return found if isinstance(found, str) else str(found)
+    return ""
 
 
 def _difference(choice: _Choice, tokens: Sequence[TeacherToken]) -> str:
-    if _has_reasoning(choice.message):
+    if _reasoning(choice.message):
         return (
             "the server removed the reasoning from the text, but its tokens hold it; "
             f"start it without a reasoning parser, or switch reasoning off with "
@@ -231,26 +304,52 @@ def _difference(choice: _Choice, tokens: Sequence[TeacherToken]) -> str:
 _Reported = tuple[bytes, float, list[tuple[bytes, float]]]
 
 
-def as_sampled(reported: Sequence[_Reported]) -> Iterator[_Reported]:
+def as_sampled(reported: Iterable[_Reported]) -> Iterator[_Reported]:
     """The tokens as the teacher sampled them, where a server reports other texts.
 
     llama.cpp's server holds back the bytes of a character that is not complete, and
-    what may begin a stop text. It then reports the whole character, or "" and the text
-    with the next token, but the alternatives are those of the token itself: it is not
-    among them by its text, but by its log-probability. If a run of such tokens, by the
-    texts among the alternatives, spells the same, these are the tokens. Otherwise the
-    alternatives of such a token are of no use: they are unknown.
+    what may begin a stop text. It then reports "", and the held text with a later
+    token, but the alternatives are those of the token itself: it is not among them by
+    its text, but by its log-probability. At the end, what is held is the end of the
+    text, or was cut with the stop text.
+
+    A token that is reported as a whole character, while its alternatives are bytes of
+    one, is the last of several: nothing is known of those before it. The alternatives
+    of other such tokens are of no use: they are unknown.
     """
-    found = [(one, _listed(one)) for one in reported]
-    for differs, run in itertools.groupby(found, key=lambda pair: pair[1] is not None):
-        pairs = list(run)
-        tokens = [one for one, _ in pairs]
-        texts = [text for _, text in pairs if text is not None]
-        if differs and b"".join(texts) == b"".join(token for token, _, _ in tokens):
-            tokens = [(t, *one[1:]) for t, one in zip(texts, tokens, strict=True)]
-        elif differs:
-            tokens = [(token, logprob, []) for token, logprob, _ in tokens]
-        yield from tokens
+    held: list[_Reported] = []
+    owed = b""  # what the held tokens write
+    for one in reported:
+        token, logprob, alternatives = one
+        listed = _listed(one)
+        if owed and (not token or token.startswith(owed)):
+            rest = (token[len(owed) :], logprob, alternatives)
+            if not token:
+                held.append((listed or b"", logprob, alternatives))
+                owed += listed or b""
+            else:
+                yield from (*held, *_split(rest, _listed(rest)))
+                held, owed = [], b""
+            continue
+        yield from ((b"", value, []) for _, value, _ in held)
+        held, owed = [], b""
+        if listed and not token:
+            held, owed = [(listed, logprob, alternatives)], listed
+        else:
+            yield from _split(one, listed)
+    yield from held
+
+
+def _split(one: _Reported, listed: bytes | None) -> Iterator[_Reported]:
+    """A token that is `listed` among its alternatives, and what was written with it."""
+    token, logprob, alternatives = one
+    if listed is None:
+        yield one
+    elif listed and token.endswith(listed):
+        yield token[: -len(listed)], -math.inf, []
+        yield listed, logprob, alternatives
+    else:
+        yield token, logprob, []
 
 
 def _listed(reported: _Reported) -> bytes | None:

@@ -11,7 +11,8 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from specialize import outputs, typed_json, versions
+from specialize import checks, outputs, typed_json, versions
+from specialize.corpus.choices import REASONING
 from specialize.corpus.spec import Sources
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.tasks.known import UNKNOWN
@@ -40,6 +41,7 @@ class Card:
         task: the task of the problems, as `Sources.label`.
         funnel: the funnel so far, between two stages.
         alignment: method, K and vocabulary, after `align`.
+        imported: what `import` read, wrote and lost.
     """
 
     teacher: str
@@ -52,6 +54,7 @@ class Card:
     task: str = ""
     funnel: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     alignment: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    imported: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without empty fields."""
@@ -164,15 +167,42 @@ def corpus_card(
         asked = sorted({card.teacher for _, card in known})
         names += [sources.teacher] if sources.teacher else (asked or [UNKNOWN])
     first = known[0][1] if known else Card(UNKNOWN)
+    sampling = first.sampling
+    policy = reasoning_of(sources)
+    if policy != REASONING[0] or "reasoning" in sampling:
+        sampling = {**sampling, "reasoning": policy}
     files = [*((sources.problems,) if problems else ()), *sources.completions]
     return Card(
         teacher="+".join(names),
         prompt_sha256=first.prompt_sha256,
-        sampling=first.sampling,
+        sampling=sampling,
         licences=first.licences | sources.licences(),
         task=sources.label,
         sources=[source(path) for path in (*files, *more_sources)],
     )
+
+
+def reasoning_of(sources: Sources) -> str:
+    """What is done with reasoning: as asked for, as the cards say, or dropped.
+
+    Raises:
+        InputError: it is to be kept, but the completions were imported without it.
+    """
+    cards = [(path, read_card(path)) for path in sources.completions]
+    stated = [
+        (path, str(card.sampling["reasoning"]))
+        for path, card in cards
+        if card is not None and "reasoning" in card.sampling
+    ]
+    for path, policy in stated:
+        if sources.reasoning not in (None, policy) and policy != "keep":
+            raise InputError(
+                f"reasoning is {sources.reasoning!r}, but {path} was made with "
+                f"{policy!r}, which left no reasoning in it. Make that file again, or "
+                "leave --reasoning out."
+            )
+        checks.one_of("reasoning", policy, REASONING)
+    return sources.reasoning or (stated[0][1] if stated else REASONING[0])
 
 
 def source(path: Path) -> dict[str, Any]:

@@ -18,6 +18,8 @@ REASONS = {
     "unexpected_beginning": "does not begin with the end of its prompt",
     "unfinished": "does not end as a finished answer does",
     "cut_off": "cut off or refused by the server",
+    "only_reasoning": "reasoning without an answer",
+    "reasoning": "holds reasoning, which is to be refused",
     "empty": "no text",
     "no_gold": "its question has no gold answer",
     "no_answer": "states no answer",
@@ -45,6 +47,7 @@ class Counts:
             have other records.
         questions: questions with at least one sample.
         solved: of those, questions with a correct sample.
+        reasoned: samples whose reasoning was set apart from the answer.
     """
 
     read: Count = 0
@@ -57,6 +60,7 @@ class Counts:
     )
     questions: Count = 0
     solved: Count = 0
+    reasoned: Count = 0
 
     def reject(self, reason: str, count: int = 1) -> None:
         """Counts samples that were rejected for `reason`, one of `REASONS`."""
@@ -71,7 +75,7 @@ class Counts:
 
     def add(self, other: "Counts") -> None:
         """Adds the counts over other samples of this source."""
-        for name in (*STAGES, "questions", "solved"):
+        for name in (*STAGES, "questions", "solved", "reasoned"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for reason, count in other.rejected.items():
             self.reject(reason, count)
@@ -84,6 +88,7 @@ class Counts:
         value = {name: getattr(self, name) for name in (*STAGES, "questions", "solved")}
         rejected = {r: self.rejected[r] for r in REASONS if r in self.rejected}
         dropped = {n: dict(sorted(self.dropped[n].items())) for n in self.dropped}
+        value |= {"reasoned": self.reasoned} if self.reasoned else {}
         return value | {"rejected": rejected, "dropped": dict(sorted(dropped.items()))}
 
 
@@ -122,6 +127,7 @@ class Funnel(Counts):
         """Adds what the earlier stages rejected before they passed these samples."""
         self.read += earlier.read - earlier.kept
         self.verified += earlier.verified - earlier.kept
+        self.reasoned += earlier.reasoned
         self.questions = max(self.questions, earlier.questions)
         self.solved = max(self.solved, earlier.solved)
         for reason, count in earlier.rejected.items():
@@ -172,6 +178,9 @@ class Funnel(Counts):
 
         for stage in STAGES:
             row(stage, [getattr(part, stage) for part in parts], share=True)
+            if stage == "read" and any(part.reasoned for part in parts):
+                reasoned = [part.reasoned for part in parts]
+                row("  with reasoning apart", reasoned, share=True)
             for reason in _REJECTED_BEFORE.get(stage, ()):
                 counts = [part.rejected.get(reason, 0) for part in parts]
                 if any(counts):
@@ -196,6 +205,8 @@ _VERIFY = (
     "unexpected_beginning",
     "unfinished",
     "cut_off",
+    "only_reasoning",
+    "reasoning",
     "empty",
     "no_gold",
     "no_answer",
