@@ -3,6 +3,7 @@
 import argparse
 
 from specialize.corpus import options
+from specialize.corpus.importing import commands as importing_commands
 from specialize.corpus.inspection import commands as inspection_commands
 from specialize.corpus.sampling import commands as sampling_commands
 from specialize.corpus.spec import AlignmentSpec
@@ -17,6 +18,7 @@ def register(subparsers: options.Commands) -> None:
     commands = corpus.add_subparsers(metavar="STEP", required=True, dest="step")
     sampling_commands.register_sample(commands)
     sampling_commands.register_export(commands)
+    importing_commands.register_import(commands)
     _register_verify(commands)
     _register_align(commands)
     _register_write(commands)

@@ -1,0 +1,1 @@
+"""Files of teacher outputs that were made elsewhere -> our export."""

@@ -1,0 +1,317 @@
+"""Foreign files -> one file of our export, with its card."""
+
+import collections
+import contextlib
+import dataclasses
+import gzip
+import itertools
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import msgspec
+
+from specialize import checks, outputs, typed_json
+from specialize.corpus.building.verification import verify
+from specialize.corpus.choices import LAYOUTS
+from specialize.corpus.completions import Sample, apart, completion_to_json
+from specialize.corpus.importing.layouts import (
+    Clues,
+    Fields,
+    Lost,
+    clues_of,
+    layout_of,
+    read,
+)
+from specialize.corpus.importing.matching import Finder
+from specialize.corpus.importing.report import EXAMPLES, LOSSES, Example, Report
+from specialize.corpus.lines import Line, read_lines, staged_lines
+from specialize.corpus.records import Completion, Problem
+from specialize.corpus.sampling.spec import CONVENTIONS
+from specialize.corpus.sampling.wire import sound
+from specialize.corpus.spec import Sources
+from specialize.corpus.storage import cards
+from specialize.errors import InputError
+from specialize.judging.spec import JudgeSpec
+from specialize.progress import track
+
+Path = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportSpec:
+    """How foreign files are read.
+
+    Attributes:
+        layout: one of `LAYOUTS`; None finds out for every object.
+        fields: names of the fields of rows.
+        requests: files of the requests of a batch, which say what its ids asked.
+        without_logprobs: whether completions without log-probabilities are written;
+            their teacher rows are one-hot.
+        logprobs: whether log-probabilities are before or after temperature, as far as
+            it is known: one of `CONVENTIONS` but "auto".
+
+    Raises:
+        InputError: an unknown layout or convention.
+    """
+
+    layout: str | None = None
+    fields: Fields = Fields()
+    requests: Sequence[Path] = ()
+    without_logprobs: bool = False
+    logprobs: str = "unknown"
+
+    def __post_init__(self) -> None:
+        if self.layout is not None:
+            checks.one_of("layout", self.layout, LAYOUTS)
+        checks.one_of("logprobs_are", self.logprobs, CONVENTIONS[1:])
+
+
+def convert(
+    sources: Sources,
+    out: Path | None,
+    spec: ImportSpec = ImportSpec(),
+    *,
+    judge: JudgeSpec | None = None,
+) -> Report:
+    """Writes the completions of foreign files as one export.
+
+    Samples of a question are numbered in the order of the files, unless they have
+    numbers of their own. Every completion that can be read is written, also one that
+    is wrong or was cut: `verify` counts it. Reasoning is treated as `sources` says.
+
+    Args:
+        sources: problems, files, teacher and what is done with reasoning.
+        out: file of JSON lines, gzipped if its name ends in `.gz`; None writes nothing.
+        spec: how the files are read.
+        judge: the judge of the report; None takes that of the task.
+
+    Returns:
+        What was kept and lost.
+
+    Raises:
+        InputError: a file cannot be read, or no completion can be used. `out` is
+            unchanged.
+    """
+    if not sources.completions:
+        raise InputError("no completions were named. Name one or more files.")
+    if out is not None:
+        cards.check_name(out)
+    problems = sources.read()
+    policy = cards.reasoning_of(sources)
+    finder = Finder(problems, sources.spec.name, _requests(spec.requests))
+    report = Report()
+    work = _Work(sources, spec, finder, policy, judge or sources.judge, report)
+    with contextlib.ExitStack() as stack:
+        stream = None if out is None else stack.enter_context(staged_lines(out))
+        for path in sources.completions:
+            for line, record in track(_records(path), f"import {path}"):
+                for completion in work.of(line, record):
+                    if stream is not None:
+                        stream.write(_line(completion))
+        if not report.written:
+            files = ", ".join(map(str, sources.completions))
+            raise InputError(
+                f"none of {report.read:,} completions of {files} can be used: "
+                f"{report.losses()}. Name the problem file that the teacher was given, "
+                "and the --layout or the fields of the file."
+            )
+    if out is not None:
+        cards.write_card(out, _card(sources, spec, policy, report))
+    return report
+
+
+class _Work:
+    """Reads objects one after the other, and numbers samples."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        spec: ImportSpec,
+        finder: Finder,
+        policy: str,
+        judge: JudgeSpec,
+        report: Report,
+    ):
+        self._spec, self._finder, self._policy = spec, finder, policy
+        self._judge, self._report = judge, report
+        self._taken: dict[str, set[int]] = collections.defaultdict(set)
+        self._next: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
+
+    def of(self, line: Line, record: dict[str, Any]) -> Iterator[Completion]:
+        """The completions of one object, as they are written."""
+        report, spec = self._report, self._spec
+        layout = spec.layout or layout_of(record, spec.fields)
+        if layout is None:
+            names = ", ".join(list(record)[:12])
+            report.lose("unknown_layout", f"{line.where}: fields {names}")
+            return
+        report.layouts[layout] += 1
+        found = read(line, record, layout, spec.fields)
+        if found.model:
+            report.models.add(found.model)
+        problem = None
+        if any(isinstance(one, Completion) for one in found.found):
+            problem = self._finder.find(found.clues)
+        for one in found.found:
+            if isinstance(one, Lost):
+                self._lose(one.reason, one.detail, line.where)
+            elif problem is None:
+                names = [*found.clues.ids[:2], *found.clues.texts[:1]]
+                report.lose("no_match", f"{line.where}: {' | '.join(names)}")
+            elif (
+                one.tokens is None
+                and one.answer.strip()
+                and not (spec.without_logprobs)
+            ):
+                report.lose("no_logprobs", line.where)
+            else:
+                numbered = layout in ("ours", "notebook")
+                number = self._number(problem.id, one.sample if numbered else None)
+                yield self._kept(line, problem, one, number)
+
+    def _lose(self, reason: str, detail: str, where: str) -> None:
+        shown = detail if where in detail else f"{where}: {detail}"
+        self._report.lose(reason if reason in LOSSES else "malformed", shown)
+
+    def _number(self, problem_id: str, wanted: int | None) -> int:
+        taken = self._taken[problem_id]
+        if wanted is None or wanted in taken:
+            wanted = next(n for n in self._next[problem_id] if n not in taken)
+        taken.add(wanted)
+        return wanted
+
+    def _kept(
+        self, line: Line, problem: Problem, one: Completion, number: int
+    ) -> Completion:
+        report = self._report
+        before = dataclasses.replace(one, problem_id=problem.id, sample=number)
+        sample = apart(Sample(before, line.where), self._policy)
+        after = sample.completion
+        verdict = verify(sample, problem, self._judge)
+        report.read += 1
+        report.written += 1
+        report.reasoned += sample.reasoned
+        report.one_hot += after.tokens is None
+        report.divided += any(token.is_unknown for token in after.tokens or ())
+        report.judged[verdict or ""] += 1
+        if len(report.examples) < EXAMPLES:
+            found = Example(line.where, problem, before, after, verdict)
+            report.examples.append(found)
+        return after
+
+
+def _records(path: Path) -> Iterator[tuple[Line, dict[str, Any]]]:
+    for raw in _lines(path):
+        line = Line(raw.where, sound(raw.data))
+        record = typed_json.decode(
+            line.data, dict[str, Any], line.where, remedy=_REMEDY, infinities=True
+        )
+        yield line, record
+
+
+def _lines(path: Path) -> Iterator[Line]:
+    """The objects of JSON lines, of one JSON object, or of a JSON list."""
+    file = pathlib.Path(path)
+    if not _is_list(file):
+        yield from read_lines(file)
+        return
+    data = typed_json.read_bytes(file, remedy=_REMEDY)
+    if data[:2] == b"\x1f\x8b":
+        data = _unzipped(data, file)
+    parts = typed_json.decode(data, list[msgspec.Raw], file, remedy=_REMEDY)
+    if not parts:
+        raise InputError(f"{file} is an empty list. {_REMEDY}")
+    for number, part in enumerate(parts):
+        yield Line(f"{file}#{number}", bytes(part))
+
+
+def _is_list(file: pathlib.Path) -> bool:
+    if outputs.is_stream(file):
+        return False  # `read_lines` says what is wrong
+    try:
+        with open(file, "rb") as stream:
+            zipped = stream.read(2) == b"\x1f\x8b"
+        opener: Callable[[pathlib.Path], Any] = gzip.open if zipped else _open
+        with opener(file) as stream:
+            head = cast(bytes, stream.read(4096))
+    except (OSError, EOFError, zlib.error, ValueError):
+        return False
+    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+
+
+def _open(file: pathlib.Path) -> Any:
+    return open(file, "rb")
+
+
+def _unzipped(data: bytes, file: pathlib.Path) -> bytes:
+    try:
+        with gzip.open(file) as stream:
+            unpacked = stream.read(typed_json.MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{file}: damaged gzip file ({error}). Copy it again.") from (
+            error
+        )
+    if len(unpacked) > typed_json.MOST_BYTES:
+        raise InputError(f"{file} is a list over 1 GiB. Write JSON lines instead.")
+    return unpacked
+
+
+def _requests(paths: Sequence[Path]) -> dict[str, Clues]:
+    """What was asked, by the id of a request."""
+    found: dict[str, Clues] = {}
+    for path in paths:
+        for line, record in _records(path):
+            clues = clues_of(record)
+            identity = record.get("custom_id", record.get("key"))
+            if not isinstance(identity, str):
+                raise InputError(
+                    f"{line.where}: 'custom_id' is missing. --requests takes the file "
+                    "of requests that a batch was given."
+                )
+            found[identity] = clues
+    return found
+
+
+def _line(completion: Completion) -> bytes:
+    return json.dumps(completion_to_json(completion)).encode() + b"\n"
+
+
+def _card(
+    sources: Sources, spec: ImportSpec, policy: str, report: Report
+) -> cards.Card:
+    names = [sources.teacher] if sources.teacher else sorted(report.models)
+    logprobs = "none" if report.one_hot == report.written else spec.logprobs
+    known = [card for path in sources.completions if (card := cards.read_card(path))]
+    earlier = known[0] if known else cards.Card(cards.UNKNOWN)
+    return cards.Card(
+        teacher="+".join(names or sorted({card.teacher for card in known}))
+        or cards.UNKNOWN,
+        prompt_sha256=earlier.prompt_sha256,
+        sampling={
+            **earlier.sampling,
+            "reasoning": policy,
+            "logprobs": earlier.sampling.get("logprobs", logprobs),
+        },
+        licences=sources.licences(),
+        task=sources.label,
+        sources=[cards.source(path) for path in sources.completions],
+        imported={
+            "layouts": dict(sorted(report.layouts.items())),
+            "read": report.read,
+            "written": report.written,
+            "lost": dict(sorted(report.lost.items())),
+            "reasoning_set_apart": report.reasoned,
+            "one_hot": report.one_hot,
+            "with_unknown_tokens": report.divided,
+        },
+    )
+
+
+_REMEDY = (
+    "Expected one JSON object per line, a JSON object, or a list of objects, gzipped "
+    "or not."
+)
