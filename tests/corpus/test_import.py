@@ -1,7 +1,9 @@
 """`specialize corpus import`: every layout of files that were made elsewhere."""
 
 import copy
+import csv
 import gzip
+import io
 import json
 import math
 import random
@@ -513,6 +515,72 @@ def test_fields_of_ones_own_names_are_read_if_they_are_named(
     assert imported(world, path, None, fields=Fields("q", "said")).written == 6
     with pytest.raises(InputError, match="layout is 'row', expected one of ours"):
         ImportSpec(layout="row")
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "tsv", "parquet"])
+def test_a_table_has_rows(world, problems, lines, tmp_path, ending):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow")
+    found = made_of(rows("problem", "generation"), lines, problems)
+    path = tmp_path / f"table.{ending}"
+    if ending == "parquet":
+        for one in found:
+            one["generation"] = [one["generation"], "<think>no</think>The answer is 0"]
+            one["finish_reason"] = ["stop", "length"]
+        parquet.write_table(pyarrow.Table.from_pylist(found), path)
+    else:
+        text = io.StringIO()
+        table = csv.DictWriter(
+            text, list(found[0]), delimiter="\t" if ending == "tsv" else ","
+        )
+        table.writeheader()
+        table.writerows(found)
+        data = text.getvalue().encode()
+        path.write_bytes(gzip.compress(data) if ending.endswith("gz") else data)
+    report = imported(world, path, tmp_path / "out.jsonl")
+    assert report.written == (24 if ending == "parquet" else 12)
+    assert report.judged["cut_off"] == report.reasoned == report.written - 12
+    texts = [
+        s.completion.text for s in read_completions(tmp_path / "out.jsonl", problems)
+    ]
+    assert {line["text"] for line in lines[:12]} <= set(texts)
+
+
+@pytest.mark.parametrize("marks", ["<|im_end|>", "</s>\n", "<|eot_id|><|end_of_text|>"])
+def test_end_marks_after_a_text_are_no_part_of_it(
+    world, problems, lines, tmp_path, marks
+):
+    records = made_of(rows("question", "text"), lines, problems)
+    for one in records:
+        one["text"] += marks
+    line = copy.deepcopy(lines[0])
+    line["text"] += marks
+    line["tokens"].append(marks)
+    line["token_logprobs"].append(-0.1)
+    line["top_logprobs"].append({marks: -0.1})
+    for records_, with_tokens in ((records, False), ([line], True)):
+        path = write(tmp_path / "m.jsonl", records_)
+        imported(world, path, tmp_path / "o.jsonl")
+        first, *_ = read_completions(tmp_path / "o.jsonl", problems)
+        assert first.completion.text == lines[0]["text"]
+        assert (first.completion.tokens is not None) == with_tokens
+
+
+def test_every_choice_of_a_response_is_a_sample(world, problems, lines, tmp_path):
+    body = chat(lines[0])
+    for number, line in enumerate(lines[1:3], 1):
+        body["choices"].append(chat(line)["choices"][0] | {"index": number})
+    body["choices"][1]["logprobs"] = None
+    record = {"problem_id": problems[0].id, **body}
+    path = write(tmp_path / "r.jsonl", [record, record])
+    report = imported(world, path, tmp_path / "o.jsonl", without_logprobs=False)
+    assert (report.read, report.written, report.lost) == (6, 4, {"no_logprobs": 2})
+    found = [*read_completions(tmp_path / "o.jsonl", problems)]
+    assert [one.completion.sample for one in found] == [0, 1, 2, 3]
+    assert {one.completion.text for one in found} == {
+        lines[0]["text"],
+        lines[2]["text"],
+    }
 
 
 def test_a_layout_that_the_user_names_is_not_guessed(world, problems, lines, tmp_path):

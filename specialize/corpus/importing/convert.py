@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -33,8 +34,11 @@ from specialize.corpus.records import Completion, Problem
 from specialize.corpus.sampling.spec import CONVENTIONS
 from specialize.corpus.sampling.wire import sound
 from specialize.corpus.spec import Sources
+from specialize.corpus.spelling import spell
 from specialize.corpus.storage import cards
+from specialize.corpus.tasks.rows import read_rows
 from specialize.errors import InputError
+from specialize.judging.segments import END_TOKENS
 from specialize.judging.spec import JudgeSpec
 from specialize.progress import track
 
@@ -189,7 +193,7 @@ class _Work:
     ) -> Completion:
         report = self._report
         before = dataclasses.replace(one, problem_id=problem.id, sample=number)
-        sample = apart(Sample(before, line.where), self._policy)
+        sample = apart(Sample(_ended(before), line.where), self._policy)
         after = sample.completion
         verdict = verify(sample, problem, self._judge)
         report.read += 1
@@ -204,6 +208,20 @@ class _Work:
         return after
 
 
+def _ended(completion: Completion) -> Completion:
+    """The completion without the end marks of a tokenizer after its text."""
+    marks = _END.search(completion.text)
+    if marks is None:
+        return completion
+    text, tokens = completion.text[: marks.start()], completion.tokens
+    tokens = None if tokens is None else spell(text, tokens)
+    border = min(completion.reasoning, len(text))
+    return dataclasses.replace(completion, text=text, tokens=tokens, reasoning=border)
+
+
+_END = re.compile(rf"\s*(?:(?:{END_TOKENS.pattern})\s*)+\Z")
+
+
 def _records(path: Path) -> Iterator[tuple[Line, dict[str, Any]]]:
     for raw in _lines(path):
         line = Line(raw.where, sound(raw.data))
@@ -214,8 +232,13 @@ def _records(path: Path) -> Iterator[tuple[Line, dict[str, Any]]]:
 
 
 def _lines(path: Path) -> Iterator[Line]:
-    """The objects of JSON lines, of one JSON object, or of a JSON list."""
+    """The objects of JSON lines, of one JSON object, of a JSON list, or of a table."""
     file = pathlib.Path(path)
+    name = file.name.lower().removesuffix(".gz")
+    if name.endswith(_TABLES) or os.path.isfile(file / "dataset_info.json"):
+        for where, row in read_rows(file):
+            yield Line(where, json.dumps(row, default=str).encode())
+        return
     if not _is_list(file):
         yield from read_lines(file)
         return
@@ -311,7 +334,8 @@ def _card(
     )
 
 
+_TABLES = (".csv", ".tsv", ".parquet")
 _REMEDY = (
     "Expected one JSON object per line, a JSON object, or a list of objects, gzipped "
-    "or not."
+    "or not; or a table (.parquet, .csv, .tsv, a folder of 'datasets')."
 )
