@@ -16,3 +16,9 @@ LAYOUTS = ("ours", "notebook", "batch", "body", "vllm", "messages", "rows")
 
 # What is done with the reasoning that a teacher writes before its answer.
 REASONING = ("drop", "keep", "refuse")
+
+# What becomes of text that the student's vocabulary cannot write.
+UNWRITABLE = ("rewrite", "drop", "keep")
+
+# How the student writes numbers: as its vocabulary does, or digit by digit.
+DIGITS = ("whole", "single")

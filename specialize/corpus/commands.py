@@ -43,6 +43,7 @@ def _register_verify(commands: options.Commands) -> None:
     )
     options.add_processes(parser)
     options.add_judging(parser)
+    options.add_spelling(parser.add_argument_group("the student"), required=False)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -53,6 +54,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         options.sources(arguments),
         arguments.out,
         acceptance=options.acceptance(arguments),
+        alignment=options.alignment(arguments) if arguments.vocabulary else None,
         rejected=arguments.rejected,
         processes=arguments.processes,
     )

@@ -9,7 +9,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from specialize import typed_json
-from specialize.corpus.choices import ALIGNMENTS, FORMATS, REASONING
+from specialize.corpus.choices import (
+    ALIGNMENTS,
+    DIGITS,
+    FORMATS,
+    REASONING,
+    UNWRITABLE,
+)
 from specialize.corpus.sampling.spec import RequestSpec, SamplingSpec
 from specialize.corpus.spec import (
     AcceptanceSpec,
@@ -209,14 +215,36 @@ def judging(arguments: argparse.Namespace) -> JudgeSpec:
     )
 
 
+def add_spelling(
+    group: "argparse._ArgumentGroup | argparse.ArgumentParser", *, required: bool = True
+) -> None:
+    """Adds the student's vocabulary, and what becomes of text that it cannot write."""
+    group.add_argument(
+        "--vocabulary",
+        required=required,
+        metavar="FILE",
+        help="the student's SentencePiece model"
+        + ("" if required else ": also judge answers as it spells them"),
+    )
+    group.add_argument(
+        "--unwritable",
+        default=None,
+        choices=UNWRITABLE,
+        help="text that the vocabulary cannot write: rewrite it as plain text (the "
+        "default), drop such samples, or keep it as <unk>",
+    )
+
+
 def add_alignment(parser: argparse.ArgumentParser) -> None:
     """Adds the student's vocabulary and the options of the teacher rows."""
     group = parser.add_argument_group("alignment")
+    add_spelling(group)
     group.add_argument(
-        "--vocabulary",
-        required=True,
-        metavar="FILE",
-        help="the student's SentencePiece model",
+        "--digits",
+        default=None,
+        choices=DIGITS,
+        help="numbers in targets: as the vocabulary spells them (whole, the default), "
+        "or digit by digit (single)",
     )
     group.add_argument(
         "--rows",
@@ -234,12 +262,17 @@ def add_alignment(parser: argparse.ArgumentParser) -> None:
 
 
 def alignment(arguments: argparse.Namespace) -> AlignmentSpec:
-    """What `add_alignment` read."""
+    """What `add_alignment` or `add_spelling` read."""
+    chosen = {
+        "rows": getattr(arguments, "rows", None),
+        "k": getattr(arguments, "k", None),
+        "method": getattr(arguments, "alignment", None),
+        "unwritable": getattr(arguments, "unwritable", None),
+        "digits": getattr(arguments, "digits", None),
+    }
     return AlignmentSpec(
         arguments.vocabulary,
-        arguments.rows,
-        arguments.k,
-        getattr(arguments, "alignment", AlignmentSpec.method),
+        **{name: value for name, value in chosen.items() if value is not None},
     )
 
 

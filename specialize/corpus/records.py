@@ -143,7 +143,7 @@ ORIGINS = (
     "eos",
     "unmatched",  # dtw: several teacher tokens, or another string
     "undetermined",  # bytes: the teacher's tokens do not determine this piece
-    "unknown_piece",  # the student's vocabulary cannot write it
+    "unknown_piece",  # corpora of version 0.1: the vocabulary cannot write it
 )
 
 
@@ -174,7 +174,7 @@ class DistillRecord:
 
 
 # Fields of a fingerprint that 0.1 did not have.
-_NEWER = ("task",)
+_NEWER = ("task", "spelling")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +192,9 @@ class Fingerprint:
         demonstrations: number and seed of in-context demonstrations.
         task: name of the task, and digest of what determines its records; "" in corpora
             of version 0.1.
+        spelling: what becomes of text that the vocabulary cannot write, the version of
+            the table, and how digits are spelled, as `plain_text.writer.description`
+            returns it; empty as in version 0.1, which kept it as <unk>.
         record_version: layout of the records on disk.
     """
 
@@ -204,6 +207,7 @@ class Fingerprint:
     sampling: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     demonstrations: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     task: str = ""
+    spelling: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     record_version: int = versions.CORPUS.writes
 
     def to_json(self) -> dict[str, Any]:

@@ -10,7 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specialize import checks
-from specialize.corpus.choices import ALIGNMENTS, FORMATS, REASONING
+from specialize.corpus.choices import (
+    ALIGNMENTS,
+    DIGITS,
+    FORMATS,
+    REASONING,
+    UNWRITABLE,
+)
 from specialize.corpus.tasks.known import (
     find,
     index,
@@ -142,20 +148,29 @@ class AlignmentSpec:
             vocabulary rounded up to a multiple of 128 (32128 for T5).
         k: number of entries that a teacher row has room for.
         method: one of `ALIGNMENTS`.
+        unwritable: what becomes of text that the vocabulary cannot write, one of
+            `UNWRITABLE`: rewritten as plain text (docs/explanation/plain_text.md), the
+            sample dropped, or kept as <unk>.
+        digits: "single" spells the numbers of targets with pieces of one digit;
+            "whole" as the vocabulary does.
 
     Raises:
-        InputError: an unknown method, or a value outside its range.
+        InputError: an unknown method or choice, or a value outside its range.
     """
 
     vocabulary: Path
     rows: int | None = None
     k: int = 5
     method: str = "bytes"
+    unwritable: str = "rewrite"
+    digits: str = "whole"
 
     def __post_init__(self) -> None:
         checks.whole("rows", self.rows, optional=True)
         checks.whole("k", self.k)
         checks.one_of("alignment", self.method, ALIGNMENTS)
+        checks.one_of("unwritable", self.unwritable, UNWRITABLE)
+        checks.one_of("digits", self.digits, DIGITS)
 
 
 @dataclasses.dataclass(frozen=True)

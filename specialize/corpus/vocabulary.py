@@ -10,6 +10,7 @@ import importlib
 import operator
 import os
 import pathlib
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -64,6 +65,7 @@ class Vocabulary:
         extra_ids: number of sentinels after the pieces; 100 for every T5.
         rows: rows of the student's embedding. Default: `size` rounded up to a
             multiple of 128, which is 32128 for T5.
+        digits: "single" spells numbers with pieces of one digit; "whole" as the model.
 
     Raises:
         InputError: the file is missing or not a SentencePiece model, its ids 0 and 1
@@ -79,9 +81,11 @@ class Vocabulary:
         *,
         extra_ids: int = 100,
         rows: int | None = None,
+        digits: str = "whole",
     ) -> None:
         self.path = pathlib.Path(path)
         self.extra_ids = extra_ids
+        self.digits = digits
         typed_json.refuse_device(self.path, remedy="Give the student's spiece.model.")
         try:
             content = self.path.read_bytes()
@@ -91,7 +95,9 @@ class Vocabulary:
                 "SentencePiece model of the student, for T5 its spiece.model."
             ) from error
         self.sha256 = file_digest(self.path)
-        self._processor, self._pieces = _load(content, extra_ids, self.path)
+        self._processor, self._pieces = _load(
+            content, extra_ids, self.path, single_digits=digits == "single"
+        )
         self.unk_id: int = self._processor.unk_id()
         self.size: int = self._processor.get_piece_size()
         self.rows = -(-self.size // 128) * 128 if rows is None else rows
@@ -114,7 +120,7 @@ class Vocabulary:
 
     def __reduce__(self) -> tuple[object, ...]:
         # The other process loads the file: the C++ processor cannot be pickled.
-        return _restore, (str(self.path), self.extra_ids, self.rows)
+        return _restore, (str(self.path), self.extra_ids, self.rows, self.digits)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without EOS."""
@@ -133,6 +139,19 @@ class Vocabulary:
                 break
         return self._processor.decode(clean) if clean else ""
 
+    def unwritable(self, text: str) -> str:
+        """The characters of `text` that become <unk>, in order; "" for most texts.
+
+        They are those of the normalised text, in which "½" is "1⁄2".
+        """
+        raw = _utf8(text)
+        if self.unk_id not in self._processor.encode(raw):
+            return ""
+        coded = self._processor.encode(raw, out_type="offset_mapping")
+        pieces = zip(coded["ids"], coded["pieces"], strict=True)
+        lost = [piece.decode() for index, piece in pieces if index == self.unk_id]
+        return "".join(lost).replace(SPACE, "")
+
     def piece(self, index: SupportsIndex) -> str:
         """The piece with this id; "<row 32100>" for rows without a piece.
 
@@ -145,6 +164,10 @@ class Vocabulary:
         if self.size <= index < self.rows:
             return f"<row {index}>"
         raise InputError(f"id {index} is outside the {self.rows} rows of {self.path}.")
+
+    def is_used(self, index: int) -> bool:
+        """Whether texts are encoded with this piece."""
+        return not self._processor.is_unused(index)
 
     def id_of(self, piece: str) -> int | None:
         """The id of a piece by its exact string, or None."""
@@ -228,6 +251,7 @@ class Vocabulary:
 
 _SPACE_BYTES = SPACE.encode()
 _WHITESPACE = b" \t\n\r\f\v"
+_DIGIT = re.compile("[0-9]")
 
 
 def _utf8(text: str) -> bytes:
@@ -241,7 +265,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _load(
-    content: bytes, extra_ids: int, path: pathlib.Path
+    content: bytes, extra_ids: int, path: pathlib.Path, *, single_digits: bool
 ) -> tuple[sentencepiece.SentencePieceProcessor, list[str]]:
     from google.protobuf.message import DecodeError
 
@@ -260,6 +284,11 @@ def _load(
                 score=0.0,
                 type=model_pb2.ModelProto.SentencePiece.USER_DEFINED,
             )
+        if single_digits:
+            for piece in model.pieces:
+                longer = len(piece.piece.removeprefix(SPACE)) > 1
+                if longer and piece.type == piece.NORMAL and _DIGIT.search(piece.piece):
+                    piece.type = piece.UNUSED
         processor.LoadFromSerializedProto(model.SerializeToString())
         size = processor.get_piece_size()
         pieces = [str(processor.id_to_piece(index)) for index in range(size)]
@@ -276,5 +305,5 @@ def _load(
     return processor, pieces
 
 
-def _restore(path: str, extra_ids: int, rows: int) -> Vocabulary:
-    return Vocabulary(path, extra_ids=extra_ids, rows=rows)
+def _restore(path: str, extra_ids: int, rows: int, digits: str) -> Vocabulary:
+    return Vocabulary(path, extra_ids=extra_ids, rows=rows, digits=digits)

@@ -87,7 +87,7 @@ def _common_k(corpora: Mapping[str, Manifest]) -> int:
         return 1
     (first, manifest), *others = corpora.items()
     for path, other in others:
-        for name in ("vocabulary_sha256", "vocabulary_rows", "k"):
+        for name in ("vocabulary_sha256", "vocabulary_rows", "k", "spelling"):
             one = getattr(manifest.fingerprint, name)
             two = getattr(other.fingerprint, name)
             if one != two:

@@ -147,15 +147,17 @@ def test_a_character_cut_in_half_settles_nothing(t5: Vocabulary) -> None:
     assert all(sum(row.values()) <= 1 + 1e-12 for row in rows)
 
 
-def test_what_the_student_cannot_write_is_one_hot_and_never_an_alternative(
+def test_what_the_student_cannot_write_is_a_piece_like_any_other(
     exact: Vocabulary,
 ) -> None:
     tokens = [token(" cat", 1.0), token("é", 0.9), token(" dog", 0.5, {"è": 0.5})]
     target = align(tokens, " caté dog", exact, k=2)
     assert target is not None
     assert [exact.piece(i) for i in target.ids] == ["▁cat", "<unk>", "▁dog", "</s>"]
-    assert target.origin.tolist() == [0, 5, 0, 2]
-    np.testing.assert_allclose(np.exp(target.teacher_logprobs[1]), [1, 0])
+    assert target.origin.tolist() == [0, 0, 0, 2]
+    np.testing.assert_allclose(np.exp(target.teacher_logprobs[1]), [0.9, 0])
+    assert target.tail[1] == pytest.approx(0.1)
+    # " catéè" has the same pieces so far.
     assert target.teacher_ids[2].tolist() == [exact.id_of("▁dog"), 0]
     assert target.tail[2] == pytest.approx(0.5)
 

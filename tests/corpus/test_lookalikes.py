@@ -154,21 +154,24 @@ def test_what_follows_a_piece_the_student_cannot_write_is_uncertain(t5, other):
     ]
     target = align(tokens, "8 \\times 9", t5, k=5)
     assert target is not None
+    mass, tail = row(target, t5, "<unk>")
+    assert mass == pytest.approx({"<unk>": 1.0})
     mass, tail = row(target, t5, "time")
-    assert mass == pytest.approx({"time": 0.5 / (0.5 + other)})
-    assert tail == pytest.approx(other / (0.5 + other))
+    total = 0.5 + other
+    assert mass == pytest.approx({"time": 0.5 / total, "div": other / total})
+    assert tail == pytest.approx(0, abs=1e-6)
     masses = np.exp(target.teacher_logprobs).sum(axis=1) + target.tail
     np.testing.assert_allclose(masses, 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("sampled", [" ×", " ÷"])
-def test_an_unknown_piece_is_never_an_alternative(t5, sampled):
+def test_unknown_signs_are_one_piece(t5, sampled):
     others = {" ×": 0.3, " ÷": 0.3, " *": 0.3}
     mine = others.pop(sampled)
     tokens = [read("8", 0.9), read(sampled, mine, **others), read(" 9", 0.9)]
     target = align(tokens, f"8{sampled} 9", t5, k=5)
     assert target is not None
-    unknown = target.teacher_ids[target.origin == 0] == t5.unk_id
-    assert not unknown.any()
+    mass, tail = row(target, t5, "<unk>")
+    assert mass == pytest.approx({"<unk>": 1.0})  # both signs are
     _, tail = row(target, t5, "▁9")
     assert tail > 0.3  # after the other unknown sign, nothing is known

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import pytest
 
@@ -178,6 +179,19 @@ def test_a_mixture_that_cannot_be_is_one_message(shares, said):
 
     with pytest.raises(InputError, match=said):
         mixing.mixture(shares)
+
+
+def test_corpora_with_other_spellings_cannot_be_mixed(place):
+    from specialize_tasks import mixing
+
+    shutil.copytree(place / "corpus", place / "kept")
+    path = place / "kept" / "corpus.json"
+    value = json.loads(path.read_text())
+    assert value["fingerprint"]["spelling"] == {"unwritable": "rewrite", "table": 1}
+    del value["fingerprint"]["spelling"]  # as --unwritable keep
+    path.write_text(json.dumps(value))
+    with pytest.raises(InputError, match="cannot be mixed: spelling is"):
+        mixing.mixture({"corpus": 1.0, "kept": 1.0})
 
 
 def test_shares_are_kept_whatever_the_number_of_records(place):

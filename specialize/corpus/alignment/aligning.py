@@ -12,8 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from specialize.corpus.alignment import byte_offsets, time_warping
+from specialize.corpus.alignment.readings import Reader
 from specialize.corpus.alignment.rows import EOS, NO_DISTRIBUTION, Step, assemble
 from specialize.corpus.choices import ALIGNMENTS
+from specialize.corpus.plain_text.machine import Machine
+from specialize.corpus.plain_text.tokens import rewrite
 from specialize.corpus.records import PROBABILITY_SLACK, AlignedTarget, TeacherToken
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
@@ -26,6 +29,7 @@ def align(
     *,
     method: str = "bytes",
     k: int = 5,
+    machine: Machine | None = None,
     where: str = "this completion",
 ) -> AlignedTarget | None:
     """Gives every student piece of `text` the teacher's distribution.
@@ -37,6 +41,8 @@ def align(
         method: "bytes" or "dtw".
         k: number of entries of a teacher row. The target piece is one of them if it
             has any mass; the mass that is not kept is in the tail.
+        machine: rewrites the text and the alternatives as the student writes them. The
+            pieces are then those of `machine.text(text)`.
         where: name of the completion in messages.
 
     Returns:
@@ -57,14 +63,42 @@ def align(
             f"{where}: its text holds half of a surrogate pair at character "
             f"{error.start}, which UTF-8 cannot write. Correct or remove the record."
         ) from error
+    # The paper does not correct sums.
+    steps = check_tokens(tokens, raw, where, scaled=method == "bytes")
+    before = steps
+    if machine is not None:
+        steps, raw = rewritten(steps, raw, machine)
     if method == "bytes":
-        steps = check_tokens(tokens, raw, where)
-        rows = byte_offsets.rows(steps, raw, vocabulary)
+        rows = byte_offsets.rows(steps, raw, vocabulary, named=steps is before)
     else:
-        # The paper does not correct sums.
-        steps = check_tokens(tokens, raw, where, scaled=False)
         rows = time_warping.rows(steps, raw, vocabulary)
     return assemble(rows, vocabulary, k) if rows.ids else None
+
+
+def rewritten(
+    steps: list[Step], raw: bytes, machine: Machine
+) -> tuple[list[Step], bytes]:
+    """The steps of the rewritten text; see `plain_text.tokens`."""
+    found = rewrite(
+        [step.token for step in steps],
+        [[other for other, _ in step.others] for step in steps],
+        machine,
+        Reader.is_control,
+    )
+    if found is None:
+        return steps, raw
+    done: list[Step] = []
+    for step, token, others in zip(
+        steps, found.tokens, found.alternatives, strict=True
+    ):
+        if token == step.token and [other for other, _ in step.others] == others:
+            done.append(step)
+            continue
+        pairs = list(zip(others, (mass for _, mass in step.others), strict=True))
+        # What an alternative that writes nothing leads to is not known.
+        rest = step.rest + sum(mass for other, mass in pairs if not other)
+        done.append(Step(token, step.sampled, [p for p in pairs if p[0]], rest))
+    return done, found.text
 
 
 def one_hot(text: str, vocabulary: Vocabulary, k: int) -> AlignedTarget:

@@ -22,7 +22,6 @@ from specialize.corpus.alignment.rows import (
     NO_DISTRIBUTION,
     SOFT,
     UNDETERMINED,
-    UNKNOWN_PIECE,
     Rows,
     Step,
 )
@@ -35,15 +34,22 @@ _LEAST = 1e-12
 _WHITESPACE = frozenset(b" \t\n\r\f\v")
 
 
-def rows(steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary) -> Rows:
-    """The teacher rows of a text; `steps` are the T tokens that spell `raw` (UTF-8)."""
-    text = _Text(steps, raw, vocabulary)
+def rows(
+    steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary, *, named: bool = True
+) -> Rows:
+    """The teacher rows of a text.
+
+    Args:
+        steps: the T tokens that spell `raw`.
+        raw: the text in UTF-8.
+        vocabulary: the student's vocabulary.
+        named: whether tokens that are pieces of the student are those pieces; they are
+            not if they were rewritten.
+    """
+    text = _Text(steps, raw, vocabulary, named)
     while len(text.masses) < text.total:
         text.extend()
     origins = [SOFT] * text.total
-    for position, index in enumerate(text.ids):
-        if index == vocabulary.unk_id:
-            origins[position] = UNKNOWN_PIECE
     for position in text.undetermined:
         origins[position] = UNDETERMINED
     for position in text.unreported:
@@ -63,7 +69,7 @@ class _Text:
     """
 
     def __init__(
-        self, steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary
+        self, steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary, named: bool
     ) -> None:
         self.segmentation = vocabulary.segment(raw)
         self.ids = self.segmentation.ids
@@ -75,8 +81,9 @@ class _Text:
         self._raw = raw
         self._reader: Reader = reader_of(vocabulary)
         self._starts, self._first_open = _cuts(steps, self.segmentation)
-        self._unknown = vocabulary.unk_id
-        self._same = _speaks_as_student(steps, self.segmentation, self._reader)
+        self._same = named and _speaks_as_student(
+            steps, self.segmentation, self._reader
+        )
         if self._same:
             self._first_open = list(range(len(steps) + 1))
         self._open_endings = _open_endings(steps, self._starts, raw, self.segmentation)
@@ -90,7 +97,6 @@ class _Text:
         """
         ids, total, first_open = self.ids, self.total, self._first_open
         open_endings, by_name = self._open_endings, self._reader.by_name
-        unknown = self._unknown
         new_words = self._reader.book(b"", ())
         node = self._node
         base = len(self.masses)
@@ -127,9 +133,6 @@ class _Text:
                     left += probability
                 elif pieces[0] != own:
                     piece = pieces[0]
-                    if piece == unknown:
-                        left += probability
-                        continue
                     left += probability
                     here[piece] = here.get(piece, 0.0) + weight * probability
                 else:
@@ -154,12 +157,11 @@ class _Text:
     def _departure(self, pieces: tuple[int, ...], at: int) -> tuple[int, int | None]:
         """Where `pieces`, placed at position `at`, leave the text, and the piece there.
 
-        The piece is None if they end before they leave, or if the student cannot
-        write it.
+        The piece is None if they end before they leave.
         """
         for position, piece in enumerate(pieces, start=at):
             if position == self.total or self.ids[position] != piece:
-                return position, None if piece == self._unknown else piece
+                return position, piece
         return at + len(pieces), None
 
     def _book(self, node: int) -> tuple[Book, bool]:
@@ -241,12 +243,15 @@ def _open_endings(
     """Endings of tokens that this text has in the middle of a piece."""
     cuts = set(segmentation.ends)
     found: set[bytes] = set()
+    last = b""
     for number in range(1, len(steps)):
         byte = starts[number]
+        # A token that writes nothing ends where the one before it does.
+        last = steps[number - 1].token or last
         if byte in cuts or raw[byte - 1 : byte].isspace():
             continue
         if not raw[byte : byte + 1].isspace():
-            how = ending(steps[number - 1].token)
+            how = ending(last)
             if how is not None:
                 found.add(how[0])
     return found

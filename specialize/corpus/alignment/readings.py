@@ -6,7 +6,6 @@ segmentation of this text; a piece counts only if nothing known contradicts it
 
 - whitespace alone settles nothing: T5 attaches it to the next word;
 - half of a character settles nothing of its word;
-- after a piece that the student cannot write, nothing is settled;
 - a control token of the teacher settles nothing, unless it ends the text: then it is
   the student's EOS;
 - if the completion has a token with the same ending in the middle of a piece ("/"
@@ -84,12 +83,13 @@ class Reader:
     def __init__(self, vocabulary: Vocabulary) -> None:
         # Weak: the reader is kept for as long as its vocabulary, not the reverse.
         self._vocabulary = weakref.proxy(vocabulary)
-        self._unk_id = vocabulary.unk_id
         self._eos_id = vocabulary.eos_id
         self._books: dict[tuple[bytes, tuple[int, ...]], Book] = {}
         self._count = 0
         self.by_name: dict[bytes, tuple[int, ...]] = {}
         for index in range(vocabulary.size):
+            if not vocabulary.is_used(index):
+                continue
             if index not in (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id):
                 name = vocabulary.piece(index).replace(SPACE, " ").encode()
                 self.by_name[name] = (index,)
@@ -106,13 +106,14 @@ class Reader:
             book = self._books[key] = Book(self, context, settled)
         return book
 
+    @staticmethod
+    def is_control(alternative: bytes) -> bool:
+        """Whether this is a teacher's mark that is no text."""
+        return bool(_END.fullmatch(alternative) or _CONTROL.fullmatch(alternative))
+
     def is_name(self, alternative: bytes) -> bool:
         """Whether this can be a token of a teacher with the student's vocabulary."""
-        return (
-            alternative in self.by_name
-            or _END.fullmatch(alternative) is not None
-            or _CONTROL.fullmatch(alternative) is not None
-        )
+        return alternative in self.by_name or self.is_control(alternative)
 
     def read(
         self, context: bytes, settled: tuple[int, ...], alternative: bytes
@@ -141,14 +142,12 @@ class Reader:
     def _after(
         self, settled: tuple[int, ...], ids: list[int], key: bytes | None, certain: int
     ) -> Reading:
-        """The part of `ids` after the settled pieces, to the first unknown one."""
+        """The part of `ids` after the settled pieces."""
         known = len(settled)
         if tuple(ids[:known]) != settled:
             # It would change settled pieces, so it settles nothing.
             return _NOTHING
         ids = ids[known:]
-        if self._unk_id in ids:
-            ids = ids[: ids.index(self._unk_id) + 1]
         return Reading(tuple(ids), key, max(0, certain - known))
 
 

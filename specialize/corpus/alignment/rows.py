@@ -18,7 +18,6 @@ NO_DISTRIBUTION = ORIGINS.index("no_distribution")
 EOS = ORIGINS.index("eos")
 UNMATCHED = ORIGINS.index("unmatched")
 UNDETERMINED = ORIGINS.index("undetermined")
-UNKNOWN_PIECE = ORIGINS.index("unknown_piece")
 
 
 class Step(NamedTuple):

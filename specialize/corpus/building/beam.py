@@ -34,7 +34,7 @@ from specialize.corpus.building.decisions import (
 from specialize.corpus.building.passes import Material
 from specialize.corpus.building.pipeline import fingerprint_of
 from specialize.corpus.building.rendering import Renderer, human_completion
-from specialize.corpus.building.verification import verify
+from specialize.corpus.building.verification import verify_as_spelt
 from specialize.corpus.completions import (
     Questions,
     Sample,
@@ -42,6 +42,7 @@ from specialize.corpus.completions import (
     parse_line,
 )
 from specialize.corpus.lines import Line, read_lines
+from specialize.corpus.plain_text.round_trip import writer_of
 from specialize.corpus.records import HUMAN, Fingerprint, Problem
 from specialize.corpus.spec import (
     AcceptanceSpec,
@@ -134,23 +135,21 @@ def assemble(
     samples, judging = material.samples, acceptance.judge
     assert judging is not None  # the caller takes that of the task
     policy = samples.reasoning
-    render = _Render(
-        alignment, records, questions, material.pool, fingerprint, out, policy
-    )
+    render = _Render(alignment, records, questions, material, fingerprint, out, policy)
     decide = functools.partial(_decide, acceptance=acceptance)
     with shared_folder(out.path, staging) as folder:
         pipeline = ab.Pipeline(options=PipelineOptions(list(options)))
         humans = (
             pipeline
             | "rationales" >> ab.Create(list(samples.rationales))
-            | "judge rationales" >> ab.ParDo(_VerifyRationales(judging))
+            | "judge rationales" >> ab.ParDo(_VerifyRationales(judging, alignment))
         )
         completions = (
             pipeline
             | "files" >> ab.Create([os.fspath(path) for path in samples.files])
             | "lines" >> ab.FlatMap(read_lines)
             | "spread lines" >> ab.Reshuffle()
-            | "judge" >> ab.ParDo(_VerifyLines(judging, questions, policy))
+            | "judge" >> ab.ParDo(_VerifyLines(judging, alignment, questions, policy))
         )
         decided = (
             (humans, completions)
@@ -198,27 +197,41 @@ def assemble(
 
 
 class _VerifyRationales(ab.DoFn):
-    def __init__(self, judging: JudgeSpec):
+    def __init__(self, judging: JudgeSpec, alignment: AlignmentSpec):
         self._judging = judging
+        self._alignment = alignment
+
+    def setup(self) -> None:
+        self._writer = writer_of(self._alignment)
 
     def process(
         self, element: Problem, *args: Any, **kwargs: Any
     ) -> Iterator[tuple[str, VerifiedSample]]:
         sample = Sample(human_completion(element), element.source)
-        reason = verify(sample, element, self._judging)
+        reason, spelling = verify_as_spelt(sample, element, self._judging, self._writer)
         text = sample.completion.text
-        verification = Verification(element.id, HUMAN, reason, element.source, text)
+        verification = Verification(
+            element.id, HUMAN, reason, element.source, text, spelling=spelling
+        )
         yield element.id, VerifiedSample(verification, "")
 
 
 class _VerifyLines(ab.DoFn):
-    def __init__(self, judging: JudgeSpec, problems: list[Problem], reasoning: str):
+    def __init__(
+        self,
+        judging: JudgeSpec,
+        alignment: AlignmentSpec,
+        problems: list[Problem],
+        reasoning: str,
+    ):
         self._judging = judging
+        self._alignment = alignment
         self._problems = problems
         self._reasoning = reasoning
 
     def setup(self) -> None:
         self._questions = Questions(self._problems, self._reasoning)
+        self._writer = writer_of(self._alignment)
 
     def process(
         self, element: Line, *args: Any, **kwargs: Any
@@ -226,7 +239,9 @@ class _VerifyLines(ab.DoFn):
         for sample in parse_line(element, self._questions):
             completion = sample.completion
             problem = self._questions.get(completion.problem_id, sample.where)
-            reason = verify(sample, problem, self._judging)
+            reason, spelling = verify_as_spelt(
+                sample, problem, self._judging, self._writer
+            )
             payload = ""
             if reason is None:
                 payload = json.dumps(completion_to_json(completion))
@@ -237,6 +252,7 @@ class _VerifyLines(ab.DoFn):
                 sample.where,
                 completion.text,
                 sample.reasoned,
+                spelling,
             )
             yield problem.id, VerifiedSample(verification, payload)
 
@@ -268,7 +284,7 @@ class _Render(ab.DoFn):
         alignment: AlignmentSpec,
         records: RecordsSpec,
         problems: list[Problem],
-        pool: Sequence[Problem] | None,
+        material: Material,
         fingerprint: Fingerprint,
         out: FolderSpec,
         reasoning: str,
@@ -276,14 +292,15 @@ class _Render(ab.DoFn):
         self._alignment = alignment
         self._records = records
         self._problems = problems
-        self._pool = None if pool is None else list(pool)
+        self._pool = None if material.pool is None else list(material.pool)
+        self._judge = material.judge
         self._fingerprint = fingerprint
         self._num_shards = out.num_shards
         self._reasoning = reasoning
 
     def setup(self) -> None:
         self._renderer = Renderer(
-            self._alignment, self._records, self._problems, self._pool
+            self._alignment, self._records, self._problems, self._pool, self._judge
         )
         self._questions = Questions(self._problems, self._reasoning)
 
@@ -307,6 +324,7 @@ class _Render(ab.DoFn):
         statistics = self._summary.statistics
         funnel.aligned += done.aligned
         funnel.kept += bool(done.records)
+        funnel.spelling.add(done.spelling)
         if done.rejection is not None:
             funnel.reject(done.rejection)
         for name, reason in done.dropped:

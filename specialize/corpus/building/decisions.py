@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from specialize.corpus.building.verification import near_duplicates
+from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.corpus.records import HUMAN
 from specialize.corpus.spec import AcceptanceSpec
 from specialize.corpus.storage.funnel import Funnel
@@ -23,6 +24,7 @@ class Verification(NamedTuple):
         where: "file:line", for messages.
         text: its text if near-duplicates are looked for, else "".
         reasoned: whether reasoning was set apart from its answer.
+        spelling: what the student cannot write of a right text, if that was counted.
     """
 
     problem_id: str
@@ -31,6 +33,7 @@ class Verification(NamedTuple):
     where: str
     text: str = ""
     reasoned: bool = False
+    spelling: SpellingCounts | None = None
 
 
 def decide(
@@ -91,6 +94,8 @@ def decide_question(
             part.solved = 1
         else:
             part.reject(verification.reason)
+        if verification.spelling is not None:
+            part.spelling.add(verification.spelling)
     right = [index for index in members if verifications[index].reason is None]
     stay = right
     threshold = acceptance.near_duplicates

@@ -19,7 +19,7 @@ from specialize.corpus.building.aligned import aligned_completion, parse_aligned
 from specialize.corpus.building.decisions import DROP, KEEP_FIRST, Verification
 from specialize.corpus.building.parallel import ordered_map
 from specialize.corpus.building.rendering import Renderer, human_completion
-from specialize.corpus.building.verification import verify
+from specialize.corpus.building.verification import verify_as_spelt
 from specialize.corpus.choices import REASONING
 from specialize.corpus.completions import (
     Questions,
@@ -28,6 +28,9 @@ from specialize.corpus.completions import (
     parse_line,
 )
 from specialize.corpus.lines import Line, read_lines
+from specialize.corpus.plain_text.counting import SpellingCounts
+from specialize.corpus.plain_text.round_trip import writer_of
+from specialize.corpus.plain_text.writer import Writer
 from specialize.corpus.records import AlignedTarget, DistillRecord, Fingerprint, Problem
 from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.corpus.storage.cards import Card
@@ -87,6 +90,7 @@ class Material:
         pool: problems to draw demonstrations from; None draws from `questions`.
         samples: rationales, and completions or aligned samples.
         card: origin of the data.
+        judge: the judge of the samples.
         earlier: the funnel of earlier stages, if the samples are already aligned.
     """
 
@@ -94,6 +98,7 @@ class Material:
     pool: Sequence[Problem] | None
     samples: Samples
     card: Card
+    judge: JudgeSpec | None = None
     earlier: Funnel | None = None
 
 
@@ -130,6 +135,7 @@ class Part(NamedTuple):
         dropped: (format, reason) of records that were too long.
         verified: number of correct samples, if they were not counted before.
         human: whether the samples are human rationales.
+        spelling: what was not counted before of the samples' spelling.
     """
 
     spooled: Spooled
@@ -139,6 +145,7 @@ class Part(NamedTuple):
     dropped: list[tuple[str, str]]
     verified: int = 0
     human: bool = False
+    spelling: SpellingCounts | None = None
 
 
 class Task(NamedTuple):
@@ -154,6 +161,7 @@ def verify_all(
     problems: Sequence[Problem],
     judging: JudgeSpec,
     *,
+    alignment: AlignmentSpec | None,
     thorough: bool,
     processes: int,
 ) -> list[VerifiedChunk]:
@@ -163,6 +171,8 @@ def verify_all(
         samples: where the samples come from.
         problems: the questions.
         judging: the judge; not used for aligned samples, which were verified before.
+        alignment: how the student writes a sample, which must then be right too; None
+            judges only the teacher's text.
         thorough: whether correct samples may still be rejected: then verifications have
             the text, to find near-duplicates, and all tokens are checked now.
         processes: number of processes.
@@ -177,8 +187,8 @@ def verify_all(
         functools.partial(_verify, judging=judging, thorough=thorough),
         samples.chunks(),
         processes=processes,
-        prepare=Questions,
-        arguments=(list(problems), samples.reasoning),
+        prepare=_prepare_verify,
+        arguments=(alignment, list(problems), samples.reasoning),
     )
     try:
         return list(track(work, "verify samples"))
@@ -252,6 +262,7 @@ def render_all(
             records,
             list(material.questions),
             None if material.pool is None else list(material.pool),
+            material.judge,
             spool,
             material.samples.reasoning,
         ),
@@ -259,26 +270,41 @@ def render_all(
     yield from track(work, "align and write", total=len(verified))
 
 
+def _prepare_verify(
+    alignment: AlignmentSpec | None, problems: list[Problem], reasoning: str
+) -> tuple[Questions, Writer | None]:
+    writer = None if alignment is None else writer_of(alignment)
+    return Questions(problems, reasoning), writer
+
+
 def _prepare_render(
     alignment: AlignmentSpec,
     records: RecordsSpec,
     problems: list[Problem],
     pool: list[Problem] | None,
+    judge: JudgeSpec | None,
     spool: str,
     reasoning: str,
 ) -> tuple[Renderer, Questions, SpoolWriter]:
-    renderer = Renderer(alignment, records, problems, pool)
+    renderer = Renderer(alignment, records, problems, pool, judge)
     return renderer, Questions(problems, reasoning), SpoolWriter(spool)
 
 
 def _verify(
-    questions: Questions, chunk: Chunk, *, judging: JudgeSpec, thorough: bool
+    prepared: tuple[Questions, Writer | None],
+    chunk: Chunk,
+    *,
+    judging: JudgeSpec,
+    thorough: bool,
 ) -> VerifiedChunk:
+    questions, writer = prepared
     verifications: list[Verification] = []
     counts: list[int] = []
 
     def look_at(sample: Sample, problem: Problem) -> None:
-        reason = None if chunk.aligned else verify(sample, problem, judging)
+        reason = spelling = None
+        if not chunk.aligned:
+            reason, spelling = verify_as_spelt(sample, problem, judging, writer)
         completion = sample.completion
         text = completion.text if thorough and reason is None else ""
         verifications.append(
@@ -289,6 +315,7 @@ def _verify(
                 sample.where,
                 text,
                 sample.reasoned,
+                spelling,
             )
         )
 
@@ -330,6 +357,7 @@ def _render(
     rejected: list[str] = []
     dropped: list[tuple[str, str]] = []
     aligned = kept = 0
+    spelling = SpellingCounts()
     for sample, target, decision in kept_samples(task, questions, renderer.alignment.k):
         done = renderer.render(
             sample.completion,
@@ -339,13 +367,16 @@ def _render(
         )
         records.extend(done.records)
         dropped.extend(done.dropped)
+        spelling.add(done.spelling)
         aligned += done.aligned
         kept += bool(done.records)
         if done.rejection is not None:
             rejected.append(done.rejection)
     spooled = spool.append(records, fingerprint, num_shards)
     human = bool(task.chunk.rationales)
-    return Part(spooled, aligned, kept, rejected, dropped, human=human)
+    return Part(
+        spooled, aligned, kept, rejected, dropped, human=human, spelling=spelling
+    )
 
 
 def kept_samples(

@@ -12,6 +12,8 @@ from specialize.corpus.building.passes import (
     render_all,
     verify_all,
 )
+from specialize.corpus.plain_text.round_trip import writer_of
+from specialize.corpus.plain_text.writer import description
 from specialize.corpus.records import Fingerprint, Problem
 from specialize.corpus.spec import (
     AcceptanceSpec,
@@ -25,7 +27,6 @@ from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.storage.record_order import Collected, gather
 from specialize.corpus.tasks.known import read_problems
-from specialize.corpus.vocabulary import Vocabulary
 from specialize.outputs import scratch
 from specialize.progress import track
 
@@ -77,6 +78,7 @@ def build(
             rationales=bool(rationales),
             more_sources=() if extra is None else (extra,),
         ),
+        judge=acceptance.judge,
     )
     if beam_options is not None:
         from specialize.corpus.building import beam
@@ -110,6 +112,7 @@ def assemble(
         material.samples,
         material.questions,
         acceptance.judge,
+        alignment=alignment,
         thorough=acceptance.compares_samples,
         processes=workers,
     )
@@ -177,7 +180,8 @@ def fingerprint_of(
     alignment: AlignmentSpec, records: RecordsSpec, card: cards.Card
 ) -> Fingerprint:
     """The corpus fingerprint, which readers compare with what they expect."""
-    vocabulary = Vocabulary(alignment.vocabulary, rows=alignment.rows)
+    writer = writer_of(alignment)
+    vocabulary = writer.vocabulary
     return Fingerprint(
         vocabulary_sha256=vocabulary.sha256,
         vocabulary_rows=vocabulary.rows,
@@ -188,6 +192,7 @@ def fingerprint_of(
         sampling=card.sampling,
         demonstrations={"count": records.demonstrations, "seed": records.seed},
         task=card.task,
+        spelling=description(writer),
     )
 
 
@@ -216,6 +221,8 @@ def _blocks(
         counts.verified += part.verified
         counts.aligned += part.aligned
         counts.kept += part.kept
+        if part.spelling is not None:
+            counts.spelling.add(part.spelling)
         for reason in part.rejected:
             counts.reject(reason)
         for name, reason in part.dropped:

@@ -6,6 +6,7 @@ and for chains of thought `per_step_probs`, one `{piece: probability}` per targe
 They were aligned by dynamic time warping; its one-hot positions are `{piece: 1.0}`.
 """
 
+import dataclasses
 import functools
 import os
 import re
@@ -21,6 +22,9 @@ from specialize.corpus.building.parallel import default_processes, ordered_map
 from specialize.corpus.building.passes import Part
 from specialize.corpus.building.pipeline import write
 from specialize.corpus.building.safe_pickle import load
+from specialize.corpus.plain_text.counting import SpellingCounts
+from specialize.corpus.plain_text.round_trip import writer_of
+from specialize.corpus.plain_text.writer import AS_IT_IS, Writer
 from specialize.corpus.records import (
     PROBABILITY_SLACK,
     DistillRecord,
@@ -266,27 +270,38 @@ def _mass(step: Any, vocabulary: Vocabulary, where: str) -> dict[int, float]:
     return mass
 
 
-def _prepare(alignment: AlignmentSpec, spool: str) -> tuple[Vocabulary, SpoolWriter]:
-    vocabulary = Vocabulary(alignment.vocabulary, rows=alignment.rows)
-    return vocabulary, SpoolWriter(spool)
+def _prepare(alignment: AlignmentSpec, spool: str) -> tuple[Writer, SpoolWriter]:
+    # The texts stay as they were aligned.
+    return writer_of(dataclasses.replace(alignment, **AS_IT_IS)), SpoolWriter(spool)
 
 
 def _convert(
-    prepared: tuple[Vocabulary, SpoolWriter],
+    prepared: tuple[Writer, SpoolWriter],
     items: list[_Item],
     *,
     fingerprint: Fingerprint,
     num_shards: int,
 ) -> Part:
-    vocabulary, spool = prepared
+    writer, spool = prepared
+    spelling = SpellingCounts()
     records: list[DistillRecord] = []
     rejected: list[str] = []
     for item in items:
-        done = convert(item, vocabulary, fingerprint.k)
+        done = convert(item, writer.vocabulary, fingerprint.k)
         if isinstance(done, str):
             rejected.append(done)
         else:
             records.append(done)
+            if done.format.endswith("_cot"):
+                spelling.add(writer.counts(done.targets))
     spooled = spool.append(records, fingerprint, num_shards)
     verified = len(items) - rejected.count("wrong_answer")
-    return Part(spooled, len(records), len(records), rejected, [], verified)
+    return Part(
+        spooled,
+        len(records),
+        len(records),
+        rejected,
+        [],
+        verified,
+        spelling=spelling,
+    )

@@ -4,8 +4,7 @@
 sample, the problems and the specifications, so any process or machine can run it.
 """
 
-import functools
-import os
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,9 @@ import numpy as np
 
 from specialize.corpus import prompts
 from specialize.corpus.alignment.aligning import align, one_hot
+from specialize.corpus.alignment.rows import SOFT
+from specialize.corpus.plain_text.counting import SpellingCounts
+from specialize.corpus.plain_text.round_trip import as_spelt, writer_of
 from specialize.corpus.records import (
     HUMAN,
     AlignedTarget,
@@ -21,10 +23,9 @@ from specialize.corpus.records import (
     Problem,
 )
 from specialize.corpus.spec import AlignmentSpec, RecordsSpec
-from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
-
-Path = str | os.PathLike[str]
+from specialize.judging.answers import verdict
+from specialize.judging.spec import JudgeSpec
 
 
 def human_completion(problem: Problem) -> Completion:
@@ -46,12 +47,14 @@ class Rendered(NamedTuple):
         rejection: why there are none (one of `funnel.REASONS`), or None.
         aligned: whether the text could be aligned.
         dropped: (format, reason) of records that were too long.
+        spelling: the number pieces of the target.
     """
 
     records: list[DistillRecord]
     rejection: str | None
     aligned: bool
     dropped: list[tuple[str, str]]
+    spelling: SpellingCounts
 
 
 class Renderer:
@@ -63,6 +66,7 @@ class Renderer:
         records: RecordsSpec,
         problems: Sequence[Problem],
         pool: Sequence[Problem] | None = None,
+        judge: JudgeSpec | None = None,
     ):
         """Reads the vocabulary.
 
@@ -72,30 +76,43 @@ class Renderer:
             problems: all problems, which completions name by id.
             pool: problems to draw demonstrations from; only those with a rationale and
                 an answer are used. None draws from `problems`.
+            judge: the judge of answer-only targets as the student spells them; None
+                takes all. Samples were judged before.
 
         Raises:
             InputError: the vocabulary cannot be read.
         """
         self.alignment = alignment
         self.spec = records
-        self.vocabulary = _vocabulary(alignment.vocabulary, alignment.rows)
+        self.writer = writer_of(alignment)
+        # Targets are spelled as the writer says, inputs as evaluation spells them.
+        self.vocabulary = self.writer.vocabulary
+        self.input_vocabulary = writer_of(
+            dataclasses.replace(alignment, digits="whole")
+        ).vocabulary
         self.problems = {problem.id: problem for problem in problems}
         source = problems if pool is None else pool
+        self.judge = judge
         self.pool = [p for p in source if p.rationale is not None and p.answers]
 
     def align(
         self, completion: Completion, where: str = "this completion"
     ) -> AlignedTarget | None:
-        """The completion in student tokens, or None if it cannot be aligned."""
+        """The completion in student tokens, or None if it cannot be aligned.
+
+        They spell the completion as the writer writes it.
+        """
         k = self.alignment.k
         if completion.tokens is None:
-            return one_hot(completion.text.strip(), self.vocabulary, k)
+            text = self.writer.text(completion.text).strip()
+            return one_hot(text, self.vocabulary, k)
         return align(
             completion.tokens,
             completion.text,
             self.vocabulary,
             method=self.alignment.method,
             k=k,
+            machine=self.writer.machine,
             where=where,
         )
 
@@ -113,7 +130,8 @@ class Renderer:
             completion: a verified sample.
             first: whether it is its question's first correct sample, from which the
                 answer-only records are made.
-            target: the aligned completion, if it is already known.
+            target: the aligned completion, if it is already known. The completion is
+                then as the writer writes it.
             where: "file:line", for messages.
         """
         spec = self.spec
@@ -135,13 +153,17 @@ class Renderer:
         if formats and target is None:
             target = self.align(completion, where)
             aligned = target is not None
+            written = self.writer.text(completion.text)
+            completion = dataclasses.replace(
+                completion, text=written, tokens=None, reasoning=0
+            )
             formats = formats if aligned else ()
         records: list[DistillRecord] = []
         dropped: list[tuple[str, str]] = []
         due = formats + (spec.answer_formats if first else ())
         for name in due:
-            record = self._record(name, problem, completion, target)
-            reason = self._too_long(record)
+            record, misspelt = self._record(name, problem, completion, target)
+            reason = misspelt or self._too_long(record)
             if reason is None:
                 records.append(record)
             else:
@@ -152,7 +174,12 @@ class Renderer:
                 rejection = dropped[0][1]
             else:
                 rejection = "not_wanted" if aligned else "unaligned"
-        return Rendered(records, rejection, aligned, dropped)
+        spelling = SpellingCounts()
+        if records and target is not None and completion.sample != HUMAN:
+            numbers = self.writer.has_digit[target.ids]
+            spelling.number_pieces = int(numbers.sum())
+            spelling.soft_number_pieces = int((numbers & (target.origin == SOFT)).sum())
+        return Rendered(records, rejection, aligned, dropped, spelling)
 
     def _record(
         self,
@@ -160,7 +187,8 @@ class Renderer:
         problem: Problem,
         completion: Completion,
         target: AlignedTarget | None,
-    ) -> DistillRecord:
+    ) -> tuple[DistillRecord, str | None]:
+        """One record, and why it cannot be taught, if so."""
         spec = self.spec
         demonstrations: list[Problem] = []
         is_cot = name.endswith("_cot")
@@ -173,18 +201,31 @@ class Renderer:
         inputs, targets = prompts.render(
             name, problem, demonstrations, target=completion.text if is_cot else None
         )
+        reason = None
         if not is_cot:
+            reason = self._misspelt(targets, problem)
+            targets = self.writer.text(targets)
             target = one_hot(targets, self.vocabulary, self.alignment.k)
         assert target is not None  # CoT formats are rendered only with a target
         sample = "human" if completion.sample == HUMAN else completion.sample
-        return DistillRecord(
+        record = DistillRecord(
             id=f"{problem.id}/{sample}/{name}",
             format=name,
             inputs=inputs,
             targets=targets,
-            input_ids=np.asarray(self.vocabulary.encode(inputs), np.int32),
+            input_ids=np.asarray(self.input_vocabulary.encode(inputs), np.int32),
             target=target,
         )
+        return record, reason
+
+    def _misspelt(self, targets: str, problem: Problem) -> str | None:
+        """Why an answer-only target cannot be taught, if so."""
+        if self.judge is None or self.writer.spelt(targets) == targets:
+            return None
+        reason, _ = as_spelt(targets, problem.answers, self.judge, self.writer)
+        # A gold that the judge does not find in its own target stays.
+        is_read = verdict(targets, problem.answers, self.judge).correct
+        return reason if reason == "unwritable" or is_read else None
 
     def _too_long(self, record: DistillRecord) -> str | None:
         limit = self.spec.max_target_tokens
@@ -194,8 +235,3 @@ class Renderer:
         if limit is not None and len(record.input_ids) > limit:
             return "input_too_long"
         return None
-
-
-@functools.lru_cache(maxsize=2)
-def _vocabulary(path: Path, rows: int | None) -> Vocabulary:
-    return Vocabulary(path, rows=rows)

@@ -7,14 +7,16 @@ Every file has a card beside it (`cards`) with the origin, the funnel so far and
 not fit. The records at the end are those that `build` writes.
 """
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from specialize import outputs
+from specialize import outputs, typed_json
 from specialize.corpus.building.aligned import aligned_to_json
 from specialize.corpus.building.decisions import DROP, Verification, decide
 from specialize.corpus.building.parallel import default_processes, ordered_map
@@ -35,6 +37,9 @@ from specialize.corpus.building.pipeline import (
 from specialize.corpus.building.rendering import Renderer
 from specialize.corpus.completions import Questions, completion_to_json, parse_line
 from specialize.corpus.lines import staged_lines
+from specialize.corpus.plain_text.counting import SpellingCounts
+from specialize.corpus.plain_text.round_trip import as_spelt, writer_of
+from specialize.corpus.plain_text.writer import AS_IT_IS
 from specialize.corpus.records import Problem
 from specialize.corpus.spec import (
     AcceptanceSpec,
@@ -46,8 +51,8 @@ from specialize.corpus.spec import (
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
-from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
+from specialize.judging.spec import JudgeSpec
 from specialize.progress import track
 
 Path = str | os.PathLike[str]
@@ -58,6 +63,7 @@ def verify(
     out: Path,
     *,
     acceptance: AcceptanceSpec = AcceptanceSpec(),
+    alignment: AlignmentSpec | None = None,
     rejected: Path | None = None,
     processes: int | None = None,
 ) -> Funnel:
@@ -67,6 +73,8 @@ def verify(
         sources: problems and completions. Only `write` uses rationales.
         out: file of JSON lines, gzipped if its name ends in `.gz`.
         acceptance: which samples are kept.
+        alignment: how the student writes a sample, which must then be right too; None
+            leaves that to `align`.
         rejected: file of JSON lines for the other samples with their reasons, or None.
         processes: number of processes; does not change the result.
 
@@ -88,7 +96,12 @@ def verify(
     acceptance = acceptance.of(sources)
     assert acceptance.judge is not None  # `of` gives one
     chunks = verify_all(
-        samples, problems, acceptance.judge, thorough=True, processes=workers
+        samples,
+        problems,
+        acceptance.judge,
+        alignment=alignment,
+        thorough=True,
+        processes=workers,
     )
     verified = [one for chunk in chunks for one in chunk.verifications]
     if rejected is not None and all(one.reason for one in verified):
@@ -111,7 +124,13 @@ def verify(
         stream = stack.enter_context(staged_lines(out))
         for lines in track(work, "write correct completions", total=len(chunks)):
             stream.write(lines)
-    cards.write_card(out, dataclasses.replace(card, funnel=funnel.to_json()))
+    card = dataclasses.replace(
+        card,
+        funnel=funnel.to_json(),
+        judge=dataclasses.asdict(acceptance.judge),
+        spelling={} if alignment is None else _spelling(alignment),
+    )
+    cards.write_card(out, card)
     return funnel
 
 
@@ -143,8 +162,19 @@ def align(
     completions = _only(sources)
     card = cards.read_card(completions) or cards.Card(cards.UNKNOWN)
     description = _description(alignment)
+    spelling = _spelling(alignment)
+    if card.spelling and card.spelling != spelling:
+        raise InputError(
+            f"{completions} was verified with other settings: the spelling is "
+            f"{card.spelling}, now {spelling}. Align with the settings of 'verify', or "
+            "verify again."
+        )
+    # Without a funnel, all completions count as verified.
+    judge = None
+    if card.funnel and not card.spelling:
+        judge = _judge(card, sources, completions)
     work = ordered_map(
-        _align,
+        functools.partial(_align, judge=judge),
         Samples([], [completions]).chunks(),
         processes=workers,
         prepare=_prepare_align,
@@ -153,18 +183,27 @@ def align(
     funnel = Funnel.from_json(card.funnel, completions)
     read = 0
     aligned = 0
+    rejected: collections.Counter[str] = collections.Counter()
     with staged_lines(out) as stream:
         for part in track(work, "align completions"):
             stream.write(part.lines)
             read += part.read
             aligned += part.aligned
+            rejected.update(part.rejected)
+            funnel.spelling.add(part.spelling)
         if not aligned:
-            raise InputError(f"none of {read} completions in {completions} aligned.")
+            raise InputError(
+                f"none of {read} completions in {completions} aligned: "
+                f"{dict(rejected) or 'they have no text'}."
+            )
     if not card.funnel:
-        funnel = Funnel(read=read, verified=read)
+        funnel = dataclasses.replace(funnel, read=read, verified=read)
     funnel.aligned = funnel.kept = aligned
-    if read > aligned:
-        funnel.reject("unaligned", read - aligned)
+    funnel.verified -= rejected.total()
+    for reason, count in rejected.items():
+        funnel.reject(reason, count)
+    if read > aligned + rejected.total():
+        funnel.reject("unaligned", read - aligned - rejected.total())
     card = dataclasses.replace(card, funnel=funnel.to_json(), alignment=description)
     cards.write_card(out, card)
     return funnel
@@ -200,10 +239,14 @@ def write(
             f"{aligned} has no card of 'specialize corpus align' beside it. Name a "
             f"file that 'align' wrote, and keep its {cards.SUFFIX} beside it."
         )
+    # Aligned samples of version 0.1 do not say how they were spelled.
+    before = AS_IT_IS | card.alignment
+    if "unwritable" not in card.alignment:
+        alignment = dataclasses.replace(alignment, **AS_IT_IS)
     wanted = _description(alignment)
     differing = [
         f"{name} is {found!r}, now {wanted.get(name)!r}"
-        for name, found in card.alignment.items()
+        for name, found in before.items()
         if wanted.get(name) != found
     ]
     if differing:
@@ -227,6 +270,7 @@ def write(
         demonstration_pool(sources, records),
         Samples(rationales, [aligned], aligned=True),
         final,
+        judge=_judge(card, sources, aligned),
         earlier=Funnel.from_json(card.funnel, aligned),
     )
     return assemble(
@@ -236,6 +280,15 @@ def write(
         AcceptanceSpec(sources.judge),
         folder,
         processes=processes,
+    )
+
+
+def _judge(card: cards.Card, sources: Sources, where: Path) -> JudgeSpec:
+    """The judge of `verify`, or that of the task."""
+    if not card.judge:
+        return sources.judge
+    return typed_json.convert(
+        card.judge, JudgeSpec, f"{where}: judge", remedy="Verify again."
     )
 
 
@@ -251,19 +304,29 @@ def _only(sources: Sources) -> Path:
 
 def _description(alignment: AlignmentSpec) -> dict[str, Any]:
     """The settings in the card of aligned samples, which `write` compares."""
-    vocabulary = Vocabulary(alignment.vocabulary, rows=alignment.rows)
+    vocabulary = writer_of(alignment).vocabulary
     return {
         "method": alignment.method,
         "k": alignment.k,
         "vocabulary_sha256": vocabulary.sha256,
         "vocabulary_rows": vocabulary.rows,
+        "unwritable": alignment.unwritable,
+        "digits": alignment.digits,
     }
+
+
+def _spelling(alignment: AlignmentSpec) -> dict[str, Any]:
+    """The settings in the card of verified samples, which `align` compares."""
+    value = _description(alignment)
+    return {name: value[name] for name in ("vocabulary_sha256", "unwritable")}
 
 
 class _Aligned(NamedTuple):
     lines: bytes
     read: int
     aligned: int
+    rejected: list[str]
+    spelling: SpellingCounts
 
 
 def _prepare_align(
@@ -281,19 +344,40 @@ def _export(questions: Questions, task: Task) -> bytes:
     return "".join(line + "\n" for line in lines).encode()
 
 
-def _align(prepared: tuple[Renderer, Questions], chunk: Chunk) -> _Aligned:
+def _align(
+    prepared: tuple[Renderer, Questions], chunk: Chunk, *, judge: JudgeSpec | None
+) -> _Aligned:
     renderer, questions = prepared
+    writer = renderer.writer
     lines: list[str] = []
+    rejected: list[str] = []
+    spelling = SpellingCounts()
     read = 0
     for line in chunk.lines:
         for sample in parse_line(line, questions):
             read += 1
             if sample.rejection is not None:
                 continue
-            target = renderer.align(sample.completion, sample.where)
+            completion = sample.completion
+            if judge is not None:
+                problem = questions.get(completion.problem_id, sample.where)
+                reason, counts = as_spelt(
+                    completion.text,
+                    problem.answers,
+                    judge,
+                    writer,
+                    answer=completion.answer,
+                )
+                spelling.add(counts)
+                if reason is not None:
+                    rejected.append(reason)
+                    continue
+            target = renderer.align(completion, sample.where)
             if target is not None:
-                lines.append(aligned_to_json(sample.completion, target) + "\n")
-    return _Aligned("".join(lines).encode(), read, len(lines))
+                text = writer.text(completion.text)
+                completion = dataclasses.replace(completion, text=text)
+                lines.append(aligned_to_json(completion, target) + "\n")
+    return _Aligned("".join(lines).encode(), read, len(lines), rejected, spelling)
 
 
 def _rejections(

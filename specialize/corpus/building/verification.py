@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from rapidfuzz.distance import Indel
 
 from specialize.corpus.completions import Sample
+from specialize.corpus.plain_text.counting import SpellingCounts
+from specialize.corpus.plain_text.round_trip import as_spelt
+from specialize.corpus.plain_text.writer import Writer
 from specialize.corpus.records import Problem, is_whole
 from specialize.judging.answers import verdict
 from specialize.judging.spec import JudgeSpec
@@ -33,6 +36,30 @@ def verify(sample: Sample, problem: Problem, judging: JudgeSpec) -> str | None:
     if found.correct:
         return None
     return "no_answer" if found.value is None else "wrong_answer"
+
+
+def verify_as_spelt(
+    sample: Sample, problem: Problem, judging: JudgeSpec, writer: Writer | None
+) -> tuple[str | None, SpellingCounts | None]:
+    """As `verify`, and then once more as the student is taught to spell the text.
+
+    Args:
+        sample: the sample.
+        problem: the question that it answers.
+        judging: the judge.
+        writer: how the student writes; None judges only the teacher's text.
+
+    Returns:
+        None if the sample is correct, else one of `funnel.REASONS`. Then, if the text
+        is right, what the student cannot write of it.
+    """
+    reason = verify(sample, problem, judging)
+    if reason is not None or writer is None:
+        return reason, None
+    completion = sample.completion
+    return as_spelt(
+        completion.text, problem.answers, judging, writer, answer=completion.answer
+    )
 
 
 def near_duplicates(texts: Sequence[str], threshold: float) -> list[bool]:

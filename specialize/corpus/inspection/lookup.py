@@ -11,12 +11,13 @@ from rich.table import Table
 from specialize.corpus.building.rendering import Renderer, human_completion
 from specialize.corpus.completions import Questions, Sample, read_completions
 from specialize.corpus.inspection.view import View, view, view_record
+from specialize.corpus.plain_text.round_trip import writer_of
+from specialize.corpus.plain_text.writer import of_description
 from specialize.corpus.records import DistillRecord, Problem
 from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
-from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 
 Path = str | os.PathLike[str]
@@ -45,7 +46,16 @@ def look_at_record(
         InputError: there is no such record, or the vocabulary is another one.
     """
     manifest = Manifest.load(corpus)
-    vocabulary = Vocabulary(vocabulary_path, rows=manifest.fingerprint.vocabulary_rows)
+    spelling = of_description(manifest.fingerprint.spelling)
+    writer = writer_of(
+        AlignmentSpec(
+            vocabulary_path,
+            manifest.fingerprint.vocabulary_rows,
+            unwritable=spelling["unwritable"],
+            digits=spelling["digits"],
+        )
+    )
+    vocabulary = writer.vocabulary
     record = _record(corpus, identity, index, vocabulary.sha256)
     problem_id, _, sample = record.id.rpartition("/")[0].rpartition("/")
     completion = None
@@ -54,7 +64,7 @@ def look_at_record(
         completion = _sample(
             completions, problems, problem_id, int(sample), policy
         ).completion
-    return view_record(record, vocabulary, completion)
+    return view_record(record, vocabulary, completion, writer.machine)
 
 
 def look_at_completion(
@@ -95,7 +105,15 @@ def look_at_completion(
     if target is None:
         raise InputError(f"{identity} cannot be aligned: its text has no tokens.")
     tokens = completion.tokens or ()
-    return view(identity, completion.text, target, renderer.vocabulary, tokens=tokens)
+    writer = renderer.writer
+    return view(
+        identity,
+        writer.text(completion.text),
+        target,
+        renderer.vocabulary,
+        tokens=tokens,
+        machine=writer.machine,
+    )
 
 
 def summary(corpus: Path) -> dict[str, Any]:

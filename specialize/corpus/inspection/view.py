@@ -19,6 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from specialize import errors
+from specialize.corpus.plain_text.machine import Machine
+from specialize.corpus.plain_text.tokens import rewrite
 from specialize.corpus.records import (
     ORIGINS,
     AlignedTarget,
@@ -39,7 +41,7 @@ REASONS = {
     "eos": "one-hot, the end of the target",
     "unmatched": "one-hot, dtw found no single equal teacher token",
     "undetermined": "one-hot, the teacher's tokens do not determine this piece",
-    "unknown_piece": "one-hot, the student's vocabulary cannot write it",
+    "unknown_piece": "one-hot, the student's vocabulary cannot write it (0.1)",
 }
 
 
@@ -127,21 +129,24 @@ def view(
     *,
     tokens: Sequence[TeacherToken] = (),
     inputs: str = "",
+    machine: Machine | None = None,
 ) -> View:
     """Matches one target with the teacher's tokens.
 
     Args:
         title: id of the sample.
-        text: the target's text, which the tokens spell.
+        text: the target's text, which the tokens spell after `machine` rewrote them.
         target: the aligned target.
         vocabulary: the student's vocabulary.
         tokens: the teacher's tokens; empty if they are unknown.
         inputs: encoder text to show, if any.
+        machine: rewrites the tokens as the student writes them.
 
     Raises:
         InputError: the tokens do not spell the text, or the target has other ids.
     """
-    if tokens and b"".join(token.token for token in tokens) != text.encode():
+    written = _written(tokens, machine)
+    if tokens and b"".join(written) != text.encode():
         raise InputError(
             f"{title}: the tokens do not spell the text. Name the completions that the "
             "corpus was built from."
@@ -153,7 +158,7 @@ def view(
         )
     spans = vocabulary.spans(text)
     piece_ends = [span.end for span in spans]
-    token_ends = list(itertools.accumulate(len(token.token) for token in tokens))
+    token_ends = list(itertools.accumulate(map(len, written)))
     cuts = sorted(set(piece_ends) & set(token_ends) if tokens else set(piece_ends))
     members: list[tuple[list[Before], list[After]]] = [([], []) for _ in cuts]
     for token, end in zip(tokens, token_ends, strict=True):
@@ -169,8 +174,18 @@ def view(
     return View(title, inputs, text, tuple(groups))
 
 
+def _written(tokens: Sequence[TeacherToken], machine: Machine | None) -> list[bytes]:
+    """What each token writes."""
+    written = [token.token for token in tokens]
+    found = machine and rewrite(written, [()] * len(written), machine)
+    return found.tokens if found else written
+
+
 def view_record(
-    record: DistillRecord, vocabulary: Vocabulary, completion: Completion | None = None
+    record: DistillRecord,
+    vocabulary: Vocabulary,
+    completion: Completion | None = None,
+    machine: Machine | None = None,
 ) -> View:
     """The view of a record of a corpus.
 
@@ -178,12 +193,21 @@ def view_record(
         record: the record.
         vocabulary: the student's vocabulary.
         completion: the teacher's completion, if it is known.
+        machine: rewrites the completion as the student writes it.
     """
     tokens = () if completion is None else completion.tokens or ()
     # The record's text is stripped; the tokens spell the whole text.
-    text = record.targets if not tokens else b"".join(t.token for t in tokens).decode()
+    text = record.targets
+    if tokens:
+        text = b"".join(_written(tokens, machine)).decode()
     return view(
-        record.id, text, record.target, vocabulary, tokens=tokens, inputs=record.inputs
+        record.id,
+        text,
+        record.target,
+        vocabulary,
+        tokens=tokens,
+        inputs=record.inputs,
+        machine=machine,
     )
 
 

@@ -105,6 +105,7 @@ def register_sample(commands: options.Commands) -> None:
     pace.add_argument("--max_cost", type=float, default=None, help="stop at this cost")
     judging = parser.add_argument_group("verification")
     options.add_answer_type(judging)
+    options.add_spelling(judging, required=False)
 
 
 def _sample(arguments: argparse.Namespace) -> int:
@@ -145,7 +146,11 @@ def _sample(arguments: argparse.Namespace) -> int:
         endpoint,
         arguments.responses,
         dataclasses.replace(
-            options.sampling(arguments), seed=arguments.seed, pace=pace, price=price
+            options.sampling(arguments),
+            seed=arguments.seed,
+            student=options.alignment(arguments) if arguments.vocabulary else None,
+            pace=pace,
+            price=price,
         ),
         prompt_prefix=sample.read_prompt_prefix(arguments.prompt),
         convention=arguments.logprobs_are,

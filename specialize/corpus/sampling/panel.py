@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 
 from rich.console import Console
 from rich.live import Live
@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from specialize.corpus.plain_text.counting import shown
 from specialize.corpus.sampling.sampler import Tally
 from specialize.progress import console as default_console
 from specialize.progress import say
@@ -35,6 +36,7 @@ def line(tally: Tally) -> str:
         f"{tally.questions:,} questions with none correct",
         *([_cut(tally)] if tally.cut else []),
         *([_ONE_HOT] if tally.one_hot else []),
+        *_spelling(tally),
         *([f"retried: {_retries(tally, ', ')}"] if tally.retries else []),
         _clock(time.monotonic() - tally.began)
         + ("" if eta is None else f", {_clock(eta)} left"),
@@ -71,6 +73,8 @@ def render(tally: Tally) -> Panel:
         grid.add_row("cut", _cut(tally))
     if tally.one_hot:
         grid.add_row("rows", _ONE_HOT)
+    for text in _spelling(tally):
+        grid.add_row("student", Text(text))
     if tally.retries:
         grid.add_row("retried", _retries(tally, "  "))
         # No markup: the words are the server's.
@@ -121,6 +125,20 @@ _ONE_HOT = "no log-probabilities are asked for: every row is one-hot"
 
 def _cut(tally: Tally) -> str:
     return f"{tally.cut:,} cut off or refused by the server, so not right"
+
+
+def _spelling(tally: Tally) -> Iterator[str]:
+    """What the student cannot write of the right samples of this run."""
+    spelling = tally.spelling
+    if tally.misspelt:
+        yield f"{tally.misspelt:,} right ones are not right as the student spells them"
+    if spelling.characters:
+        found = shown(spelling.characters)
+        yield f"{spelling.samples:,} with unwritable characters: {found}"
+    if spelling.lost:
+        yield f"{spelling.lost_samples:,} with <unk> for: {shown(spelling.lost)}"
+    if spelling.newlines:
+        yield f"{spelling.newlines:,} newlines made spaces"
 
 
 def _retries(tally: Tally, separator: str) -> str:

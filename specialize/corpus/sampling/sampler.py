@@ -19,6 +19,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from specialize.corpus.plain_text.counting import SpellingCounts
+from specialize.corpus.plain_text.round_trip import as_spelt, writer_of
 from specialize.corpus.prompts import teacher_prompt
 from specialize.corpus.reasoning import answer_of
 from specialize.corpus.records import Completion, Problem, is_whole
@@ -54,6 +56,10 @@ class Tally:
         planned: samples that there will be, as far as is known.
         failed: samples that were given up.
         right: samples of cached and done with the right answer.
+        spelling: what the student cannot write of the right samples of this run, if
+            its vocabulary is known.
+        misspelt: samples of this run that are right, but not as the student would
+            spell them.
         unsolved: questions that have all planned samples, none of them right.
         questions: questions of the run.
         in_flight: requests without a response yet.
@@ -74,6 +80,8 @@ class Tally:
     planned: int = 0
     failed: int = 0
     right: int = 0
+    spelling: SpellingCounts = dataclasses.field(default_factory=SpellingCounts)
+    misspelt: int = 0
     unsolved: int = 0
     questions: int = 0
     in_flight: int = 0
@@ -150,6 +158,7 @@ class Sampler:
         self._store = store
         self._prompt_prefix = prompt_prefix
         self._sampling = sampling
+        self._student = sampling.student and writer_of(sampling.student)
         pace = sampling.pace
         self._limits = Limits(pace.requests_per_minute, pace.tokens_per_minute)
         self._standings = store.standings()
@@ -319,9 +328,16 @@ class Sampler:
         answers = self._problems[problem_id].answers
         try:
             answer = answer_of(found)
-            return verdict(answer, answers, self._sampling.judge).correct
+            judge = self._sampling.judge
+            right = verdict(answer, answers, judge).correct
+            if self._student is None or not right:
+                return right
+            reason, counts = as_spelt(answer, answers, judge, self._student)
         except (ArithmeticError, RecursionError, ValueError):
             return False  # what the judge cannot read ends no run that is paid for
+        self.tally.spelling.add(counts)
+        self.tally.misspelt += reason is not None
+        return reason is None
 
     def _judge_the_rest(self) -> None:
         """Judges what an earlier run stored, but was ended before it judged."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specialize import checks
+from specialize.corpus.spec import AlignmentSpec
 from specialize.errors import InputError
 from specialize.judging.spec import JudgeSpec
 
@@ -221,6 +222,8 @@ class SamplingSpec:
         samples_per_request: number of samples that one request asks for.
         seed: random seed of the run.
         judge: the judge that says which samples are right.
+        student: the vocabulary and spelling of the student; a sample is then right
+            only if it also is as the student would spell it. None: not known yet.
         pace: how fast the teacher is asked.
         price: what tokens cost.
 
@@ -233,6 +236,7 @@ class SamplingSpec:
     samples_per_request: int = 4
     seed: int = 0
     judge: JudgeSpec = JudgeSpec(answer_type="number")
+    student: AlignmentSpec | None = None
     pace: PaceSpec = PaceSpec()
     price: PriceSpec = PriceSpec()
 

@@ -40,7 +40,10 @@ class Card:
         sources: the input files: name, bytes, sha256.
         task: the task of the problems, as `Sources.label`.
         funnel: the funnel so far, between two stages.
-        alignment: method, K and vocabulary, after `align`.
+        alignment: method, K, vocabulary and spelling, after `align`.
+        judge: the judge, after `verify`.
+        spelling: vocabulary and spelling, if `verify` judged the texts as the student
+            spells them.
         imported: what `import` read, wrote and lost.
     """
 
@@ -55,6 +58,8 @@ class Card:
     funnel: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     alignment: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     imported: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    judge: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    spelling: dict[str, Any] = dataclasses.field(default_factory=dict[str, Any])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without empty fields."""

@@ -5,6 +5,9 @@ from typing import Any
 
 from specialize.corpus.storage.manifest import Manifest
 
+# What version 0.1 did, and an empty field says.
+_KEPT = {"unwritable": "keep"}
+
 _LAYOUT = """\
 ## Layout
 
@@ -44,6 +47,7 @@ def dataset_card(manifest: Manifest) -> str:
                 ("prompt (sha256)", fingerprint.prompt_sha256 or "none or unknown"),
                 ("sampling", _pairs(fingerprint.sampling)),
                 ("alignment", fingerprint.alignment),
+                ("unwritable text", _pairs(fingerprint.spelling or _KEPT)),
                 ("entries of a teacher row", str(fingerprint.k)),
                 ("demonstrations", _pairs(fingerprint.demonstrations)),
                 ("student vocabulary (sha256)", fingerprint.vocabulary_sha256),

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from specialize import typed_json
+from specialize.corpus.plain_text.counting import BY_NAME, SpellingCounts, shown
 from specialize.errors import InputError
 from specialize.typed_json import Count
 
@@ -24,6 +26,8 @@ REASONS = {
     "no_gold": "its question has no gold answer",
     "no_answer": "states no answer",
     "wrong_answer": "wrong answer",
+    "unwritable": "has characters that the student cannot write",
+    "not_right_as_spelt": "not right as the student would spell it",
     "near_duplicate": "nearly the same as an earlier sample of its question",
     "over_budget": "more samples of its question than asked for",
     "unaligned": "could not be aligned with the student's tokens",
@@ -48,6 +52,7 @@ class Counts:
         questions: questions with at least one sample.
         solved: of those, questions with a correct sample.
         reasoned: samples whose reasoning was set apart from the answer.
+        spelling: what the student cannot write of the right samples.
     """
 
     read: Count = 0
@@ -61,6 +66,15 @@ class Counts:
     questions: Count = 0
     solved: Count = 0
     reasoned: Count = 0
+    spelling: SpellingCounts = dataclasses.field(default_factory=SpellingCounts)
+
+    @property
+    def right(self) -> int:
+        """Samples with the right answer as the teacher wrote it.
+
+        The verified ones are also right as the student would spell them.
+        """
+        return self.verified + sum(self.rejected.get(name, 0) for name in _SPELLING)
 
     def reject(self, reason: str, count: int = 1) -> None:
         """Counts samples that were rejected for `reason`, one of `REASONS`."""
@@ -77,6 +91,7 @@ class Counts:
         """Adds the counts over other samples of this source."""
         for name in (*STAGES, "questions", "solved", "reasoned"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.spelling.add(other.spelling)
         for reason, count in other.rejected.items():
             self.reject(reason, count)
         for name, reasons in other.dropped.items():
@@ -89,7 +104,12 @@ class Counts:
         rejected = {r: self.rejected[r] for r in REASONS if r in self.rejected}
         dropped = {n: dict(sorted(self.dropped[n].items())) for n in self.dropped}
         value |= {"reasoned": self.reasoned} if self.reasoned else {}
-        return value | {"rejected": rejected, "dropped": dict(sorted(dropped.items()))}
+        spelling = self.spelling.to_json()
+        return (
+            value
+            | {"rejected": rejected, "dropped": dict(sorted(dropped.items()))}
+            | ({"spelling": spelling} if spelling else {})
+        )
 
 
 @dataclasses.dataclass
@@ -132,6 +152,7 @@ class Funnel(Counts):
         self.solved = max(self.solved, earlier.solved)
         for reason, count in earlier.rejected.items():
             self.reject(reason, count)
+        self.spelling.add(earlier.spelling)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a manifest; `human` only if there are rationales."""
@@ -169,22 +190,42 @@ class Funnel(Counts):
         if self.human is not None:
             table.add_column("human", justify="right")
 
-        def row(label: str, counts: Sequence[int], *, share: bool = False) -> None:
+        def row(label: str, counts: Sequence[int], *, of: int = 0) -> None:
             first, *others = (f"{count:,}" for count in counts)
-            shown = (
-                f"{100 * counts[0] / self.read:.1f} %" if share and self.read else ""
-            )
-            table.add_row(label, first, shown, *others)
+            share = f"{100 * counts[0] / of:.1f} %" if of else ""
+            table.add_row(label, first, share, *others)
 
-        for stage in STAGES:
-            row(stage, [getattr(part, stage) for part in parts], share=True)
+        for stage in ("read", "right", *STAGES[1:]):
+            if stage == "right" and not self.total().spelling.to_json():
+                continue  # a text was not compared with its spelling
+            row(stage, [getattr(part, stage) for part in parts], of=self.read)
             if stage == "read" and any(part.reasoned for part in parts):
                 reasoned = [part.reasoned for part in parts]
-                row("  with reasoning apart", reasoned, share=True)
+                row("  with reasoning apart", reasoned, of=self.read)
             for reason in _REJECTED_BEFORE.get(stage, ()):
                 counts = [part.rejected.get(reason, 0) for part in parts]
                 if any(counts):
-                    row(f"  - {REASONS[reason]}", counts, share=True)
+                    row(f"  - {REASONS[reason]}", counts, of=self.read)
+        table.add_section()
+        spellings = [part.spelling for part in parts]
+        for label, name in _SPELLING_ROWS.items():
+            counts = [_size(spelling, name) for spelling in spellings]
+            if any(counts):
+                of = self.spelling.number_pieces if "soft" in name else 0
+                row(label, counts, of=of)
+        total = self.total().spelling
+        lines = (
+            f"{label}: {shown(counts)}"
+            for label, counts in (
+                ("cannot be written", total.characters),
+                ("rewritten", total.rewritten),
+                ("<unk>", total.lost),
+            )
+            if counts
+        )
+        # No markup: the signs are the teacher's.
+        table.caption = Text("\n".join(lines)) if total.to_json() else None
+        table.caption_justify = "left"
         table.add_section()
         row("questions with a sample", [part.questions for part in parts])
         row("questions with a right one", [part.solved for part in parts])
@@ -197,6 +238,26 @@ class Funnel(Counts):
                 counts = [one.get(reason, 0) for one in dropped]
                 row(f"  - {REASONS[reason]}", counts)
         return table
+
+
+# What the student's vocabulary cannot write of the right samples.
+_SPELLING_ROWS = {
+    "with unwritable characters": "samples",
+    "  characters": "characters",
+    "rewritten as plain text": "rewritten_samples",
+    "with <unk> for the student": "lost_samples",
+    "  characters made <unk>": "lost",
+    "with newlines made spaces": "newline_samples",
+    "  newlines": "newlines",
+    "number pieces": "number_pieces",
+    "  with a soft row, of them": "soft_number_pieces",
+}
+
+
+def _size(spelling: SpellingCounts, name: str) -> int:
+    if name in BY_NAME:
+        return sum(spelling.by_name(name).values())
+    return getattr(spelling, name)
 
 
 # The reasons for rejection between a stage and the next, for the table.
@@ -212,8 +273,10 @@ _VERIFY = (
     "no_answer",
     "wrong_answer",
 )
+_SPELLING = ("unwritable", "not_right_as_spelt")
 _REJECTED_BEFORE = {
     "read": _VERIFY,
+    "right": _SPELLING,
     "verified": ("near_duplicate", "over_budget", "not_wanted", "unaligned"),
     "aligned": ("input_too_long", "target_too_long"),
 }

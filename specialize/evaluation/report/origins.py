@@ -2,14 +2,15 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from markupsafe import Markup
 
 from specialize.corpus.choices import FORMATS
+from specialize.corpus.plain_text.counting import shown
 from specialize.evaluation.report import figures
 from specialize.evaluation.report.figures import Series
-from specialize.evaluation.report.runs import Counts, Funnel, Measured, Run
+from specialize.evaluation.report.runs import Counts, Funnel, Measured, Run, Spelling
 from specialize.evaluation.report.section import Section
 
 # Diagnostics of the loss, with their units.
@@ -42,13 +43,45 @@ def funnel(runs: Sequence[Run]) -> Section:
     if written:
         by_format = figures.bars(written, title="Records by format")
         drawn.append(("Training records by format", Markup(by_format)))
+    spelt = _spelling_rows(run.corpus.fingerprint, funnel)
     return Section(
         title,
-        "A sample is verified if its final answer is right, aligned if the student's "
-        "vocabulary can write it, and kept if it is in a record.",
+        "A sample is verified if its final answer is right, as the teacher wrote it "
+        "and as the student would spell it, aligned if the student's vocabulary can "
+        "write it, and kept if it is in a record.",
         figures=[(caption, svg) for caption, svg in drawn if svg],
+        tables=[("", ("what the student cannot write", "count"), spelt)] * bool(spelt),
         missing="" if funnel != Funnel() else "the manifest has no funnel.",
     )
+
+
+def _spelling_rows(
+    fingerprint: Mapping[str, object], funnel: Funnel
+) -> list[Sequence[str]]:
+    """What the student's vocabulary cannot write, and what became of it."""
+    rows: list[Sequence[str]] = []
+    for who, counts in (("", funnel), (" (human)", funnel.human)):
+        if counts is None or counts.spelling == Spelling():
+            continue
+        found = counts.spelling
+        misspelt = counts.rejected.get("not_right_as_spelt", 0)
+        for label, value in (
+            ("right samples with unwritable characters", found.samples),
+            ("unwritable characters", shown(found.characters)),
+            ("rewritten as plain text", shown(found.rewritten)),
+            ("samples with <unk> in the target", found.lost_samples),
+            ("characters made <unk>", shown(found.lost)),
+            ("newlines made spaces", found.newlines),
+            ("samples not right as the student would spell them", misspelt),
+            ("number pieces", found.number_pieces),
+            ("number pieces with a soft row", found.soft_number_pieces),
+        ):
+            if value:
+                text = f"{value:,}" if isinstance(value, int) else value
+                rows.append((label + who, text))
+    if rows:
+        rows.insert(0, ("policy", str(fingerprint.get("spelling") or "kept as <unk>")))
+    return rows
 
 
 def _counted(counts: Counts, what: str) -> Iterator[tuple[str, Markup]]:

@@ -23,6 +23,20 @@ class Measured:
 
 
 @dataclasses.dataclass(frozen=True)
+class Spelling:
+    """What the student's vocabulary cannot write of the right samples."""
+
+    samples: typed_json.Count = 0
+    characters: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
+    rewritten: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
+    lost_samples: typed_json.Count = 0
+    lost: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
+    newlines: typed_json.Count = 0
+    number_pieces: typed_json.Count = 0
+    soft_number_pieces: typed_json.Count = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Counts:
     """Number of samples after each stage of a build."""
 
@@ -31,6 +45,7 @@ class Counts:
     aligned: typed_json.Count | None = None
     kept: typed_json.Count | None = None
     rejected: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
+    spelling: Spelling = Spelling()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,106 @@
+"""How the student is taught to write a teacher's text: the policy and the table."""
+
+import collections
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from specialize.corpus.plain_text import table
+from specialize.corpus.plain_text.counting import SpellingCounts
+from specialize.corpus.plain_text.machine import Machine
+from specialize.corpus.vocabulary import Vocabulary
+
+# The settings of version 0.1.
+AS_IT_IS = {"unwritable": "keep", "digits": "whole"}
+
+Path = str | os.PathLike[str]
+
+
+class Writer:
+    """Writes texts with one vocabulary under one policy.
+
+    Args:
+        vocabulary: the student's vocabulary.
+        policy: what becomes of text that it cannot write: "rewrite" it by the table,
+            "drop" such samples, or "keep" it as <unk>.
+
+    Attributes:
+        machine: the table; None if texts are taught as they are.
+        has_digit: for each row of the student, whether its piece has a digit.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, policy: str = "rewrite") -> None:
+        self.vocabulary = vocabulary
+        self.policy = policy
+        self._writable: dict[str, bool] = {}
+        rewrites = policy == "rewrite" and not all(map(self.writes, table.NEEDED))
+        self.machine = Machine(self.writes) if rewrites else None
+        has_digit = [re.search("[0-9]", vocabulary.piece(i)) for i in _ids(vocabulary)]
+        self.has_digit = np.pad(
+            np.array(has_digit, bool), (0, vocabulary.rows - len(has_digit))
+        )
+        self._joins_lines = "\n" not in vocabulary.decode(vocabulary.encode("a\nb"))
+
+    def writes(self, character: str) -> bool:
+        """Whether the vocabulary can write a character."""
+        known = self._writable.get(character)
+        if known is None:
+            known = not self.vocabulary.unwritable(character)
+            self._writable[character] = known
+        return known
+
+    def text(self, text: str) -> str:
+        """The text that the student is taught."""
+        return text if self.machine is None else self.machine.text(text)
+
+    def spelt(self, text: str) -> str:
+        """The text as the student's pieces spell it, after encoding and decoding."""
+        return self.vocabulary.decode(self.vocabulary.encode(self.text(text)))
+
+    def counts(self, text: str) -> SpellingCounts:
+        """What the vocabulary cannot write of one sample, and what is done about it."""
+        counts = SpellingCounts()
+        before = self.vocabulary.unwritable(text)
+        counts.characters = collections.Counter(before)
+        counts.samples = int(bool(before))
+        written = text
+        if self.machine is not None:
+            rules: list[str] = []
+            written = self.machine.text(text, rules.append)
+            counts.rewritten = collections.Counter(rules)
+            counts.rewritten_samples = int(written != text)
+        after = before if written == text else self.vocabulary.unwritable(written)
+        counts.lost = collections.Counter(after)
+        counts.lost_samples = int(bool(after))
+        if self._joins_lines:
+            counts.newlines = written.strip().count("\n")
+            counts.newline_samples = int(counts.newlines > 0)
+        return counts
+
+
+def _ids(vocabulary: Vocabulary) -> range:
+    """The ids of the pieces that are text."""
+    return range(vocabulary.size - vocabulary.extra_ids)
+
+
+def description(writer: Writer) -> dict[str, Any]:
+    """What of the spelling decides the records of a corpus, for its fingerprint.
+
+    Empty if texts are taught as version 0.1 did.
+    """
+    value: dict[str, Any] = {}
+    if writer.machine is not None:
+        value |= {"unwritable": "rewrite", "table": table.VERSION}
+    elif writer.policy == "drop":
+        value["unwritable"] = "drop"
+    if writer.vocabulary.digits != "whole":
+        value["digits"] = writer.vocabulary.digits
+    return value
+
+
+def of_description(value: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that `description` described."""
+    return {name: value.get(name, before) for name, before in AS_IT_IS.items()}
