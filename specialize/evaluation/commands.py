@@ -5,6 +5,7 @@ import os
 import sys
 
 from specialize.corpus.tasks.known import index
+from specialize.errors import InputError
 from specialize.evaluation.spec import DEFAULT_SPLIT, SPLITS
 from specialize.judging.choices import JUDGES
 
@@ -28,7 +29,13 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--predictions",
         metavar="FILE",
         help="judge these instead of decoding: JSON lines with suite, id or input, "
-        "and prediction; needs --benchmarks, no gin file",
+        "and prediction, or of lm-evaluation-harness; needs --benchmarks or --tasks, "
+        "no gin file",
+    )
+    evaluate.add_argument(
+        "--suite",
+        metavar="NAME",
+        help="suite of the lines of --predictions that name none",
     )
     evaluate.add_argument(
         "--benchmarks", metavar="DIR", help="folder of the benchmark files"
@@ -113,10 +120,13 @@ def _evaluate(flags: argparse.Namespace) -> int:
                 judge=JudgeSpec(flags.rule or JudgeSpec.judge),
                 tasks=tuple(flags.tasks or ()),
             ),
+            suite=flags.suite,
             json_path=flags.json,
             base=flags.base,
         )
         return 0
+    if flags.suite:
+        raise InputError("--suite is for --predictions. Name suites with --gin.SUITES.")
     from specialize import config, memory
 
     memory.keep_freed()

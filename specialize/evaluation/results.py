@@ -34,6 +34,15 @@ class _Score:
     how: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
     ceiling: _Ceiling = _Ceiling()
     selection: typed_json.Object = dataclasses.field(default_factory=dict)
+    asked: typed_json.Count | None = None
+
+
+def number_of(score: Mapping[str, Any]) -> str:
+    """The number of examples for tables: "120 of 819" if the others have no score."""
+    if "n" not in score:
+        return ""
+    asked = score.get("asked")
+    return f"{score['n']:,}" + (f" of {asked:,}" if asked is not None else "")
 
 
 @dataclasses.dataclass(frozen=True)

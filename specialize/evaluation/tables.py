@@ -5,7 +5,7 @@ from rich.table import Table
 
 from specialize.errors import visible
 from specialize.evaluation.comparison import compare
-from specialize.evaluation.results import Results
+from specialize.evaluation.results import Results, number_of
 from specialize.progress import table_console
 
 
@@ -47,7 +47,7 @@ def table(results: Results, base: Results | None = None) -> Table:
                 suite,
                 prompt.replace("_", " "),
                 results.split(key),
-                f"{score['n']:,}",
+                number_of(score),
                 f"{score['accuracy']:.1%}",
                 f"[{score['low']:.1%}, {score['high']:.1%}]",
             ]

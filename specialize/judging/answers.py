@@ -134,6 +134,8 @@ def verdict(
     Raises:
         InputError: the function of one's own fails.
     """
+    if not prediction.strip():
+        return Verdict(False, None, "none")  # also for a judge of one's own
     if ":" in spec.judge:
         correct, value = own_judge.call(spec.judge, prediction, golds)
         return Verdict(correct, value, "none" if value is None else "marked")

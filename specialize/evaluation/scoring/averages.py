@@ -1,6 +1,6 @@
 """Averages over suites: of the sub-tasks of a task, and of groups of tasks."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from specialize.corpus.tasks.known import index
@@ -9,11 +9,15 @@ from specialize.evaluation.scoring.judging import SuiteScore
 from specialize.judging.answers import HOWS
 
 
-def averages(scores: Sequence[SuiteScore]) -> dict[str, dict[str, Any]]:
+def averages(
+    scores: Sequence[SuiteScore], asked: Mapping[str, int] | None = None
+) -> dict[str, dict[str, Any]]:
     """Macro-averages of the complete groups, by prompt.
 
     Args:
         scores: Scores of single suites; of BBH, one per task.
+        asked: "suite:prompt" -> number of its examples, also of suites without a
+            score. None: those of the scores.
 
     Returns:
         "bbh:<prompt>" over the given sub-tasks of BBH (at least two), and of every
@@ -31,7 +35,14 @@ def averages(scores: Sequence[SuiteScore]) -> dict[str, dict[str, Any]]:
         for name, fewest in wanted:
             group = members(f"{name}:{prompt}", by_key)
             if len(group) >= fewest:
-                found[f"{name}:{prompt}"] = _average([by_key[key] for key in group])
+                average = _average([by_key[key] for key in group])
+                wanted_n = sum(
+                    (asked or {})[key]
+                    for key in members(f"{name}:{prompt}", asked or ())
+                )
+                if wanted_n > average["n"]:
+                    average["asked"] = wanted_n
+                found[f"{name}:{prompt}"] = average
     return found
 
 

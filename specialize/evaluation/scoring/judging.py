@@ -79,6 +79,7 @@ class SuiteScore:
         judged: Verdicts, in the order of the suite.
         ceiling: The examples that no prediction can answer right.
         selection: Which examples were asked (`Suite.selection`).
+        asked: Number of examples of the suite, if only some of them have a prediction.
     """
 
     name: str
@@ -87,6 +88,7 @@ class SuiteScore:
     judged: tuple[Judged, ...]
     ceiling: Ceiling
     selection: Mapping[str, Any]
+    asked: int | None = None
 
     @property
     def key(self) -> str:
@@ -156,6 +158,8 @@ class SuiteScore:
             },
             "selection": dict(self.selection),
         }
+        if self.asked is not None:
+            value["asked"] = self.asked
         if self.num_samples > 1:
             value["samples"] = self.num_samples
             ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= self.num_samples]
@@ -206,6 +210,7 @@ def judge_suite(
         judged=tuple(judged),
         ceiling=ceiling(suite, vocabulary),
         selection=suite.selection(),
+        asked=suite.asked,
     )
 
 

@@ -14,11 +14,10 @@ that no single draw decides a score; or the owners' prompt, as for BBH
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from specialize import typed_json
-from specialize.corpus import prompts
 from specialize.corpus.records import Problem
 from specialize.corpus.tasks.known import find, index, of_file, read_problems, shipped
 from specialize.corpus.tasks.spec import TaskSpec
@@ -30,7 +29,8 @@ from specialize.evaluation.spec import (
     PROMPTS,
     EvaluationSpec,
 )
-from specialize.evaluation.suites import hub, official_prompts, splits
+from specialize.evaluation.suites import hub, splits
+from specialize.evaluation.suites.rendering import renderer
 from specialize.judging.answers import infer_answer_type
 from specialize.judging.choices import ANSWER_TYPES
 from specialize.judging.spec import JudgeSpec
@@ -67,6 +67,8 @@ class Suite:
         left_out: Id -> question of the other examples of the file.
         file: The file.
         judge: The judge of the task.
+        ids: Ids of all examples of the file, in its order.
+        asked: Number of examples that were asked, if `examples` are fewer.
     """
 
     name: str
@@ -76,6 +78,8 @@ class Suite:
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     file: str = ""
     judge: JudgeSpec = JudgeSpec()
+    ids: tuple[str, ...] = ()
+    asked: int | None = None
 
     @property
     def family(self) -> str:
@@ -97,6 +101,23 @@ class Suite:
     def answer_only(self) -> bool:
         """Whether the prompt asks for the answer without a rationale."""
         return self.prompt.endswith("_answer_only")
+
+    def only(self, answered: Collection[str]) -> "Suite":
+        """The suite with these of its examples; it knows how many were asked."""
+        kept = tuple(one for one in self.examples if one.id in answered)
+        if len(kept) == len(self.examples):
+            return self
+        without = {
+            one.id: one.problem.question
+            for one in self.examples
+            if one.id not in answered
+        }
+        return dataclasses.replace(
+            self,
+            examples=kept,
+            left_out={**self.left_out, **without},
+            asked=len(self.examples),
+        )
 
     def selection(self) -> dict[str, Any]:
         """Which examples these are, as JSON values for the results."""
@@ -195,7 +216,7 @@ def load_suites(
         task = of_file(task, file)
         read = read_problems(file, task)
         answer_type = task.judge.answer_type or _declared_type(file, read)
-        render = _renderer(single, place, task, prompt, demonstrations, seed)
+        render = renderer(single, place, task, prompt, demonstrations, seed)
         whole = task.files.validation is not None
         positions = splits.chosen(
             single,
@@ -227,6 +248,7 @@ def load_suites(
                 },
                 file=str(file),
                 judge=task.judge,
+                ids=tuple(problem.id for problem in read),
             )
         )
     return suites
@@ -280,6 +302,14 @@ def own_tasks(tasks: Sequence[str | os.PathLike[str]]) -> dict[str, TaskSpec]:
     return found
 
 
+def known_suites(own: Sequence[str] = ()) -> list[str]:
+    """Names of suites: tasks of one's own, shipped tasks, and their sub-tasks."""
+    found = [*own, *index().tasks]
+    for one in index().tasks:
+        found += [f"{one}/{part}" for part in shipped(one).subtasks]
+    return found
+
+
 def expand(
     name: str, place: pathlib.Path, own: Mapping[str, TaskSpec] | None = None
 ) -> list[str]:
@@ -306,7 +336,7 @@ def expand(
     if name in groups and not single_file:
         return list(groups[name])
     family, _, part = name.partition("/")
-    known = [*own, *index().tasks, *groups]
+    known = [*known_suites(list(own)), *groups]
     if family in own or family in index().tasks:
         task = _task(name, own)
         if not task.subtasks and not part:
@@ -320,8 +350,6 @@ def expand(
             if part in here:
                 return [name]
             known += [f"{family}/{one}" for one in here]
-    for one in index().tasks:
-        known += [f"{one}/{part}" for part in shipped(one).subtasks]
     raise InputError(
         f"unknown suite {name!r} (benchmarks: {place}){mistyped(name, known)}"
     )
@@ -391,45 +419,3 @@ def _declared_type(file: pathlib.Path, read: Sequence[Problem]) -> str:
             f"{', '.join(ANSWER_TYPES)}."
         )
     return declared
-
-
-def _renderer(
-    name: str,
-    place: pathlib.Path,
-    task: TaskSpec,
-    prompt: str,
-    demonstrations: int,
-    seed: int,
-) -> Callable[[Problem], str]:
-    """The function that turns the questions of a suite into encoder texts."""
-    format = PROMPTS[prompt]
-    wording = task.wording
-    if prompt.startswith("zero_shot_"):
-        return lambda problem: wording.input(format, problem.question)
-    part = name.partition("/")[2]
-    folder = place
-    if place.is_file():
-        # The folder that this file would be in, which may have the other files.
-        depth = len(pathlib.PurePath(str(task.files.test)).parts)
-        folder = place.parents[depth - 1]
-    if task.files.prompt:
-        official = official_prompts.read_prompt(
-            folder / task.files.prompt.format(subtask=part)
-        )
-        answer_only = prompt.endswith("_answer_only")
-        return lambda problem: official.render(
-            problem.question, answer_only=answer_only
-        )
-    solved = task if task.demonstrations is None else shipped(task.demonstrations)
-    if solved.files.train is None:
-        raise InputError(
-            f"the task {task.name} has no training file, from which demonstrations are "
-            "drawn. Set 'train' under [files] in its task file, or ask zero-shot."
-        )
-    pool = read_problems(folder / solved.files.train, solved)
-
-    def render(problem: Problem) -> str:
-        drawn = prompts.draw_demonstrations(pool, problem, demonstrations, seed=seed)
-        return prompts.render_inputs(format, problem.question, drawn, wording=wording)
-
-    return render
