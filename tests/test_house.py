@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -81,6 +82,37 @@ def test_json_comes_in_by_one_door():
         or (isinstance(node, ast.ImportFrom) and node.module == "json")
     }
     assert readers == {"specialize/typed_json.py"}
+
+
+# Modules that name a benchmark, each for a reason. Everything else reads task files.
+BENCHMARKS_NAMED = {
+    "specialize/corpus/building/released.py": "the authors asked GSM8K",
+    "specialize/quickstart/miniature.py": "writes small files in the owners' layouts",
+    "specialize/quickstart/walk.py": "asks the suites of these files",
+    "specialize/renamed.py": "names of modules of 0.1",
+    "tasks/specialize_tasks/distill.py": "SeqIO names of 0.1",
+}
+
+
+def test_no_code_names_a_benchmark():
+    """In identifiers, and in texts that are no sentences (docs, messages, help)."""
+    from specialize.corpus.tasks.known import index
+
+    named = re.compile("|".join(index().tasks), re.IGNORECASE)
+    found = set()
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            words = [
+                getattr(node, field, None)
+                for field in ("id", "attr", "arg", "name", "module", "value")
+            ]
+            if any(
+                isinstance(word, str) and " " not in word and named.search(word)
+                for word in words
+            ):
+                found.add(str(path.relative_to(ROOT)))
+    assert found == BENCHMARKS_NAMED.keys()
 
 
 @pytest.mark.parametrize("name", ("utils", "helpers", "helper", "common", "misc"))

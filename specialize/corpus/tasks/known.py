@@ -31,12 +31,14 @@ class Index:
     Attributes:
         tasks: Their names, in the order of tables.
         default: The task of a command that names none.
+        generic: The task whose accuracy is generic ability in reports.
         groups: Names of groups and their tasks.
         averages: Groups whose mean accuracy is reported.
     """
 
     tasks: tuple[str, ...]
     default: str
+    generic: str
     groups: Mapping[str, tuple[str, ...]]
     averages: tuple[str, ...]
 
@@ -47,7 +49,9 @@ def index() -> Index:
     found = tomllib.loads((_FOLDER / "index.toml").read_text("utf-8"))
     groups = {name: tuple(members) for name, members in found["groups"].items()}
     averages = tuple(found["averages"])
-    return Index(tuple(found["tasks"]), found["default"], groups, averages)
+    return Index(
+        tuple(found["tasks"]), found["default"], found["generic"], groups, averages
+    )
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """The accuracies of the student and of its base model."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from specialize.evaluation.report import figures
 from specialize.evaluation.report.figures import IntervalRow
 from specialize.evaluation.report.runs import Run
 from specialize.evaluation.report.section import Section, label, percent, triple
+from specialize.evaluation.results import number_of
 
 _SAMPLES = 6
 
@@ -19,12 +21,12 @@ def lead(run: Run, base: Run | None) -> str:
     after, before = run.last, base.last if base else None
     if after is None:
         return "This run has not been evaluated yet."
-    # The average replaces its 27 tasks.
+    # The average of a task with sub-tasks replaces them.
     found = {
         key: score
         for key, score in after.scores.items()
-        if not key.startswith("bbh/")
-        or f"bbh:{key.partition(':')[2]}" not in after.averages
+        if re.sub(r"/[^:]*", "", key) == key
+        or re.sub(r"/[^:]*", "", key) not in after.averages
     }
     if before is None:
         parts = [
@@ -61,7 +63,7 @@ def scores(runs: Sequence[Run], base: Run | None) -> Section:
             (
                 label(key),
                 after.split(key),
-                str(score.get("n", "")),
+                number_of(score),
                 _cell(old) if old is not None else "–",
                 _cell(score),
                 "–" if pair is None else str(pair),

@@ -21,7 +21,7 @@ def trade_off(runs: Sequence[Run], base: Run | None) -> Section:
         points, labels = [], []
         for results in run.evaluations:
             math = _mean(results, index().groups["math"])
-            generic = _mean(results, ("bbh",))
+            generic = _mean(results, (index().generic,))
             if math is not None and generic is not None:
                 points.append((generic * 100, math * 100))
                 labels.append("" if results.step is None else f"step {results.step}")
