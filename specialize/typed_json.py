@@ -226,7 +226,10 @@ def _syntax(raw: bytes, error: Exception) -> str:
         return "a text holds half of a surrogate pair, which is no character"
     except (ValueError, RecursionError):
         pass
-    return f"not JSON ({str(error).removeprefix('JSON is malformed: ')})"
+    said = str(error).removeprefix("JSON is malformed: ")
+    at = re.search(r"\(byte (\d+)\)$", said)
+    line = raw.count(b"\n", 0, int(at[1])) + 1 if at else 1
+    return f"not JSON ({said}{f', line {line}' if line > 1 else ''})"
 
 
 def _mismatch(error: Exception) -> str:

@@ -5,6 +5,7 @@ reader is a command line, or the function that opens the file where the whole co
 would compile a network (`doors`).
 """
 
+import csv
 import dataclasses
 import gzip
 import json
@@ -12,10 +13,13 @@ import pathlib
 import pickle
 import shutil
 import tarfile
+import tomllib
 from collections.abc import Callable, Sequence
 
 import containers
 import doors
+import pyarrow
+import pyarrow.parquet
 from mutations import Mutator, json_lines, json_value, raw, tokens
 
 TESTS = pathlib.Path(__file__).parent.parent
@@ -84,6 +88,26 @@ GIN = tokens(
     *("b'x'", "{1, 2}", "1j", "...", "{1: {2: 3}}", "-1e999", "0x1F", "'a' 'b'"),
     *("import no_such_module_x\n", "\n  ", "#", "None", "lambda: 0", "@", "=", "\f"),
 )
+TOML = tokens(
+    *("[", "]", "[[", "]]", "=", "'", '"', '"""', "\\u0000", "#", ".", "\n[fields]\n"),
+    *("name = 1", "{question}", "{{", "}", "{}", "{@file}", "{a.b}", "{x|sentence}"),
+    *("(", "(?P<a>", "(a+)+$", "x{9999}", "[", "\\", "(?s)", "judge = 'x.py:f'\n"),
+    *(
+        "number",
+        "choice",
+        "words",
+        "yes_no",
+        "text",
+        "1e999",
+        "nan",
+        "true",
+        "2026-1-1",
+    ),
+    *("[subtasks]\n", "train", "{subtask}", "a = " + "[" * 5000, "x = " + "9" * 5000),
+)
+CSV = tokens(
+    *('"', '""', ",", "\t", ";", "\n", "\r", '"a\nb"', "," * 300, "km", "=1+1")
+)
 PROMPT = tokens("\n\nQ: ", "\nA:", "the answer is ", "-----", "canary\n", "Question: ")
 
 
@@ -124,7 +148,40 @@ def judged(name: str, prompt: str = "") -> str:
     )
 
 
+def own(task: str, problems: str) -> list[str]:
+    """Commands that read a task of one's own and a file of its questions."""
+    return [
+        f"{VERIFY} own/{problems} --task own/{task} --completions own/answers.jsonl",
+        f"evaluate --predictions own/predictions.jsonl --tasks own/{task} --split all "
+        "--json OUT/e.json",
+    ]
+
+
 FORMATS = [
+    Format("task", [("own/trips.toml", TOML)], own("trips.toml", "q.csv"), share=40),
+    Format("task-json", [("own/trips.json", json_value)], own("trips.json", "q.csv")),
+    Format(
+        "task-options",
+        [("own/picks.toml", TOML)],
+        [f"{VERIFY} own/picks.jsonl --task own/picks.toml --completions own/abc.jsonl"],
+    ),
+    Format("csv", [("own/q.csv", CSV)], own("trips.toml", "q.csv"), share=40),
+    Format("tsv", [("own/q.tsv", CSV)], own("trips-tsv.toml", "q.tsv"), share=10),
+    Format(
+        "parquet-of-task",
+        [("own/q.parquet", raw)],
+        own("trips-parquet.toml", "q.parquet"),
+        share=30,
+    ),
+    Format(
+        "predictions-of-lm-eval",
+        [("own/samples_trips.jsonl", json_lines)],
+        [
+            "evaluate --predictions own/samples_trips.jsonl --tasks own/trips.toml "
+            "--split all --json OUT/e.json"
+        ],
+        share=30,
+    ),
     Format(
         "gsm8k", [(PROBLEMS, json_lines)], [f"{VERIFY} {GSM8K}", f"{BUILD} {GSM8K}"]
     ),
@@ -473,6 +530,7 @@ def make(root: pathlib.Path) -> None:
     shutil.copy(
         root / "completions.jsonl.card.json", root / "completions.jsonl.gz.card.json"
     )
+    _write_own(root / "own")
     _write_gin(root)
     _write_benchmarks(root / "world")
     _write_answers(root)
@@ -484,6 +542,95 @@ def make(root: pathlib.Path) -> None:
     doors.write_sampled(root)
     doors.write_weights(root)
     doors.write_parquet(root)
+
+
+TRIPS = """# Trips
+name = "trips"
+licence = "mine"
+[files]
+train = "none.csv"
+test = "q.csv"
+[fields]
+id = "n"
+question = "How long is {trip|sentence}"
+answer = { from = "km", pattern = '[0-9.]+ *km' }
+rationale = { from = "why", remove = ["<<[^<>]*>>"], default = "{km}" }
+[answer]
+type = "number"
+[formats]
+zero_shot_cot = "Trip: {question}\\nReason."
+closing = "It is {answer}."
+separator = "\\n--\\n"
+"""
+PICKS = """name = "picks"
+files.train = "picks.jsonl"
+[fields]
+question = "{q.text}"
+choices = { from = "o", template = "{label}. {choice}", first = 1 }
+answer = { from = "a", values = { x = "green" } }
+[answer]
+type = "choice"
+"""
+
+
+def _write_own(folder: pathlib.Path) -> None:
+    """Tasks of one's own, their questions and answers."""
+    folder.mkdir()
+    rows = [
+        {"n": n, "trip": f"A to B, {n} times", "km": f"{n + 1}.5 km", "why": "So."}
+        for n in range(4)
+    ]
+    for name, sign in (("q.csv", ","), ("q.tsv", "\t")):
+        with open(folder / name, "w", newline="") as stream:
+            table = csv.DictWriter(stream, list(rows[0]), delimiter=sign)
+            table.writeheader()
+            table.writerows(rows)
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(rows), folder / "q.parquet", compression="none"
+    )
+    (folder / "trips.toml").write_text(TRIPS)
+    for kind in ("tsv", "parquet"):
+        text = TRIPS.replace("q.csv", f"q.{kind}")
+        (folder / f"trips-{kind}.toml").write_text(text)
+    (folder / "trips.json").write_text(json.dumps(tomllib.loads(TRIPS)))
+    (folder / "picks.toml").write_text(PICKS)
+    picks = [
+        {"q": {"text": f"Pick {n}."}, "o": ["red", "green", "blue"], "a": "x"}
+        for n in range(3)
+    ]
+    lines = {
+        "picks": picks,
+        "abc": [
+            {
+                "problem_id": f"picks-picks-{n}",
+                "sample": 0,
+                "text": "The answer is (B).",
+            }
+            for n in range(3)
+        ],
+        "answers": [
+            {"problem_id": f"trips-{n}", "sample": 0, "text": f"It is {n + 1}.5 km."}
+            for n in range(4)
+        ],
+        "predictions": [
+            {"suite": "trips", "id": n, "prediction": f"{n + 1}.5"} for n in range(4)
+        ],
+        "samples_trips": [
+            {
+                "doc_id": n,
+                "doc": rows[n],
+                "arguments": {
+                    "gen_args_0": {"arg_0": f"Q: {rows[n]['trip']}\nA:", "arg_1": {}}
+                },
+                "resps": [[f"{n + 1}.5 km"]],
+                "filtered_resps": ["x"],
+            }
+            for n in range(4)
+        ],
+    }
+    for name, records in lines.items():
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{name}.jsonl").write_text(text)
 
 
 def _write_gin(root: pathlib.Path) -> None:

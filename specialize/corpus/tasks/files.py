@@ -16,7 +16,15 @@ from typing import Any, TypeVar
 from specialize import typed_json
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.tasks import fields
-from specialize.corpus.tasks.spec import Choices, Field, Files, Rows, TaskSpec
+from specialize.corpus.tasks.positions import json_lines, toml_lines
+from specialize.corpus.tasks.spec import (
+    SPLITS,
+    Choices,
+    Field,
+    Files,
+    Rows,
+    TaskSpec,
+)
 from specialize.corpus.templates import Template
 from specialize.corpus.wording import PAPER_INPUTS, Wording
 from specialize.errors import InputError, did_you_mean
@@ -42,12 +50,18 @@ def read_task(
             The message lists every problem with its line.
     """
     if isinstance(source, Mapping):
-        return _task(dict(source), "the task", {}, folder)
+        try:
+            values = _as_in_a_file(source)
+        except RecursionError as error:
+            raise InputError(f"the task holds itself. {REMEDY}") from error
+        return _task(values, "the task", {}, folder)
     file = pathlib.Path(source).expanduser()
     data = typed_json.read_bytes(file, remedy="Name a task file or a shipped task.")
     if file.suffix == ".json":
         values = typed_json.decode(data, dict[str, Any], file, remedy=REMEDY)
-        return _task(values, str(file), {}, folder or file.parent)
+        lines = json_lines(data.decode("utf-8-sig"))
+        return _task(values, str(file), lines, folder or file.parent)
+    text = ""
     try:
         text = data.decode("utf-8-sig")
         values = tomllib.loads(text)
@@ -56,8 +70,23 @@ def read_task(
             f"{file}: byte {error.start} is not UTF-8. {REMEDY}"
         ) from error
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise InputError(f"{file} is not TOML: {error}. {REMEDY}") from error
-    return _task(values, str(file), _lines(text), folder or file.parent)
+        last = f"(at line {len(text.splitlines())}, the last one)"
+        said = str(error).replace("(at end of document)", last)
+        raise InputError(f"{file} is not TOML: {said}. {REMEDY}") from error
+    return _task(values, str(file), toml_lines(text), folder or file.parent)
+
+
+def _as_in_a_file(value: Any) -> Any:
+    """A value of Python as a file would hold it: {1: "yes"} is {"1": "yes"}."""
+    if isinstance(value, Mapping):
+        items: Mapping[Any, Any] = value  # pyright: ignore
+        return {
+            str(key).lower() if isinstance(key, bool) else str(key): _as_in_a_file(one)
+            for key, one in items.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_as_in_a_file(one) for one in value]  # pyright: ignore
+    return os.fspath(value) if isinstance(value, os.PathLike) else value  # pyright: ignore
 
 
 class _Table:
@@ -93,10 +122,13 @@ class _Table:
         """A text or a list of texts."""
         value = self.get(key, (str, list), "a text or a list of texts")
         values: list[Any] = [value] if isinstance(value, str) else value or []
-        if all(isinstance(one, str) for one in values):
-            return tuple(values)
-        self.note(f"is {value!r}, expected a list of texts", key)
-        return ()
+        if not all(isinstance(one, str) for one in values):
+            self.note(f"is {value!r}, expected a list of texts", key)
+            return ()
+        if not all(values):
+            self.note("has an empty text", key)
+            return ()
+        return tuple(values)
 
     def mapping(self, key: str) -> dict[str, str]:
         """A table of texts."""
@@ -138,7 +170,7 @@ class _Table:
         return list(self._values)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._values
+        return self._values.get(key) is not None
 
 
 class _Made:
@@ -355,8 +387,18 @@ def _files(table: _Table) -> Files:
                 "validation_share",
             )
             share = None
+    splits = {split: table.text(split) for split in SPLITS}
+    seen: dict[str, str] = {}
+    for split, path in splits.items():
+        if path is not None:
+            other = seen.setdefault(os.path.normpath(path), split)
+            if other != split:
+                table.note(
+                    f"is the file of files.{other}; a question must be in one split",
+                    split,
+                )
     found = Files(
-        *(table.text(split) for split in ("train", "validation", "test")),
+        **splits,
         validation_share=tuple(share) if share else Files.validation_share,
         prompt=table.text("prompt"),
         hub=table.mapping("hub"),
@@ -375,33 +417,3 @@ def _digest(values: Mapping[str, Any]) -> str:
     values = {key: values.get(key) for key in ("fields", "answer", "formats")}
     text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-_HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?$")
-_KEY = re.compile(r"\s*((?:[\w-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*[\w-]+)*)\s*=(.*)$")
-_FENCE = re.compile(r"\"\"\"|'''")
-
-
-def _lines(text: str) -> dict[tuple[str, ...], int]:
-    """The line of every table and key of a TOML file: TOML's reader gives none."""
-    found: dict[tuple[str, ...], int] = {}
-    table: tuple[str, ...] = ()
-    fence = ""
-    for number, line in enumerate(text.split("\n"), 1):
-        if fence:
-            fence = "" if fence in line else fence
-            continue
-        if header := _HEADER.match(line):
-            table = _keys(header[1])
-            found.setdefault(table, number)
-        elif key := _KEY.match(line):
-            path = (*table, *_keys(key[1]))
-            found.setdefault(path, number)
-            opened = _FENCE.search(key[2])
-            if opened and opened[0] not in key[2][opened.end() :]:
-                fence = opened[0]
-    return found
-
-
-def _keys(text: str) -> tuple[str, ...]:
-    return tuple(part.strip().strip("\"'") for part in text.split("."))
