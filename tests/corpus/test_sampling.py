@@ -681,3 +681,23 @@ def test_numbers_that_cannot_be_are_refused(
 ):
     with pytest.raises(InputError, match=message):
         ask(server, problems, tmp_path, asking=asking)
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_a_server_that_gives_fewer_choices_is_asked_for_fewer(
+    server, problems, tmp_path, api
+):
+    """As llama.cpp's own server, whose `n` is at most its number of slots."""
+
+    def fault(request):
+        asked = request.body["n"]
+        said = f"Field 'n': Value must be between 1 <= value <= 1, but got {asked}"
+        return http(400, said.encode()) if asked > 1 else None
+
+    server.fault = fault
+    tally, path = ask(server, problems, tmp_path, endpoint={"api": api})
+    assert (tally.done, tally.failed) == (24, 0)
+    asked = {one.body["n"] for one in server.requests}
+    assert asked == {1, 2}
+    with ResponseStore(path) as store:
+        assert sum(len(one.samples) for one in store.standings().values()) == 24

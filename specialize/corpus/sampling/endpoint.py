@@ -5,6 +5,7 @@ import email.utils
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, cast
@@ -19,6 +20,9 @@ from specialize.errors import InputError, visible
 MOST_BYTES = 256 << 20
 # Names of the field for the longest completion; some servers refuse the older one.
 _LIMITS = ("max_tokens", "max_completion_tokens")
+# The field "n" in a refusal, and the largest value that it states.
+_NUMBER_OF_CHOICES = re.compile(r"(?<![\w\\'’-])['\"`]?\bn\b(?![-’\w])")
+_MOST_CHOICES = re.compile(r"(?:<=|at most|up to|maximum(?: of)?|n ?==?)\s*(\d{1,6})\b")
 
 
 class OpenAITeacher:
@@ -41,6 +45,7 @@ class OpenAITeacher:
         self.name = endpoint.model
         self._openai = openai
         self._limit = _LIMITS[_LIMITS[1] in endpoint.extra_body]
+        self._most: int | None = None  # choices that the server gives per request
         key = _key(endpoint)
         self._redactor = Redactor(key)
         if self._redactor.holds(json.dumps(self.describe()).encode()):
@@ -118,6 +123,7 @@ class OpenAITeacher:
         openai = self._openai
         endpoint, request = self.endpoint, self.endpoint.request
         limit = self._limit
+        count = min(count, self._most or count)
         fields = {limit: max_tokens} | dict(endpoint.extra_body)
         if max_tokens != request.max_tokens:  # a probe is short whatever the options
             fields[limit] = max_tokens
@@ -161,9 +167,12 @@ class OpenAITeacher:
             message = self._redactor.clean_text(f"{type(cause).__name__}: {cause}")
             raise Busy("connection", message) from None
         except openai.APIStatusError as error:
-            if limit == _LIMITS[1] or not _wants_other_limit(error.response):
+            if limit != _LIMITS[1] and _wants_other_limit(error.response):
+                self._limit = _LIMITS[1]
+            elif (most := _most_choices(error.response, count)) is not None:
+                self._most = min(most, self._most or most)
+            else:
                 raise self._status(error.response) from None
-        self._limit = _LIMITS[1]
         return await self._post(
             prompt,
             count=count,
@@ -295,6 +304,21 @@ def _echo() -> Unusable:
 def _wants_other_limit(response: Any) -> bool:
     content = cast(bytes, response.content)
     return response.status_code in (400, 422) and _LIMITS[1].encode() in content
+
+
+def _most_choices(response: Any, count: int) -> int | None:
+    """How many choices a server gives per request, if that is why it refused.
+
+    llama.cpp's server gives as many as it has slots: "Field 'n': Value must be between
+    1 <= value <= 2, but got 4". Others give one and state no number.
+    """
+    if response.status_code not in (400, 422) or count == 1:
+        return None
+    said = cast(bytes, response.content).decode("utf-8", "replace")
+    if not _NUMBER_OF_CHOICES.search(said):
+        return None
+    stated = [int(number) for number in _MOST_CHOICES.findall(said)]
+    return max((one for one in stated if 1 <= one < count), default=1)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -196,6 +196,7 @@ def _choice(
         return Choice(index, "", None, reason)  # cut before its answer began
     if tokens is None:
         return _with_thought(Choice(index, text, None, reason), thought)
+    text = _without_cut_token(text, tokens) if spelt else text
     covering = spell(text, tokens) if spelt else tuple(tokens)
     if covering is not None:
         if not covering and text:
@@ -254,6 +255,18 @@ def _border(text: str, thought: str, tokens: Sequence[TeacherToken]) -> str | No
     if not words or " ".join(words) not in " ".join(before.split()):
         return None
     return written[: place - len(text) + len(text.lstrip())]
+
+
+def _without_cut_token(text: str, tokens: Sequence[TeacherToken]) -> str:
+    """The text without white space at its end that no token spells.
+
+    Where the stop text begins inside a token, llama.cpp's server sends the part of the
+    token before it as text, but not the token.
+    """
+    written = b"".join(token.token for token in tokens).decode("utf-8", "replace")
+    if text.startswith(written) and not text[len(written) :].strip() and written:
+        return written
+    return text
 
 
 def _text(choice: _Choice, where: str) -> str:
