@@ -44,6 +44,17 @@ def path(name: str, value: Any) -> None:
         )
 
 
+def task_files(name: str, value: Any) -> None:
+    """Raises an `InputError` if `value` is no tuple or list of paths."""
+    if not isinstance(value, tuple | list) or not all(
+        isinstance(one, str | os.PathLike) for one in value
+    ):
+        raise InputError(
+            f"{name} is {shown(value)}, expected a tuple of task files. Write a single "
+            "one as ('task.toml',)."
+        )
+
+
 def one_of(name: str, value: Any, choices: Collection[str]) -> None:
     """Raises an `InputError` if `value` is not one of the words in `choices`."""
     if not isinstance(value, str) or value not in choices:

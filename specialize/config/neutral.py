@@ -5,6 +5,7 @@ T5X call these functions. They import nothing of T5X.
 """
 
 import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -82,28 +83,41 @@ def learning_rate(optimizer: Any) -> Callable[[Any], Any]:
     return optimizer.learning_rate
 
 
-def mixture_name(mixture: str | Mapping[str, Any]) -> str:
+def mixture_name(
+    mixture: str | Mapping[str, Any], tasks: Sequence[str | os.PathLike[str]] = ()
+) -> str:
     """The SeqIO name of `MIXTURE_OR_TASK_NAME`, which may be shares of corpora.
 
+    Args:
+        mixture: A name, or folders and files with shares.
+        tasks: Task files, whose tasks are registered.
+
     Raises:
-        InputError: As for `specialize_tasks.mixing.mixture`.
+        InputError: As for `specialize_tasks.mixing.mixture` and
+            `specialize_tasks.own.register`.
     """
+    # The tasks are above this package; gin files import them.
+    if tasks:
+        importlib.import_module("specialize_tasks.own").register(*tasks)
     if isinstance(mixture, str):
         return mixture
-    # The tasks are above this package; gin files import them.
-    mixing = importlib.import_module("specialize_tasks.mixing")
-    return mixing.mixture(mixture)
+    return importlib.import_module("specialize_tasks.mixing").mixture(mixture)
 
 
-def evaluation_task(suites: Sequence[str], prompt: str) -> str:
+def evaluation_task(
+    suites: Sequence[str],
+    prompt: str,
+    tasks: Sequence[str | os.PathLike[str]] = (),
+) -> str:
     """The SeqIO task or mixture that T5X evaluates for a recipe's `SUITES`.
 
     Args:
         suites: Exactly one suite or group: T5X evaluates one mixture per run.
         prompt: Prompt format, unless the suite is written "name:prompt".
+        tasks: Task files, whose names are suites too.
 
     Raises:
-        InputError: There is no suite, or more than one.
+        InputError: There is no suite, more than one, or one that is unknown.
     """
     if len(suites) != 1:
         raise InputError(
@@ -111,4 +125,5 @@ def evaluation_task(suites: Sequence[str], prompt: str) -> str:
             "Set one suite, as in --gin.SUITES=\"('gsm8k',)\", and run it for each."
         )
     name, _, own = suites[0].partition(":")
-    return f"specialize_eval_{name.replace('/', '_')}_{own or prompt}"
+    registry = importlib.import_module("specialize_tasks.own")
+    return registry.suite_task(name, own or prompt, tasks)

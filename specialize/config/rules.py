@@ -90,7 +90,7 @@ def length_problems(config: Config, data: Any) -> list[Problem]:
         return []
     origin = config.origin("TASK_FEATURE_LENGTHS")
     try:
-        name = neutral.mixture_name(name)
+        name = neutral.mixture_name(name, data.tasks)
     except InputError as error:
         origin = config.origin("MIXTURE_OR_TASK_NAME")
         return [Problem("task", str(error), origin)]

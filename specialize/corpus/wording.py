@@ -110,6 +110,10 @@ class Wording:
         joiner = "\n" if format.endswith("_cot") else " "
         return f"{self.input(format, question)}{joiner}{target}{self.separator}"
 
+    def boundary(self, format: str) -> tuple[str, str]:
+        """(text after a demonstration, text before the question of the next one)."""
+        return self.separator, self._input(format).pieces[0][0]
+
     def asked(self, question: str) -> str:
         """The question as a teacher is asked."""
         return _template(self.teacher).fill({"question": question})

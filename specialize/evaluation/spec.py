@@ -78,13 +78,7 @@ class EvaluationSpec:
                 "such as ('gsm8k', 'bbh'). Write a single suite as ('gsm8k',)."
             )
         object.__setattr__(self, "suites", tuple(self.suites))
-        if not isinstance(self.tasks, (tuple, list)) or not all(
-            isinstance(one, str | os.PathLike) for one in self.tasks
-        ):
-            raise InputError(
-                f"tasks is {checks.shown(self.tasks)}, expected a tuple of task files. "
-                "Write a single one as ('task.toml',)."
-            )
+        checks.task_files("tasks", self.tasks)
         object.__setattr__(self, "tasks", tuple(self.tasks))
         checks.path("benchmarks_dir", self.benchmarks_dir)
         checks.path("vocabulary_path", self.vocabulary_path)

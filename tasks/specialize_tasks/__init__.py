@@ -11,4 +11,5 @@ with gin.unlock_config():
     from . import benchmarks as benchmarks
     from . import distill as distill
     from . import mixing as mixing
+    from . import own as own
     from . import text as text

@@ -3,7 +3,7 @@
 | name | what |
 |---|---|
 | `specialize_eval_<suite>_<prompt>` | gsm8k, multiarith, asdiv, svamp |
-| `<task>_eval_<prompt>` | a task of your own (`specialize_tasks.own`) |
+| `<task>_eval_<prompt>` | a task of your own (`own`) |
 | `specialize_eval_bbh_<task>_<prompt>` | one of BIG-Bench Hard's 27 tasks |
 | `specialize_eval_mas_<prompt>` | mixture: multiarith, asdiv, svamp |
 | `specialize_eval_bbh_<prompt>` | mixture: all 27 |
@@ -116,9 +116,15 @@ def dataset(
     return tf.data.Dataset.from_generator(examples, output_signature=_SIGNATURE)
 
 
-def task_name(suite: str, prompt: str, prefix: str = "specialize_eval_") -> str:
+def task_name(suite: str, prompt: str) -> str:
     """The SeqIO name of a suite, for example "specialize_eval_bbh_navigate_..."."""
-    return f"{prefix}{suite.replace('/', '_')}_{prompt}"
+    return f"specialize_eval_{suite.replace('/', '_')}_{prompt}"
+
+
+def own_name(suite: str, prompt: str) -> str:
+    """The SeqIO name of a suite of a task of your own: "cold_eval_zero_shot_cot"."""
+    family, _, part = suite.partition("/")
+    return "_".join(one for one in (family, "eval", part, prompt) if one)
 
 
 def register(task: TaskSpec, source: str | None = None) -> None:
@@ -129,25 +135,19 @@ def register(task: TaskSpec, source: str | None = None) -> None:
         source: Its file, if it is one of your own: the names then begin with
             "<task>_eval_", and the data are beside the file.
     """
-    name = task.name
-    prefix = "specialize_eval_" if source is None else f"{name}_eval_"
+    named = task_name if source is None else own_name
     for prompt in PROMPTS:
-        if not task.subtasks:
-            _register(name, prompt, prefix, source)
-            continue
-        parts = [
-            _register(f"{name}/{part}", prompt, prefix, source)
-            for part in sorted(task.subtasks)
-        ]
-        _mix(task_name(name, prompt, prefix), parts)
+        suites = [task.name]
+        if task.subtasks:
+            suites = [f"{task.name}/{part}" for part in sorted(task.subtasks)]
+        names = [named(suite, prompt) for suite in suites]
+        for name, suite in zip(names, suites, strict=True):
+            _register(name, suite, prompt, source)
+        if task.subtasks:
+            _mix(named(task.name, prompt), names)
 
 
-def _register(suite: str, prompt: str, prefix: str, source: str | None) -> str:
-    if source is not None:
-        suite_name = suite.partition("/")[2]
-        name = f"{prefix}{suite_name}_{prompt}" if suite_name else f"{prefix}{prompt}"
-    else:
-        name = task_name(suite, prompt, prefix)
+def _register(name: str, suite: str, prompt: str, source: str | None) -> None:
     data: Any = seqio.FunctionDataSource(
         functools.partial(dataset, suite=suite, prompt=prompt, task=source),
         splits=SPLITS,
@@ -161,7 +161,6 @@ def _register(suite: str, prompt: str, prefix: str, source: str | None) -> str:
         metric_fns=[metrics.accuracy],
         output_features=FEATURES,
     )
-    return name
 
 
 def _mix(name: str, members: list[str]) -> None:

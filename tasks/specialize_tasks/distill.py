@@ -6,6 +6,7 @@
 | `specialize_corpus_four_formats` | all four |
 | `specialize_corpus_in_context`, `..._zero_shot` | the paper's ablations |
 | `specialize_gsm8k_...` | the same, by the names of version 0.1 |
+| `<task>_...` | the same, if the corpus is of this task of your own (`own`) |
 
 All of them read the corpus of `CORPUS_DIR`, of whatever task it is. `mixing` mixes
 several corpora.
@@ -96,20 +97,34 @@ class CorpusSource(seqio.DataSource):
     Args:
         format: The format.
         path: The folder; None: that of `locations.corpus_folder()`.
+        task: The task that the corpus must be of; None: any.
     """
 
-    def __init__(self, format: str, path: str | None = None) -> None:
+    def __init__(
+        self, format: str, path: str | None = None, task: str | None = None
+    ) -> None:
         super().__init__(splits=("train", "validation"))
         self.format = format
         self._path = path
+        self._task = task
 
     def folder(self) -> str:
         """The corpus folder.
 
         Raises:
-            InputError: No folder is named, or it is missing.
+            InputError: No folder is named, or it is missing or of another task.
         """
-        return locations.corpus_folder() if self._path is None else self._path
+        folder = locations.corpus_folder() if self._path is None else self._path
+        if self._task is not None:
+            found = Manifest.load(folder).fingerprint.task.rpartition("-")[0]
+            if found != self._task:
+                raise InputError(
+                    f"the corpus {folder} is of the task {found or 'unknown'!r}, but "
+                    f"{self._task}_{self.format} was asked for. Set CORPUS_DIR to a "
+                    f"corpus of {self._task}, or the mixture to specialize_corpus_"
+                    f"{self.format}."
+                )
+        return folder
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -147,7 +162,8 @@ class CorpusSource(seqio.DataSource):
                 not this format, or nothing is held out for "validation".
         """
         paths = self._paths()
-        k = Manifest.load(self.folder()).fingerprint.k
+        fingerprint = Manifest.load(self.folder()).fingerprint
+        k, demonstrations = fingerprint.k, fingerprint.demonstrations
         fraction = held_out()
         if split == "validation" and not fraction:
             raise InputError(
@@ -180,7 +196,19 @@ class CorpusSource(seqio.DataSource):
                 return tf.equal(bucket < limit, wanted)
 
             dataset = dataset.filter(in_split)
-        return dataset
+        boundaries = demonstrations.get("boundaries", {})
+        boundary = boundaries.get(self.format, preprocessors.BOUNDARY)
+        count = int(demonstrations.get("count") or 0)
+        count = count if self.format.startswith("in_context") else 0
+
+        def with_boundary(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            return {
+                **record,
+                "boundary": tf.constant(boundary, tf.string),
+                "demonstrations": tf.constant(count, tf.int32),
+            }
+
+        return dataset.map(with_boundary, num_parallel_calls=tf.data.AUTOTUNE)
 
     def settings(self) -> dict[str, Any]:
         """The settings that decide the records, besides the files."""
@@ -227,17 +255,18 @@ MIXTURES = {
 }
 
 
-def register(prefix: str, path: str | None = None) -> None:
+def register(prefix: str, path: str | None = None, task: str | None = None) -> None:
     """Registers the tasks `<prefix>_<format>` of a corpus, and its mixtures.
 
     Args:
         prefix: What the names begin with.
         path: The corpus folder; None: that of `locations.corpus_folder()`.
+        task: The task that the corpus must be of; None: any.
     """
     for format in FORMATS:
         seqio.TaskRegistry.add(
             f"{prefix}_{format}",
-            source=CorpusSource(format, path),
+            source=CorpusSource(format, path, task),
             preprocessors=[
                 preprocessors.distillation_features,
                 # Lengths are cut after it, so one cache serves every length.

@@ -59,9 +59,9 @@ def accuracy(
             prediction,
             target["golds"],
             JudgeSpec(
-                target["judge"] if rule == JudgeSpec.judge else rule,
+                target.get("judge", rule) if rule == JudgeSpec.judge else rule,
                 target["answer_type"],
-                target["mark"],
+                target.get("mark", ""),
             ),
             answer_only=target["answer_only"],
         )

@@ -3,7 +3,8 @@
 Examples that are too long are cut in this order:
 
 1. An in-context input loses whole demonstrations from the front until it fits. The
-   question, its last part, is never cut.
+   question, its last part, is never cut. If it is not clear where demonstrations end,
+   because a question has the text between two of them, the example is left out.
 2. An example is left out if its question alone does not fit.
 3. A target loses tokens from its end, with their teacher rows; EOS and its row stay.
 
@@ -17,8 +18,11 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-# Text between two demonstrations, and before the question (corpus/prompts.py).
-SEPARATOR = "\n\nQ: "
+from specialize.corpus.wording import PAPER
+
+# Text after a demonstration, and before the question of the next one, in the paper's
+# wording (corpus/wording.py).
+BOUNDARY = PAPER.boundary("in_context_cot")
 TEACHER_FEATURES = ("teacher_ids", "teacher_probs", "teacher_tail", "format_id")
 
 Example = dict[str, tf.Tensor]
@@ -61,8 +65,8 @@ def distillation_features(
     Args:
         dataset: Elements with the fields of `corpus.storage.shards.parse_example`:
             "input_ids" [S], "target_ids" [L] (EOS last), "teacher_ids" and
-            "teacher_probs" [L K], "teacher_tail" [L], "format_id", "inputs", "targets"
-            and "id".
+            "teacher_probs" [L K], "teacher_tail" [L], "format_id", "inputs", "targets",
+            "id", "boundary" [2] and "demonstrations".
         output_features: Features of the task.
 
     Returns:
@@ -85,6 +89,8 @@ def distillation_features(
             "record_id": record["id"],
             "inputs_pretokenized": record["inputs"],
             "targets_pretokenized": record["targets"],
+            "boundary": record["boundary"],
+            "demonstrations": record["demonstrations"],
         }
 
     return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
@@ -101,11 +107,14 @@ def fit_records(
 
     def fit(example: Example) -> Example:
         out = dict(example)
+        boundary, count = out.pop("boundary"), out.pop("demonstrations")
         dropped = tf.constant(0, tf.int32)
         if limits.get("inputs"):
             out["inputs"], dropped = _drop_demonstrations(
                 example["inputs"],
                 example["inputs_pretokenized"],
+                boundary,
+                count,
                 vocabulary,
                 int(limits["inputs"]),
             )
@@ -128,21 +137,30 @@ def fit_records(
 
 
 def _drop_demonstrations(
-    ids: tf.Tensor, text: tf.Tensor, vocabulary: Any, limit: int
+    ids: tf.Tensor,
+    text: tf.Tensor,
+    boundary: tf.Tensor,
+    count: tf.Tensor,
+    vocabulary: Any,
+    limit: int,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Drops whole demonstrations from the front until `ids` has `limit` tokens.
 
-    SentencePiece pieces never cross white space, so the rest of the text has the same
-    ids as before.
+    SentencePiece pieces never cross white space, with which a boundary begins, so the
+    rest of the text has the same ids as before.
     """
+    separator = tf.strings.reduce_join(boundary)
 
     def shorten() -> tuple[tf.Tensor, tf.Tensor]:
-        parts = tf.strings.split(text, SEPARATOR)
+        parts = tf.strings.split(text, separator)
         last = tf.shape(parts)[0] - 1
+        last = tf.where(last > count, 0, last)  # a question has the separator
 
         def encoded(dropped: tf.Tensor) -> tf.Tensor:
-            rest = tf.strings.reduce_join(parts[dropped:], separator=SEPARATOR)
-            rest = tf.where(dropped > 0, tf.strings.join(["Q: ", rest]), rest)
+            rest = tf.strings.reduce_join(tf.strings.join([separator, parts[dropped:]]))
+            # It begins as an input does, with what follows a demonstration cut off.
+            first = tf.strings.length(boundary[0])
+            rest = tf.strings.substr(rest, first, tf.strings.length(rest))
             tokens = tf.cast(vocabulary.encode_tf(rest), tf.int32)
             return tf.concat([tokens, [vocabulary.eos_id]], 0)
 

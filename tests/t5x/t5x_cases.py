@@ -1,5 +1,7 @@
 """T5X train states of tiny networks, made and stored by T5X."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,12 @@ from flax.traverse_util import flatten_dict
 from t5x import adafactor, checkpoints, models, optimizers, partitioning, utils
 from t5x.examples.scalable_t5 import network as scalable
 from t5x.examples.t5 import network as minimal
+
+from specialize.checkpoints import names
+from specialize.checkpoints.convert import convert
+from specialize.checkpoints.formats import huggingface, huggingface_companions
+from specialize.checkpoints.lazy_tensors import from_array
+from specialize.student.network.architecture import T5Config
 
 SIZES = dict(
     vocab_size=256,
@@ -78,6 +86,35 @@ def _with_one_table(state):
             if "relpos_bias" in layer:
                 layer["relpos_bias"] = layers[0]["relpos_bias"]
     return state.replace_params(freeze(jax.tree.map(jnp.asarray, params)))
+
+
+def random_student(folder, vocabulary) -> pathlib.Path:
+    """A random student of the miniature's size as a T5X checkpoint, converted."""
+    config = T5Config(
+        vocab_size=640,
+        emb_dim=128,
+        num_heads=4,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        head_dim=32,
+        mlp_dim=256,
+        mlp_activations=("gelu", "linear"),
+    )
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for name, shape in names.shapes(config).items():
+        scale = 1.0 if len(shape) == 1 or "embed" in name else shape[0] ** -0.5
+        values = rng.standard_normal(shape, np.float32) * np.float32(scale)
+        tensors[name] = from_array(
+            np.ones(shape, np.float32) if len(shape) == 1 else values
+        )
+    (folder / "hf").mkdir()
+    huggingface.write_weights(folder / "hf", tensors)
+    huggingface_companions.write_settings(folder / "hf", config, "float32")
+    convert(
+        str(folder / "hf"), str(folder / "t5x"), to="t5x", vocabulary=str(vocabulary)
+    )
+    return folder / "t5x" / "checkpoint_0"
 
 
 def flat(state) -> dict[str, np.ndarray]:

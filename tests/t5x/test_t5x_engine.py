@@ -10,15 +10,13 @@ import pytest
 
 pytest.importorskip("t5x.trainer")
 
+import t5x_cases as cases
 from flax.core import unfreeze
 from flax.traverse_util import flatten_dict
 from t5x import adafactor, partitioning, trainer, utils
 from t5x import optimizers as t5x_optimizers
 
-from specialize.checkpoints import names
 from specialize.checkpoints.convert import convert
-from specialize.checkpoints.formats import huggingface, huggingface_companions
-from specialize.checkpoints.lazy_tensors import from_array
 from specialize.checkpoints.opening import open_checkpoint
 from specialize.config import neutral
 from specialize.student import model as student
@@ -181,34 +179,7 @@ def test_one_batch_and_state_give_the_same_step_on_both_engines(mode, scan, name
 def initial(world, tmp_path_factory):
     """A random student of the miniature world as a T5X checkpoint, converted."""
     folder = tmp_path_factory.mktemp("initial")
-    config = T5Config(
-        vocab_size=640,
-        emb_dim=128,
-        num_heads=4,
-        num_encoder_layers=2,
-        num_decoder_layers=2,
-        head_dim=32,
-        mlp_dim=256,
-        mlp_activations=("gelu", "linear"),
-    )
-    rng = np.random.default_rng(0)
-    tensors = {}
-    for name, shape in names.shapes(config).items():
-        scale = 1.0 if len(shape) == 1 or "embed" in name else shape[0] ** -0.5
-        values = rng.standard_normal(shape, np.float32) * np.float32(scale)
-        tensors[name] = from_array(
-            np.ones(shape, np.float32) if len(shape) == 1 else values
-        )
-    (folder / "hf").mkdir()
-    huggingface.write_weights(folder / "hf", tensors)
-    huggingface_companions.write_settings(folder / "hf", config, "float32")
-    convert(
-        str(folder / "hf"),
-        str(folder / "t5x"),
-        to="t5x",
-        vocabulary=str(world / "spiece.model"),
-    )
-    return folder / "t5x" / "checkpoint_0"
+    return cases.random_student(folder, world / "spiece.model")
 
 
 def gin(**macros):

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from specialize import cli
+from specialize.corpus.tasks.known import find
 from specialize.errors import InputError
 
 TASK = """
@@ -205,3 +206,159 @@ def test_shares_are_kept_whatever_the_number_of_records(place):
     rates = {task.name: found.get_rate(task) for task in found.tasks}
     text = [rate for task, rate in rates.items() if task.startswith("more_")]
     assert text == [1.0] and sum(rates.values()) == pytest.approx(10.0)
+
+
+def examples(name, **lengths):
+    import seqio
+
+    import specialize_tasks  # noqa: F401
+
+    task = seqio.get_mixture_or_task(name)
+    sizes = {feature: 400 for feature in task.output_features} | lengths
+    return list(task.get_dataset(sizes, "train", shuffle=False).as_numpy_iterator())
+
+
+@pytest.fixture
+def registered(place, monkeypatch):
+    from specialize_tasks import own
+
+    monkeypatch.setenv("SPECIALIZE_CORPUS_DIR", "corpus")
+    assert own.register("cold.toml") == ["cold"]
+
+
+def test_names_of_seqio_begin_with_the_tasks(registered):
+    import seqio
+
+    from specialize.corpus.choices import FORMATS
+    from specialize.evaluation.spec import PROMPTS
+
+    for name in FORMATS:
+        assert {example["format_id"][0] for example in examples(f"cold_{name}")} == {
+            FORMATS.index(name) + 1
+        }
+    for name in ("four_formats", "zero_shot", "in_context"):
+        assert name in str(seqio.get_mixture_or_task(f"cold_{name}").name)
+    for prompt in PROMPTS:
+        task = seqio.get_mixture_or_task(f"cold_eval_{prompt}")
+        found = list(task.get_dataset(None, "all", shuffle=False).as_numpy_iterator())
+        assert len(found) == 20
+        targets = [
+            task.postprocess_fn(None, example=example, is_target=True)
+            for example in found
+        ]
+        said = [f"So. my verdict: {target['golds'][0].upper()}." for target in targets]
+        [metric] = task.metric_fns
+        assert metric(targets, said)["accuracy"] == 1
+        assert metric(targets, said)["how_marked"] == 1
+
+
+def test_a_name_is_registered_again_after_its_task_changed(registered, place, tmp_path):
+    import seqio
+
+    from specialize_tasks import own
+
+    text = (place / "cold.toml").read_text().replace("Reason first.", "Think.")
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text((place / name).read_text())
+    (tmp_path / "cold.toml").write_text(text)
+    own.register(tmp_path / "cold.toml")
+    task = seqio.get_mixture_or_task("cold_eval_zero_shot_cot")
+    first = next(task.get_dataset(None, "all", shuffle=False).as_numpy_iterator())
+    assert first["inputs_pretokenized"].endswith(b"\nThink.")
+    (tmp_path / "cold.toml").write_text(text.replace('"cold"', '"specialize_corpus"'))
+    with pytest.raises(InputError, match="'specialize_corpus' is that of other tasks"):
+        own.register(tmp_path / "cold.toml")
+
+
+def test_a_corpus_of_another_task_is_refused(registered, place, tmp_path, monkeypatch):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for file in (place / "corpus").iterdir():
+        (corpus / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((corpus / "corpus.json").read_text())
+    manifest["fingerprint"]["task"] = "trips-0123456789abcdef"
+    (corpus / "corpus.json").write_text(json.dumps(manifest))
+    monkeypatch.setenv("SPECIALIZE_CORPUS_DIR", str(corpus))
+    with pytest.raises(InputError, match="of the task 'trips', but cold_zero_shot_cot"):
+        examples("cold_zero_shot_cot")
+    assert examples("specialize_corpus_zero_shot_cot")
+
+
+@pytest.mark.parametrize(
+    ("suite", "said"),
+    [
+        ("colt", "Did you mean 'cold'"),
+        ("cold/x", "unknown suite"),
+        ("bbh/navigat", "'bbh/navigate'"),
+        ("cold:zero_shot", "unknown prompt"),
+    ],
+)
+def test_t5x_is_told_of_a_suite_that_does_not_exist(place, suite, said):
+    from specialize.config import neutral
+
+    found = neutral.evaluation_task(("cold",), "zero_shot_cot", ("cold.toml",))
+    assert found == "cold_eval_zero_shot_cot"
+    found = neutral.evaluation_task(("mas",), "zero_shot_cot", ("cold.toml",))
+    assert found == "specialize_eval_mas_zero_shot_cot"
+    with pytest.raises(InputError, match=said):
+        neutral.evaluation_task((suite,), "zero_shot_cot", ("cold.toml",))
+
+
+BOUNDARIES = {
+    "paper's": {},
+    "own": {"in_context_cot": "Riddle {question} is hard."},
+    "none before the question": {"in_context_cot": "{question}\\nSo?"},
+    "another separator": {"separator": "\\n--\\n", "in_context_cot": "Ask: {question}"},
+}
+
+
+@pytest.mark.parametrize("kind", BOUNDARIES)
+def test_demonstrations_are_dropped_whole_in_any_wording(
+    place, tmp_path, monkeypatch, kind
+):
+    """A question that has the text between two of them is left out, never cut."""
+    import specialize
+    from specialize.corpus.vocabulary import Vocabulary
+
+    wording = "".join(f'{k} = "{v}"\n' for k, v in BOUNDARIES[kind].items())
+    head = TASK.partition("[formats]")[0]
+    task = tmp_path / "cold.toml"
+    task.write_text(f"{head}[formats]\n{wording}")
+    after, before = find(task).wording.boundary("in_context_cot")
+    values = list(rows(30, 0))
+    values[3]["q"] += f"{after}{before}is it so?"
+    write(tmp_path / "train.jsonl", values)
+    lines = [
+        {
+            "problem_id": f"cold-{row['n']}",
+            "sample": 0,
+            "text": f"{row['why']} The answer is {'yes' if row['label'] else 'no'}.",
+        }
+        for row in values
+    ]
+    write(tmp_path / "completions.jsonl", lines)
+    words = ["--task", task, "--problems", tmp_path / "train.jsonl", "--teacher", "t"]
+    words += ["--completions", tmp_path / "completions.jsonl", "--no_rationales"]
+    words += ["--vocabulary", "v.model", "--demonstrations", 3, "--processes", 1]
+    words += ["--formats", "in_context_cot", "--out", tmp_path / "corpus"]
+    assert cli.main(["corpus", "build", *map(str, words)]) == 0
+    monkeypatch.setenv("SPECIALIZE_CORPUS_DIR", str(tmp_path / "corpus"))
+    records = {one.id: one for one in specialize.Corpus(tmp_path / "corpus")}
+    vocabulary = Vocabulary("v.model")
+    limit = min(len(one.input_ids) for one in records.values()) - 10
+    found = examples("specialize_corpus_in_context_cot", inputs=limit)
+    kept = [
+        record
+        for record in records.values()
+        if record.inputs.removeprefix(before).count(after + before) == 3
+    ]
+    # The odd question is neither cut nor a demonstration that is cut in two.
+    assert {example["record_id"].decode() for example in found} == {r.id for r in kept}
+    assert 10 <= len(kept) < 30
+    for example in found:
+        record = records[example["record_id"].decode()]
+        count = int(example["cuts"][0])
+        parts = record.inputs.removeprefix(before).split(after + before)
+        rest = before + (after + before).join(parts[count:])
+        assert 1 <= count <= 3 and rest.startswith(f"{before}Here are")
+        assert example["inputs"].tolist() == [*vocabulary.encode(rest), 1]

@@ -129,7 +129,7 @@ def assemble(
     Raises:
         InputError: as `pipeline.build`. The folder is unchanged.
     """
-    fingerprint = fingerprint_of(alignment, records, material.card)
+    fingerprint = fingerprint_of(alignment, records, material)
     shards.check_fingerprint(fingerprint)
     questions = list(material.questions)
     samples, judging = material.samples, acceptance.judge

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from specialize.corpus.building.decisions import decide, nothing_kept
 from specialize.corpus.building.parallel import default_processes, ordered_map
@@ -12,6 +13,7 @@ from specialize.corpus.building.passes import (
     render_all,
     verify_all,
 )
+from specialize.corpus.choices import FORMATS
 from specialize.corpus.plain_text.round_trip import writer_of
 from specialize.corpus.plain_text.writer import description
 from specialize.corpus.records import Fingerprint, Problem
@@ -27,6 +29,7 @@ from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.storage.record_order import Collected, gather
 from specialize.corpus.tasks.known import read_problems
+from specialize.corpus.wording import PAPER
 from specialize.outputs import scratch
 from specialize.progress import track
 
@@ -104,7 +107,7 @@ def assemble(
 
     Arguments, result and errors are those of `build`, with the files already read.
     """
-    fingerprint = fingerprint_of(alignment, records, material.card)
+    fingerprint = fingerprint_of(alignment, records, material)
     shards.check_fingerprint(fingerprint)
     workers = default_processes() if processes is None else processes
     assert acceptance.judge is not None  # the callers take that of the task
@@ -177,9 +180,21 @@ def write(
 
 
 def fingerprint_of(
-    alignment: AlignmentSpec, records: RecordsSpec, card: cards.Card
+    alignment: AlignmentSpec, records: RecordsSpec, material: Material
 ) -> Fingerprint:
     """The corpus fingerprint, which readers compare with what they expect."""
+    card, wording = material.card, material.questions[0].wording
+    demonstrations: dict[str, Any] = {
+        "count": records.demonstrations,
+        "seed": records.seed,
+    }
+    if wording != PAPER:
+        # For readers that drop demonstrations from an input that is too long.
+        demonstrations["boundaries"] = {
+            name: list(wording.boundary(name))
+            for name in FORMATS
+            if "in_context" in name
+        }
     writer = writer_of(alignment)
     vocabulary = writer.vocabulary
     return Fingerprint(
@@ -190,7 +205,7 @@ def fingerprint_of(
         alignment=alignment.method,
         prompt_sha256=card.prompt_sha256,
         sampling=card.sampling,
-        demonstrations={"count": records.demonstrations, "seed": records.seed},
+        demonstrations=demonstrations,
         task=card.task,
         spelling=description(writer),
     )

@@ -94,6 +94,8 @@ class Renderer:
         source = problems if pool is None else pool
         self.judge = judge
         self.pool = [p for p in source if p.rationale is not None and p.answers]
+        # Without a single rationale, answers still make answer-only demonstrations.
+        self.answered = self.pool or [p for p in source if p.answers]
 
     def align(
         self, completion: Completion, where: str = "this completion"
@@ -181,6 +183,18 @@ class Renderer:
             spelling.soft_number_pieces = int((numbers & (target.origin == SOFT)).sum())
         return Rendered(records, rejection, aligned, dropped, spelling)
 
+    def _pool(self, name: str, problem: Problem) -> list[Problem]:
+        pool = self.pool if name.endswith("_cot") else self.answered
+        if not pool and self.answered:
+            raise InputError(
+                f"{problem.source or problem.id}: the format {name} shows solved "
+                "problems with a rationale, and none of the problems has one. Name "
+                "their column in 'fields.rationale' of the task file, or a file with "
+                "rationales with --demonstrations_from, or write other formats: "
+                "--formats zero_shot_cot zero_shot_answer_only."
+            )
+        return pool
+
     def _record(
         self,
         name: str,
@@ -196,7 +210,11 @@ class Renderer:
             # Even draws for CoT, odd for answer-only: no two records share one.
             draw = 2 * (completion.sample - HUMAN) + (not is_cot)
             demonstrations = prompts.draw_demonstrations(
-                self.pool, problem, spec.demonstrations, seed=spec.seed, draw=draw
+                self._pool(name, problem),
+                problem,
+                spec.demonstrations,
+                seed=spec.seed,
+                draw=draw,
             )
         inputs, targets = prompts.render(
             name, problem, demonstrations, target=completion.text if is_cot else None

@@ -40,6 +40,7 @@ def load_mixture(
     cache_dir: str | os.PathLike[str],
     *,
     reuse: bool = True,
+    tasks: Sequence[str | os.PathLike[str]] = (),
 ) -> Mixture:
     """Loads all tasks of a registered SeqIO mixture or task.
 
@@ -49,6 +50,7 @@ def load_mixture(
         feature_lengths: greatest length of each task feature.
         cache_dir: folder of the prepared examples.
         reuse: whether examples that were prepared earlier may be used.
+        tasks: task files, whose names the mixture may have.
 
     Raises:
         InputError: the name is unknown, no task has this split or a positive rate, or
@@ -56,14 +58,14 @@ def load_mixture(
     """
     import seqio
 
-    name = neutral.mixture_name(name)
+    name = neutral.mixture_name(name, tasks)
     try:
         provider = seqio.get_mixture_or_task(name)
     except ValueError as error:
         raise InputError(unknown_task(name)) from error
     found = seqio.get_subtasks(provider)
-    tasks = [task for task in found if split in task.splits]
-    if not tasks:
+    with_split = [task for task in found if split in task.splits]
+    if not with_split:
         raise InputError(
             f"{name!r} has no task with split {split!r}; its splits are "
             f"{sorted({s for task in found for s in task.splits})}. Distillation tasks "
@@ -71,10 +73,10 @@ def load_mixture(
             "specialize_tasks.distill.held_out.fraction."
         )
     if isinstance(provider, seqio.Mixture):
-        rates = [float(provider.get_rate(task)) for task in tasks]
+        rates = [float(provider.get_rate(task)) for task in with_split]
     else:
         rates = [1.0]
-    asked = [(t, r) for t, r in zip(tasks, rates, strict=True) if r > 0]
+    asked = [(t, r) for t, r in zip(with_split, rates, strict=True) if r > 0]
     if not asked:
         raise InputError(
             f"mixture {name!r}: no task has a positive rate ({rates}). Set the rates."

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specialize import checks
@@ -34,6 +34,8 @@ class DataSpec:
         seed: seed of order and packing, and of initial weights and dropout.
         examples_dir: folder of the prepared examples. None: in the run's folder.
         reuse_examples: whether examples that were prepared earlier may be used.
+        tasks: task files; the names of a task's mixtures begin with its name, as in
+            "tickets_four_formats" (`specialize_tasks.own`).
 
     Raises:
         InputError: a field has another type or is outside its range.
@@ -55,6 +57,7 @@ class DataSpec:
     seed: int = 0
     examples_dir: str | os.PathLike[str] | None = None
     reuse_examples: bool = True
+    tasks: Sequence[str | os.PathLike[str]] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.mixture, Mapping):
@@ -83,6 +86,7 @@ class DataSpec:
         checks.whole("batch_size", self.batch_size)
         checks.whole("microbatches", self.microbatches)
         checks.whole("window_rows", self.window_rows, optional=True)
+        checks.task_files("tasks", self.tasks)
         checks.flag("pack", self.pack)
         checks.flag("reuse_examples", self.reuse_examples)
         checks.one_of("order", self.order, ORDERS)

@@ -215,7 +215,12 @@ def _load(
             raise InputError("There is no mixture to train on. Set data.mixture.")
         with sharding.one_after_another():
             return load_mixture(
-                chosen, split, data.feature_lengths, folder, reuse=data.reuse_examples
+                chosen,
+                split,
+                data.feature_lengths,
+                folder,
+                reuse=data.reuse_examples,
+                tasks=data.tasks,
             )
 
     mixture = load(data.mixture, data.split)
