@@ -1,10 +1,34 @@
-"""The digest of a file, which identifies vocabularies and sources."""
+"""The digest of a file or of a vocabulary, which identifies it."""
 
 import functools
 import hashlib
 import os
 
 from specialize import typed_json
+
+# What names the vocabulary of ByT5, the bytes of UTF-8, where others name a file.
+BYTE_NAMES = ("byt5", "byte", "bytes")
+BYTES_SHA256 = hashlib.sha256(b"seqio.ByteVocabulary(extra_ids=125)").hexdigest()
+
+
+def is_bytes(name: str | os.PathLike[str]) -> bool:
+    """Whether `name` names ByT5's bytes; a file of that name needs a folder before."""
+    return os.fspath(name).lower() in BYTE_NAMES
+
+
+def is_vocabulary(name: str | os.PathLike[str]) -> bool:
+    """Whether `name` names ByT5's bytes, or a file that is there."""
+    return is_bytes(name) or os.path.isfile(name)
+
+
+def vocabulary_digest(name: str | os.PathLike[str]) -> str:
+    """The digest of a vocabulary, as a corpus states it.
+
+    Raises:
+        OSError: The file cannot be read.
+        InputError: It is a device.
+    """
+    return BYTES_SHA256 if is_bytes(name) else file_digest(name)
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

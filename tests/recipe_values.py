@@ -318,7 +318,9 @@ def of_student(student: Student) -> Flat:
     flat: Flat = {"network": type(student.module).__name__}
     for part, record in (("network", network), ("loss", student.loss)):
         for field in dataclasses.fields(record):
-            flat[f"{part}.{field.name}"] = _literal(getattr(record, field.name))
+            value = getattr(record, field.name)
+            if (field.name, value) != ("relpos_per_layer", False):  # only umT5's
+                flat[f"{part}.{field.name}"] = _literal(value)
     flat["network.dtype"] = jnp.dtype(network.dtype).name
     flat["loss.fused"] = student.fused
     flat["loss.divided_by"] = student._normalizer
@@ -329,7 +331,9 @@ def decoding_of_student(student: Student) -> Flat:
     """How the student itself decodes, which only T5X asks for."""
     fields = {f.name for f in dataclasses.fields(GenerationSpec)} - {"top_k"}
     values = {name: getattr(student.decoding, name) for name in fields}
-    values["eos_id"] = student.eos_id
+    values["eos_id"] = (
+        student._eos_id or 1
+    )  # or its vocabulary's, which is no file here
     return {f"decoding.{name}": value for name, value in values.items()}
 
 

@@ -91,6 +91,14 @@ def test_a_model_file_holds_the_network_and_nothing_else(name):
     }
 
 
+# Rows are rounded up to a multiple of 128, so that they can be sharded.
+@pytest.mark.parametrize("name", MODELS)
+def test_the_rows_of_a_model_can_be_sharded(name):
+    found = config.read([f"models/{name}.gin"])
+    rows = {b.parameter: b.value for b in found.scan.effective().values()}["vocab_size"]
+    assert rows % 128 == 0
+
+
 # Published sizes (Raffel et al. 2020, table of section 3.7; Chung et al. 2022;
 # Tay et al. 2022), counted with the 128 rows of rounding; UL2's is the 19.5B of the
 # card of google/flan-ul2, 19.46e9 with the embedding as its head (else 19.59e9).
@@ -106,6 +114,25 @@ PARAMETERS = {
     "flan_t5_xl": 2.8498e9,
     "flan_t5_xxl": 11.135e9,
     "flan_ul2": 19.4596e9,
+    # Xue et al. 2021 (2105.13626) and 2020 (2010.11934), Kudugunta et al. 2023
+    # (2309.04662); umT5's as its published files.
+    "byt5_small": 299.6e6,
+    "byt5_base": 581.7e6,
+    "byt5_large": 1.228e9,
+    "byt5_xl": 3.738e9,
+    "byt5_xxl": 12.907e9,
+    "mt5_small": 300.2e6,
+    "mt5_base": 582.4e6,
+    "mt5_large": 1.2296e9,
+    "mt5_xl": 3.7426e9,
+    "mt5_xxl": 12.921e9,
+    "umt5_small": 306.6e6,
+    "umt5_base": 592.0e6,
+    "umt5_xl": 3.768e9,
+    "umt5_xxl": 12.973e9,
+    "madlad400_3b": 2.940e9,
+    "madlad400_7b": 8.297e9,
+    "madlad400_10b": 10.713e9,
 }
 
 
@@ -120,7 +147,9 @@ def test_a_network_has_its_published_number_of_parameters(name):
     decoder = n["num_decoder_layers"] * (2 * attention + mlp + 3 * d)
     heads = 1 if n["logits_via_embedding"] else 2
     total = encoder + decoder + heads * n["vocab_size"] * d + 2 * d
-    total += 2 * 32 * n["num_heads"]
+    layers = n["num_encoder_layers"] + n["num_decoder_layers"]
+    tables = layers if n.get("relpos_per_layer") else 2
+    total += tables * 32 * n["num_heads"]
     assert total == pytest.approx(PARAMETERS[name], rel=1e-3)
 
 

@@ -43,8 +43,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--vocabulary",
         metavar="spiece.model",
-        help="SentencePiece model to make the tokenizer files from (default: those of "
-        "the source are copied)",
+        help="SentencePiece model to make the tokenizer files from, or 'byt5' for the "
+        "bytes of ByT5 (default: those of the source are copied)",
     )
     parser.add_argument(
         "--rows",

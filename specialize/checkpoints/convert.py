@@ -18,11 +18,14 @@ from specialize.checkpoints.formats import (
 )
 from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.checkpoints.opening import (
+    check_eos,
     open_checkpoint,
     verify_run,
     vocabulary_of_run,
 )
 from specialize.checkpoints.source import Source
+from specialize.corpus.vocabulary import SpecialIds
+from specialize.digests import is_vocabulary
 from specialize.errors import InputError
 from specialize.outputs import (
     LONGEST_NAME,
@@ -108,7 +111,7 @@ def convert(
         dtype: "float32" or "bfloat16" (default: the source's).
         layers: layout of a T5X target.
         rows: embedding rows of the target (default: the source's).
-        vocabulary: a SentencePiece model, if the source has no tokenizer.
+        vocabulary: a SentencePiece model, or "byt5", if the source has no tokenizer.
         activation: "relu", "gelu" or "silu", if the source does not contain it.
         max_shard_bytes: maximum size of a safetensors file.
 
@@ -124,9 +127,10 @@ def convert(
     started = time.monotonic()
     if target is not None:
         _check_target(target)
-    if vocabulary is not None and not pathlib.Path(vocabulary).is_file():
+    if vocabulary is not None and not is_vocabulary(vocabulary):
         raise InputError(
-            f"{vocabulary} does not exist; --vocabulary names a spiece.model."
+            f"{vocabulary} does not exist; --vocabulary names a spiece.model, or "
+            "'byt5' for the bytes of ByT5."
         )
     opened = open_checkpoint(source, activation=activation)
     if opened.format == "specialize":
@@ -167,9 +171,16 @@ def convert(
                     step=opened.step or 0,
                     optimizer=optimizer,
                 )
-            huggingface_companions.write_settings(staged, config, types[0])
-            if not _write_tokenizer(staged, opened, vocabulary, config.vocab_size):
-                notes += [_NO_TOKENIZER] if to == "hf" else []
+            words = _write_tokenizer(staged, opened, vocabulary, config.vocab_size)
+            if words is None and to == "hf":
+                notes.append(_NO_TOKENIZER)
+            huggingface_companions.write_settings(
+                staged,
+                config,
+                types[0],
+                kind=opened.kind,
+                special=words or opened.special or SpecialIds(),
+            )
             digits = fingerprint.digits()
             card = _card(opened, config, parameters, digits, to)
             huggingface_companions.write_card(staged, card, base=_base(source))
@@ -270,10 +281,12 @@ def _relaid(
     for prefix, moments in groups.items():
         if set(moments) != set(opened.stored):
             return None
-        # A table per layer has moments per layer, which differ and cannot be merged.
-        if layers == "scalable" or names.has_tables_per_layer(opened.stored):
+        # Moments of a shared table that was stored per layer differ, and cannot merge.
+        own = opened.config.relpos_per_layer
+        stored_per_layer = names.has_tables_per_layer(opened.stored)
+        if not own and (layers == "scalable" or stored_per_layer):
             return None
-        canonical = names.unrolled(moments, opened.path)
+        canonical = names.unrolled(moments, opened.path, table_per_layer=own)
         for name, tensor in names.laid_out(canonical, layers).items():
             result[prefix + name] = tensor
     return result
@@ -284,14 +297,23 @@ def _write_tokenizer(
     opened: Source,
     vocabulary: str | None,
     rows: int,
-) -> bool:
-    """Writes tokenizer files from `vocabulary`, else from the source, if it has any."""
+) -> SpecialIds | None:
+    """Writes tokenizer files from `vocabulary`, else from the source, if it has any.
+
+    Returns:
+        The ids of padding and EOS of these files; None if there are none.
+
+    Raises:
+        InputError: the vocabulary is not that of the weights, or cannot be written.
+    """
     if vocabulary is None and tokenizer_files.copy(opened.companions, folder):
-        return True
+        return opened.special or SpecialIds()
     found = pathlib.Path(vocabulary) if vocabulary else vocabulary_of_run(opened.path)
-    if found is not None:
-        exact_tokenizer.write(found, folder, rows=rows)
-    return found is not None
+    if found is None:
+        return None
+    special = exact_tokenizer.write(found, folder, rows=rows)
+    check_eos(opened, found, special)
+    return special
 
 
 def _base(source: str) -> str | None:

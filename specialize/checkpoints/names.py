@@ -3,6 +3,7 @@
     T5 1.0           one inner matrix `wi`, head tied to the embedding
     T5 1.1           gated, `wi_0` and `wi_1`, and a head `logits_dense`
     UL2              gated, head tied to the embedding
+    umT5             T5 1.1 with a relative-position table in every layer
 
 The canonical form of all conversions is T5X's tree with one subtree per layer:
 `decoder/layers_3/mlp/wi_0/kernel`. T5X stores kernels as (inputs, outputs), with the
@@ -10,14 +11,14 @@ heads of an attention joined in one axis; torch stores (outputs, inputs). So eve
 kernel is transposed.
 
 Scanned trees have all layers of a stack in one tensor with an extra axis 1:
-`decoder/decoder/mlp/wi_0/kernel` of shape (D, layers, M). T5X's `scalable_t5` also
-stores the relative-position table once per layer, and the heads of an attention in a
-separate axis: `query` (D, H, size), `out` (H, size, D).
+`decoder/decoder/mlp/wi_0/kernel` of shape (D, layers, M). T5X's `scalable_t5` stores
+the heads of an attention in a separate axis: `query` (D, H, size), `out` (H, size, D).
+It also stores a relative-position table per layer, of every model; umT5's differ.
 """
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -68,15 +69,20 @@ def _feed_forward(hf: str) -> list[tuple[str, str, bool]]:
     ]
 
 
+# The table of a layer that has its own.
+_TABLE = (RELPOS, "layer.0.SelfAttention.relative_attention_bias.weight", True)
+
 # The same for one layer, below `encoder/layers_0` and `encoder.block.0`.
 _LAYER = {
     "encoder": [
+        _TABLE,
         ("pre_attention_layer_norm/scale", "layer.0.layer_norm.weight", False),
         *_attention("attention", "layer.0.SelfAttention"),
         ("pre_mlp_layer_norm/scale", "layer.1.layer_norm.weight", False),
         *_feed_forward("layer.1"),
     ],
     "decoder": [
+        _TABLE,
         ("pre_self_attention_layer_norm/scale", "layer.0.layer_norm.weight", False),
         *_attention("self_attention", "layer.0.SelfAttention"),
         ("pre_cross_attention_layer_norm/scale", "layer.1.layer_norm.weight", False),
@@ -115,11 +121,17 @@ def to_hf(name: str) -> tuple[str, bool] | None:
     return _TO_HF.get(name)
 
 
-def from_hf(name: str) -> tuple[str, bool] | None:
-    """The canonical name of a Hugging Face tensor, and whether it is transposed."""
-    if name in _TO_T5X:
+def from_hf(name: str, *, table_per_layer: bool = False) -> tuple[str, bool] | None:
+    """The canonical name of a Hugging Face tensor, and whether it is transposed.
+
+    `table_per_layer` says whether the table in layer 0 is that of layer 0 (umT5) or
+    that of all layers.
+    """
+    match = _HF_LAYER.fullmatch(name)
+    is_table = match is not None and match[3] == _TABLE[1]
+    if name in _TO_T5X and not (is_table and table_per_layer):
         return _TO_T5X[name]
-    if match := _HF_LAYER.fullmatch(name):
+    if match and (table_per_layer or not is_table):
         stack, number, rest = match.groups()
         if rest in _LAYER_TO_T5X[stack]:
             ours, flip = _LAYER_TO_T5X[stack][rest]
@@ -127,22 +139,31 @@ def from_hf(name: str) -> tuple[str, bool] | None:
     return None
 
 
-def unrolled(tensors: Mapping[str, LazyTensor], where: str) -> dict[str, LazyTensor]:
+def unrolled(
+    tensors: Mapping[str, LazyTensor],
+    where: str,
+    *,
+    table_per_layer: bool | None = None,
+) -> dict[str, LazyTensor]:
     """The canonical form of a T5X tree, scanned or not.
 
     Args:
         tensors: tensors by T5X name.
         where: name of the checkpoint in errors.
+        table_per_layer: whether the network has a relative-position table in every
+            layer. None: it has if the tensors show it; equal tables of `scalable_t5`
+            are one that is shared.
 
     Returns:
         Tensors by canonical name, with the heads of attentions joined. The layers of a
         stacked tensor follow each other, so that its file is read once.
 
     Raises:
-        InputError: the relative-position tables of layers differ.
+        InputError: the relative-position tables of layers differ, and the network has
+            one table per stack.
     """
     result: dict[str, LazyTensor] = {}
-    tables: dict[str, list[LazyTensor]] = {}
+    tables: dict[str, dict[int, LazyTensor]] = {}
     embedding = tensors.get(EMBEDDING)
     width = embedding.shape[-1] if embedding and embedding.shape else None
     slot: dict[int, np.ndarray] = {}
@@ -163,28 +184,31 @@ def unrolled(tensors: Mapping[str, LazyTensor], where: str) -> dict[str, LazyTen
             whole = cached(tensor, slot)
             layers = [whole.layer(i, axis) for i in range(tensor.shape[axis])]
             if rest == RELPOS:
-                tables[stack] = layers
+                tables[stack] = dict(enumerate(layers))
             else:
                 for number, layer in enumerate(layers):
                     result[f"{stack}/layers_{number}/{rest}"] = layer
         elif (match := _T5X_LAYER.fullmatch(name)) and match[3] == RELPOS:
-            tables.setdefault(match[1], []).append(tensor)
+            tables.setdefault(match[1], {})[int(match[2])] = tensor
         else:
             result[name] = tensor
+    different = {stack: _unlike_first(layers) for stack, layers in tables.items()}
+    if table_per_layer is None:
+        # Only scalable_t5 repeats a shared table.
+        table_per_layer = any(different.values()) or not has_split_heads(tensors)
     for stack, layers in tables.items():
-        first = layers[0].read()
-        different = [
-            str(number)
-            for number, layer in enumerate(layers)
-            if not np.array_equal(layer.read(), first)
-        ]
-        if different:
+        if table_per_layer:
+            for number, layer in layers.items():
+                result[f"{stack}/layers_{number}/{RELPOS}"] = layer
+        elif different[stack]:
             raise InputError(
                 f"{where}: each layer of the {stack} has its own relative-position "
-                f"table (layers {', '.join(different)} differ from layer 0), as in "
-                "umT5. T5 shares one table; this network cannot hold these weights."
+                f"table (layers {', '.join(different[stack])} differ from layer 0), as "
+                "in umT5, but its network has one table for all. Name umT5's model "
+                "file, or correct the config.json beside the weights."
             )
-        result[f"{stack}/{RELPOS}"] = layers[0]
+        else:
+            result[f"{stack}/{RELPOS}"] = layers[min(layers)]
     for name, tensor in result.items():
         kernel = _KERNEL.fullmatch(name)
         if kernel and len(tensor.shape) == 3:
@@ -204,7 +228,8 @@ def laid_out(
         if match := _T5X_LAYER.fullmatch(name):
             kernel = _KERNEL.fullmatch(name)
             if layers == "scalable" and kernel:
-                heads = tensors[f"{match[1]}/{RELPOS}"].shape[0]
+                tables = (f"{match[1]}/{RELPOS}", f"{match[1]}/layers_0/{RELPOS}")
+                heads = next(tensors[n] for n in tables if n in tensors).shape[0]
                 tensor = tensor.split(_HEADS[kernel[1]], heads)
             stacks.setdefault(f"{match[1]}/{match[1]}/{match[3]}", []).append(tensor)
         elif layers == "scalable" and name.endswith(RELPOS):
@@ -219,12 +244,20 @@ def laid_out(
     return result
 
 
-def layout_of(names: Iterable[str]) -> Layers:
-    """The layout of a T5X tree by its names."""
-    scanned = [match for name in names if (match := _SCANNED.fullmatch(name))]
-    if not scanned:
+def layout_of(tensors: Mapping[str, Any]) -> Layers:
+    """The layout of a T5X tree by its names and shapes."""
+    if not any(map(_SCANNED.fullmatch, tensors)):
         return "unrolled"
-    return "scalable" if any(m[2] == RELPOS for m in scanned) else "scanned"
+    return "scalable" if has_split_heads(tensors) else "scanned"
+
+
+def has_split_heads(tensors: Mapping[str, Any]) -> bool:
+    """Whether the heads of attentions have an axis of their own, as in scalable_t5."""
+    return any(
+        len(tensor.shape) == (4 if _SCANNED.fullmatch(name) else 3)
+        for name, tensor in tensors.items()
+        if _KERNEL.fullmatch(name)
+    )
 
 
 def has_tables_per_layer(names: Iterable[str]) -> bool:
@@ -249,11 +282,17 @@ def shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
     inner = [f"mlp/wi_{i}/kernel" for i in range(len(config.mlp_activations))]
     inner = inner if len(inner) > 1 else ["mlp/wi/kernel"]
     result: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, width)}
+    table = (config.num_heads, config.relpos_num_buckets)
     for stack, layers in zip(STACKS, depths, strict=True):
-        result[f"{stack}/{RELPOS}"] = (config.num_heads, config.relpos_num_buckets)
+        if not config.relpos_per_layer:
+            result[f"{stack}/{RELPOS}"] = table
         for number in range(layers):
             for name, _, _ in _LAYER[stack]:
-                if name.startswith("mlp/wi"):
+                if name == RELPOS:
+                    if not config.relpos_per_layer:
+                        continue
+                    shape = table
+                elif name.startswith("mlp/wi"):
                     if name not in inner:
                         continue
                     shape = (width, config.mlp_dim)
@@ -292,6 +331,16 @@ def differences(
         if name in found and found[name] != shape
     ]
     return lines
+
+
+def _unlike_first(layers: Mapping[int, LazyTensor]) -> list[str]:
+    """The numbers of the layers whose table is not that of the first layer."""
+    first = layers[min(layers)].read()
+    return [
+        str(number)
+        for number in sorted(layers)
+        if not np.array_equal(layers[number].read(), first)
+    ]
 
 
 def _stack_axis(

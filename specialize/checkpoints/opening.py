@@ -11,10 +11,10 @@ T5X checkpoints and runs may be stored in a bucket (gs://).
 """
 
 import dataclasses
-import os
 import pathlib
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from etils import epath
@@ -25,11 +25,14 @@ from specialize.checkpoints.formats import (
     huggingface,
     huggingface_companions,
     orbax_folders,
+    relatives,
     t5x,
 )
 from specialize.checkpoints.source import Source
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.checkpoints.store import CheckpointStore
+from specialize.corpus.vocabulary import SpecialIds
+from specialize.digests import is_vocabulary
 from specialize.errors import InputError
 from specialize.progress import say, track
 from specialize.student.network.architecture import T5Config
@@ -77,10 +80,15 @@ def open_checkpoint(
         return _open_huggingface(path)
     companions = _companions(folder, path)
     activation = activation or _activation_of_run(folder)
-    settings = config or _settings(companions)
+    beside: dict[str, Any] = {"companions": companions}
+    if companions is not None:
+        stated = huggingface_companions.read_config(companions / "config.json")
+        beside["kind"] = stated.model_type
+        beside["special"] = huggingface_companions.special_ids(companions, stated)
+        config = config or _network(stated, companions)
     opener = t5x if t5x.is_folder(folder) else orbax_folders
-    opened = opener.open_folder(folder, activation=activation, settings=settings)
-    return Source(**{**vars(opened), "companions": companions})
+    opened = opener.open_folder(folder, activation=activation, settings=config)
+    return Source(**{**vars(opened), **beside})
 
 
 def _in_bucket(source: str) -> epath.Path:
@@ -153,6 +161,20 @@ def verify_run(opened: Source) -> None:
     check_sums(opened, sums)
 
 
+def check_eos(opened: Source, vocabulary: object, special: SpecialIds) -> None:
+    """Refuses a vocabulary that ends texts in another way than the checkpoint.
+
+    Raises:
+        InputError: both ids are known, and differ.
+    """
+    if opened.special and opened.special.eos_id != special.eos_id:
+        raise InputError(
+            f"{opened.path} ends its answers with id {opened.special.eos_id}, the "
+            f"vocabulary {vocabulary} with id {special.eos_id}. Name the vocabulary of "
+            "these weights."
+        )
+
+
 def _open_huggingface(path: epath.Path) -> Source:
     folder = pathlib.Path(path)
     if not huggingface.is_folder(folder):
@@ -196,13 +218,12 @@ def _companions(folder: epath.Path, path: epath.Path) -> pathlib.Path | None:
 
 def _is_t5_config(path: pathlib.Path) -> bool:
     # The config.json of a run of ours has other content.
-    return path.is_file() and huggingface_companions.model_type(path) == "t5"
+    return path.is_file() and huggingface_companions.model_type(path) in relatives.READ
 
 
-def _settings(companions: pathlib.Path | None) -> T5Config | None:
-    if companions is None:
-        return None
-    settings = huggingface_companions.read_config(companions / "config.json")
+def _network(
+    settings: huggingface_companions.Settings, companions: pathlib.Path
+) -> T5Config:
     network = huggingface_companions.network(settings, companions)
     tied = settings.tie_word_embeddings is not False
     return dataclasses.replace(network, logits_via_embedding=tied)
@@ -224,8 +245,7 @@ def vocabulary_of_run(path: str) -> pathlib.Path | None:
     for parent in (pathlib.Path(path), *list(pathlib.Path(path).parents)[:2]):
         named = run_folder.saved_values(parent).get("VOCABULARY_PATH")
         if isinstance(named, str):
-            found = pathlib.Path(named)
-            return found if os.path.isfile(found) else None
+            return pathlib.Path(named) if is_vocabulary(named) else None
     return None
 
 
@@ -235,6 +255,7 @@ def _download(name: str) -> str:
         raise InputError(
             f"{name} does not exist.{suggestions.did_you_mean(name)} Name {_KINDS}."
         )
+    relatives.refuse_hub_name(name)
     import huggingface_hub
     from huggingface_hub import errors
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from specialize.checkpoints import names
 from specialize.checkpoints.lazy_tensors import LazyTensor
+from specialize.corpus.vocabulary import SpecialIds
 from specialize.errors import InputError
 from specialize.student.network.architecture import T5Config
 
@@ -32,6 +33,8 @@ class Source:
             (`param_states/0/mu/encoder/...`), in the source's layout; None marks an
             empty state. Empty if the source has no such state.
         companions: folder with config.json and tokenizer files, or None.
+        kind: the `model_type` of that config.json, or None.
+        special: ids of padding and EOS of that folder, or None.
         notes: lines for the user about what was decided.
     """
 
@@ -44,6 +47,8 @@ class Source:
     step: int | None = None
     optimizer: Mapping[str, LazyTensor | None] = dataclasses.field(default_factory=dict)
     companions: pathlib.Path | None = None
+    kind: str | None = None
+    special: SpecialIds | None = None
     notes: Sequence[str] = ()
 
 
@@ -64,7 +69,8 @@ def opened(
     Raises:
         InputError: as `config_of`, `names.unrolled` and `check`.
     """
-    tensors = names.unrolled(stored, where)
+    tables = settings.relpos_per_layer if settings else None
+    tensors = names.unrolled(stored, where, table_per_layer=tables)
     notes: list[str] = []
     config = settings or config_of(tensors, where, activation=activation, notes=notes)
     check(tensors, config, where)
@@ -104,7 +110,9 @@ def config_of(
         InputError: the tensors from which the sizes are read are missing.
     """
     attention = "encoder/layers_0/attention/query/kernel"
-    relpos = f"encoder/{names.RELPOS}"
+    relpos = own = f"encoder/layers_0/{names.RELPOS}"
+    if own not in tensors:
+        relpos = f"encoder/{names.RELPOS}"
     needed = [names.EMBEDDING, attention, relpos, "encoder/layers_0/mlp/wo/kernel"]
     missing = [name for name in needed if name not in tensors]
     if missing:
@@ -112,7 +120,7 @@ def config_of(
         raise InputError(
             f"{where} is not a T5: missing {', '.join(missing)} (found "
             f"{len(tensors)} tensors: {some}, ...). Name a checkpoint of T5 1.0, "
-            "T5 1.1, Flan-T5 or UL2."
+            "T5 1.1 (Flan-T5, ByT5, mT5, MADLAD-400), umT5 or UL2."
         )
     wrong = [f"{n} {tensors[n].shape}" for n in needed if not _is_matrix(tensors[n])]
     if wrong:
@@ -132,6 +140,7 @@ def config_of(
         "num_encoder_layers": names.depth(tensors, "encoder"),
         "num_decoder_layers": max(1, names.depth(tensors, "decoder")),
         "relpos_num_buckets": buckets,
+        "relpos_per_layer": own in tensors,
     }
     gated = "encoder/layers_0/mlp/wi/kernel" not in tensors
     if activation is None and gated:

@@ -26,7 +26,7 @@ from specialize.config.reading import Config
 from specialize.config.renamed import renamed_problems
 from specialize.config.scanning import Macro, Reference
 from specialize.config.specifications import Specifications
-from specialize.digests import file_digest
+from specialize.digests import file_digest, is_vocabulary, vocabulary_digest
 from specialize.errors import InputError, did_you_mean
 from specialize.mesh import MeshSpec, check_batch
 
@@ -150,11 +150,14 @@ def vocabulary_problems(config: Config) -> list[Problem]:
     if not isinstance(path, str) or "://" in path:
         return []
     origin = config.origin("VOCABULARY_PATH")
-    if not os.path.isfile(path):
+    if not is_vocabulary(path):
         shown = checks.shown(path)
-        text = f"VOCABULARY_PATH {shown} does not exist. Name T5's spiece.model."
+        text = (
+            f"VOCABULARY_PATH {shown} does not exist. Name the student's SentencePiece "
+            "model (for T5 its spiece.model), or 'byt5' for ByT5's bytes."
+        )
         return [Problem("vocabulary", text, origin)]
-    mine = file_digest(path)
+    mine = vocabulary_digest(path)
     problems = []
     for macro in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH", "CORPUS_DIR"):
         folder = config.value(macro)
@@ -189,8 +192,8 @@ def _vocabularies_of(folder: pathlib.Path) -> list[tuple[str, str]]:
         named = None
         with contextlib.suppress(InputError):  # a configuration of another version
             named = run_folder.saved_values(place).get("VOCABULARY_PATH")
-        if isinstance(named, str) and os.path.isfile(named):
-            found.append((file_digest(named), run_folder.CONFIG))
+        if isinstance(named, str) and is_vocabulary(named):
+            found.append((vocabulary_digest(named), run_folder.CONFIG))
         if found or not re.fullmatch(r"checkpoint_\d+|checkpoints|\d+", place.name):
             return found
         place = place.parent

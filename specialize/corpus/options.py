@@ -223,7 +223,7 @@ def add_spelling(
         "--vocabulary",
         required=required,
         metavar="FILE",
-        help="the student's SentencePiece model"
+        help="the student's SentencePiece model, or 'byt5' for the bytes of ByT5"
         + ("" if required else ": also judge answers as it spells them"),
     )
     group.add_argument(

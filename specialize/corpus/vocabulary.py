@@ -1,27 +1,35 @@
-"""The student's vocabulary: SentencePiece text <-> ids, and which bytes a piece covers.
+"""The student's vocabulary: text <-> ids, and which bytes a piece covers.
 
-The ids equal those of `seqio.SentencePieceVocabulary` for the same file and number of
-extra ids, so a SeqIO task would encode the texts of a corpus in the same way; reading
-the file does not need tensorflow.
+A vocabulary is a SentencePiece model or, for ByT5, the bytes of UTF-8. The ids equal
+those of `seqio.SentencePieceVocabulary` for the same file and number of extra ids, or
+of `seqio.ByteVocabulary`, so a SeqIO task would encode the texts of a corpus in the
+same way; reading the file does not need tensorflow.
+
+A vocabulary is the only home of the ids of padding and EOS. Batches are padded with 0
+whatever the vocabulary, as in SeqIO and T5X, and the network ignores id 0.
 """
 
 import bisect
-import importlib
 import operator
 import os
 import pathlib
-import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple, SupportsIndex
 
-import sentencepiece
-
 from specialize import typed_json
-from specialize.digests import file_digest
+from specialize.corpus.piece_models import (
+    BYTE,
+    CONTROL,
+    REMEDY,
+    SPACE,
+    UNKNOWN,
+    UNUSED,
+    SpecialIds,
+    load,
+    special_ids,
+)
+from specialize.digests import BYTE_NAMES, BYTES_SHA256, file_digest, is_bytes
 from specialize.errors import InputError
-
-# SentencePiece writes a space this way; it opens a word.
-SPACE = "▁"
 
 
 class Span(NamedTuple):
@@ -62,51 +70,50 @@ class Vocabulary:
 
     Args:
         path: the `.model` file, for T5 the `spiece.model` of its authors.
-        extra_ids: number of sentinels after the pieces; 100 for every T5.
+        extra_ids: number of sentinels after the pieces. Default: as `sentinels`, which
+            is 100 for T5.
         rows: rows of the student's embedding. Default: `size` rounded up to a
             multiple of 128, which is 32128 for T5.
         digits: "single" spells numbers with pieces of one digit; "whole" as the model.
 
+    Attributes:
+        special: ids of padding and EOS. The padding id is that of an exported
+            tokenizer; a model without one pads with its BOS, as MADLAD-400 does.
+
     Raises:
-        InputError: the file is missing or not a SentencePiece model, its ids 0 and 1
-            are not padding and EOS, or it has more ids than `rows`.
+        InputError: the file is missing or not a SentencePiece model, it has no EOS or
+            an ordinary piece at id 0, or it has more ids than `rows`.
     """
 
-    pad_id = 0
-    eos_id = 1
+    special: SpecialIds
+    unk_id: int
+    bytes_are_pieces = False
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
-        extra_ids: int = 100,
+        extra_ids: int | None = None,
         rows: int | None = None,
         digits: str = "whole",
     ) -> None:
         self.path = pathlib.Path(path)
-        self.extra_ids = extra_ids
         self.digits = digits
         typed_json.refuse_device(self.path, remedy="Give the student's spiece.model.")
         try:
             content = self.path.read_bytes()
         except OSError as error:
             raise InputError(
-                f"cannot read the vocabulary {self.path}: {error.strerror}. Give the "
-                "SentencePiece model of the student, for T5 its spiece.model."
+                f"cannot read the vocabulary {self.path}: {error.strerror}. {REMEDY}"
             ) from error
         self.sha256 = file_digest(self.path)
-        self._processor, self._pieces = _load(
+        model, self._processor, self.extra_ids = load(
             content, extra_ids, self.path, single_digits=digits == "single"
         )
-        self.unk_id: int = self._processor.unk_id()
-        self.size: int = self._processor.get_piece_size()
-        self.rows = -(-self.size // 128) * 128 if rows is None else rows
-        if self.rows < self.size:
-            raise InputError(
-                f"the vocabulary {self.path} has {self.size} ids ({extra_ids} of them "
-                f"extra) but the embedding only {self.rows} rows. Give more rows."
-            )
-        self._ids = {piece: index for index, piece in enumerate(self._pieces)}
+        self.special = special_ids(model, self._processor, self.path)
+        self.unk_id = self._processor.unk_id()
+        self._types = [piece.type for piece in model.pieces]
+        self._define([piece.piece for piece in model.pieces], rows)
         # If no piece spans a space, and spaces are written as T5 writes them, every
         # word is segmented by itself.
         self.words_are_independent = (
@@ -115,8 +122,28 @@ class Vocabulary:
             and self.encode("  a  b") == self.encode("a b")
         )
 
+    def _define(self, pieces: list[str], rows: int | None) -> None:
+        self._pieces, self.size = pieces, len(pieces)
+        self._ids = {piece: index for index, piece in enumerate(pieces)}
+        self.rows = -(-self.size // 128) * 128 if rows is None else rows
+        if self.rows < self.size:
+            raise InputError(
+                f"the vocabulary {self.path} has {self.size} ids ({self.extra_ids} of "
+                f"them extra) but the embedding only {self.rows} rows. Give more rows."
+            )
+
     def __repr__(self) -> str:
         return f"Vocabulary({str(self.path)!r}, extra_ids={self.extra_ids})"
+
+    @property
+    def pad_id(self) -> int:
+        """The id with which an exported tokenizer pads."""
+        return self.special.pad_id
+
+    @property
+    def eos_id(self) -> int:
+        """The id that ends inputs and targets."""
+        return self.special.eos_id
 
     def __reduce__(self) -> tuple[object, ...]:
         # The other process loads the file: the C++ processor cannot be pickled.
@@ -165,9 +192,16 @@ class Vocabulary:
             return f"<row {index}>"
         raise InputError(f"id {index} is outside the {self.rows} rows of {self.path}.")
 
-    def is_used(self, index: int) -> bool:
-        """Whether texts are encoded with this piece."""
-        return not self._processor.is_unused(index)
+    def spelling(self, index: SupportsIndex) -> bytes | None:
+        """The bytes that a piece writes; None if it is no text (padding, EOS, ...)."""
+        index = operator.index(index)
+        kind = self._types[index] if 0 <= index < self.size else UNUSED
+        if kind in (UNKNOWN, CONTROL, UNUSED) or index in self.special:
+            return None
+        piece = self._pieces[index]
+        if kind == BYTE:
+            return bytes.fromhex(piece[3:5])
+        return piece.replace(SPACE, " ").encode()
 
     def id_of(self, piece: str) -> int | None:
         """The id of a piece by its exact string, or None."""
@@ -251,7 +285,6 @@ class Vocabulary:
 
 _SPACE_BYTES = SPACE.encode()
 _WHITESPACE = b" \t\n\r\f\v"
-_DIGIT = re.compile("[0-9]")
 
 
 def _utf8(text: str) -> bytes:
@@ -264,46 +297,119 @@ def _utf8(text: str) -> bytes:
         ) from error
 
 
-def _load(
-    content: bytes, extra_ids: int, path: pathlib.Path, *, single_digits: bool
-) -> tuple[sentencepiece.SentencePieceProcessor, list[str]]:
-    from google.protobuf.message import DecodeError
+class ByteVocabulary(Vocabulary):
+    """The bytes of UTF-8, as ByT5 uses them; the ids are `seqio.ByteVocabulary`'s.
 
-    # protobuf makes this module at run time, invisible to a type checker.
-    model_pb2: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
-    remedy = "Give the SentencePiece model of the student, for T5 its spiece.model."
-    processor = sentencepiece.SentencePieceProcessor()
-    try:
-        model = model_pb2.ModelProto.FromString(content)
-        if not model.pieces:
-            raise RuntimeError("it holds no pieces")
-        # As SeqIO does: the first sentinel gets the highest id.
-        for index in reversed(range(extra_ids)):
-            model.pieces.add(
-                piece=f"{SPACE}<extra_id_{index}>",
-                score=0.0,
-                type=model_pb2.ModelProto.SentencePiece.USER_DEFINED,
-            )
-        if single_digits:
-            for piece in model.pieces:
-                longer = len(piece.piece.removeprefix(SPACE)) > 1
-                if longer and piece.type == piece.NORMAL and _DIGIT.search(piece.piece):
-                    piece.type = piece.UNUSED
-        processor.LoadFromSerializedProto(model.SerializeToString())
-        size = processor.get_piece_size()
-        pieces = [str(processor.id_to_piece(index)) for index in range(size)]
-    except (DecodeError, RuntimeError, ValueError) as error:
+    Ids 0 to 2 are padding, EOS and unknown, id 3 + b is byte b, and 125 sentinels
+    follow. No text is normalised, and every text can be written: whitespace at the ends
+    of a text is part of it.
+
+    Args:
+        rows: rows of the student's embedding. Default: 384.
+    """
+
+    special = SpecialIds()
+    unk_id = 2
+    bytes_are_pieces = True
+    digits = "single"  # each is a byte
+    extra_ids = 125
+    offset = 3
+
+    def __init__(self, *, rows: int | None = None) -> None:
+        self.path = pathlib.Path(BYTE_NAMES[0])
+        self.sha256 = BYTES_SHA256
+        self.words_are_independent = True
+        sentinels = [f"<extra_id_{index}>" for index in reversed(range(self.extra_ids))]
+        written = [f"<0x{byte:02X}>" for byte in range(256)]
+        self._define(["<pad>", "</s>", "<unk>", *written, *sentinels], rows)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restore_bytes, (self.rows,)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without EOS."""
+        return [byte + self.offset for byte in _utf8(text)]
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        """Text of `ids` up to the first EOS; halves of characters write nothing."""
+        found = bytearray()
+        for index in map(operator.index, ids):
+            if index == self.eos_id:
+                break
+            if 0 <= index - self.offset < 256:
+                found.append(index - self.offset)
+        return found.decode("utf-8", "ignore")
+
+    def unwritable(self, text: str) -> str:
+        """No character: all have bytes."""
+        _utf8(text)
+        return ""
+
+    def spelling(self, index: SupportsIndex) -> bytes | None:
+        """The byte of an id; None if it is no byte."""
+        byte = operator.index(index) - self.offset
+        return bytes([byte]) if 0 <= byte < 256 else None
+
+    def spans(self, text: str) -> list[Span]:
+        """The bytes of `text`, each with itself."""
+        return [
+            Span(byte + self.offset, self._pieces[byte + self.offset], at, at + 1)
+            for at, byte in enumerate(_utf8(text))
+        ]
+
+    def segment(self, raw: bytes) -> Segmentation:
+        """Every byte is complete in itself, also one of half a character."""
+        numbers = list(range(len(raw)))
+        ids = [byte + self.offset for byte in raw]
+        pieces = [bytes([byte]) for byte in raw]
+        ends = list(range(1, len(raw) + 1))
+        return Segmentation(ids, pieces, ends, numbers, numbers)
+
+
+def read_vocabulary(
+    name: str | os.PathLike[str],
+    *,
+    rows: int | None = None,
+    digits: str = "whole",
+    network: Any = None,
+) -> Vocabulary:
+    """The vocabulary that `name` names: a SentencePiece model, or "byt5" for bytes.
+
+    Args:
+        name: a path, or one of `BYTE_NAMES`.
+        rows: rows of the student's embedding, which must hold the sentinels too.
+        digits: as for `Vocabulary`; bytes are single digits anyway.
+        network: a network whose embedding must hold all other ids.
+
+    Raises:
+        InputError: as `Vocabulary`, or it is not the vocabulary of `network`.
+    """
+    if is_bytes(name):
+        found = ByteVocabulary(rows=rows)
+    else:
+        found = Vocabulary(name, rows=rows, digits=digits)
+    if network is not None:
+        check_rows(found.path, found.size - found.extra_ids, network.vocab_size)
+    return found
+
+
+def check_rows(vocabulary: object, ids: int, rows: int) -> None:
+    """Refuses a vocabulary whose ids a network cannot look up.
+
+    Raises:
+        InputError: there are more ids than rows.
+    """
+    if ids > rows:
         raise InputError(
-            f"{path} ({len(content)} bytes) is not a SentencePiece model: {error}. "
-            f"{remedy}"
-        ) from error
-    if processor.pad_id() != 0 or processor.eos_id() != 1:
-        raise InputError(
-            f"the vocabulary {path} has padding id {processor.pad_id()} and EOS id "
-            f"{processor.eos_id()}; a T5 student needs 0 and 1. {remedy}"
+            f"the vocabulary {vocabulary} has {ids:,} ids, but the network only "
+            f"{rows:,} embedding rows (vocab_size). Name the vocabulary of this "
+            "student, or the model file of this vocabulary."
         )
-    return processor, pieces
 
 
 def _restore(path: str, extra_ids: int, rows: int, digits: str) -> Vocabulary:
     return Vocabulary(path, extra_ids=extra_ids, rows=rows, digits=digits)
+
+
+def _restore_bytes(rows: int) -> ByteVocabulary:
+    return ByteVocabulary(rows=rows)

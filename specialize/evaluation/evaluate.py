@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from specialize import outputs, run_folder
-from specialize.corpus.vocabulary import Vocabulary
+from specialize.corpus.vocabulary import read_vocabulary
 from specialize.evaluation import tables
 from specialize.evaluation.results import Results, file_stem, write_judged
 from specialize.evaluation.scoring import judging
@@ -62,7 +62,7 @@ def evaluate_weights(
     began = time.monotonic()
     folder = pathlib.Path(out)
     loaded = suites_of(evaluation)
-    vocabulary = Vocabulary(evaluation.vocabulary())
+    vocabulary = read_vocabulary(evaluation.vocabulary(), network=module.config)
     decoding = evaluation.decoding
     engine = Engine(module, params, vocabulary, mesh, decoding)
     weights = weights_digest(params)
@@ -159,7 +159,7 @@ def evaluate(
         if path is not None:
             outputs.refuse_url(path)
     suites_of(evaluation)
-    Vocabulary(evaluation.vocabulary())
+    read_vocabulary(evaluation.vocabulary(), network=model.module.config)
     before = None if base is None else Results.load(base)
     with contextlib.ExitStack() as exits:
         if output_dir is not None:

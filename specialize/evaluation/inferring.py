@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from specialize import config, outputs, typed_json
-from specialize.corpus.vocabulary import Vocabulary
+from specialize.corpus.vocabulary import read_vocabulary
 from specialize.errors import InputError
 from specialize.evaluation.evaluate import digest
 from specialize.inference.engine import Engine
@@ -46,8 +46,8 @@ def infer(
         out: JSON lines with id, input and prediction (a list if several samples were
             requested), in the order of the prompts. Finished batches are kept in
             `<out>.decoded.jsonl` until the end, and a rerun resumes from it.
-        vocabulary_path: SentencePiece model of the student. None: the environment
-            variable SPECIALIZE_VOCABULARY.
+        vocabulary_path: SentencePiece model of the student, or "byt5". None: the
+            environment variable SPECIALIZE_VOCABULARY.
         mesh: The device mesh, in any spelling of `specialize.mesh`.
 
     Returns:
@@ -58,8 +58,9 @@ def infer(
     """
     outputs.refuse_url(out, "--out")
     asked = read_prompts(prompts_path)
-    vocabulary = Vocabulary(
-        config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY")
+    vocabulary = read_vocabulary(
+        config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
+        network=model.module.config,
     )
     student = load_student(model, checkpoint, mesh)
     engine = Engine(model.module, student.params, vocabulary, student.mesh, decoding)

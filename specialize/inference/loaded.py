@@ -15,10 +15,15 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from specialize import sharding
-from specialize.checkpoints.opening import open_checkpoint, vocabulary_of_run
+from specialize.checkpoints.formats import tokenizer_files
+from specialize.checkpoints.opening import (
+    check_eos,
+    open_checkpoint,
+    vocabulary_of_run,
+)
 from specialize.corpus.records import DistillRecord
 from specialize.corpus.storage.stored_record import normalise_rows
-from specialize.corpus.vocabulary import Vocabulary
+from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
 from specialize.inference.spec import DecodingSpec
@@ -27,8 +32,6 @@ from specialize.student.loss import divergences, logit_statistics
 from specialize.student.loss.teacher_rows import make_rows
 from specialize.student.model import Student
 from specialize.student.network.transformer import Transformer
-
-VOCABULARY_FILES = ("spiece.model", "sentencepiece.model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,7 @@ class LoadedStudent:
         model: the student; `train` and `evaluate` take it.
         params: its weights, sharded over `mesh`.
         mesh: the devices.
-        vocabulary: its SentencePiece vocabulary.
+        vocabulary: its vocabulary, of SentencePiece's pieces or of bytes.
         step: optimizer steps of its run, or None if the checkpoint does not say.
 
     Example:
@@ -238,8 +241,9 @@ def load(
     Args:
         checkpoint: the folder of a run (its newest checkpoint), one of its checkpoints,
             a Hugging Face folder or hub name, or a T5X checkpoint.
-        vocabulary: the SentencePiece file. None takes the one that the run names or
-            that is in the folder, or else the environment's SPECIALIZE_VOCABULARY.
+        vocabulary: the SentencePiece file, or "byt5". None takes the one that the run
+            names or that is in the folder, or else the environment's
+            SPECIALIZE_VOCABULARY.
         mesh: the devices, in any form that the macro MESH takes; None takes all.
         dtype: type of the activations: "float32" or "bfloat16".
 
@@ -263,7 +267,8 @@ def load(
     )
     student = Student(Transformer(network))
     loaded = load_student(student, name, mesh)
-    words = Vocabulary(path, rows=network.vocab_size)
+    words = read_vocabulary(path, rows=network.vocab_size)
+    check_eos(opened, words.path, words.special)
     return LoadedStudent(student, loaded.params, loaded.mesh, words, loaded.step)
 
 
@@ -276,15 +281,14 @@ def _vocabulary_file(
         return given
     if (found := vocabulary_of_run(checkpoint)) is not None:
         return found
-    folders = [pathlib.Path(checkpoint), *([companions] if companions else [])]
-    for path in (folder / name for folder in folders for name in VOCABULARY_FILES):
-        if path.is_file():
-            return path
+    for folder in (pathlib.Path(checkpoint), companions):
+        if folder and (found := tokenizer_files.named_vocabulary(folder)) is not None:
+            return found
     if variable := os.path.expanduser(os.environ.get("SPECIALIZE_VOCABULARY", "")):
         return variable
     raise InputError(
-        f"no vocabulary is known for {checkpoint}. Name its SentencePiece file with "
-        "vocabulary=..., or in the environment as SPECIALIZE_VOCABULARY."
+        f"no vocabulary is known for {checkpoint}. Name its SentencePiece file (or "
+        "'byt5') with vocabulary=..., or in the environment as SPECIALIZE_VOCABULARY."
     )
 
 

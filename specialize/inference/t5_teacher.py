@@ -31,7 +31,7 @@ from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
 from specialize.corpus.sampling.wire import usable_choices
 from specialize.corpus.spelling import token_text
 from specialize.corpus.tasks.known import find, index, licence_of, read_problems
-from specialize.corpus.vocabulary import SPACE, Vocabulary
+from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
 from specialize.inference.spec import DecodingSpec
@@ -255,14 +255,9 @@ class T5Teacher:
 
 def _spelling(vocabulary: Vocabulary, index: int) -> bytes:
     """The text of a piece; empty for padding, EOS and rows without a piece."""
-    if index in (vocabulary.pad_id, vocabulary.eos_id) or index >= vocabulary.size:
-        return b""
-    piece = vocabulary.piece(index)
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-        return bytes.fromhex(piece[3:5])  # byte fallback
     if index == vocabulary.unk_id:
-        piece = vocabulary.decode([index])
-    return piece.replace(SPACE, " ").encode()
+        return vocabulary.decode([index]).encode()
+    return vocabulary.spelling(index) or b""
 
 
 def sample_checkpoint(
@@ -323,8 +318,9 @@ def sample_checkpoint(
     decoding = dataclasses.replace(
         decoding, method="sample", num_samples=sampling.samples_per_request
     )
-    vocabulary = Vocabulary(
-        config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY")
+    vocabulary = read_vocabulary(
+        config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
+        network=model.module.config,
     )
     student = load_student(model, checkpoint, mesh)
     engine = Engine(model.module, student.params, vocabulary, student.mesh, decoding)

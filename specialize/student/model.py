@@ -50,7 +50,8 @@ class Student:
             "NUM_TOTAL_TARGET_TOKENS" (padding included).
         decoding: how `predict_batch` generates ids. It returns [B n L] for several
             sequences per input.
-        eos_id: the id that ends a sequence.
+        eos_id: the id that ends a sequence. None: that of `output_vocabulary`, or 1
+            without one. Our engine takes it from its own vocabulary.
 
     Raises:
         InputError: an unknown `loss_normalizing_factor`.
@@ -70,7 +71,7 @@ class Student:
         fused: bool = True,
         loss_normalizing_factor: Any = "NUM_REAL_TARGET_TOKENS",
         decoding: GenerationSpec = GenerationSpec(),
-        eos_id: int = 1,
+        eos_id: int | None = None,
     ):
         self.module = module
         self.input_vocabulary = input_vocabulary
@@ -82,7 +83,15 @@ class Student:
         if feature_converter_cls is not None:
             self.FEATURE_CONVERTER_CLS = feature_converter_cls
         self.decoding = decoding
-        self.eos_id = eos_id
+        self._eos_id = eos_id
+
+    @property
+    def eos_id(self) -> int:
+        """The id that ends a sequence; the vocabulary is read at the first use."""
+        if self._eos_id is not None:
+            return self._eos_id
+        found = getattr(self.output_vocabulary, "eos_id", None)
+        return 1 if found is None else int(found)
 
     def get_initial_variables(
         self,

@@ -27,7 +27,6 @@ import tensorflow as tf
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.storage import shards
 from specialize.corpus.storage.manifest import Manifest
-from specialize.digests import file_digest
 from specialize.errors import InputError
 
 from . import locations, preprocessors
@@ -215,8 +214,7 @@ class CorpusSource(seqio.DataSource):
         return {"held_out": held_out()}
 
     def _paths(self) -> list[str]:
-        vocabulary = locations.VOCABULARY
-        digest = file_digest(vocabulary.sentencepiece_model_file)
+        digest = locations.vocabulary_digest()
         return shards.shard_paths(self.folder(), self.format, vocabulary_sha256=digest)
 
 
@@ -225,6 +223,11 @@ class StudentIds(seqio.PassThroughVocabulary):
 
     def __init__(self) -> None:
         super().__init__(size=1 << 16)
+
+    @property
+    def vocab_size(self) -> int:
+        """At least 2^16; more if the ids of the student's vocabulary need it."""
+        return max(self.size, locations.VOCABULARY.vocab_size)
 
 
 def output_features() -> dict[str, seqio.Feature]:

@@ -10,6 +10,8 @@ gin comes first. The import of this module reads nothing, so that tasks can be
 registered before these paths are known.
 """
 
+import functools
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +19,8 @@ from typing import Any
 import gin
 import seqio
 
+from specialize import digests
+from specialize.corpus.vocabulary import ByteVocabulary, read_vocabulary
 from specialize.errors import InputError
 
 CORPUS_DIR = "SPECIALIZE_CORPUS_DIR"
@@ -38,7 +42,7 @@ def benchmarks_dir(path: str | None = None) -> str | None:
 
 @gin.configurable(module=__name__)
 def vocabulary_path(path: str | None = None) -> str | None:
-    """The SentencePiece model that gin names."""
+    """The SentencePiece model that gin names, or "byt5" for the bytes of ByT5."""
     return path
 
 
@@ -62,12 +66,17 @@ def benchmarks_folder() -> str:
 
 
 def vocabulary_file() -> str:
-    """The SentencePiece model of corpus, tasks and student.
+    """The SentencePiece model of corpus, tasks and student, or "byt5".
 
     Raises:
         InputError: Neither gin nor the environment names a file, or it is missing.
     """
     return _located("SentencePiece model", vocabulary_path, VOCABULARY_PATH)
+
+
+def vocabulary_digest() -> str:
+    """The digest of the vocabulary, which a corpus states in its fingerprint."""
+    return digests.vocabulary_digest(vocabulary_file())
 
 
 def _located(what: str, named: Callable[[], str | None], variable: str) -> str:
@@ -79,10 +88,39 @@ def _located(what: str, named: Callable[[], str | None], variable: str) -> str:
         raise InputError(
             f"No {what} is named. Bind {binding} in gin or set {variable}."
         )
+    if named is vocabulary_path and digests.is_bytes(path):
+        return path
     path = os.path.expanduser(path)
     if not os.path.exists(path):
         raise InputError(f"The {what} {path} does not exist (named by {origin}).")
     return path
+
+
+@functools.cache
+def _bytes() -> seqio.ByteVocabulary:
+    return seqio.ByteVocabulary(extra_ids=ByteVocabulary.extra_ids)
+
+
+@functools.lru_cache(maxsize=8)
+def _sentinels_of(file: str) -> int:
+    return read_vocabulary(file).extra_ids
+
+
+def _of_either(name: str) -> Any:
+    """An attribute of a SentencePiece vocabulary, or of ByT5's if that is located."""
+    inherited: Any = inspect.getattr_static(seqio.SentencePieceVocabulary, name)
+    if isinstance(inherited, property):
+        read: Any = inherited.fget
+        return property(
+            lambda self: getattr(_bytes(), name) if self.is_bytes else read(self)
+        )
+
+    def call(self: Any, *arguments: Any) -> Any:
+        if self.is_bytes:
+            return getattr(_bytes(), name)(*arguments)
+        return inherited(self, *arguments)
+
+    return call
 
 
 class LocatedVocabulary(seqio.SentencePieceVocabulary):
@@ -90,15 +128,25 @@ class LocatedVocabulary(seqio.SentencePieceVocabulary):
 
     It is equal to a `seqio.SentencePieceVocabulary` of the same file and extra ids, for
     T5X, which compares it with that of the model. If the location changes, the next use
-    loads the new file.
+    loads the new file. If it is "byt5", the ids are those of `seqio.ByteVocabulary`.
 
     Args:
-        extra_ids: Number of sentinel ids after the pieces; 100 for T5.
+        extra_ids: Number of sentinel ids after the pieces. None: that of the file
+            (`specialize.corpus.piece_models.sentinels`), which is 100 for T5.
     """
 
-    def __init__(self, extra_ids: int = 100):
+    eos_id = _of_either("eos_id")
+    unk_id = _of_either("unk_id")
+    vocab_size = _of_either("vocab_size")
+    _base_vocab_size = _of_either("_base_vocab_size")
+    _encode = _of_either("_encode")
+    _decode = _of_either("_decode")
+    _encode_tf = _of_either("_encode_tf")
+    _decode_tf = _of_either("_decode_tf")
+
+    def __init__(self, extra_ids: int | None = None):
         # The constructor of the parent would need the name of the file now.
-        seqio.Vocabulary.__init__(self, extra_ids=extra_ids)
+        self._given_extra_ids = extra_ids
         self._normalizer_spec_overrides = None
         self._reverse_extra_ids = True
         self._use_fast_tokenizer = False
@@ -108,6 +156,16 @@ class LocatedVocabulary(seqio.SentencePieceVocabulary):
     @property
     def _sentencepiece_model_file(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return vocabulary_file()
+
+    @property
+    def is_bytes(self) -> bool:
+        """Whether the vocabulary is ByT5's."""
+        return digests.is_bytes(vocabulary_file())
+
+    @property
+    def _extra_ids(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        given = self._given_extra_ids
+        return _sentinels_of(vocabulary_file()) if given is None else given
 
     def _model_context(self) -> Any:
         file = self._sentencepiece_model_file
@@ -126,10 +184,12 @@ class LocatedVocabulary(seqio.SentencePieceVocabulary):
         }
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, seqio.ByteVocabulary):
+            return self.is_bytes and _bytes() == other
         if not isinstance(other, seqio.SentencePieceVocabulary):
             return False
         if isinstance(other, LocatedVocabulary):
-            return self._extra_ids == other._extra_ids
+            return self._given_extra_ids == other._given_extra_ids
         ours, theirs = self.__getstate__(), dict(other.__getstate__())
         for state in (ours, theirs):
             # "spiece.model" and "./spiece.model" are one file.
@@ -143,11 +203,12 @@ class LocatedVocabulary(seqio.SentencePieceVocabulary):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Gin copies what it binds; the copy is as unresolved as the original."""
-        return LocatedVocabulary, (self._extra_ids,)
+        return LocatedVocabulary, (self._given_extra_ids,)
 
     def __str__(self) -> str:
         # SeqIO prints vocabularies while it registers; that must not read a file.
-        return f"LocatedVocabulary(extra_ids={self._extra_ids})"
+        given = self._given_extra_ids
+        return f"LocatedVocabulary({'' if given is None else f'extra_ids={given}'})"
 
 
 VOCABULARY = LocatedVocabulary()

@@ -21,6 +21,7 @@ from specialize.checkpoints.formats import exact_tokenizer, t5x
 from specialize.checkpoints.lazy_tensors import from_array
 from specialize.checkpoints.opening import open_checkpoint
 from specialize.checkpoints.store import CheckpointStore
+from specialize.corpus.vocabulary import SpecialIds
 from specialize.errors import InputError
 
 UNTIED = FAMILIES["t5_1_1"]
@@ -107,11 +108,12 @@ def test_activation_and_vocabulary_come_from_the_configuration_of_an_old_run(
     vocabulary = b"the pieces of the old run"
     (tmp_path / "old" / "vocabulary.model").write_bytes(vocabulary)
     written = []
-    monkeypatch.setattr(
-        exact_tokenizer,
-        "write",
-        lambda path, folder, rows: written.append(path),
-    )
+
+    def write(path, folder, rows):
+        written.append(path)
+        return SpecialIds()
+
+    monkeypatch.setattr(exact_tokenizer, "write", write)
     convert(str(run), str(tmp_path / "hf"))
     assert open_checkpoint(str(tmp_path / "hf")).config == FAMILIES["ul2"]
     assert [path.read_bytes() for path in written] == [vocabulary]

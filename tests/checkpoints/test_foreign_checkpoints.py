@@ -110,6 +110,41 @@ def test_other_special_tokens_are_refused(hf_folder, file, field, value):
     convert(str(folder), None)
 
 
+def test_the_special_tokens_of_madlad_are_kept(hf_folder, tmp_path):
+    folder = hf_folder(UNTIED.replace(vocab_size=384))
+    ids = dict(pad_token_id=1, eos_token_id=2)
+    for file in ("config.json", "generation_config.json"):
+        change(folder / file, **ids)
+    assert open_checkpoint(str(folder)).special == (1, 2)
+    convert(str(folder), str(tmp_path / "t5x"))
+    convert(str(tmp_path / "t5x"), str(tmp_path / "back"))
+    for file in ("config.json", "generation_config.json"):
+        content = json.loads((tmp_path / "back" / file).read_text())
+        assert {name: content[name] for name in ids} == ids
+    change(folder / "generation_config.json", eos_token_id=1)
+    refused(folder, "generation_config.json says eos_token_id = 1")
+    with pytest.raises(InputError, match="ends its answers with id 2.*with id 1"):
+        convert(
+            str(tmp_path / "t5x"), str(tmp_path / "bytes"), vocabulary="byt5", rows=384
+        )
+
+
+def test_an_mt5_stays_an_mt5_and_is_never_scaled(hf_folder, tmp_path):
+    folder = hf_folder(UNTIED)
+    change(folder / "config.json", model_type="mt5")
+    convert(str(folder), str(tmp_path / "t5x"))
+    convert(str(tmp_path / "t5x"), str(tmp_path / "back"))
+    content = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert content["model_type"] == "mt5"
+    assert content["architectures"] == ["MT5ForConditionalGeneration"]
+    # Without a head of its own, the embedding is the head, as it is.
+    tensors = tensors_of(folder)
+    del tensors["lm_head.weight"]
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    change(folder / "config.json", tie_word_embeddings=True, scale_decoder_outputs=None)
+    assert not open_checkpoint(str(folder)).config.logits_via_embedding
+
+
 def test_the_exact_gelu_is_not_taken_for_the_approximation(hf_folder):
     config = TIED.replace(mlp_activations=("gelu",))
     folder = hf_folder(config)

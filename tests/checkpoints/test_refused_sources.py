@@ -91,14 +91,48 @@ def test_an_index_that_names_absent_tensors_is_refused(hf_folder):
 def test_another_architecture_is_refused(hf_folder):
     folder = hf_folder(UNTIED)
     content = json.loads((folder / "config.json").read_text())
-    for kind in ("llama", "umt5", None):
+    for kind in ("llama", "mt6", None):
         content["model_type"] = kind
         (folder / "config.json").write_text(json.dumps(content))
         refused(folder, f"describes a {kind!r} model")
+    content["model_type"] = "umt5"
+    (folder / "config.json").write_text(json.dumps(content))
+    refused(folder, "missing     encoder/layers_2/relpos_bias/rel_embedding")
     (folder / "config.json").write_text("{")
     refused(folder, "not JSON")
     (folder / "config.json").unlink()
     refused(folder, "no config.json")
+
+
+RELATIVES = {
+    "t5gemma": ("google/t5gemma-2b-2b-ul2", "rotary positions.*Gemma's vocabulary"),
+    "t5gemma2": ("google/t5gemma-2-270m-270m", "Gemma 3's layers.*image inputs"),
+    "switch_transformers": ("google/switch-base-8", "routed experts"),
+    "longt5": ("google/long-t5-tglobal-base", "local or transient-global"),
+    "pix2struct": ("google/pix2struct-base", "image patches"),
+    "udop": ("microsoft/udop-large", "page images"),
+    "pop2piano": ("sweetcocoa/pop2piano", "audio"),
+    "myt5": ("Tomlim/myt5-base", "MyT5's own rewriting"),
+}
+
+
+@pytest.mark.parametrize("kind", RELATIVES)
+def test_a_relative_of_t5_is_refused_with_what_it_would_need(
+    hf_folder, kind, monkeypatch
+):
+    folder = hf_folder(UNTIED)
+    content = json.loads((folder / "config.json").read_text())
+    content["model_type"] = kind
+    (folder / "config.json").write_text(json.dumps(content))
+    on_hub, needs = RELATIVES[kind]
+    refused(folder, f"describes a {kind!r} model, .*it would need .*{needs}")
+
+    # By its name before anything is downloaded.
+    def download(*arguments, **options):
+        raise AssertionError("downloaded")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    refused(on_hub, f"{on_hub} is .* by its name.*it would need .*{needs}")
 
 
 def test_pickled_weights_are_refused_with_the_remedy(tmp_path):

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from weight_cases import FAMILIES, random_weights
 
+import specialize
 from specialize.checkpoints import load_params
 from specialize.checkpoints.convert import convert
+from specialize.checkpoints.opening import open_checkpoint
+from specialize.inference.spec import DecodingSpec
 from specialize.student.decoding import decoding
 from specialize.student.network.transformer import Transformer
 
@@ -168,3 +171,63 @@ def test_the_exported_folder_generates_the_same_text(
     our_text = tokenizer.batch_decode(np.asarray(ours), skip_special_tokens=True)
     assert our_text == their_text
     assert all(len(text.split()) > 3 for text in our_text)
+
+
+KINDS = {
+    "byt5": ("T5", dict(vocab_size=384, num_layers=3, num_decoder_layers=1)),
+    "mt5": ("MT5", dict(vocab_size=256)),
+    "umt5": ("UMT5", dict(vocab_size=256)),
+    "madlad": ("T5", dict(vocab_size=256, pad_token_id=1, eos_token_id=2)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_student_of_the_family_goes_there_and_back(kind, tmp_path):
+    """A model of transformers -> T5X -> transformers; logits agree at each place."""
+    torch.manual_seed(0)
+    name, changes = KINDS[kind]
+    settings = getattr(transformers, f"{name}Config")(
+        **dict(d_model=24, d_kv=4, d_ff=40, num_layers=2, num_heads=3) | changes,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        decoder_start_token_id=0,
+    )
+    model = getattr(transformers, f"{name}ForConditionalGeneration")(settings).eval()
+    with torch.no_grad():
+        # As trained: a head of its own, and tables that differ between layers.
+        head = torch.randn(settings.vocab_size, settings.d_model) * 0.2
+        model.lm_head.weight = torch.nn.Parameter(head)
+        for key, value in model.named_parameters():
+            if "relative_attention_bias" in key:
+                value.copy_(torch.randn(value.shape) * 0.5)
+    model.save_pretrained(tmp_path / "hf")
+    convert(str(tmp_path / "hf"), str(tmp_path / "t5x"), to="t5x", layers="scanned")
+    convert(str(tmp_path / "t5x"), str(tmp_path / "back"), to="hf")
+    config = open_checkpoint(str(tmp_path / "hf")).config
+    assert config.relpos_per_layer == (kind == "umt5")
+    source, target = tokens_for(config)
+    theirs = their_logits(model, source, target)
+    for folder in ("hf", "t5x", "back"):
+        scanned = dataclasses.replace(config, scan_layers=folder == "t5x")
+        assert_close(our_logits(scanned, tmp_path / folder, source, target), theirs)
+    back = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "back").eval()
+    assert type(back) is type(model)
+    assert_close(their_logits(back, source, target), theirs)
+    for field in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+        assert getattr(back.config, field) == getattr(model.config, field)
+        assert getattr(back.generation_config, field) == getattr(model.config, field)
+
+
+def test_bytes_generate_the_same_text_there(tmp_path, hf_folder):
+    config = dataclasses.replace(FAMILIES["t5_1_1"], vocab_size=384)
+    start = hf_folder(config, realistic(config))
+    convert(str(start), str(tmp_path / "out"), to="hf", vocabulary="byt5")
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    prompts = ["Q: Wie viele \u00c4pfel?\nA:", "48/2 = 24 clips."]
+    batch = tokenizer(prompts, return_tensors="pt", padding=True)
+    theirs = model.generate(**batch, max_new_tokens=40, do_sample=False, num_beams=1)
+    student = specialize.load(tmp_path / "out")
+    assert student.vocabulary.bytes_are_pieces
+    found = student.generate(prompts, DecodingSpec(output_length=40))
+    assert list(found) == tokenizer.batch_decode(theirs, skip_special_tokens=True)

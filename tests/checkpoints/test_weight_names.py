@@ -41,7 +41,8 @@ def test_every_name_has_one_counterpart_and_comes_back(family):
     for name in names.shapes(family):
         known = names.to_hf(name)
         assert known is not None
-        assert names.from_hf(known[0]) == (name, known[1])
+        own = family.relpos_per_layer
+        assert names.from_hf(known[0], table_per_layer=own) == (name, known[1])
 
 
 def test_some_names_are_as_published():
@@ -109,7 +110,7 @@ def test_stacking_on_axis_0_is_recognised():
         np.testing.assert_array_equal(tensor.read(), weights[name])
 
 
-def test_position_tables_that_differ_between_layers_are_refused():
+def test_position_tables_that_differ_between_layers_make_the_network_umt5s():
     stored = {
         name: tensor.read()
         for name, tensor in names.laid_out(
@@ -118,5 +119,27 @@ def test_position_tables_that_differ_between_layers_are_refused():
     }
     table = stored["encoder/encoder/relpos_bias/rel_embedding"]
     table[0, 2, 5] += 1
+    back = names.unrolled(lazily(stored), "here")
+    for stack, depth in (("encoder", 3), ("decoder", 2)):
+        for number in range(depth):
+            np.testing.assert_array_equal(
+                back[f"{stack}/layers_{number}/{names.RELPOS}"].read(),
+                stored[f"{stack}/{stack}/{names.RELPOS}"][:, number],
+            )
     with pytest.raises(InputError, match=r"layers 2 differ.*umT5"):
-        names.unrolled(lazily(stored), "here")
+        names.unrolled(lazily(stored), "here", table_per_layer=False)
+
+
+@pytest.mark.parametrize("layers", ["unrolled", "scanned", "scalable"])
+def test_tables_per_layer_follow_their_layers_in_any_order(layers):
+    """Names of a checkpoint are sorted as text: layers_10 comes before layers_2."""
+    config = dataclasses.replace(
+        FAMILIES["umt5"], num_encoder_layers=12, num_decoder_layers=11
+    )
+    weights = random_weights(config)
+    there = names.laid_out(lazily(weights), layers)
+    stored = lazily({name: there[name].read() for name in sorted(there)})
+    back = names.unrolled(stored, "here")
+    assert back.keys() == weights.keys()
+    for name, tensor in back.items():
+        np.testing.assert_array_equal(tensor.read(), weights[name])

@@ -1,4 +1,4 @@
-"""Tiny networks of the three families, and random weights for them."""
+"""Tiny networks of the families, and random weights for them."""
 
 import numpy as np
 
@@ -37,6 +37,17 @@ FAMILIES = {
         head_dim=16,
         mlp_dim=32,
         mlp_activations=("silu", "linear"),
+    ),
+    "umt5": T5Config(
+        vocab_size=256,
+        emb_dim=24,
+        num_heads=3,
+        num_encoder_layers=3,
+        num_decoder_layers=2,
+        head_dim=4,
+        mlp_dim=40,
+        mlp_activations=("gelu", "linear"),
+        relpos_per_layer=True,
     ),
 }
 

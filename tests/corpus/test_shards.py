@@ -270,16 +270,36 @@ def test_a_damaged_shard_is_one_error_that_names_it(tmp_path: pathlib.Path) -> N
         list(shards.read_shards(folder))
 
 
-def test_a_vocabulary_of_more_than_16_bits_is_refused(tmp_path: pathlib.Path) -> None:
-    wide = dataclasses.replace(FINGERPRINT, vocabulary_rows=65_537)
-    with pytest.raises(InputError, match="65,537 rows.*65,536"):
-        shards.write_shards([record(1)], tmp_path / "c", wide)
-    full = dataclasses.replace(FINGERPRINT, vocabulary_rows=65_536)
-    last = record(1)
-    last.target.teacher_ids[0, 0] = 65_535
-    shards.write_shards([last], tmp_path / "c", full)
+@pytest.mark.parametrize("rows", [65_536, 65_537, 250_112, 256_384, 2**31])
+def test_ids_of_any_vocabulary_come_back(tmp_path: pathlib.Path, rows: int) -> None:
+    """16 bits where they suffice, as ever; 32 where they do not (mT5, umT5)."""
+    tf = pytest.importorskip("tensorflow")
+    fingerprint = dataclasses.replace(FINGERPRINT, vocabulary_rows=rows)
+    mine = record(1)
+    mine.target.teacher_ids[0, 0] = mine.target.ids[0] = rows - 1
+    mine.input_ids[3] = rows - 2
+    shards.write_shards([mine], tmp_path / "c", fingerprint, num_shards=1)
     (back,) = shards.read_shards(tmp_path / "c")
-    assert back.target.teacher_ids[0, 0] == 65_535
+    (path,) = shards.shard_paths(tmp_path / "c", mine.format)
+    (data,) = tf.data.TFRecordDataset(path, compression_type="GZIP")
+    parsed = shards.parse_example(data, k=K)
+    for found in (back.target.ids, parsed["target_ids"].numpy()):
+        np.testing.assert_array_equal(found, mine.target.ids)
+    for found in (back.target.teacher_ids, parsed["teacher_ids"].numpy()):
+        np.testing.assert_array_equal(found, mine.target.teacher_ids)
+    for found in (back.input_ids, parsed["input_ids"].numpy()):
+        np.testing.assert_array_equal(found, mine.input_ids)
+    stored = tfrecord.decode_example(shards.encode_record(mine, fingerprint))
+    width = 2 if rows <= 65_536 else 4
+    assert len(stored["target_ids"]) == width * len(mine.target.ids)
+    said = (tmp_path / "c" / "README.md").read_text()
+    assert f"`target_ids` | {'uint16' if width == 2 else 'int32'} [L]" in said
+
+
+def test_a_vocabulary_of_more_than_31_bits_is_refused(tmp_path: pathlib.Path) -> None:
+    wide = dataclasses.replace(FINGERPRINT, vocabulary_rows=2**31 + 1)
+    with pytest.raises(InputError, match="2,147,483,649 rows.*2,147,483,648"):
+        shards.write_shards([record(1)], tmp_path / "c", wide)
 
 
 def broken(case: str) -> DistillRecord:

@@ -31,7 +31,7 @@ SIZES = dict(
     num_decoder_layers=1,
 )
 # Weights with which some of the beams end before the last position.
-SEEDS = {"t5_1_0": 16, "t5_1_1": 11, "ul2": 11}
+SEEDS = {"t5_1_0": 16, "t5_1_1": 11, "ul2": 11, "umt5": 11}
 
 
 def main() -> None:

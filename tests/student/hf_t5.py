@@ -22,7 +22,7 @@ def build(config: T5Config, params: dict[str, Any], folder: pathlib.Path):
     folder.mkdir(parents=True, exist_ok=True)
     huggingface.write_weights(folder, tensors)
     huggingface_companions.write_settings(folder, config, "float32")
-    model = transformers.T5ForConditionalGeneration.from_pretrained(folder)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder)
     return model.eval()
 
 

@@ -15,6 +15,7 @@ FAMILIES = {
     "t5_1_0": dict(mlp_activations=("relu",), logits_via_embedding=True),
     "t5_1_1": dict(mlp_activations=("gelu", "linear"), logits_via_embedding=False),
     "ul2": dict(mlp_activations=("silu", "linear"), logits_via_embedding=False),
+    "umt5": dict(mlp_activations=("gelu", "linear"), relpos_per_layer=True),
 }
 
 ACTIVATIONS = {
@@ -57,8 +58,15 @@ def random_params(config, seed: int) -> dict[str, Any]:
         table = normal((config.num_heads, config.relpos_num_buckets), 1.0)
         return {"relpos_bias": {"rel_embedding": table}}
 
+    def own():
+        return relpos() if config.relpos_per_layer else {}
+
+    def shared():
+        return {} if config.relpos_per_layer else relpos()
+
     encoder: dict[str, Any] = {
         f"layers_{i}": {
+            **own(),
             "pre_attention_layer_norm": norm(),
             "attention": attention(),
             "pre_mlp_layer_norm": norm(),
@@ -68,6 +76,7 @@ def random_params(config, seed: int) -> dict[str, Any]:
     }
     decoder: dict[str, Any] = {
         f"layers_{i}": {
+            **own(),
             "pre_self_attention_layer_norm": norm(),
             "self_attention": attention(),
             "pre_cross_attention_layer_norm": norm(),
@@ -81,8 +90,8 @@ def random_params(config, seed: int) -> dict[str, Any]:
         decoder["logits_dense"] = {"kernel": normal((d, config.vocab_size), 1.0)}
     return {
         "token_embedder": {"embedding": normal((config.vocab_size, d), 1.0)},
-        "encoder": {**encoder, **relpos(), "encoder_norm": norm()},
-        "decoder": {**decoder, **relpos(), "decoder_norm": norm()},
+        "encoder": {**encoder, **shared(), "encoder_norm": norm()},
+        "decoder": {**decoder, **shared(), "decoder_norm": norm()},
     }
 
 
@@ -97,9 +106,10 @@ class Reference:
         """Hidden states [S D] of one example whose tokens stand at `positions`."""
         side = self.params["encoder"]
         x = self._embed(tokens)
-        bias = self._bias(side, positions, bidirectional=True)
         for i in range(self.config.num_encoder_layers):
             layer = side[f"layers_{i}"]
+            owner = layer if self.config.relpos_per_layer else side
+            bias = self._bias(owner, positions, bidirectional=True)
             y = self._norm(x, layer["pre_attention_layer_norm"])
             x = x + self._attend(layer["attention"], y, y, bias)
             y = self._norm(x, layer["pre_mlp_layer_norm"])
@@ -112,10 +122,11 @@ class Reference:
         """Logits [L V] of one example."""
         side = self.params["decoder"]
         y = self._embed(inputs)
-        bias = self._bias(side, positions, bidirectional=False)
-        bias = np.where(positions[None] > positions[:, None], -np.inf, bias)
         for i in range(self.config.num_decoder_layers):
             layer = side[f"layers_{i}"]
+            owner = layer if self.config.relpos_per_layer else side
+            bias = self._bias(owner, positions, bidirectional=False)
+            bias = np.where(positions[None] > positions[:, None], -np.inf, bias)
             x = self._norm(y, layer["pre_self_attention_layer_norm"])
             y = y + self._attend(layer["self_attention"], x, x, bias)
             x = self._norm(y, layer["pre_cross_attention_layer_norm"])

@@ -28,7 +28,9 @@ def golden(request):
         }
     params = {}
     for name in [name for name in arrays if name.startswith("weights/")]:
-        ours, flipped = names.from_hf(name.removeprefix("weights/"))
+        ours, flipped = names.from_hf(
+            name.removeprefix("weights/"), table_per_layer=request.param == "umt5"
+        )
         value = arrays.pop(name)
         params[ours] = jnp.asarray(value.T if flipped else value)
     config = T5Config(

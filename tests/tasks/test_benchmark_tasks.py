@@ -201,7 +201,7 @@ def test_a_location_is_asked_for_on_use_and_refused_by_name(seqio, monkeypatch):
     for name in ("CORPUS_DIR", "BENCHMARKS_DIR", "VOCABULARY"):
         monkeypatch.delenv(f"SPECIALIZE_{name}", raising=False)
     vocabulary = copy.deepcopy(locations.VOCABULARY)
-    assert str(vocabulary) == "LocatedVocabulary(extra_ids=100)"
+    assert str(vocabulary) == "LocatedVocabulary()"
     for ask, gin_name, variable in (
         (lambda: vocabulary.encode("a"), "vocabulary_path", "SPECIALIZE_VOCABULARY"),
         (locations.corpus_folder, "corpus_dir", "SPECIALIZE_CORPUS_DIR"),

@@ -14,12 +14,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from specialize.corpus.vocabulary import SPACE, Vocabulary
+from specialize.corpus.vocabulary import (
+    SPACE,
+    SpecialIds,
+    Vocabulary,
+    read_vocabulary,
+)
 from specialize.errors import InputError
 
 UNIGRAM, BPE = 1, 2
 _TIE = 1e-3  # logarithms of probabilities, summed in float32
-_NORMAL, _USER_DEFINED = 1, 4
+_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
 _TEXTS = (
     "",
@@ -33,13 +38,18 @@ _TEXTS = (
 )
 
 
-def write(vocabulary: pathlib.Path, folder: pathlib.Path, *, rows: int) -> None:
+def write(vocabulary: pathlib.Path, folder: pathlib.Path, *, rows: int) -> SpecialIds:
     """Writes spiece.model and the tokenizer files into `folder`.
 
+    ByT5's bytes have no spiece.model: transformers has a tokenizer of its own for them.
+
     Args:
-        vocabulary: a SentencePiece model such as spiece.model.
+        vocabulary: a SentencePiece model such as spiece.model, or "byt5".
         folder: the folder to write into.
         rows: rows of the embedding.
+
+    Returns:
+        The ids of padding and EOS.
 
     Raises:
         InputError: `vocabulary` is not a SentencePiece model of a T5, it has more ids
@@ -47,7 +57,11 @@ def write(vocabulary: pathlib.Path, folder: pathlib.Path, *, rows: int) -> None:
     """
     import transformers
 
-    original = Vocabulary(vocabulary, rows=rows)
+    original = read_vocabulary(vocabulary, rows=rows)
+    if original.bytes_are_pieces:
+        transformers.ByT5Tokenizer(extra_ids=original.extra_ids).save_pretrained(folder)
+        _compare(folder, original, ())
+        return original.special
     model = _model(vocabulary)
     shutil.copyfile(vocabulary, folder / "spiece.model")
     kind = model.trainer_spec.model_type
@@ -57,12 +71,21 @@ def write(vocabulary: pathlib.Path, folder: pathlib.Path, *, rows: int) -> None:
             "BPE models can be exported. Name another vocabulary."
         )
     _build(model, original).save_pretrained(folder)
-    loaded = transformers.AutoTokenizer.from_pretrained(folder)
     scores = [one.score for one in model.pieces] if kind == UNIGRAM else []
+    _compare(folder, original, scores)
+    return original.special
+
+
+def _compare(
+    folder: pathlib.Path, original: Vocabulary, scores: Sequence[float]
+) -> None:
+    import transformers
+
+    loaded = transformers.AutoTokenizer.from_pretrained(folder)
     found = difference(loaded, original, scores)
     if found:
         raise InputError(
-            f"{vocabulary} cannot be exported: transformers gives other pieces. "
+            f"{original.path} cannot be exported: transformers gives other pieces. "
             f"{found} Name another vocabulary, or use the weights with SentencePiece."
         )
 
@@ -114,12 +137,11 @@ def difference(
 def _texts(vocabulary: Vocabulary, special: set[str]) -> Iterator[str]:
     """Ordinary texts, every piece among its neighbours, and pieces at random."""
     yield from _TEXTS
-    pieces = [vocabulary.piece(i) for i in range(3, vocabulary.size)]
+    written = filter(None, map(vocabulary.spelling, range(vocabulary.size)))
     pieces = [
-        piece.replace(SPACE, " ")
-        for piece in pieces
-        if not any(token in piece for token in special)
-        and not re.fullmatch("<0x[0-9A-F]{2}>", piece)
+        piece
+        for piece in (spelt.decode("utf-8", "ignore") for spelt in written)
+        if piece and not any(token in piece for token in special)
     ]
     for start in range(0, len(pieces), 40):
         yield "".join(pieces[start : start + 40])
@@ -145,14 +167,17 @@ def _build(model: Any, original: Vocabulary) -> Any:
     tokenizer.normalizer = _normalizer(normal)
     tokenizer.pre_tokenizer = _pre_tokenizer(user)
     tokenizer.decoder = _decoder(normal)
-    pad, end, unknown = (original.piece(i) for i in (0, 1, original.unk_id))
+    named = (original.pad_id, original.eos_id, original.unk_id)
+    pad, end, unknown = map(original.piece, named)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=["$A", end],
         pair=["$A", end, "$B", end],
         special_tokens=[(end, original.eos_id)],
     )
     sentinels = [f"<extra_id_{i}>" for i in reversed(range(original.extra_ids))]
-    tokenizer.add_special_tokens([pad, end, unknown, *sentinels])
+    control = [one.piece for one in model.pieces if one.type == _CONTROL]
+    special = dict.fromkeys([pad, end, unknown, *control, *sentinels])
+    tokenizer.add_special_tokens(list(special))
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=pad,

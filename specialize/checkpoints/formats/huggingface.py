@@ -6,6 +6,8 @@ writes `tie_word_embeddings: true` into every T5 configuration:
     lm_head differs from shared      separate head; hidden states are not scaled
     equal or absent, scaling on      T5 1.0: the embedding, hidden states times D^-0.5
     equal or absent, scaling off     separate head that equals the embedding
+
+The outputs of an mT5 are never scaled, whatever its configuration says.
 """
 
 import dataclasses
@@ -89,7 +91,7 @@ def open_folder(path: pathlib.Path) -> Source:
         notes.append(f"{_UNUSED} is left out: no implementation of T5 uses it")
     _share_embedding(stored, settings, path)
     for name, tensor in stored.items():
-        known = names.from_hf(name)
+        known = names.from_hf(name, table_per_layer=settings.model_type == "umt5")
         if known is None:
             unknown[name] = tensor
         else:
@@ -113,7 +115,16 @@ def open_folder(path: pathlib.Path) -> Source:
         config = dataclasses.replace(config, vocab_size=rows)
     config = dataclasses.replace(config, logits_via_embedding=tied)
     check({**tensors, **unknown}, config, str(path))
-    return Source("hf", str(path), tensors, config, companions=path, notes=notes)
+    return Source(
+        "hf",
+        str(path),
+        tensors,
+        config,
+        companions=path,
+        kind=settings.model_type,
+        special=companions.special_ids(path, settings),
+        notes=notes,
+    )
 
 
 def _share_embedding(

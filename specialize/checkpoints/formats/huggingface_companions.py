@@ -12,6 +12,8 @@ import msgspec
 
 from specialize import typed_json
 from specialize.checkpoints import enclosure
+from specialize.checkpoints.formats import relatives, tokenizer_files
+from specialize.corpus.vocabulary import SpecialIds
 from specialize.errors import InputError
 from specialize.outputs import write_json
 from specialize.student.network.architecture import T5Config
@@ -20,8 +22,15 @@ _ACTIVATIONS = {"gelu_new": "gelu", "swish": "silu"}
 _EXPORTED = {"gelu": "gelu_new"}
 
 
-# The ids of T5's vocabularies, with which the student decodes.
-_DECODING = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+# Padding and EOS of T5's vocabularies, and of MADLAD-400's.
+_SPECIAL = (SpecialIds(), SpecialIds(1, 2))
+_CLASSES = {
+    "t5": "T5ForConditionalGeneration",
+    "mt5": "MT5ForConditionalGeneration",
+    "umt5": "UMT5ForConditionalGeneration",
+}
+# Embedding rows of mT5, all of whose models are of T5 1.1's shape.
+_MT5_ROWS = range(250_100, 250_113)
 _FETCH = "Fetch it again, or correct it."
 
 # No T5 is larger; such a number is damage.
@@ -47,6 +56,7 @@ class _Decoding:
 class Settings(_Decoding):
     """The fields of config.json that describe a T5, by their names there."""
 
+    model_type: str = "t5"
     vocab_size: _Size
     d_model: _Size
     d_kv: _Size
@@ -77,7 +87,7 @@ def read_config(path: pathlib.Path) -> Settings:
     """Reads config.json, and refuses another architecture or way of decoding.
 
     The ids with which decoding starts and ends are checked there and in
-    generation_config.json beside it: the student always has those of T5.
+    generation_config.json beside it (`special_ids`).
 
     Raises:
         InputError: a file is damaged, or describes another model.
@@ -86,32 +96,56 @@ def read_config(path: pathlib.Path) -> Settings:
         raise InputError(
             f"{path.parent} has no config.json, which describes the network. Add it."
         )
-    kind = model_type(path)
-    if kind != "t5":
-        raise InputError(
-            f"{path} describes a {kind!r:.80} model; only 't5' (T5, Flan-T5, UL2) can "
-            "be read. Name another checkpoint."
-        )
+    relatives.refuse_kind(model_type(path), path)
     settings = typed_json.read(path, Settings, remedy=_FETCH)
-    _check_decoding(settings, path)
-    generation = path.with_name("generation_config.json")
-    if generation.exists():
-        enclosure.check_link(path.parent, generation)
-        _check_decoding(
-            typed_json.read(generation, _Decoding, remedy=_FETCH), generation
-        )
+    if settings.model_type == "mt5" and settings.tie_word_embeddings is not False:
+        # transformers never scales the outputs of an mT5.
+        settings = dataclasses.replace(settings, scale_decoder_outputs=False)
+    special_ids(path.parent, settings)
     return settings
 
 
-def _check_decoding(found: _Decoding, path: pathlib.Path) -> None:
-    for name, ours in _DECODING.items():
-        theirs = getattr(found, name)
-        if theirs not in (None, ours, [ours]):
-            raise InputError(
-                f"{path} says {name} = {theirs!r:.80}; a T5 student always has {ours}, "
-                "and would give other answers with these weights. Name a checkpoint "
-                "with T5's special tokens."
-            )
+def special_ids(folder: pathlib.Path, settings: Settings) -> SpecialIds:
+    """Padding and EOS of a folder.
+
+    EOS is that of its vocabulary. The padding id changes no answer, so the stated one
+    is kept. Without a SentencePiece model both are T5's, or MADLAD-400's.
+
+    Raises:
+        InputError: config.json or generation_config.json states other ids, or another
+            start of decoding than 0, with which the student would give other answers.
+    """
+    found: dict[pathlib.Path, _Decoding] = {folder / "config.json": settings}
+    generation = folder / "generation_config.json"
+    if generation.exists():
+        enclosure.check_link(folder, generation)
+        found[generation] = typed_json.read(generation, _Decoding, remedy=_FETCH)
+    stated = (settings.pad_token_id, settings.eos_token_id)
+    vocabulary = tokenizer_files.vocabulary_of(folder)
+    ours = _SPECIAL[stated == _SPECIAL[1]]
+    owner = "a T5 student always has"
+    pads: tuple[Any, ...] = (ours.pad_id,)
+    if vocabulary is not None:
+        ours, owner = vocabulary.special, f"its {tokenizer_files.VOCABULARY} has"
+        pads = range(vocabulary.rows)
+        if stated[0] in pads:
+            ours = ours._replace(pad_id=stated[0])
+    allowed = {
+        "decoder_start_token_id": (0,),
+        "pad_token_id": pads,
+        "eos_token_id": (ours.eos_id,),
+    }
+    for path, decoding in found.items():
+        for name, values in allowed.items():
+            theirs = getattr(decoding, name)
+            one = theirs[0] if isinstance(theirs, list) and len(theirs) == 1 else theirs
+            if one is not None and one not in values:
+                raise InputError(
+                    f"{path} says {name} = {theirs!r:.80}; {owner} {values[0]}, and "
+                    "would give other answers with these weights. Name a checkpoint "
+                    "with the special tokens of its vocabulary."
+                )
+    return ours
 
 
 def network(settings: Settings, where: pathlib.Path) -> T5Config:
@@ -142,6 +176,7 @@ def network(settings: Settings, where: pathlib.Path) -> T5Config:
             mlp_activations=(activation, "linear") if gated else (activation,),
             dropout_rate=settings.dropout_rate,
             logits_via_embedding=True,
+            relpos_per_layer=settings.model_type == "umt5",
             relpos_num_buckets=settings.relative_attention_num_buckets,
             relpos_max_distance=settings.relative_attention_max_distance,
             norm_epsilon=settings.layer_norm_epsilon,
@@ -150,9 +185,37 @@ def network(settings: Settings, where: pathlib.Path) -> T5Config:
         raise InputError(f"{where / 'config.json'}: {error}") from error
 
 
-def settings_of(config: T5Config, dtype: str) -> dict[str, Any]:
+def kind_of(config: T5Config, stated: object = None) -> str:
+    """The `model_type` of transformers that computes what the network computes.
+
+    Args:
+        config: the network.
+        stated: the kind that its source states, which is kept if it fits.
+    """
+    if config.relpos_per_layer:
+        return "umt5"
+    # transformers never scales the outputs of an mT5.
+    fits = not config.logits_via_embedding
+    is_mt5 = stated == "mt5" or (stated is None and config.vocab_size in _MT5_ROWS)
+    return "mt5" if fits and is_mt5 else "t5"
+
+
+def settings_of(
+    config: T5Config,
+    dtype: str,
+    *,
+    kind: str | None = None,
+    special: SpecialIds = _SPECIAL[0],
+) -> dict[str, Any]:
     """The config.json of a network with tensors of type `dtype`, as `network` reads."""
     import transformers
+
+    kind = kind_of(config, kind)
+    classes = {
+        "t5": transformers.T5Config,
+        "mt5": transformers.MT5Config,
+        "umt5": transformers.UMT5Config,
+    }
 
     activation, *gate = config.mlp_activations
     if gate not in ([], ["linear"]):
@@ -160,7 +223,7 @@ def settings_of(config: T5Config, dtype: str) -> dict[str, Any]:
             f"mlp_activations {config.mlp_activations}: transformers has no T5 with "
             "them. Only one activation, or one and 'linear', can be exported."
         )
-    written = transformers.T5Config(
+    written = classes[kind](
         vocab_size=config.vocab_size,
         d_model=config.emb_dim,
         d_kv=config.head_dim,
@@ -180,10 +243,12 @@ def settings_of(config: T5Config, dtype: str) -> dict[str, Any]:
     # transformers ignores its arguments for both; see the module `huggingface`.
     tied = config.logits_via_embedding
     written |= {
-        "architectures": ["T5ForConditionalGeneration"],
+        "architectures": [_CLASSES[kind]],
         "tie_word_embeddings": tied,
         "scale_decoder_outputs": tied,
         "decoder_start_token_id": 0,
+        "pad_token_id": special.pad_id,
+        "eos_token_id": special.eos_id,
         "dtype": dtype,
     }
     for noise in ("_name_or_path", "id2label", "label2id"):
@@ -191,13 +256,31 @@ def settings_of(config: T5Config, dtype: str) -> dict[str, Any]:
     return written
 
 
-def write_settings(folder: pathlib.Path, config: T5Config, dtype: str) -> None:
-    """Writes config.json and generation_config.json."""
+def write_settings(
+    folder: pathlib.Path,
+    config: T5Config,
+    dtype: str,
+    *,
+    kind: str | None = None,
+    special: SpecialIds = _SPECIAL[0],
+) -> None:
+    """Writes config.json and generation_config.json.
+
+    Args:
+        folder: the folder to write into.
+        config: the network.
+        dtype: type of the tensors.
+        kind: the `model_type` of the source, which is kept if the network fits it.
+        special: the ids of padding and EOS.
+    """
     import transformers
 
-    write_json(folder / "config.json", settings_of(config, dtype))
+    written = settings_of(config, dtype, kind=kind, special=special)
+    write_json(folder / "config.json", written)
     transformers.GenerationConfig(
-        pad_token_id=0, eos_token_id=1, decoder_start_token_id=0
+        pad_token_id=special.pad_id,
+        eos_token_id=special.eos_id,
+        decoder_start_token_id=0,
     ).save_pretrained(folder)
 
 

@@ -93,7 +93,8 @@ def write_folder(
         (jax.Array, ocp.type_handlers.ArrayHandler()),
     )
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-    target = epath.Path(folder) / step_folder.STATE
+    # Orbax takes absolute paths only.
+    target = epath.Path(folder.absolute()) / step_folder.STATE
     target.mkdir(parents=True, exist_ok=True)
     handler.save(
         target, args=ocp.args.PyTreeSave(t5x.with_gaps(unflatten_dict(leaves)))

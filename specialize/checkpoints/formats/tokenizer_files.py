@@ -9,9 +9,12 @@ from typing import Any
 from specialize import typed_json
 from specialize.checkpoints import enclosure
 from specialize.corpus.vocabulary import Vocabulary
+from specialize.digests import BYTE_NAMES
 from specialize.errors import InputError
 
 VOCABULARY = "spiece.model"
+# Names under which a folder may hold its SentencePiece model.
+VOCABULARIES = (VOCABULARY, "sentencepiece.model")
 TOKENIZER = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 ADDED = "added_tokens.json"
@@ -34,6 +37,11 @@ class _Model:
 class _Tokenizer:
     model: _Model
     added_tokens: list[_Token] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Class:
+    tokenizer_class: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,35 @@ def copy(source: pathlib.Path | None, target: pathlib.Path) -> list[str]:
             typed_json.read(source / name, typed_json.Object, remedy=_FETCH)
         shutil.copyfile(source / name, target / name)
     return found
+
+
+def vocabulary_of(folder: pathlib.Path) -> Vocabulary | None:
+    """The SentencePiece model of a folder, or None.
+
+    Raises:
+        InputError: it is damaged, or a link to a file elsewhere.
+    """
+    if not (folder / VOCABULARY).exists():
+        return None
+    enclosure.check_link(folder, folder / VOCABULARY)
+    return Vocabulary(folder / VOCABULARY)
+
+
+def named_vocabulary(folder: pathlib.Path) -> pathlib.Path | None:
+    """What names the vocabulary of a folder: its SentencePiece model, or "byt5".
+
+    Raises:
+        InputError: a file is damaged, or a link to a file elsewhere.
+    """
+    for name in VOCABULARIES:
+        if (folder / name).is_file():
+            return folder / name
+    if (folder / CONFIG).is_file():
+        enclosure.check_link(folder, folder / CONFIG)
+        found = typed_json.read(folder / CONFIG, _Class, remedy=_FETCH)
+        if found.tokenizer_class.startswith("ByT5Tokenizer"):
+            return pathlib.Path(BYTE_NAMES[0])
+    return None
 
 
 def check_rows(folder: pathlib.Path | None, rows: int) -> None:
@@ -109,8 +146,7 @@ def _tokens(folder: pathlib.Path) -> Iterator[tuple[int, str, str]]:
             yield index, token, TOKENIZER
         for token in tokenizer.added_tokens:
             yield token.id, token.content, TOKENIZER
-    if VOCABULARY in found:
-        enclosure.check_link(folder, folder / VOCABULARY)
-        vocabulary = Vocabulary(folder / VOCABULARY)
+    vocabulary = vocabulary_of(folder)
+    if vocabulary is not None:
         for index in range(vocabulary.size):
             yield index, vocabulary.piece(index), VOCABULARY

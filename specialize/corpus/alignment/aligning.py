@@ -13,7 +13,13 @@ import numpy as np
 
 from specialize.corpus.alignment import byte_offsets, time_warping
 from specialize.corpus.alignment.readings import Reader
-from specialize.corpus.alignment.rows import EOS, NO_DISTRIBUTION, Step, assemble
+from specialize.corpus.alignment.rows import (
+    EOS,
+    NO_DISTRIBUTION,
+    Rows,
+    Step,
+    assemble,
+)
 from specialize.corpus.choices import ALIGNMENTS
 from specialize.corpus.plain_text.machine import Machine
 from specialize.corpus.plain_text.tokens import rewrite
@@ -52,10 +58,7 @@ def align(
         InputError: the tokens do not spell `text`, a probability is NaN, or the
             distinct alternatives of a token exceed 1 beyond rounding.
     """
-    if method not in ALIGNMENTS:
-        raise InputError(
-            f"alignment is {method!r}, expected one of {list(ALIGNMENTS)}."
-        )
+    check_method(method, vocabulary)
     try:
         raw = text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -72,6 +75,7 @@ def align(
         rows = byte_offsets.rows(steps, raw, vocabulary, named=steps is before)
     else:
         rows = time_warping.rows(steps, raw, vocabulary)
+    rows = _stripped(rows, raw.decode(), vocabulary)
     return assemble(rows, vocabulary, k) if rows.ids else None
 
 
@@ -99,6 +103,41 @@ def rewritten(
         rest = step.rest + sum(mass for other, mass in pairs if not other)
         done.append(Step(token, step.sampled, [p for p in pairs if p[0]], rest))
     return done, found.text
+
+
+def check_method(method: str, vocabulary: Vocabulary) -> None:
+    """Refuses an alignment that is unknown or cannot serve the vocabulary.
+
+    Raises:
+        InputError: naming what can be used.
+    """
+    if method not in ALIGNMENTS:
+        raise InputError(
+            f"alignment is {method!r}, expected one of {list(ALIGNMENTS)}."
+        )
+    if method == "dtw" and vocabulary.bytes_are_pieces:
+        raise InputError(
+            "alignment 'dtw' compares the names of tokens and pieces, and bytes have "
+            "none. Use --alignment bytes."
+        )
+
+
+def _stripped(rows: Rows, text: str, vocabulary: Vocabulary) -> Rows:
+    """The rows of `text.strip()`, which is what the student is taught.
+
+    T5's vocabulary ignores whitespace at the ends of a text. Others write it, as bytes
+    or as pieces of their own: then it has rows, which are left out here. If it cannot
+    be cut from the pieces beside it, no rows are left.
+    """
+    own = vocabulary.encode(text.strip())
+    if rows.ids == own:
+        return rows
+    for begin in range(len(rows.ids) - len(own) + 1):
+        end = begin + len(own)
+        if rows.ids[begin:end] == own:
+            cut = slice(begin, end)
+            return Rows(rows.ids[cut], rows.masses[cut], rows.origins[cut])
+    return Rows([], [], [])
 
 
 def one_hot(text: str, vocabulary: Vocabulary, k: int) -> AlignedTarget:

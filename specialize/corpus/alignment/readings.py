@@ -2,7 +2,8 @@
 
 An alternative is read after the word that it continues. Its pieces are those of T5's
 segmentation of this text; a piece counts only if nothing known contradicts it
-(docs/explanation/alignment.md):
+(docs/explanation/alignment.md). The bytes of ByT5 are settled as they come; for all
+other vocabularies:
 
 - whitespace alone settles nothing: T5 attaches it to the next word;
 - half of a character settles nothing of its word;
@@ -16,7 +17,7 @@ import re
 import weakref
 from typing import NamedTuple
 
-from specialize.corpus.vocabulary import SPACE, Vocabulary
+from specialize.corpus.vocabulary import Vocabulary
 
 # The tokens with which teachers stop, and all other tokens that are not text.
 _END = re.compile(
@@ -83,15 +84,15 @@ class Reader:
     def __init__(self, vocabulary: Vocabulary) -> None:
         # Weak: the reader is kept for as long as its vocabulary, not the reverse.
         self._vocabulary = weakref.proxy(vocabulary)
+        self._bytes = vocabulary.bytes_are_pieces
+        self._unk_id = vocabulary.unk_id
         self._eos_id = vocabulary.eos_id
         self._books: dict[tuple[bytes, tuple[int, ...]], Book] = {}
         self._count = 0
         self.by_name: dict[bytes, tuple[int, ...]] = {}
         for index in range(vocabulary.size):
-            if not vocabulary.is_used(index):
-                continue
-            if index not in (vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id):
-                name = vocabulary.piece(index).replace(SPACE, " ").encode()
+            name = vocabulary.spelling(index)
+            if name is not None:
                 self.by_name[name] = (index,)
 
     def book(self, context: bytes, settled: tuple[int, ...]) -> Book:
@@ -126,6 +127,11 @@ class Reader:
         if _CONTROL.fullmatch(alternative):
             return _NOTHING
         text = context + alternative
+        if self._bytes:
+            # Nothing that follows changes a byte, but lost bytes are not known.
+            lost = alternative.find(_REPLACEMENT)
+            known = text if lost < 0 else text[: len(context) + lost]
+            return self._after(settled, self._vocabulary.segment(known).ids, None, 0)
         whole = _whole_characters(text)
         ids, _, ends, word_starts, _ = self._vocabulary.segment(whole)
         if len(whole) < len(text):

@@ -36,7 +36,7 @@ from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.storage.record_order import SpoolWriter
-from specialize.corpus.vocabulary import Vocabulary
+from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
 from specialize.errors import InputError
 from specialize.progress import track
 
@@ -93,7 +93,7 @@ def import_released(
     if not paths:
         raise InputError("no pickle was named. Name one or more files.")
     shards.check_output(folder.path, replace=folder.replace)
-    vocabulary = Vocabulary(alignment.vocabulary, rows=alignment.rows)
+    vocabulary = read_vocabulary(alignment.vocabulary, rows=alignment.rows)
     fingerprint = Fingerprint(
         vocabulary_sha256=vocabulary.sha256,
         vocabulary_rows=vocabulary.rows,

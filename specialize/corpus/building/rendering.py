@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from specialize.corpus import prompts
-from specialize.corpus.alignment.aligning import align, one_hot
+from specialize.corpus.alignment.aligning import align, check_method, one_hot
 from specialize.corpus.alignment.rows import SOFT
 from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.corpus.plain_text.round_trip import as_spelt, writer_of
@@ -90,6 +90,7 @@ class Renderer:
         self.input_vocabulary = writer_of(
             dataclasses.replace(alignment, digits="whole")
         ).vocabulary
+        check_method(alignment.method, self.vocabulary)
         self.problems = {problem.id: problem for problem in problems}
         source = problems if pool is None else pool
         self.judge = judge

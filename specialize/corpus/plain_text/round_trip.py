@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.corpus.plain_text.writer import Path, Writer
 from specialize.corpus.spec import AlignmentSpec
-from specialize.corpus.vocabulary import Vocabulary
+from specialize.corpus.vocabulary import read_vocabulary
 from specialize.judging.answers import verdict
 from specialize.judging.spec import JudgeSpec
 
@@ -54,4 +54,4 @@ def as_spelt(
 
 @functools.lru_cache(maxsize=4)
 def _writer(path: Path, rows: int | None, digits: str, policy: str) -> Writer:
-    return Writer(Vocabulary(path, rows=rows, digits=digits), policy)
+    return Writer(read_vocabulary(path, rows=rows, digits=digits), policy)

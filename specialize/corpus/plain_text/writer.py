@@ -38,7 +38,8 @@ class Writer:
         self._writable: dict[str, bool] = {}
         rewrites = policy == "rewrite" and not all(map(self.writes, table.NEEDED))
         self.machine = Machine(self.writes) if rewrites else None
-        has_digit = [re.search("[0-9]", vocabulary.piece(i)) for i in _ids(vocabulary)]
+        texts = [vocabulary.spelling(index) or b"" for index in _ids(vocabulary)]
+        has_digit = [re.search(b"[0-9]", text) for text in texts]
         self.has_digit = np.pad(
             np.array(has_digit, bool), (0, vocabulary.rows - len(has_digit))
         )
@@ -96,8 +97,9 @@ def description(writer: Writer) -> dict[str, Any]:
         value |= {"unwritable": "rewrite", "table": table.VERSION}
     elif writer.policy == "drop":
         value["unwritable"] = "drop"
-    if writer.vocabulary.digits != "whole":
-        value["digits"] = writer.vocabulary.digits
+    words = writer.vocabulary
+    if words.digits != "whole" and not words.bytes_are_pieces:
+        value["digits"] = words.digits
     return value
 
 

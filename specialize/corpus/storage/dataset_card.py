@@ -16,9 +16,9 @@ Gzipped TFRecords of `tf.train.Example`; arrays are little-endian bytes.
 | feature | holds |
 |---|---|
 | `id`, `inputs`, `targets` | UTF-8 text |
-| `input_ids` | uint16 [S], without EOS |
-| `target_ids` | uint16 [L], EOS last |
-| `teacher_ids` | uint16 [L, {k}], most probable first; unused slots 0 |
+| `input_ids` | {ids} [S], without EOS |
+| `target_ids` | {ids} [L], EOS last |
+| `teacher_ids` | {ids} [L, {k}], most probable first; unused slots 0 |
 | `teacher_logprobs` | float16 [L, {k}], nats; unused slots -inf |
 | `teacher_tail` | float16 [L], probability on no listed id |
 | `origin` | uint8 [L], why a position is as it is: {origins} |
@@ -32,6 +32,7 @@ Gzipped TFRecords of `tf.train.Example`; arrays are little-endian bytes.
 def dataset_card(manifest: Manifest) -> str:
     """The card as Markdown, made from the manifest alone."""
     from specialize.corpus.records import FORMAT_IDS, ORIGINS
+    from specialize.corpus.storage.stored_record import NARROW_ROWS
 
     card, fingerprint = manifest.card, manifest.fingerprint
     total = sum(manifest.counts().values())
@@ -85,6 +86,7 @@ def dataset_card(manifest: Manifest) -> str:
     parts.append(
         _LAYOUT.format(
             k=fingerprint.k,
+            ids="uint16" if fingerprint.vocabulary_rows <= NARROW_ROWS else "int32",
             origins=", ".join(f"{i} {name}" for i, name in enumerate(ORIGINS)),
             formats=", ".join(f"{i} {name}" for name, i in FORMAT_IDS.items()),
         )

@@ -25,6 +25,7 @@ from specialize.corpus.storage.manifest import Manifest, Shard
 from specialize.corpus.storage.statistics import FormatStatistics
 from specialize.corpus.storage.stored_record import (
     MASS_SLACK,
+    MAX_ROWS,
     decode_record,
     encode_record,
     normalise_rows,
@@ -35,6 +36,7 @@ from specialize.errors import InputError
 
 __all__ = [
     "MASS_SLACK",
+    "MAX_ROWS",
     "Block",
     "check_fingerprint",
     "check_output",
@@ -53,7 +55,6 @@ Path = str | os.PathLike[str]
 
 KIND = "corpus"
 DATASET_CARD = "README.md"
-MAX_ROWS = 1 << 16
 
 # Number of single records that `write_shards` compresses at once.
 _BLOCK_RECORDS = 256
@@ -91,12 +92,12 @@ def check_fingerprint(fingerprint: Fingerprint) -> None:
     """Refuses settings that the layout cannot hold.
 
     Raises:
-        InputError: ids need more than 16 bits, or K is below 1.
+        InputError: ids need more than 31 bits, or K is below 1.
     """
     if fingerprint.vocabulary_rows > MAX_ROWS:
         raise InputError(
             f"the student's vocabulary has {fingerprint.vocabulary_rows:,} rows; a "
-            f"corpus stores ids in 16 bits, so {MAX_ROWS:,} at most. Choose another "
+            f"corpus stores ids in 31 bits, so {MAX_ROWS:,} at most. Choose another "
             "student."
         )
     if fingerprint.k < 1:

@@ -8,6 +8,9 @@ and nothing is widened to 64 bits:
     teacher_ids            uint16 [L K]   teacher_logprobs  float16 [L K], -inf: unused
     teacher_tail           float16 [L]    origin            uint8 [L]
     format                 int64, `FORMAT_IDS`
+
+The ids of an embedding with more than 65,536 rows (mT5, umT5, MADLAD-400) are int32.
+The record itself says so: `target_ids` then has 4 bytes for each byte of `origin`.
 """
 
 from collections.abc import Mapping
@@ -28,6 +31,8 @@ from specialize.corpus.storage import tfrecord
 from specialize.errors import InputError
 
 _FORMATS: dict[Any, str] = {number: name for name, number in FORMAT_IDS.items()}
+# Largest number of embedding rows whose ids are stored in 16 bits, and of all.
+NARROW_ROWS, MAX_ROWS = 1 << 16, 1 << 31
 # By how much the probabilities of a row, rounded to float16, may miss 1.
 MASS_SLACK = 1e-3
 
@@ -41,14 +46,15 @@ def encode_record(record: DistillRecord, fingerprint: Fingerprint) -> bytes:
     """
     target = record.target
     _check(record, fingerprint)
+    kind = "<u2" if fingerprint.vocabulary_rows <= NARROW_ROWS else "<i4"
     return tfrecord.encode_example(
         {
             "id": record.id.encode(),
             "inputs": record.inputs.encode(),
             "targets": record.targets.encode(),
-            "input_ids": record.input_ids.astype("<u2").tobytes(),
-            "target_ids": target.ids.astype("<u2").tobytes(),
-            "teacher_ids": target.teacher_ids.astype("<u2").tobytes(),
+            "input_ids": record.input_ids.astype(kind).tobytes(),
+            "target_ids": target.ids.astype(kind).tobytes(),
+            "teacher_ids": target.teacher_ids.astype(kind).tobytes(),
             "teacher_logprobs": target.teacher_logprobs.astype("<f2").tobytes(),
             "teacher_tail": target.tail.astype("<f2").tobytes(),
             "origin": target.origin.astype("u1").tobytes(),
@@ -69,15 +75,18 @@ def decode_record(data: bytes, k: int) -> DistillRecord:
     """
     features = tfrecord.decode_example(data)
     try:
+        pieces = len(_bytes(features, "origin"))
+        wide = len(_bytes(features, "target_ids")) == 4 * pieces
+        kind = "<i4" if wide else "<u2"
         record = DistillRecord(
             id=_text(features, "id"),
             format=_FORMATS[features["format"]],
             inputs=_text(features, "inputs"),
             targets=_text(features, "targets"),
-            input_ids=_array(features, "input_ids", "<u2").astype(np.int32),
+            input_ids=_array(features, "input_ids", kind).astype(np.int32),
             target=AlignedTarget(
-                ids=_array(features, "target_ids", "<u2").astype(np.int32),
-                teacher_ids=_array(features, "teacher_ids", "<u2")
+                ids=_array(features, "target_ids", kind).astype(np.int32),
+                teacher_ids=_array(features, "teacher_ids", kind)
                 .reshape(-1, k)
                 .astype(np.int32),
                 teacher_logprobs=_array(features, "teacher_logprobs", "<f2")
@@ -123,8 +132,16 @@ def parse_example(serialized: Any, *, k: int) -> dict[str, Any]:
     spec["format"] = tf.io.FixedLenFeature([], tf.int64)
     raw = tf.io.parse_single_example(serialized, spec)
 
-    def ids(name: str, dtype: Any) -> Any:
+    length = tf.strings.length
+    wide = tf.equal(length(raw["target_ids"]), 4 * length(raw["origin"]))
+
+    def decoded(name: str, dtype: Any) -> Any:
         return tf.cast(tf.io.decode_raw(raw[name], dtype), tf.int32)
+
+    def ids(name: str) -> Any:
+        return tf.cond(
+            wide, lambda: decoded(name, tf.int32), lambda: decoded(name, tf.uint16)
+        )
 
     def floats(name: str) -> Any:
         return tf.cast(tf.io.decode_raw(raw[name], tf.float16), tf.float32)
@@ -136,12 +153,12 @@ def parse_example(serialized: Any, *, k: int) -> dict[str, Any]:
         "id": raw["id"],
         "inputs": raw["inputs"],
         "targets": raw["targets"],
-        "input_ids": ids("input_ids", tf.uint16),
-        "target_ids": ids("target_ids", tf.uint16),
-        "teacher_ids": tf.reshape(ids("teacher_ids", tf.uint16), [-1, k]),
+        "input_ids": ids("input_ids"),
+        "target_ids": ids("target_ids"),
+        "teacher_ids": tf.reshape(ids("teacher_ids"), [-1, k]),
         "teacher_probs": probs / total[:, tf.newaxis],
         "teacher_tail": tail / total,
-        "origin": ids("origin", tf.uint8),
+        "origin": decoded("origin", tf.uint8),
         "format_id": tf.cast(raw["format"], tf.int32),
     }
 

@@ -42,7 +42,7 @@ class Source:
         encoded = self._apply("encode", tokens, enable_dropout=False)
         self.layers = self._apply("remember", encoded)
         self.bias = jnp.where(real, 0.0, MASKED).astype(jnp.float32)
-        self.distances = self._apply("position_bias", length)
+        self.distances = self._apply("position_biases", length)
 
     def _apply(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return self.module.apply(
@@ -78,15 +78,21 @@ class Source:
     ) -> tuple[Float[Array, "B N V"], list[cache.KeysValues]]:
         """Returns the logits after `tokens` at `position`, and the longer past."""
         room = pasts[0].keys.shape[2]
-        # The distance of slot t is t - position; the table ends at distance 0.
-        table = jnp.pad(
-            self.distances, ((0, 0), (0, room)), constant_values=jnp.float32(MASKED)
-        )
-        past_bias = jax.lax.dynamic_slice_in_dim(
-            table, self.length - 1 - position, room, axis=1
-        )
-        view = cache.View(position, past_bias, self.bias, ancestors)
-        return self._apply("step", tokens, pasts, self.layers, view)
+
+        def view(distances: jax.Array) -> cache.View:
+            # The distance of slot t is t - position; the table ends at distance 0.
+            table = jnp.pad(
+                distances, ((0, 0), (0, room)), constant_values=jnp.float32(MASKED)
+            )
+            past_bias = jax.lax.dynamic_slice_in_dim(
+                table, self.length - 1 - position, room, axis=1
+            )
+            return cache.View(position, past_bias, self.bias, ancestors)
+
+        # Layers that share a bias share its view.
+        views = {id(distances): view(distances) for distances in self.distances}
+        each = [views[id(distances)] for distances in self.distances]
+        return self._apply("step", tokens, pasts, self.layers, each)
 
 
 def _in_compute_dtype(params: PyTree, dtype: Any) -> PyTree:

@@ -56,6 +56,8 @@ class T5Config:
         embedding_lookup: "auto", "gather" or "one_hot" (`layers.Embed`).
         relpos_num_buckets: number of buckets of relative positions.
         relpos_max_distance: distance at which the last bucket begins.
+        relpos_per_layer: whether every layer has a relative position bias of its own
+            (umT5); else the layers of a stack share one.
         norm_epsilon: epsilon of the RMS norms.
 
     Raises:
@@ -80,6 +82,7 @@ class T5Config:
     embedding_lookup: str = "auto"
     relpos_num_buckets: int = 32
     relpos_max_distance: int = 128
+    relpos_per_layer: bool = False
     norm_epsilon: float = 1e-6
 
     def __post_init__(self):

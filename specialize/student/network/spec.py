@@ -36,7 +36,7 @@ def check(**fields: Any) -> None:
             checks.whole(where, value)
         elif name in _WORDS:
             checks.one_of(where, value, _WORDS[name])
-        elif name in ("logits_via_embedding", "scan_layers"):
+        elif name in ("logits_via_embedding", "scan_layers", "relpos_per_layer"):
             checks.flag(where, value)
         elif name == "attention_block":
             checks.whole(where, value, 0)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from specialize.student import layers
 from specialize.student.attention import cache
 from specialize.student.attention.attention import Attention
+from specialize.student.attention.relative_bias import RelativeBias
 from specialize.student.network.architecture import REMAT_POLICIES, SCAN_AXIS, T5Config
 
 
@@ -26,6 +27,8 @@ class EncoderLayer(nn.Module):
     def setup(self):
         """Declares the parts under T5X's names."""
         cfg = self.config
+        if cfg.relpos_per_layer:
+            self.relpos_bias = relpos(cfg, bidirectional=True)
         self.pre_attention_layer_norm = norm(cfg)
         self.attention = _attention(cfg)
         self.pre_mlp_layer_norm = norm(cfg)
@@ -36,11 +39,13 @@ class EncoderLayer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B S D"],
-        bias: Float[Array, "1 H S S"] | Float[Array, "H R"],
+        bias: Float[Array, "1 H S S"] | Float[Array, "H R"] | None,
         mask: Bool[Array, "B 1 S S"],
         deterministic: bool,
     ) -> Float[Array, "B S D"]:
-        """Returns the layer's output."""
+        """Returns the layer's output; `bias` is None if the layer has its own."""
+        if bias is None:
+            bias = self.relpos_bias(x.shape[1], x.shape[1], self.config.attention_block)
         y = self.pre_attention_layer_norm(x)
         y = self.attention(y, y, bias, mask, deterministic)
         x = _add(x, self.attention_dropout(y, deterministic))
@@ -56,6 +61,8 @@ class DecoderLayer(nn.Module):
     def setup(self):
         """Declares the parts under T5X's names."""
         cfg = self.config
+        if cfg.relpos_per_layer:
+            self.relpos_bias = relpos(cfg, bidirectional=False)
         self.pre_self_attention_layer_norm = norm(cfg)
         self.self_attention = _attention(cfg)
         self.pre_cross_attention_layer_norm = norm(cfg)
@@ -70,12 +77,14 @@ class DecoderLayer(nn.Module):
         self,
         y: Float[Array, "B L D"],
         encoded: Float[Array, "B S D"],
-        bias: Float[Array, "1 H L L"] | Float[Array, "H R"],
+        bias: Float[Array, "1 H L L"] | Float[Array, "H R"] | None,
         mask: Bool[Array, "B 1 L L"],
         cross_mask: Bool[Array, "B 1 L S"],
         deterministic: bool,
     ) -> Float[Array, "B L D"]:
-        """Returns the layer's output for whole targets."""
+        """Returns the output for whole targets; a layer with a bias takes no `bias`."""
+        if bias is None:
+            bias = self.relpos_bias(y.shape[1], y.shape[1], self.config.attention_block)
         x = self.pre_self_attention_layer_norm(y)
         x = self.self_attention(x, x, bias, mask, deterministic)
         y = _add(y, self.self_attention_dropout(x, deterministic))
@@ -137,6 +146,13 @@ class ScanDecoderLayer(DecoderLayer):
     def __call__(self, *args: Any) -> tuple[Float[Array, "B L D"], None]:
         """Returns the layer's output as carry."""
         return DecoderLayer.__call__(self, *args), None
+
+
+def relpos(cfg: T5Config, *, bidirectional: bool) -> RelativeBias:
+    """The relative position bias of a stack, or of one of its layers."""
+    return RelativeBias(
+        cfg.num_heads, bidirectional, cfg.relpos_num_buckets, cfg.relpos_max_distance
+    )
 
 
 def norm(cfg: T5Config) -> layers.RMSNorm:

@@ -1,13 +1,16 @@
-"""T5 1.0, T5 1.1 / Flan-T5 and UL2 as one Flax Linen module.
+"""T5 1.0, T5 1.1 / Flan-T5, UL2 and umT5 as one Flax Linen module.
 
     T5 1.0    mlp_activations=("relu",)           logits_via_embedding=True
     T5 1.1    mlp_activations=("gelu", "linear")  logits_via_embedding=False
     UL2       mlp_activations=("silu", "linear")  logits_via_embedding=True
+    umT5      as T5 1.1, with relpos_per_layer=True
 
-Raffel et al. 2020 (arXiv 1910.10683), Shazeer 2020 (2002.05202), Tay et al. 2022
-(2205.05131). Parameter paths (`encoder/layers_0/attention/query/kernel`) and logical
-axes (collection `params_axes`) are T5X's. With `scan_layers` all layers of a stack are
-one module, with an additional axis 1, "layers" (`layout.unroll_params` removes it).
+ByT5, mT5 and MADLAD-400 are T5 1.1 with other sizes and another vocabulary. Raffel et
+al. 2020 (arXiv 1910.10683), Shazeer 2020 (2002.05202), Tay et al. 2022 (2205.05131),
+Chung et al. 2023 (2304.09151). Parameter paths
+(`encoder/layers_0/attention/query/kernel`) and logical axes (collection `params_axes`)
+are T5X's. With `scan_layers` all layers of a stack are one module, with an additional
+axis 1, "layers" (`layout.unroll_params` removes it).
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +23,6 @@ from jaxtyping import Array, Bool, Float, Int
 from specialize.student import layers
 from specialize.student.attention import cache
 from specialize.student.attention.attention import attention_mask
-from specialize.student.attention.relative_bias import RelativeBias
 from specialize.student.network.architecture import T5Config
 from specialize.student.network.stack_layers import (
     DecoderLayer,
@@ -29,13 +31,14 @@ from specialize.student.network.stack_layers import (
     ScanEncoderLayer,
     dropout,
     norm,
+    relpos,
     remat,
     scanned,
 )
 
 
 class Encoder(nn.Module):
-    """The embedding and a stack of layers that share one relative position bias."""
+    """The embedding and a stack of layers, which share their bias (except in umT5)."""
 
     config: T5Config
     shared_embedding: nn.Module
@@ -43,7 +46,8 @@ class Encoder(nn.Module):
     def setup(self):
         """Declares the stack: `layers_0`, ... or, scanned, one `encoder`."""
         cfg = self.config
-        self.relpos_bias = _relpos(cfg, bidirectional=True)
+        if not cfg.relpos_per_layer:
+            self.relpos_bias = relpos(cfg, bidirectional=True)
         if cfg.scan_layers:
             self.encoder = scanned(
                 self, cfg, ScanEncoderLayer, depth=cfg.num_encoder_layers, broadcast=3
@@ -64,8 +68,9 @@ class Encoder(nn.Module):
     ) -> Float[Array, "B S D"]:
         """Returns the normalised hidden states."""
         x = self.input_dropout(self.shared_embedding(tokens), deterministic)
-        length = tokens.shape[1]
-        bias = self.relpos_bias(length, length, self.config.attention_block)
+        length, bias = tokens.shape[1], None
+        if not self.config.relpos_per_layer:
+            bias = self.relpos_bias(length, length, self.config.attention_block)
         if self.config.scan_layers:
             x, _ = self.encoder(x, bias, mask, deterministic)
         else:
@@ -83,7 +88,8 @@ class Decoder(nn.Module):
     def setup(self):
         """Declares the stack, scanned or not, and the head unless it is tied."""
         cfg = self.config
-        self.relpos_bias = _relpos(cfg, bidirectional=False)
+        if not cfg.relpos_per_layer:
+            self.relpos_bias = relpos(cfg, bidirectional=False)
         if cfg.scan_layers:
             self.decoder = scanned(
                 self, cfg, ScanDecoderLayer, depth=cfg.num_decoder_layers, broadcast=5
@@ -112,8 +118,9 @@ class Decoder(nn.Module):
     ) -> Float[Array, "B L D"]:
         """Returns the hidden states that the output head takes."""
         y = self.input_dropout(self.shared_embedding(tokens), deterministic)
-        length = tokens.shape[1]
-        bias = self.relpos_bias(length, length, self.config.attention_block)
+        length, bias = tokens.shape[1], None
+        if not self.config.relpos_per_layer:
+            bias = self.relpos_bias(length, length, self.config.attention_block)
         if self.config.scan_layers:
             y, _ = self.decoder(y, encoded, bias, mask, cross_mask, deterministic)
         else:
@@ -135,12 +142,13 @@ class Decoder(nn.Module):
         tokens: Int[Array, "B N"],
         pasts: Sequence[cache.KeysValues],
         sources: Sequence[cache.KeysValues],
-        view: cache.View,
+        views: Sequence[cache.View],
     ) -> tuple[Float[Array, "B N D"], list[cache.KeysValues]]:
         """Applies `DecoderLayer.step` of every layer, then the final norm."""
         y = self.shared_embedding(tokens)
         grown = []
-        for layer, past, source in zip(self.layers, pasts, sources, strict=True):
+        each = zip(self.layers, pasts, sources, views, strict=True)
+        for layer, past, source, view in each:
             y, past = layer.step(y, past, source, view)
             grown.append(past)
         return self.finish(y, deterministic=True), grown
@@ -254,16 +262,24 @@ class Transformer(nn.Module):
         """Returns the encoder's keys and values for every decoder layer."""
         return [layer.remember(encoded) for layer in self.decoder.layers]
 
-    def position_bias(self, length: int) -> Float[Array, "H L"]:
-        """Returns the self-attention bias of the distances 1 - length, ..., -1, 0."""
-        return self.decoder.relpos_bias.by_distance(1 - length, 0)
+    def position_biases(self, length: int) -> list[Float[Array, "H L"]]:
+        """Returns the self-attention bias of the distances 1 - length, ..., -1, 0.
+
+        There is one per decoder layer; layers that share a bias share the array.
+        """
+        decoder = self.decoder
+        if self.config.relpos_per_layer:
+            owners = [layer.relpos_bias for layer in decoder.layers]
+            return [owner.by_distance(1 - length, 0) for owner in owners]
+        shared = decoder.relpos_bias.by_distance(1 - length, 0)
+        return [shared] * len(decoder.layers)
 
     def step(
         self,
         tokens: Int[Array, "B N"],
         pasts: Sequence[cache.KeysValues],
         sources: Sequence[cache.KeysValues],
-        view: cache.View,
+        views: Sequence[cache.View],
     ) -> tuple[Float[Array, "B N V"], list[cache.KeysValues]]:
         """Decodes one position of N continuations of each prompt.
 
@@ -272,7 +288,7 @@ class Transformer(nn.Module):
         Returns:
             (logits of the next token, keys and values with this position).
         """
-        hidden, pasts = self.decoder.step(tokens, pasts, sources, view)
+        hidden, pasts = self.decoder.step(tokens, pasts, sources, views)
         return self.decoder.logits(hidden), pasts
 
 
@@ -282,9 +298,3 @@ def head_kernel(params: Mapping[str, Any]) -> Float[Array, "D V"]:
     if head is not None:
         return head["kernel"]
     return params["token_embedder"]["embedding"].T
-
-
-def _relpos(cfg: T5Config, *, bidirectional: bool) -> RelativeBias:
-    return RelativeBias(
-        cfg.num_heads, bidirectional, cfg.relpos_num_buckets, cfg.relpos_max_distance
-    )

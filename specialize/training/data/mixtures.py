@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specialize.config import neutral
+from specialize.corpus.vocabulary import check_rows
 from specialize.errors import InputError
 from specialize.training.data.examples import Examples, load_examples, report
 
@@ -41,6 +42,7 @@ def load_mixture(
     *,
     reuse: bool = True,
     tasks: Sequence[str | os.PathLike[str]] = (),
+    rows: int | None = None,
 ) -> Mixture:
     """Loads all tasks of a registered SeqIO mixture or task.
 
@@ -51,10 +53,11 @@ def load_mixture(
         cache_dir: folder of the prepared examples.
         reuse: whether examples that were prepared earlier may be used.
         tasks: task files, whose names the mixture may have.
+        rows: embedding rows of the network. None: any number.
 
     Raises:
-        InputError: the name is unknown, no task has this split or a positive rate, or
-            as for `load_examples`.
+        InputError: the name is unknown, no task has this split or a positive rate, the
+            vocabulary has more ids than `rows`, or as for `load_examples`.
     """
     import seqio
 
@@ -81,6 +84,12 @@ def load_mixture(
         raise InputError(
             f"mixture {name!r}: no task has a positive rate ({rates}). Set the rates."
         )
+    for task, _ in asked:
+        for key in {"inputs", "targets"} & task.output_features.keys():
+            words = task.output_features[key].vocabulary
+            text_ids = words.vocab_size - words.extra_ids
+            if rows is not None:
+                check_rows(f"of task {task.name!r}", text_ids, rows)
     lengths = {
         key: int(value)
         for key, value in feature_lengths.items()

@@ -128,7 +128,7 @@ def train(
     with contextlib.ExitStack() as exits:
         exits.enter_context(_claimed(model_dir))
         # -- 2. Data, prepared once; a step's batch then follows from (seed, step). ---
-        mixture, held_out = _load(data, evaluation, model_dir)
+        mixture, held_out = _load(data, evaluation, model_dir, model)
         source = BatchSource(mixture, data)
         about = resuming.about(
             *(source, data, optimizer, checkpoints, evaluation, logging),
@@ -203,7 +203,7 @@ def _claimed(model_dir: pathlib.Path) -> Iterator[None]:
 
 
 def _load(
-    data: DataSpec, evaluation: PeriodicEvaluation, model_dir: pathlib.Path
+    data: DataSpec, evaluation: PeriodicEvaluation, model_dir: pathlib.Path, model: Any
 ) -> tuple[Mixture, Mixture | None]:
     """Loads the examples to train on, and those whose loss is measured, if any."""
     folder = data.examples_dir or model_dir / run_folder.EXAMPLES
@@ -221,6 +221,7 @@ def _load(
                 folder,
                 reuse=data.reuse_examples,
                 tasks=data.tasks,
+                rows=model.module.config.vocab_size,
             )
 
     mixture = load(data.mixture, data.split)
