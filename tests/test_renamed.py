@@ -29,6 +29,7 @@ GONE = {
     "checkpoints.lazy": "remembered",
     "checkpoints.orbaxes": "STATE",
     "checkpoints.zarrs": "pieces",
+    "corpus.alignment_rows": "UNKNOWN_PIECE",
     "corpus.beam": "Judged Path",
     "corpus.cards": "LICENCES",
     "corpus.decisions": "Verdict check_limits",

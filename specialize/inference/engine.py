@@ -28,9 +28,12 @@ _LENGTHS = (32, 64, 96) + tuple(
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """The methods of a vocabulary that the engine needs."""
+    """What of a vocabulary the engine needs."""
 
-    eos_id: int
+    @property
+    def eos_id(self) -> int:
+        """The id that ends an answer."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without EOS."""

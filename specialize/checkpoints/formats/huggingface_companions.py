@@ -6,6 +6,7 @@ card; `tokenizer_files` has the others.
 
 import dataclasses
 import pathlib
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import msgspec
@@ -124,7 +125,7 @@ def special_ids(folder: pathlib.Path, settings: Settings) -> SpecialIds:
     vocabulary = tokenizer_files.vocabulary_of(folder)
     ours = _SPECIAL[stated == _SPECIAL[1]]
     owner = "a T5 student always has"
-    pads: tuple[Any, ...] = (ours.pad_id,)
+    pads: Collection[int] = (ours.pad_id,)
     if vocabulary is not None:
         ours, owner = vocabulary.special, f"its {tokenizer_files.VOCABULARY} has"
         pads = range(vocabulary.rows)
