@@ -1,5 +1,6 @@
 import html.parser
 import json
+import shutil
 
 import pytest
 
@@ -87,6 +88,23 @@ def runs(tmp_path):
     values = [{"name": "CORPUS_DIR", "value": str(corpus)}]
     (small / "config.json").write_text(json.dumps({"values": values}))
     return base, small, large
+
+
+def test_every_corpus_of_a_mixture_is_shown(runs, tmp_path):
+    _, small, _ = runs
+    other = shutil.copytree(tmp_path / "corpus", tmp_path / "other")
+    manifest = json.loads((other / "corpus.json").read_text())
+    manifest["fingerprint"]["teacher"] = "someone"
+    (other / "corpus.json").write_text(json.dumps(manifest))
+    shares = {str(tmp_path / "corpus"): 9, f"{other}:zero_shot": 1, "more.jsonl": 1}
+    values = [{"name": "MIXTURE_OR_TASK_NAME", "value": shares}]
+    (small / "config.json").write_text(json.dumps({"values": values}))
+    report([small], tmp_path / "r.html", command="specialize report")
+    text = (tmp_path / "r.html").read_text()
+    parsed(text)
+    for name in (tmp_path / "corpus", other):
+        assert f"{name}: Samples at each stage" in text
+    assert "someone" in text and "codex" in text and "manifest" not in text
 
 
 class Balance(html.parser.HTMLParser):

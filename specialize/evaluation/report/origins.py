@@ -10,7 +10,14 @@ from specialize.corpus.choices import FORMATS
 from specialize.corpus.plain_text.counting import shown
 from specialize.evaluation.report import figures
 from specialize.evaluation.report.figures import Series
-from specialize.evaluation.report.runs import Counts, Funnel, Measured, Run, Spelling
+from specialize.evaluation.report.runs import (
+    Corpus,
+    Counts,
+    Funnel,
+    Measured,
+    Run,
+    Spelling,
+)
 from specialize.evaluation.report.section import Section
 
 # Diagnostics of the loss, with their units.
@@ -28,31 +35,41 @@ _CURVE_POINTS = 300
 def funnel(runs: Sequence[Run]) -> Section:
     """How many samples of the corpus each stage kept, and why others were rejected."""
     title = "Samples kept and rejected"
-    run = next((run for run in runs if run.corpus), None)
-    if run is None or run.corpus is None:
+    corpora = next((run.corpora for run in runs if run.corpora), {})
+    if not corpora:
         return Section(title, missing="the corpus has no manifest (CORPUS_DIR).")
-    funnel = run.corpus.funnel
-    drawn = [*_counted(funnel, "Samples")]
-    if funnel.human is not None:
-        drawn += _counted(funnel.human, "Human rationales")
-    written = [
-        (name.replace("_", " "), float(part.records))
-        for name, part in run.corpus.formats.items()
-        if part.records is not None
-    ]
-    if written:
-        by_format = figures.bars(written, title="Records by format")
-        drawn.append(("Training records by format", Markup(by_format)))
-    spelt = _spelling_rows(run.corpus.fingerprint, funnel)
+    drawn: list[tuple[str, Markup]] = []
+    tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
+    for path, corpus in corpora.items():
+        name = f"{path}: " if len(corpora) > 1 else ""
+        drawn += _drawn(corpus, name)
+        if spelt := _spelling_rows(corpus.fingerprint, corpus.funnel):
+            tables.append((name, ("what the student cannot write", "count"), spelt))
+    counted = any(corpus.funnel != Funnel() for corpus in corpora.values())
     return Section(
         title,
         "A sample is verified if its final answer is right, as the teacher wrote it "
         "and as the student would spell it, aligned if the student's vocabulary can "
         "write it, and kept if it is in a record.",
         figures=[(caption, svg) for caption, svg in drawn if svg],
-        tables=[("", ("what the student cannot write", "count"), spelt)] * bool(spelt),
-        missing="" if funnel != Funnel() else "the manifest has no funnel.",
+        tables=tables,
+        missing="" if counted else "the manifest has no funnel.",
     )
+
+
+def _drawn(corpus: Corpus, name: str) -> Iterator[tuple[str, Markup]]:
+    """The figures of one corpus; `name` begins their captions."""
+    yield from _counted(corpus.funnel, f"{name}Samples")
+    if corpus.funnel.human is not None:
+        yield from _counted(corpus.funnel.human, f"{name}Human rationales")
+    written = [
+        (form.replace("_", " "), float(part.records))
+        for form, part in corpus.formats.items()
+        if part.records is not None
+    ]
+    if written:
+        by_format = figures.bars(written, title=f"{name}Records by format")
+        yield f"{name}Training records by format", Markup(by_format)
 
 
 def _spelling_rows(
@@ -140,10 +157,11 @@ def provenance(runs: Sequence[Run], base: Run | None, command: str) -> Section:
                 for name, value in {**results.model, **results.settings}.items()
                 if value not in (None, "")
             )
-        if run.corpus is not None:
+        for path, corpus in run.corpora.items():
+            which = f"corpus {path} " if len(run.corpora) > 1 else "corpus "
             rows.extend(
-                (f"{run.name}: corpus {name}", str(value))
-                for name, value in run.corpus.fingerprint.items()
+                (f"{run.name}: {which}{name}", str(value))
+                for name, value in corpus.fingerprint.items()
                 if value not in ("", {}, None)
             )
         rows.extend(

@@ -7,6 +7,7 @@ it.
 import dataclasses
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from specialize import outputs, run_folder, typed_json, versions
@@ -85,7 +86,7 @@ class Run:
         name: Its last part.
         training: Lines of the training metrics, by step.
         evaluations: Results of decoded suites, by step (the final ones last).
-        corpus: Manifest of the corpus that it was trained on, or None.
+        corpora: Manifests of the corpora that it was trained on, by folder.
         values: Effective configuration, name -> value.
         missing: Missing parts, with the remedy.
     """
@@ -94,7 +95,7 @@ class Run:
     name: str
     training: list[Measured]
     evaluations: list[Results]
-    corpus: Corpus | None
+    corpora: Mapping[str, Corpus]
     values: dict[str, Any]
     missing: tuple[str, ...]
 
@@ -117,7 +118,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     """
     folder = pathlib.Path(path)
     if folder.is_file():
-        return Run(folder, folder.stem, [], [Results.load(folder)], None, {}, ())
+        return Run(folder, folder.stem, [], [Results.load(folder)], {}, {}, ())
     if not folder.is_dir():
         raise InputError(
             f"{folder} does not exist. Name a run's folder (MODEL_DIR) or a results "
@@ -137,9 +138,13 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     if not evaluations:
         missing.append("decoded suites: run 'specialize evaluate' on it")
     values = _values(folder / run_folder.CONFIG)
-    corpus = _corpus(values.get("CORPUS_DIR"))
-    if corpus is None:
-        missing.append("the corpus' manifest (CORPUS_DIR of its configuration)")
+    folders = _corpus_folders(values)
+    corpora = {str(one): found for one in folders if (found := _corpus(one))}
+    if not corpora:
+        missing.append(
+            "the corpus' manifest (CORPUS_DIR or MIXTURE_OR_TASK_NAME of its "
+            "configuration)"
+        )
     if not (lines or evaluations or values):
         raise InputError(
             f"{folder} has no metrics, no evaluation and no configuration: it is not a "
@@ -150,7 +155,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         folder.resolve().name,
         [line for line in lines if line.train],
         evaluations,
-        corpus,
+        corpora,
         values,
         tuple(missing),
     )
@@ -174,6 +179,14 @@ def _values(path: pathlib.Path) -> dict[str, Any]:
     versions.CONFIGURATION.check(content.get("version", 1), path)
     saved = typed_json.convert(content, _Saved, path, remedy=remedy)
     return {row.name: row.value for row in saved.values}
+
+
+def _corpus_folders(values: Mapping[str, Any]) -> list[Any]:
+    """The folders of corpora in a configuration."""
+    mixture = values.get("MIXTURE_OR_TASK_NAME")
+    if isinstance(mixture, Mapping):
+        return [path.partition(":")[0] for path in mixture]
+    return [values.get("CORPUS_DIR")]
 
 
 def _corpus(folder: Any) -> Corpus | None:
