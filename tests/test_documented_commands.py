@@ -206,6 +206,9 @@ def test_what_a_page_says_to_type_runs(page, data):
     place, environment = session(data, page.replace("/", "-"))
     typed = [block for block in blocks(page) if block.tag == "run"]
     text = "".join(block.text for block in typed)
+    if "runs/quickstart" in text:
+        few = "specialize quickstart --out runs/quickstart --steps 2\n"
+        execute(few, place, environment, page)
     if "runs/corpus" in text and "corpus build" not in text:
         execute(corpus_commands(), place, environment, page)
     for block in typed:
