@@ -33,7 +33,7 @@ NOT_MACROS = {
     *("DIR", "FILE", "FOLDER", "KEY", "NAME", "STEP", "UPPER_CASE", "VALUE", "WORD"),
     # Environment variables of other programs, and a shell's end mark.
     *("HF_HUB_OFFLINE", "JAX_NUM_CPU_DEVICES", "MALLOC_OFF", "OPENAI_API_KEY"),
-    *("JOB", "PIP_EXTRA_INDEX_URL", "SBATCH", "TERM"),
+    *("END", "JOB", "PIP_EXTRA_INDEX_URL", "SBATCH", "TERM"),
     # Words of messages that a page quotes.
     *("CPU", "MPI", "RESOURCE_EXHAUSTED", "TPU", "URL"),
     "SPCZ",  # the application id of a response database
@@ -234,6 +234,7 @@ def missing_files(text: str) -> list[str]:
         for match in re.findall(f"{inside}|{gin}|{root}", text)
         for path in expanded(match.rstrip(".,"))
         if path.split("/")[-1] not in ("config.gin", "operative_config.gin")
+        and not path.startswith("own/")  # what the second tutorial makes
     ]
     return [
         path

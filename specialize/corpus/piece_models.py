@@ -88,6 +88,8 @@ def load(
         model = model_pb2.ModelProto.FromString(content)
         if not model.pieces:
             raise RuntimeError("it holds no pieces")
+        if not all(isinstance(piece.piece, str) for piece in model.pieces):
+            raise RuntimeError("a piece is not UTF-8")  # protobuf gives bytes then
         count = sentinels(model) if extra_ids is None else extra_ids
         # As SeqIO does: the first sentinel gets the highest id.
         for index in reversed(range(count)):

@@ -90,7 +90,8 @@ def _located(what: str, named: Callable[[], str | None], variable: str) -> str:
         )
     if named is vocabulary_path and digests.is_bytes(path):
         return path
-    path = os.path.expanduser(path)
+    # Absolute: SeqIO keeps what it loads by name.
+    path = os.path.abspath(os.path.expanduser(path))
     if not os.path.exists(path):
         raise InputError(f"The {what} {path} does not exist (named by {origin}).")
     return path
@@ -102,7 +103,8 @@ def _bytes() -> seqio.ByteVocabulary:
 
 
 @functools.lru_cache(maxsize=8)
-def _sentinels_of(file: str) -> int:
+def _sentinels_of(file: str, content: str) -> int:
+    del content  # another file of the same name may have others
     return read_vocabulary(file).extra_ids
 
 
@@ -151,7 +153,7 @@ class LocatedVocabulary(seqio.SentencePieceVocabulary):
         self._reverse_extra_ids = True
         self._use_fast_tokenizer = False
         self._model = None
-        self._loaded_from: str | None = None
+        self._loaded_from: tuple[str, str] | None = None
 
     @property
     def _sentencepiece_model_file(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -165,12 +167,16 @@ class LocatedVocabulary(seqio.SentencePieceVocabulary):
     @property
     def _extra_ids(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         given = self._given_extra_ids
-        return _sentinels_of(vocabulary_file()) if given is None else given
+        if given is not None:
+            return given
+        file = vocabulary_file()
+        return _sentinels_of(file, digests.vocabulary_digest(file))
 
     def _model_context(self) -> Any:
         file = self._sentencepiece_model_file
-        if file != self._loaded_from:
-            self._model, self._loaded_from = None, file
+        content = (file, digests.vocabulary_digest(file))
+        if content != self._loaded_from:
+            self._model, self._loaded_from = None, content
         return super()._model_context()
 
     def __getstate__(self) -> dict[str, Any]:

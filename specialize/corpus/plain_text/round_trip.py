@@ -7,6 +7,7 @@ from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.corpus.plain_text.writer import Path, Writer
 from specialize.corpus.spec import AlignmentSpec
 from specialize.corpus.vocabulary import read_vocabulary
+from specialize.digests import vocabulary_digest
 from specialize.judging.answers import verdict
 from specialize.judging.spec import JudgeSpec
 
@@ -18,7 +19,11 @@ def writer_of(alignment: AlignmentSpec) -> Writer:
         InputError: the vocabulary cannot be read.
     """
     spec = alignment
-    return _writer(spec.vocabulary, spec.rows, spec.digits, spec.unwritable)
+    try:
+        content = vocabulary_digest(spec.vocabulary)
+    except OSError:
+        content = ""  # the vocabulary itself says what is wrong
+    return _writer(spec.vocabulary, spec.rows, spec.digits, spec.unwritable, content)
 
 
 def as_spelt(
@@ -53,5 +58,8 @@ def as_spelt(
 
 
 @functools.lru_cache(maxsize=4)
-def _writer(path: Path, rows: int | None, digits: str, policy: str) -> Writer:
+def _writer(
+    path: Path, rows: int | None, digits: str, policy: str, content: str
+) -> Writer:
+    del content  # another file of the same name is another vocabulary
     return Writer(read_vocabulary(path, rows=rows, digits=digits), policy)

@@ -29,7 +29,7 @@ class Writer:
 
     Attributes:
         machine: the table; None if texts are taught as they are.
-        has_digit: for each row of the student, whether its piece has a digit.
+        has_digit: for each id of the vocabulary, whether its piece has a digit.
     """
 
     def __init__(self, vocabulary: Vocabulary, policy: str = "rewrite") -> None:
@@ -40,9 +40,7 @@ class Writer:
         self.machine = Machine(self.writes) if rewrites else None
         texts = [vocabulary.spelling(index) or b"" for index in _ids(vocabulary)]
         has_digit = [re.search(b"[0-9]", text) for text in texts]
-        self.has_digit = np.pad(
-            np.array(has_digit, bool), (0, vocabulary.rows - len(has_digit))
-        )
+        self.has_digit = np.pad(np.array(has_digit, bool), (0, vocabulary.extra_ids))
         self._joins_lines = "\n" not in vocabulary.decode(vocabulary.encode("a\nb"))
 
     def writes(self, character: str) -> bool:
