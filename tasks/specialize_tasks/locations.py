@@ -103,8 +103,7 @@ def _bytes() -> seqio.ByteVocabulary:
 
 
 @functools.lru_cache(maxsize=8)
-def _sentinels_of(file: str, content: str) -> int:
-    del content  # another file of the same name may have others
+def _sentinels_of(file: str) -> int:
     return read_vocabulary(file).extra_ids
 
 
@@ -153,7 +152,7 @@ class LocatedVocabulary(seqio.SentencePieceVocabulary):
         self._reverse_extra_ids = True
         self._use_fast_tokenizer = False
         self._model = None
-        self._loaded_from: tuple[str, str] | None = None
+        self._loaded_from: str | None = None
 
     @property
     def _sentencepiece_model_file(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -167,16 +166,12 @@ class LocatedVocabulary(seqio.SentencePieceVocabulary):
     @property
     def _extra_ids(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         given = self._given_extra_ids
-        if given is not None:
-            return given
-        file = vocabulary_file()
-        return _sentinels_of(file, digests.vocabulary_digest(file))
+        return _sentinels_of(vocabulary_file()) if given is None else given
 
     def _model_context(self) -> Any:
         file = self._sentencepiece_model_file
-        content = (file, digests.vocabulary_digest(file))
-        if content != self._loaded_from:
-            self._model, self._loaded_from = None, content
+        if file != self._loaded_from:
+            self._model, self._loaded_from = None, file
         return super()._model_context()
 
     def __getstate__(self) -> dict[str, Any]:

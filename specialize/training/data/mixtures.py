@@ -84,12 +84,8 @@ def load_mixture(
         raise InputError(
             f"mixture {name!r}: no task has a positive rate ({rates}). Set the rates."
         )
-    for task, _ in asked:
-        for key in {"inputs", "targets"} & task.output_features.keys():
-            words = task.output_features[key].vocabulary
-            text_ids = words.vocab_size - words.extra_ids
-            if rows is not None:
-                check_rows(f"of task {task.name!r}", text_ids, rows)
+    if rows is not None:
+        _check_rows([task for task, _ in asked], rows)
     lengths = {
         key: int(value)
         for key, value in feature_lengths.items()
@@ -101,6 +97,15 @@ def load_mixture(
     for examples in loaded:
         report(examples)
     return Mixture(name, loaded, [rate for _, rate in asked])
+
+
+def _check_rows(tasks: Sequence[Any], rows: int) -> None:
+    for task in tasks:
+        for key in {"inputs", "targets"} & task.output_features.keys():
+            words = task.output_features[key].vocabulary
+            check_rows(
+                f"of task {task.name!r}", words.vocab_size - words.extra_ids, rows
+            )
 
 
 def unknown_task(name: str) -> str:
