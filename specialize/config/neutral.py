@@ -6,6 +6,7 @@ T5X call these functions. They import nothing of T5X.
 
 import importlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -102,6 +103,12 @@ def mixture_name(
     if isinstance(mixture, str):
         return mixture
     return importlib.import_module("specialize_tasks.mixing").mixture(mixture)
+
+
+def part_of_mixture(given: str) -> tuple[str, str]:
+    """A key of a mixture's shares as its path and what follows the colon, or ""."""
+    found = re.fullmatch(r"(.+):(\w+)", given, re.DOTALL)
+    return (found[1], found[2]) if found else (given, "")
 
 
 def evaluation_task(

@@ -20,6 +20,7 @@ import seqio
 import tensorflow as tf
 
 from specialize import checks
+from specialize.config import neutral
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.storage.manifest import Manifest
 from specialize.digests import file_digest
@@ -50,7 +51,7 @@ def mixture(shares: Mapping[str, float]) -> str:
     parts: list[tuple[str, str, float]] = []  # path, formats, share
     for given, share in shares.items():
         checks.real(f"the share of {given!r} in the mixture", share, above=0.0)
-        path, _, formats = str(given).partition(":")
+        path, formats = neutral.part_of_mixture(given)
         path = os.path.expanduser(path)
         if os.path.isdir(path):
             corpora[path] = Manifest.load(path)

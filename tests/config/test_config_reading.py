@@ -8,7 +8,7 @@ import gin
 import pytest
 
 from specialize import cli, config, errors
-from specialize.config import reading
+from specialize.config import neutral, reading
 from specialize.errors import InputError
 
 
@@ -240,3 +240,19 @@ def test_a_second_configuration_may_name_a_class_by_another_module(tmp_path):
         config.parse([str(file)])
         assert list(config.arguments(transformer.Transformer)) == ["config"]
         gin.clear_config()
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "formats"),
+    [
+        ("corpora/cold", "corpora/cold", ""),
+        ("corpora/cold:zero_shot", "corpora/cold", "zero_shot"),
+        ("run:1/corpus", "run:1/corpus", ""),
+        ("run:1/corpus:in_context", "run:1/corpus", "in_context"),
+        ("s3://bucket/corpus", "s3://bucket/corpus", ""),
+        ("gs://bucket/corpus:zero_shot_cot", "gs://bucket/corpus", "zero_shot_cot"),
+        ("more.jsonl", "more.jsonl", ""),
+    ],
+)
+def test_a_part_of_a_mixture_is_a_path_and_formats(given, path, formats):
+    assert neutral.part_of_mixture(given) == (path, formats)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from specialize import outputs, run_folder, typed_json, versions
+from specialize.config import neutral
 from specialize.errors import InputError
 from specialize.evaluation.results import Results
 
@@ -185,7 +186,7 @@ def _corpus_folders(values: Mapping[str, Any]) -> list[Any]:
     """The folders of corpora in a configuration."""
     mixture = values.get("MIXTURE_OR_TASK_NAME")
     if isinstance(mixture, Mapping):
-        return [path.partition(":")[0] for path in mixture]
+        return [neutral.part_of_mixture(path)[0] for path in mixture]
     return [values.get("CORPUS_DIR")]
 
 
