@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def check(name: str) -> None:
 
 @functools.lru_cache
 def find(name: str) -> Judge:
-    """Imports the function that a name stands for; this runs its module.
+    """Imports the function of a name such as "file.py:function"; runs its module.
 
     Raises:
         InputError: There is no such file, module or function, or its import fails.
@@ -80,8 +81,10 @@ def _module(place: str) -> Any:
     file = pathlib.Path(place)
     if file.suffix != ".py":
         return importlib.import_module(place)
-    spec = importlib.util.spec_from_file_location(f"judge_of_{file.stem}", file)
+    name = f"judge_of_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None  # the suffix has a loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their own module up
     spec.loader.exec_module(module)
     return module

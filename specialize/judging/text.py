@@ -21,14 +21,15 @@ def judge(
         gold: Accepted answer, or several of which any is right.
         answer_type: Kind of answer: "number", "choice", "boolean", "yes_no",
             "valid_invalid", "words", "brackets" or "text". None infers it from `gold`.
-        judge: "exact", or "reference" for the judge of the paper's code.
+        judge: "exact", "reference" for the judge of the paper's code, or a function
+            of your own, "file.py:function".
 
     Returns:
         The verdict: whether the text is right, the answer it states, and how that was
         found.
 
     Raises:
-        InputError: An unknown answer type or judge.
+        InputError: An unknown answer type or judge, or your function fails.
 
     Example:
         >>> specialize.judge("6 * 3 = 18, so the answer is 18.", gold="18")
@@ -38,4 +39,4 @@ def judge(
     """
     golds = [str(gold)] if isinstance(gold, str | float | int) else [*map(str, gold)]
     spec = JudgeSpec(judge, answer_type or answers.infer_answer_type(golds))
-    return answers.judge(text, golds, spec.answer_type or "text", spec.judge)
+    return answers.verdict(text, golds, spec)
