@@ -76,7 +76,7 @@ class Sources:
             )
 
     @property
-    def spec(self) -> "TaskSpec":
+    def spec(self) -> TaskSpec:
         """The task, with the type of the answers of the file of problems."""
         return of_file(find(self.task), self.problems)
 
@@ -126,11 +126,9 @@ class AcceptanceSpec:
             checks.real("near_duplicates", self.near_duplicates, above=0.0, most=1.0)
         checks.whole("max_samples", self.max_samples, optional=True)
 
-    def of(self, sources: Sources) -> "AcceptanceSpec":
-        """The same with the judge of the task, unless it has another."""
-        if self.judge is not None:
-            return self
-        return dataclasses.replace(self, judge=sources.judge)
+    def judge_of(self, sources: Sources) -> JudgeSpec:
+        """The judge of the samples of some files."""
+        return self.judge or sources.judge
 
     @property
     def compares_samples(self) -> bool:

@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 
 from specialize.corpus.building import pipeline, stages
-from specialize.corpus.spec import AlignmentSpec, FolderSpec, RecordsSpec, Sources
+from specialize.corpus.spec import (
+    AcceptanceSpec,
+    AlignmentSpec,
+    FolderSpec,
+    RecordsSpec,
+    Sources,
+)
 from specialize.corpus.storage import shards
 from specialize.corpus.storage.cards import read_card
 from specialize.errors import InputError
+from specialize.judging.spec import JudgeSpec
 
 RECORDS = RecordsSpec(demonstrations=2)
 
@@ -69,6 +76,26 @@ def test_the_stages_write_the_records_that_build_writes(world, staged, tmp_path)
             np.testing.assert_array_equal(
                 getattr(record.target, field.name), getattr(other.target, field.name)
             )
+
+
+def test_the_judge_of_verify_is_that_of_the_rationales_too(world, tmp_path):
+    (tmp_path / "odd.py").write_text("def odd(text, golds): return len(text) % 2 == 1")
+    judge = AcceptanceSpec(JudgeSpec(f"{tmp_path}/odd.py:odd"))
+    right, aligned = tmp_path / "right.jsonl", tmp_path / "aligned.jsonl"
+    given = sources(world, world.completions, teacher="grammar")
+    stages.verify(given, right, acceptance=judge, processes=1)
+    stages.align(sources(world, right), alignment(world), aligned, processes=1)
+    staged = write(world, aligned, tmp_path / "staged")
+    built = pipeline.build(
+        given,
+        alignment(world),
+        FolderSpec(tmp_path / "built", num_shards=2),
+        acceptance=judge,
+        records=RECORDS,
+        processes=1,
+    )
+    assert staged.funnel == built.funnel
+    assert 0 < built.funnel["human"]["verified"] < built.funnel["human"]["read"]
 
 
 def test_every_rejected_sample_is_listed_with_its_reason(world, staged):

@@ -132,10 +132,8 @@ def assemble(
     fingerprint = fingerprint_of(alignment, records, material)
     shards.check_fingerprint(fingerprint)
     questions = list(material.questions)
-    samples, judging = material.samples, acceptance.judge
-    assert judging is not None  # the caller takes that of the task
-    policy = samples.reasoning
-    render = _Render(alignment, records, questions, material, fingerprint, out, policy)
+    samples, judging = material.samples, material.judge
+    render = _Render(alignment, records, questions, material, fingerprint, out)
     decide = functools.partial(_decide, acceptance=acceptance)
     with shared_folder(out.path, staging) as folder:
         pipeline = ab.Pipeline(options=PipelineOptions(list(options)))
@@ -149,7 +147,7 @@ def assemble(
             | "files" >> ab.Create([os.fspath(path) for path in samples.files])
             | "lines" >> ab.FlatMap(read_lines)
             | "spread lines" >> ab.Reshuffle()
-            | "judge" >> ab.ParDo(_VerifyLines(judging, alignment, questions, policy))
+            | "judge" >> ab.ParDo(_VerifyLines(material, alignment, questions))
         )
         decided = (
             (humans, completions)
@@ -218,16 +216,12 @@ class _VerifyRationales(ab.DoFn):
 
 class _VerifyLines(ab.DoFn):
     def __init__(
-        self,
-        judging: JudgeSpec,
-        alignment: AlignmentSpec,
-        problems: list[Problem],
-        reasoning: str,
+        self, material: Material, alignment: AlignmentSpec, problems: list[Problem]
     ):
-        self._judging = judging
+        self._judging = material.judge
         self._alignment = alignment
         self._problems = problems
-        self._reasoning = reasoning
+        self._reasoning = material.samples.reasoning
 
     def setup(self) -> None:
         self._questions = Questions(self._problems, self._reasoning)
@@ -287,7 +281,6 @@ class _Render(ab.DoFn):
         material: Material,
         fingerprint: Fingerprint,
         out: FolderSpec,
-        reasoning: str,
     ):
         self._alignment = alignment
         self._records = records
@@ -296,7 +289,7 @@ class _Render(ab.DoFn):
         self._judge = material.judge
         self._fingerprint = fingerprint
         self._num_shards = out.num_shards
-        self._reasoning = reasoning
+        self._reasoning = material.samples.reasoning
 
     def setup(self) -> None:
         self._renderer = Renderer(

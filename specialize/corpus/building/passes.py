@@ -90,7 +90,7 @@ class Material:
         pool: problems to draw demonstrations from; None draws from `questions`.
         samples: rationales, and completions or aligned samples.
         card: origin of the data.
-        judge: the judge of the samples.
+        judge: the judge of the samples, and of answers as the student spells them.
         earlier: the funnel of earlier stages, if the samples are already aligned.
     """
 
@@ -98,7 +98,7 @@ class Material:
     pool: Sequence[Problem] | None
     samples: Samples
     card: Card
-    judge: JudgeSpec | None = None
+    judge: JudgeSpec
     earlier: Funnel | None = None
 
 
@@ -282,7 +282,7 @@ def _prepare_render(
     records: RecordsSpec,
     problems: list[Problem],
     pool: list[Problem] | None,
-    judge: JudgeSpec | None,
+    judge: JudgeSpec,
     spool: str,
     reasoning: str,
 ) -> tuple[Renderer, Questions, SpoolWriter]:

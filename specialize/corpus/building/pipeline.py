@@ -65,23 +65,18 @@ def build(
     """
     shards.check_output(folder.path, replace=folder.replace)
     questions = sources.read()
-    acceptance = acceptance.of(sources)
     rationales = with_rationale(questions) if sources.rationales else []
     extra = records.demonstrations_from
     material = Material(
         questions,
         demonstration_pool(sources, records),
-        Samples(
-            rationales,
-            sources.completions,
-            reasoning=cards.reasoning_of(sources),
-        ),
+        Samples(rationales, sources.completions, reasoning=cards.reasoning_of(sources)),
         cards.corpus_card(
             sources,
             rationales=bool(rationales),
             more_sources=() if extra is None else (extra,),
         ),
-        judge=acceptance.judge,
+        acceptance.judge_of(sources),
     )
     if beam_options is not None:
         from specialize.corpus.building import beam
@@ -110,11 +105,10 @@ def assemble(
     fingerprint = fingerprint_of(alignment, records, material)
     shards.check_fingerprint(fingerprint)
     workers = default_processes() if processes is None else processes
-    assert acceptance.judge is not None  # the callers take that of the task
     verified = verify_all(
         material.samples,
         material.questions,
-        acceptance.judge,
+        material.judge,
         alignment=alignment,
         thorough=acceptance.compares_samples,
         processes=workers,

@@ -93,12 +93,11 @@ def verify(
     card = cards.corpus_card(sources, problems=False)
     policy = cards.reasoning_of(sources)
     samples = Samples([], sources.completions, reasoning=policy)
-    acceptance = acceptance.of(sources)
-    assert acceptance.judge is not None  # `of` gives one
+    judge = acceptance.judge_of(sources)
     chunks = verify_all(
         samples,
         problems,
-        acceptance.judge,
+        judge,
         alignment=alignment,
         thorough=True,
         processes=workers,
@@ -127,7 +126,7 @@ def verify(
     card = dataclasses.replace(
         card,
         funnel=funnel.to_json(),
-        judge=dataclasses.asdict(acceptance.judge),
+        judge=dataclasses.asdict(judge),
         spelling={} if alignment is None else _spelling(alignment),
     )
     cards.write_card(out, card)
@@ -270,16 +269,11 @@ def write(
         demonstration_pool(sources, records),
         Samples(rationales, [aligned], aligned=True),
         final,
-        judge=_judge(card, sources, aligned),
+        _judge(card, sources, aligned),
         earlier=Funnel.from_json(card.funnel, aligned),
     )
     return assemble(
-        material,
-        alignment,
-        records,
-        AcceptanceSpec(sources.judge),
-        folder,
-        processes=processes,
+        material, alignment, records, AcceptanceSpec(), folder, processes=processes
     )
 
 
