@@ -162,26 +162,18 @@ def _thoughts(text: str) -> Parts:
 
 
 def _between_tags(spans: Sequence[Span], text: str) -> list[Span]:
-    """The spans without tags and marks inside them."""
+    """The spans without tags and marks inside them; none is empty."""
     found: list[Span] = []
     for begin, end in sorted(spans):
-        for pattern in (_WRAPPERS, THOUGHT, CHANNEL, END_TOKENS):
-            if pattern.search(text, begin, end):
-                break
-        else:
-            found.append((begin, end))
-            continue
         marks = sorted(
             mark.span()
             for pattern in (_WRAPPERS, THOUGHT, CHANNEL, END_TOKENS)
             for mark in pattern.finditer(text, begin, end)
         )
-        for mark in marks:
-            if mark[0] > begin:
-                found.append((begin, mark[0]))
-            begin = max(begin, mark[1])
-        if begin < end:
-            found.append((begin, end))
+        for first, last in (*marks, (end, end)):
+            if first > begin:
+                found.append((begin, first))
+            begin = max(begin, last)
     return found
 
 

@@ -210,6 +210,15 @@ def test_a_token_that_the_cut_divides_has_one_hot_rows_and_all_others_are_exact(
                 )
 
 
+@pytest.mark.parametrize("policy", ["drop", "keep"])
+def test_a_token_of_two_tags_without_text_between_them_leaves_nothing(policy):
+    words = ["<think>", "Hm", "</think", "><", "think>", "So", "</think>", "72"]
+    tokens = tuple(token(word, 0.9) for word in words)
+    one = completion("".join(words), tokens=tokens)
+    found = apart(Sample(one, "x"), policy).completion
+    assert all(part.token and not part.is_unknown for part in found.tokens)
+
+
 @pytest.mark.parametrize("method", ["bytes", "dtw"])
 def test_nothing_about_a_token_without_distribution_is_taught_as_soft(tmp_path, method):
     vocabulary = vocabulary_of(tmp_path, ["▁She", "▁sold", "▁72"])
