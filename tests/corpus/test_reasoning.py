@@ -339,6 +339,15 @@ def test_refused_reasoning_is_counted(world, thoughtful, tmp_path):
     assert manifest.fingerprint.sampling["reasoning"] == "refuse"
 
 
+def test_what_align_refuses_is_counted_by_its_reason(world, thoughtful, tmp_path):
+    sources = Sources(world.problems, [thoughtful], reasoning="refuse")
+    student = AlignmentSpec(world.vocabulary)
+    funnel = stages.align(sources, student, tmp_path / "a.jsonl", processes=1)
+    assert funnel.rejected["reasoning"] > 0
+    assert "unaligned" not in funnel.rejected
+    assert funnel.read - funnel.verified == sum(funnel.rejected.values())
+
+
 def test_what_was_dropped_cannot_be_kept(world, thoughtful, tmp_path):
     card = cards.Card("t", sampling={"reasoning": "drop"})
     cards.write_card(thoughtful, card)

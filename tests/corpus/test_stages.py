@@ -178,7 +178,7 @@ def test_align_refuses_a_file_where_nothing_aligns(world, tmp_path):
     line = {"problem_id": "gsm8k-train-0", "sample": 0, "text": "a"}
     line |= {"tokens": ["b"], "token_logprobs": [0.0], "top_logprobs": [{}]}
     poor.write_text(json.dumps(line))
-    with pytest.raises(InputError, match="none of 1 completions"):
+    with pytest.raises(InputError, match="none of 1 comp.*'tokens_do_not_spell_the"):
         stages.align(
             sources(world, poor), alignment(world), tmp_path / "out.jsonl", processes=1
         )

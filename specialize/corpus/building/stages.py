@@ -351,6 +351,7 @@ def _align(
         for sample in parse_line(line, questions):
             read += 1
             if sample.rejection is not None:
+                rejected.append(sample.rejection)
                 continue
             completion = sample.completion
             if judge is not None:

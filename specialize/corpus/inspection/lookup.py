@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from specialize.corpus.building.rendering import Renderer, human_completion
+from specialize.corpus.choices import REASONING
 from specialize.corpus.completions import Questions, Sample, read_completions
 from specialize.corpus.inspection.view import View, view, view_record
 from specialize.corpus.plain_text.round_trip import writer_of
@@ -229,9 +230,8 @@ def _sample(
 ) -> Sample:
     """A sample, with its reasoning treated as `policy` or the file's card says."""
     for path in paths:
-        card = cards.read_card(path)
-        stated = None if card is None else card.sampling.get("reasoning")
-        for sample in read_completions(path, problems, policy or stated or "drop"):
+        wanted = policy or cards.stated_reasoning(path) or REASONING[0]
+        for sample in read_completions(path, problems, wanted):
             completion = sample.completion
             if (completion.problem_id, completion.sample) == (problem_id, number):
                 return sample

@@ -191,13 +191,13 @@ def reasoning_of(sources: Sources) -> str:
     """What is done with reasoning: as asked for, as the cards say, or dropped.
 
     Raises:
-        InputError: it is to be kept, but the completions were imported without it.
+        InputError: another treatment is asked for than that of completions which
+            were made without their reasoning, or a card states an unknown one.
     """
-    cards = [(path, read_card(path)) for path in sources.completions]
     stated = [
-        (path, str(card.sampling["reasoning"]))
-        for path, card in cards
-        if card is not None and "reasoning" in card.sampling
+        (path, policy)
+        for path in sources.completions
+        if (policy := stated_reasoning(path)) is not None
     ]
     for path, policy in stated:
         if sources.reasoning not in (None, policy) and policy != "keep":
@@ -206,8 +206,21 @@ def reasoning_of(sources: Sources) -> str:
                 f"{policy!r}, which left no reasoning in it. Make that file again, or "
                 "leave --reasoning out."
             )
-        checks.one_of("reasoning", policy, REASONING)
     return sources.reasoning or (stated[0][1] if stated else REASONING[0])
+
+
+def stated_reasoning(completions: Path) -> str | None:
+    """What was done with reasoning, as the card beside an export states it.
+
+    Raises:
+        InputError: it is none of `REASONING`.
+    """
+    card = read_card(completions)
+    if card is None or "reasoning" not in card.sampling:
+        return None
+    policy: str = card.sampling["reasoning"]
+    checks.one_of(f"{card_path(completions)}: reasoning", policy, REASONING)
+    return policy
 
 
 def source(path: Path) -> dict[str, Any]:
