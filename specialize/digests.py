@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import pathlib
 
 from specialize import typed_json
 
@@ -34,13 +35,25 @@ def vocabulary_digest(name: str | os.PathLike[str]) -> str:
 def file_digest(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file in hexadecimal digits; an unchanged file is read once.
 
+    For a folder that `datasets` saved, it is the digest of its data files' digests.
+
     Raises:
         OSError: The file cannot be read.
         InputError: It is a device.
     """
     typed_json.refuse_device(path, remedy="Name a file.")
+    if parts := dataset_files(path):
+        return hashlib.sha256("".join(map(file_digest, parts)).encode()).hexdigest()
     state = os.stat(path)
     return _digest(os.fspath(path), state.st_size, state.st_mtime_ns)
+
+
+def dataset_files(path: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """The data files of a folder that `datasets` saved; [] for any other path."""
+    folder = pathlib.Path(path)
+    if not os.path.isfile(folder / "dataset_info.json"):
+        return []
+    return sorted(folder.glob("*.arrow"))
 
 
 @functools.lru_cache(maxsize=8192)

@@ -41,32 +41,50 @@ def read_lines(path: Path) -> Iterator[Line]:
     Raises:
         InputError: the file is missing, unreadable or empty.
     """
+    refuse_stream(path)
     file = pathlib.Path(path)
-    if outputs.is_stream(file):
+    some = False
+    with unzipped(file) as stream:
+        first = _line(stream, file)
+        if first.strip() and not _is_object(first):
+            rest = stream.read(typed_json.MOST_BYTES)
+            if _is_object(first + rest):
+                yield Line(str(file), first + rest)
+                return
+            # Not one object either: the first line says what is wrong.
+            typed_json.decode(first, typed_json.Object, f"{file}:1", remedy=_ONE_OBJECT)
+        number = 1
+        while first:
+            if first.strip():
+                some = True
+                yield Line(f"{file}:{number}", first)
+            first = _line(stream, file)
+            number += 1
+    if not some:
+        raise InputError(f"{file} is empty. A run needs at least one completion.")
+
+
+def refuse_stream(path: Path) -> None:
+    """Raises an `InputError` for a pipe or device, which can be read only once."""
+    if outputs.is_stream(path):
         raise InputError(
-            f"{file} is a pipe or device, but a file of completions is read several "
+            f"{path} is a pipe or device, but a file of completions is read several "
             "times. Write it to a file first."
         )
-    some = False
+
+
+@contextlib.contextmanager
+def unzipped(file: pathlib.Path) -> Generator[gzip.GzipFile | io.BufferedReader]:
+    """A stream of the bytes of a file of completions, gzipped or not.
+
+    Raises:
+        InputError: the file cannot be read, on entry or while it is read.
+    """
     try:
-        with _open(file) as stream:
-            first = _line(stream, file)
-            if first.strip() and not _is_object(first):
-                rest = stream.read(typed_json.MOST_BYTES)
-                if _is_object(first + rest):
-                    yield Line(str(file), first + rest)
-                    return
-                # Not one object either: the first line says what is wrong.
-                typed_json.decode(
-                    first, typed_json.Object, f"{file}:1", remedy=_ONE_OBJECT
-                )
-            number = 1
-            while first:
-                if first.strip():
-                    some = True
-                    yield Line(f"{file}:{number}", first)
-                first = _line(stream, file)
-                number += 1
+        with open(file, "rb") as stream:
+            zipped = stream.read(2) == b"\x1f\x8b"
+        with gzip.open(file) if zipped else open(file, "rb") as stream:
+            yield stream
     except InputError:
         raise
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -79,8 +97,6 @@ def read_lines(path: Path) -> Iterator[Line]:
             "notebook dump."
         )
         raise typed_json.unreadable(file, error, remedy=remedy) from error
-    if not some:
-        raise InputError(f"{file} is empty. A run needs at least one completion.")
 
 
 @contextlib.contextmanager
@@ -96,12 +112,6 @@ def staged_lines(path: Path) -> Generator[gzip.GzipFile | io.BufferedWriter]:
         else:
             with open(staged, "wb") as stream:
                 yield stream
-
-
-def _open(file: pathlib.Path) -> gzip.GzipFile | io.BufferedReader:
-    with open(file, "rb") as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
-    return gzip.open(file) if zipped else open(file, "rb")
 
 
 def _line(stream: gzip.GzipFile | io.BufferedReader, file: pathlib.Path) -> bytes:

@@ -192,6 +192,8 @@ def test_an_input_that_cannot_be_read_is_one_error(world, tmp_path, name):
             read_problems(tmp_path / name, "gsm8k")
     with pytest.raises(InputError):
         list(read_lines(pathlib.Path("/dev/zero")))
+    with pytest.raises(InputError):  # before it is opened to make its digest
+        cards.corpus_card(Sources(world.problems, [tmp_path / name], "gsm8k", "t"))
 
 
 def test_no_control_character_of_a_teacher_is_shown():

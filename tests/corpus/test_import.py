@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import math
+import os
 import random
 import re
 
@@ -21,8 +22,9 @@ from specialize.corpus.importing.matching import Finder
 from specialize.corpus.importing.report import LOSSES
 from specialize.corpus.records import Problem
 from specialize.corpus.spec import AlignmentSpec, FolderSpec, RecordsSpec, Sources
-from specialize.corpus.storage.cards import read_card
+from specialize.corpus.storage.cards import Card, read_card, write_card
 from specialize.corpus.tasks.known import read_problems
+from specialize.digests import file_digest
 from specialize.errors import InputError
 
 
@@ -546,6 +548,39 @@ def test_a_table_has_rows(world, problems, lines, tmp_path, ending):
     assert {line["text"] for line in lines[:12]} <= set(texts)
 
 
+def test_a_folder_of_datasets_has_rows_and_its_card_names_it(
+    world, problems, lines, tmp_path
+):
+    pyarrow = pytest.importorskip("pyarrow")
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "dataset_info.json").write_text("{}")
+    file = folder / "data-00000-of-00001.arrow"
+    table = pyarrow.Table.from_pylist(made_of(rows("problem", "text"), lines, problems))
+    with (
+        pyarrow.OSFile(str(file), "wb") as sink,
+        pyarrow.ipc.new_stream(sink, table.schema) as stream,
+    ):
+        stream.write_table(table)
+    assert imported(world, folder, tmp_path / "o.jsonl").written == 12
+    (source,) = read_card(tmp_path / "o.jsonl").sources
+    assert (source["file"], source["bytes"]) == ("saved", file.stat().st_size)
+    digest = file_digest(folder)
+    file.write_bytes(file.read_bytes() + b"\0")
+    assert file_digest(folder) != digest == source["sha256"]
+
+
+def test_exports_that_were_sampled_otherwise_are_not_imported_as_one(
+    world, lines, tmp_path
+):
+    files = [tmp_path / "0.jsonl", tmp_path / "1.jsonl"]
+    for number, file in enumerate(files):
+        write_card(write(file, [lines[number]]), Card("t", sampling={"seed": number}))
+    with pytest.raises(InputError, match="differ in sampling"):
+        convert(Sources(world.problems, files), tmp_path / "o.jsonl")
+    assert not (tmp_path / "o.jsonl").exists()
+
+
 @pytest.mark.parametrize("marks", ["<|im_end|>", "</s>\n", "<|eot_id|><|end_of_text|>"])
 def test_end_marks_after_a_text_are_no_part_of_it(
     world, problems, lines, tmp_path, marks
@@ -738,6 +773,7 @@ def bad_files(folder):
     (folder / "cut.jsonl.gz").write_bytes(gzip.compress(b"{}\n" * 999)[:-9])
     (folder / "cut.json.gz").write_bytes(gzip.compress(b"[" + b"{}," * 9999)[:-9])
     (folder / "folder").mkdir()
+    os.mkfifo(folder / "fifo")
     (folder / "latin.jsonl").write_bytes(b'{"text": "\xe9"}')
 
 
@@ -752,6 +788,7 @@ def bad_files(folder):
         ("cut.jsonl.gz", "damaged gzip"),
         ("cut.json.gz", "damaged gzip"),
         ("folder", "is a folder"),
+        ("fifo", "is a pipe or device"),
         ("absent", "does not exist"),
         ("latin.jsonl", "not UTF-8"),
     ],

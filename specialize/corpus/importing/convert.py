@@ -3,19 +3,17 @@
 import collections
 import contextlib
 import dataclasses
-import gzip
 import itertools
 import json
 import os
 import pathlib
 import re
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 
-from specialize import checks, outputs, typed_json
+from specialize import checks, typed_json
 from specialize.corpus.building.verification import verify
 from specialize.corpus.choices import LAYOUTS
 from specialize.corpus.completions import Sample, apart, completion_to_json
@@ -29,7 +27,13 @@ from specialize.corpus.importing.layouts import (
 )
 from specialize.corpus.importing.matching import Finder
 from specialize.corpus.importing.report import EXAMPLES, LOSSES, Example, Report
-from specialize.corpus.lines import Line, read_lines, staged_lines
+from specialize.corpus.lines import (
+    Line,
+    read_lines,
+    refuse_stream,
+    staged_lines,
+    unzipped,
+)
 from specialize.corpus.records import Completion, Problem
 from specialize.corpus.sampling.spec import CONVENTIONS
 from specialize.corpus.sampling.wire import sound
@@ -37,6 +41,7 @@ from specialize.corpus.spec import Sources
 from specialize.corpus.spelling import spell
 from specialize.corpus.storage import cards
 from specialize.corpus.tasks.rows import read_rows
+from specialize.digests import dataset_files
 from specialize.errors import InputError
 from specialize.judging.segments import END_TOKENS
 from specialize.judging.spec import JudgeSpec
@@ -105,6 +110,7 @@ def convert(
     if out is not None:
         cards.check_name(out)
     problems = sources.read()
+    card = cards.corpus_card(sources, problems=False)
     policy = cards.reasoning_of(sources)
     finder = Finder(problems, sources.spec.name, _requests(spec.requests))
     report = Report()
@@ -124,7 +130,7 @@ def convert(
                 "and the --layout or the fields of the file."
             )
     if out is not None:
-        cards.write_card(out, _card(sources, spec, policy, report))
+        cards.write_card(out, _card(card, sources, spec, policy, report))
     return report
 
 
@@ -167,9 +173,7 @@ class _Work:
                 names = [*found.clues.ids[:2], *found.clues.texts[:1]]
                 report.lose("no_match", f"{line.where}: {' | '.join(names)}")
             elif (
-                one.tokens is None
-                and one.answer.strip()
-                and not (spec.without_logprobs)
+                one.tokens is None and one.answer.strip() and not spec.without_logprobs
             ):
                 report.lose("no_logprobs", line.where)
             else:
@@ -235,16 +239,13 @@ def _lines(path: Path) -> Iterator[Line]:
     """The objects of JSON lines, of one JSON object, of a JSON list, or of a table."""
     file = pathlib.Path(path)
     name = file.name.lower().removesuffix(".gz")
-    if name.endswith(_TABLES) or os.path.isfile(file / "dataset_info.json"):
+    if name.endswith(_TABLES) or dataset_files(file):
         for where, row in read_rows(file):
             yield Line(where, json.dumps(row, default=str).encode())
         return
-    if not _is_list(file):
+    if not (data := _list(file)):
         yield from read_lines(file)
         return
-    data = typed_json.read_bytes(file, remedy=_REMEDY)
-    if data[:2] == b"\x1f\x8b":
-        data = _unzipped(data, file)
     parts = typed_json.decode(data, list[msgspec.Raw], file, remedy=_REMEDY)
     if not parts:
         raise InputError(f"{file} is an empty list. {_REMEDY}")
@@ -252,35 +253,17 @@ def _lines(path: Path) -> Iterator[Line]:
         yield Line(f"{file}#{number}", bytes(part))
 
 
-def _is_list(file: pathlib.Path) -> bool:
-    if outputs.is_stream(file):
-        return False  # `read_lines` says what is wrong
-    try:
-        with open(file, "rb") as stream:
-            zipped = stream.read(2) == b"\x1f\x8b"
-        opener: Callable[[pathlib.Path], Any] = gzip.open if zipped else _open
-        with opener(file) as stream:
-            head = cast(bytes, stream.read(4096))
-    except (OSError, EOFError, zlib.error, ValueError):
-        return False
-    return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
-
-
-def _open(file: pathlib.Path) -> Any:
-    return open(file, "rb")
-
-
-def _unzipped(data: bytes, file: pathlib.Path) -> bytes:
-    try:
-        with gzip.open(file) as stream:
-            unpacked = stream.read(typed_json.MOST_BYTES + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{file}: damaged gzip file ({error}). Copy it again.") from (
-            error
-        )
-    if len(unpacked) > typed_json.MOST_BYTES:
+def _list(file: pathlib.Path) -> bytes:
+    """The content of a file that begins as a JSON list; b"" if it does not."""
+    refuse_stream(file)
+    with unzipped(file) as stream:
+        head = stream.read(4096)
+        if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] != b"[":
+            return b""
+        data = head + stream.read(typed_json.MOST_BYTES)
+    if len(data) > typed_json.MOST_BYTES:
         raise InputError(f"{file} is a list over 1 GiB. Write JSON lines instead.")
-    return unpacked
+    return data
 
 
 def _requests(paths: Sequence[Path]) -> dict[str, Clues]:
@@ -304,24 +287,15 @@ def _line(completion: Completion) -> bytes:
 
 
 def _card(
-    sources: Sources, spec: ImportSpec, policy: str, report: Report
+    card: cards.Card, sources: Sources, spec: ImportSpec, policy: str, report: Report
 ) -> cards.Card:
-    names = [sources.teacher] if sources.teacher else sorted(report.models)
+    """The card of the files, with what the import found in them."""
+    models = "" if sources.teacher else "+".join(sorted(report.models))
     logprobs = "none" if report.one_hot == report.written else spec.logprobs
-    known = [card for path in sources.completions if (card := cards.read_card(path))]
-    earlier = known[0] if known else cards.Card(cards.UNKNOWN)
-    return cards.Card(
-        teacher="+".join(names or sorted({card.teacher for card in known}))
-        or cards.UNKNOWN,
-        prompt_sha256=earlier.prompt_sha256,
-        sampling={
-            **earlier.sampling,
-            "reasoning": policy,
-            "logprobs": earlier.sampling.get("logprobs", logprobs),
-        },
-        licences=sources.licences(),
-        task=sources.label,
-        sources=[cards.source(path) for path in sources.completions],
+    return dataclasses.replace(
+        card,
+        teacher=models or card.teacher,
+        sampling={"logprobs": logprobs, **card.sampling, "reasoning": policy},
         imported={
             "layouts": dict(sorted(report.layouts.items())),
             "read": report.read,

@@ -13,10 +13,11 @@ from typing import Any
 
 from specialize import checks, outputs, typed_json, versions
 from specialize.corpus.choices import REASONING
+from specialize.corpus.lines import refuse_stream
 from specialize.corpus.spec import Sources
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.tasks.known import UNKNOWN
-from specialize.digests import file_digest
+from specialize.digests import dataset_files, file_digest
 from specialize.errors import InputError
 
 Path = str | os.PathLike[str]
@@ -154,8 +155,11 @@ def corpus_card(
         more_sources: other input files to list.
 
     Raises:
-        InputError: a file is missing, or the cards of the inputs contradict each other.
+        InputError: a file is missing or a pipe, or the cards of the inputs contradict
+            each other.
     """
+    for path in sources.completions:
+        refuse_stream(path)
     found = [(path, read_card(path)) for path in sources.completions]
     known = [(path, card) for path, card in found if card is not None]
     for field in ("prompt_sha256", "sampling"):
@@ -224,7 +228,7 @@ def stated_reasoning(completions: Path) -> str | None:
 
 
 def source(path: Path) -> dict[str, Any]:
-    """Name, size and digest of an input file.
+    """Name, size and digest of an input file or folder of `datasets`.
 
     Raises:
         InputError: the file cannot be read.
@@ -234,4 +238,5 @@ def source(path: Path) -> dict[str, Any]:
         digest = file_digest(file)
     except (OSError, ValueError) as error:
         raise typed_json.unreadable(file, error, remedy="Check the path.") from error
-    return {"file": file.name, "bytes": file.stat().st_size, "sha256": digest}
+    size = sum(one.stat().st_size for one in dataset_files(file) or [file])
+    return {"file": file.name, "bytes": size, "sha256": digest}
