@@ -26,7 +26,7 @@ from specialize.corpus.importing.layouts import (
     read,
 )
 from specialize.corpus.importing.matching import Finder
-from specialize.corpus.importing.report import EXAMPLES, LOSSES, Example, Report
+from specialize.corpus.importing.report import EXAMPLES, Example, Report
 from specialize.corpus.lines import (
     Line,
     read_lines,
@@ -168,7 +168,10 @@ class _Work:
             problem = self._finder.find(found.clues)
         for one in found.found:
             if isinstance(one, Lost):
-                self._lose(one.reason, one.detail, line.where)
+                detail = one.detail
+                if line.where not in detail:
+                    detail = f"{line.where}: {detail}"
+                report.lose(one.reason, detail)
             elif problem is None:
                 names = [*found.clues.ids[:2], *found.clues.texts[:1]]
                 report.lose("no_match", f"{line.where}: {' | '.join(names)}")
@@ -180,10 +183,6 @@ class _Work:
                 numbered = layout in ("ours", "notebook")
                 number = self._number(problem.id, one.sample if numbered else None)
                 yield self._kept(line, problem, one, number)
-
-    def _lose(self, reason: str, detail: str, where: str) -> None:
-        shown = detail if where in detail else f"{where}: {detail}"
-        self._report.lose(reason if reason in LOSSES else "malformed", shown)
 
     def _number(self, problem_id: str, wanted: int | None) -> int:
         taken = self._taken[problem_id]
@@ -200,7 +199,6 @@ class _Work:
         sample = apart(Sample(_ended(before), line.where), self._policy)
         after = sample.completion
         verdict = verify(sample, problem, self._judge)
-        report.read += 1
         report.written += 1
         report.reasoned += sample.reasoned
         report.one_hot += after.tokens is None

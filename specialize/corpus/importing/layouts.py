@@ -89,13 +89,11 @@ class Read(NamedTuple):
     """What was read of one object.
 
     Attributes:
-        layout: its layout.
         clues: what it says about its question.
         found: its completions, without the id of the problem, or why they are lost.
         model: name of the teacher, if it says one.
     """
 
-    layout: str
     clues: Clues
     found: list[Completion | Lost]
     model: str | None = None
@@ -150,7 +148,7 @@ def read(line: Line, record: Json, layout: str, fields: Fields = Fields()) -> Re
     else:
         found = _choices({"choices": _of_rows(record, fields)}, where)
     name = model if isinstance(model, str) and model else None
-    return Read(layout, clues_of(record, fields), found, name)
+    return Read(clues_of(record, fields), found, name)
 
 
 def clues_of(record: Json, fields: Fields = Fields()) -> Clues:
@@ -213,24 +211,15 @@ def _of_batch(record: Json) -> tuple[Json | None, list[Completion | Lost]]:
 def _choices(body: Json, where: str) -> list[Completion | Lost]:
     """The completions of a response with `choices`."""
     try:
-        # Texts from elsewhere may hold half a surrogate pair, which JSON can write.
-        data = json.dumps(body).encode()
-        found = read_choices(data, where, rows=False)
+        found = read_choices(body, where, rows=False)
     except Unusable as error:
-        return [_lost(error)]
+        return [Lost(error.reason, str(error))]
     return [
         Completion("", at, one.text, one.tokens, one.finish_reason, one.reasoning)
         if isinstance(one, Choice)
-        else _lost(one)
+        else Lost(one.reason, str(one))
         for at, one in enumerate(found)
     ] or [Lost("malformed", f"{where}: no completions")]
-
-
-def _lost(error: Unusable) -> Lost:
-    return Lost(error.reason if error.reason in _KNOWN else "malformed", str(error))
-
-
-_KNOWN = "error no_text no_logprobs bad_logprobs tokens_differ only_reasoning".split()
 
 
 def _of_vllm(output: Json) -> Json:
@@ -246,10 +235,11 @@ def _of_vllm(output: Json) -> Json:
                 options[name] = option | {"token": option.get("decoded_token")}
             own = options.get(str(index), {})
             tokens.append({**own, "top_logprobs": list(options.values())})
-    made = choice(None, None, output.get("finish_reason"), tokens)
-    made |= {"text": output.get("text")}
-    del made["message"]
-    return made
+    return {
+        "text": output.get("text"),
+        "finish_reason": output.get("finish_reason"),
+        "logprobs": {"content": tokens} if tokens else None,
+    }
 
 
 def _of_messages(record: Json) -> list[Json]:

@@ -23,7 +23,7 @@ LOSSES = {
     "no_text": "refused by the teacher",
     "only_reasoning": REASONS["only_reasoning"],
     "no_logprobs": "no log-probabilities (see --without_logprobs)",
-    "bad_logprobs": "log-probabilities that are none",
+    "bad_logprobs": "invalid log-probabilities",
     "tokens_differ": REASONS["tokens_do_not_spell_the_text"],
     "tokens_do_not_spell_the_text": REASONS["tokens_do_not_spell_the_text"],
     "unexpected_beginning": REASONS["unexpected_beginning"],
@@ -55,8 +55,7 @@ class Report:
     """The counts of an import.
 
     Attributes:
-        read: completions found.
-        written: of those, completions in the output.
+        written: completions in the output.
         layouts: number of objects of each layout.
         lost: number of completions that are not written, by reason.
         found: the first places and details of each reason.
@@ -69,7 +68,6 @@ class Report:
         models: names of teachers in the files.
     """
 
-    read: int = 0
     written: int = 0
     layouts: collections.Counter[str] = dataclasses.field(
         default_factory=collections.Counter[str]
@@ -89,9 +87,13 @@ class Report:
     examples: list[Example] = dataclasses.field(default_factory=list[Example])
     models: set[str] = dataclasses.field(default_factory=set[str])
 
+    @property
+    def read(self) -> int:
+        """Number of completions found."""
+        return self.written + self.lost.total()
+
     def lose(self, reason: str, detail: str) -> None:
         """Counts a completion that is not written."""
-        self.read += 1
         self.lost[reason] += 1
         found = self.found.setdefault(reason, [])
         if len(found) < EXAMPLES:

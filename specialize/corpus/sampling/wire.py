@@ -107,15 +107,28 @@ def usable_choices(
 
 
 def read_choices(
-    body: bytes, where: str, *, spelt: bool = True, rows: bool = True
+    body: bytes | dict[str, Any],
+    where: str,
+    *,
+    spelt: bool = True,
+    rows: bool = True,
 ) -> list[Choice | Unusable]:
     """Every choice of a response, or why it cannot be used; see `usable_choices`.
+
+    Args:
+        body: JSON as the server sent it, or the object that it holds.
+        where: name of the response in messages.
+        spelt: whether tokens must spell the text.
+        rows: whether a choice without log-probabilities is of no use.
 
     Raises:
         Unusable: it is no response with choices.
     """
     try:
-        response = _decoded(body, where)
+        if isinstance(body, bytes):
+            response = _decoded(body, where)
+        else:
+            response = typed_json.convert(body, _Response, where)
         if response.choices is msgspec.UNSET and response.error is not None:
             # Some gateways send an error with the status of a success.
             raise Unusable("error", f"{where}: {str(response.error)[:300]}")
