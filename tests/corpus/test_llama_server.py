@@ -7,16 +7,10 @@ that comes of it, has a known value.
     SPECIALIZE_LLAMA_PYTHON=~/llama/bin/python pytest -m llama
 """
 
-import importlib.util
 import json
 import math
-import os
 import pathlib
-import socket
 import subprocess
-import sys
-import time
-import urllib.request
 from operator import itemgetter
 
 import numpy as np
@@ -27,6 +21,7 @@ from specialize.corpus.completions import read_completions
 from specialize.corpus.tasks.known import read_problems
 
 import tiny_llama  # isort: skip
+from real_servers import interpreter, serving  # isort: skip
 
 pytestmark = pytest.mark.llama
 
@@ -34,51 +29,17 @@ pytestmark = pytest.mark.llama
 CLOSE = 1e-4
 
 
-def interpreter():
-    """A Python with the server, or a skip."""
-    python = os.environ.get("SPECIALIZE_LLAMA_PYTHON")
-    if python is None and importlib.util.find_spec("llama_cpp"):
-        python = sys.executable
-    if python is None:
-        pytest.skip(
-            "needs the extra 'llama', or SPECIALIZE_LLAMA_PYTHON (docs/how-to/corpus)"
-        )
-    return python
-
-
 @pytest.fixture(scope="module", params=tiny_llama.KINDS)
 def url(request, tmp_path_factory):
-    python = interpreter()
+    python = interpreter("llama", ["llama_cpp"], "SPECIALIZE_LLAMA_PYTHON")
     folder = tmp_path_factory.mktemp("llama")
     model = folder / "tiny.gguf"
     make = [python, tiny_llama.__file__, str(model), request.param]
     subprocess.run(make, check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [python, "-m", "llama_cpp.server", "--model", str(model)]
-    words += ["--host", "127.0.0.1", "--port", str(port), "--n_ctx", "1024"]
-    with open(folder / "server.log", "wb") as log:
-        server = subprocess.Popen(words, stdout=log, stderr=log)
-    try:
-        base = f"http://127.0.0.1:{port}/v1"
-        _wait(server, f"{base}/models", folder / "server.log")
-        yield base
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
-def _wait(server, url, log):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()[-2000:]
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"no server: {log.read_text()[-2000:]}")
+    words = [python, "-m", "llama_cpp.server", "--model", model]
+    words += ["--host", "127.0.0.1", "--port", "PORT", "--n_ctx", 1024]
+    with serving(words, "/v1/models", folder / "server.log", 120) as base:
+        yield f"{base}/v1"
 
 
 @pytest.fixture(scope="module")
