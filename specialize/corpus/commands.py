@@ -23,7 +23,7 @@ def register(subparsers: options.Commands) -> None:
     _register_align(commands)
     _register_write(commands)
     _register_build(commands)
-    _register_import(commands)
+    _register_import_released(commands)
     inspection_commands.register_inspect(commands)
     inspection_commands.register_stats(commands)
 
@@ -34,7 +34,7 @@ def _register_verify(commands: options.Commands) -> None:
     )
     options.add_problems(parser)
     options.add_completions(parser)
-    parser.add_argument("--out", required=True, metavar="FILE", help=".jsonl[.gz]")
+    options.add_out(parser)
     parser.add_argument(
         "--rejected",
         default=None,
@@ -74,7 +74,7 @@ def _register_align(commands: options.Commands) -> None:
         metavar="FILE",
         help="what 'verify' wrote",
     )
-    parser.add_argument("--out", required=True, metavar="FILE", help=".jsonl[.gz]")
+    options.add_out(parser)
     options.add_processes(parser)
     options.add_alignment(parser)
 
@@ -168,7 +168,7 @@ def _build(arguments: argparse.Namespace) -> int:
     return options.show(manifest)
 
 
-def _register_import(commands: options.Commands) -> None:
+def _register_import_released(commands: options.Commands) -> None:
     parser = options.add(
         commands,
         "import-released",

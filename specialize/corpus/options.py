@@ -78,11 +78,6 @@ def add_completions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher", default=None, help="name of the teacher; default: from their cards"
     )
-    add_reasoning(parser)
-
-
-def add_reasoning(parser: argparse.ArgumentParser) -> None:
-    """Adds `--reasoning`."""
     parser.add_argument(
         "--reasoning",
         choices=REASONING,
@@ -90,6 +85,17 @@ def add_reasoning(parser: argparse.ArgumentParser) -> None:
         help="what to do with reasoning before an answer (<think> and the like): drop "
         "it, keep it before the answer, or refuse the sample; default: as the card of "
         "the completions says, or else drop",
+    )
+
+
+def add_out(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """Adds the file that a stage writes."""
+    parser.add_argument(
+        "--out",
+        required=required,
+        metavar="FILE",
+        help="output, .jsonl or .jsonl.gz"
+        + ("" if required else "; required unless --dry_run"),
     )
 
 

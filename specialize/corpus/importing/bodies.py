@@ -1,8 +1,8 @@
 """Responses of other APIs -> the layout of OpenAI's chat completions.
 
 Anthropic's messages, Gemini's candidates and OpenAI's responses become an object with
-`choices`, which `sampling.wire` reads. What they call reasoning, an end and a limit is
-renamed; nothing else changes.
+`choices`, which `sampling.wire` reads. The fields of texts, reasoning, finish reasons
+and log-probabilities get other names; their values stay as they are.
 """
 
 from collections.abc import Iterable
@@ -42,12 +42,12 @@ def choice(
 
 
 def an_object(value: Any) -> Json:
-    """An object; {} if the value is none."""
+    """The value if it is an object, else {}."""
     return cast(Json, value) if isinstance(value, dict) else {}
 
 
 def objects(value: Any) -> list[Json]:
-    """The objects of a list; [] if it is none."""
+    """The objects of a list; [] if the value is not a list."""
     items = cast(list[Any], value) if isinstance(value, list) else []
     return [cast(Json, one) for one in items if isinstance(one, dict)]
 

@@ -17,12 +17,7 @@ def register_import(commands: options.Commands) -> None:
     )
     options.add_problems(parser)
     options.add_completions(parser)
-    parser.add_argument(
-        "--out",
-        default=None,
-        metavar="FILE",
-        help=".jsonl or .jsonl.gz; needed unless --dry_run",
-    )
+    options.add_out(parser, required=False)
     parser.add_argument(
         "--dry_run",
         action="store_true",

@@ -57,11 +57,11 @@ class ImportSpec:
     Attributes:
         layout: one of `LAYOUTS`; None finds out for every object.
         fields: names of the fields of rows.
-        requests: files of the requests of a batch, which say what its ids asked.
+        requests: files of the requests of a batch, with the question of each id.
         without_logprobs: whether completions without log-probabilities are written;
             their teacher rows are one-hot.
         logprobs: whether log-probabilities are before or after temperature, as far as
-            it is known: one of `CONVENTIONS` but "auto".
+            it is known: one of `CONVENTIONS` except "auto".
 
     Raises:
         InputError: an unknown layout or convention.

@@ -34,7 +34,7 @@ from specialize.corpus.sampling.teachers import Choice, Unusable
 from specialize.corpus.sampling.wire import read_choices
 from specialize.errors import InputError
 
-# Fields of rows, the first of which that is there counts.
+# Names of fields of rows; the first one that a row has counts.
 TEXTS = (
     "generations generation completions completion responses response outputs output "
     "predictions prediction generated_text text solutions solution answer"
@@ -100,7 +100,7 @@ class Read(NamedTuple):
 
 
 def layout_of(record: Json, fields: Fields = Fields()) -> str | None:
-    """The layout of an object, or None if it has none of `choices.LAYOUTS`."""
+    """The layout of an object, one of `choices.LAYOUTS`, or None if it is unknown."""
     if fields.text in record or fields.question in record:
         return "rows"
     if "custom_id" in record and record.keys() & {"response", "error", "result"}:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from specialize.corpus.importing.layouts import Clues
 from specialize.corpus.records import Problem
 
-# A prompt is searched for the first words of every question.
+# Number of words at the beginning of a question by which prompts are searched.
 _WORDS = 6
 _WORD = re.compile(r"\w+|[^\w\s]")
 # The number of a sample that a request's id often ends in: "q-17/3", "q-17_s3".
@@ -14,12 +14,12 @@ _SAMPLE = re.compile(r"[-_/:#.@](?:s|sample|n|k)?[-_]?\d+$", re.IGNORECASE)
 
 
 class Finder:
-    """Finds questions.
+    """Finds the question that a completion answers.
 
-    In this order: an id that is a problem's; the question itself, or a prompt that
-    holds it, whatever white space is in it (the last question that a prompt holds, so
-    that its demonstrations are none); an id without the number of a sample at its end;
-    and, if the question is not said, an id without the name of the task.
+    It tries in this order: an id that is a problem's; the question itself, or a prompt
+    that contains it, whatever the white space (of several questions the last one: the
+    others are demonstrations); an id without a sample's number at its end; and, if no
+    question is given, an id without the name of the task.
     """
 
     def __init__(

@@ -167,9 +167,7 @@ def register_export(commands: options.Commands) -> None:
         commands, "export", _export, "write a response database as sorted JSON lines"
     )
     parser.add_argument("--responses", required=True, metavar="FILE", help="database")
-    parser.add_argument(
-        "--out", required=True, metavar="FILE", help=".jsonl or .jsonl.gz"
-    )
+    options.add_out(parser)
 
 
 def _export(arguments: argparse.Namespace) -> int:
