@@ -1,10 +1,13 @@
 """verify -> align -> write, each from a file to a file, end where build ends."""
 
 import dataclasses
+import io
 import json
+import re
 
 import numpy as np
 import pytest
+import rich
 
 from specialize.corpus.building import pipeline, stages
 from specialize.corpus.spec import (
@@ -16,6 +19,7 @@ from specialize.corpus.spec import (
 )
 from specialize.corpus.storage import shards
 from specialize.corpus.storage.cards import read_card
+from specialize.corpus.storage.funnel import Funnel
 from specialize.errors import InputError
 from specialize.judging.spec import JudgeSpec
 
@@ -105,6 +109,15 @@ def test_every_rejected_sample_is_listed_with_its_reason(world, staged):
     first = json.loads(lines[0])
     assert first["reason"] == "wrong_answer"
     assert first["where"].startswith(f"{world.completions}:")
+
+
+def test_a_sample_that_only_its_spelling_makes_wrong_is_in_the_table():
+    """As 10², which a vocabulary writes as 102 without an unwritable character."""
+    funnel = Funnel(read=2, verified=1, rejected={"not_right_as_spelt": 1})
+    output = io.StringIO()
+    rich.print(funnel.table(), file=output)
+    assert re.search(r"right .* 2 .*100\.0 %", output.getvalue())
+    assert "not right as the student would spell it" in output.getvalue()
 
 
 def test_each_file_carries_its_card(staged):

@@ -195,8 +195,10 @@ class Funnel(Counts):
             share = f"{100 * counts[0] / of:.1f} %" if of else ""
             table.add_row(label, first, share, *others)
 
+        total = self.total()
+        compared = total.spelling.to_json() or total.right > total.verified
         for stage in ("read", "right", *STAGES[1:]):
-            if stage == "right" and not self.total().spelling.to_json():
+            if stage == "right" and not compared:
                 continue  # a text was not compared with its spelling
             row(stage, [getattr(part, stage) for part in parts], of=self.read)
             if stage == "read" and any(part.reasoned for part in parts):
@@ -213,18 +215,17 @@ class Funnel(Counts):
             if any(counts):
                 of = self.spelling.number_pieces if "soft" in name else 0
                 row(label, counts, of=of)
-        total = self.total().spelling
-        lines = (
+        lines = [
             f"{label}: {shown(counts)}"
             for label, counts in (
-                ("cannot be written", total.characters),
-                ("rewritten", total.rewritten),
-                ("<unk>", total.lost),
+                ("cannot be written", total.spelling.characters),
+                ("rewritten", total.spelling.rewritten),
+                ("<unk>", total.spelling.lost),
             )
             if counts
-        )
+        ]
         # No markup: the signs are the teacher's.
-        table.caption = Text("\n".join(lines)) if total.to_json() else None
+        table.caption = Text("\n".join(lines)) if lines else None
         table.caption_justify = "left"
         table.add_section()
         row("questions with a sample", [part.questions for part in parts])
