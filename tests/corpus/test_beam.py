@@ -63,6 +63,22 @@ def test_a_fault_in_a_file_is_one_message_there_too(world, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["cut.jsonl"]
 
 
+def test_a_completion_of_another_question_is_one_message_there_too(world, tmp_path):
+    line = {"problem_id": "other-0", "sample": 0, "text": "The answer is 1"}
+    (tmp_path / "x.jsonl").write_text(json.dumps(line))
+    with pytest.raises(
+        InputError, match=r"x\.jsonl:1: answers 'other-0', .* not"
+    ) as one:
+        build(
+            world,
+            tmp_path / "out",
+            completions=(tmp_path / "x.jsonl",),
+            beam_options=RUNNER,
+        )
+    assert "while running" not in str(one.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
+
+
 def test_a_run_that_keeps_nothing_is_an_error_there_too(world, tmp_path):
     line = {"problem_id": "gsm8k-train-0", "sample": 0, "text": "I do not know"}
     (tmp_path / "x.jsonl").write_text(json.dumps(line))

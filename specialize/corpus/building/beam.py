@@ -79,7 +79,9 @@ from specialize.corpus.building.beam_staging import (
     write_summary,
 )
 
-_REFUSAL = re.compile(r"InputError: (.*?)(?: \[while running|\n|$)", re.DOTALL)
+_REFUSAL = re.compile(
+    r"(?:InputError|UnknownQuestion): (.*?)(?: \[while running|\n|$)", re.DOTALL
+)
 
 
 class VerifiedSample(NamedTuple):
