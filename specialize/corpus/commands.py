@@ -54,7 +54,7 @@ def _verify(arguments: argparse.Namespace) -> int:
         options.sources(arguments),
         arguments.out,
         acceptance=options.acceptance(arguments),
-        alignment=options.alignment(arguments) if arguments.vocabulary else None,
+        alignment=options.student(arguments),
         rejected=arguments.rejected,
         processes=arguments.processes,
     )

@@ -282,6 +282,16 @@ def alignment(arguments: argparse.Namespace) -> AlignmentSpec:
     )
 
 
+def student(arguments: argparse.Namespace) -> AlignmentSpec | None:
+    """What an optional `add_spelling` read; None without a vocabulary."""
+    if arguments.vocabulary is None and arguments.unwritable is not None:
+        raise InputError(
+            f"--unwritable {arguments.unwritable} needs --vocabulary, which says what "
+            "the student can write. Name it, or leave --unwritable out."
+        )
+    return None if arguments.vocabulary is None else alignment(arguments)
+
+
 def add_formats(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the records."""
     group = parser.add_argument_group("formats")

@@ -123,6 +123,8 @@ CASES = [
     ("verify", {"--completions": "bad/half.jsonl"}, "half.jsonl:1: not JSON"),
     ("verify", {"--completions": "bad/empty.jsonl"}, "empty.jsonl is empty"),
     ("verify", {"--near_duplicates": 2}, "near_duplicates = 2"),
+    ("verify", {"--unwritable": "drop"}, "--unwritable drop needs --vocabulary"),
+    ("sample", {"--unwritable": "keep"}, "--unwritable keep needs --vocabulary"),
     ("align", {"--completions": "bad/half.jsonl"}, "half.jsonl:1: not JSON"),
     ("align", {"--vocabulary": "bad/text.txt"}, "text.txt"),
     ("align", {"--k": 0}, "k = 0"),

@@ -148,7 +148,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         dataclasses.replace(
             options.sampling(arguments),
             seed=arguments.seed,
-            student=options.alignment(arguments) if arguments.vocabulary else None,
+            student=options.student(arguments),
             pace=pace,
             price=price,
         ),
