@@ -93,7 +93,7 @@ def set_apart(completion: Completion, policy: str) -> tuple[Completion, str | No
 
 
 def thinks(completion: Completion) -> bool:
-    """Whether a completion holds reasoning; an empty pair of tags is none."""
+    """Whether a completion holds reasoning; an empty pair of tags does not count."""
     parts = parts_of(completion.text, completion.reasoning)
     return parts is not None and _thinks(parts, completion.text)
 

@@ -4,7 +4,7 @@ Reasoning is what `<think>` and `</think>` enclose (either may be missing: a pro
 open it, a limit can cut it), and what precedes the final channel of Harmony's format.
 The reply is the rest, up to an end-of-text token.
 
-Everything behind this module reads a bounded text: runs of blanks are one blank, runs
+Everything after this module reads a bounded text: runs of blanks are one blank, runs
 of empty lines one empty line, and of a part with more than `HEAD + TAIL` characters the
 first `HEAD` and the last `TAIL` count. An answer is at either end of a text, so that
 the time of a verdict never grows with more than the length of the text.

@@ -16,7 +16,7 @@ from specialize.corpus.sampling.teachers import Answer, Ask, Busy, Choice, Unusa
 from specialize.corpus.sampling.wire import token_counts, usable_choices
 from specialize.errors import InputError, visible
 
-# A longer answer is none: a server may send without end.
+# A longer answer is refused: a server may send without end.
 MOST_BYTES = 256 << 20
 # Names of the field for the longest completion; some servers refuse the older one.
 _LIMITS = ("max_tokens", "max_completion_tokens")

@@ -217,7 +217,7 @@ def stated_reasoning(completions: Path) -> str | None:
     """What was done with reasoning, as the card beside an export states it.
 
     Raises:
-        InputError: it is none of `REASONING`.
+        InputError: it is not one of `REASONING`.
     """
     card = read_card(completions)
     if card is None or "reasoning" not in card.sampling:

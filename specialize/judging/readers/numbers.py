@@ -4,7 +4,7 @@ After a mark (`marks`), within its first sentence:
 
 - A number that comes first is the answer, whatever explanation follows: "The answer
   is $18.00 because 3 eggs ..." is 18. Currency, emphasis, "about", "a total of",
-  "x =" and the like may stand before it.
+  "x =" and the like may precede it.
 - A calculation counts by its result: "9 * 2 = 18" is 18, "18 = 9 * 2" too. Without a
   result ("9 * 2") it is no single number, and no gold equals it.
 - Several offered numbers ("5 or 6", "5 to 6", "5 and 6") are no single number either,
@@ -49,7 +49,7 @@ _OPERATOR = re.compile(
     r"|(?:times|plus|minus|(?:divided|multiplied)\s+by)\b)[\s($]*(?=[-\d.$(])",
     re.IGNORECASE,
 )
-# "676 - 224, which is 452": words that an equals sign stands for.
+# "676 - 224, which is 452": words that mean an equals sign.
 _RESULTS_IN = re.compile(
     r",?\s(?:(?:which|that|and)\s)?(?:is\s(?:equal\sto\s)?|equals\s|gives\s(?:us\s)?"
     r"|comes\s(?:out\s)?to\s)(?=[-$€£]?\d)"
@@ -117,7 +117,7 @@ class NumberAnswer:
 
 
 def read_marked(passage: Passage) -> NumberAnswer | None:
-    """Reads the number behind a mark; None if there is none."""
+    """Reads the number after a mark; None if there is none."""
     text = passage.text.lstrip(" \t\r\n*_`:")
     begins_anew = "\n" in passage.text[: len(passage.text) - len(text)]
     if passage.kind == "enclosed":
@@ -371,7 +371,7 @@ def _stands_alone(text: str) -> bool:
         return False
     if not rest.strip() or _EXPLAINED.match(rest.lstrip()):
         return True
-    # "A: 16 - 7 = 9" with more lines behind it is a first step; "Answer: 18" and a
+    # "A: 16 - 7 = 9" with more lines after it is a first step; "Answer: 18" and a
     # blank line is an answer with its reasons.
     return not rest.split("\n", 1)[0].strip() and "=" not in line
 

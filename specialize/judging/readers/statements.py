@@ -98,6 +98,6 @@ def stated(sentence: str, found: Sequence[Quantity]) -> Quantity:
 
 
 def _within_aside(sentence: str, position: int) -> bool:
-    """Whether a parenthesis behind other words is open at a position."""
+    """Whether a parenthesis after other words is open at a position."""
     opened = sentence.rfind("(", 1, position)
     return opened > 0 and ")" not in sentence[opened:position]
