@@ -73,9 +73,9 @@ def align(
         steps, raw = rewritten(steps, raw, machine)
     if method == "bytes":
         rows = byte_offsets.rows(steps, raw, vocabulary, named=steps is before)
+        rows = _stripped(rows, raw.decode(), vocabulary)
     else:
         rows = time_warping.rows(steps, raw, vocabulary)
-    rows = _stripped(rows, raw.decode(), vocabulary)
     return assemble(rows, vocabulary, k) if rows.ids else None
 
 
@@ -129,9 +129,10 @@ def _stripped(rows: Rows, text: str, vocabulary: Vocabulary) -> Rows:
     or as pieces of their own: then it has rows, which are left out here. If it cannot
     be cut from the pieces beside it, no rows are left.
     """
-    own = vocabulary.encode(text.strip())
-    if rows.ids == own:
+    stripped = text.strip()
+    if stripped == text:
         return rows
+    own = vocabulary.encode(stripped)
     for begin in range(len(rows.ids) - len(own) + 1):
         end = begin + len(own)
         if rows.ids[begin:end] == own:

@@ -85,7 +85,6 @@ class Reader:
         # Weak: the reader is kept for as long as its vocabulary, not the reverse.
         self._vocabulary = weakref.proxy(vocabulary)
         self._bytes = vocabulary.bytes_are_pieces
-        self._unk_id = vocabulary.unk_id
         self._eos_id = vocabulary.eos_id
         self._books: dict[tuple[bytes, tuple[int, ...]], Book] = {}
         self._count = 0
