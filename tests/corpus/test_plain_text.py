@@ -554,7 +554,7 @@ def test_the_page_states_the_whole_table() -> None:
         **table.ALWAYS,
         **table.FRACTIONS,
         **{f"\\{name}": text for name, text in commands.items()},
-        **{f"\\{sign}": text for sign, text in table.SIGNS.items() if sign != "\n"},
+        **{f"\\{sign}": text for sign, text in table.SIGNS.items()},
     }
     del wanted["\\`"]  # said in words
     words = {"": "nothing", " ": "a space"}

@@ -91,6 +91,8 @@ class Machine:
 
     def text(self, text: str, count: Count | None = None) -> str:
         """The whole text; `count` is called with the rule of every rewritten unit."""
+        if not SPECIAL.search(text):
+            return text
         written, state = self.feed(State(), text, count)
         return written + self._run(state, state.pending, True, count)[0]
 

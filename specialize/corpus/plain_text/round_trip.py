@@ -12,13 +12,12 @@ from specialize.judging.answers import verdict
 from specialize.judging.spec import JudgeSpec
 
 
-def writer_of(alignment: AlignmentSpec) -> Writer:
+def writer_of(spec: AlignmentSpec) -> Writer:
     """The writer of a specification; kept for as long as the process.
 
     Raises:
         InputError: the vocabulary cannot be read.
     """
-    spec = alignment
     try:
         content = vocabulary_digest(spec.vocabulary)
     except OSError:

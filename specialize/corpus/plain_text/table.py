@@ -161,7 +161,7 @@ FRACTION = frozenset("frac dfrac tfrac cfrac".split())
 # A backslash and a sign.
 SIGNS = {
     **dict.fromkeys("()[]!^~`<", ""),
-    **dict.fromkeys("\\ ;:>/\n", " "),
+    **dict.fromkeys("\\ ;:>/", " "),
     "{": "(",
     "}": ")",
 }

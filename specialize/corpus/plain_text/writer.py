@@ -1,12 +1,14 @@
 """How the student is taught to write a teacher's text: the policy and the table."""
 
 import collections
+import functools
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from specialize.corpus.plain_text import table
 from specialize.corpus.plain_text.counting import SpellingCounts
@@ -29,7 +31,6 @@ class Writer:
 
     Attributes:
         machine: the table; None if texts are taught as they are.
-        has_digit: for each id of the vocabulary, whether its piece has a digit.
     """
 
     def __init__(self, vocabulary: Vocabulary, policy: str = "rewrite") -> None:
@@ -38,10 +39,15 @@ class Writer:
         self._writable: dict[str, bool] = {}
         rewrites = policy == "rewrite" and not all(map(self.writes, table.NEEDED))
         self.machine = Machine(self.writes) if rewrites else None
-        texts = [vocabulary.spelling(index) or b"" for index in _ids(vocabulary)]
-        has_digit = [re.search(b"[0-9]", text) for text in texts]
-        self.has_digit = np.pad(np.array(has_digit, bool), (0, vocabulary.extra_ids))
         self._joins_lines = "\n" not in vocabulary.decode(vocabulary.encode("a\nb"))
+
+    @functools.cached_property
+    def has_digit(self) -> Bool[np.ndarray, " V"]:
+        """For each id of the vocabulary, whether its piece has a digit."""
+        words = self.vocabulary
+        pieces = map(words.spelling, range(words.size - words.extra_ids))
+        found = [re.search(b"[0-9]", piece or b"") for piece in pieces]
+        return np.pad(np.array(found, bool), (0, words.extra_ids))
 
     def writes(self, character: str) -> bool:
         """Whether the vocabulary can write a character."""
@@ -80,13 +86,8 @@ class Writer:
         return counts
 
 
-def _ids(vocabulary: Vocabulary) -> range:
-    """The ids of the pieces that are text."""
-    return range(vocabulary.size - vocabulary.extra_ids)
-
-
 def description(writer: Writer) -> dict[str, Any]:
-    """What of the spelling decides the records of a corpus, for its fingerprint.
+    """The settings of spelling that determine a corpus, for its fingerprint.
 
     Empty if texts are taught as version 0.1 did.
     """
