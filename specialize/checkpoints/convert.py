@@ -171,15 +171,15 @@ def convert(
                     step=opened.step or 0,
                     optimizer=optimizer,
                 )
-            words = _write_tokenizer(staged, opened, vocabulary, config.vocab_size)
-            if words is None and to == "hf":
+            special = _write_tokenizer(staged, opened, vocabulary, config.vocab_size)
+            if special is None and to == "hf":
                 notes.append(_NO_TOKENIZER)
             huggingface_companions.write_settings(
                 staged,
                 config,
                 types[0],
                 kind=opened.kind,
-                special=words or opened.special or SpecialIds(),
+                special=special or opened.special or SpecialIds(),
             )
             digits = fingerprint.digits()
             card = _card(opened, config, parameters, digits, to)

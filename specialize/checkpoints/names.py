@@ -151,8 +151,8 @@ def unrolled(
         tensors: tensors by T5X name.
         where: name of the checkpoint in errors.
         table_per_layer: whether the network has a relative-position table in every
-            layer. None: it has if the tensors show it; equal tables of `scalable_t5`
-            are one that is shared.
+            layer. None: the tensors decide; equal tables of `scalable_t5` are one
+            shared table.
 
     Returns:
         Tensors by canonical name, with the heads of attentions joined. The layers of a

@@ -88,7 +88,7 @@ def open_checkpoint(
         config = config or _network(stated, companions)
     opener = t5x if t5x.is_folder(folder) else orbax_folders
     opened = opener.open_folder(folder, activation=activation, settings=config)
-    return Source(**{**vars(opened), **beside})
+    return dataclasses.replace(opened, **beside)
 
 
 def _in_bucket(source: str) -> epath.Path:

@@ -83,6 +83,7 @@ def open_folder(path: pathlib.Path) -> Source:
             named).
     """
     settings = companions.read_config(path / "config.json")
+    special = companions.special_ids(path, settings)
     stored = dict(_stored(path))
     notes: list[str] = []
     tensors: dict[str, LazyTensor] = {}
@@ -122,7 +123,7 @@ def open_folder(path: pathlib.Path) -> Source:
         config,
         companions=path,
         kind=settings.model_type,
-        special=companions.special_ids(path, settings),
+        special=special,
         notes=notes,
     )
 

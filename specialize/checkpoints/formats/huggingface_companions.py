@@ -25,11 +25,6 @@ _EXPORTED = {"gelu": "gelu_new"}
 
 # Padding and EOS of T5's vocabularies, and of MADLAD-400's.
 _SPECIAL = (SpecialIds(), SpecialIds(1, 2))
-_CLASSES = {
-    "t5": "T5ForConditionalGeneration",
-    "mt5": "MT5ForConditionalGeneration",
-    "umt5": "UMT5ForConditionalGeneration",
-}
 # Embedding rows of mT5, all of whose models are of T5 1.1's shape.
 _MT5_ROWS = range(250_100, 250_113)
 _FETCH = "Fetch it again, or correct it."
@@ -85,13 +80,12 @@ def model_type(path: pathlib.Path) -> Any:
 
 
 def read_config(path: pathlib.Path) -> Settings:
-    """Reads config.json, and refuses another architecture or way of decoding.
+    """Reads config.json, and refuses another architecture.
 
-    The ids with which decoding starts and ends are checked there and in
-    generation_config.json beside it (`special_ids`).
+    `special_ids` checks the ids with which decoding starts and ends.
 
     Raises:
-        InputError: a file is damaged, or describes another model.
+        InputError: the file is damaged, or describes another model.
     """
     if not path.exists():
         raise InputError(
@@ -102,7 +96,6 @@ def read_config(path: pathlib.Path) -> Settings:
     if settings.model_type == "mt5" and settings.tie_word_embeddings is not False:
         # transformers never scales the outputs of an mT5.
         settings = dataclasses.replace(settings, scale_decoder_outputs=False)
-    special_ids(path.parent, settings)
     return settings
 
 
@@ -124,10 +117,11 @@ def special_ids(folder: pathlib.Path, settings: Settings) -> SpecialIds:
     stated = (settings.pad_token_id, settings.eos_token_id)
     vocabulary = tokenizer_files.vocabulary_of(folder)
     ours = _SPECIAL[stated == _SPECIAL[1]]
-    owner = "a T5 student always has"
+    owner = "a T5 student"
     pads: Collection[int] = (ours.pad_id,)
     if vocabulary is not None:
-        ours, owner = vocabulary.special, f"its {tokenizer_files.VOCABULARY} has"
+        ours = vocabulary.special
+        owner = f"a student with its {tokenizer_files.VOCABULARY}"
         pads = range(vocabulary.rows)
         if stated[0] in pads:
             ours = ours._replace(pad_id=stated[0])
@@ -142,9 +136,9 @@ def special_ids(folder: pathlib.Path, settings: Settings) -> SpecialIds:
             one = theirs[0] if isinstance(theirs, list) and len(theirs) == 1 else theirs
             if one is not None and one not in values:
                 raise InputError(
-                    f"{path} says {name} = {theirs!r:.80}; {owner} {values[0]}, and "
-                    "would give other answers with these weights. Name a checkpoint "
-                    "with the special tokens of its vocabulary."
+                    f"{path} says {name} = {theirs!r:.80}; {owner} has {values[0]}, "
+                    "and would give other answers with these weights. Name a "
+                    "checkpoint with the special tokens of its vocabulary."
                 )
     return ours
 
@@ -212,19 +206,14 @@ def settings_of(
     import transformers
 
     kind = kind_of(config, kind)
-    classes = {
-        "t5": transformers.T5Config,
-        "mt5": transformers.MT5Config,
-        "umt5": transformers.UMT5Config,
-    }
-
     activation, *gate = config.mlp_activations
     if gate not in ([], ["linear"]):
         raise InputError(
             f"mlp_activations {config.mlp_activations}: transformers has no T5 with "
             "them. Only one activation, or one and 'linear', can be exported."
         )
-    written = classes[kind](
+    written = transformers.AutoConfig.for_model(
+        kind,
         vocab_size=config.vocab_size,
         d_model=config.emb_dim,
         d_kv=config.head_dim,
@@ -244,7 +233,7 @@ def settings_of(
     # transformers ignores its arguments for both; see the module `huggingface`.
     tied = config.logits_via_embedding
     written |= {
-        "architectures": [_CLASSES[kind]],
+        "architectures": [f"{kind.upper()}ForConditionalGeneration"],
         "tie_word_embeddings": tied,
         "scale_decoder_outputs": tied,
         "decoder_start_token_id": 0,

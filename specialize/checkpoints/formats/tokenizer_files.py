@@ -86,7 +86,7 @@ def named_vocabulary(folder: pathlib.Path) -> pathlib.Path | None:
     """What names the vocabulary of a folder: its SentencePiece model, or "byt5".
 
     Raises:
-        InputError: a file is damaged, or a link to a file elsewhere.
+        InputError: tokenizer_config.json is damaged, or a link to a file elsewhere.
     """
     for name in VOCABULARIES:
         if (folder / name).is_file():
