@@ -9,6 +9,7 @@ import safetensors.numpy
 from weight_cases import FAMILIES, random_weights
 
 from specialize.checkpoints.convert import convert
+from specialize.checkpoints.formats import relatives
 from specialize.checkpoints.opening import open_checkpoint
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.checkpoints.store import CheckpointStore
@@ -133,6 +134,11 @@ def test_a_relative_of_t5_is_refused_with_what_it_would_need(
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     refused(on_hub, f"{on_hub} is .* by its name.*it would need .*{needs}")
+
+
+@pytest.mark.parametrize("name", ["me/myT5-small", "me/nintendo-switch-chat", "myt5"])
+def test_a_name_that_only_resembles_a_relatives_is_not_refused(name):
+    relatives.refuse_hub_name(name)
 
 
 def test_pickled_weights_are_refused_with_the_remedy(tmp_path):

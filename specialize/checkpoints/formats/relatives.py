@@ -39,7 +39,7 @@ _RELATIVES = (
     _Relative(
         "switch_transformers",
         "Switch Transformers",
-        r"switch-(base|large|xxl|c)",
+        r"/switch-(base|large|xxl|c)-\d",
         "layers with routed experts, their load-balancing loss, and a mesh axis for "
         "experts",
     ),
@@ -58,11 +58,17 @@ _RELATIVES = (
     _Relative(
         "udop",
         "UDOP",
-        r"udop",
+        r"/udop",
         "page images and the places of words as the encoder's input",
     ),
     _Relative("pop2piano", "Pop2Piano", r"pop2piano", "audio as the encoder's input"),
-    _Relative("myt5", "MyT5", r"myt5", "the bytes of MyT5's own rewriting of a text"),
+    _Relative(
+        "myt5",
+        "MyT5",
+        # Its authors' name only: many call a T5 of their own so.
+        r"^Tomlim/myt5",
+        "the bytes of MyT5's own rewriting of a text",
+    ),
 )
 
 
