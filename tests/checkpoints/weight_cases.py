@@ -1,5 +1,7 @@
 """Tiny networks of the families, and random weights for them."""
 
+import dataclasses
+
 import numpy as np
 
 from specialize.checkpoints import names
@@ -38,18 +40,8 @@ FAMILIES = {
         mlp_dim=32,
         mlp_activations=("silu", "linear"),
     ),
-    "umt5": T5Config(
-        vocab_size=256,
-        emb_dim=24,
-        num_heads=3,
-        num_encoder_layers=3,
-        num_decoder_layers=2,
-        head_dim=4,
-        mlp_dim=40,
-        mlp_activations=("gelu", "linear"),
-        relpos_per_layer=True,
-    ),
 }
+FAMILIES["umt5"] = dataclasses.replace(FAMILIES["t5_1_1"], relpos_per_layer=True)
 
 
 def random_weights(config: T5Config, seed: int = 0) -> dict[str, np.ndarray]:
