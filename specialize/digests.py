@@ -13,7 +13,7 @@ BYTES_SHA256 = hashlib.sha256(b"seqio.ByteVocabulary(extra_ids=125)").hexdigest(
 
 
 def is_bytes(name: str | os.PathLike[str]) -> bool:
-    """Whether `name` names ByT5's bytes; a file of that name needs a folder before."""
+    """Whether `name` names ByT5's bytes; a file of that name is named as ./byt5."""
     return os.fspath(name).lower() in BYTE_NAMES
 
 

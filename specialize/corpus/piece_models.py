@@ -74,7 +74,7 @@ def load(
 ) -> tuple[Any, sentencepiece.SentencePieceProcessor, int]:
     """The model with its sentinels, its processor, and how many sentinels were added.
 
-    With `single_digits`, no text is encoded with a piece that has a digit and more.
+    With `single_digits`, no piece that is used has a digit beside another character.
 
     Raises:
         InputError: the file holds no SentencePiece model.

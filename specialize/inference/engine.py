@@ -28,7 +28,7 @@ _LENGTHS = (32, 64, 96) + tuple(
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What of a vocabulary the engine needs."""
+    """The part of a vocabulary that the engine needs."""
 
     @property
     def eos_id(self) -> int:

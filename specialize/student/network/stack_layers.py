@@ -82,7 +82,7 @@ class DecoderLayer(nn.Module):
         cross_mask: Bool[Array, "B 1 L S"],
         deterministic: bool,
     ) -> Float[Array, "B L D"]:
-        """Returns the output for whole targets; a layer with a bias takes no `bias`."""
+        """Returns the output for whole targets; `bias` as in the encoder's layer."""
         if bias is None:
             bias = self.relpos_bias(y.shape[1], y.shape[1], self.config.attention_block)
         x = self.pre_self_attention_layer_norm(y)
