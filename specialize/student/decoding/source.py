@@ -90,7 +90,8 @@ class Source:
             return cache.View(position, past_bias, self.bias, ancestors)
 
         # Layers that share a bias share its view.
-        views = {id(distances): view(distances) for distances in self.distances}
+        biases = {id(distances): distances for distances in self.distances}
+        views = {key: view(distances) for key, distances in biases.items()}
         each = [views[id(distances)] for distances in self.distances]
         return self._apply("step", tokens, pasts, self.layers, each)
 
