@@ -13,7 +13,7 @@ from specialize.errors import InputError
 SPACE = "▁"
 
 # Types of SentencePiece's pieces.
-UNKNOWN, CONTROL, UNUSED, BYTE = 2, 3, 5, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 _DIGIT = re.compile("[0-9]")
 REMEDY = (
     "Give the SentencePiece model of the student, for T5 its spiece.model, or 'byt5' "
@@ -65,6 +65,13 @@ def special_ids(model: Any, processor: Any, path: pathlib.Path) -> SpecialIds:
     return SpecialIds(pad if pad >= 0 else max(bos, 0), eos)
 
 
+def parsed(content: bytes) -> Any:
+    """The message that a model file holds; raises protobuf's DecodeError."""
+    # protobuf makes this module at run time, invisible to a type checker.
+    model_pb2: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    return model_pb2.ModelProto.FromString(content)
+
+
 def load(
     content: bytes,
     extra_ids: int | None,
@@ -74,18 +81,16 @@ def load(
 ) -> tuple[Any, sentencepiece.SentencePieceProcessor, int]:
     """The model with its sentinels, its processor, and how many sentinels were added.
 
-    With `single_digits`, no piece that is used has a digit beside another character.
+    With `single_digits`, every digit of a text is a piece, alone or after a space.
 
     Raises:
         InputError: the file holds no SentencePiece model.
     """
     from google.protobuf.message import DecodeError
 
-    # protobuf makes this module at run time, invisible to a type checker.
-    model_pb2: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
     processor = sentencepiece.SentencePieceProcessor()
     try:
-        model = model_pb2.ModelProto.FromString(content)
+        model = parsed(content)
         if not model.pieces:
             raise RuntimeError("it holds no pieces")
         if not all(isinstance(piece.piece, str) for piece in model.pieces):
@@ -96,11 +101,11 @@ def load(
             model.pieces.add(
                 piece=f"{SPACE}<extra_id_{index}>",
                 score=0.0,
-                type=model_pb2.ModelProto.SentencePiece.USER_DEFINED,
+                type=USER_DEFINED,
             )
         for piece in model.pieces if single_digits else ():
             longer = len(piece.piece.removeprefix(SPACE)) > 1
-            if longer and piece.type == piece.NORMAL and _DIGIT.search(piece.piece):
+            if longer and piece.type == NORMAL and _DIGIT.search(piece.piece):
                 piece.type = UNUSED
         processor.LoadFromSerializedProto(model.SerializeToString())
     except (DecodeError, RuntimeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Networks of the three families, and Hugging Face folders of them."""
+"""Networks of the families, and Hugging Face folders of them."""
 
 import pathlib
 from collections.abc import Callable

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specialize.checkpoints.formats import exact_tokenizer, tokenizer_files
+from specialize.corpus.piece_models import parsed
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 
@@ -63,7 +64,7 @@ def exported(request, tmp_path_factory):
 
 def tied(vocabulary, first, second):
     """Whether a unigram model has no reason to prefer one of two ways."""
-    model = exact_tokenizer._model(vocabulary.path)
+    model = parsed(vocabulary.path.read_bytes())
     assert model.trainer_spec.model_type == exact_tokenizer.UNIGRAM
     a, b = (sum(model.pieces[i].score for i in way) for way in (first, second))
     texts = {"".join(map(vocabulary.piece, way)) for way in (first, second)}

@@ -7,12 +7,11 @@ import pytest
 from sentencepiece import sentencepiece_model_pb2
 from teacher_cases import train_vocabulary
 
-from specialize.corpus.piece_models import sentinels
+from specialize.corpus.piece_models import CONTROL, NORMAL, UNKNOWN, sentinels
 from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
 from specialize.errors import InputError
 from specialize.student.network.architecture import T5Config
 
-NORMAL, UNKNOWN, CONTROL, USER = 1, 2, 3, 4
 PIECES = {
     "<unk>": UNKNOWN,
     "<s>": CONTROL,

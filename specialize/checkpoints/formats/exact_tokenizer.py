@@ -6,7 +6,6 @@ built from the settings in the model, and compared with SentencePiece on text: a
 whose pieces differ from those it was trained on gives other answers.
 """
 
-import importlib
 import pathlib
 import random
 import re
@@ -14,17 +13,19 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from specialize.corpus.vocabulary import (
+from specialize.corpus.piece_models import (
+    CONTROL,
+    NORMAL,
     SPACE,
+    USER_DEFINED,
     SpecialIds,
-    Vocabulary,
-    read_vocabulary,
+    parsed,
 )
+from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
 from specialize.errors import InputError
 
 UNIGRAM, BPE = 1, 2
 _TIE = 1e-3  # logarithms of probabilities, summed in float32
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 
 _TEXTS = (
     "",
@@ -62,7 +63,7 @@ def write(vocabulary: pathlib.Path, folder: pathlib.Path, *, rows: int) -> Speci
         transformers.ByT5Tokenizer(extra_ids=original.extra_ids).save_pretrained(folder)
         _compare(folder, original, ())
         return original.special
-    model = _model(vocabulary)
+    model = parsed(vocabulary.read_bytes())
     shutil.copyfile(vocabulary, folder / "spiece.model")
     kind = model.trainer_spec.model_type
     if kind not in (UNIGRAM, BPE):
@@ -162,7 +163,7 @@ def _build(model: Any, original: Vocabulary) -> Any:
     from tokenizers import processors
 
     normal = model.normalizer_spec
-    user = [one.piece for one in model.pieces if one.type == _USER_DEFINED]
+    user = [one.piece for one in model.pieces if one.type == USER_DEFINED]
     tokenizer = tokenizers.Tokenizer(_algorithm(model, bool(user)))
     tokenizer.normalizer = _normalizer(normal)
     tokenizer.pre_tokenizer = _pre_tokenizer(user)
@@ -175,7 +176,7 @@ def _build(model: Any, original: Vocabulary) -> Any:
         special_tokens=[(end, original.eos_id)],
     )
     sentinels = [f"<extra_id_{i}>" for i in reversed(range(original.extra_ids))]
-    control = [one.piece for one in model.pieces if one.type == _CONTROL]
+    control = [one.piece for one in model.pieces if one.type == CONTROL]
     special = dict.fromkeys([pad, end, unknown, *control, *sentinels])
     tokenizer.add_special_tokens(list(special))
     return transformers.PreTrainedTokenizerFast(
@@ -197,7 +198,7 @@ def _algorithm(model: Any, whole_pieces: bool) -> Any:
         scored = [(one.piece, one.score) for one in model.pieces]
         return models.Unigram(scored, unk_id=unknown, byte_fallback=bytes_)
     # SentencePiece joins the two neighbours whose joined piece has the highest score.
-    scores = {one.piece: one.score for one in model.pieces if one.type == _NORMAL}
+    scores = {one.piece: one.score for one in model.pieces if one.type == NORMAL}
     merges = [
         (-score, piece[:cut], piece[cut:])
         for piece, score in scores.items()
@@ -258,9 +259,3 @@ def _decoder(settings: Any) -> Any:
         most = 1 << 16 if settings.remove_extra_whitespaces else 1
         steps.append(decoders.Strip(content=" ", left=most))
     return decoders.Sequence(steps)
-
-
-def _model(path: pathlib.Path) -> Any:
-    # protobuf makes this module at run time, invisible to a type checker.
-    protobuf: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
-    return protobuf.ModelProto.FromString(path.read_bytes())
