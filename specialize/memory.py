@@ -1,4 +1,4 @@
-"""The memory of this process: a CPU run keeps what a step frees; reading has a bound.
+"""The memory of this process: CPU runs keep freed blocks; `bounded` sets a limit.
 
 XLA takes a step's temporary arrays from malloc and frees them at its end. By default
 glibc maps such large blocks from the system and unmaps them again, so every step gets
