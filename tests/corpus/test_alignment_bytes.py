@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -415,6 +415,15 @@ def all_paths() -> Iterator[tuple[tuple[str, ...], float]]:
                 unfinished.append(((*path, text), text, probability * p))
 
 
+def tokens_of(path: Sequence[str]) -> list[TeacherToken]:
+    """A text of the teacher, whose tokens have all their alternatives."""
+    tokens = []
+    for before, own in itertools.pairwise(("", *path)):
+        rest = {t: p for t, p in FOLLOWS[before].items() if t != own}
+        tokens.append(token(own, FOLLOWS[before][own], rest))
+    return tokens
+
+
 def test_rows_bracket_the_true_distribution_of_a_teacher_known_in_full(
     exact: Vocabulary,
 ) -> None:
@@ -426,10 +435,7 @@ def test_rows_bracket_the_true_distribution_of_a_teacher_known_in_full(
     ]
     settled = 0
     for path, _ in paths:
-        tokens = []
-        for before, own in itertools.pairwise(("", *path)):
-            rest = {t: p for t, p in FOLLOWS[before].items() if t != own}
-            tokens.append(token(own, FOLLOWS[before][own], rest))
+        tokens = tokens_of(path)
         raw = "".join(path).encode()
         rows = byte_offsets.rows(check_tokens(tokens, raw, "test"), raw, exact)
         for k, row in enumerate(rows.masses):

@@ -1,6 +1,5 @@
 """ByT5's bytes: SeqIO's ids, and an alignment that is exact wherever it can be."""
 
-import itertools
 import math
 import pickle
 from collections import defaultdict
@@ -11,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from teacher_cases import token
-from test_alignment_bytes import FOLLOWS, Taught, all_paths, taught_bytes
+from test_alignment_bytes import Taught, all_paths, taught_bytes, tokens_of
 
 from specialize.corpus.alignment import byte_offsets
 from specialize.corpus.alignment.aligning import align, check_tokens, one_hot
 from specialize.corpus.completions import Completion
-from specialize.corpus.records import TeacherToken
 from specialize.corpus.vocabulary import ByteVocabulary, read_vocabulary
 from specialize.errors import InputError
 from specialize.quickstart import exact_teacher
@@ -75,14 +73,6 @@ def byte_truth(
     return {index: mass / total for index, mass in found.items()}, total
 
 
-def steps_of(path: tuple[str, ...], follows: dict[str, dict[str, float]]):
-    tokens: list[TeacherToken] = []
-    for before, own in itertools.pairwise(("", *path)):
-        rest = {t: p for t, p in follows[before].items() if t != own}
-        tokens.append(token(own, follows[before][own], rest))
-    return tokens
-
-
 def total_variation(row: dict[int, float], truth: dict[int, float]) -> float:
     return 0.5 * sum(
         abs(row.get(index, 0.0) - truth.get(index, 0.0)) for index in row | truth
@@ -96,7 +86,7 @@ def test_rows_are_the_true_byte_conditionals_of_a_teacher_known_in_full():
     exact = 0
     positions = 0
     for path, _ in paths:
-        tokens = steps_of(path, FOLLOWS)
+        tokens = tokens_of(path)
         raw = "".join(path).encode()
         rows = byte_offsets.rows(check_tokens(tokens, raw, "test"), raw, BYTES)
         assert rows.ids == [byte + 3 for byte in raw]
