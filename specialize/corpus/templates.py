@@ -9,6 +9,12 @@ from collections.abc import Collection, Mapping
 from specialize.errors import InputError, did_you_mean
 
 
+@functools.cache
+def template(text: str) -> "Template":
+    """The template of a text, read once."""
+    return Template(text)
+
+
 @dataclasses.dataclass(frozen=True)
 class Template:
     """A text with names in braces, such as "Q: {question}"; "{{" is a brace.

@@ -15,11 +15,10 @@ the decoder text; `\n\n` separates it from what follows.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 
 from specialize.corpus.choices import FORMATS
-from specialize.corpus.templates import Template
+from specialize.corpus.templates import Template, template
 from specialize.errors import InputError
 
 STEP_BY_STEP = "Let's think step by step"
@@ -29,9 +28,13 @@ PAPER_INPUTS = {
     "zero_shot_cot": f"Q: {{question}}\n{STEP_BY_STEP}",
     "zero_shot_answer_only": "Q: {question} A:",
 }
-
-
 PAPER_MARK = "The answer is"
+# The names in braces of the other templates, in order.
+NAMES = {
+    "target": ("rationale", "closing"),
+    "closing": ("answer",),
+    "teacher": ("question",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +62,9 @@ class Wording:
 
     def __post_init__(self) -> None:
         for name in FORMATS:
-            where = f"formats.{name}.input"
-            Template(self.inputs[name]).require(where, ["question"])
-        Template(self.target).require("formats.target", ["rationale", "closing"])
-        Template(self.closing).require("formats.closing", ["answer"])
-        Template(self.teacher).require("formats.teacher", ["question"])
+            Template(self.inputs[name]).require(f"formats.{name}", ["question"])
+        for name, needed in NAMES.items():
+            Template(getattr(self, name)).require(f"formats.{name}", needed)
         if not self.separator[:1].isspace() or "\n" not in self.separator:
             raise InputError(
                 f"formats.separator is {self.separator!r}, expected a text that begins "
@@ -88,11 +89,11 @@ class Wording:
         rationale, closing = rationale.strip(), self.final(answer)
         if not rationale:
             return closing
-        return _template(self.target).fill({"rationale": rationale, "closing": closing})
+        return template(self.target).fill({"rationale": rationale, "closing": closing})
 
     def parts(self, target: str) -> tuple[str, str] | None:
         """(rationale, answer) of a target; None if it is not of this wording."""
-        pieces = _template(self.target).pieces
+        pieces = template(self.target).pieces
         whole = Template(
             "".join(
                 literal.replace("{", "{{").replace("}", "}}")
@@ -116,7 +117,7 @@ class Wording:
 
     def asked(self, question: str) -> str:
         """The question as a teacher is asked."""
-        return _template(self.teacher).fill({"question": question})
+        return template(self.teacher).fill({"question": question})
 
     @property
     def judged_mark(self) -> str:
@@ -125,16 +126,11 @@ class Wording:
         return "" if mark == PAPER_MARK else mark
 
     def _input(self, format: str) -> Template:
-        return _template(self.inputs[format])
+        return template(self.inputs[format])
 
     @property
     def _closing(self) -> Template:
-        return _template(self.closing)
-
-
-@functools.cache
-def _template(text: str) -> Template:
-    return Template(text)
+        return template(self.closing)
 
 
 PAPER = Wording()

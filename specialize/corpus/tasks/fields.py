@@ -1,6 +1,5 @@
 """From a row to the parts of a problem: columns, templates, patterns, options."""
 
-import functools
 import math
 import re
 from collections.abc import Mapping
@@ -8,12 +7,14 @@ from typing import Any
 
 from specialize.corpus.tasks.rows import Row
 from specialize.corpus.tasks.spec import LETTERS, Choices, Field
-from specialize.corpus.templates import Template
+from specialize.corpus.templates import Template, template
 from specialize.errors import InputError, did_you_mean
 
 # Names that every row has besides its columns.
 FILE, INDEX, CHOICES = "@file", "@index", "choices"
 FILTERS = ("sentence",)
+# Python writes no whole number of over 4,300 digits.
+_LARGEST = 10**300
 
 
 def text_of(field: Field, row: Row, where: str, name: str) -> str:
@@ -39,15 +40,15 @@ def text_of(field: Field, row: Row, where: str, name: str) -> str:
 
 def values_of(field: Field, row: Row, where: str, name: str) -> list[str]:
     """The texts of a part that may be a list; as `text_of` otherwise."""
-    template = _filled_from(field, row, where, name)
-    names = template.names
-    if len(names) == 1 and template.text == f"{{{names[0]}}}":
+    found = _filled_from(field, row, where, name)
+    names = found.names
+    if len(names) == 1 and found.text == f"{{{names[0]}}}":
         value = _value(names[0], row)
         raw = [value] if (values := _list(value)) is None else values
         texts = [_written(one, field, where, name) for one in raw]
     else:
         parts = {one: _written(_value(one, row), field, where, name) for one in names}
-        texts = [template.fill(parts)]
+        texts = [found.fill(parts)]
     return [_found(text, field, where, name) for text in texts]
 
 
@@ -57,7 +58,10 @@ def options_of(choices: Choices, row: Row, where: str) -> dict[str, str]:
     Raises:
         InputError: A column is missing or holds no texts, or there are over 26.
     """
-    found = [_value(column, row, where, "choices") for column in choices.columns]
+    for column in choices.columns:
+        if _value(column, row) is None:
+            raise _missing(column, row, where, "choices")
+    found = [_value(column, row) for column in choices.columns]
     labels: list[str] = []
     if len(found) == 1:
         column = found[0]
@@ -73,7 +77,12 @@ def options_of(choices: Choices, row: Row, where: str) -> dict[str, str]:
         found = options
     texts = [_written(one, Field(""), where, "choices").strip() for one in found]
     labels = labels or list(LETTERS[: len(texts)])
-    if not texts or len(labels) != len(texts) or len(set(labels)) != len(labels):
+    if len(set(labels)) != len(labels):
+        raise InputError(
+            f"{where}: the labels of choices are {', '.join(labels)}, expected each of "
+            "them once."
+        )
+    if len(labels) != len(texts) or not 1 <= len(texts) <= len(LETTERS):
         raise InputError(
             f"{where}: choices has {len(texts)} texts for {len(labels)} labels, "
             f"expected 1 to {len(LETTERS)} of both."
@@ -83,9 +92,9 @@ def options_of(choices: Choices, row: Row, where: str) -> dict[str, str]:
 
 def listed(choices: Choices, options: Mapping[str, str]) -> str:
     """The options as a question shows them."""
-    template = Template(choices.template)
+    option = template(choices.template)
     lines = [
-        template.fill({"label": label, "choice": text})
+        option.fill({"label": label, "choice": text})
         for label, text in zip(LETTERS, options.values(), strict=False)
     ]
     return choices.separator.join(lines)
@@ -97,65 +106,43 @@ def chosen(answer: str, choices: Choices, options: Mapping[str, str]) -> str | N
     bare = answer.strip().strip("().")
     if bare in letters:
         return f"({letters[bare]})"
-    if bare.isdecimal() and 0 <= int(bare) - choices.first < len(options):
-        return f"({LETTERS[int(bare) - choices.first]})"
+    number = int(bare) - choices.first if bare.isdecimal() and len(bare) < 9 else -1
+    if 0 <= number < len(options):
+        return f"({LETTERS[number]})"
     for label, text in options.items():
         if text == answer.strip():
             return f"({letters[label]})"
     return None
 
 
-def columns_of(field: Field) -> list[str]:
-    """The columns that a part is read from."""
-    names = Template(field.template).names
-    return [one.partition("|")[0] for one in names if one[:1] != "@"]
-
-
 def _filled_from(field: Field, row: Row, where: str, name: str) -> Template:
-    template = _template(field.template)
-    missing = [one for one in template.names if not _has(one, row)]
-    if not missing:
-        return template
-    if field.default is not None:
-        return _template(field.default)
-    column = missing[0].partition("|")[0]
-    raise InputError(
+    texts = (
+        [field.template] if field.default is None else [field.template, field.default]
+    )
+    missing: list[str] = []
+    for found in map(template, texts):
+        missing = [one for one in found.names if _value(one, row) is None]
+        if not missing:
+            return found
+    raise _missing(missing[0].partition("|")[0], row, where, name)
+
+
+def _missing(column: str, row: Row, where: str, name: str) -> InputError:
+    columns = [one for one in row if one not in (FILE, INDEX, CHOICES)]
+    return InputError(
         f"{where}: the key {column!r} is missing, from which {name} is read; the row "
-        f"has {', '.join(map(repr, row)) or 'none'}.{did_you_mean(column, row)}"
+        f"has {', '.join(map(repr, columns)) or 'none'}.{did_you_mean(column, columns)}"
     )
 
 
-@functools.cache
-def _template(text: str) -> Template:
-    return Template(text)
-
-
-def _has(name: str, row: Row) -> bool:
+def _value(name: str, row: Row) -> Any:
+    """The value of a name in a template, or None if the row does not have it."""
+    column, _, filter = name.partition("|")
     value: Any = row
-    for key in _path(name):
-        found = _object(value)
-        if found is None or found.get(key) is None:
-            return False
-        value = found[key]
-    return True
-
-
-def _path(name: str) -> list[str]:
-    column = name.partition("|")[0]
-    return [column] if column[:1] == "@" else column.split(".")
-
-
-def _value(name: str, row: Row, where: str = "", part: str = "") -> Any:
-    value: Any = row
-    for key in [name] if name in row else _path(name):
-        found = _object(value)
-        if found is None or found.get(key) is None:
-            raise InputError(
-                f"{where}: the key {name!r} is missing, from which {part} is read."
-                f"{did_you_mean(name, row)}"
-            )
-        value = found[key]
-    if name.endswith("|sentence") and isinstance(value, str):
+    # A table may also have a column with a full stop in its name.
+    for key in [column] if column in row else column.split("."):
+        value = (_object(value) or {}).get(key)
+    if filter == "sentence" and isinstance(value, str):
         text = value.strip()
         return text if text.endswith((".", "?", "!", ",", ";", ":")) else f"{text}."
     return value
@@ -166,7 +153,9 @@ def _written(value: Any, field: Field, where: str, name: str) -> str:
     if isinstance(value, bool):
         text = "true" if value else "false"
     elif isinstance(value, int):
-        text = str(value) if abs(value) < 10**300 else repr(float("inf"))
+        if abs(value) >= _LARGEST:
+            raise InputError(f"{where}: {name} is a number of over 300 digits.")
+        text = str(value)
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise InputError(f"{where}: {name} is {value}, which is no answer or text.")
@@ -197,9 +186,10 @@ def _found(text: str, field: Field, where: str, name: str) -> str:
 
 
 def _matches(pattern: str, text: str) -> list[str]:
-    compiled = re.compile(pattern)
     return [
-        match[1] if compiled.groups else match[0] for match in compiled.finditer(text)
+        # Of alternatives with a group each, the group of the one that matched.
+        next((group for group in match.groups() if group is not None), match[0])
+        for match in re.finditer(pattern, text)
     ]
 
 

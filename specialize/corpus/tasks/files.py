@@ -11,7 +11,7 @@ import pathlib
 import re
 import tomllib
 from collections.abc import Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from specialize import typed_json
 from specialize.corpus.choices import FORMATS
@@ -26,13 +26,12 @@ from specialize.corpus.tasks.spec import (
     TaskSpec,
 )
 from specialize.corpus.templates import Template
-from specialize.corpus.wording import PAPER_INPUTS, Wording
+from specialize.corpus.wording import NAMES, PAPER_INPUTS, Wording
 from specialize.errors import InputError, did_you_mean
 from specialize.judging.choices import ANSWER_TYPES
 from specialize.judging.spec import JudgeSpec
 
 Path = str | os.PathLike[str]
-T = TypeVar("T")
 REMEDY = "docs/how-to/own_task.md describes task files."
 
 
@@ -360,14 +359,10 @@ def _wording(table: _Table) -> Wording:
                 Template(template).require("it", ["question"])
                 inputs[name] = template
     found: dict[str, Any] = {"inputs": inputs}
-    for key, names in (
-        ("target", ("rationale", "closing")),
-        ("closing", ("answer",)),
-        ("teacher", ("question",)),
-    ):
+    for key, needed in NAMES.items():
         if template := table.text(key):
             with table.made(key):
-                Template(template).require("it", names)
+                Template(template).require("it", needed)
                 found[key] = template
     if separator := table.text("separator"):
         with table.made("separator"):

@@ -1,15 +1,12 @@
 """The specification of a task, as a task file (`files`) or a notebook describes it."""
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 
 from specialize import checks
 from specialize.corpus.wording import Wording
 from specialize.errors import InputError
 from specialize.judging.spec import JudgeSpec
-
-Path = str | os.PathLike[str]
 
 # What splits a task's questions may have.
 SPLITS = ("train", "validation", "test")
