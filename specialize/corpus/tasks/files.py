@@ -16,6 +16,7 @@ from typing import Any
 from specialize import typed_json
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.tasks import fields
+from specialize.corpus.tasks.known import index
 from specialize.corpus.tasks.positions import json_lines, toml_lines
 from specialize.corpus.tasks.spec import (
     SPLITS,
@@ -228,7 +229,7 @@ def _task(
         "wording": wording,
         "files": _files(top.table("files")),
         "subtasks": _subtasks(top.table("subtasks")),
-        "demonstrations": top.text("demonstrations"),
+        "demonstrations": top.one_of("demonstrations", index().tasks),
         "licence": top.text("licence") or "unknown",
         "published": top.texts("published"),
     }
@@ -383,6 +384,12 @@ def _files(table: _Table) -> Files:
             )
             share = None
     splits = {split: table.text(split) for split in SPLITS}
+    prompt = table.text("prompt")
+    for key, path in {**splits, "prompt": prompt}.items():
+        with table.made(key):
+            for name in Template(path or "").names:
+                if name != "subtask":
+                    table.note(f"has {{{name}}}, expected {{subtask}}", key)
     seen: dict[str, str] = {}
     for split, path in splits.items():
         if path is not None:
@@ -395,7 +402,7 @@ def _files(table: _Table) -> Files:
     found = Files(
         **splits,
         validation_share=tuple(share) if share else Files.validation_share,
-        prompt=table.text("prompt"),
+        prompt=prompt,
         hub=table.mapping("hub"),
     )
     table.close()

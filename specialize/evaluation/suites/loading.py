@@ -374,7 +374,7 @@ def _task(name: str, own: Mapping[str, TaskSpec]) -> TaskSpec:
 
 
 def _subtasks(task: TaskSpec, place: pathlib.Path) -> list[str]:
-    pattern = place / str(task.files.test).format(subtask="*")
+    pattern = _file(f"{task.name}/*", place, task)
     here = sorted(file.stem for file in pattern.parent.glob(pattern.name))
     if not here:
         raise InputError(f"{pattern.parent} has no task file ({pattern.name}).")
@@ -389,11 +389,12 @@ def _subtasks(task: TaskSpec, place: pathlib.Path) -> list[str]:
     return here
 
 
-def _file(name: str, place: pathlib.Path, task: TaskSpec, split: str) -> pathlib.Path:
-    files = task.files
-    path = (
-        files.validation if split == "validation" and files.validation else files.test
-    )
+def _file(
+    name: str, place: pathlib.Path, task: TaskSpec, split: str = "test"
+) -> pathlib.Path:
+    path = task.files.test
+    if split == "validation" and task.files.validation:
+        path = task.files.validation
     if path is None:
         raise InputError(
             f"the task {task.name} has no test file, so it cannot be evaluated. Set "

@@ -49,7 +49,7 @@ def renderer(
             f"the task {task.name} has no training file, from which demonstrations are "
             "drawn. Set 'train' under [files] in its task file, or ask zero-shot."
         )
-    pool = read_problems(folder / solved.files.train, solved)
+    pool = read_problems(folder / solved.files.train.format(subtask=part), solved)
 
     def render(problem: Problem) -> str:
         drawn = prompts.draw_demonstrations(pool, problem, demonstrations, seed=seed)
