@@ -38,3 +38,9 @@ class JudgeSpec:
             checks.one_of("judge", self.judge, JUDGES)
         if self.answer_type is not None:
             checks.one_of("answer_type", self.answer_type, ANSWER_TYPES)
+
+    def for_task(self, task: "JudgeSpec") -> "JudgeSpec":
+        """The judge of a task, unless this one was chosen instead of the default."""
+        if self.judge in (task.judge, JudgeSpec.judge):
+            return dataclasses.replace(task, answer_type=self.answer_type)
+        return self

@@ -84,7 +84,7 @@ def dataset(
         task: The file of a task of your own; None: a shipped task.
 
     Returns:
-        Examples with the fields of `_SIGNATURE`; `targets` is the first gold answer.
+        Examples with the fields of `_SIGNATURE`; `targets` says the first gold answer.
 
     Raises:
         InputError: The benchmarks are not named, missing or malformed.
@@ -105,7 +105,7 @@ def dataset(
             yield {
                 "id": example.id,
                 "inputs": example.inputs,
-                "targets": f"The answer is {gold}",
+                "targets": example.problem.wording.final(gold),
                 "golds": list(example.golds),
                 "answer_type": example.answer_type,
                 "answer_only": loaded.answer_only,

@@ -53,16 +53,13 @@ def accuracy(
         `accuracy`, `accuracy_low` and `accuracy_high` (shares, 95 % Wilson), `n`, and
         the share of verdicts that were "marked", "last" and "none".
     """
-    rule = judging()
+    asked = JudgeSpec(judging())
     verdicts = [
         verdict(
             prediction,
             target["golds"],
-            JudgeSpec(
-                target.get("judge", rule) if rule == JudgeSpec.judge else rule,
-                target["answer_type"],
-                target.get("mark", ""),
-            ),
+            asked.for_task(JudgeSpec(target["judge"], mark=target["mark"])),
+            answer_type=target["answer_type"],
             answer_only=target["answer_only"],
         )
         for target, prediction in zip(targets, predictions, strict=True)

@@ -94,7 +94,9 @@ def _register(task: TaskSpec, source: str) -> None:
             "Rename it."
         ) from error
     finally:
-        _REGISTERED[task.name] = (state, sorted(_names() - before))
+        added = sorted(_names() - before)
+        _REGISTERED[task.name] = ("", added)  # not done, if there is an error
+    _REGISTERED[task.name] = (state, added)
 
 
 def _names() -> set[str]:

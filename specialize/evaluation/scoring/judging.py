@@ -198,7 +198,7 @@ def judge_suite(
     if len({len(texts) for texts in samples}) != 1 or not samples[0]:
         counts = sorted({len(texts) for texts in samples})
         raise ValueError(f"{suite.key}: examples have {counts} samples, expected equal")
-    judge = suite.judged_by(judge)
+    judge = judge.for_task(suite.judge)
     judged = [
         _judged(example, texts, judge, suite.answer_only)
         for example, texts in zip(suite.examples, samples, strict=True)

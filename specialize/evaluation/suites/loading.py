@@ -91,12 +91,6 @@ class Suite:
         """Name and prompt, as in tables and files."""
         return f"{self.name}:{self.prompt}"
 
-    def judged_by(self, asked: JudgeSpec) -> JudgeSpec:
-        """The judge of the task, unless the paper's or another type is asked for."""
-        if asked.judge == self.judge.judge or asked.judge == JudgeSpec.judge:
-            return dataclasses.replace(self.judge, answer_type=asked.answer_type)
-        return asked
-
     @property
     def answer_only(self) -> bool:
         """Whether the prompt asks for the answer without a rationale."""
