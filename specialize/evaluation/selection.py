@@ -17,7 +17,7 @@ from specialize.corpus.tasks.known import index
 from specialize.errors import InputError
 from specialize.evaluation import tables
 from specialize.evaluation.evaluate import evaluate_weights
-from specialize.evaluation.results import Results
+from specialize.evaluation.results import Results, file_stem
 from specialize.evaluation.spec import EvaluationSpec
 from specialize.evaluation.suites.loading import suites_of
 from specialize.inference.weights import load_student
@@ -58,8 +58,9 @@ def select(
         checkpoint: Folder of a run; every checkpoint that it kept is a candidate.
         evaluation: The suites on which the chosen checkpoint is tested, and how these
             and the suites of the criterion are asked. Its split is not used.
-        by: The suite, or group with an average, whose accuracy on validation decides;
-            None: the default task, which is in distribution for a student of GSM8K.
+        by: The suite, or group with an average, whose accuracy on validation decides,
+            perhaps with a prompt ("gsm8k:few_shot_cot"); None: the default task, which
+            is in distribution for a student of GSM8K.
         mesh: The device mesh, in any spelling of `specialize.mesh`.
         output_dir: Folder for predictions and `choice_<by>.json`. None:
             `<checkpoint>/selection`.
@@ -82,11 +83,12 @@ def select(
         2
     """
     by = index().default if by is None else by
-    asked = index().groups.get(by, (by,))
+    name, _, prompt = by.partition(":")
+    asked = index().groups.get(name, (name,))
     words = f"validation accuracy of {by}"
     if len(asked) > 1:
         words = f"mean of the validation accuracies of {', '.join(asked)}"
-        if by not in index().averages:
+        if name not in index().averages:
             raise InputError(
                 f"cannot select by {by!r}, a group without an average: name a suite or "
                 f"one of {', '.join(index().averages)}."
@@ -103,7 +105,10 @@ def select(
             f"{run} has no checkpoints to choose from ({kept}). Name the MODEL_DIR "
             "of 'specialize train'."
         )
-    candidates = dataclasses.replace(evaluation, suites=asked, split="validation")
+    prompt = prompt or evaluation.prompt
+    candidates = dataclasses.replace(
+        evaluation, suites=asked, prompt=prompt, split="validation"
+    )
     final = dataclasses.replace(evaluation, split="test")
     for one in (candidates, final):
         suites_of(one)  # rejects invalid names before anything is decoded
@@ -113,7 +118,7 @@ def select(
         for step in steps:
             found = _evaluated(candidates, model, run, step, mesh, out)
             scores = {**found.suites, **found.averages}
-            score = scores[f"{by}:{evaluation.prompt}"]
+            score = scores[f"{name}:{prompt}"]
             validation[step] = {
                 name: score[name] for name in ("accuracy", "low", "high", "n")
             }
@@ -130,7 +135,7 @@ def select(
             "validation": validation,
             "test": test.to_json(),
         }
-        outputs.write_json(folder / f"choice_{by}.json", written)
+        outputs.write_json(folder / f"choice_{file_stem(by)}.json", written)
         if json_path is not None:
             outputs.write_json(json_path, written)
         _show(choice)
