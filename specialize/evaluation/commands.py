@@ -132,12 +132,8 @@ def _evaluate(flags: argparse.Namespace) -> int:
     memory.keep_freed()
     if flags.tasks:
         flags.tasks = tuple(flags.tasks)
-    for macro in (
-        "MAX_EXAMPLES",
-        "RULE",
-        "SPLIT",
-        "TASKS",
-    ):  # a flag wins over the gin files
+    # A flag wins over the gin files.
+    for macro in ("MAX_EXAMPLES", "RULE", "SPLIT", "TASKS"):
         value = getattr(flags, macro.lower())
         if value is not None:
             flags.gin_overrides.append(f"--gin.{macro}={value!r}")

@@ -6,7 +6,6 @@ program may write 17, "17", "test-17", "gsm8k/test/17" or "my_run-gsm8k-test-17"
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 # What may come before a number without saying that it is of another file.
 _WORDS = "id q question example sample item problem row doc index test validation"
@@ -33,19 +32,17 @@ class ExampleIds:
         words = [task, *names, *files, *_WORDS.split()]
         self._words = {part for word in words for part in _plain(word).split("-")}
 
-    def find(self, given: Any) -> str | None:
+    def find(self, given: str) -> str | None:
         """The id of the example that another program's id means, or None.
 
         An id of the example comes first, without what is before it; then that without
         the name of the task; then the number of its row in the file, from 0.
         """
         if given in self._exact:
-            return str(given)
-        if isinstance(given, float) and given.is_integer():
-            given = int(given)
-        if re.fullmatch(r"\s*-\d+\s*", str(given)):
+            return given
+        if re.fullmatch(r"\s*-\d+\s*", given):
             return None
-        parts = _plain(str(given)).split("-")
+        parts = _plain(given).split("-")
         for at in range(len(parts)):
             if found := self._whole.get("-".join(parts[at:])):
                 return found

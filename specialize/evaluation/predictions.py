@@ -211,7 +211,7 @@ def _asked(
 
 
 def _unknown(prediction: Prediction, candidates: Sequence["_Answers"]) -> str:
-    what = "id" if prediction.id else "input"
+    what = "input" if prediction.id is None else "id"
     first = candidates[0].suite.examples[0].id
     return (
         f"suite {prediction.suite!r} has no example with this {what}; its first is "
@@ -264,7 +264,7 @@ class _Answers:
         self._ids = {example.id for example in suite.examples}
         ids = suite.ids or [*self._ids, *suite.left_out]
         self._every_id = ExampleIds(suite.family, ids, suite.name.split("/"))
-        self._left_out = {_spaced(question) for question in suite.left_out.values()}
+        self._left_out = {self._questions[id] for id in suite.left_out}
 
     def take(self, prediction: Prediction, faults: _Faults) -> bool:
         """Stores a prediction of this suite; False if it is of another."""

@@ -25,8 +25,7 @@ def lead(run: Run, base: Run | None) -> str:
     found = {
         key: score
         for key, score in after.scores.items()
-        if re.sub(r"/[^:]*", "", key) == key
-        or re.sub(r"/[^:]*", "", key) not in after.averages
+        if "/" not in key or re.sub(r"/[^:]*", "", key) not in after.averages
     }
     if before is None:
         parts = [

@@ -7,17 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from markupsafe import Markup
 
 from specialize.corpus.choices import FORMATS
-from specialize.corpus.plain_text.counting import shown
+from specialize.corpus.plain_text.counting import SpellingCounts, shown
 from specialize.evaluation.report import figures
 from specialize.evaluation.report.figures import Series
-from specialize.evaluation.report.runs import (
-    Corpus,
-    Counts,
-    Funnel,
-    Measured,
-    Run,
-    Spelling,
-)
+from specialize.evaluation.report.runs import Corpus, Counts, Funnel, Measured, Run
 from specialize.evaluation.report.section import Section
 
 # Diagnostics of the loss, with their units.
@@ -78,7 +71,7 @@ def _spelling_rows(
     """What the student's vocabulary cannot write, and what became of it."""
     rows: list[Sequence[str]] = []
     for who, counts in (("", funnel), (" (human)", funnel.human)):
-        if counts is None or counts.spelling == Spelling():
+        if counts is None or counts.spelling == SpellingCounts():
             continue
         found = counts.spelling
         misspelt = counts.rejected.get("not_right_as_spelt", 0)

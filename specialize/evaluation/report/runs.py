@@ -12,6 +12,7 @@ from typing import Any
 
 from specialize import outputs, run_folder, typed_json, versions
 from specialize.config import neutral
+from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.errors import InputError
 from specialize.evaluation.results import Results
 
@@ -25,20 +26,6 @@ class Measured:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spelling:
-    """What the student's vocabulary cannot write of the right samples."""
-
-    samples: typed_json.Count = 0
-    characters: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
-    rewritten: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
-    lost_samples: typed_json.Count = 0
-    lost: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
-    newlines: typed_json.Count = 0
-    number_pieces: typed_json.Count = 0
-    soft_number_pieces: typed_json.Count = 0
-
-
-@dataclasses.dataclass(frozen=True)
 class Counts:
     """Number of samples after each stage of a build."""
 
@@ -47,7 +34,7 @@ class Counts:
     aligned: typed_json.Count | None = None
     kept: typed_json.Count | None = None
     rejected: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
-    spelling: Spelling = Spelling()
+    spelling: SpellingCounts = dataclasses.field(default_factory=SpellingCounts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +55,7 @@ class Format:
 class Corpus:
     """What the page shows of a corpus' manifest."""
 
-    funnel: Funnel = Funnel()
+    funnel: Funnel = dataclasses.field(default_factory=Funnel)
     formats: dict[str, Format] = dataclasses.field(default_factory=dict)
     fingerprint: typed_json.Object = dataclasses.field(default_factory=dict)
 
