@@ -212,6 +212,9 @@ def test_every_wrong_value_is_named_with_its_key_and_line(tmp_path, path, wrong)
         (("files", "test"), "train.jsonl", "is the file of files.train"),
         (("files", "test"), "./x/../train.jsonl", "is the file of files.train"),
         (("files", "validation"), "./train.jsonl", "is the file of files.train"),
+        (("files", "test"), "{split}.jsonl", "has {split}, expected {subtask}"),
+        (("files", "prompt"), "a{.txt", "cannot be read"),
+        (("demonstrations",), "gsmk8", "Did you mean 'gsm8k'"),
         (("name",), "my task", "letters, digits and underscores"),
         (("name",), "1st", "begin with a letter"),
     ]
@@ -253,9 +256,8 @@ def test_all_problems_are_one_message_in_the_order_of_the_lines(tmp_path, kind):
         assert numbers == sorted(numbers)
 
 
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
+SLIPS = {
+    "toml": [
         ('name = "a"\n\n[fields\n', 3),
         ('name = "a"\nname = "b"\n', 2),
         ('[files]\ntrain = "a"\ntrain = "b"\n', 3),
@@ -264,27 +266,24 @@ def test_all_problems_are_one_message_in_the_order_of_the_lines(tmp_path, kind):
         ("name = \n", 1),
         ('# x\nname = "\\q"\n', 2),
     ],
-)
-def test_a_slip_of_toml_is_one_message_with_its_line(tmp_path, text, line):
-    file = tmp_path / "task.toml"
-    file.write_text(text)
-    with pytest.raises(InputError, match=rf"task.toml is not TOML: .*line {line}\b"):
-        read_task(file)
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
+    "json": [
         ('{\n "name": "a",\n "fields": \n}', 4),
         ('{\n "name": "a"\n "fields": {}\n}', 3),
         ("{\n 'name': 1\n}", 2),
         ('{\n\n\n "a": tru }', 4),
     ],
+}
+SAID = {"toml": r"task.toml is not TOML: .*line {}\b", "json": r"not JSON .*line {}\)"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "line"),
+    [(kind, text, line) for kind, slips in SLIPS.items() for text, line in slips],
 )
-def test_a_slip_of_json_is_one_message_with_its_line(tmp_path, text, line):
-    file = tmp_path / "task.json"
+def test_a_slip_is_one_message_with_its_line(tmp_path, kind, text, line):
+    file = tmp_path / f"task.{kind}"
     file.write_text(text)
-    with pytest.raises(InputError, match=rf"task.json: not JSON .*line {line}\)"):
+    with pytest.raises(InputError, match=SAID[kind].format(line)):
         read_task(file)
 
 

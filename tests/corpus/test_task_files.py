@@ -7,6 +7,7 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from own_task_cases import write_lines, yes_no_task
 
 from specialize.corpus import prompts
 from specialize.corpus.choices import FORMATS
@@ -20,25 +21,14 @@ ROWS = [
     {"n": 1, "q": "Is ice cold?", "label": 1, "why": "Ice is frozen."},
     {"n": 2, "q": "Is fire cold?", "label": 0, "why": "Fire is hot."},
 ]
-YES_NO = """
-name = "cold"
-[fields]
-id = "n"
-question = "Question: {q}"
-answer = { from = "label", values = { 1 = "yes", 0 = "no" } }
-rationale = "why"
-[answer]
-type = "yes_no"
-[formats]
-zero_shot_cot = "{question}\\nReason first."
-closing = "My verdict: {answer}."
-"""
 
 
 @pytest.fixture
 def yes_no(tmp_path):
     file = tmp_path / "cold.toml"
-    file.write_text(YES_NO)
+    file.write_text(
+        yes_no_task("Question: {q}", cot="{question}", fields='rationale = "why"')
+    )
     return read_task(file)
 
 
@@ -51,7 +41,7 @@ def write(path, rows):
             table.writeheader()
             table.writerows(rows)
     elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_lines(path, rows)
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows))
     elif path.suffix == ".parquet":
@@ -245,6 +235,73 @@ def test_a_faulty_row_is_named(tmp_path, yes_no, row, said):
     with pytest.raises(InputError) as refusal:
         read_problems(data, yes_no)
     assert f"{data}:2: " in str(refusal.value) and said in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "row", "answer"),
+    [
+        # Of two alternatives with a group each, one matches.
+        (
+            {"answer": {"from": "a", "pattern": r"#### (\d+)|Answer: (\d+)"}},
+            {"q": "?", "a": "So: Answer: 4"},
+            "4",
+        ),
+        ({"answer": {"from": "a", "pattern": r"\d+( km)?"}}, {"q": "?", "a": "4"}, "4"),
+        # "a.b" is column b of the object in a, or a column of this name.
+        ({"answer": "a.b"}, {"q": "?", "a": {"b": 4}}, "4"),
+        ({"answer": "a.b"}, {"q": "?", "a.b": 4}, "4"),
+        ({"answer": "{a.b|sentence}"}, {"q": "?", "a.b": "4"}, "4."),
+        ({"answer": {"from": "a", "default": "b"}}, {"q": "?", "a": None, "b": 4}, "4"),
+    ],
+)
+def test_an_answer_is_found_in_its_column(tmp_path, fields, row, answer):
+    task = {"name": "x", "fields": {"question": "q", **fields}}
+    [problem] = read_problems(write(tmp_path / "a.jsonl", [row]), task)
+    assert problem.answers == (answer,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "row", "said"),
+    [
+        (
+            {"answer": "a.b"},
+            {"a": {"c": 4}},
+            "the key 'a.b' is missing, .*has 'q', 'a'",
+        ),
+        (
+            {"answer": {"from": "a", "default": "b"}},
+            {"c": 4},
+            "the key 'b' is missing, from which answer is read",
+        ),
+        ({"answer": "a", "id": "n"}, {"a": 4, "n": 10**301}, "over 300 digits"),
+        ({"answer": "a", "choices": "o"}, {"a": 1, "o": ["x"] * 27}, "27 texts for 26"),
+        (
+            {"answer": "a", "choices": "o"},
+            {"a": 1, "o": {"label": list(range(27)), "text": ["x"] * 27}},
+            "27 texts for 27 labels, expected 1 to 26",
+        ),
+        (
+            {"answer": "a", "choices": "o"},
+            {"a": 1, "o": {"label": ["A", "A"], "text": ["x", "y"]}},
+            "the labels of choices are A, A, expected each of them once",
+        ),
+        (
+            {"answer": "a", "choices": "o"},
+            {"a": "9" * 5000, "o": ["x", "y"]},
+            "expected one of the labels A, B",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_one_message(tmp_path, fields, row, said):
+    kind = "choice" if "choices" in fields else "number"
+    task = {
+        "name": "x",
+        "fields": {"question": "q", **fields},
+        "answer": {"type": kind},
+    }
+    data = write(tmp_path / "a.jsonl", [{"q": "?", **row}])
+    with pytest.raises(InputError, match=f"a.jsonl:1: .*{said}"):
+        read_problems(data, task)
 
 
 WORDS = st.text(string.ascii_letters + " \n.,?:{}\u2028é", max_size=40)

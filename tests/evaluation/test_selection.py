@@ -25,6 +25,7 @@ from specialize.student.network.transformer import Transformer
 # Step -> what its student says. On GSM8K 7 is right most often, on the others 5.
 SAYS = {100: 5, 200: 7, 300: 7, 400: 3}
 OTHERS = ("multiarith", "asdiv", "svamp")
+WITH_PROMPT = "svamp:zero_shot_answer_only"
 
 NETWORK = T5Config(
     vocab_size=256,
@@ -176,8 +177,8 @@ def out(kept):
 
 @pytest.fixture(scope="module")
 def chosen(kept, out):
-    """The choices of both rules, made in one folder, one after the other."""
-    return {by: select(kept, by, out) for by in ("gsm8k", "mas")}
+    """The choices by each suite or group, made in one folder, one after the other."""
+    return {by: select(kept, by, out) for by in ("gsm8k", "mas", WITH_PROMPT)}
 
 
 def expected(kept, suite, split, digit):
@@ -228,9 +229,17 @@ def test_only_the_chosen_ones_are_tested(chosen, out):
     assert tested == {choice["step"] for choice in chosen.values()} == {100, 200}
 
 
-def test_the_choices_of_both_rules_stand_side_by_side(chosen, out):
+def test_every_choice_has_a_file(chosen, out):
     for by, choice in chosen.items():
-        assert json.loads((out / f"choice_{by}.json").read_text()) == choice
+        file = out / f"choice_{by.replace(':', '.')}.json"
+        assert json.loads(file.read_text()) == choice
+
+
+def test_a_suite_may_be_named_with_its_prompt(kept, chosen):
+    choice = chosen[WITH_PROMPT]
+    assert (choice["by"], choice["step"]) == (WITH_PROMPT, 100)
+    score = choice["validation"]["100"]
+    assert score["accuracy"] == expected(kept, "svamp", "validation", SAYS[100])
 
 
 @pytest.mark.parametrize("by", ["gsm8k", "mas"])

@@ -109,6 +109,30 @@ def test_what_cannot_be_asked_is_refused(benchmarks, name, options, words):
         assert word in str(refusal.value)
 
 
+def test_every_sub_task_of_ones_own_has_its_files(tmp_path):
+    task = tmp_path / "sums.toml"
+    text = (
+        'name = "sums"\n[files]\ntrain = "train/{subtask}.jsonl"\n'
+        'test = "{subtask}.jsonl"\n[fields]\nquestion = "q"\nanswer = "a"\n'
+        "rationale = 'q'\n[subtasks]\none = 'number'\ntwo = 'yes_no'\n"
+    )
+    task.write_text(text)
+    for part, answer in (("one", 1), ("two", "no")):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        for name in (f"train/{part}.jsonl", f"{part}.jsonl"):
+            rows = [{"q": f"{name} {n}?", "a": answer} for n in range(5)]
+            (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+    found = loading.load_suites("sums", None, prompt="few_shot_cot", tasks=[task])
+    assert [suite.name for suite in found] == ["sums/one", "sums/two"]
+    for suite in found:
+        [inputs, *_] = [example.inputs for example in suite.examples]
+        part = suite.name.partition("/")[2]
+        assert inputs.count(f"Q: train/{part}.jsonl ") == 4
+    task.write_text(text.replace("test =", "validation ="))
+    with pytest.raises(InputError, match="sums has no test file"):
+        loading.load_suites("sums", None, tasks=[task])
+
+
 def test_a_missing_folder_or_file_is_refused(benchmarks, tmp_path):
     with pytest.raises(InputError, match="nowhere does not exist"):
         loading.load_suite("gsm8k", tmp_path / "nowhere", split="all")

@@ -13,27 +13,24 @@ pytest.importorskip("t5x.train")
 
 import seqio
 import t5x_cases as cases
+from own_task_cases import (
+    THINGS,
+    lengths,
+    read_lines,
+    recipe,
+    write_lines,
+    yes_no_rows,
+    yes_no_task,
+)
 
 from specialize.quickstart import miniature
 from specialize.training.data.mixtures import load_mixture
 
-COLD = """
-name = "cold"
-[files]
-train = "cold.train.jsonl"
-test = "cold.test.jsonl"
-[fields]
-id = "n"
-question = "q"
-answer = { from = "label", values = { 1 = "yes", 0 = "no" } }
-[answer]
-type = "yes_no"
-[formats]
-zero_shot_cot = "Question: {question}\\nReason first."
-in_context_cot = "Question: {question}\\nReason first."
-separator = "\\n--\\n"
-closing = "My verdict: {answer}."
-"""
+COLD = yes_no_task(
+    files='[files]\ntrain = "cold.train.jsonl"\ntest = "cold.test.jsonl"',
+    formats='in_context_cot = "Question: {question}\\nReason first."\n'
+    'separator = "\\n--\\n"',
+)
 PICK = """
 name = "pick"
 [files]
@@ -51,20 +48,14 @@ closing = "So the letter is {answer}"
 # Without rationales there are no CoT demonstrations.
 FORMATS = ("zero_shot_cot", "zero_shot_answer_only", "in_context_answer_only")
 SHARES = (("cold", 6), ("pick", 3), ("more.jsonl", 1))
-RECIPE = """
-from __gin__ import dynamic_registration
-from specialize.student import network
-include 't5x_configs/models/miniature.gin'
-include 't5x_configs/data/corpus_four_formats.gin'
-TASK_FEATURE_LENGTHS = {
-    'inputs': 160, 'targets': 64, 'teacher_ids': 64, 'teacher_probs': 64,
-    'teacher_tail': 64, 'format_id': 64,
-}
+LENGTHS = lengths(160, 64)
+RECIPE = recipe(
+    LENGTHS,
+    """
 SCAN_LAYERS = False
 DTYPE = 'float32'
 BATCH_SIZE = 8
 TRAIN_STEPS = 10
-WARMUP_STEPS = 1
 LEARNING_RATE = 0.01
 CHECKPOINT_PERIOD = 10
 EVAL_PERIOD = 10
@@ -73,26 +64,15 @@ INPUT_LENGTH = 96
 OUTPUT_LENGTH = 24
 EVAL_BATCH_SIZE = 8
 SPLIT = 'all'
-"""
-THINGS = {"ice": "cold", "snow": "cold", "hail": "cold", "fire": "hot", "tea": "hot"}
-LENGTHS = dict.fromkeys(
-    ("inputs", "targets", "teacher_ids", "teacher_probs", "teacher_tail", "format_id"),
-    64,
-) | {"inputs": 160}
-
-
-def write(file, values):
-    file.write_text("".join(json.dumps(value) + "\n" for value in values))
+""",
+    tiny=False,
+)
 
 
 def cold(count, first):
-    draw = random.Random(first)
-    for n in range(first, first + count):
-        thing, word = draw.choice(list(THINGS)), draw.choice(["cold", "hot"])
-        right = THINGS[thing] == word
-        text = f"{thing} is {THINGS[thing]}. My verdict: {'yes' if right else 'no'}."
-        question = f"Here are {n} pieces of {thing}. Is {thing} {word}?"
-        yield {"n": n, "q": question, "label": int(right)}, f"cold-{n}", text
+    for row, text in yes_no_rows(count, first):
+        del row["why"]
+        yield row, f"cold-{row['n']}", text
 
 
 def pick(count, name):
@@ -119,8 +99,8 @@ def place(tmp_path_factory, run):
         "pick.test": list(pick(16, "test")),
     }
     for name, found in made.items():
-        write(folder / f"{name}.jsonl", [row for row, *_ in found])
-    write(
+        write_lines(folder / f"{name}.jsonl", [row for row, *_ in found])
+    write_lines(
         folder / "more.jsonl",
         [{"inputs": f"Say {word}.", "targets": word} for word in THINGS],
     )
@@ -135,7 +115,7 @@ def place(tmp_path_factory, run):
             {"problem_id": id, "sample": 0, "text": text}
             for _, id, text in made[f"{name}.train"]
         ]
-        write(folder / f"{name}.completions.jsonl", lines)
+        write_lines(folder / f"{name}.completions.jsonl", lines)
         run(
             *("specialize", "corpus", "build", "--task", folder / f"{name}.toml"),
             *("--problems", folder / f"{name}.train.jsonl", "--teacher", "t"),
@@ -170,10 +150,6 @@ def trained(place, run):
     return folder / "checkpoint_10"
 
 
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 @pytest.mark.parametrize("name", ["cold", "pick"])
 def test_t5x_evaluates_a_task_as_we_do(place, trained, run, tmp_path, name):
     """What T5X wrote is judged here, and the same checkpoint is evaluated here."""
@@ -181,10 +157,10 @@ def test_t5x_evaluates_a_task_as_we_do(place, trained, run, tmp_path, name):
     t5x(run, "eval", place, OUTPUT_DIR=str(tmp_path / "t5x"), **where)
     task = f"{name}_eval_zero_shot_cot"
     [metrics] = (tmp_path / "t5x").rglob(f"{task}-metrics.jsonl")
-    [theirs] = lines(metrics)
+    [theirs] = read_lines(metrics)
     [written] = (tmp_path / "t5x").rglob(f"{task}-0*.jsonl")
-    said = {row["input"]["id"]: row["prediction"] for row in lines(written)}
-    write(
+    said = {row["input"]["id"]: row["prediction"] for row in read_lines(written)}
+    write_lines(
         tmp_path / "p.jsonl",
         [{"id": id, "prediction": text} for id, text in said.items()],
     )
@@ -206,7 +182,7 @@ def test_t5x_evaluates_a_task_as_we_do(place, trained, run, tmp_path, name):
         for how, count in score["how"].items():
             assert theirs[f"how_{how}"] * 16 == pytest.approx(count)
     file = tmp_path / "ours" / f"{name}.zero_shot_cot.jsonl"
-    assert {row["id"]: row["prediction"] for row in lines(file)} == said
+    assert {row["id"]: row["prediction"] for row in read_lines(file)} == said
 
 
 def test_both_engines_draw_the_same_shares(place, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from own_task_cases import lengths, read_lines, recipe
 
 from specialize import cli
 from specialize.corpus.vocabulary import read_vocabulary
@@ -19,25 +20,12 @@ from specialize.quickstart import miniature
 pytestmark = pytest.mark.slow
 
 RUN = """
-from __gin__ import dynamic_registration
-from specialize.student import network
-include 't5x_configs/models/miniature.gin'
-include 't5x_configs/data/corpus_four_formats.gin'
 network.T5Config.vocab_size = {rows}
-network.T5Config.emb_dim = 16
-network.T5Config.mlp_dim = 16
 network.T5Config.num_encoder_layers = 2
-network.T5Config.num_decoder_layers = 1
 network.T5Config.relpos_per_layer = {own_tables}
-TASK_FEATURE_LENGTHS = {{
-    'inputs': {length}, 'targets': {length}, 'teacher_ids': {length},
-    'teacher_probs': {length}, 'teacher_tail': {length}, 'format_id': {length},
-}}
-TRAIN_STEPS = 2
 MESH = {{'data': 1, 'fsdp': 1, 'model': 1}}
 LOG_PERIOD = 1
 BATCH_SIZE = 4
-WARMUP_STEPS = 1
 SUITES = ('gsm8k',)
 MAX_EXAMPLES = 2
 OUTPUT_LENGTH = 8
@@ -92,10 +80,6 @@ def vocabulary(kind: str, world: pathlib.Path, folder: pathlib.Path) -> str:
     return str(path)
 
 
-def lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 @pytest.mark.parametrize("kind", ["byt5", "madlad", "bart", "wide"])
 def test_a_student_goes_from_corpus_to_export(kind, world, tmp_path, monkeypatch):
     import specialize
@@ -127,19 +111,15 @@ def test_a_student_goes_from_corpus_to_export(kind, world, tmp_path, monkeypatch
     shown = ["corpus", "inspect", "--corpus", "corpus", "--vocabulary", name]
     assert cli.main([*shown, "--id", cot[0].id]) == 0
 
-    (tmp_path / "run.gin").write_text(
-        RUN.format(
-            rows=words.rows,
-            own_tables=kind == "wide",
-            length=768 if kind == "byt5" else 256,
-        )
-    )
+    length = 768 if kind == "byt5" else 256
+    settings = RUN.format(rows=words.rows, own_tables=kind == "wide")
+    (tmp_path / "run.gin").write_text(recipe(lengths(length, length), settings))
     common = ["--gin_file", "run.gin", f"--gin.VOCABULARY_PATH={name!r}"]
     common.append(f"--gin.BENCHMARKS_DIR={str(world)!r}")
     run = ["--gin.MODEL_DIR='run'", "--gin.CORPUS_DIR='corpus'"]
     assert cli.main(["config", "--for", "train", *common, *run, "--devices", "1"]) == 0
     assert cli.main(["train", *common, *run]) == 0
-    found = lines(tmp_path / "run" / "metrics.jsonl")
+    found = read_lines(tmp_path / "run" / "metrics.jsonl")
     losses = [line["train"]["loss"] for line in found if "train" in line]
     assert len(losses) == 2 and np.isfinite(losses).all()
     assert found[-1]["step"] == 2

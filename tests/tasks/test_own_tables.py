@@ -9,6 +9,7 @@ import json
 import random
 
 import pytest
+from own_task_cases import lengths, read_lines, recipe, write_lines
 
 from specialize import cli
 
@@ -41,31 +42,20 @@ type = "choice"
 zero_shot_cot = "{question} Reason."
 closing = "So it is {answer}."
 """
-RUN = """
-from __gin__ import dynamic_registration
-from specialize.student import network
-include 't5x_configs/models/miniature.gin'
-include 't5x_configs/data/corpus_four_formats.gin'
+RUN = recipe(
+    lengths(64, 48),
+    """
 MIXTURE_OR_TASK_NAME = {'of trips': 3, 'of picks': 1}
-network.T5Config.emb_dim = 16
-network.T5Config.mlp_dim = 16
-network.T5Config.num_encoder_layers = 1
-network.T5Config.num_decoder_layers = 1
-TASK_FEATURE_LENGTHS = {
-    'inputs': 64, 'targets': 48, 'teacher_ids': 48, 'teacher_probs': 48,
-    'teacher_tail': 48, 'format_id': 48,
-}
-TRAIN_STEPS = 2
 MESH = {'data': 1, 'fsdp': 1, 'model': 1}
 BATCH_SIZE = 4
-WARMUP_STEPS = 1
 VOCABULARY_PATH = 'v.model'
 TASKS = ('trips.toml', 'picks.toml')
 INPUT_LENGTH = 64
 OUTPUT_LENGTH = 4
 EVAL_BATCH_SIZE = 4
 SPLIT = 'all'
-"""
+""",
+)
 TOWNS = ("Ulm", "Bonn", "Kiel", "Jena", "Hof")
 THINGS = ("ice", "snow", "fire", "tea")
 
@@ -97,10 +87,6 @@ def picks(count, first):
             {"about": about, "gold": right},
             f"It says so. So it is ({'ABC'[right]}).",
         )
-
-
-def write_lines(file, values):
-    file.write_text("".join(json.dumps(value) + "\n" for value in values))
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +194,7 @@ def test_both_become_one_trained_evaluated_and_exported_student(corpora):
 
 @pytest.mark.parametrize("name", ["trips", "picks"])
 def test_the_teachers_answers_are_right_by_the_judge_of_the_task(corpora, name):
-    answers = [
-        json.loads(line)
-        for line in (corpora / f"{name}-test.answers.jsonl").read_text().splitlines()
-    ]
+    answers = read_lines(corpora / f"{name}-test.answers.jsonl")
     write_lines(
         corpora / "p.jsonl",
         [

@@ -1,73 +1,43 @@
 """A task of one's own goes from files to a trained and evaluated student."""
 
 import json
-import random
 import shutil
 
 import pytest
+from own_task_cases import (
+    THINGS,
+    lengths,
+    read_lines,
+    recipe,
+    write_lines,
+    yes_no_rows,
+    yes_no_task,
+)
 
 from specialize import cli
 from specialize.corpus.tasks.known import find
 from specialize.errors import InputError
 
-TASK = """
-name = "cold"
-[files]
-train = "train.jsonl"
-test = "test.jsonl"
-[fields]
-id = "n"
-question = "q"
-answer = { from = "label", values = { 1 = "yes", 0 = "no" } }
-rationale = "why"
-[answer]
-type = "yes_no"
-[formats]
-zero_shot_cot = "Question: {question}\\nReason first."
-closing = "My verdict: {answer}."
-"""
-THINGS = {"ice": "cold", "snow": "cold", "hail": "cold", "fire": "hot", "tea": "hot"}
-RUN = """
-from __gin__ import dynamic_registration
-from specialize.student import network
-include 't5x_configs/models/miniature.gin'
-include 't5x_configs/data/gsm8k_four_formats.gin'
+FILES = '[files]\ntrain = "train.jsonl"\ntest = "test.jsonl"'
+TASK = yes_no_task(files=FILES, fields='rationale = "why"')
+RUN = recipe(
+    lengths(96, 64),
+    """
 MIXTURE_OR_TASK_NAME = {'corpus:zero_shot': 9, 'more.jsonl': 1}
-network.T5Config.emb_dim = 16
-network.T5Config.mlp_dim = 16
-network.T5Config.num_encoder_layers = 1
-network.T5Config.num_decoder_layers = 1
-TASK_FEATURE_LENGTHS = {
-    'inputs': 96, 'targets': 64, 'teacher_ids': 64, 'teacher_probs': 64,
-    'teacher_tail': 64, 'format_id': 64,
-}
-TRAIN_STEPS = 2
 MESH = {'data': 1, 'fsdp': 1, 'model': 1}
 LOG_PERIOD = 1
 BATCH_SIZE = 8
-WARMUP_STEPS = 1
 TASKS = ('cold.toml',)
 SUITES = ('cold',)
 MAX_EXAMPLES = 4
 OUTPUT_LENGTH = 8
 EVAL_BATCH_SIZE = 4
-"""
+""",
+)
 
 
 def rows(count, first):
-    draw = random.Random(first)
-    for n in range(first, first + count):
-        thing, word = draw.choice(list(THINGS)), draw.choice(["cold", "hot"])
-        yield {
-            "n": n,
-            "q": f"Here are {n} pieces of {thing}. Is {thing} {word}?",
-            "label": int(THINGS[thing] == word),
-            "why": f"{thing} is {THINGS[thing]}.",
-        }
-
-
-def write(file, values):
-    file.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return [row for row, _ in yes_no_rows(count, first)]
 
 
 @pytest.fixture(scope="module")
@@ -78,22 +48,21 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     (folder / "cold.toml").write_text(TASK)
     (folder / "run.gin").write_text(RUN)
-    write(folder / "train.jsonl", rows(60, 0))
-    write(folder / "test.jsonl", rows(20, 1000))
+    write_lines(folder / "train.jsonl", rows(60, 0))
+    write_lines(folder / "test.jsonl", rows(20, 1000))
     texts = []
     completions = []
-    for row in rows(60, 0):
-        right = "yes" if row["label"] else "no"
+    for row, right in yes_no_rows(60, 0):
         # The second answer is right in one of three questions.
-        for sample, answer in enumerate((right, "yes" if row["n"] % 3 else right)):
-            text = f"{row['why']} My verdict: {answer}."
+        second = f"{row['why']} My verdict: yes." if row["n"] % 3 else right
+        for sample, text in enumerate((right, second)):
             texts.append(f"Question: {row['q']} Reason first. {text}")
             completions.append(
                 {"problem_id": f"cold-{row['n']}", "sample": sample, "text": text}
             )
-    write(folder / "completions.jsonl", completions)
+    write_lines(folder / "completions.jsonl", completions)
     pairs = [{"inputs": f"Say {w}.", "targets": w} for w in THINGS]
-    write(folder / "more.jsonl", pairs)
+    write_lines(folder / "more.jsonl", pairs)
     (folder / "text.txt").write_text("\n".join(texts))
     miniature.train_vocabulary(folder / "text.txt", folder / "v.model")
     with pytest.MonkeyPatch.context() as patch:
@@ -133,11 +102,7 @@ def test_only_right_answers_are_kept_in_the_wording_of_the_task(place):
 def test_a_mixture_with_text_is_trained_on_and_the_task_is_evaluated(place):
     words = ["--gin_file", "run.gin", "--gin.MODEL_DIR=run"]
     assert cli.main(["train", *words]) == 0
-    lines = [
-        json.loads(line)
-        for line in (place / "run/metrics.jsonl").read_text().split("\n")
-        if line
-    ]
+    lines = read_lines(place / "run/metrics.jsonl")
     assert lines[-1]["step"] == 2
     assert 0 <= lines[-1]["eval"]["cold/accuracy"] <= 1
     words = ["--gin_file", "run.gin", "--gin.CHECKPOINT_PATH=run"]
@@ -147,7 +112,7 @@ def test_a_mixture_with_text_is_trained_on_and_the_task_is_evaluated(place):
 
 
 def test_predictions_of_another_model_are_judged_in_the_tasks_way(place):
-    write(
+    write_lines(
         place / "predictions.jsonl",
         [
             {
@@ -242,6 +207,7 @@ def test_names_of_seqio_begin_with_the_tasks(registered):
         task = seqio.get_mixture_or_task(f"cold_eval_{prompt}")
         found = list(task.get_dataset(None, "all", shuffle=False).as_numpy_iterator())
         assert len(found) == 20
+        assert found[0]["targets_pretokenized"].startswith(b"My verdict: ")
         targets = [
             task.postprocess_fn(None, example=example, is_target=True)
             for example in found
@@ -266,8 +232,9 @@ def test_a_name_is_registered_again_after_its_task_changed(registered, place, tm
     first = next(task.get_dataset(None, "all", shuffle=False).as_numpy_iterator())
     assert first["inputs_pretokenized"].endswith(b"\nThink.")
     (tmp_path / "cold.toml").write_text(text.replace('"cold"', '"specialize_corpus"'))
-    with pytest.raises(InputError, match="'specialize_corpus' is that of other tasks"):
-        own.register(tmp_path / "cold.toml")
+    for _ in range(2):
+        with pytest.raises(InputError, match="'specialize_corpus' is that of other"):
+            own.register(tmp_path / "cold.toml")
 
 
 def test_a_corpus_of_another_task_is_refused(registered, place, tmp_path, monkeypatch):
@@ -325,9 +292,9 @@ def test_demonstrations_are_dropped_whole_in_any_wording(
     task = tmp_path / "cold.toml"
     task.write_text(f"{head}[formats]\n{wording}")
     after, before = find(task).wording.boundary("in_context_cot")
-    values = list(rows(30, 0))
+    values = rows(30, 0)
     values[3]["q"] += f"{after}{before}is it so?"
-    write(tmp_path / "train.jsonl", values)
+    write_lines(tmp_path / "train.jsonl", values)
     lines = [
         {
             "problem_id": f"cold-{row['n']}",
@@ -336,7 +303,7 @@ def test_demonstrations_are_dropped_whole_in_any_wording(
         }
         for row in values
     ]
-    write(tmp_path / "completions.jsonl", lines)
+    write_lines(tmp_path / "completions.jsonl", lines)
     words = ["--task", task, "--problems", tmp_path / "train.jsonl", "--teacher", "t"]
     words += ["--completions", tmp_path / "completions.jsonl", "--no_rationales"]
     words += ["--vocabulary", "v.model", "--demonstrations", 3, "--processes", 1]
