@@ -77,7 +77,7 @@ def suite_task(suite: str, prompt: str, tasks: Sequence[Path] = ()) -> str:
 
 
 def _register(task: TaskSpec, source: str) -> None:
-    state = f"{source} {task.digest} {task.files} {task.subtasks}"
+    state = f"{source} {task.digest} {task.files}"
     earlier, names = _REGISTERED.get(task.name, ("", []))
     if earlier == state:
         return

@@ -122,6 +122,23 @@ def test_the_whole_task_is_read(tmp_path, kind):
     assert spec.digest == read_task(WHOLE).digest
 
 
+@pytest.mark.parametrize("key", WHOLE)
+def test_the_digest_is_of_what_determines_records(key):
+    values = copy.deepcopy(WHOLE)
+    determines = key in ("fields", "answer", "formats", "subtasks")
+    changed = {
+        "fields": {**WHOLE["fields"], "unique": "question"},
+        "answer": {"type": "number"},
+        "formats": {"closing": "{answer}"},
+        "subtasks": {"one": "number", "two": "number"},
+        "files": {"train": "other.jsonl"},
+        "published": [],
+        "demonstrations": "svamp",
+    }
+    values[key] = changed.get(key, "other")
+    assert (read_task(values).digest != read_task(WHOLE).digest) == determines
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("path", KEYS, ids=".".join)
 def test_every_misspelt_key_is_told_the_right_one(tmp_path, kind, path):

@@ -416,6 +416,8 @@ def _subtasks(table: _Table) -> dict[str, str]:
 
 def _digest(values: Mapping[str, Any]) -> str:
     """Of what determines records: not of files, licences and words for people."""
-    values = {key: values.get(key) for key in ("fields", "answer", "formats")}
-    text = json.dumps(values, sort_keys=True, ensure_ascii=False, default=str)
+    found = {key: values.get(key) for key in ("fields", "answer", "formats")}
+    if "subtasks" in values:
+        found["subtasks"] = values["subtasks"]
+    text = json.dumps(found, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -75,7 +75,7 @@ class SuiteScore:
     Attributes:
         name: Name of the suite.
         prompt: Its prompt format.
-        judge: "exact" or "reference".
+        judge: Its judge, as in `JudgeSpec.judge`.
         judged: Verdicts, in the order of the suite.
         ceiling: The examples that no prediction can answer right.
         selection: Which examples were asked (`Suite.selection`).
