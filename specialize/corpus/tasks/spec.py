@@ -19,11 +19,12 @@ class Field:
 
     Attributes:
         template: Text with names of columns in braces, such as "{Body} {Question}".
-            "{a.b}" is column b of the object in column a; "{x|sentence}" ends with a
-            full stop; "{@file}" and "{@index}" are the name of the file without its
-            ending and the number of the row.
-        pattern: Regular expression that finds the part in this text: its first group,
-            or all that it matches; the last match counts. None: the whole text.
+            "{a.b}" is column b of the object in column a, unless a column has this
+            name; "{x|sentence}" ends with a full stop; "{@file}" and "{@index}" are
+            the name of the file without its ending and the number of the row.
+        pattern: Regular expression that finds the part in this text: the first group
+            that matched, or all that it matches; the last match counts. None: the whole
+            text.
         remove: Regular expressions whose matches are deleted.
         values: What is written for a value of the column, such as {"1": "yes"}.
         default: Template for rows without the columns; None: they are an error.
