@@ -44,8 +44,8 @@ def run(tmp_path, monkeypatch):
 
 def test_the_report_reads_the_values_and_finds_the_corpus(run):
     found = read_run(run)
-    assert found.corpus is not None
-    assert found.corpus.fingerprint == {"teacher": "exact"}
+    (corpus,) = found.corpora.values()
+    assert corpus.fingerprint == {"teacher": "exact"}
     expected = {
         "BATCH_SIZE": 24,
         "CORPUS_DIR": "old/corpus",

@@ -11,6 +11,7 @@ import pytest
 from specialize import cli
 from specialize.corpus.building import stages
 from specialize.corpus.inspection import lookup
+from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.corpus.records import Problem
 from specialize.corpus.sampling import panel, sample
 from specialize.corpus.sampling.spec import SamplingSpec
@@ -247,8 +248,8 @@ def test_the_table_of_the_funnel_and_the_report_say_it(world, modern, tmp_path):
     card = (tmp_path / "c" / "README.md").read_text()
     assert "spelling: lost: ☃" in card and "unwritable: rewrite" in card
     run = runs.Run.__new__(runs.Run)
-    read = runs.Funnel(spelling=runs.Spelling(lost={"☃": 4}, lost_samples=4))
-    object.__setattr__(run, "corpus", runs.Corpus(funnel=read))
+    read = runs.Funnel(spelling=SpellingCounts(lost={"☃": 4}, lost_samples=4))
+    object.__setattr__(run, "corpora", {"c": runs.Corpus(funnel=read)})
     ((_, _, rows),) = origins.funnel([run]).tables
     assert ("characters made <unk>", "☃ 4") in rows
 

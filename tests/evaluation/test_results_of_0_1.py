@@ -113,6 +113,7 @@ def test_a_report_refuses_a_newer_corpus_of_a_run(of_0_1, restate, refused, foun
     path = of_0_1 / "corpus" / "corpus.json"
     rows = [{"name": "CORPUS_DIR", "value": str(path.parent)}]
     restate(of_0_1 / "run" / "config.json", values=rows)
-    assert read_run(of_0_1 / "run").corpus.fingerprint["k"] == 5
+    (corpus,) = read_run(of_0_1 / "run").corpora.values()
+    assert corpus.fingerprint["k"] == 5
     restate(path, version=found)
     refused(lambda: read_run(of_0_1 / "run"), versions.CORPUS, path, found)
