@@ -16,6 +16,7 @@ TEST = [
     "pytest-xdist>=3.6",
     "pytest-httpserver>=1.1",
     "hypothesis>=6.100",
+    "filelock>=3.12",
     "beartype>=0.20",
 ]
 TEACHER = ["openai>=2", "aiolimiter>=1.2"]

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import tempfile
 
+import filelock
 import hypothesis
 import pytest
 
@@ -50,6 +51,22 @@ def no_configuration_is_left():
     yield
     if gin := sys.modules.get("gin"):
         gin.clear_config()
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory, worker_id):
+    """Computes a JSON value once for all workers of a run: `once(name, function)`."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder if worker_id == "master" else folder.parent
+
+    def value(name, function):
+        path = folder / f"{name}.json"
+        with filelock.FileLock(f"{path}.lock"):
+            if not path.exists():
+                path.write_text(json.dumps(function()), encoding="utf-8")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    return value
 
 
 @pytest.fixture(scope="session")

@@ -38,8 +38,13 @@ CHANGES = [
 
 
 @pytest.fixture(scope="module")
-def recorded():
+def recorded(once):
     """What all recipes, and one with each of the changes, set and reach now."""
+    return once("recipes", read_recipes)
+
+
+def read_recipes():
+    """Reads them in a process of their own."""
     asked = [(run, [RECIPE], [SUITE, binding]) for run, binding, _ in CHANGES]
     paths = (str(HERE.parent), os.environ.get("PYTHONPATH", ""))
     done = subprocess.run(

@@ -307,7 +307,7 @@ def survive_kills(tmp_path, start, same_parameters, kills, steps, seed):
 
 
 def test_three_random_kills_leave_no_trace(tmp_path, start, same_parameters):
-    survive_kills(tmp_path, start, same_parameters, kills=3, steps=150, seed=0)
+    survive_kills(tmp_path, start, same_parameters, kills=3, steps=60, seed=0)
 
 
 @pytest.mark.slow

@@ -138,9 +138,10 @@ class Loop:
             for number, batch, layout in batches:
                 profiler.before(number)
                 run.state, healthy, results = self.take_step(run.state, healthy, batch)
+                self.results.enter(number, results, layout)
                 if one_at_a_time:
                     jax.block_until_ready((run.state, results))
-                self.results.enter(number, results, layout)
+                    self.results.settle()  # else its time would count as the next's
                 run.step = number + 1
                 stopped = stop.at(run.step) and run.step < self.total_steps
                 self._evaluate_and_save(stopped)
