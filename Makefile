@@ -17,7 +17,8 @@ TORCH := torch==2.13.0
 .venv/.done .venv-beam/.done .venv-torch/.done: setup.py
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --upgrade uv
-	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python -e '.[$(EXTRAS)]'
+	$(@D)/bin/uv pip install --quiet --compile-bytecode --python $(@D)/bin/python \
+		-e '.[$(EXTRAS)]'
 	$(LAST)
 	touch $@
 

@@ -25,6 +25,9 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+# A process that a test starts finds the byte code that an earlier one compiled.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # What one worker, or a process that a test starts, compiled is compiled once.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
