@@ -1,7 +1,8 @@
 """How long a conversion takes, and how much memory it holds.
 
 Makes a random T5 1.1 large (783M parameters, 2.9 GiB in float32) and converts it
-through every format, each step in a process of its own, as `specialize convert` does:
+through every format, each step in a process of its own, as `specialize convert` does,
+and merges two of the results, as `specialize merge` does:
 
     python benchmarks/conversion.py --out /scratch/conversion
 
@@ -31,13 +32,15 @@ SIZES = {
     "large": dict(emb_dim=1024, num_heads=16, num_encoder_layers=24, mlp_dim=2816),
 }
 
-# (name, what it reads, options); each reads what an earlier one wrote.
+# (name, what it reads, options); each reads what an earlier one wrote. Two names are
+# merged.
 STEPS = [
     ("t5x", "hf", ["--to", "t5x"]),
     ("orbax_scanned", "t5x", ["--to", "orbax", "--layers", "scanned"]),
     ("t5x_scalable", "orbax_scanned", ["--to", "t5x", "--layers", "scalable"]),
     ("hf_again", "t5x_scalable", ["--to", "hf", "--activation", "gelu"]),
     ("hf_bfloat16", "hf", ["--to", "hf", "--dtype", "bfloat16"]),
+    ("merged", "hf hf_bfloat16", ["--alpha", "0.5"]),
 ]
 
 
@@ -55,17 +58,13 @@ def main() -> None:
     bare = peak_of([sys.executable, "-c", "import time; time.sleep(0.5)"])[1]
     fingerprints = set()
     for name, source, options in STEPS:
-        command = [sys.executable, "-m", "specialize", "convert"]
-        command += [
-            "--source",
-            str(out / source),
-            "--target",
-            str(out / name),
-            *options,
-        ]
+        paths = [str(out / one) for one in source.split()]
+        given = ["merge", *paths] if len(paths) > 1 else ["convert", "--source", *paths]
+        command = [sys.executable, "-m", "specialize", *given]
+        command += ["--target", str(out / name), *options]
         seconds, peak, shown = peak_of(command)
         found = shown.split("fingerprint")[1].split()[0]
-        if "bfloat16" not in name:
+        if "bfloat16" not in name and name != "merged":
             fingerprints.add(found)
         row = {
             "step": f"{source} -> {name}",

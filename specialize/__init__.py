@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specialize.checkpoints.convert import convert as convert
+    from specialize.checkpoints.merging import merge as merge
     from specialize.checkpoints.spec import CheckpointSpec as CheckpointSpec
     from specialize.corpus.opened import Corpus as Corpus
     from specialize.corpus.records import DistillRecord as DistillRecord
@@ -52,6 +53,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "select": "evaluation.selection",
     "convert": "checkpoints.convert",
+    "merge": "checkpoints.merging",
     "DataSpec": "training.data.spec",
     "OptimizerSpec": "training.optimization.spec",
     "CheckpointSpec": "checkpoints.spec",

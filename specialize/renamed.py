@@ -18,7 +18,7 @@ _MOVED = {
     "checkpoints.huggingface": "checkpoints.formats.huggingface",
     "checkpoints.initial": "checkpoints.loading",
     "checkpoints.lazy": "checkpoints.lazy_tensors",
-    "checkpoints.nearby": "checkpoints.suggestions",
+    "checkpoints.nearby": "checkpoints.opening",
     "checkpoints.orbaxes": "checkpoints.formats.orbax_folders",
     "checkpoints.t5x": "checkpoints.formats.t5x",
     "checkpoints.zarrs": "checkpoints.formats.zarr_arrays",

@@ -1,10 +1,14 @@
-"""`specialize convert`."""
+"""`specialize convert` and `specialize merge`."""
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from specialize.checkpoints.convert import ConversionSummary
 
 
 def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the command."""
+    """Adds the commands."""
     parser = subparsers.add_parser(
         "convert",
         help="convert weights between Hugging Face, T5X and our runs",
@@ -27,6 +31,59 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="hf: safetensors, config and tokenizer; t5x: msgpack and zarr; orbax: "
         "newer T5X. Default: t5x from Hugging Face, hf from everything else",
     )
+    _add_export(parser)
+    parser.add_argument(
+        "--rows",
+        type=int,
+        metavar="N",
+        help="embedding rows of the target, such as 32100 or 32128 (default: the "
+        "source's)",
+    )
+    parser.set_defaults(run=run)
+    parser = subparsers.add_parser(
+        "merge",
+        help="interpolate or average checkpoints",
+        description=(
+            "Writes the weighted mean of two or more checkpoints of one network, in "
+            "any of the formats that 'convert' reads, one tensor in memory at a time. "
+            "Without --alpha or --weights it is the plain mean."
+        ),
+    )
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="CHECKPOINT",
+        help="two or more: Hugging Face folders or hub names, T5X checkpoints, runs "
+        "of specialize or single checkpoints of runs",
+    )
+    parser.add_argument(
+        "--target",
+        required=True,
+        help="a new or empty folder; several alphas become alpha_0.1, ... in it",
+    )
+    shares = parser.add_mutually_exclusive_group()
+    shares.add_argument(
+        "--alpha",
+        metavar="A",
+        help="share of the second of two checkpoints, from 0 to 1; or several: "
+        "first:last:step (0:1:0.1), or a list (0.2,0.5)",
+    )
+    shares.add_argument(
+        "--weights",
+        metavar="W,W,...",
+        help="share of each checkpoint; their sum is 1",
+    )
+    parser.add_argument(
+        "--to",
+        choices=("hf", "t5x", "orbax"),
+        default="hf",
+        help="as in 'convert' (default: hf)",
+    )
+    _add_export(parser)
+    parser.set_defaults(run=run_merge)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -47,13 +104,6 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "bytes of ByT5 (default: those of the source are copied)",
     )
     parser.add_argument(
-        "--rows",
-        type=int,
-        metavar="N",
-        help="embedding rows of the target, such as 32100 or 32128 (default: the "
-        "source's)",
-    )
-    parser.add_argument(
         "--activation",
         choices=("relu", "gelu", "silu"),
         help="activation of the feed-forward block, if the source does not contain it "
@@ -66,14 +116,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="GB",
         help="maximum size of a safetensors file in 10^9 bytes (default: 5)",
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Converts, and prints the summary to standard output."""
-    from rich.console import Console
-    from rich.table import Table
-
     from specialize import checks
     from specialize.checkpoints.convert import convert
 
@@ -89,6 +135,38 @@ def run(arguments: argparse.Namespace) -> int:
         activation=arguments.activation,
         max_shard_bytes=int(arguments.shard_size * 10**9),
     )
+    _print(summary)
+    return 0
+
+
+def run_merge(arguments: argparse.Namespace) -> int:
+    """Merges once, or once for every alpha, and prints the summaries."""
+    from specialize import checks
+    from specialize.checkpoints import merging
+
+    checks.real("--shard-size", arguments.shard_size, above=0, most=10**6)
+    for target, weights in merging.requested(
+        len(arguments.sources), arguments.target, arguments.alpha, arguments.weights
+    ):
+        summary = merging.merge(
+            arguments.sources,
+            target,
+            weights=weights,
+            to=arguments.to,
+            dtype=arguments.dtype,
+            layers=arguments.layers,
+            vocabulary=arguments.vocabulary,
+            activation=arguments.activation,
+            max_shard_bytes=int(arguments.shard_size * 10**9),
+        )
+        _print(summary)
+    return 0
+
+
+def _print(summary: "ConversionSummary") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -105,4 +183,3 @@ def run(arguments: argparse.Namespace) -> int:
     table.add_row("time", f"{summary.seconds:.1f} s")
     # Paths and notes are text: brackets in them are no markup.
     Console(soft_wrap=False, markup=False).print(table)
-    return 0

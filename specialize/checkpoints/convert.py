@@ -39,6 +39,7 @@ from specialize.student.network.architecture import T5Config
 FORMATS = ("hf", "t5x", "orbax")
 DTYPES = ("float32", "bfloat16")
 KIND = "weights"
+MERGED = "merge"  # the format of a `Source` that `merging` computes from others
 
 _NO_TOKENIZER = (
     "no tokenizer files: the source has none. Text needs them: name the vocabulary "
@@ -89,6 +90,38 @@ class ConversionSummary:
     notes: tuple[str, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """How weights are written.
+
+    Attributes:
+        to: "hf", "t5x" (msgpack and zarr) or "orbax" (newer T5X). None: "t5x" from
+            Hugging Face, and "hf" from everything else.
+        dtype: "float32" or "bfloat16" (None: the source's).
+        layers: layout of a T5X target.
+        rows: embedding rows of the target (None: the source's).
+        vocabulary: a SentencePiece model, or "byt5", if the source has no tokenizer.
+        max_shard_bytes: maximum size of a safetensors file.
+
+    Raises:
+        InputError: the vocabulary does not exist.
+    """
+
+    to: str | None = None
+    dtype: str | None = None
+    layers: names.Layers = "unrolled"
+    rows: int | None = None
+    vocabulary: str | None = None
+    max_shard_bytes: int = 5 * 10**9
+
+    def __post_init__(self) -> None:
+        if self.vocabulary is not None and not is_vocabulary(self.vocabulary):
+            raise InputError(
+                f"{self.vocabulary} does not exist; --vocabulary names a spiece.model, "
+                "or 'byt5' for the bytes of ByT5."
+            )
+
+
 def convert(
     source: str,
     target: str | None,
@@ -124,22 +157,36 @@ def convert(
         >>> done.parameters > 0
         True
     """
-    started = time.monotonic()
     if target is not None:
-        _check_target(target)
-    if vocabulary is not None and not is_vocabulary(vocabulary):
-        raise InputError(
-            f"{vocabulary} does not exist; --vocabulary names a spiece.model, or "
-            "'byt5' for the bytes of ByT5."
-        )
+        check_target(target)
+    export = Export(to, dtype, layers, rows, vocabulary, max_shard_bytes)
     opened = open_checkpoint(source, activation=activation)
     if opened.format == "specialize":
         verify_run(opened)
-    to = to or ("t5x" if opened.format == "hf" else "hf")
+    return write(opened, target, export, base=_base(source))
+
+
+def write(
+    opened: Source, target: str | None, export: Export, *, base: str | None = None
+) -> ConversionSummary:
+    """Writes an opened checkpoint, one tensor in memory at a time.
+
+    Args:
+        opened: the weights.
+        target: a new or empty folder; None only reads them.
+        export: how they are written.
+        base: hub name of the source, for the model card.
+
+    Raises:
+        InputError: as `convert`.
+    """
+    started = time.monotonic()
+    to = export.to or ("t5x" if opened.format == "hf" else "hf")
+    layers = export.layers
     notes = list(opened.notes)
-    tensors, config = _adapted(opened, rows, notes)
-    if dtype is not None:
-        tensors = {name: tensor.cast(dtype) for name, tensor in tensors.items()}
+    tensors, config = _adapted(opened, export.rows, notes)
+    if export.dtype is not None:
+        tensors = {name: tensor.cast(export.dtype) for name, tensor in tensors.items()}
     if to == "hf" and config.num_decoder_layers > config.num_encoder_layers:
         notes.append(
             "the decoder is deeper than the encoder: transformers 5 generates from "
@@ -157,11 +204,11 @@ def convert(
         for tensor in observed.values():
             tensor.read()
     else:
-        optimizer = _optimizer(opened, to, layers, rows, notes)
+        optimizer = _optimizer(opened, to, layers, export.rows, notes)
         with staged_directory(target, KIND) as staged:
             if to == "hf":
                 huggingface.write_weights(
-                    staged, observed, max_shard_bytes=max_shard_bytes
+                    staged, observed, max_shard_bytes=export.max_shard_bytes
                 )
             else:
                 writer = t5x if to == "t5x" else orbax_folders
@@ -171,7 +218,8 @@ def convert(
                     step=opened.step or 0,
                     optimizer=optimizer,
                 )
-            special = _write_tokenizer(staged, opened, vocabulary, config.vocab_size)
+            rows = config.vocab_size
+            special = _write_tokenizer(staged, opened, export.vocabulary, rows)
             if special is None and to == "hf":
                 notes.append(_NO_TOKENIZER)
             huggingface_companions.write_settings(
@@ -183,7 +231,7 @@ def convert(
             )
             digits = fingerprint.digits()
             card = _card(opened, config, parameters, digits, to)
-            huggingface_companions.write_card(staged, card, base=_base(source))
+            huggingface_companions.write_card(staged, card, base=base)
     for _ in ticks:
         pass
     return ConversionSummary(
@@ -202,7 +250,12 @@ def convert(
     )
 
 
-def _check_target(target: str) -> None:
+def check_target(target: str) -> None:
+    """Refuses a folder that cannot be written or that holds something.
+
+    Raises:
+        InputError: it is a URL, no name of a folder, or not empty.
+    """
     refuse_url(target, "--target")
     longest = max(len(os.fsencode(part)) for part in target.split("/"))
     # While it is written, the folder has a name that is 18 bytes longer.
@@ -327,8 +380,11 @@ def _card(
 ) -> str:
     """The text of the model card."""
     step = "" if opened.step is None else f", step {opened.step}"
+    merged = opened.format == MERGED
     rows = {
-        "converted from": opened.format + step,
+        "merged from" if merged else "converted from": (
+            f"`{opened.path}`" if merged else opened.format + step
+        ),
         "parameters": f"{parameters:,}",
         "weights fingerprint": f"`{digits}`",
         "layers": f"{config.num_encoder_layers} + {config.num_decoder_layers}",
@@ -341,10 +397,12 @@ def _card(
         "head": "tied to the embedding" if config.logits_via_embedding else "its own",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    command = "merge" if merged else "convert"
     steps = _USE_IN_TRANSFORMERS if to == "hf" else _USE_IN_T5X
     return (
         "# A T5 encoder-decoder\n\n"
-        "Weights written by `specialize convert`. The fingerprint is the same in every "
-        "format and layout; `specialize convert --source FOLDER` prints it again.\n\n"
+        f"Weights written by `specialize {command}`. The fingerprint is the same in "
+        "every format and layout; `specialize convert --source FOLDER` prints it "
+        "again.\n\n"
         f"| | |\n|---|---|\n{table}\n\n## Use\n\n{steps}\n"
     )

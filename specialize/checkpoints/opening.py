@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from specialize import run_folder, typed_json
-from specialize.checkpoints import integrity, step_folder, suggestions
+from specialize.checkpoints import integrity, step_folder
 from specialize.checkpoints.formats import (
     huggingface,
     huggingface_companions,
@@ -33,11 +33,19 @@ from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.checkpoints.store import CheckpointStore
 from specialize.corpus.vocabulary import SpecialIds
 from specialize.digests import is_vocabulary
-from specialize.errors import InputError
+from specialize.errors import InputError, nearest, suggestion
 from specialize.progress import say, track
 from specialize.student.network.architecture import T5Config
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+# The models on the hub that the recipes start from.
+HUB_NAMES = (
+    *(f"google/flan-t5-{size}" for size in ("small", "base", "large", "xl", "xxl")),
+    *(f"google/t5-v1_1-{size}" for size in ("small", "base", "large", "xl", "xxl")),
+    *(f"google-t5/t5-{size}" for size in ("small", "base", "large", "3b", "11b")),
+    "google/flan-ul2",
+    "google/ul2",
+)
 _HUB_FILES = ["*.json", "*.safetensors", "spiece.model"]
 _COPY = {
     "s3": "Copy the checkpoint first (aws s3 cp --recursive) and name the copy.",
@@ -69,7 +77,7 @@ def open_checkpoint(
     path = _in_bucket(source) if remote else epath.Path(_local(source))
     if not path.exists():
         if remote or source.startswith((".", "/", "~")):
-            near = "" if remote else suggestions.did_you_mean(source)
+            near = "" if remote else did_you_mean(source)
             raise InputError(f"{source} does not exist.{near} Name {_KINDS}.")
         path = epath.Path(_download(source))
     if path.is_file():
@@ -175,6 +183,29 @@ def check_eos(opened: Source, vocabulary: object, special: SpecialIds) -> None:
         )
 
 
+def did_you_mean(source: str) -> str:
+    """Returns " Did you mean ...?" for a path or hub name that does not exist, or "".
+
+    The candidates are the folders beside the first missing part of the path, and the
+    models on the hub that the recipes start from.
+    """
+    missing = pathlib.Path(source).expanduser()
+    while not missing.parent.is_dir() and missing.parent != missing:
+        missing = missing.parent
+    rest = pathlib.Path(source).expanduser().relative_to(missing)
+    try:
+        here = sorted(one.name for one in missing.parent.iterdir() if one.is_dir())
+    except OSError:
+        here = []
+    if missing.name.isdigit():
+        # The step was probably not kept, rather than mistyped: list the kept steps.
+        steps = sorted((one for one in here if one.isdigit()), key=int)
+        return f" {missing.parent} holds {', '.join(steps)}." if steps else ""
+    near = nearest(missing.name, here, cutoff=0.6)
+    names = [str(missing.parent / one / rest) for one in near]
+    return suggestion(names + nearest(source, HUB_NAMES, cutoff=0.8))
+
+
 def _open_huggingface(path: epath.Path) -> Source:
     folder = pathlib.Path(path)
     if not huggingface.is_folder(folder):
@@ -252,9 +283,7 @@ def vocabulary_of_run(path: str) -> pathlib.Path | None:
 def _download(name: str) -> str:
     """The folder of a model of the hub, from the cache or downloaded."""
     if not _HUB_NAME.fullmatch(name):
-        raise InputError(
-            f"{name} does not exist.{suggestions.did_you_mean(name)} Name {_KINDS}."
-        )
+        raise InputError(f"{name} does not exist.{did_you_mean(name)} Name {_KINDS}.")
     relatives.refuse_hub_name(name)
     import huggingface_hub
     from huggingface_hub import errors
@@ -265,13 +294,13 @@ def _download(name: str) -> str:
         raise InputError(
             f"{name} is neither a folder nor in the local cache, and the Hugging Face "
             "hub cannot be reached (no network, or HF_HUB_OFFLINE is set)."
-            f"{suggestions.did_you_mean(name)} Download it on a machine with a network "
+            f"{did_you_mean(name)} Download it on a machine with a network "
             f"(hf download {name}) and name the folder."
         ) from error
     except (errors.RepositoryNotFoundError, errors.GatedRepoError) as error:
         raise InputError(
             f"{name} is neither a folder nor a readable model on the Hugging Face hub."
-            f"{suggestions.did_you_mean(name)} Check the spelling, or log in "
+            f"{did_you_mean(name)} Check the spelling, or log in "
             "(hf auth login) if it is private."
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from specialize import cli
-from specialize.checkpoints import suggestions
+from specialize.checkpoints.opening import did_you_mean
 
 
 def write_json(path: pathlib.Path, value) -> None:
@@ -138,14 +138,12 @@ def test_an_unknown_checkpoint_is_named_with_what_lies_near(tmp_path):
     for step in ("400", "500"):
         (tmp_path / "runs/student/checkpoints" / step).mkdir(parents=True)
     runs = tmp_path / "runs"
-    assert f"Did you mean '{runs}/student'?" in suggestions.did_you_mean(
-        f"{runs}/studnet"
-    )
+    assert f"Did you mean '{runs}/student'?" in did_you_mean(f"{runs}/studnet")
     # The first part that is missing is the one that is mistyped.
-    assert f"'{runs}/student/checkpoints/400'" in suggestions.did_you_mean(
+    assert f"'{runs}/student/checkpoints/400'" in did_you_mean(
         f"{tmp_path}/rnus/student/checkpoints/400"
     )
     kept = runs / "student/checkpoints"
-    assert suggestions.did_you_mean(f"{kept}/50") == f" {kept} holds 400, 500."
-    assert "'google/flan-t5-base'" in suggestions.did_you_mean("google/flan-t5-bsae")
-    assert suggestions.did_you_mean(str(tmp_path / "zzz")) == ""
+    assert did_you_mean(f"{kept}/50") == f" {kept} holds 400, 500."
+    assert "'google/flan-t5-base'" in did_you_mean("google/flan-t5-bsae")
+    assert did_you_mean(str(tmp_path / "zzz")) == ""

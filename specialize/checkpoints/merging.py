@@ -1,0 +1,331 @@
+"""Weighted means of checkpoints, computed while they are written.
+
+A mean of a specialist and its start keeps part of both abilities (Wortsman et al.,
+"Robust fine-tuning of zero-shot models", CVPR 2022). A mean of a run's last
+checkpoints, or of runs with other seeds, often generalises better than each of them
+(Wortsman et al., "Model soups", ICML 2022).
+"""
+
+import dataclasses
+import decimal
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from specialize import checks
+from specialize.checkpoints import names, vocabulary_rows
+from specialize.checkpoints.convert import (
+    MERGED,
+    ConversionSummary,
+    Export,
+    check_target,
+    write,
+)
+from specialize.checkpoints.formats import tokenizer_files
+from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, Index, LazyTensor
+from specialize.checkpoints.opening import (
+    open_checkpoint,
+    verify_run,
+    vocabulary_of_run,
+)
+from specialize.checkpoints.source import Source
+from specialize.digests import vocabulary_digest
+from specialize.errors import InputError
+
+# Fields of a network that do not change what its weights compute in evaluation.
+_FREE = {
+    *("dtype", "dropout_rate", "scan_layers", "remat_policy", "vocab_size"),
+    *("attention", "attention_block", "embedding_lookup"),
+}
+
+
+def merge(
+    sources: Sequence[str],
+    target: str | None,
+    *,
+    weights: Sequence[float] | None = None,
+    to: str = "hf",
+    dtype: str | None = None,
+    layers: names.Layers = "unrolled",
+    vocabulary: str | None = None,
+    activation: str | None = None,
+    max_shard_bytes: int = 5 * 10**9,
+) -> ConversionSummary:
+    """Writes the weighted mean of checkpoints, one tensor in memory at a time.
+
+    Each tensor is `sum_i w_i * tensor_i`, summed in float64 and rounded once. A weight
+    of 1 gives that checkpoint bit for bit.
+
+    Args:
+        sources: two or more, each anything that `convert` reads.
+        target: a new or empty folder; None only reads the sources.
+        weights: one number for each source; their sum is 1. None: the plain mean.
+        to: "hf", "t5x" (msgpack and zarr) or "orbax" (newer T5X).
+        dtype: "float32" or "bfloat16" (default: the sources', or float32 if they have
+            several).
+        layers: layout of a T5X target.
+        vocabulary: a SentencePiece model, or "byt5", if no source has a tokenizer.
+        activation: "relu", "gelu" or "silu", if the sources do not contain it.
+        max_shard_bytes: maximum size of a safetensors file.
+
+    Raises:
+        InputError: a source cannot be read, the sources do not fit each other, the
+            weights do not fit the sources, or the target cannot be written. No part of
+            the target is left.
+
+    Example:
+        >>> done = specialize.merge(["runs/student", "runs/student"], "runs/mean")
+        >>> done.parameters > 0
+        True
+    """
+    shares = _checked(sources, weights)
+    export = Export(to, dtype, layers, None, vocabulary, max_shard_bytes)
+    if target is not None:
+        check_target(target)
+    opened = [_opened(source, activation) for source in sources]
+    mean = merged(opened, shares)
+    if vocabulary is None and mean.companions is None:
+        found = next(filter(None, map(_vocabulary, opened)), None)
+        export = dataclasses.replace(export, vocabulary=found)
+    return write(mean, target, export)
+
+
+def requested(
+    count: int, target: str, alpha: str | None, weights: str | None
+) -> list[tuple[str, list[float] | None]]:
+    """The folder and the weights of every merge that a command line asks for.
+
+    Args:
+        count: number of checkpoints.
+        target: the folder that was named; with several alphas, that of their folders.
+        alpha: "0.3", "0,0.5" or "0:1:0.1" (both ends count): shares of the second of
+            two checkpoints.
+        weights: "0.5,0.25,0.25".
+
+    Raises:
+        InputError: a text is no such list, there are not two checkpoints, a share is
+            outside [0, 1], or one of several folders cannot be written.
+    """
+    if weights is not None:
+        return [(target, [float(one) for one in _numbers("--weights", weights)])]
+    if alpha is None:
+        return [(target, None)]
+    if count != 2:
+        raise InputError(
+            f"--alpha is the share of the second of two checkpoints, but there are "
+            f"{count}. Use --weights W,W,... for more."
+        )
+    shares = list(dict.fromkeys(_range(alpha) or _numbers("--alpha", alpha)))
+    if outside := [share for share in shares if not 0 <= share <= 1]:
+        raise InputError(f"--alpha {outside[0]} is outside [0, 1].")
+    several = len(shares) > 1
+    folders = [f"{target}/alpha_{share:f}" if several else target for share in shares]
+    for folder in folders:
+        check_target(folder)
+    pairs = [[float(1 - share), float(share)] for share in shares]
+    return list(zip(folders, pairs, strict=True))
+
+
+def _range(text: str) -> list[decimal.Decimal]:
+    """The numbers of first:last:step; [] for another form.
+
+    Raises:
+        InputError: it has such a form, but no numbers, or more than 1,000.
+    """
+    if ":" not in text:
+        return []
+    ends = _numbers("--alpha", text, ":")
+    if len(ends) != 3 or ends[2] <= 0 or ends[1] < ends[0]:
+        raise InputError(
+            f"--alpha {text:.80}: write first:last:step, as in 0:1:0.1, with last not "
+            "below first and step above 0."
+        )
+    first, last, step = ends
+    count = int((last - first) / step) + 1
+    if count > 1000:
+        raise InputError(f"--alpha {text:.80} are {count:,} merges; at most 1,000.")
+    return [(first + step * number).normalize() for number in range(count)]
+
+
+def _numbers(option: str, text: str, separator: str = ",") -> list[decimal.Decimal]:
+    try:
+        found = [decimal.Decimal(part).normalize() for part in text.split(separator)]
+    except decimal.InvalidOperation:
+        found = []
+    # Decimal also reads "NaN" and "Infinity", and 1e999, which no float holds.
+    if not found or not all(one.is_finite() and abs(one) < 1000 for one in found):
+        raise InputError(
+            f"{option} {text:.80} is no list of numbers; write 0.5{separator}0.5."
+        )
+    return found
+
+
+def _checked(
+    sources: Sequence[str], weights: Sequence[float] | None
+) -> tuple[float, ...]:
+    """The weight of each source.
+
+    Raises:
+        InputError: there are fewer than two sources, or the weights do not fit them.
+    """
+    count = len(sources)
+    if count < 2:
+        raise InputError(
+            f"a merge needs two or more checkpoints, not {count}. Name them one after "
+            "another."
+        )
+    if weights is None:
+        return (1 / count,) * count
+    for weight in weights:
+        checks.real("weight", weight, least=-10, most=10)
+    total = math.fsum(weights)
+    if len(weights) != count or abs(total - 1) > 1e-6:
+        raise InputError(
+            f"{len(weights)} weights ({', '.join(f'{w:g}' for w in weights)}; sum "
+            f"{total:g}) for {count} checkpoints; give one for each, with the sum 1."
+        )
+    return tuple(map(float, weights))
+
+
+def _opened(source: str, activation: str | None) -> Source:
+    opened = open_checkpoint(source, activation=activation)
+    if opened.format == "specialize":
+        verify_run(opened)
+    return opened
+
+
+def merged(opened: Sequence[Source], weights: Sequence[float]) -> Source:
+    """The weighted mean of opened checkpoints, as one that can be written.
+
+    Raises:
+        InputError: they are of different networks or vocabularies.
+    """
+    first = opened[0]
+    for other in opened[1:]:
+        _check_network(first, other)
+        _check_vocabulary(first, other)
+    used = [(w, s) for w, s in zip(weights, opened, strict=True) if w]
+    notes = [f"{one.path}: {note}" for one in opened for note in one.notes]
+    tensors = [_with_rows(source, first, notes) for _, source in used]
+    shares = [weight for weight, _ in used]
+    if any(source.optimizer for source in opened):
+        notes.append("optimizer state dropped: a mean of weights has none")
+    steps = {source.step for source in opened}
+    special = next((one.special for one in opened if one.special), None)
+    return Source(
+        MERGED,
+        " + ".join(f"{w:g} x {s.path}" for w, s in zip(weights, opened, strict=True)),
+        {name: _mean(shares, [one[name] for one in tensors]) for name in tensors[0]},
+        first.config,
+        step=first.step if len(steps) == 1 else None,
+        companions=next((one.companions for one in opened if one.companions), None),
+        kind=next((one.kind for one in opened if one.kind), None),
+        special=special,
+        notes=notes,
+    )
+
+
+def _check_network(first: Source, other: Source) -> None:
+    """Refuses two checkpoints whose tensors do not mean the same.
+
+    Raises:
+        InputError: their networks differ (every field is named).
+    """
+    one, two = (dataclasses.asdict(source.config) for source in (first, other))
+    differences = [
+        f"{name} {one[name]} and {two[name]}"
+        for name in one
+        if name not in _FREE and one[name] != two[name]
+    ]
+    rows = one["vocab_size"], two["vocab_size"]
+    if not vocabulary_rows.same_tokens(*rows):
+        differences.append(f"vocab_size {rows[0]} and {rows[1]}")
+    if differences:
+        raise InputError(
+            f"{first.path} and {other.path} are of different networks: "
+            f"{', '.join(differences)}. Merge checkpoints that began from the same "
+            "weights."
+        )
+
+
+def _check_vocabulary(first: Source, other: Source) -> None:
+    """Refuses two checkpoints whose ids mean different pieces.
+
+    Raises:
+        InputError: both vocabularies are known, and differ.
+    """
+    known = [(source.path, _vocabulary(source)) for source in (first, other)]
+    if None in (name for _, name in known):
+        return
+    digests = [vocabulary_digest(str(name)) for _, name in known]
+    if digests[0] != digests[1]:
+        raise InputError(
+            f"{first.path} and {other.path} have different vocabularies "
+            f"({known[0][1]}: {digests[0][:12]}, {known[1][1]}: {digests[1][:12]}), so "
+            "their ids mean different pieces. Merge checkpoints of one vocabulary."
+        )
+    if first.special and other.special and first.special != other.special:
+        raise InputError(
+            f"{first.path} and {other.path} have other ids of padding and EOS: "
+            f"{first.special} and {other.special}. Merge checkpoints of one vocabulary."
+        )
+
+
+def _vocabulary(source: Source) -> str | None:
+    """The vocabulary file that belongs to a checkpoint, or None."""
+    if source.companions is not None:
+        found = tokenizer_files.named_vocabulary(source.companions)
+    else:
+        found = vocabulary_of_run(source.path)
+    return None if found is None else str(found)
+
+
+def _with_rows(
+    source: Source, first: Source, notes: list[str]
+) -> Mapping[str, LazyTensor]:
+    """The tensors of a source with the first source's number of embedding rows."""
+    tensors, note = vocabulary_rows.adapted(source.tensors, first.config.vocab_size)
+    if note is not None:
+        notes.append(f"{source.path}: {note}")
+    return tensors
+
+
+def _mean(weights: Sequence[float], tensors: Sequence[LazyTensor]) -> LazyTensor:
+    """The weighted sum of tensors of one shape, in their common type."""
+    if len(tensors) == 1 and weights[0] == 1:
+        return tensors[0]
+    types = {tensor.dtype for tensor in tensors}
+    dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
+    load = functools.partial(_load, weights, tensors, dtype)
+    return LazyTensor(tensors[0].shape, dtype, load)
+
+
+def _load(
+    weights: Sequence[float],
+    tensors: Sequence[LazyTensor],
+    dtype: np.dtype,
+    index: Index,
+) -> np.ndarray:
+    sizes = [part.stop - part.start for part in index]
+    if not sizes:
+        return _sum(weights, tensors, index).astype(dtype)
+    result = np.empty(sizes, dtype)
+    # In parts: their sums in float64 are twice as large as the tensor itself.
+    rows = max(1, CHUNK_BYTES * sizes[0] // max(1, result.nbytes))
+    first = index[0].start
+    for start in range(0, sizes[0], rows):
+        stop = min(start + rows, sizes[0])
+        part = (slice(first + start, first + stop), *index[1:])
+        result[start:stop] = _sum(weights, tensors, part)
+    return result
+
+
+def _sum(
+    weights: Sequence[float], tensors: Sequence[LazyTensor], index: Index
+) -> np.ndarray:
+    total = np.zeros([part.stop - part.start for part in index])
+    for weight, tensor in zip(weights, tensors, strict=True):
+        total += weight * tensor.load(index).astype(np.float64)
+    return total

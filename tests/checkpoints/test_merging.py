@@ -1,0 +1,197 @@
+"""Merges: the formula, its ends bit for bit, and what is refused."""
+
+import pathlib
+import shutil
+
+import ml_dtypes
+import numpy as np
+import pytest
+from weight_cases import FAMILIES, random_weights
+
+from specialize import cli
+from specialize.checkpoints import merging
+from specialize.checkpoints.convert import convert
+from specialize.checkpoints.lazy_tensors import from_array
+from specialize.checkpoints.merging import merge
+from specialize.checkpoints.opening import open_checkpoint
+from specialize.errors import InputError
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "v0_1"
+CONFIG = FAMILIES["t5_1_1"]
+
+
+def read(path):
+    opened = open_checkpoint(str(path), activation="gelu")
+    return {name: tensor.read() for name, tensor in opened.tensors.items()}
+
+
+@pytest.fixture
+def pair(hf_folder, tmp_path):
+    """Two checkpoints of one network: a Hugging Face folder and a T5X checkpoint."""
+    first = hf_folder(CONFIG, random_weights(CONFIG, 1), name="first")
+    second = hf_folder(CONFIG, random_weights(CONFIG, 2), name="second")
+    convert(str(second), str(tmp_path / "t5x"), to="t5x", layers="scanned")
+    return [str(first), str(tmp_path / "t5x")]
+
+
+def test_a_merge_is_the_weighted_sum_of_every_tensor(family, hf_folder, tmp_path):
+    seeds, weights = (1, 2, 3), (0.5, 0.75, -0.25)
+    cases = [random_weights(family, seed) for seed in seeds]
+    folders = [
+        str(hf_folder(family, case, name=str(seed)))
+        for seed, case in zip(seeds, cases, strict=True)
+    ]
+    merge(folders, str(tmp_path / "merged"), weights=weights)
+    for name, found in read(tmp_path / "merged").items():
+        parts = [case[name].astype(np.float64) for case in cases]
+        expected = sum(w * part for w, part in zip(weights, parts, strict=True))
+        np.testing.assert_array_equal(found, expected.astype(np.float32), err_msg=name)
+    opened = open_checkpoint(str(tmp_path / "merged"))
+    assert opened.config == family
+    card = (tmp_path / "merged" / "README.md").read_text()
+    assert f"0.75 x {folders[1]}" in card and "specialize merge" in card
+
+
+@pytest.mark.parametrize("to", ["hf", "t5x", "orbax"])
+def test_the_ends_are_the_inputs_bit_for_bit(pair, tmp_path, to):
+    for number, source in enumerate(pair):
+        weights = (1.0 - number, float(number))
+        target = tmp_path / f"{to}{number}"
+        done = merge(pair, str(target), weights=weights, to=to)
+        assert done.fingerprint == convert(source, None).fingerprint
+        expected = read(source)
+        assert all(
+            found.tobytes() == expected[name].tobytes()
+            for name, found in read(target).items()
+        )
+
+
+@pytest.mark.parametrize("alpha", ["0.1", "0.3", "0.999", "1e-7"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_checkpoint_merged_with_itself_is_itself(hf_folder, tmp_path, alpha, dtype):
+    folder = hf_folder(CONFIG)
+    convert(str(folder), str(tmp_path / "one"), to="hf", dtype=dtype)
+    ((_, weights),) = merging.requested(2, str(tmp_path / "two"), alpha, None)
+    one = str(tmp_path / "one")
+    done = merge([one, one], str(tmp_path / "two"), weights=weights)
+    assert done.dtype == dtype
+    assert done.fingerprint == convert(one, None).fingerprint
+
+
+def test_two_types_are_merged_in_float32(hf_folder, tmp_path):
+    weights = random_weights(CONFIG)
+    folder = str(hf_folder(CONFIG, weights))
+    convert(folder, str(tmp_path / "half"), to="hf", dtype="bfloat16")
+    done = merge([folder, str(tmp_path / "half")], str(tmp_path / "mean"))
+    assert done.dtype == "float32"
+    for name, found in read(tmp_path / "mean").items():
+        rounded = weights[name].astype(ml_dtypes.bfloat16).astype(np.float64)
+        expected = 0.5 * weights[name].astype(np.float64) + 0.5 * rounded
+        np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (10, 3), (5, 2, 4)])
+@pytest.mark.parametrize("limit", [1, 40, 10**6])
+def test_tensors_are_summed_in_parts(monkeypatch, shape, limit):
+    monkeypatch.setattr(merging, "CHUNK_BYTES", limit)
+    rng = np.random.default_rng(0)
+    one, two = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
+    mean = merging._mean((0.25, 0.75), [from_array(one), from_array(two)])
+    expected = 0.25 * one.astype(np.float64) + 0.75 * two.astype(np.float64)
+    np.testing.assert_array_equal(mean.read(), expected.astype(np.float32))
+    if shape:
+        part = [slice(1, 4), *[slice(0, 2)] * (len(shape) - 1)]
+        np.testing.assert_array_equal(
+            mean.read(part), expected.astype(np.float32)[tuple(part)]
+        )
+
+
+def test_the_command_writes_one_folder_for_each_alpha(pair, tmp_path, capsys):
+    out = tmp_path / "grid"
+    words = ["merge", *pair, "--alpha", "0:1:0.25", "--target", str(out)]
+    assert cli.main(words) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("alpha_0", "alpha_0.25", "alpha_0.5", "alpha_0.75", "alpha_1")
+    ]
+    assert capsys.readouterr().out.count("fingerprint") == 5
+    one, two = map(read, pair)
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        for name, found in read(out / f"alpha_{share:g}").items():
+            expected = (1 - share) * one[name].astype(np.float64)
+            expected += share * two[name].astype(np.float64)
+            np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("alpha", "count"),
+    [("0:1:0.1", 11), ("0:1:0.3", 4), ("0.2,0.5", 2), ("0.5,0.50", 1), ("1", 1)],
+)
+def test_alphas_are_decimal_and_both_ends_count(tmp_path, alpha, count):
+    found = merging.requested(2, str(tmp_path / "m"), alpha, None)
+    assert len({folder for folder, _ in found}) == len(found) == count
+    assert all(abs(sum(weights) - 1) < 1e-12 for _, weights in found)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--alpha", "1.5"], "--alpha 1.5 is outside [0, 1]"),
+        (["--alpha", "-0.1,0.5"], "is outside [0, 1]"),
+        (["--alpha", "0:1"], "first:last:step"),
+        (["--alpha", "1:0:0.1"], "first:last:step"),
+        (["--alpha", "0:1:0"], "first:last:step"),
+        (["--alpha", "0:1:1e-9"], "at most 1,000"),
+        (["--alpha", "nan"], "no list of numbers"),
+        (["--alpha", "half"], "no list of numbers"),
+        (["--alpha", ""], "no list of numbers"),
+        (["--weights", "0.5,0.4"], "sum 0.9"),
+        (["--weights", "0.5,0.25,0.25"], "3 weights"),
+        (["--weights", "1e999,0"], "no list of numbers"),
+        (["--weights", "infinity,0"], "no list of numbers"),
+        (["--vocabulary", "nowhere.model"], "nowhere.model does not exist"),
+        (["--shard-size", "0"], "--shard-size"),
+    ],
+)
+def test_what_a_command_line_may_not_ask_for(pair, tmp_path, capsys, words, said):
+    target = tmp_path / "refused"
+    words = [f"{words[0]}={words[1]}"]  # a negative number is no option
+    assert cli.main(["merge", *pair, "--target", str(target), *words]) == 2
+    error = capsys.readouterr().err
+    assert error.count("error:") == 1 and said in error
+    assert not target.exists()
+
+
+def test_one_checkpoint_is_no_merge(pair, tmp_path):
+    with pytest.raises(InputError, match="two or more checkpoints, not 1"):
+        merge(pair[:1], str(tmp_path / "m"))
+    with pytest.raises(InputError, match="but there are 3"):
+        merging.requested(3, str(tmp_path / "m"), "0.5", None)
+
+
+def test_other_networks_are_refused_with_every_difference(hf_folder, tmp_path):
+    one, two = FAMILIES["t5_1_1"], FAMILIES["ul2"]
+    folders = [str(hf_folder(c, name=n)) for n, c in (("a", one), ("b", two))]
+    with pytest.raises(InputError, match="emb_dim 24 and 16.*mlp_activations"):
+        merge(folders, str(tmp_path / "m"))
+    assert not (tmp_path / "m").exists()
+
+
+def test_other_vocabularies_are_refused(hf_folder, tmp_path):
+    folders = [pathlib.Path(hf_folder(CONFIG, name=name)) for name in ("a", "b")]
+    shutil.copyfile(GOLDEN / "vocabulary.model", folders[0] / "spiece.model")
+    (folders[1] / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "ByT5Tokenizer"}'
+    )
+    with pytest.raises(InputError, match="different vocabularies"):
+        merge([str(folder) for folder in folders], str(tmp_path / "m"))
+
+
+def test_a_full_target_is_refused_before_anything_is_read(pair, tmp_path, capsys):
+    taken = tmp_path / "grid" / "alpha_0.5"
+    taken.mkdir(parents=True)
+    (taken / "kept").write_text("mine")
+    words = ["merge", *pair, "--alpha", "0:1:0.5", "--target", str(tmp_path / "grid")]
+    assert cli.main(words) == 2
+    assert "alpha_0.5" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "grid").iterdir()] == ["alpha_0.5"]
+    assert (taken / "kept").read_text() == "mine"
