@@ -30,6 +30,9 @@ RESULTS = "results.json"
 TENSORBOARD = "tensorboard"
 PROFILE = "profile"
 
+# What the name of a run or checkpoint ends with if its averaged weights are meant.
+AVERAGE = "#ema"
+
 
 @dataclasses.dataclass(frozen=True)
 class Saved:

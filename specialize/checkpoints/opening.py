@@ -6,6 +6,7 @@
     path/to/t5x_run                     T5X: its newest checkpoint
     path/to/run                         a run of ours: its newest undamaged checkpoint
     path/to/run/checkpoints[/400]       the newest or one checkpoint of a run of ours
+    path/to/run#ema                     the moving average of the weights (EMA_DECAY)
 
 T5X checkpoints and runs may be stored in a bucket (gs://).
 """
@@ -28,7 +29,7 @@ from specialize.checkpoints.formats import (
     relatives,
     t5x,
 )
-from specialize.checkpoints.source import Source
+from specialize.checkpoints.source import Source, averaged
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.checkpoints.store import CheckpointStore
 from specialize.corpus.vocabulary import SpecialIds
@@ -73,6 +74,9 @@ def open_checkpoint(
     Raises:
         InputError: there is no checkpoint, or it is damaged or of an unknown kind.
     """
+    if source.endswith(run_folder.AVERAGE) and not pathlib.Path(source).exists():
+        last = source.removesuffix(run_folder.AVERAGE)
+        return averaged(open_checkpoint(last, activation=activation, config=config))
     remote = "://" in source
     path = _in_bucket(source) if remote else epath.Path(_local(source))
     if not path.exists():
@@ -144,7 +148,7 @@ def check_sums(opened: Source, sums: Mapping[str, str]) -> None:
     if folder.name == step_folder.STATE:
         folder = folder.parent
     _, table = step_folder.read_metadata(folder)
-    saved = {name: table.get(f"params/{name}") for name in sums}
+    saved = {name: table.get(f"{opened.saved_under}{name}") for name in sums}
     wrong = [
         name
         for name, array in saved.items()

@@ -13,6 +13,9 @@ from specialize.corpus.vocabulary import SpecialIds
 from specialize.errors import InputError
 from specialize.student.network.architecture import T5Config
 
+# The field of the optimizer's state that holds an average of the weights
+# (`training.optimization.averaging`).
+_EMA = "ema"
 # The published models differ only in the activation, which no T5X tree contains.
 _UL2 = {"emb_dim": 4096, "num_heads": 16, "head_dim": 256, "mlp_dim": 16384}
 
@@ -36,6 +39,7 @@ class Source:
         kind: the `model_type` of that config.json, or None.
         special: ids of padding and EOS of that folder, or None.
         notes: lines for the user about what was decided.
+        saved_under: where a checkpoint of ours has these parameters in its state.
     """
 
     format: str
@@ -50,6 +54,37 @@ class Source:
     kind: str | None = None
     special: SpecialIds | None = None
     notes: Sequence[str] = ()
+    saved_under: str = "params/"
+
+
+def averaged(source: Source) -> Source:
+    """The moving average of the weights that a checkpoint has beside its last ones.
+
+    Raises:
+        InputError: it has none.
+    """
+    found: dict[str, LazyTensor] = {}
+    prefix = ""
+    for name, tensor in source.optimizer.items():
+        before, mark, parameter = name.rpartition(f"/{_EMA}/")
+        if mark and tensor is not None and parameter in source.stored:
+            prefix, found[parameter] = f"{before}{mark}", tensor
+    if not found:
+        raise InputError(
+            f"{source.path} has no average of the weights: its run had no EMA_DECAY. "
+            f"Name it without #{_EMA}."
+        )
+    tables = source.config.relpos_per_layer
+    tensors = names.unrolled(found, source.path, table_per_layer=tables)
+    check(tensors, source.config, source.path)
+    return dataclasses.replace(
+        source,
+        tensors=tensors,
+        stored=found,
+        optimizer={},
+        saved_under="opt_state/" + prefix.removeprefix("param_states/"),
+        notes=(*source.notes, "the moving average of the weights"),
+    )
 
 
 def opened(

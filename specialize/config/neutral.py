@@ -62,16 +62,24 @@ def shuffle(data: Any) -> bool:
     return True
 
 
-def optimizer(name: str, **kinds: Callable[[], Any]) -> Any:
+def optimizer(
+    name: str, ema_decay: float | None = None, **kinds: Callable[[], Any]
+) -> Any:
     """Calls the constructor of T5X's optimizer of this name.
 
     Args:
         name: One of the keywords.
+        ema_decay: None; T5X's trainer keeps no average of the weights.
         **kinds: Constructors by name.
 
     Raises:
-        InputError: No constructor has that name.
+        InputError: No constructor has that name, or an average is asked for.
     """
+    if ema_decay is not None:
+        raise InputError(
+            f"EMA_DECAY = {ema_decay!r}: T5X's trainer keeps no average of the "
+            "weights. Train with 'specialize train', or set EMA_DECAY = None."
+        )
     if name not in kinds:
         raise InputError(
             f"OPTIMIZER = {name!r}: T5X's run file offers {', '.join(kinds)}."

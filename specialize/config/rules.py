@@ -64,6 +64,7 @@ def lint(
     if imports and data is not None:
         problems += length_problems(config, data)
     problems += vocabulary_problems(config)
+    problems += average_problems(config, specs.made)
     return problems + batch_problems(config, data, devices=devices)
 
 
@@ -114,6 +115,17 @@ def length_problems(config: Config, data: Any) -> list[Problem]:
     return problems
 
 
+def average_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
+    """An evaluation of averaged weights where no average is kept."""
+    optimizer, evaluation = made.get("OptimizerSpec"), made.get("PeriodicEvaluation")
+    if optimizer is None or evaluation is None or evaluation.weights != "ema":
+        return []
+    if optimizer.ema_decay is not None:
+        return []
+    text = "EVAL_WEIGHTS = 'ema', but no average is kept. Set EMA_DECAY, such as 0.999."
+    return [Problem("value", text, config.origin("EVAL_WEIGHTS"))]
+
+
 def batch_problems(
     config: Config, data: Any, *, devices: int | None = None
 ) -> list[Problem]:
@@ -161,7 +173,10 @@ def vocabulary_problems(config: Config) -> list[Problem]:
     problems = []
     for macro in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH", "CORPUS_DIR"):
         folder = config.value(macro)
-        if not isinstance(folder, str) or not os.path.isdir(folder):
+        if not isinstance(folder, str):
+            continue
+        folder = folder.removesuffix(run_folder.AVERAGE)
+        if not os.path.isdir(folder):
             continue
         for theirs, source in _vocabularies_of(pathlib.Path(folder)):
             if theirs != mine:

@@ -68,6 +68,7 @@ def load_student(
 
 def _step(checkpoint: str) -> int | None:
     """The steps of a checkpoint, as the names of its folders say."""
+    checkpoint = checkpoint.removesuffix(run_folder.AVERAGE)
     named = re.search(r"(?:checkpoints/|checkpoint_)(\d+)/*$", checkpoint)
     if named:
         return int(named.group(1))

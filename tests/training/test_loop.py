@@ -283,6 +283,7 @@ def survive_kills(tmp_path, start, same_parameters, kills, steps, seed):
         "model_dir": str(folder),
         "steps": steps,
         "dropout": 0.2,
+        "ema_decay": 0.9,
         "period": 3,
         "save_as": str(tmp_path / "killed.npz"),
     }
@@ -300,10 +301,14 @@ def survive_kills(tmp_path, start, same_parameters, kills, steps, seed):
     process = start(**options)
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    undisturbed = tiny_run.run(tmp_path / "whole", steps, dropout=0.2, period=3)
+    undisturbed = tiny_run.run(
+        tmp_path / "whole", steps, dropout=0.2, ema_decay=0.9, period=3
+    )
     with np.load(tmp_path / "killed.npz") as found:
         same_parameters(dict(found), tiny_run.parameters(undisturbed))
     assert tiny_run.lines(folder) == tiny_run.lines(tmp_path / "whole")
+    averages = [tiny_run.average(one) for one in (folder, tmp_path / "whole")]
+    same_parameters(*averages)
 
 
 def test_three_random_kills_leave_no_trace(tmp_path, start, same_parameters):

@@ -99,6 +99,7 @@ def run(
     dropout=0.0,
     optimizer="adamw",
     learning_rate=1e-3,
+    ema_decay=None,
     period=5,
     log_period=4,
     data=None,
@@ -129,6 +130,7 @@ def run(
             # The same for a run and its shorter beginning.
             total_steps=1000,
             warmup_steps=3,
+            ema_decay=ema_decay,
         ),
         model_dir=model_dir,
         total_steps=steps,
@@ -146,6 +148,14 @@ def parameters(result):
     from flax.traverse_util import flatten_dict
 
     return flatten_dict(jax.device_get(result.params), sep="/")
+
+
+def average(model_dir):
+    """The moving average of a run's newest checkpoint, by canonical names."""
+    from specialize.checkpoints.opening import open_checkpoint
+
+    opened = open_checkpoint(f"{model_dir}#ema", activation="gelu")
+    return {name: tensor.read() for name, tensor in opened.tensors.items()}
 
 
 def lines(model_dir):

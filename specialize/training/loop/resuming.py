@@ -98,6 +98,8 @@ def check(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     was, wanted = (one.get("settings", {}).get(optimizer) for one in (saved, now))
     if was is not None and wanted is not None and was != wanted:
         lines.append(f"the optimizer was {was}, is {wanted}, which has another state")
+    if line := _other_average(saved.get("settings", {}), now.get("settings", {})):
+        lines.append(line)
     if not lines:
         return
     more = ""
@@ -111,6 +113,15 @@ def check(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         "or name another MODEL_DIR (INITIAL_CHECKPOINT_PATH can take its weights)."
         f"{more}"
     )
+
+
+def _other_average(saved: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """A line if only one of two runs keeps an average of the weights."""
+    name = "OptimizerSpec.ema_decay"
+    was, wanted = saved.get(name, "None"), now.get(name, "None")
+    if not saved or (was == "None") == (wanted == "None"):
+        return None
+    return f"EMA_DECAY was {was}, is {wanted}: one of them keeps an average"
 
 
 def _other_examples(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,8 @@ from specialize.training.loop import interruptions, resuming
 from specialize.training.loop.evaluating import Evaluator
 from specialize.training.loop.interruptions import NonFiniteError, Stop
 from specialize.training.loop.profiling import Profiler
+from specialize.training.loop.spec import PeriodicEvaluation
+from specialize.training.optimization import averaging
 
 
 @dataclasses.dataclass
@@ -92,7 +94,7 @@ class Loop:
         checkpoints: which checkpoints are saved.
         results: reads the results of steps.
         evaluators: the evaluations.
-        evaluation_period: number of steps between evaluations.
+        evaluation: how often the evaluations are made, and of which weights.
         total_steps: number of steps of the whole run.
         scores: metrics of the evaluation after the current step, if there was one.
     """
@@ -106,7 +108,7 @@ class Loop:
     checkpoints: CheckpointSpec
     results: StepResults
     evaluators: Sequence[Evaluator]
-    evaluation_period: int
+    evaluation: PeriodicEvaluation
     total_steps: int
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -156,7 +158,7 @@ class Loop:
         step = self.progress.step
         last = step == self.total_steps
         evaluated = bool(self.evaluators) and (
-            last or step % self.evaluation_period == 0
+            last or step % self.evaluation.period == 0
         )
         saved = stopped or last or step % self.checkpoints.period == 0
         if not (evaluated or saved):
@@ -174,8 +176,9 @@ class Loop:
 
     def _evaluate(self) -> None:
         run = self.progress
+        weights = averaging.weights_of(run.state, self.evaluation.weights)
         for evaluator in self.evaluators:
-            self.scores.update(evaluator(run.state["params"], run.step))
+            self.scores.update(evaluator(weights, run.step))
         memory.return_freed()
         self.results.log.evaluation(run.step, self.scores)
         run.metrics.update(self.scores)

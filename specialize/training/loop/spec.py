@@ -25,6 +25,7 @@ class PeriodicEvaluation:
             which a batch is split.
         max_examples: number of examples of each task, and of questions of each suite.
             None: all.
+        weights: "last", or "ema" for the moving average (`OptimizerSpec.ema_decay`).
         suites: the suites that are decoded and judged, with prompt format and files;
             `decoded` sets the other fields. None: no suites.
 
@@ -41,6 +42,7 @@ class PeriodicEvaluation:
     mixture: Any = None
     batch_size: int = 32
     max_examples: int | None = None
+    weights: str = "last"
     suites: EvaluationSpec | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +50,7 @@ class PeriodicEvaluation:
         checks.text("split", self.split)
         checks.whole("batch_size", self.batch_size)
         checks.whole("max_examples", self.max_examples, optional=True)
+        checks.one_of("weights", self.weights, ("last", "ema"))
 
     def rows(self, shards: int) -> int:
         """`batch_size`, rounded up to a multiple of the devices that split a batch."""

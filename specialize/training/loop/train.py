@@ -35,6 +35,7 @@ from specialize.training.loop.evaluating import Evaluator, measurements
 from specialize.training.loop.profiling import Profiler
 from specialize.training.loop.running import Loop, Progress
 from specialize.training.loop.spec import PeriodicEvaluation
+from specialize.training.optimization import averaging
 from specialize.training.optimization.optimizers import Optimizer, make_optimizer
 from specialize.training.optimization.spec import OptimizerSpec
 from specialize.training.optimization.state import (
@@ -143,6 +144,7 @@ def train(
         stop = exits.enter_context(interruptions.stop_on_signals())
         store = exits.enter_context(_open_store(checkpoints, model_dir))
         layout = plan_state(model, chain, source.batch(0), mesh, rules)
+        averaging.weights_of(layout.abstract, evaluation.weights)  # it exists
         run = _resumed(store, layout, about, model_dir)
         if run is None:
             start = (source.batch(0), data.seed, initial_checkpoint_path)
@@ -177,7 +179,7 @@ def train(
             checkpoints=checkpoints,
             results=StepResults(source, log, names, logging.period, run.sums),
             evaluators=[*evaluators, *measured],
-            evaluation_period=evaluation.period,
+            evaluation=evaluation,
             total_steps=total_steps,
         )
         if stopped := loop.run(stop, profiler):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from specialize.errors import InputError
+from specialize.training.optimization.averaging import with_ema
 from specialize.training.optimization.factored import scale_by_factored_rms
 from specialize.training.optimization.spec import OptimizerSpec
 
@@ -73,7 +74,12 @@ def make_optimizer(spec: OptimizerSpec) -> Optimizer:
             f"{', '.join(known)}."
         )
     decay, clip = spec.weight_decay, spec.clip_norm
-    return make(rate, weight_decay=decay, clip_norm=clip, **spec.options)
+    made = make(rate, weight_decay=decay, clip_norm=clip, **spec.options)
+    if (ema_decay := spec.ema_decay) is None:
+        return made
+    return dataclasses.replace(
+        made, build=lambda axes: with_ema(made.build(axes), ema_decay)
+    )
 
 
 def adamw(

@@ -26,6 +26,8 @@ class OptimizerSpec:
         weight_decay: decoupled decay per step, multiplied by the learning rate (AdamW),
             or fraction of the parameter per step (Adafactor, as in T5X).
         clip_norm: largest global norm of the gradient. None: no clipping.
+        ema_decay: decay per step of a moving average of the weights, which is kept
+            beside them (`averaging`). None: no average.
         options: further arguments of `optimizers.adamw` or `optimizers.adafactor`.
 
     Raises:
@@ -44,6 +46,7 @@ class OptimizerSpec:
     end_fraction: float = 0.0
     weight_decay: float = 0.0
     clip_norm: float | None = None
+    ema_decay: float | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -56,6 +59,8 @@ class OptimizerSpec:
         checks.real("weight_decay", self.weight_decay, least=0)
         if self.clip_norm is not None:
             checks.real("clip_norm", self.clip_norm, above=0)
+        if self.ema_decay is not None:
+            checks.real("ema_decay", self.ema_decay, above=0, most=1 - 1e-7)
         if self.schedule not in ("linear", "cosine"):
             return
         if self.total_steps is None:
