@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import json
 import re
@@ -15,6 +16,7 @@ from specialize.corpus.building import stages
 from specialize.corpus.completions import read_completions
 from specialize.corpus.sampling import panel, sample
 from specialize.corpus.sampling.responses import ResponseStore
+from specialize.corpus.sampling.teachers import Busy
 from specialize.corpus.spec import Sources
 from specialize.corpus.storage.cards import read_card
 from specialize.corpus.tasks.known import read_problems
@@ -233,6 +235,69 @@ def test_no_server_at_all_is_one_message(problems, tmp_path):
 
     with pytest.raises(InputError, match="connection.*--base_url is right"):
         ask(Nobody, problems, tmp_path, asking={"attempts": 2})
+
+
+@pytest.mark.parametrize("requests", [1, 3, 16, 40])
+def test_a_server_too_slow_for_all_requests_ends_the_run_with_one_message(
+    world, server, tmp_path, capfd, requests
+):
+    """Sixteen at once, each of which times out; fewer and more than there are."""
+    common = ["--problems", str(world.problems), "--model", "tiny"]
+    common += ["--base_url", server.url, "--responses", str(tmp_path / "r.sqlite")]
+    common += ["--logprobs_are", "before_temperature", "--n_per_request", "1"]
+    command = ["corpus", "sample", *common]
+    server.golds = {
+        p.question: p.answers[0] for p in read_problems(world.problems, "gsm8k")
+    }
+    assert cli.main([*command, "--n", "1", "--limit", "2"]) == 0
+    capfd.readouterr()
+    server.fault = lambda request: "hang"
+    slow = ["--timeout", "0.3", "--attempts", "2", "--backoff", "0.01"]
+    slow += ["--limit", "1", "--n", str(requests + 1)]
+    began = time.monotonic()
+    assert cli.main([*command, *slow]) == 2
+    assert time.monotonic() - began < 10
+    said = capfd.readouterr().err
+    assert said.count("given up") == 1 and "because of timeout" in said
+    assert "Raise --timeout" in said and "Traceback" not in said
+    server.fault = lambda request: None
+    before = len(server.requests)
+    assert cli.main([*command, "--n", "3", "--limit", "2"]) == 0
+    assert len(server.requests) - before == 4
+    with ResponseStore(tmp_path / "r.sqlite") as store:
+        assert len(list(store.completions())) == 6
+
+
+class Deaf:
+    """A teacher in time for nothing, whose timeout swallows a cancellation."""
+
+    name = "deaf"
+    asked = 0
+
+    def describe(self):
+        return {"model": self.name}
+
+    async def ask(self, ask):
+        self.asked += 1
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.05)
+        raise Busy("timeout", "no whole answer in 0.05 s")
+
+    async def close(self):
+        pass
+
+
+def test_a_worker_that_misses_its_cancellation_asks_for_nothing_more(
+    problems, tmp_path
+):
+    teacher = Deaf()
+    asking = {"samples": 40, "samples_per_request": 1, "concurrency": 16}
+    asking |= {"attempts": 3, "backoff_s": 0.0}
+    with pytest.raises(InputError, match="1[6-9] requests in a row were given up"):
+        asyncio.run(
+            sample.run(problems, teacher, tmp_path / "r.sqlite", flat.asking(**asking))
+        )
+    assert teacher.asked <= 3 * 16 + 16, "workers went on after the end"
 
 
 def test_the_key_reaches_the_server_and_no_file_or_message(

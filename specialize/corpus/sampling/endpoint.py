@@ -59,8 +59,9 @@ class OpenAITeacher:
                 base_url=endpoint.base_url,
                 api_key=key or "no-key",
                 max_retries=0,
-                timeout=endpoint.timeout_s,
-                http_client=_door(openai, self._redactor)(timeout=endpoint.timeout_s),
+                # `_post` has the deadline: two would end at the same moment.
+                timeout=None,
+                http_client=_door(openai, self._redactor)(timeout=None),
             )
         except Exception as error:  # of several libraries, for a URL or a proxy
             message = self._redactor.clean_text(f"{type(error).__name__}: {error}")

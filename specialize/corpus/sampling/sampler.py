@@ -34,12 +34,14 @@ from specialize.corpus.sampling.teachers import (
     Choice,
     Teacher,
     Unusable,
+    in_vain,
 )
 from specialize.errors import InputError
 from specialize.judging.answers import verdict
 
-# Each response that cannot be used costs money; transient errors cost nothing.
-_USABLE_ATTEMPTS = 3
+# A response that cannot be used or comes too late costs money; other transient errors
+# cost nothing.
+_PAID_ATTEMPTS = 3
 _LONGEST_BACKOFF_S = 60.0
 # A token of English is about four bytes; only for the first estimate of a prompt.
 _BYTES_PER_TOKEN = 4
@@ -264,6 +266,11 @@ class Sampler:
         while (block := await self._next()) is not None:
             try:
                 await self._serve(self._ask(block))
+            except InputError:
+                # The group cancels the other workers. A timeout that ends at the same
+                # moment may swallow that; such a worker must find nothing more to do.
+                self.stop()
+                raise
             finally:
                 self.tally.in_flight -= 1
                 async with self._changed:
@@ -365,7 +372,7 @@ class Sampler:
     async def _persist(self, ask: Ask) -> Answer | None:
         """Asks until there is an answer; None if the request is given up."""
         pace, tally = self._sampling.pace, self.tally
-        unusable = 0
+        paid = 0
         fault: Busy | Unusable | None = None
         for attempt in range(pace.attempts):
             estimate = len(ask.prompt) / _BYTES_PER_TOKEN
@@ -380,11 +387,13 @@ class Sampler:
                 fault = error
                 tally.retries[error.reason] += 1
                 tally.last_fault = str(error)
-                if isinstance(error, Unusable):
-                    unusable += 1
-                    if not error.again or unusable >= _USABLE_ATTEMPTS:
-                        break
-                elif error.retry_after is not None:
+                unusable = isinstance(error, Unusable)
+                paid += unusable or error.reason == "timeout"
+                if paid >= _PAID_ATTEMPTS or (unusable and not error.again):
+                    break
+                if unusable:
+                    continue
+                if error.retry_after is not None:
                     self._limits.pause(error.retry_after)
                 elif attempt + 1 < pace.attempts:
                     await self._sleep(_backoff(pace.backoff_s, attempt))
@@ -413,11 +422,10 @@ class Sampler:
         self.tally.last_fault = str(fault)
         self._barren += 1
         if self._barren >= max(5, self._sampling.pace.concurrency):
-            raise InputError(
-                f"{self._barren} requests in a row were given up, the last one "
-                f"because of {fault.reason} ({fault}). {_remedy(fault.reason)}What "
-                "came before is stored; run the same command again to continue."
-            )
+            raise in_vain(self._barren, fault)
+        last = not self._pending and self.tally.in_flight == 1
+        if last and isinstance(fault, Busy) and not self.tally.done:
+            raise in_vain(self._barren, fault)
 
     def _pay(self, prompt_tokens: int, completion_tokens: int) -> None:
         tally = self.tally
@@ -430,19 +438,3 @@ def _backoff(first: float, attempt: int) -> float:
     # Jitter, so that the workers do not all ask again at the same moment.
     longest = min(_LONGEST_BACKOFF_S, first * 2**attempt)
     return longest * random.uniform(0.5, 1.0)
-
-
-def _remedy(reason: str) -> str:
-    remedy = {
-        "no_logprobs": "Start the server with log-probabilities on (vLLM and "
-        "llama.cpp send them; transformers' server does not), lower --top_logprobs, or "
-        "give --without_logprobs for one-hot rows.",
-        "refused": "The server's message says what it does not accept.",
-        "malformed": "Check --base_url (that of most servers ends in /v1) and --api.",
-        "rate_limit": "Lower --requests_per_minute or --concurrency.",
-        "timeout": "Raise --timeout, or lower --concurrency.",
-        "only_reasoning": "",  # the message says it
-        "echo": "",
-        "connection": "Check that the server runs and --base_url is right.",
-    }.get(reason, "See the server's log.")
-    return remedy and f"{remedy} "

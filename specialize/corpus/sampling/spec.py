@@ -159,8 +159,8 @@ class PaceSpec:
         concurrency: number of requests in flight at once.
         requests_per_minute: limit; None for no limit.
         tokens_per_minute: limit, prompt and completion together; None for no limit.
-        attempts: number of times a request is tried on rate limits, server errors,
-            timeouts and cut connections.
+        attempts: number of times a request is tried on rate limits, server errors and
+            cut connections; at most three times on timeouts.
         backoff_s: seconds before the second attempt; they double with each attempt.
 
     Raises:

@@ -8,7 +8,7 @@ import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 from specialize.corpus.records import TeacherToken
-from specialize.errors import visible
+from specialize.errors import InputError, visible
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,3 +123,34 @@ class Teacher(Protocol):
     async def close(self) -> None:
         """Releases its connections."""
         ...
+
+
+def in_vain(requests: int, fault: Busy | Unusable) -> InputError:
+    """The error of a run in which request after request is given up.
+
+    Args:
+        requests: number of requests that were given up in a row.
+        fault: why the last one was.
+    """
+    many = f"{requests} requests in a row were given up, the last one"
+    return InputError(
+        f"{'1 request was given up' if requests == 1 else many} because of "
+        f"{fault.reason} ({fault}). {_remedy(fault.reason)}What came before is stored; "
+        "run the same command again to continue."
+    )
+
+
+def _remedy(reason: str) -> str:
+    remedy = {
+        "no_logprobs": "Start the server with log-probabilities on (vLLM and "
+        "llama.cpp send them; transformers' server does not), lower --top_logprobs, or "
+        "give --without_logprobs for one-hot rows.",
+        "refused": "The server's message says what it does not accept.",
+        "malformed": "Check --base_url (that of most servers ends in /v1) and --api.",
+        "rate_limit": "Lower --requests_per_minute or --concurrency.",
+        "timeout": "Raise --timeout, or lower --concurrency.",
+        "only_reasoning": "",  # the message says it
+        "echo": "",
+        "connection": "Check that the server runs and --base_url is right.",
+    }.get(reason, "See the server's log.")
+    return remedy and f"{remedy} "
