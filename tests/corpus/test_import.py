@@ -4,6 +4,7 @@ import copy
 import csv
 import gzip
 import io
+import itertools
 import json
 import math
 import os
@@ -650,6 +651,48 @@ def test_reasoning_is_set_apart_and_shown_before_and_after(
         assert read_card(tmp_path / "o.jsonl").sampling["reasoning"] == policy
         for one in read_completions(tmp_path / "o.jsonl", problems, policy):
             assert "999" not in one.completion.answer
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_what_the_student_cannot_write_of_right_completions_is_counted(
+    world, problems, lines, tmp_path, capfd, dry
+):
+    records = made_of(sharegpt, lines, problems)
+    golds = {problem.question: problem.answers[0] for problem in problems}
+    texts = (
+        "Then 5 \\times 4 = 9 \u2603.\nThe answer is {gold}",
+        "It is \\boxed{{{gold}}} in 99123 months",  # right only with its box
+        "The answer is {gold}9 \u2603",  # wrong, and so not counted
+    )
+    for one, text in zip(records, itertools.cycle(texts), strict=False):
+        asked, reply = one["conversations"]
+        gold = next(g for question, g in golds.items() if question in asked["value"])
+        reply["value"] = text.format(gold=gold)
+    path = write(tmp_path / "r.jsonl", records)
+    out = tmp_path / "o.jsonl"
+    words = ["corpus", "import", "--problems", world.problems, "--completions", path]
+    words += ["--without_logprobs", *(["--dry_run"] if dry else ["--out", out])]
+    words = [*map(str, words)]
+    assert cli.main(words) == 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert "right, as 'verify' judges │ 8 │" in said
+    assert "unwritable" not in said and "<unk>" not in said
+    written = b"" if dry else out.read_bytes()
+    words += ["--vocabulary", str(world.vocabulary)]
+    assert cli.main([*words, "--unwritable", "keep"]) == 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert "right, as 'verify' judges │ 4 │" in said
+    assert "not right as the student would spell it │ 4 │" in said
+    assert "with <unk> for the student │ 8 │" in said
+    assert re.search(r"<unk>: .*\u2603 4", said)
+    assert cli.main(words) == 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert "rewritten as plain text │ 8 │" in said
+    assert "with unwritable characters │ 8 │" in said
+    assert "<unk>: \u2603 4" in said
+    assert dry or out.read_bytes() == written
+    assert cli.main([*words[:-2], "--unwritable", "drop"]) == 2
+    assert "--unwritable drop needs --vocabulary" in capfd.readouterr().err
 
 
 def test_reasoning_in_a_field_of_its_own_is_kept_or_dropped(

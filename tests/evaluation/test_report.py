@@ -79,6 +79,7 @@ def runs(tmp_path):
                     "verified": 70,
                     "aligned": 69,
                     "kept": 69,
+                    "reasoned": 37,
                     "rejected": {"wrong_answer": 30, "unaligned": 1},
                 },
                 "formats": {"zero_shot_cot": {"records": 69}},
@@ -105,6 +106,19 @@ def test_every_corpus_of_a_mixture_is_shown(runs, tmp_path):
     for name in (tmp_path / "corpus", other):
         assert f"{name}: Samples at each stage" in text
     assert "someone" in text and "codex" in text and "manifest" not in text
+
+
+def test_samples_with_reasoning_apart_are_shown_where_there_are_some(runs, tmp_path):
+    _, small, _ = runs
+    report([small], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert "with reasoning apart" in text and ">37<" in text.replace(" ", "")
+    path = tmp_path / "corpus" / "corpus.json"
+    manifest = json.loads(path.read_text())
+    del manifest["funnel"]["reasoned"]
+    path.write_text(json.dumps(manifest))
+    report([small], tmp_path / "r.html")
+    assert "with reasoning apart" not in (tmp_path / "r.html").read_text()
 
 
 class Balance(html.parser.HTMLParser):

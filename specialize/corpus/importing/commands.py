@@ -63,6 +63,7 @@ def register_import(commands: options.Commands) -> None:
     )
     judging = parser.add_argument_group("verification")
     options.add_answer_type(judging)
+    options.add_spelling(judging, required=False)
 
 
 def _import(arguments: argparse.Namespace) -> int:
@@ -86,6 +87,7 @@ def _import(arguments: argparse.Namespace) -> int:
         None if arguments.dry_run else arguments.out,
         spec,
         judge=options.judging(arguments),
+        student=options.student(arguments),
     )
     console.print(report.tables(), soft_wrap=True)
     if arguments.dry_run:

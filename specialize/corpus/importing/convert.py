@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from specialize import checks, typed_json
-from specialize.corpus.building.verification import verify
+from specialize.corpus.building.verification import verify_as_spelt
 from specialize.corpus.choices import LAYOUTS
 from specialize.corpus.completions import Sample, apart, completion_to_json
 from specialize.corpus.importing.layouts import (
@@ -34,10 +34,13 @@ from specialize.corpus.lines import (
     staged_lines,
     unzipped,
 )
+from specialize.corpus.plain_text.counting import SpellingCounts
+from specialize.corpus.plain_text.round_trip import writer_of
+from specialize.corpus.plain_text.writer import Writer
 from specialize.corpus.records import Completion, Problem
 from specialize.corpus.sampling.spec import CONVENTIONS
 from specialize.corpus.sampling.wire import sound
-from specialize.corpus.spec import Sources
+from specialize.corpus.spec import AlignmentSpec, Sources
 from specialize.corpus.spelling import spell
 from specialize.corpus.storage import cards
 from specialize.corpus.tasks.rows import read_rows
@@ -85,6 +88,7 @@ def convert(
     spec: ImportSpec = ImportSpec(),
     *,
     judge: JudgeSpec | None = None,
+    student: AlignmentSpec | None = None,
 ) -> Report:
     """Writes the completions of foreign files as one export.
 
@@ -97,6 +101,8 @@ def convert(
         out: file of JSON lines, gzipped if its name ends in `.gz`; None writes nothing.
         spec: how the files are read.
         judge: the judge of the report; None takes that of the task.
+        student: the vocabulary and spelling of the student: the report then counts what
+            it cannot write. Does not change what is written.
 
     Returns:
         What was kept and lost.
@@ -114,7 +120,9 @@ def convert(
     policy = cards.reasoning_of(sources)
     finder = Finder(problems, sources.spec.name, _requests(spec.requests))
     report = Report()
-    work = _Work(sources, spec, finder, policy, judge or sources.judge, report)
+    writer = student and writer_of(student)
+    judge = judge or sources.judge
+    work = _Work(spec, finder, policy, judge, writer, report)
     with contextlib.ExitStack() as stack:
         stream = None if out is None else stack.enter_context(staged_lines(out))
         for path in sources.completions:
@@ -139,15 +147,15 @@ class _Work:
 
     def __init__(
         self,
-        sources: Sources,
         spec: ImportSpec,
         finder: Finder,
         policy: str,
         judge: JudgeSpec,
+        writer: Writer | None,
         report: Report,
     ):
         self._spec, self._finder, self._policy = spec, finder, policy
-        self._judge, self._report = judge, report
+        self._judge, self._writer, self._report = judge, writer, report
         self._taken: dict[str, set[int]] = collections.defaultdict(set)
         self._next: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
 
@@ -198,8 +206,9 @@ class _Work:
         before = dataclasses.replace(one, problem_id=problem.id, sample=number)
         sample = apart(Sample(_ended(before), line.where), self._policy)
         after = sample.completion
-        verdict = verify(sample, problem, self._judge)
+        verdict, spelling = verify_as_spelt(sample, problem, self._judge, self._writer)
         report.written += 1
+        report.spelling.add(spelling or SpellingCounts())
         report.reasoned += sample.reasoned
         report.one_hot += after.tokens is None
         report.divided += any(token.is_unknown for token in after.tokens or ())

@@ -7,8 +7,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.corpus.records import Completion, Problem
-from specialize.corpus.storage.funnel import REASONS
+from specialize.corpus.storage.funnel import (
+    REASONS,
+    SPELLING_ROWS,
+    by_character,
+    size,
+)
 from specialize.errors import visible
 
 EXAMPLES = 3
@@ -64,6 +70,8 @@ class Report:
         one_hot: written completions without log-probabilities.
         divided: written completions with a token whose distribution is unknown, such as
             one that a cut divides; its rows are one-hot.
+        spelling: what the student cannot write of the right completions, if its
+            vocabulary is known.
         examples: the first completions.
         models: names of teachers in the files.
     """
@@ -84,6 +92,7 @@ class Report:
     reasoned: int = 0
     one_hot: int = 0
     divided: int = 0
+    spelling: SpellingCounts = dataclasses.field(default_factory=SpellingCounts)
     examples: list[Example] = dataclasses.field(default_factory=list[Example])
     models: set[str] = dataclasses.field(default_factory=set[str])
 
@@ -134,6 +143,11 @@ class Report:
         for reason, count in self.judged.most_common():
             if reason:
                 row(f"  - {REASONS[reason]}", count)
+        table.add_section()
+        for label, name in SPELLING_ROWS.items():
+            if count := size(self.spelling, name):
+                table.add_row(label, f"{count:,}")
+        table.caption, table.caption_justify = by_character(self.spelling), "left"
         return Group(table, *self._places())
 
     def shown(self) -> RenderableType:

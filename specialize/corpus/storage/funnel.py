@@ -210,22 +210,12 @@ class Funnel(Counts):
                     row(f"  - {REASONS[reason]}", counts, of=self.read)
         table.add_section()
         spellings = [part.spelling for part in parts]
-        for label, name in _SPELLING_ROWS.items():
-            counts = [_size(spelling, name) for spelling in spellings]
+        for label, name in SPELLING_ROWS.items():
+            counts = [size(spelling, name) for spelling in spellings]
             if any(counts):
                 of = self.spelling.number_pieces if "soft" in name else 0
                 row(label, counts, of=of)
-        lines = [
-            f"{label}: {shown(counts)}"
-            for label, counts in (
-                ("cannot be written", total.spelling.characters),
-                ("rewritten", total.spelling.rewritten),
-                ("<unk>", total.spelling.lost),
-            )
-            if counts
-        ]
-        # No markup: the signs are the teacher's.
-        table.caption = Text("\n".join(lines)) if lines else None
+        table.caption = by_character(total.spelling)
         table.caption_justify = "left"
         table.add_section()
         row("questions with a sample", [part.questions for part in parts])
@@ -242,7 +232,7 @@ class Funnel(Counts):
 
 
 # What the student's vocabulary cannot write of the right samples.
-_SPELLING_ROWS = {
+SPELLING_ROWS = {
     "with unwritable characters": "samples",
     "  characters": "characters",
     "rewritten as plain text": "rewritten_samples",
@@ -255,10 +245,26 @@ _SPELLING_ROWS = {
 }
 
 
-def _size(spelling: SpellingCounts, name: str) -> int:
+def size(spelling: SpellingCounts, name: str) -> int:
+    """The count of one of `SPELLING_ROWS`."""
     if name in BY_NAME:
         return sum(spelling.by_name(name).values())
     return getattr(spelling, name)
+
+
+def by_character(spelling: SpellingCounts) -> Text | None:
+    """Which characters cannot be written, in lines below a table."""
+    lines = [
+        f"{label}: {shown(counts)}"
+        for label, counts in (
+            ("cannot be written", spelling.characters),
+            ("rewritten", spelling.rewritten),
+            ("<unk>", spelling.lost),
+        )
+        if counts
+    ]
+    # No markup: the signs are the teacher's.
+    return Text("\n".join(lines)) if lines else None
 
 
 # The reasons for rejection between a stage and the next, for the table.

@@ -100,6 +100,8 @@ def _counted(counts: Counts, what: str) -> Iterator[tuple[str, Markup]]:
         for stage in ("read", "verified", "aligned", "kept")
         if (count := getattr(counts, stage)) is not None
     ]
+    if counts.reasoned:
+        stages.insert(1, ("with reasoning apart", float(counts.reasoned)))
     caption = f"{what} at each stage"
     yield caption, Markup(figures.bars(stages, title=caption))
     if counts.rejected:

@@ -33,6 +33,7 @@ class Counts:
     verified: typed_json.Count | None = None
     aligned: typed_json.Count | None = None
     kept: typed_json.Count | None = None
+    reasoned: typed_json.Count = 0
     rejected: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
     spelling: SpellingCounts = dataclasses.field(default_factory=SpellingCounts)
 
