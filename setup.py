@@ -18,6 +18,9 @@ TEST = [
     "hypothesis>=6.100",
     "filelock>=3.12",
     "beartype>=0.20",
+    # Emulators of S3 and of Google Cloud Storage.
+    "moto[server]>=5.2",
+    "gcp-storage-emulator>=2026.7",
 ]
 TEACHER = ["openai>=2", "aiolimiter>=1.2"]
 DOCS = [
@@ -69,6 +72,9 @@ setuptools.setup(
         "scipy>=1.13",
         "rapidfuzz>=3.9",
         "google-crc32c>=1.5",
+        # Buckets; both follow the calendar releases of fsspec.
+        "gcsfs>=2026.8",
+        "s3fs>=2026.8",
         "jaxtyping>=0.3",
         "msgpack>=1",
         "msgspec>=0.20",

@@ -7,6 +7,8 @@ follow the umask, also those of files that a library creates for their owner onl
 
 Work in progress is in hidden folders beside the output, which their process locks. A
 folder without a lock is what a killed process left, and the next command removes it.
+
+A path may be a URL of a bucket (`in_buckets`).
 """
 
 import contextlib
@@ -20,11 +22,12 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from specialize import typed_json, versions
+from specialize import paths, typed_json, versions
 from specialize.errors import InputError
+from specialize.outputs import in_buckets
 from specialize.outputs.hidden_folders import (
     DISK_FULL,
     LONGEST_NAME,
@@ -38,11 +41,13 @@ from specialize.outputs.hidden_folders import (
     writing,
 )
 from specialize.outputs.replacing import contents, fill, put, recover
+from specialize.paths import MARKER, scheme_of
 
 __all__ = [
     "DISK_FULL",
     "LONGEST_NAME",
     "MARKER",
+    "Working",
     "check_writable",
     "claim",
     "claimed",
@@ -57,24 +62,18 @@ __all__ = [
     "scratch",
     "staged_directory",
     "staged_file",
+    "working_folder",
     "write_json",
     "write_text",
 ]
 
 Path = str | os.PathLike[str]
 
-MARKER = "specialize.json"
 _VERSION = {"version": versions.FOLDER.writes}
 # Files of this process that are open already, whatever they are.
 _OPEN = re.compile(r"/dev/(?:fd/(\d+)|std(out|err))")
 # Seconds that the reader of a FIFO has to open it.
 _READER_OPENS = 5.0
-
-
-def scheme_of(path: Path) -> str | None:
-    """The scheme of a URL, such as "gs"; None for a path of this machine."""
-    url = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", os.fspath(path))
-    return url[1] if url else None
 
 
 def refuse_url(path: Path, name: str = "The output") -> None:
@@ -84,12 +83,9 @@ def refuse_url(path: Path, name: str = "The output") -> None:
         path: Path of an output.
         name: What the path is of, for the message.
     """
-    text = os.fspath(path)
-    if scheme := scheme_of(text):
-        # It may contain a password.
-        shown = f"{scheme}:/..." if "@" in text else text
+    if scheme_of(path):
         raise InputError(
-            f"{name} is {shown!r}, a URL. Outputs are written to a local or "
+            f"{name} is {paths.shown(path)!r}, a URL. It is written to a local or "
             "mounted folder; name one, and copy it afterwards. Nothing was written."
         )
 
@@ -106,6 +102,10 @@ def staged_file(path: Path) -> Iterator[pathlib.Path]:
         InputError: `path` is a folder or in a file, cannot be written, or the disk is
             full.
     """
+    if paths.in_bucket(path):
+        with in_buckets.staged_file(os.fspath(path)) as staged:
+            yield staged
+        return
     target = _resolved(path)
     with writing(target):
         folder = target.is_dir()
@@ -164,23 +164,31 @@ def check_writable(path: Path, kind: str) -> bool:
     Raises:
         InputError: `path` is a file, or contains something we did not write.
     """
-    folder = _resolved(path)
-    recover(folder)
-    with writing(folder):
-        if not folder.exists():
-            return False
-        if not folder.is_dir():
-            raise InputError(
-                f"{folder} is a file; the output must be a folder. Name another --out."
-            )
+    folder: Any
+    if paths.in_bucket(path):
+        folder = paths.checked(path, "The output")
         found = kind_of(folder)
-        others = [one for one in folder.iterdir() if not WORK.fullmatch(one.name)]
+        others = in_buckets.others(folder)
+    else:
+        folder = _resolved(path)
+        recover(folder)
+        with writing(folder):
+            if not folder.exists():
+                return False
+            if not folder.is_dir():
+                raise InputError(
+                    f"{folder} is a file; the output must be a folder. Name another "
+                    "--out."
+                )
+            found = kind_of(folder)
+            inside = (one.name for one in folder.iterdir())
+            others = [name for name in inside if not WORK.fullmatch(name)]
     if found == kind:
         return True
     if found is not None:
         raise InputError(
             f"{folder} holds a {found!r} of specialize, not a {kind!r} "
-            f"({folder / MARKER}). Name another output folder."
+            f"({folder}/{MARKER}). Name another output folder."
         )
     if others:
         raise InputError(
@@ -256,13 +264,18 @@ def staged_directory(
         InputError: As for `check_writable`; `path` is ours but not `replace`, or was
             written by another command in the meantime; or the disk is full.
     """
-    target = _resolved(path)
+    target: Any = path if paths.in_bucket(path) else _resolved(path)
     ours = check_writable(target, kind)
     if ours and not replace:
         raise InputError(
             f"{target} already holds a {kind!r}. Name another output folder, or "
             "remove it if it is no longer needed."
         )
+    if paths.in_bucket(path):
+        url, content = paths.checked(path), {"kind": kind} | _VERSION
+        with in_buckets.staged_directory(url, MARKER, content) as staged:
+            yield staged
+        return
     inside = is_a_place_of_its_own(target)
     if ours and inside:
         raise InputError(
@@ -281,6 +294,55 @@ def staged_directory(
                 fill(target, staged, last=MARKER)
             else:
                 put(target, staged, before)
+
+
+@dataclasses.dataclass(frozen=True)
+class Working:
+    """A folder in which a command writes while it runs.
+
+    Attributes:
+        path: The folder, or the local copy of one in a bucket.
+        uploads: What is to be uploaded from that copy.
+    """
+
+    path: pathlib.Path
+    uploads: in_buckets.Uploads | None = None
+
+    def publish(self, *, now: bool = False) -> None:
+        """Uploads what has changed: now, or in the background and not too often."""
+        if self.uploads is not None:
+            self.uploads.now() if now else self.uploads.begin()
+
+
+@contextlib.contextmanager
+def working_folder(
+    path: Path, kind: str, *, leader: bool = True, but: Sequence[str] = ()
+) -> Iterator[Working]:
+    """`claimed`, also for a folder in a bucket.
+
+    A process that is not the leader claims nothing; if the folder is in a bucket, it
+    gets an empty one of its own, which is removed in the end.
+
+    Args:
+        path: The folder.
+        kind: Content of the folder.
+        leader: Whether this is the process that writes.
+        but: Patterns of names that are not copied from a bucket.
+
+    Raises:
+        InputError: As for `check_writable`; or another command writes in the bucket.
+    """
+    if not paths.in_bucket(path):
+        with claimed(path, kind) if leader else contextlib.nullcontext():
+            yield Working(pathlib.Path(path))
+    elif not leader:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Working(pathlib.Path(folder))
+    else:
+        check_writable(path, kind)
+        url, content = paths.checked(path), {"kind": kind} | _VERSION
+        with in_buckets.working_copy(url, MARKER, content, but=but) as (folder, todo):
+            yield Working(folder, todo)
 
 
 def _resolved(path: Path) -> pathlib.Path:
@@ -336,9 +398,11 @@ def _open_to_all(folder: pathlib.Path) -> None:
                 path.chmod(new)
 
 
-def kind_of(folder: pathlib.Path) -> str | None:
+def kind_of(folder: Path) -> str | None:
     """The kind of our folder, from its marker; None for a folder without a marker."""
-    marker = folder / MARKER
+    if paths.in_bucket(folder):
+        return in_buckets.kind_of(os.fspath(folder), MARKER, _Marker)
+    marker = pathlib.Path(folder) / MARKER
     if not marker.exists():
         return None
     remedy = "Name another output folder."

@@ -1,0 +1,44 @@
+"""Paths: local, or in a bucket (`gs://`, `s3://`).
+
+This is the only package that opens, lists, copies and removes objects. Inputs are read
+through `local`, which copies them once per machine; outputs are written through
+`specialize.outputs`.
+"""
+
+from specialize.paths.cache import (
+    MARKER,
+    WRITING,
+    exists,
+    folder,
+    local,
+    locked,
+    matches,
+)
+from specialize.paths.urls import (
+    SCHEMES,
+    checked,
+    in_bucket,
+    joined,
+    name_of,
+    parent_of,
+    scheme_of,
+    shown,
+)
+
+__all__ = [
+    "MARKER",
+    "SCHEMES",
+    "WRITING",
+    "checked",
+    "exists",
+    "folder",
+    "in_bucket",
+    "joined",
+    "local",
+    "locked",
+    "matches",
+    "name_of",
+    "parent_of",
+    "scheme_of",
+    "shown",
+]

@@ -1,0 +1,208 @@
+"""Local copies of what is in buckets, shared by the processes of a machine.
+
+A copy is complete or absent. Its name is made of the URL and of the version of every
+object, so a changed object is copied again and an unchanged one never. Copies that no
+process uses are removed, the least recently used first, when all of them together are
+larger than the limit.
+
+| variable | meaning | default |
+|---|---|---|
+| `SPECIALIZE_CACHE_DIR` | folder of the copies | `$XDG_CACHE_HOME/specialize` |
+| `SPECIALIZE_CACHE_GB` | most gigabytes | 100 |
+"""
+
+import contextlib
+import fcntl
+import fnmatch
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+
+from specialize.errors import InputError
+from specialize.paths import store
+from specialize.paths.urls import Path, checked, in_bucket, joined, name_of
+
+CACHE_DIR, CACHE_GB = "SPECIALIZE_CACHE_DIR", "SPECIALIZE_CACHE_GB"
+_DEFAULT_GB = "100"
+# What makes a folder one of ours, written last; and what its writer holds meanwhile.
+MARKER, WRITING = "specialize.json", "specialize.writing.json"
+# Locks of the copies that this process uses, until it ends.
+_in_use: dict[pathlib.Path, int] = {}
+
+
+def local(
+    path: Path, *, only: Sequence[str] = ("*",), but: Sequence[str] = ()
+) -> pathlib.Path:
+    """The local copy of a file or folder in a bucket; a local path is returned as is.
+
+    Args:
+        path: A path, or a URL of a bucket.
+        only: Of a folder, patterns of names that are copied.
+        but: Of a folder, patterns of names that are not copied.
+
+    Raises:
+        InputError: There is nothing at the URL, or it cannot be read or copied.
+    """
+    if not in_bucket(path):
+        return pathlib.Path(path)
+    url = checked(path)
+    entry = store.stat(url)
+    if entry is not None:
+        return _copy(url, {"": entry}) / name_of(url)
+    inside = store.find(url)
+    if not inside:
+        raise InputError(f"{url} does not exist. Check the name of bucket and folder.")
+    if WRITING in inside and MARKER not in inside:
+        raise InputError(
+            f"{url} is not complete: a command is writing it, or was killed while it "
+            "did. Wait for it, or run it again."
+        )
+    chosen = {
+        name: one
+        for name, one in inside.items()
+        if name != WRITING and matches(name, only) and not matches(name, but)
+    }
+    return _copy(url, chosen) / name_of(url)
+
+
+def exists(path: Path) -> bool:
+    """Whether a file or folder exists, in a bucket or on this machine."""
+    if not in_bucket(path):
+        return os.path.exists(path)
+    return store.stat(path) is not None or bool(store.names(path))
+
+
+def folder() -> pathlib.Path:
+    """The folder of the copies.
+
+    Raises:
+        InputError: It cannot be created.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    named = os.environ.get(CACHE_DIR) or os.path.join(home, "specialize")
+    place = pathlib.Path(os.path.abspath(os.path.expanduser(named)))
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the cache {place} cannot be created ({error.strerror}). Set {CACHE_DIR} "
+            "to a folder on a local disk."
+        ) from error
+    return place
+
+
+@contextlib.contextmanager
+def locked(place: pathlib.Path) -> Iterator[None]:
+    """Waits until no other process of this machine is in such a block for `place`."""
+    descriptor = os.open(_lock_of(place), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _copy(url: str, entries: dict[str, store.Entry]) -> pathlib.Path:
+    """The folder with the copy of these objects, named relative to the URL."""
+    text = json.dumps([url, [(n, e.size, e.version) for n, e in entries.items()]])
+    copies = folder() / "buckets"
+    copies.mkdir(exist_ok=True)
+    place = copies / hashlib.sha256(text.encode()).hexdigest()[:32]
+    with locked(copies / "all"):
+        _use(place)
+    if not place.is_dir():
+        with locked(place.with_suffix(".making")):
+            if not place.is_dir():
+                _make(place, url, entries)
+    os.utime(place)
+    return place
+
+
+def _make(place: pathlib.Path, url: str, entries: dict[str, store.Entry]) -> None:
+    for old in place.parent.glob(f"{place.name}.*.partial"):
+        shutil.rmtree(old, ignore_errors=True)  # of a killed process: we have the lock
+    needed = sum(entry.size for entry in entries.values())
+    with locked(place.parent / "all"):
+        _make_room(place.parent, needed)
+    partial = place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        (partial / name_of(url)).parent.mkdir(parents=True)
+        if "" not in entries:
+            (partial / name_of(url)).mkdir()
+        for name, entry in entries.items():
+            target = partial / name_of(url) / name if name else partial / name_of(url)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            store.download(joined(url, name) if name else url, target, entry)
+            # The same on every machine, for what identifies files by their time.
+            digest = hashlib.sha256(entry.version.encode()).digest()
+            seconds = 10**9 + int.from_bytes(digest[:3])
+            os.utime(target, (seconds, seconds))
+        os.rename(partial, place)
+    except OSError as error:
+        raise InputError(
+            f"{url} ({needed / 1e6:,.0f} MB) cannot be copied to {place.parent}: "
+            f"{error.strerror}. Make room, or set {CACHE_DIR} to another disk."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _use(place: pathlib.Path) -> None:
+    """Prevents, until this process ends, that others remove a copy."""
+    if place not in _in_use:
+        descriptor = os.open(_lock_of(place), os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        _in_use[place] = descriptor
+
+
+def _make_room(copies: pathlib.Path, needed: int) -> None:
+    """Removes copies that nobody uses until `needed` bytes more are allowed."""
+    limit = _limit()
+    found = sorted(
+        (one.stat().st_mtime, one) for one in copies.iterdir() if one.is_dir()
+    )
+    sizes = {one: _size(one) for _, one in found}
+    total = sum(sizes.values()) + needed
+    for _, one in found:
+        if total <= limit:
+            return
+        descriptor = os.open(_lock_of(one), os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue  # it is in use
+        else:
+            shutil.rmtree(one, ignore_errors=True)
+            total -= sizes[one]
+        finally:
+            os.close(descriptor)
+
+
+def _limit() -> float:
+    text = os.environ.get(CACHE_GB) or _DEFAULT_GB
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = -1.0
+    if not limit >= 0:
+        raise InputError(f"{CACHE_GB} is {text!r}; it must be a number of gigabytes.")
+    return limit * 1e9
+
+
+def _size(place: pathlib.Path) -> int:
+    return sum(one.lstat().st_size for one in place.rglob("*") if one.is_file())
+
+
+def _lock_of(place: pathlib.Path) -> pathlib.Path:
+    locks = folder() / "locks"
+    locks.mkdir(exist_ok=True)
+    return locks / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name fits one of the patterns, in which "*" fits "/" as well."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,78 @@
+"""URLs of buckets, as text: `gs://BUCKET/NAME` and `s3://BUCKET/NAME`."""
+
+import os
+import re
+from typing import TypeGuard
+
+from specialize.errors import InputError
+
+Path = str | os.PathLike[str]
+
+# Stores that are read and written.
+SCHEMES = ("gs", "s3")
+
+
+def scheme_of(path: Path) -> str | None:
+    """The scheme of a URL, such as "gs"; None for a path of this machine."""
+    url = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", os.fspath(path))
+    return url[1] if url else None
+
+
+def in_bucket(path: object) -> TypeGuard[Path]:
+    """Whether a value is a URL of a store that is read and written."""
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    return isinstance(text, str) and bool(re.match(r"(gs|s3)://[^/]", text))
+
+
+def shown(path: Path) -> str:
+    """A path for a message: of a URL that may contain a password, only the scheme."""
+    text = os.fspath(path)
+    scheme = scheme_of(text)
+    return f"{scheme}:/..." if scheme and "@" in text else text
+
+
+def checked(path: Path, name: str = "The path") -> str:
+    """The URL of a file or folder in a bucket, without slashes at its end.
+
+    Args:
+        path: A URL.
+        name: What it is of, for the message.
+
+    Raises:
+        InputError: Its scheme is another one, or it names no bucket or a part ".".
+    """
+    text = os.fspath(path)
+    scheme = scheme_of(text)
+    if scheme not in SCHEMES:
+        raise InputError(
+            f"{name} is {shown(text)!r}, a URL of {scheme}:. Name a local folder, or "
+            "one in a bucket: gs://BUCKET/FOLDER or s3://BUCKET/FOLDER."
+        )
+    bucket, *parts = text.partition("://")[2].rstrip("/").split("/")
+    if "@" in text or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", bucket):
+        raise InputError(
+            f"{name} is {shown(text)!r}, which names no bucket. Write "
+            f"{scheme}://BUCKET/FOLDER; credentials come from the environment or the "
+            "store's own configuration."
+        )
+    if {"", ".", ".."} & set(parts):
+        raise InputError(
+            f"{name} is {text!r}; a part of it is empty, '.' or '..', which buckets do "
+            "not have. Write the whole name."
+        )
+    return text.rstrip("/")
+
+
+def joined(url: Path, *parts: str) -> str:
+    """The URL of something in a folder."""
+    return "/".join([os.fspath(url).rstrip("/"), *parts])
+
+
+def name_of(url: Path) -> str:
+    """The last part of a URL."""
+    return os.fspath(url).rstrip("/").rpartition("/")[2]
+
+
+def parent_of(url: Path) -> str:
+    """The URL of the folder of a file or folder."""
+    return os.fspath(url).rstrip("/").rpartition("/")[0]

@@ -1,0 +1,291 @@
+"""Files in buckets: read, cached, written by one of several, repeated after faults."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from specialize import outputs, paths
+from specialize.errors import InputError
+from specialize.outputs import lease
+from specialize.paths import cache
+from specialize.paths import store as objects
+
+
+def child(code, *words, **options):
+    """A process that runs code; `words` are its arguments."""
+    line = [sys.executable, "-c", textwrap.dedent(code), *map(str, words)]
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
+
+
+def test_what_is_written_is_there_at_once_and_what_is_not_is_none(root):
+    assert objects.stat(f"{root}/a") is None and objects.find(root) == {}
+    assert objects.names(root) == [] and objects.read_bytes(f"{root}/a") is None
+    objects.write_bytes(f"{root}/a/b", b"123")
+    objects.write_bytes(f"{root}/c", b"")
+    assert objects.read_bytes(f"{root}/a/b") == b"123"
+    assert [*objects.find(root)] == ["a/b", "c"]
+    assert objects.names(root) == ["a", "c"]
+    assert objects.stat(f"{root}/a") is None and paths.exists(f"{root}/a")
+    before = objects.stat(f"{root}/a/b")
+    objects.write_bytes(f"{root}/a/b", b"124")
+    assert before is not None and objects.stat(f"{root}/a/b") != before
+    objects.remove([f"{root}/a/b", f"{root}/a/b", f"{root}/none"])
+    assert [*objects.find(root)] == ["c"]
+
+
+def test_of_many_who_create_or_replace_exactly_one_succeeds(root):
+    won = []
+
+    def race(act, name):
+        try:
+            act(name.encode())
+            won.append(name)
+        except objects.TakenError:
+            pass
+
+    def all_at_once(act):
+        won.clear()
+        threads = [
+            threading.Thread(target=race, args=(act, f"writer {n}")) for n in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    all_at_once(lambda data: objects.create(f"{root}/x", data))
+    assert len(won) == 1 and objects.read_bytes(f"{root}/x") == won[0].encode()
+    version = objects.stat(f"{root}/x").version
+    all_at_once(lambda data: objects.replace(f"{root}/x", data + b"!", version))
+    assert len(won) == 1 and objects.read_bytes(f"{root}/x") == won[0].encode() + b"!"
+
+
+def test_a_file_and_a_folder_are_copied_once_and_again_when_they_change(root):
+    objects.write_bytes(f"{root}/d/one.txt", b"1")
+    objects.write_bytes(f"{root}/d/in/two.txt", b"2")
+    assert paths.local(f"{root}/d/one.txt").read_text() == "1"
+    folder = paths.local(f"{root}/d")
+    assert folder.name == "d" and (folder / "in/two.txt").read_text() == "2"
+    os.utime(folder / "one.txt", (5, 5))  # would be lost in another copy
+    assert paths.local(f"{root}/d") == folder
+    assert (folder / "one.txt").stat().st_mtime == 5
+    objects.write_bytes(f"{root}/d/one.txt", b"3")
+    again = paths.local(f"{root}/d")
+    assert again != folder and (again / "one.txt").read_text() == "3"
+    assert (folder / "one.txt").read_text() == "1"
+    only = paths.local(f"{root}/d", only=["in/*"])
+    assert sorted(p.name for p in only.rglob("*.txt")) == ["two.txt"]
+    rest = paths.local(f"{root}/d", but=["in/*"])
+    assert sorted(p.name for p in rest.rglob("*.txt")) == ["one.txt"]
+    assert paths.local("a/local/path").parts == ("a", "local", "path")
+
+
+def test_old_copies_that_nobody_uses_are_removed_when_there_is_no_room(
+    root, tmp_path, monkeypatch
+):
+    for name in "abc":
+        objects.write_bytes(f"{root}/{name}", b"x" * 1000)
+    code = "from specialize import paths; import sys; print(paths.local(sys.argv[1]))"
+    old = child(code, f"{root}/a").communicate()[0].strip().splitlines()[-1]
+    assert os.path.exists(old)
+    used = paths.local(f"{root}/b")  # by this process
+    monkeypatch.setenv(cache.CACHE_GB, "0.0000025")
+    new = paths.local(f"{root}/c")
+    assert new.exists() and used.exists() and not os.path.exists(old)
+    monkeypatch.setenv(cache.CACHE_GB, "much")
+    with pytest.raises(InputError, match="CACHE_GB is 'much'"):
+        objects.write_bytes(f"{root}/d", b"1")
+        paths.local(f"{root}/d")
+
+
+def test_processes_of_a_machine_share_a_copy(root, store):
+    objects.write_bytes(f"{root}/d/x", b"x" * 100_000)
+    code = "from specialize import paths; import sys; print(paths.local(sys.argv[1]))"
+    started = [child(code, f"{root}/d") for _ in range(2)]
+    found = {one.communicate()[0].strip().splitlines()[-1] for one in started}
+    assert found == {str(paths.local(f"{root}/d"))}
+
+
+@pytest.mark.parametrize("name", ["../up", "a//b", "./x"])
+def test_an_object_whose_name_leads_out_of_the_folder_is_refused(
+    root, name, monkeypatch
+):
+    fs = objects.filesystem(root)
+    place = f"{root.partition('://')[2]}/{name}"
+    listed = {place: {"type": "file", "size": 1, "ETag": "1"}}
+    monkeypatch.setattr(fs, "find", lambda *a, **k: listed)
+    with pytest.raises(InputError, match="no name of a file"):
+        paths.local(root)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://u:HUNTER2@bucket/x", "gs://b/../x", "s3://b/a//b", "s3:///x", "ftp://h/x"],
+)
+def test_a_url_that_names_no_object_is_refused_without_its_password(url):
+    with pytest.raises(InputError) as caught:
+        paths.checked(url, "MODEL_DIR")
+    assert "MODEL_DIR is" in str(caught.value) and "HUNTER2" not in str(caught.value)
+
+
+def test_a_folder_appears_with_its_marker_and_only_once(root):
+    with outputs.staged_directory(f"{root}/corpus", "corpus") as folder:
+        (folder / "in").mkdir()
+        (folder / "in/shard").write_bytes(b"1")
+        assert objects.find(root) == {}
+    assert [*objects.find(f"{root}/corpus")] == ["in/shard", paths.MARKER]
+    assert outputs.kind_of(f"{root}/corpus") == "corpus"
+    with pytest.raises(InputError, match="already holds"):
+        outputs.staged_directory(f"{root}/corpus", "corpus").__enter__()
+    with pytest.raises(InputError, match="holds a 'corpus'"):
+        outputs.check_writable(f"{root}/corpus", "run")
+    replaced = outputs.staged_directory(f"{root}/corpus", "corpus", replace=True)
+    with replaced as folder:
+        (folder / "new").write_bytes(b"2")
+    assert [*objects.find(f"{root}/corpus")] == ["new", paths.MARKER]
+    objects.write_bytes(f"{root}/foreign/file", b"")
+    with pytest.raises(InputError, match="not written by specialize"):
+        outputs.check_writable(f"{root}/foreign", "run")
+
+
+def test_a_failed_block_leaves_nothing(root):
+    with pytest.raises(KeyError):
+        with outputs.staged_directory(f"{root}/corpus", "corpus") as folder:
+            (folder / "x").write_bytes(b"1")
+            raise KeyError
+    with pytest.raises(KeyError):
+        with outputs.working_folder(f"{root}/run", "run"):
+            raise KeyError
+    with pytest.raises(KeyError):
+        with outputs.staged_file(f"{root}/file"):
+            raise KeyError
+    assert objects.find(root) == {}
+
+
+def test_two_processes_start_in_one_folder_and_one_is_refused(root):
+    code = """
+    import sys, time
+    from specialize import outputs
+    from specialize.errors import InputError
+    from specialize.outputs import lease
+    from specialize.paths import store
+    lease.RENEWAL = 1.0
+    refused = sys.argv[1] + "-refused"
+    try:
+        with outputs.working_folder(sys.argv[1], "run") as working:
+            (working.path / "who").write_text(sys.argv[2])
+            while store.stat(refused) is None:
+                time.sleep(0.2)
+            print("won")
+    except InputError as error:
+        store.write_bytes(refused, b"")
+        print(error)
+    """
+    started = [child(code, f"{root}/run", n) for n in range(2)]
+    said = [one.communicate()[0].splitlines()[-1] for one in started]
+    winner = said.index("won")
+    assert "another command writes in" in said[1 - winner]
+    assert objects.read_bytes(f"{root}/run/who") == str(winner).encode()
+    assert paths.WRITING not in objects.names(f"{root}/run")
+
+
+def test_a_killed_upload_is_not_read_and_the_next_one_takes_its_place(root, store):
+    code = """
+    import sys
+    from specialize import outputs
+    with outputs.staged_directory(sys.argv[1], "corpus") as folder:
+        for n in range(40):
+            (folder / f"{n:02}").write_bytes(b"x" * 1000)
+    """
+    store.faults(delay=0.05)
+    writer = child(code, f"{root}/corpus")
+    while "03" not in objects.names(f"{root}/corpus"):
+        assert writer.poll() is None
+        time.sleep(0.02)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    store.faults()
+    assert paths.MARKER not in objects.names(f"{root}/corpus")
+    with pytest.raises(InputError, match="is not complete"):
+        paths.local(f"{root}/corpus")
+    with outputs.staged_directory(f"{root}/corpus", "corpus") as folder:
+        (folder / "whole").write_bytes(b"1")
+    assert [*objects.find(f"{root}/corpus")] == [paths.MARKER, "whole"]
+
+
+def test_a_writer_without_a_sign_of_life_loses_its_place(root, monkeypatch):
+    with pytest.MonkeyPatch.context() as elsewhere:
+        elsewhere.setattr(lease, "_host", lambda: "another machine")
+        first = lease.Lease(root)  # shows a sign of life only every ten seconds
+    monkeypatch.setattr(lease, "EXPIRY", 1.5)
+    monkeypatch.setattr(lease, "RENEWAL", 0.2)
+    second = lease.Lease(root)
+    assert second.inherited
+    first._renew_once()
+    with pytest.raises(InputError, match="another command has begun"):
+        first.check()
+    second.check()
+    monkeypatch.setattr(lease, "EXPIRY", 60)
+    with pytest.raises(InputError, match="another command writes"):
+        lease.Lease(root)
+    first.release()
+    assert paths.WRITING in objects.names(root)
+    second.release()
+    assert objects.names(root) == []
+
+
+@pytest.mark.parametrize(
+    "fault", [{"status": 503, "seconds": 3}, {"status": 429, "count": 3}]
+)
+def test_a_busy_store_is_asked_again(root, store, fault):
+    store.faults(**fault)
+    objects.write_bytes(f"{root}/a", b"1")
+    store.faults(**fault)
+    assert objects.read_bytes(f"{root}/a") == b"1"
+    store.faults(**fault)
+    assert [*objects.find(root)] == ["a"]
+
+
+def test_an_upload_that_is_cut_is_repeated_and_is_whole(root, store, tmp_path):
+    (tmp_path / "file").write_bytes(os.urandom(300_000))
+    store.faults(cut=100_000, count=2)
+    with outputs.staged_file(f"{root}/file") as staged:
+        staged.write_bytes((tmp_path / "file").read_bytes())
+    assert objects.read_bytes(f"{root}/file") == (tmp_path / "file").read_bytes()
+
+
+def test_a_store_that_does_not_answer_is_one_message(root, store, monkeypatch):
+    monkeypatch.setattr(objects, "DELAYS", ())
+    store.faults(status=503)
+    with pytest.raises(InputError, match="cannot be read: .*Run the same command"):
+        objects.read_bytes(f"{root}/a")
+
+
+def test_a_running_log_is_uploaded_and_continued(root, monkeypatch):
+    from specialize.outputs import in_buckets
+
+    monkeypatch.setattr(in_buckets, "PERIOD", 0.0)
+    with outputs.working_folder(f"{root}/run", "run", but=["large/*"]) as working:
+        (working.path / "large").mkdir()
+        (working.path / "large/x").write_text("x")
+        log = working.path / "log"
+        log.write_text("1\n")
+        working.publish()
+        end = time.monotonic() + 20
+        while objects.read_bytes(f"{root}/run/log") is None:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        with open(log, "a") as file:
+            file.write("2\n")
+    assert objects.read_bytes(f"{root}/run/log") == b"1\n2\n"
+    with outputs.working_folder(f"{root}/run", "run", but=["large/*"]) as working:
+        assert [p.name for p in working.path.iterdir()] == ["log"]
+    assert objects.read_bytes(f"{root}/run/large/x") == b"x"
