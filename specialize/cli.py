@@ -36,6 +36,11 @@ ROOMS = (
 _OVERRIDE = "--gin."
 # The options that name a file or folder to write, of all commands.
 OUTPUTS = ("out", "json", "html", "rejected", "responses", "target")
+# The options that name a file or folder to read; one in a bucket is copied first.
+INPUTS = (
+    *("problems", "completions", "demonstrations_from", "corpus", "vocabulary"),
+    *("gin_file", "predictions", "benchmarks", "prompts"),
+)
 # Numbers of files that a process may open: too few, and as many as we ask for.
 FEWEST_FILES, ENOUGH_FILES = 128, 4096
 # Errors of the system that are not defects: the user can correct them.
@@ -176,13 +181,33 @@ def _allow_open_files() -> None:
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Refuses an output in a bucket before any work is done."""
+    """Refuses an output at a URL where the command cannot write, before any work."""
+    in_buckets = getattr(arguments, "in_buckets", ())
     given = [(name, getattr(arguments, name, None)) for name in OUTPUTS]
     for name, value in given:
         if isinstance(value, str):  # --json of some commands is a switch
-            from specialize import outputs
+            from specialize import outputs, paths
 
-            outputs.refuse_url(value, f"--{name}")
+            if name in in_buckets and paths.in_bucket(value):
+                paths.checked(value, f"--{name}")
+            else:
+                outputs.refuse_url(value, f"--{name}")
+
+
+def _copy_inputs(arguments: argparse.Namespace) -> None:
+    """Replaces the URLs of inputs in buckets by the paths of their local copies."""
+    from specialize import paths
+
+    for name in INPUTS:
+        value = getattr(arguments, name, None)
+        if isinstance(value, list):
+            setattr(arguments, name, [_local(paths, one) for one in value])
+        elif value is not None:
+            setattr(arguments, name, _local(paths, value))
+
+
+def _local(paths: Any, value: Any) -> Any:
+    return str(paths.local(value)) if paths.in_bucket(value) else value
 
 
 def _in_words(error: OSError) -> str:
@@ -256,4 +281,5 @@ def _run(argv: Sequence[str] | None) -> int:
     arguments.gin_overrides = overrides
     arguments.main = main
     with _cleaning_up():
+        _copy_inputs(arguments)
         return int(arguments.run(arguments) or 0)

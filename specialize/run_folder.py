@@ -16,8 +16,9 @@ import os
 import pathlib
 from typing import Any
 
-from specialize import typed_json, versions
+from specialize import paths, typed_json, versions
 from specialize.errors import InputError
+from specialize.paths import store
 
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
@@ -63,11 +64,16 @@ def saved_values(folder: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: The configuration is damaged or has an unknown version.
     """
-    path = pathlib.Path(folder) / CONFIG
-    if not path.is_file():
-        return {}
     remedy = "Remove the file, or restore it."
-    content = typed_json.read(path, typed_json.Object, remedy=remedy)
+    if paths.in_bucket(folder):
+        path: Any = paths.joined(folder, CONFIG)
+        data = store.read_bytes(path)
+    else:
+        path = pathlib.Path(folder) / CONFIG
+        data = typed_json.read_bytes(path, remedy=remedy) if path.is_file() else None
+    if data is None:
+        return {}
+    content = typed_json.decode(data, typed_json.Object, path, remedy=remedy)
     if "values" not in content:
         return {}
     versions.CONFIGURATION.check(content.get("version", 1), path)

@@ -6,7 +6,9 @@ The network names the axes of its parameters and activations ("embed", "mlp",
 `model` (heads, feed-forward units and vocabulary).
 """
 
+import argparse
 import contextlib
+import json
 import math
 import os
 import re
@@ -20,7 +22,7 @@ from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from specialize import checks
+from specialize import checks, typed_json
 from specialize.errors import InputError
 from specialize.mesh import MeshSpec
 
@@ -299,12 +301,33 @@ def initialize_distributed(
     return num_processes > 1
 
 
+def join(flags: argparse.Namespace) -> None:
+    """`initialize_distributed`, as the flags of a command say."""
+    if flags.multiprocess_gpu:
+        os.environ["SPECIALIZE_CLUSTER"] = "1"
+    initialize_distributed(flags.coordinator, flags.num_processes, flags.process_id)
+
+
 def barrier(what: str) -> None:
     """Waits until every process of the run has called it."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(what)
+
+
+def from_leader(value: Any) -> Any:
+    """The JSON value that process 0 has; that of the others is not used."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    data = json.dumps(value).encode() if jax.process_index() == 0 else b""
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
+    sent = np.zeros(size, np.uint8)
+    sent[: len(data)] = np.frombuffer(data, np.uint8)
+    text = bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent)))
+    return typed_json.decode(text, object, "what process 0 sent", infinities=True)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ NOT_MACROS = {
     *("DIR", "FILE", "FOLDER", "KEY", "NAME", "STEP", "UPPER_CASE", "VALUE", "WORD"),
     # Environment variables of other programs, and a shell's end mark.
     *("HF_HUB_OFFLINE", "JAX_NUM_CPU_DEVICES", "MALLOC_OFF", "OPENAI_API_KEY"),
+    *("AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST"),
     *("END", "JOB", "PIP_EXTRA_INDEX_URL", "SBATCH", "TERM"),
     # Words of messages that a page quotes.
     *("CPU", "MPI", "RESOURCE_EXHAUSTED", "TPU", "URL"),

@@ -1,4 +1,4 @@
-"""An output in a bucket is refused by every command, before any work is done."""
+"""An output at a URL is refused, before any work, where a command cannot write."""
 
 import argparse
 import os
@@ -34,6 +34,17 @@ CASES = [
     if action.dest in cli.OUTPUTS and action.nargs is None and action.option_strings
 ]
 
+# These write into a bucket; tests/pods shows it.
+IN_BUCKETS = [
+    (("corpus", "build"), "--out"),
+    (("corpus", "write"), "--out"),
+    (("corpus", "import-released"), "--out"),
+    (("evaluate",), "--json"),
+    (("infer",), "--out"),
+    (("report",), "--out"),
+    (("convert",), "--target"),
+]
+
 
 def test_the_commands_that_write_are_found():
     assert len(CASES) >= 15
@@ -46,6 +57,8 @@ def test_the_commands_that_write_are_found():
 def test_a_url_as_output_is_refused_and_nothing_is_made(
     words, option, url, tmp_path, monkeypatch, capsys
 ):
+    if (words, option) in IN_BUCKETS and url == "gs://b/x":
+        url = "gs://b/../x"
     monkeypatch.chdir(tmp_path)
     (options,) = [found for one, found in commands(cli.parser()) if one == words]
     line = list(words)
@@ -55,7 +68,8 @@ def test_a_url_as_output_is_refused_and_nothing_is_made(
             line += value_of(action)
     assert cli.main([*line, f"{option}={url}"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"error: {option} is ") and "a URL" in said
+    assert said.startswith(f"error: {option} is ")
+    assert "a URL" in said or "names no bucket" in said or "'..'" in said
     assert "HUNTER2" not in said
     assert os.listdir() == []
 
@@ -66,13 +80,13 @@ def test_a_path_with_a_colon_is_no_url(path):
 
 
 @pytest.mark.parametrize("write", [outputs.write_text, outputs.write_json])
-def test_a_file_in_a_bucket_is_not_written_from_python(write, tmp_path, monkeypatch):
+def test_a_file_at_another_url_is_not_written_from_python(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="a URL"):
-        write("gs://bucket/file", "text")
+        write("hdfs://bucket/file", "text")
     with (
         pytest.raises(InputError, match="a URL"),
-        outputs.staged_directory("s3://bucket/corpus", "corpus"),
+        outputs.staged_directory("ftp://bucket/corpus", "corpus"),
     ):
         pass
     assert os.listdir() == []

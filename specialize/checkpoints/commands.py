@@ -39,7 +39,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="embedding rows of the target, such as 32100 or 32128 (default: the "
         "source's)",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, in_buckets=("target",))
     parser = subparsers.add_parser(
         "merge",
         help="interpolate or average checkpoints",

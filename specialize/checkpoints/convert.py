@@ -6,6 +6,7 @@ import pathlib
 import time
 from collections.abc import Mapping
 
+from specialize import paths
 from specialize.checkpoints import names, vocabulary_rows
 from specialize.checkpoints.fingerprint import WeightFingerprint
 from specialize.checkpoints.formats import (
@@ -30,7 +31,6 @@ from specialize.errors import InputError
 from specialize.outputs import (
     LONGEST_NAME,
     check_writable,
-    refuse_url,
     staged_directory,
 )
 from specialize.progress import track
@@ -254,9 +254,10 @@ def check_target(target: str) -> None:
     """Refuses a folder that cannot be written or that holds something.
 
     Raises:
-        InputError: it is a URL, no name of a folder, or not empty.
+        InputError: it is a URL of no bucket, no name of a folder, or not empty.
     """
-    refuse_url(target, "--target")
+    if paths.scheme_of(target):
+        paths.checked(target, "--target")
     longest = max(len(os.fsencode(part)) for part in target.split("/"))
     # While it is written, the folder has a name that is 18 bytes longer.
     if longest > LONGEST_NAME - 18 or len(os.fsencode(target)) > 4000 or "\0" in target:

@@ -8,7 +8,7 @@
     path/to/run/checkpoints[/400]       the newest or one checkpoint of a run of ours
     path/to/run#ema                     the moving average of the weights (EMA_DECAY)
 
-T5X checkpoints and runs may be stored in a bucket (gs://).
+All but the name may be in a bucket (gs://, s3://).
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
-from specialize import run_folder, typed_json
+from specialize import paths, run_folder, typed_json
 from specialize.checkpoints import integrity, step_folder
 from specialize.checkpoints.formats import (
     huggingface,
@@ -35,6 +35,7 @@ from specialize.checkpoints.store import CheckpointStore
 from specialize.corpus.vocabulary import SpecialIds
 from specialize.digests import is_vocabulary
 from specialize.errors import InputError, nearest, suggestion
+from specialize.paths import arrays
 from specialize.progress import say, track
 from specialize.student.network.architecture import T5Config
 
@@ -49,7 +50,6 @@ HUB_NAMES = (
 )
 _HUB_FILES = ["*.json", "*.safetensors", "spiece.model"]
 _COPY = {
-    "s3": "Copy the checkpoint first (aws s3 cp --recursive) and name the copy.",
     "file": "Name the folder without file://.",
     "hf": "Name the model without hf://, as in google/flan-t5-base.",
     "https": "Download the checkpoint first and name its folder.",
@@ -79,6 +79,8 @@ def open_checkpoint(
         return averaged(open_checkpoint(last, activation=activation, config=config))
     remote = "://" in source
     path = _in_bucket(source) if remote else epath.Path(_local(source))
+    if remote:
+        source = str(path)
     if not path.exists():
         if remote or source.startswith((".", "/", "~")):
             near = "" if remote else did_you_mean(source)
@@ -89,7 +91,7 @@ def open_checkpoint(
         path = path.parent
     folder = _step_folder(path)
     if folder is None:
-        return _open_huggingface(path)
+        return _open_huggingface(epath.Path(paths.local(path)))
     companions = _companions(folder, path)
     activation = activation or _activation_of_run(folder)
     beside: dict[str, Any] = {"companions": companions}
@@ -109,17 +111,19 @@ def _in_bucket(source: str) -> epath.Path:
     Raises:
         InputError: its scheme is not installed, or it names no bucket.
     """
-    scheme, _, rest = source.partition("://")
-    if scheme != "gs":
+    scheme = source.partition("://")[0]
+    if scheme not in paths.SCHEMES:
         # A URL may contain a password, so only its scheme is printed.
         raise InputError(
             f"the source is a URL of scheme {scheme[:20]}://, which is not installed "
-            "here; only gs:// and local folders are read. "
+            "here; only gs://, s3:// and local folders are read. "
             f"{_COPY.get(scheme, _COPY['https'])}"
         )
-    if not rest.strip("/"):
-        raise InputError(f"{source} names no bucket; write gs://BUCKET/FOLDER.")
-    return epath.Path(source)
+    url = paths.checked(source, "The source")
+    arrays.teach_orbax()
+    # A failure of the store has words of its own; a missing source has ours.
+    paths.exists(url)
+    return epath.Path(url)
 
 
 def _local(source: str) -> pathlib.Path:
@@ -242,10 +246,14 @@ def _step_folder(path: epath.Path) -> epath.Path | None:
 
 def _companions(folder: epath.Path, path: epath.Path) -> pathlib.Path | None:
     """The folder of config.json and tokenizer files of a T5X conversion, or None."""
-    if "://" in str(folder):
-        return None
     for candidate in (path, folder, folder.parent):
-        here = pathlib.Path(candidate)
+        remote = bool(paths.in_bucket(candidate))
+        if remote:
+            if not (candidate / "config.json").exists():
+                continue
+            here = paths.local(candidate, but=("*/*", "*.safetensors"))
+        else:
+            here = pathlib.Path(candidate)
         if _is_t5_config(here / "config.json"):
             return here
     return None
@@ -266,9 +274,7 @@ def _network(
 
 def _activation_of_run(folder: epath.Path) -> str | None:
     """The activation in the configuration of a run of ours, or None."""
-    if "://" in str(folder):
-        return None
-    for parent in list(pathlib.Path(folder).parents)[:2]:
+    for parent in (folder.parent, folder.parent.parent):
         for name, value in run_folder.saved_values(parent).items():
             if name.endswith("T5Config.mlp_activations") and isinstance(value, list):
                 return str(value[0]) if value else None
@@ -277,8 +283,11 @@ def _activation_of_run(folder: epath.Path) -> str | None:
 
 def vocabulary_of_run(path: str) -> pathlib.Path | None:
     """The vocabulary file in the configuration of a run of ours, or None."""
-    for parent in (pathlib.Path(path), *list(pathlib.Path(path).parents)[:2]):
+    folder = epath.Path(path)
+    for parent in (folder, folder.parent, folder.parent.parent):
         named = run_folder.saved_values(parent).get("VOCABULARY_PATH")
+        if paths.in_bucket(named):
+            return paths.local(named) if paths.exists(named) else None
         if isinstance(named, str):
             return pathlib.Path(named) if is_vocabulary(named) else None
     return None

@@ -2,10 +2,8 @@
 
 import dataclasses
 import os
-import re
 
-from specialize import checks, outputs
-from specialize.errors import InputError
+from specialize import checks, paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +11,7 @@ class CheckpointSpec:
     """Where the checkpoints of a run are stored, and which are kept.
 
     Attributes:
-        dir: folder or bucket (gs://BUCKET/...). None: the run's folder.
+        dir: folder, also in a bucket (gs://..., s3://...). None: the run's folder.
         period: number of steps between checkpoints; the last step is always saved.
         keep: number of newest checkpoints that are kept.
         best_metric: metric of an evaluation, such as "held_out/loss" or
@@ -36,13 +34,8 @@ class CheckpointSpec:
 
     def __post_init__(self) -> None:
         checks.path("dir", self.dir)
-        scheme = outputs.scheme_of(self.dir or "")
-        if scheme and not re.match(r"gs://\w", os.fspath(self.dir or "")):
-            # A URL may contain a password, so only its scheme is printed.
-            raise InputError(
-                f"dir is a URL of scheme {scheme[:20]}; checkpoints are written to a "
-                "local or mounted folder, or to gs://BUCKET/FOLDER. Name one."
-            )
+        if paths.scheme_of(self.dir or ""):
+            paths.checked(self.dir or "", "dir")
         checks.text("best_metric", self.best_metric)
         checks.whole("period", self.period)
         checks.whole("keep", self.keep)

@@ -6,10 +6,10 @@ adds which steps are kept, checksums that detect a flipped bit (`integrity`), th
 to an older step when the newest is damaged, and errors that say what to do.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,11 +20,14 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_manager import StepAlreadyExistsError
 
+from specialize import paths
 from specialize.checkpoints import integrity, step_folder
 from specialize.checkpoints.spec import CheckpointSpec
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.errors import InputError
 from specialize.outputs import DISK_FULL, free_space, is_full
+from specialize.paths import arrays
+from specialize.paths import store as objects
 from specialize.progress import say
 
 
@@ -39,7 +42,7 @@ class CheckpointStore:
 
     Args:
         directory: the folder of the steps, usually `<model_dir>/checkpoints`; local
-            or any path that Orbax can write (`gs://...`). The first save creates it.
+            or in a bucket (`gs://...`, `s3://...`). The first save creates it.
         keep: number of latest steps to keep, at least 1.
         best_metric: name of a metric in `metadata["metrics"]`; the best step by it
             is kept as well. Steps without it, or with NaN, are never the best.
@@ -63,6 +66,8 @@ class CheckpointStore:
         read_only: bool = False,
     ) -> None:
         CheckpointSpec(keep=keep, best_mode=best_mode)  # checks both
+        if paths.in_bucket(directory):
+            arrays.teach_orbax()
         self.directory = epath.Path(_absolute(directory))
         if self.directory.exists() and not self.directory.is_dir():
             raise InputError(
@@ -297,7 +302,10 @@ class CheckpointStore:
                     aside = self.directory / f"{step}.damaged"
                     if aside.exists():
                         aside.rmtree()
-                    folder.rename(aside)
+                    if paths.in_bucket(folder):
+                        objects.move(folder, aside, marker=arrays.COMMIT)
+                    else:
+                        folder.rename(aside)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints set aside")
         self._damaged.clear()
@@ -308,7 +316,8 @@ class CheckpointStore:
         """Removes the step whose save failed: it may take most of the disk."""
         if self._failed and jax.process_index() == 0:
             for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    unfinished.rmtree()
 
     def _guarded(self, action: Any) -> None:
         try:

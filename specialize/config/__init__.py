@@ -18,7 +18,13 @@ from specialize.config.applying import (
 from specialize.config.commands import register
 from specialize.config.locations import place
 from specialize.config.problems import Problem, raise_problems
-from specialize.config.reading import Config, add_flags, read, words_of_flags
+from specialize.config.reading import (
+    Config,
+    add_flags,
+    add_process_flags,
+    read,
+    words_of_flags,
+)
 from specialize.config.rules import lint
 from specialize.config.saved import save, save_operative
 from specialize.config.scanning import Binding, Macro, Origin, Reference
@@ -31,6 +37,7 @@ __all__ = [
     "Problem",
     "Reference",
     "add_flags",
+    "add_process_flags",
     "arguments",
     "call",
     "current",

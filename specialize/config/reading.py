@@ -117,6 +117,41 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_process_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of a command that runs in several processes."""
+    processes = parser.add_argument_group(
+        "several processes", "One command on several machines; give all three, or none."
+    )
+    processes.add_argument(
+        "--coordinator_address",
+        "--coordinator",
+        dest="coordinator",
+        metavar="HOST:PORT",
+        help="address of process 0",
+    )
+    processes.add_argument(
+        "--process_count",
+        "--num_processes",
+        dest="num_processes",
+        type=int,
+        metavar="N",
+        help="number of processes",
+    )
+    processes.add_argument(
+        "--process_index",
+        "--process_id",
+        dest="process_id",
+        type=int,
+        metavar="I",
+        help="number of this process, from 0",
+    )
+    processes.add_argument(
+        "--multiprocess_gpu",
+        action="store_true",
+        help="take all three from the cluster (Slurm, MPI, TPU pod)",
+    )
+
+
 def words_of_flags(
     flags: argparse.Namespace,
 ) -> tuple[list[str], list[str], list[str]]:

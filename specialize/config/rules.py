@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from specialize import checks, outputs, run_folder, versions
+from specialize import checks, outputs, paths, run_folder, versions
 from specialize.config import neutral
 from specialize.config.problems import (
     Problem,
@@ -78,7 +78,9 @@ def path_problems(config: Config) -> list[Problem]:
         try:
             checks.path(name, value)
             if value is not None and name in ("MODEL_DIR", "OUTPUT_DIR"):
-                outputs.refuse_url(value, name)
+                if not paths.in_bucket(value):
+                    outputs.refuse_url(value, name)
+                paths.checked(value, name) if paths.scheme_of(value) else None
         except InputError as error:
             problems.append(Problem("value", str(error), binding.origin))
     return problems

@@ -45,12 +45,4 @@ def save_operative(directory: str | os.PathLike[str]) -> None:
 
 
 def _write(directory: str | os.PathLike[str], name: str, text: str) -> None:
-    folder = os.fspath(directory)
-    if "://" in folder:
-        from etils import epath
-
-        target = epath.Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        (target / name).write_text(text)
-    else:
-        outputs.write_text(os.path.join(folder, name), text)
+    outputs.write_text(os.path.join(os.fspath(directory), name), text)

@@ -346,6 +346,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replace", action="store_true", help="replace an earlier corpus in DIR"
     )
+    parser.set_defaults(in_buckets=("out",))
 
 
 def folder(arguments: argparse.Namespace) -> FolderSpec:

@@ -21,6 +21,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "predictions of another model (--predictions). A rerun resumes a killed one.",
     )
     config.add_flags(evaluate)
+    config.add_process_flags(evaluate)
     evaluate.add_argument("--json", metavar="FILE", help="write a copy of the results")
     evaluate.add_argument(
         "--max_examples", type=int, metavar="N", help="most questions per suite"
@@ -58,7 +59,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="FILE",
         help="results of the base model, for differences and paired tests",
     )
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(run=_evaluate, in_buckets=("json",))
 
     select = subparsers.add_parser(
         "select",
@@ -84,6 +85,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         description="Decodes prompts as gin files say. A rerun resumes a killed one.",
     )
     config.add_flags(infer)
+    config.add_process_flags(infer)
     infer.add_argument(
         "--prompts",
         required=True,
@@ -91,7 +93,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help='JSON lines with "input" (and "id"), or plain text, one prompt per line',
     )
     infer.add_argument("--out", required=True, metavar="FILE", help="JSON lines")
-    infer.set_defaults(run=_infer)
+    infer.set_defaults(run=_infer, in_buckets=("out",))
 
     report = subparsers.add_parser(
         "report",
@@ -102,7 +104,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     report.add_argument("runs", nargs="+", metavar="RUN", help="run folders or results")
     report.add_argument("--base", metavar="RUN", help="run or results of the base")
     report.add_argument("--out", default="report.html", metavar="FILE")
-    report.set_defaults(run=_report)
+    report.set_defaults(run=_report, in_buckets=("out",))
 
 
 def _evaluate(flags: argparse.Namespace) -> int:
@@ -127,9 +129,10 @@ def _evaluate(flags: argparse.Namespace) -> int:
         return 0
     if flags.suite:
         raise InputError("--suite is for --predictions. Name suites with --gin.SUITES.")
-    from specialize import config, memory
+    from specialize import config, memory, sharding
 
     memory.keep_freed()
+    sharding.join(flags)
     if flags.tasks:
         flags.tasks = tuple(flags.tasks)
     # A flag wins over the gin files.
@@ -171,9 +174,10 @@ def _select(flags: argparse.Namespace) -> int:
 
 
 def _infer(flags: argparse.Namespace) -> int:
-    from specialize import config, memory
+    from specialize import config, memory, sharding
 
     memory.keep_freed()
+    sharding.join(flags)
     config.from_flags(flags, entry="specialize.evaluation.inferring.infer")
     from specialize.evaluation import inferring
 

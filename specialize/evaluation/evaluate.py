@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from specialize import outputs, run_folder
+from specialize import outputs, paths, run_folder
 from specialize.corpus.vocabulary import read_vocabulary
 from specialize.evaluation import tables
 from specialize.evaluation.results import Results, file_stem, write_judged
@@ -155,35 +155,41 @@ def evaluate(
         2
     """
     # Reject an invalid suite or base before the weights are read.
-    for path in (output_dir, json_path):
-        if path is not None:
-            outputs.refuse_url(path)
     suites_of(evaluation)
     read_vocabulary(evaluation.vocabulary(), network=model.module.config)
     before = None if base is None else Results.load(base)
     with contextlib.ExitStack() as exits:
+        folder = None
         if output_dir is not None:
-            exits.enter_context(outputs.claimed(output_dir, "evaluation"))
+            leader = jax.process_index() == 0
+            working = outputs.working_folder(output_dir, "evaluation", leader=leader)
+            folder = exits.enter_context(working).path
         student = load_student(model, checkpoint, mesh)
         results = evaluate_weights(
             evaluation,
             model.module,
             student.params,
             student.mesh,
-            out=output_dir,
+            out=folder,
             model={"checkpoint": str(checkpoint), "step": student.step},
         )
-    if jax.process_index() == 0:
-        tables.show(results, before)
-        if json_path is not None:
-            _beside(results, pathlib.Path(json_path)).save(json_path)
+        if jax.process_index() == 0:
+            tables.show(results, before)
+            if json_path is not None:
+                _beside(results, json_path).save(json_path)
     return results
 
 
-def _beside(results: Results, file: pathlib.Path) -> Results:
-    """The results as `file` keeps them: its predictions are beneath its folder."""
+def _beside(results: Results, path: str | os.PathLike[str]) -> Results:
+    """The results as `path` keeps them: its predictions are beneath its folder."""
     if results.folder is None or not results.predictions:
         return results
+    if paths.in_bucket(path):
+        for name in results.predictions.values():
+            text = (results.folder / name).read_text(encoding="utf-8")
+            outputs.write_text(paths.joined(paths.parent_of(path), name), text)
+        return results
+    file = pathlib.Path(path)
     folder, here = results.folder.resolve(), file.parent.resolve()
     names = results.predictions
     if folder.is_relative_to(here):

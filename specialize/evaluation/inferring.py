@@ -1,6 +1,7 @@
 """Decodes a file of prompts into a file of texts (`specialize infer`)."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -9,7 +10,7 @@ from typing import Any
 
 import jax
 
-from specialize import config, outputs, typed_json
+from specialize import config, outputs, paths, typed_json
 from specialize.corpus.vocabulary import read_vocabulary
 from specialize.errors import InputError
 from specialize.evaluation.evaluate import digest
@@ -45,7 +46,8 @@ def infer(
             prompt per line.
         out: JSON lines with id, input and prediction (a list if several samples were
             requested), in the order of the prompts. Finished batches are kept in
-            `<out>.decoded.jsonl` until the end, and a rerun resumes from it.
+            `<out>.decoded.jsonl` until the end, and a rerun resumes from it; of an
+            `out` in a bucket in the cache of this machine.
         vocabulary_path: SentencePiece model of the student, or "byt5". None: the
             environment variable SPECIALIZE_VOCABULARY.
         mesh: The device mesh, in any spelling of `specialize.mesh`.
@@ -56,7 +58,8 @@ def infer(
     Raises:
         InputError: The prompts cannot be read, or the checkpoint does not fit.
     """
-    outputs.refuse_url(out, "--out")
+    if paths.scheme_of(out):
+        paths.checked(out, "--out")
     asked = read_prompts(prompts_path)
     vocabulary = read_vocabulary(
         config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
@@ -71,7 +74,7 @@ def infer(
         "vocabulary": vocabulary.sha256,
         **decoding.to_json(),
     }
-    progress = pathlib.Path(f"{os.fspath(out)}.decoded.jsonl")
+    progress = _unfinished(out)
     decoded = decode_to_file(engine, prompts, progress, settings)
     if jax.process_index() == 0:
         lines: list[str] = []
@@ -88,6 +91,14 @@ def infer(
                 "lost their beginning; raise INPUT_LENGTH."
             )
     return len(asked)
+
+
+def _unfinished(out: str | os.PathLike[str]) -> pathlib.Path:
+    """The file of finished batches; on this machine also if `out` is in a bucket."""
+    if not paths.in_bucket(out):
+        return pathlib.Path(f"{os.fspath(out)}.decoded.jsonl")
+    name = hashlib.sha256(os.fspath(out).encode()).hexdigest()[:32]
+    return paths.folder() / "decoded" / f"{name}.jsonl"
 
 
 def read_prompts(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

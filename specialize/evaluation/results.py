@@ -1,6 +1,7 @@
 """The results of an evaluation: one JSON file, the source of tables and the report."""
 
 import dataclasses
+import glob
 import json
 import os
 import pathlib
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from specialize import checks, outputs, typed_json, versions
+from specialize import checks, outputs, paths, typed_json, versions
 from specialize.errors import InputError
 from specialize.evaluation.scoring.judging import SuiteScore
 from specialize.evaluation.suites.loading import Suite
@@ -177,7 +178,7 @@ class Results:
         Raises:
             InputError: The file is missing, malformed or of another version.
         """
-        file = pathlib.Path(path)
+        file = _local(path)
         if not file.exists():
             raise InputError(
                 f"{file} does not exist. Make it with 'specialize evaluate --json'."
@@ -236,6 +237,21 @@ class Results:
                 "with this --json, or read the results.json beside the predictions."
             )
         return file
+
+
+def _local(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The file of results, or its local copy with the predictions that it names."""
+    if not paths.in_bucket(path):
+        return pathlib.Path(path)
+    folder, name = paths.parent_of(path), paths.name_of(path)
+    found = typed_json.read(paths.local(path), _Named, remedy=_REMEDY)
+    wanted = [glob.escape(one) for one in (name, *found.predictions.values())]
+    return paths.local(folder, only=wanted) / name
+
+
+@dataclasses.dataclass(frozen=True)
+class _Named:
+    predictions: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def file_stem(key: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import jax
 import msgspec
 
-from specialize import typed_json, versions
+from specialize import sharding, typed_json, versions
 from specialize.checks import shown
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
@@ -74,15 +74,16 @@ def decode_to_file(
             "decodes: write Engine(..., decoding=DecodingSpec(...)) with these values."
         )
     file = pathlib.Path(path)
-    found = _read(file, settings)
+    # Every process decodes; one reads and writes. All must agree on what is done.
+    leader = jax.process_index() == 0
+    read = _read(file, settings) if leader else {}
+    found = {line["index"]: line for line in sharding.from_leader([*read.values()])}
     beyond = [index for index in found if not 0 <= index < len(prompts)]
     if beyond:
         raise InputError(
             f"{file} holds prompt {beyond[0]}, but there are {len(prompts)} prompts. "
             "Remove the file, or name another output."
         )
-    # Every process decodes; one writes. All must agree on what is done.
-    leader = jax.process_index() == 0
     if leader:
         file.parent.mkdir(parents=True, exist_ok=True)
         _rewrite(file, settings, found)

@@ -1,7 +1,6 @@
 """`specialize train`."""
 
 import argparse
-import os
 import sys
 
 
@@ -16,37 +15,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "checkpoint if it has one. SIGTERM saves a checkpoint and exits with 0.",
     )
     config.add_flags(command)
-    processes = command.add_argument_group(
-        "several processes", "One run on several machines; give all three, or none."
-    )
-    processes.add_argument(
-        "--coordinator_address",
-        "--coordinator",
-        dest="coordinator",
-        metavar="HOST:PORT",
-        help="address of process 0",
-    )
-    processes.add_argument(
-        "--process_count",
-        "--num_processes",
-        dest="num_processes",
-        type=int,
-        metavar="N",
-        help="number of processes",
-    )
-    processes.add_argument(
-        "--process_index",
-        "--process_id",
-        dest="process_id",
-        type=int,
-        metavar="I",
-        help="number of this process, from 0",
-    )
-    processes.add_argument(
-        "--multiprocess_gpu",
-        action="store_true",
-        help="take all three from the cluster (Slurm, MPI, TPU pod)",
-    )
+    config.add_process_flags(command)
     command.add_argument(
         "--profile",
         nargs="?",
@@ -62,11 +31,7 @@ def _run(flags: argparse.Namespace) -> int:
 
     memory.keep_freed()
     # Before gin imports modules that might touch a device.
-    if flags.multiprocess_gpu:
-        os.environ["SPECIALIZE_CLUSTER"] = "1"
-    sharding.initialize_distributed(
-        flags.coordinator, flags.num_processes, flags.process_id
-    )
+    sharding.join(flags)
     if flags.profile:
         steps = _steps(flags.profile)
         flags.gin_bindings.append(f"LoggingSpec.profile_steps = {steps}")

@@ -7,7 +7,8 @@
 | vocabulary | `vocabulary_path.path` | `SPECIALIZE_VOCABULARY` |
 
 gin comes first. The import of this module reads nothing, so that tasks can be
-registered before these paths are known.
+registered before these paths are known. What is in a bucket (`gs://`, `s3://`) is
+copied once to this machine (`specialize.paths`).
 """
 
 import functools
@@ -19,7 +20,7 @@ from typing import Any
 import gin
 import seqio
 
-from specialize import digests
+from specialize import digests, paths
 from specialize.corpus.vocabulary import ByteVocabulary, read_vocabulary
 from specialize.errors import InputError
 
@@ -90,11 +91,19 @@ def _located(what: str, named: Callable[[], str | None], variable: str) -> str:
         )
     if named is vocabulary_path and digests.is_bytes(path):
         return path
+    if paths.scheme_of(path):
+        return _copied(paths.checked(path, f"{origin}, the {what},"))
     # Absolute: SeqIO keeps what it loads by name.
     path = os.path.abspath(os.path.expanduser(path))
     if not os.path.exists(path):
         raise InputError(f"The {what} {path} does not exist (named by {origin}).")
     return path
+
+
+# Once per process, so that all of it sees the same content.
+@functools.cache
+def _copied(url: str) -> str:
+    return str(paths.local(url))
 
 
 @functools.cache

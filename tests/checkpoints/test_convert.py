@@ -255,8 +255,8 @@ def test_a_target_in_use_is_refused_before_anything_is_read(hf_folder, tmp_path)
     convert(str(folder), str(tmp_path / "out"))
     with pytest.raises(InputError, match="already holds"):
         convert(str(folder), str(tmp_path / "out"))
-    with pytest.raises(InputError, match="local or mounted folder"):
-        convert(str(folder), "gs://bucket/out")
+    with pytest.raises(InputError, match="a URL of hdfs"):
+        convert(str(folder), "hdfs://bucket/out")
 
 
 def test_tokenizer_files_travel_and_are_made_from_a_vocabulary(

@@ -380,7 +380,8 @@ def test_a_damaged_configuration_of_a_run_is_one_error(t5x_folder, rows):
 
 @pytest.mark.parametrize(
     "source",
-    ["s3://b", "s3://b/x", "http://127.0.0.1:9/x", "https://u:PASS@h/x", "file:///etc",
+    ["s3://", "s3://u:PASS@b/x", "s3://b/../x", "http://127.0.0.1:9/x",
+     "https://u:PASS@h/x", "file:///etc",
      "gs://", "gs:///", "az://b/x", "hf://a/b", "x://y", "://", "n" * 300, "a/" * 3000,
      "a\0b", "~nobody-of-this-name/x"],
 )  # fmt: skip

@@ -19,12 +19,12 @@ TEXT = ("5", "''", "[1]", "True", "{'a': 1}")
 PATH = ("5", "''", "[1]", "True", "{'a': 1}", "'a\\x00b'", "'a\\nb'", "1.5")
 NONE = ("None",)
 WRONG = {
-    "MODEL_DIR": (*PATH, "'gs://bucket/run'", "'s3://bucket/run'", "'gs:/b'"),
+    "MODEL_DIR": (*PATH, "'hdfs://n/run'", "'s3://'", "'gs:/b'"),
     "CHECKPOINT_DIR": (
-        *(*PATH, "'s3://bucket/run'", "'http://h/x'", "'file:///x'", "'gs://'"),
+        *(*PATH, "'s3://u:p@b/run'", "'http://h/x'", "'file:///x'", "'gs://'"),
         *("'hdfs:/x'", "'gs:/bucket'"),
     ),
-    "OUTPUT_DIR": (*PATH, "'gs://bucket/out'", "'hdfs://n/out'"),
+    "OUTPUT_DIR": (*PATH, "'gs://bucket/../out'", "'hdfs://n/out'"),
     "INITIAL_CHECKPOINT_PATH": PATH,
     "CHECKPOINT_PATH": PATH,
     "CORPUS_DIR": PATH,
@@ -115,7 +115,7 @@ def test_the_light_checks_know_what_the_network_knows():
 
 def test_a_url_of_checkpoints_shows_no_password():
     [found] = problems("CHECKPOINT_DIR = 's3://user:HUNTER2@bucket/x'")
-    assert "scheme s3" in found and "HUNTER2" not in found
+    assert "names no bucket" in found and "HUNTER2" not in found
 
 
 def test_every_macro_is_in_this_table():

@@ -15,6 +15,7 @@ from etils import epath
 from specialize.checkpoints import enclosure
 from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, Index, LazyTensor
 from specialize.errors import InputError
+from specialize.paths.arrays import kvstore as kvstore_in_bucket
 
 # Chunks are read once; a cache would only use memory.
 _CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
@@ -38,14 +39,8 @@ def check_links(folder: epath.Path) -> None:
 
 def kvstore(path: str) -> dict[str, Any]:
     """TensorStore's key-value store of a local path, gs:// or s3:// folder."""
-    if match := re.fullmatch(r"(gs|s3)://([^/]+)/?(.*)", path):
-        driver = {"gs": "gcs", "s3": "s3"}[match[1]]
-        return {
-            "driver": driver,
-            "bucket": match[2],
-            "path": match[3].rstrip("/") + "/" if match[3] else "",
-        }
-    return {"driver": "file", "path": os.path.join(os.path.abspath(path), "")}
+    here = {"driver": "file", "path": os.path.join(os.path.abspath(path), "")}
+    return kvstore_in_bucket(path) or here
 
 
 def open_all(

@@ -6,7 +6,6 @@ same content is available as markdown, for a README.
 
 import datetime
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,11 +62,10 @@ def report(
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "has_scores": main is not None,
     }
-    target = pathlib.Path(out)
-    markdown = target.suffix == ".md"
+    markdown = os.fspath(out).endswith(".md")
     template = f"report.{'md' if markdown else 'html'}.j2"
     templates = _templates(markdown)
-    outputs.write_text(target, templates.get_template(template).render(context))
+    outputs.write_text(out, templates.get_template(template).render(context))
     return runs
 
 

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from specialize import outputs, run_folder, typed_json, versions
+from specialize import outputs, paths, run_folder, typed_json, versions
 from specialize.config import neutral
 from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.errors import InputError
@@ -105,7 +105,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     Raises:
         InputError: There is nothing of ours, or a file is malformed.
     """
-    folder = pathlib.Path(path)
+    folder = _local(path)
     if folder.is_file():
         return Run(folder, folder.stem, [], [Results.load(folder)], {}, {}, ())
     if not folder.is_dir():
@@ -150,6 +150,18 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     )
 
 
+def _local(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The path, or of a run in a bucket a copy without its checkpoints."""
+    if not paths.in_bucket(path):
+        return pathlib.Path(path)
+    if os.fspath(path).endswith(".json"):
+        found = Results.load(path)
+        return pathlib.Path(str(found.folder)) / paths.name_of(path)
+    large = (run_folder.CHECKPOINTS, run_folder.EXAMPLES, run_folder.TENSORBOARD)
+    unread = (*large, run_folder.PROFILE)
+    return paths.local(path, but=[f"{name}/*" for name in unread])
+
+
 def _lines(path: pathlib.Path) -> list[Measured]:
     if not path.is_file():
         return []
@@ -179,7 +191,13 @@ def _corpus_folders(values: Mapping[str, Any]) -> list[Any]:
 
 
 def _corpus(folder: Any) -> Corpus | None:
-    manifest = pathlib.Path(str(folder)) / versions.CORPUS.file
+    if paths.in_bucket(folder):
+        url = paths.joined(folder, versions.CORPUS.file)
+        if not paths.exists(url):
+            return None
+        manifest = paths.local(url)
+    else:
+        manifest = pathlib.Path(str(folder)) / versions.CORPUS.file
     if not folder or not os.path.isfile(manifest):  # also of any odd name
         return None
     remedy = "Build the corpus again."

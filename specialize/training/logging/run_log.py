@@ -11,7 +11,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -112,6 +112,7 @@ class RunLog:
         first_step: number of steps already taken; later lines are dropped.
         flops: model FLOPs per step.
         devices: number of devices of the mesh.
+        publish: called after each line, to upload what has changed.
     """
 
     def __init__(
@@ -123,7 +124,9 @@ class RunLog:
         first_step: int,
         flops: float,
         devices: int,
+        publish: Callable[..., None] = lambda **_: None,
     ) -> None:
+        self._publish = publish
         self.total_steps = total_steps
         self.flops_per_step = flops
         self.peak = spec.peak_flops or throughput.peak_flops(devices)[0]
@@ -195,6 +198,7 @@ class RunLog:
             | {"train/learning_rate": learning_rate, "train/padding": padding},
         )
         say(step_line(step, self.total_steps, record))
+        self._publish()
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Prints and writes the metrics of an evaluation at a step."""
@@ -206,6 +210,12 @@ class RunLog:
         shown = [n for n in metrics if n.count("/") <= 1 and n.endswith(_SHOWN)]
         text = "  ".join(f"{name} {_short(metrics[name])}" for name in shown)
         say(f"step {step}  evaluation  {text}")
+        self._publish()
+
+    def upload(self) -> None:
+        """Uploads the lines so far: a resumed run does not write them again."""
+        if self.active:
+            self._publish(now=True)
 
     def close(self) -> None:
         """Closes the files."""

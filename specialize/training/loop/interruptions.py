@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import signal
 import threading
@@ -89,16 +90,16 @@ def full_disk(model_dir: pathlib.Path) -> Iterator[None]:
 
 
 def record_nonfinite(
-    model_dir: pathlib.Path,
+    model_dir: pathlib.Path | str,
     step: int,
     metrics: Mapping[str, tuple[float, float]],
     batch: Mapping[str, np.ndarray],
     record_ids: list[list[str]],
-) -> pathlib.Path:
+) -> str:
     """Records the batch whose loss or gradient was not finite.
 
     Args:
-        model_dir: the run's folder.
+        model_dir: the run's folder, or its URL.
         step: number of the step, from 0.
         metrics: (sum, count) pairs of the step.
         batch: this process's sequences.
@@ -107,8 +108,8 @@ def record_nonfinite(
     Returns:
         The JSON file of process 0. Each process writes its arrays to the same folder.
     """
-    path = model_dir / f"nonfinite-{step}.json"
-    arrays = path.with_name(f"{path.stem}.{jax.process_index()}.npz")
+    stem = os.path.join(model_dir, f"nonfinite-{step}")
+    path, arrays = f"{stem}.json", f"{stem}.{jax.process_index()}.npz"
     with outputs.staged_file(arrays) as staged:
         with open(staged, "wb") as file:
             named: dict[str, Any] = dict(batch)
@@ -126,7 +127,7 @@ def record_nonfinite(
 
 
 def nonfinite_message(
-    step: int, path: pathlib.Path, saved: int, record_ids: list[list[str]]
+    step: int, path: str, saved: int, record_ids: list[list[str]]
 ) -> str:
     """The error message for a step that was not finite."""
     ids = [record for row in record_ids for record in row]

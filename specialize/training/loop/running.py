@@ -85,7 +85,7 @@ class Loop:
     They wait only for evaluations and checkpoints.
 
     Attributes:
-        model_dir: the run's folder.
+        model_dir: the run's folder, or its URL.
         progress: progress of the run, which every step changes.
         take_step: (state, healthy, batch) -> (state, healthy, results), compiled.
         source: the batches.
@@ -99,7 +99,7 @@ class Loop:
         scores: metrics of the evaluation after the current step, if there was one.
     """
 
-    model_dir: pathlib.Path
+    model_dir: pathlib.Path | str
     progress: Progress
     take_step: Callable[..., Any]
     source: BatchSource
@@ -197,6 +197,7 @@ class Loop:
             "evaluation_due": run.evaluation_due,
             **run.about,
         }
+        self.results.log.upload()
         self.store.save(run.step, run.state, record)
 
     def _failure(self, fault: NotFinite) -> NonFiniteError:

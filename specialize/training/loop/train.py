@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from specialize import checks, config, outputs, run_folder, sharding
+from specialize import checks, config, outputs, paths, run_folder, sharding
 from specialize.checkpoints.spec import CheckpointSpec
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
@@ -45,6 +45,15 @@ from specialize.training.optimization.state import (
     plan_state,
 )
 
+# What a resumed run does not need a local copy of.
+_LARGE = tuple(
+    f"{name}/*"
+    for name in (
+        *(run_folder.CHECKPOINTS, run_folder.TENSORBOARD, run_folder.PROFILE),
+        *(run_folder.EXAMPLES, "selection"),
+    )
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
@@ -55,14 +64,14 @@ class TrainResult:
         metrics: metrics of the last evaluation, and those of the last log line, under
             "train/".
         stopped: True if a signal ended the run before its last step.
-        model_dir: the run's folder.
+        model_dir: the run's folder, or its URL.
         params: the weights, on the mesh.
     """
 
     step: int
     metrics: dict[str, float]
     stopped: bool
-    model_dir: pathlib.Path
+    model_dir: pathlib.Path | str
     params: Any = dataclasses.field(repr=False)
 
 
@@ -87,7 +96,7 @@ def train(
         model: the student (`student.model.Student`).
         data: the examples and their batches.
         optimizer: the optimizer and schedule, or an optax chain as an `Optimizer`.
-        model_dir: the run's folder, new or of an earlier run with the same settings.
+        model_dir: the run's folder, new or of an earlier run; or its URL.
         total_steps: total number of optimizer steps, those of an earlier run included.
         initial_checkpoint_path: weights in any layout that `convert` reads, or None.
         mesh: the device mesh, in any spelling that `MeshSpec.read` takes.
@@ -124,12 +133,12 @@ def train(
     mesh = sharding.read_mesh(mesh)
     data.check_batch(sharding.batch_shards(mesh))
     chain = _chain(optimizer)
-    model_dir = pathlib.Path(model_dir)
+    where = _where(model_dir)
 
     with contextlib.ExitStack() as exits:
-        exits.enter_context(_claimed(model_dir))
+        work = exits.enter_context(_working(where))
         # -- 2. Data, prepared once; a step's batch then follows from (seed, step). ---
-        mixture, held_out = _load(data, evaluation, model_dir, model)
+        mixture, held_out = _load(data, evaluation, where, model)
         source = BatchSource(mixture, data)
         about = resuming.about(
             *(source, data, optimizer, checkpoints, evaluation, logging),
@@ -140,18 +149,18 @@ def train(
         )
 
         # -- 3. State, from the newest checkpoint, from given weights, or random. -----
-        exits.enter_context(interruptions.full_disk(model_dir))
+        exits.enter_context(interruptions.full_disk(work.path))
         stop = exits.enter_context(interruptions.stop_on_signals())
-        store = exits.enter_context(_open_store(checkpoints, model_dir))
+        store = exits.enter_context(_open_store(checkpoints, where))
         layout = plan_state(model, chain, source.batch(0), mesh, rules)
         averaging.weights_of(layout.abstract, evaluation.weights)  # it exists
-        run = _resumed(store, layout, about, model_dir)
+        run = _resumed(store, layout, about, where)
         if run is None:
             start = (source.batch(0), data.seed, initial_checkpoint_path)
             run = Progress(create_state(model, layout, *start), about)
         if run.step >= total_steps:
-            _say(f"{model_dir} is complete: {run.step} of {total_steps} steps")
-            return _result(run, model_dir, stopped=False)
+            _say(f"{where} is complete: {run.step} of {total_steps} steps")
+            return _result(run, where, stopped=False)
 
         # -- 4. The step, compiled once, and the evaluations. -------------------------
         began = time.perf_counter()
@@ -159,18 +168,18 @@ def train(
         names, lowered = lower_step(model, chain, data, layout, batch)
         compiled, batch = lowered.compile(), None  # its memory is free
         if jax.process_index() == 0:  # after the last check
-            config.save(model_dir)  # all values and their origins
-            config.save_operative(model_dir)  # with defaults
-        measured = measurements(evaluation, data, held_out, model, layout, model_dir)
-        log = _open_log(logging, model, data, mesh, model_dir, run.step, total_steps)
+            config.save(work.path)  # all values and their origins
+            config.save_operative(work.path)  # with defaults
+        measured = measurements(evaluation, data, held_out, model, layout, work.path)
+        log = _open_log(logging, model, data, mesh, work, run.step, total_steps)
         exits.callback(log.close)
-        profiler = Profiler(model_dir / run_folder.PROFILE, logging.profile_steps)
+        profiler = Profiler(work.path / run_folder.PROFILE, logging.profile_steps)
         exits.callback(profiler.stop)
         _say(_summary(mixture, data, mesh, time.perf_counter() - began))
 
         # -- 5. The loop. -------------------------------------------------------------
         loop = Loop(
-            model_dir=model_dir,
+            model_dir=where,
             progress=run,
             take_step=compiled,
             source=source,
@@ -186,7 +195,7 @@ def train(
             _say(f"stopped: step {run.step} is saved; the same command resumes the run")
         if left_out := source.left_out(0, run.step):
             _say(f"packing left out {left_out} examples")
-        return _result(run, model_dir, stopped=stopped)
+        return _result(run, where, stopped=stopped)
 
 
 def _chain(optimizer: OptimizerSpec | Optimizer) -> Optimizer:
@@ -195,27 +204,39 @@ def _chain(optimizer: OptimizerSpec | Optimizer) -> Optimizer:
     return optimizer
 
 
+def _where(model_dir: str | os.PathLike[str]) -> pathlib.Path | str:
+    if paths.in_bucket(model_dir):
+        return paths.checked(model_dir, "model_dir")
+    return pathlib.Path(model_dir)
+
+
 @contextlib.contextmanager
-def _claimed(model_dir: pathlib.Path) -> Iterator[None]:
-    """Makes the run's folder, or checks that it is one."""
+def _working(where: pathlib.Path | str) -> Iterator[outputs.Working]:
+    """Makes the run's folder, or checks that it is one; the folder to write in."""
     leader = jax.process_index() == 0
-    with outputs.claimed(model_dir, "run") if leader else contextlib.nullcontext():
+    with outputs.working_folder(where, "run", leader=leader, but=_LARGE) as working:
         sharding.barrier("run folder")
-        yield
+        yield working
 
 
 def _load(
-    data: DataSpec, evaluation: PeriodicEvaluation, model_dir: pathlib.Path, model: Any
+    data: DataSpec,
+    evaluation: PeriodicEvaluation,
+    where: pathlib.Path | str,
+    model: Any,
 ) -> tuple[Mixture, Mixture | None]:
     """Loads the examples to train on, and those whose loss is measured, if any."""
-    folder = data.examples_dir or model_dir / run_folder.EXAMPLES
+    remote = isinstance(where, str)
+    folder = paths.folder() if remote else where
+    folder = data.examples_dir or folder / run_folder.EXAMPLES
 
     def load(chosen: str | Mapping[str, Any] | Mixture | None, split: str) -> Mixture:
         if isinstance(chosen, Mixture):
             return chosen
         if chosen is None:
             raise InputError("There is no mixture to train on. Set data.mixture.")
-        with sharding.one_after_another():
+        # Machines without a common disk prepare at the same time, each for itself.
+        with paths.locked(paths.folder()) if remote else sharding.one_after_another():
             return load_mixture(
                 chosen,
                 split,
@@ -233,9 +254,9 @@ def _load(
     return mixture, load(evaluation.mixture or data.mixture, split)
 
 
-def _open_store(spec: CheckpointSpec, model_dir: pathlib.Path) -> CheckpointStore:
+def _open_store(spec: CheckpointSpec, where: pathlib.Path | str) -> CheckpointStore:
     return CheckpointStore(
-        spec.dir or model_dir / run_folder.CHECKPOINTS,
+        spec.dir or os.path.join(where, run_folder.CHECKPOINTS),
         keep=spec.keep,
         best_metric=spec.best_metric,
         best_mode=spec.best_mode,
@@ -246,13 +267,13 @@ def _resumed(
     store: CheckpointStore,
     layout: StateLayout,
     about: Mapping[str, Any],
-    model_dir: pathlib.Path,
+    where: pathlib.Path | str,
 ) -> Progress | None:
     """The progress at the newest checkpoint, if there is one."""
     if store.latest() is None:
         return None
     run = Progress.restored(store, layout.abstract, about)
-    _say("\n".join([f"resuming {model_dir} at step {run.step}", *run.changes]))
+    _say("\n".join([f"resuming {where} at step {run.step}", *run.changes]))
     return run
 
 
@@ -261,18 +282,19 @@ def _open_log(
     model: Any,
     data: DataSpec,
     mesh: Mesh,
-    model_dir: pathlib.Path,
+    working: outputs.Working,
     first_step: int,
     total_steps: int,
 ) -> RunLog:
     rows, lengths = data.batch_size, data.lengths.values()
     return RunLog(
-        model_dir,
+        working.path,
         logging,
         total_steps=total_steps,
         first_step=first_step,
         flops=throughput.training_flops(model.module.config, rows, *lengths),
         devices=mesh.size,
+        publish=working.publish,
     )
 
 
@@ -285,9 +307,9 @@ def _summary(mixture: Mixture, data: DataSpec, mesh: Mesh, seconds: float) -> st
     )
 
 
-def _result(run: Progress, model_dir: pathlib.Path, *, stopped: bool) -> TrainResult:
+def _result(run: Progress, where: pathlib.Path | str, *, stopped: bool) -> TrainResult:
     params = run.state["params"]
-    return TrainResult(run.step, run.metrics, stopped, model_dir, params)
+    return TrainResult(run.step, run.metrics, stopped, where, params)
 
 
 def _say(text: str) -> None:
