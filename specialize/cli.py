@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from specialize import __version__
+from specialize import __version__, processes
 from specialize.errors import InputError, message
 
 # In the order of use, which is the order of `--help`.
@@ -239,6 +239,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 after invalid input, with one message on standard error; or 130 after an
         interrupt. Defects keep their traceback.
     """
+    with processes.ending_together() as end:
+        end.status = _main(argv)
+    return end.status
+
+
+def _main(argv: Sequence[str] | None) -> int:
     output = _prepare_streams()
     try:
         try:
@@ -248,7 +254,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if output is not None and output.error is not None:
                 raise output.error
     except InputError as error:
+        processes.tell(error)
         return _complain(str(error))
+    except processes.LostError as error:
+        _complain(str(error))
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -280,6 +290,6 @@ def _run(argv: Sequence[str] | None) -> int:
     _allow_open_files()
     arguments.gin_overrides = overrides
     arguments.main = main
-    with _cleaning_up():
+    with _cleaning_up(), processes.naming_the_lost():
         _copy_inputs(arguments)
         return int(arguments.run(arguments) or 0)

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from specialize import checks, typed_json
+from specialize import checks, processes, typed_json
 from specialize.errors import InputError
 from specialize.mesh import MeshSpec
 
@@ -265,7 +266,10 @@ def initialize_distributed(
     if not any(given):
         if os.environ.get("SPECIALIZE_CLUSTER") == "1":
             try:
-                jax.distributed.initialize()
+                with processes.watched():
+                    jax.distributed.initialize(
+                        heartbeat_timeout_seconds=processes.HEARTBEAT
+                    )
             except (ValueError, KeyError) as error:
                 raise InputError(
                     "No cluster (Slurm, MPI, TPU pod) tells this process its part of "
@@ -293,19 +297,30 @@ def initialize_distributed(
             f"process_id={process_id} must be in 0..{num_processes - 1} "
             f"(num_processes={num_processes})."
         )
-    jax.distributed.initialize(
-        coordinator_address=coordinator,
-        num_processes=num_processes,
-        process_id=process_id,
-    )
+    with processes.watched():
+        jax.distributed.initialize(
+            coordinator_address=coordinator,
+            num_processes=num_processes,
+            process_id=process_id,
+            heartbeat_timeout_seconds=processes.HEARTBEAT,
+        )
     return num_processes > 1
 
 
-def join(flags: argparse.Namespace) -> None:
-    """`initialize_distributed`, as the flags of a command say."""
+def join(flags: argparse.Namespace, *, saves_at_sigterm: bool = False) -> None:
+    """`initialize_distributed`, as the flags of a command say.
+
+    Args:
+        flags: The flags.
+        saves_at_sigterm: Whether the command asks JAX for the step after which all
+            processes end. Otherwise SIGTERM ends this one as if it were the only one.
+    """
     if flags.multiprocess_gpu:
         os.environ["SPECIALIZE_CLUSTER"] = "1"
-    initialize_distributed(flags.coordinator, flags.num_processes, flags.process_id)
+    given = (flags.coordinator, flags.num_processes, flags.process_id)
+    if initialize_distributed(*given) and not saves_at_sigterm:
+        # JAX has taken it for its own service.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def barrier(what: str) -> None:

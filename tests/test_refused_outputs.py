@@ -40,6 +40,7 @@ IN_BUCKETS = [
     (("corpus", "write"), "--out"),
     (("corpus", "import-released"), "--out"),
     (("evaluate",), "--json"),
+    (("select",), "--json"),
     (("infer",), "--out"),
     (("report",), "--out"),
     (("convert",), "--target"),

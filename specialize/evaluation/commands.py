@@ -77,7 +77,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         f"({', '.join(index().averages)}); default: {index().default}",
     )
     select.add_argument("--json", metavar="FILE", help="write a copy of the choice")
-    select.set_defaults(run=_select)
+    config.add_process_flags(select)
+    select.set_defaults(run=_select, in_buckets=("json",))
 
     infer = subparsers.add_parser(
         "infer",
@@ -162,9 +163,10 @@ def _keep_configuration() -> None:
 
 
 def _select(flags: argparse.Namespace) -> int:
-    from specialize import config, memory
+    from specialize import config, memory, sharding
 
     memory.keep_freed()
+    sharding.join(flags)
     config.from_flags(flags, entry="specialize.evaluation.evaluate.evaluate")
     from specialize.evaluation import selection
 

@@ -12,7 +12,7 @@ import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -38,6 +38,7 @@ def evaluate_weights(
     *,
     out: str | os.PathLike[str] | None = None,
     model: Mapping[str, Any] | None = None,
+    publish: Callable[[], None] = lambda: None,
 ) -> Results:
     """Decodes and judges every suite with weights that are on the devices.
 
@@ -49,6 +50,7 @@ def evaluate_weights(
         out: Folder for predictions and results, so that a rerun resumes. None: nothing
             is kept on disk.
         model: A description of the weights, for the results.
+        publish: Called after each prediction, to upload what has changed in `out`.
 
     Raises:
         InputError: As for `suites_of`, or the batch does not divide over the mesh.
@@ -81,7 +83,9 @@ def evaluate_weights(
         # and a return to the old ones finds theirs unchanged.
         stem = file_stem(key)
         raw = folder / "decoded" / f"{stem}.{digest(settings)[:12]}.jsonl"
-        decoded = decode_to_file(engine, prompts, raw, settings, description=key)
+        decoded = decode_to_file(
+            engine, prompts, raw, settings, description=key, publish=publish
+        )
         scores[key] = judging.judge_suite(
             suite,
             [line["texts"] for line in decoded],
@@ -159,19 +163,21 @@ def evaluate(
     read_vocabulary(evaluation.vocabulary(), network=model.module.config)
     before = None if base is None else Results.load(base)
     with contextlib.ExitStack() as exits:
-        folder = None
+        working = None
         if output_dir is not None:
             leader = jax.process_index() == 0
-            working = outputs.working_folder(output_dir, "evaluation", leader=leader)
-            folder = exits.enter_context(working).path
+            working = exits.enter_context(
+                outputs.working_folder(output_dir, "evaluation", leader=leader)
+            )
         student = load_student(model, checkpoint, mesh)
         results = evaluate_weights(
             evaluation,
             model.module,
             student.params,
             student.mesh,
-            out=folder,
+            out=working and working.path,
             model={"checkpoint": str(checkpoint), "step": student.step},
+            publish=working.publish if working else lambda: None,
         )
         if jax.process_index() == 0:
             tables.show(results, before)

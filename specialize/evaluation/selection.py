@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from specialize import outputs, run_folder
+from specialize import outputs, paths, run_folder
 from specialize.corpus.tasks.known import index
 from specialize.errors import InputError
 from specialize.evaluation import tables
@@ -21,6 +21,7 @@ from specialize.evaluation.results import Results, file_stem
 from specialize.evaluation.spec import EvaluationSpec
 from specialize.evaluation.suites.loading import suites_of
 from specialize.inference.weights import load_student
+from specialize.paths import store
 from specialize.progress import console
 
 
@@ -55,7 +56,8 @@ def select(
 
     Args:
         model: The student.
-        checkpoint: Folder of a run; every checkpoint that it kept is a candidate.
+        checkpoint: Folder of a run, also in a bucket; every checkpoint that it kept is
+            a candidate.
         evaluation: The suites on which the chosen checkpoint is tested, and how these
             and the suites of the criterion are asked. Its split is not used.
         by: The suite, or group with an average, whose accuracy on validation decides,
@@ -93,17 +95,12 @@ def select(
                 f"cannot select by {by!r}, a group without an average: name a suite or "
                 f"one of {', '.join(index().averages)}."
             )
-    run = pathlib.Path(checkpoint)
-    kept = run / run_folder.CHECKPOINTS
-    steps = sorted(
-        int(found.name)
-        for found in (kept.iterdir() if kept.is_dir() else ())
-        if found.name.isdigit()
-    )
+    kept = os.path.join(checkpoint, run_folder.CHECKPOINTS)
+    steps = _steps(kept)
     if not steps:
         raise InputError(
-            f"{run} has no checkpoints to choose from ({kept}). Name the MODEL_DIR "
-            "of 'specialize train'."
+            f"{checkpoint} has no checkpoints to choose from ({kept}). Name the "
+            "MODEL_DIR of 'specialize train'."
         )
     prompt = prompt or evaluation.prompt
     candidates = dataclasses.replace(
@@ -113,10 +110,12 @@ def select(
     for one in (candidates, final):
         suites_of(one)  # rejects invalid names before anything is decoded
     validation: dict[int, dict[str, Any]] = {}
-    with outputs.claimed(output_dir or run / "selection", "selection") as folder:
-        out = folder / "validation"
+    leader = jax.process_index() == 0
+    where = output_dir or os.path.join(checkpoint, "selection")
+    with outputs.working_folder(where, "selection", leader=leader) as working:
+        out = working.path / "validation"
         for step in steps:
-            found = _evaluated(candidates, model, run, step, mesh, out)
+            found = _evaluated(candidates, model, kept, step, mesh, out, working)
             scores = {**found.suites, **found.averages}
             score = scores[f"{name}:{prompt}"]
             validation[step] = {
@@ -124,33 +123,44 @@ def select(
             }
         # Of equals the earliest one: it cost least and forgot least.
         best = max(steps, key=lambda step: (validation[step]["accuracy"], -step))
-        test = _evaluated(final, model, run, best, mesh, folder / "test")
-    choice = Choice(words, best, validation, test)
-    if jax.process_index() == 0:
-        written = {
-            "rule": words,
-            "by": by,
-            "step": best,
-            "checkpoint": str(kept / str(best)),
-            "validation": validation,
-            "test": test.to_json(),
-        }
-        outputs.write_json(folder / f"choice_{file_stem(by)}.json", written)
-        if json_path is not None:
-            outputs.write_json(json_path, written)
-        _show(choice)
+        out = working.path / "test"
+        test = _evaluated(final, model, kept, best, mesh, out, working)
+        choice = Choice(words, best, validation, test)
+        if leader:
+            written = {
+                "rule": words,
+                "by": by,
+                "step": best,
+                "checkpoint": os.path.join(kept, str(best)),
+                "validation": validation,
+                "test": test.to_json(),
+            }
+            outputs.write_json(working.path / f"choice_{file_stem(by)}.json", written)
+            if json_path is not None:
+                outputs.write_json(json_path, written)
+            _show(choice)
     return choice
+
+
+def _steps(kept: str) -> list[int]:
+    """The steps of the checkpoints in a folder."""
+    if paths.in_bucket(kept):
+        names = store.names(kept)
+    else:
+        names = os.listdir(kept) if os.path.isdir(kept) else []
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def _evaluated(
     evaluation: EvaluationSpec,
     model: Any,
-    run: pathlib.Path,
+    kept: str,
     step: int,
     mesh: Any,
     folder: pathlib.Path,
+    working: outputs.Working,
 ) -> Results:
-    path = str(run / run_folder.CHECKPOINTS / str(step))
+    path = os.path.join(kept, str(step))
     student = load_student(model, path, mesh)
     return evaluate_weights(
         evaluation,
@@ -159,6 +169,7 @@ def _evaluated(
         student.mesh,
         out=folder / str(step),
         model={"checkpoint": path, "step": step},
+        publish=working.publish,
     )
 
 

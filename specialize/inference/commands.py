@@ -17,6 +17,7 @@ def register(subparsers: options.Commands) -> None:
         "teacher on a server.",
     )
     config.add_flags(command)
+    config.add_process_flags(command)
     options.add_problems(command)
     options.add_asking(command)
     command.add_argument(
@@ -27,8 +28,13 @@ def register(subparsers: options.Commands) -> None:
 
 
 def _sample(flags: argparse.Namespace) -> int:
+    from specialize import sharding
+
     memory.keep_freed()
+    sharding.join(flags)
     config.from_flags(flags, entry="specialize.inference.t5_teacher.sample_checkpoint")
+    import jax
+
     from specialize.corpus.sampling import panel
     from specialize.inference import t5_teacher
 
@@ -43,4 +49,6 @@ def _sample(flags: argparse.Namespace) -> int:
         name=flags.teacher,
         log_every_s=flags.log_every,
     )
-    return panel.say_what_is_missing(tally)
+    if jax.process_index() == 0:
+        return panel.say_what_is_missing(tally)
+    return int(tally.planned > tally.cached + tally.done)

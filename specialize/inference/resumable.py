@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -46,6 +46,7 @@ def decode_to_file(
     *,
     sampling: Mapping[str, Any] | None = None,
     description: str = "decode",
+    publish: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Decodes `prompts`, appending each batch to `path` when it is finished.
 
@@ -60,6 +61,7 @@ def decode_to_file(
         settings: everything that the texts depend on, as JSON values.
         sampling: always empty; in version 0.1 it held what `engine.decoding` holds.
         description: text of the progress bar.
+        publish: called after each line that was written.
 
     Returns:
         For each prompt, in order: index, texts, scores, num_tokens, truncated.
@@ -102,6 +104,7 @@ def decode_to_file(
                 found[one.index] = line
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")
                 out.flush()
+                publish()
     return [found[index] for index in range(len(prompts))]
 
 

@@ -16,14 +16,14 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specialize import config
+from specialize import config, processes, typed_json
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.sampler import Tally
 from specialize.corpus.sampling.spec import MOST_AT_ONCE, PaceSpec, SamplingSpec
@@ -32,10 +32,10 @@ from specialize.corpus.sampling.wire import usable_choices
 from specialize.corpus.spelling import token_text
 from specialize.corpus.tasks.known import find, index, licence_of, read_problems
 from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
-from specialize.errors import InputError
 from specialize.inference.engine import Engine
 from specialize.inference.spec import DecodingSpec
 from specialize.inference.weights import load_student, weights_digest
+from specialize.student.decoding.decoding import Generated
 
 # Requests that arrive while the device decodes form the next batch. If they do not fill
 # it, it starts when none has arrived for this time: the workers meanwhile store their
@@ -50,6 +50,15 @@ class _Waiting(NamedTuple):
     ids: list[int]
     answer: "asyncio.Future[Answer]"
     since: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """What is decoded together: sequences of ids, and a seed for each of the rows."""
+
+    rows: list[list[int]]
+    length: int
+    seeds: list[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +80,7 @@ class Questions:
 
 
 class T5Teacher:
-    """A `Teacher` that decodes here. One process; its mesh may have many devices.
+    """A `Teacher` that decodes here, on a mesh of any number of devices.
 
     Args:
         engine: decodes with method "sample"; its tokenizer is `vocabulary`. It draws
@@ -79,15 +88,23 @@ class T5Teacher:
         vocabulary: the checkpoint's vocabulary.
         name: name for cards and the settings of the response database.
         alternatives: K of the recorded distributions.
+        announce: called with each batch before it is decoded, so that the other
+            processes of the mesh decode it too (`follow`).
     """
 
     def __init__(
-        self, engine: Engine, vocabulary: Vocabulary, name: str, alternatives: int = 5
+        self,
+        engine: Engine,
+        vocabulary: Vocabulary,
+        name: str,
+        alternatives: int = 5,
+        announce: Callable[[Any], None] = lambda batch: None,
     ):
         self._engine = engine
         self._vocabulary = vocabulary
         self.name = name
         self._alternatives = alternatives
+        self._announce = announce
         self._waiting: dict[int, list[_Waiting]] = collections.defaultdict(list)
         self._serving: asyncio.Task[None] | None = None
         # One thread: the device decodes one batch after the other anyway.
@@ -179,12 +196,9 @@ class T5Teacher:
     ) -> list[Answer | Unusable]:
         seeds = [one.ask.seed for one in batch]
         seeds += seeds[-1:] * (self._engine.decoding.batch_size - len(seeds))
-        found = self._engine.decode(
-            [one.ids for one in batch],
-            length,
-            jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)),
-            alternatives=self._alternatives,
-        )
+        asked = _Batch([one.ids for one in batch], length, seeds)
+        self._announce(dataclasses.asdict(asked))
+        found = _decoded(self._engine, asked, self._alternatives)
         steps = found.steps
         assert steps is not None
         decoding = self._engine.decoding
@@ -253,6 +267,24 @@ class T5Teacher:
         }
 
 
+def _decoded(engine: Engine, asked: _Batch, alternatives: int) -> Generated:
+    keys = jax.vmap(jax.random.key)(jnp.asarray(asked.seeds, jnp.uint32))
+    return engine.decode(asked.rows, asked.length, keys, alternatives=alternatives)
+
+
+def follow(
+    engine: Engine, alternatives: int, messages: processes.Messages
+) -> Sequence[int]:
+    """Decodes the batches that process 0 announces, until it sends numbers instead."""
+    weights_digest(engine.params)  # as `T5Teacher` does
+    while True:
+        received = messages.receive()
+        if isinstance(received, list):
+            return received
+        asked = typed_json.convert(received, _Batch, "a message of process 0")
+        jax.block_until_ready(_decoded(engine, asked, alternatives))
+
+
 def _spelling(vocabulary: Vocabulary, index: int) -> bytes:
     """The text of a piece; empty for padding, EOS and rows without a piece."""
     if index == vocabulary.unk_id:
@@ -285,7 +317,8 @@ def sample_checkpoint(
         questions: the questions to ask.
         sampling: how many samples each question gets, and which judge says which are
             right. `decoding` determines seed and pace.
-        responses: the response database; made if it does not exist, else continued.
+        responses: the response database, which process 0 writes; made if it does not
+            exist, else continued.
         top_logprobs: number of alternatives per token; their distribution is that of
             the model, before temperature and nucleus.
         name: name of the teacher, for cards. None: the checkpoint's path.
@@ -298,15 +331,8 @@ def sample_checkpoint(
         The final tally; the next run asks for the samples that it lacks.
 
     Raises:
-        InputError: a file, the checkpoint or a setting is invalid, or the run has
-            several processes.
+        InputError: a file, the checkpoint or a setting is invalid.
     """
-    if jax.process_count() > 1:
-        raise InputError(
-            f"a checkpoint is sampled by one process, not {jax.process_count()}. "
-            "Run one on each host, each with its own part of the problems in its own "
-            "file, and its own --responses."
-        )
     task = find(questions.task or index().default)
     problems = read_problems(questions.problems_path, task)
     prompt_prefix = sample.read_prompt_prefix(questions.prompt_path)
@@ -324,10 +350,15 @@ def sample_checkpoint(
     )
     student = load_student(model, checkpoint, mesh)
     engine = Engine(model.module, student.params, vocabulary, student.mesh, decoding)
-    return asyncio.run(
+    messages = processes.Messages("sample")
+    if jax.process_index() != 0:
+        planned, cached, done, failed = follow(engine, top_logprobs, messages)
+        return Tally(planned=planned, cached=cached, done=done, failed=failed)
+    name = name or checkpoint
+    tally = asyncio.run(
         sample.run(
             problems[: questions.limit],
-            T5Teacher(engine, vocabulary, name or checkpoint, top_logprobs),
+            T5Teacher(engine, vocabulary, name, top_logprobs, messages.send),
             responses,
             sampling,
             prompt_prefix=prompt_prefix,
@@ -337,3 +368,5 @@ def sample_checkpoint(
             log_every_s=log_every_s,
         )
     )
+    messages.send([tally.planned, tally.cached, tally.done, tally.failed])
+    return tally

@@ -56,6 +56,7 @@ __all__ = [
     "is_stream",
     "kind_of",
     "make_parent",
+    "place_of_work",
     "recover",
     "refuse_url",
     "scheme_of",
@@ -343,6 +344,13 @@ def working_folder(
         url, content = paths.checked(path), {"kind": kind} | _VERSION
         with in_buckets.working_copy(url, MARKER, content, but=but) as (folder, todo):
             yield Working(folder, todo)
+
+
+def place_of_work(path: Path) -> pathlib.Path:
+    """The local path beside which a command keeps its temporary files of an output."""
+    if paths.in_bucket(path):
+        return in_buckets.place_of_work(os.fspath(path))
+    return pathlib.Path(path).resolve()
 
 
 def _resolved(path: Path) -> pathlib.Path:

@@ -23,6 +23,11 @@ from specialize.paths import joined, store
 PERIOD = 10.0
 
 
+def place_of_work(url: str) -> pathlib.Path:
+    """A path in the cache, beside which a command prepares what it uploads to `url`."""
+    return paths.folder() / "outputs" / paths.name_of(url)
+
+
 def kind_of(url: str, marker: str, kind: type) -> str | None:
     """The kind of our folder, from its marker; None for a folder without a marker."""
     place = joined(url, marker)
@@ -76,7 +81,7 @@ def staged_directory(
     While it is uploaded, readers find no folder: neither the old nor the new one.
     """
     before = set(store.find(url))
-    with scratch(paths.folder() / "outputs" / paths.name_of(url)) as work:
+    with scratch(place_of_work(url)) as work:
         yield work
         with lease.leased(url) as held:
             old = set(store.find(url)) - {paths.WRITING}
@@ -204,7 +209,7 @@ def working_copy(
                 )
             _remove(url, left)
             claim(url, marker, content)
-        with scratch(paths.folder() / "outputs" / paths.name_of(url)) as folder:
+        with scratch(place_of_work(url)) as folder:
             for name, entry in store.find(url).items():
                 if name in (marker, paths.WRITING) or paths.matches(name, but):
                     continue

@@ -31,7 +31,7 @@ def _run(flags: argparse.Namespace) -> int:
 
     memory.keep_freed()
     # Before gin imports modules that might touch a device.
-    sharding.join(flags)
+    sharding.join(flags, saves_at_sigterm=True)
     if flags.profile:
         steps = _steps(flags.profile)
         flags.gin_bindings.append(f"LoggingSpec.profile_steps = {steps}")

@@ -91,18 +91,31 @@ def _located(what: str, named: Callable[[], str | None], variable: str) -> str:
         )
     if named is vocabulary_path and digests.is_bytes(path):
         return path
-    if paths.scheme_of(path):
-        return _copied(paths.checked(path, f"{origin}, the {what},"))
     # Absolute: SeqIO keeps what it loads by name.
-    path = os.path.abspath(os.path.expanduser(path))
+    path = os.path.abspath(copied(path, f"{origin}, the {what},"))
     if not os.path.exists(path):
         raise InputError(f"The {what} {path} does not exist (named by {origin}).")
     return path
 
 
+def copied(path: str, name: str) -> str:
+    """A path of this machine: the local copy if the path is in a bucket.
+
+    Args:
+        path: A path or URL.
+        name: What it is of, for the message.
+
+    Raises:
+        InputError: It is another URL, or there is nothing.
+    """
+    if paths.scheme_of(path):
+        return _copy_of(paths.checked(path, name))
+    return os.path.expanduser(path)
+
+
 # Once per process, so that all of it sees the same content.
 @functools.cache
-def _copied(url: str) -> str:
+def _copy_of(url: str) -> str:
     return str(paths.local(url))
 
 

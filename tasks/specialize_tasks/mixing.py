@@ -26,7 +26,7 @@ from specialize.corpus.storage.manifest import Manifest
 from specialize.digests import file_digest
 from specialize.errors import InputError
 
-from . import distill, preprocessors, text
+from . import distill, locations, preprocessors, text
 
 ALL = "four_formats"
 _FORMATS = {**distill.MIXTURES, **{name: (name,) for name in FORMATS}}
@@ -52,7 +52,7 @@ def mixture(shares: Mapping[str, float]) -> str:
     for given, share in shares.items():
         checks.real(f"the share of {given!r} in the mixture", share, above=0.0)
         path, formats = neutral.part_of_mixture(given)
-        path = os.path.expanduser(path)
+        path = locations.copied(path, "A part of the mixture")
         if os.path.isdir(path):
             corpora[path] = Manifest.load(path)
             checks.one_of(f"the part of {path} after ':'", formats or ALL, _FORMATS)

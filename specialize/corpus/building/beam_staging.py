@@ -10,7 +10,6 @@ launcher reads both.
 import contextlib
 import json
 import os
-import pathlib
 from collections.abc import Generator, Iterable, Iterator
 
 import apache_beam as ab
@@ -22,7 +21,7 @@ from specialize.corpus.storage import shards
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.record_order import compressed
 from specialize.corpus.storage.statistics import FormatStatistics
-from specialize.outputs import scratch
+from specialize.outputs import place_of_work, scratch
 
 Path = str | os.PathLike[str]
 
@@ -124,5 +123,5 @@ def shared_folder(out: Path, staging: str | None) -> Generator[str]:
     if staging is not None:
         yield staging
         return
-    with scratch(pathlib.Path(out).resolve(), ".staging") as folder:
+    with scratch(place_of_work(out), ".staging") as folder:
         yield str(folder)

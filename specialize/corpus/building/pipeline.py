@@ -1,6 +1,5 @@
 """Builds a corpus from local files in one call: read, verify, align, write."""
 
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.storage.record_order import Collected, gather
 from specialize.corpus.tasks.known import read_problems
 from specialize.corpus.wording import PAPER
-from specialize.outputs import scratch
+from specialize.outputs import place_of_work, scratch
 from specialize.progress import track
 
 
@@ -160,8 +159,7 @@ def write(
     Raises:
         InputError: no sample is kept, or the folder is not a corpus of ours.
     """
-    target = pathlib.Path(folder.path).resolve()
-    with scratch(target, ".spool") as spool:
+    with scratch(place_of_work(folder.path), ".spool") as spool:
         return shards.write_shards(
             _blocks(render, str(spool), funnel, folder.num_shards, processes),
             folder.path,

@@ -1,0 +1,127 @@
+"""A command on several processes gives what one process gives, also after a kill."""
+
+import contextlib
+import json
+import signal
+import time
+
+import pytest
+from machines import Machine, begin, build, gin, metrics, together, write
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def several(tmp_path):
+    """Gives processes with two devices together, as the reference has."""
+
+    def several(count):
+        folder = tmp_path / f"{count} processes"
+        devices = max(1, 2 // count)
+        return [Machine(folder / str(n), devices=devices) for n in range(count)]
+
+    return several
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_predictions_choices_and_samples_are_those_of_one_process(
+    data, reference, several, tmp_path, count
+):
+    _, predictions, out = reference
+    one, many = several(1)[0], several(count)
+    words = gin(data, CHECKPOINT_PATH=f"{out}/run")
+    together(many, "evaluate", *words, f"--gin.OUTPUT_DIR={tmp_path}/ev")
+    found = tmp_path / "ev/gsm8k.zero_shot_cot.jsonl"
+    assert found.read_text() == predictions
+
+    write(tmp_path / "asked.jsonl", [{"id": n, "input": f"{n}?"} for n in range(6)])
+    sampling = ["--problems", f"{data}/bench/gsm8k/train.jsonl", "--limit", "6"]
+    sampling += ["--n", "2", "--n_per_request", "2", "--task", "gsm8k"]
+    results = []
+    for machines, name in (([one], "one"), (many, "many")):
+        here = tmp_path / name
+        here.mkdir()
+        run = machines[0].run if len(machines) == 1 else None
+        run = run or (lambda *words: together(many, *words))
+        asked = ["--prompts", f"{tmp_path}/asked.jsonl", "--out", f"{here}/told.jsonl"]
+        run("infer", *words, *asked)
+        chosen = [f"--gin.OUTPUT_DIR={here}/choice", "--json", f"{here}/choice.json"]
+        run("select", *words, *chosen)
+        run("sample", *words, *sampling, "--responses", f"{here}/r.sqlite")
+        export = ["--responses", f"{here}/r.sqlite", "--out", f"{here}/r.jsonl"]
+        one.run("corpus", "export", *export)
+        choice = json.loads((here / "choice.json").read_text())
+        del choice["test"]["seconds"]
+        told = (here / "told.jsonl").read_text()
+        results.append((told, choice, (here / "r.jsonl").read_text()))
+    assert results[0] == results[1]
+    assert results[0][2].count("\n") == 12
+
+
+def test_a_killed_evaluation_ends_everywhere_and_decodes_nothing_twice(
+    data, reference, several, tmp_path
+):
+    machines = several(2)
+    words = gin(data, CHECKPOINT_PATH=f"{reference[2]}/run", MAX_EXAMPLES=40)
+    words += [f"--gin.OUTPUT_DIR={tmp_path}/ev", "--gin.OUTPUT_LENGTH=64"]
+    words += ["--gin.EVAL_BATCH_SIZE=2"]
+    started = begin(machines, "evaluate", *words)
+    decoded = tmp_path / "ev/decoded"
+
+    def lines():
+        with contextlib.suppress(StopIteration, OSError):
+            return next(decoded.iterdir()).read_text().splitlines()
+        return []
+
+    while len(lines()) < 9:
+        assert started[0].poll() is None, started[0].stdout.read()
+        time.sleep(0.01)
+    started[1].kill()
+    killed = time.monotonic()
+    said = started[0].communicate(timeout=90)[0]
+    assert time.monotonic() - killed < 60
+    assert started[0].returncode == 1
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "process 1 of 2 was killed or is unreachable" in line
+    before = lines()
+    assert 9 <= len(before) < 41
+    together(machines, "evaluate", *words)
+    assert lines()[: len(before)] == before and len(lines()) == 41
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_run_that_got_a_signal_goes_on_with_any_number_of_processes(
+    data, reference, several, tmp_path, count
+):
+    first = several(2)
+    one = Machine(tmp_path / "builder")
+    one.run(*build(data, f"{tmp_path}/corpus"))
+    words = gin(data, CORPUS_DIR=f"{tmp_path}/corpus", MODEL_DIR=f"{tmp_path}/run")
+    words += ["--gin.TRAIN_STEPS=60", "--gin.CHECKPOINT_PERIOD=1000"]
+    words += ["--gin.EVAL_PERIOD=1000", "--gin.SUITES=()"]
+    started = begin(first, "train", *words)
+    log = tmp_path / "run/metrics.jsonl"
+    while not (log.exists() and metrics(log.read_text())):
+        assert started[0].poll() is None, started[0].stdout.read()
+        time.sleep(0.05)
+    started[1].send_signal(signal.SIGTERM)
+    said = [one.communicate(timeout=300)[0] for one in started]
+    assert [one.returncode for one in started] == [0, 0], said
+    assert "stopped: step" in said[0]
+    (step,) = [p.name for p in (tmp_path / "run/checkpoints").iterdir()]
+    assert int(step) < 60
+    later = [Machine(tmp_path / f"later {n}", devices=1) for n in range(count)]
+    if count == 1:
+        mesh = ["--gin.MESH={'data': 1}"]
+        said = [later[0].run("train", *words, *mesh)]
+    else:
+        mesh = [f"--gin.MESH={{'data': 1, 'fsdp': {count}}}"]
+        said = together(later, "train", *words, *mesh)
+    assert f"at step {step}" in said[0]
+    whole = Machine(tmp_path / "whole")
+    words = [word for word in words if "MODEL_DIR" not in word]
+    whole.run("train", *words, f"--gin.MODEL_DIR={tmp_path}/whole_run")
+    expected = metrics((tmp_path / "whole_run/metrics.jsonl").read_text())
+    for found, wanted in zip(metrics(log.read_text()), expected, strict=True):
+        assert found[0] == wanted[0]
+        assert found[1] == pytest.approx(wanted[1], rel=1e-5)

@@ -1,0 +1,169 @@
+"""Several processes of one command: when one ends, the others end and name it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+# A command line with one command, whose heartbeats are faster.
+COMMAND = """
+import os, sys, time
+from specialize import cli, processes, sharding
+from specialize.errors import InputError
+
+processes.HEARTBEAT, processes._GRACE, processes._FAREWELL = 5, 2.0, 2.0
+
+def register(subparsers):
+    command = subparsers.add_parser("work")
+    command.add_argument("--part", type=int)
+    command.add_argument("--parts", type=int)
+    command.add_argument("--address")
+    command.add_argument("--what")
+    command.set_defaults(run=run)
+
+def run(flags):
+    import jax
+    if not sharding.initialize_distributed(flags.address, flags.parts, flags.part):
+        raise InputError("alone")
+    print("joined", flush=True)
+    what, first = flags.what, flags.part == 0
+    if what == "bad" or what == "one_bad" and flags.part == 1:
+        raise InputError("MESH is 'x', which is wrong.")
+    if what == "defect" and flags.part == 1:
+        raise RuntimeError("a defect")
+    messages = processes.Messages("talk")
+    if what == "talk":
+        for number in range(3):
+            if first:
+                messages.send({"number": number})
+            else:
+                print(messages.receive(), flush=True)
+            sharding.barrier("talked")
+        if first:
+            time.sleep(8)  # longer than the heartbeats: the others wait at the end
+        return 0
+    if what == "listen" and not first:
+        messages.receive()
+    while True:
+        print(sharding.from_leader("step"), flush=True)
+        time.sleep(0.1)
+
+if __name__ == "__main__":
+    cli.ROOMS = ("__main__",)
+    sys.exit(cli.main())
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    (tmp_path / "command.py").write_text(COMMAND)
+    started = []
+
+    def start(what, parts=2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        for part in range(parts):
+            words = [sys.executable, str(tmp_path / "command.py"), "work"]
+            words += ["--what", what, "--address", address]
+            words += ["--parts", str(parts), "--part", str(part)]
+            started.append(
+                subprocess.Popen(
+                    words,
+                    env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        for one in started:  # Gloo prints too
+            while "joined" not in (line := one.stdout.readline()):
+                assert line, one.stderr.read()
+        return started
+
+    yield start
+    for one in started:
+        one.kill()
+        one.communicate()
+
+
+def ends(processes):
+    """(status, lines of ours on standard error) of every process."""
+    found = []
+    for one in processes:
+        said = one.communicate(timeout=60)[1]
+        found.append((one.returncode, said))
+    return found
+
+
+def errors(said):
+    return [line for line in said.splitlines() if line.startswith("error: ")]
+
+
+def test_when_a_process_is_killed_the_others_end_with_one_message_that_names_it(start):
+    processes = start("steps", parts=3)
+    time.sleep(1)
+    processes[1].kill()
+    for number, (status, said) in enumerate(ends(processes)):
+        if number != 1:
+            assert status == 1, said
+            (line,) = errors(said)
+            assert "process 1 of 3 was killed or is unreachable." in line
+            assert "Run the same command again" in line
+            assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("what", ["steps", "listen"])
+def test_when_the_first_process_is_killed_the_other_one_names_it(start, what):
+    processes = start(what)
+    time.sleep(1)
+    processes[0].kill()
+    _, (status, said) = ends(processes)
+    assert status == 1, said
+    (line,) = errors(said)
+    assert "process 0 of 2 was killed or is unreachable." in line
+
+
+def test_an_error_of_one_process_is_the_message_of_the_others(start):
+    (first, said), (second, own) = ends(start("one_bad"))
+    assert errors(own) == ["error: MESH is 'x', which is wrong."] and second == 2
+    assert first == 1
+    (line,) = errors(said)
+    assert "process 1 of 2 ended with an error: MESH is 'x', which is wrong." in line
+
+
+@pytest.mark.slow
+def test_an_error_of_every_process_is_said_by_each_of_them_once(start):
+    for status, said in ends(start("bad")):
+        assert status == 2
+        assert errors(said) == ["error: MESH is 'x', which is wrong."]
+
+
+@pytest.mark.slow
+def test_a_defect_keeps_its_traceback_and_ends_the_others(start):
+    (first, said), (second, own) = ends(start("defect"))
+    assert second == 1 and "RuntimeError: a defect" in own and "Traceback" in own
+    assert first == 1 and "process 1 of 2 ended with an error" in errors(said)[0]
+
+
+@pytest.mark.slow
+def test_a_signal_ends_every_process(start):
+    processes = start("steps")
+    time.sleep(1)
+    processes[1].send_signal(signal.SIGHUP)
+    (first, said), (second, _) = ends(processes)
+    assert second == 128 + signal.SIGHUP
+    assert first == 1 and "process 1 of 2 ended with an error" in errors(said)[0]
+
+
+def test_messages_arrive_in_order_and_processes_wait_for_each_other_at_the_end(start):
+    processes = start("talk")
+    out = processes[1].stdout.read()
+    assert [line for line in out.splitlines() if line.startswith("{")] == [
+        f"{{'number': {number}}}" for number in range(3)
+    ]
+    assert [one.wait(timeout=60) for one in processes] == [0, 0]
