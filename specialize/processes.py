@@ -1,18 +1,18 @@
 """The processes of one command: messages between them, and the end of one of them.
 
-JAX's coordination service, which process 0 runs, notices a process that was killed or
-whose machine is gone. A process that ends with an error tells the others. They end too,
-each with one message that names it; otherwise they would wait for it in a collective.
+Every process shows a sign of life in the coordination service of JAX, which process 0
+runs. If one was killed, or its machine is gone, or it ended with an error, the others
+end too, each with one message that names it; otherwise they would wait for it in a
+collective. If process 0 is killed, they end with JAX's own message at once.
 """
 
 import atexit
 import contextlib
 import dataclasses
-import functools
 import itertools
 import json
+import math
 import os
-import re
 import sys
 import threading
 import time
@@ -23,15 +23,16 @@ from typing import Any
 from specialize import typed_json
 from specialize.errors import InputError, message
 
-# Seconds without a heartbeat until a process counts as lost.
-HEARTBEAT = 25
-# Seconds between two looks at what the others have told.
+# Seconds without a sign of life until a process counts as lost; some libraries keep
+# Python's threads waiting for long while they are loaded.
+LOST = 35.0
+# Seconds between two signs of life.
 _PERIOD = 1.0
 # Seconds in which a process may end by itself, and upload what it has, after a loss.
-_GRACE = 10.0
+_GRACE = 8.0
 # Seconds that process 0 stays after an error, so that the others learn whose it was.
-_FAREWELL = 5.0
-_ENDED = "specialize/ended/"
+_FAREWELL = 4.0
+_ALIVE, _ENDED = "specialize/alive/", "specialize/ended/"
 
 
 class LostError(RuntimeError):
@@ -41,103 +42,99 @@ class LostError(RuntimeError):
 class _Watch:
     """What this process knows about the ends of the others.
 
+    Args:
+        state: JAX's state of its processes.
+
     Attributes:
         verdict: which process has ended and why, in words; None while all are there.
         over: set when the command of this process has ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, state: Any) -> None:
         self.verdict: str | None = None
         self.over = threading.Event()
+        self.is_first = state.process_id == 0
         self._found = threading.Event()
-        self._state: Any = None
-
-    def start(self, state: Any) -> None:
-        self._state = state
+        self._client, self._here = state.client, state.process_id
+        self._count = state.num_processes
+        # Of every process its last heartbeat, and when it was seen.
+        self._seen = dict.fromkeys(range(self._count), ("", time.monotonic()))
         threading.Thread(target=self._run, name="watch", daemon=True).start()
-
-    @property
-    def is_first(self) -> bool:
-        return self._state is None or self._state.process_id == 0
-
-    def of_service(self, error: object) -> None:
-        """Takes the message of JAX's service, which calls this in its own thread."""
-        text = str(error)
-        tasks = re.findall(r"(?:task:|/task/)(\d+)", text)
-        # Without the service, which process 0 runs, no message has a number.
-        unreachable = "Failed to send RPC" in text or not tasks
-        process, all_of_them = (
-            "0" if unreachable else tasks[0],
-            self._state.num_processes,
-        )
-        self._conclude(
-            f"process {process} of {all_of_them} was killed or is unreachable."
-        )
 
     def tell(self, error: object) -> None:
         """Lets the others know that this process ends with an error."""
         if self.verdict is None and not self.over.is_set():
             with contextlib.suppress(Exception):
-                key = f"{_ENDED}{self._state.process_id}"
-                self._state.client.key_value_set(key, message(error)[:2_000])
+                key = f"{_ENDED}{self._here}"
+                self._client.key_value_set(key, message(error)[:2_000])
 
     def wait(self, seconds: float) -> str | None:
         """The verdict, if there is one within some seconds."""
         self._found.wait(seconds)
         return self.verdict
 
-    def _run(self) -> None:
-        client, here = self._state.client, str(self._state.process_id)
-        while self.verdict is None and not self.over.wait(_PERIOD):
-            # Whether the service can be reached is its own heartbeats' question.
-            with contextlib.suppress(Exception):
-                for key, text in client.key_value_dir_get(_ENDED):
-                    process = key.rpartition("/")[2]
-                    if process != here:
-                        self._conclude(
-                            f"process {process} of {self._state.num_processes} ended "
-                            f"with an error: {text}"
-                        )
-                        break
+    def finish(self) -> None:
+        """Lets the others know that this process needs no watching any more."""
+        self.over.set()
+        with contextlib.suppress(Exception):
+            self._client.key_value_set(
+                f"{_ALIVE}{self._here}", "", allow_overwrite=True
+            )
 
-    def _conclude(self, what: str) -> None:
-        if self.verdict is not None or self.over.is_set():
-            return
+    def _run(self) -> None:
+        for number in itertools.count():
+            if self.over.wait(_PERIOD):
+                return
+            # If the service itself is gone, JAX ends the process.
+            with contextlib.suppress(Exception):
+                self._beat(str(number))
+            if found := self._lost():
+                break
         self.verdict = (
-            f"{what.rstrip('.')}. All processes end. Run the same command again: it "
+            f"{found.rstrip('.')}. All processes end. Run the same command again: it "
             "goes on from what is finished."
         )
         self._found.set()
-        # In its own thread: JAX ends the process when a callback returns.
-        if not self.over.wait(_GRACE):  # it waits in a collective
+        if not self.over.wait(_GRACE):  # the main thread waits in a collective
             print(f"error: {self.verdict}", file=sys.stderr, flush=True)
             _leave(1)
-        time.sleep(10 * _FAREWELL)  # the main thread ends the process
+
+    def _beat(self, value: str) -> None:
+        client, now = self._client, time.monotonic()
+        client.key_value_set(f"{_ALIVE}{self._here}", value, allow_overwrite=True)
+        for key, beat in client.key_value_dir_get(_ALIVE):
+            process = int(key.rpartition("/")[2])
+            if beat != self._seen[process][0]:
+                self._seen[process] = (beat, now if beat else math.inf)
+        for key, text in client.key_value_dir_get(_ENDED):
+            self._seen[int(key.rpartition("/")[2])] = (text, -math.inf)
+
+    def _lost(self) -> str | None:
+        """Which of the others has ended, if one has."""
+        now = time.monotonic()
+        for process, (last, when) in self._seen.items():
+            if process == self._here:
+                continue
+            if when == -math.inf:
+                return f"process {process} of {self._count} ended with an error: {last}"
+            if now - when > LOST:
+                return (
+                    f"process {process} of {self._count} was killed or is unreachable."
+                )
+        return None
 
 
 _watch: _Watch | None = None
 
 
-@contextlib.contextmanager
-def watched() -> Iterator[None]:
-    """Joins JAX's processes in its block, and from then on notices their ends."""
+def watch() -> None:
+    """Notices, from now on, the ends of the other processes that JAX has joined."""
     global _watch
     from jax._src import distributed
 
-    watch = _Watch()
-    library = distributed._jax
-    plain = library.get_distributed_runtime_client
-    library.get_distributed_runtime_client = functools.partial(
-        plain, missed_heartbeat_callback=watch.of_service
-    )
-    try:
-        yield
-    finally:
-        library.get_distributed_runtime_client = plain
-    if distributed.global_state.client is not None:
-        watch.start(distributed.global_state)
-        atexit.register(watch.over.set)  # before JAX waits for the others
-        _watch = watch
+    if distributed.global_state.client is not None and _watch is None:
+        _watch = _Watch(distributed.global_state)
+        atexit.register(_watch.finish)  # before JAX waits for the others
 
 
 def tell(error: object) -> None:
@@ -158,9 +155,9 @@ def naming_the_lost() -> Iterator[None]:
     except Exception as error:
         if _watch is None:
             raise
-        # A collective fails at once; the service needs some heartbeats to say why.
+        # A collective fails at once; only missing signs of life say why.
         own = isinstance(error, InputError)
-        if verdict := _watch.wait(0.0 if own else HEARTBEAT + _GRACE):
+        if verdict := _watch.wait(0.0 if own else LOST + _GRACE):
             raise LostError(verdict) from error
         raise
 

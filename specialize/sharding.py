@@ -266,10 +266,7 @@ def initialize_distributed(
     if not any(given):
         if os.environ.get("SPECIALIZE_CLUSTER") == "1":
             try:
-                with processes.watched():
-                    jax.distributed.initialize(
-                        heartbeat_timeout_seconds=processes.HEARTBEAT
-                    )
+                jax.distributed.initialize()
             except (ValueError, KeyError) as error:
                 raise InputError(
                     "No cluster (Slurm, MPI, TPU pod) tells this process its part of "
@@ -277,6 +274,7 @@ def initialize_distributed(
                     "SPECIALIZE_CLUSTER out for one process, or give "
                     "--coordinator_address, --process_count and --process_index."
                 ) from error
+            processes.watch()
             return jax.process_count() > 1
         return False
     if not all(given):
@@ -297,13 +295,12 @@ def initialize_distributed(
             f"process_id={process_id} must be in 0..{num_processes - 1} "
             f"(num_processes={num_processes})."
         )
-    with processes.watched():
-        jax.distributed.initialize(
-            coordinator_address=coordinator,
-            num_processes=num_processes,
-            process_id=process_id,
-            heartbeat_timeout_seconds=processes.HEARTBEAT,
-        )
+    jax.distributed.initialize(
+        coordinator_address=coordinator,
+        num_processes=num_processes,
+        process_id=process_id,
+    )
+    processes.watch()
     return num_processes > 1
 
 
