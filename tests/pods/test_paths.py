@@ -243,7 +243,11 @@ def test_a_writer_without_a_sign_of_life_loses_its_place(root, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "fault", [{"status": 503, "seconds": 3}, {"status": 429, "count": 3}]
+    "fault",
+    [
+        {"status": 503, "seconds": 3},
+        pytest.param({"status": 429, "count": 3}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_busy_store_is_asked_again(root, store, fault):
     store.faults(**fault)
@@ -262,6 +266,7 @@ def test_an_upload_that_is_cut_is_repeated_and_is_whole(root, store, tmp_path):
     assert objects.read_bytes(f"{root}/file") == (tmp_path / "file").read_bytes()
 
 
+@pytest.mark.slow  # the libraries try for half a minute
 def test_a_store_that_does_not_answer_is_one_message(root, store, monkeypatch):
     monkeypatch.setattr(objects, "DELAYS", ())
     store.faults(status=503)
