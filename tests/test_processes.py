@@ -14,8 +14,9 @@ COMMAND = """
 import os, sys, time
 from specialize import cli, processes, sharding
 from specialize.errors import InputError
+from specialize.processes import watching
 
-processes.LOST, processes._GRACE, processes._FAREWELL = 4.0, 2.0, 2.0
+watching.LOST, watching.GRACE, watching.FAREWELL = 4.0, 2.0, 2.0
 
 def register(subparsers):
     command = subparsers.add_parser("work")

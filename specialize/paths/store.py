@@ -10,6 +10,7 @@ default credentials.
 import dataclasses
 import errno
 import functools
+import importlib
 import os
 import pathlib
 import random
@@ -67,11 +68,9 @@ def prepare() -> None:
     for protocol in ("gs", "gcs", "s3", "s3a"):
         fsspec.config.conf.setdefault(protocol, {})["use_listings_cache"] = False
     if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):
-        import gcsfs.core
-
         os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", emulator)
         # The default one asks Google for the kind of each bucket.
-        plain = gcsfs.core.GCSFileSystem
+        plain = importlib.import_module("gcsfs.core").GCSFileSystem
         for protocol in ("gs", "gcs"):
             fsspec.register_implementation(protocol, plain, clobber=True)
 

@@ -1,4 +1,4 @@
-"""The processes of one command: messages between them, and the end of one of them.
+"""Ends the processes of a command together, and names the one that was lost.
 
 Every process shows a sign of life in the coordination service of JAX, which process 0
 runs. If one was killed, or its machine is gone, or it ended with an error, the others
@@ -9,8 +9,6 @@ collective. If process 0 is killed, they end with JAX's own message at once.
 import atexit
 import contextlib
 import dataclasses
-import itertools
-import json
 import math
 import os
 import sys
@@ -20,18 +18,17 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from specialize import typed_json
 from specialize.errors import InputError, message
 
 # Seconds without a sign of life until a process counts as lost; some libraries keep
 # Python's threads waiting for long while they are loaded.
 LOST = 35.0
 # Seconds between two signs of life.
-_PERIOD = 1.0
+PERIOD = 1.0
 # Seconds in which a process may end by itself, and upload what it has, after a loss.
-_GRACE = 8.0
+GRACE = 8.0
 # Seconds that process 0 stays after an error, so that the others learn whose it was.
-_FAREWELL = 4.0
+FAREWELL = 4.0
 _ALIVE, _ENDED = "specialize/alive/", "specialize/ended/"
 
 
@@ -82,20 +79,21 @@ class _Watch:
             )
 
     def _run(self) -> None:
-        for number in itertools.count():
-            if self.over.wait(_PERIOD):
+        found, number = None, 0
+        while found is None:
+            if self.over.wait(PERIOD):
                 return
+            number += 1
             # If the service itself is gone, JAX ends the process.
             with contextlib.suppress(Exception):
                 self._beat(str(number))
-            if found := self._lost():
-                break
+            found = self._lost()
         self.verdict = (
             f"{found.rstrip('.')}. All processes end. Run the same command again: it "
             "goes on from what is finished."
         )
         self._found.set()
-        if not self.over.wait(_GRACE):  # the main thread waits in a collective
+        if not self.over.wait(GRACE):  # the main thread waits in a collective
             print(f"error: {self.verdict}", file=sys.stderr, flush=True)
             _leave(1)
 
@@ -157,7 +155,7 @@ def naming_the_lost() -> Iterator[None]:
             raise
         # A collective fails at once; only missing signs of life say why.
         own = isinstance(error, InputError)
-        if verdict := _watch.wait(0.0 if own else LOST + _GRACE):
+        if verdict := _watch.wait(0.0 if own else LOST + GRACE):
             raise LostError(verdict) from error
         raise
 
@@ -204,46 +202,5 @@ def _leave(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if _watch is None or _watch.is_first:
-        time.sleep(_FAREWELL)
+        time.sleep(FAREWELL)
     os._exit(status)
-
-
-class Messages:
-    """JSON values that process 0 sends to the others, in order.
-
-    They take no part of the devices, so the others may wait for any time.
-
-    Args:
-        name: Name of the conversation, which a command has once.
-    """
-
-    def __init__(self, name: str) -> None:
-        from jax._src import distributed
-
-        self._client = distributed.global_state.client
-        self._keys = map(f"specialize/{name}/{{}}".format, itertools.count())
-        self._last: str | None = None
-
-    def send(self, value: Any) -> None:
-        """Sends a value; nothing happens in the only process of a command."""
-        if self._client is None:
-            return
-        key = next(self._keys)
-        self._client.key_value_set(key, json.dumps(value))
-        # They have read the last one: they decode what it asked for with this process.
-        if self._last is not None:
-            self._client.key_value_delete(self._last)
-        self._last = key
-
-    def receive(self) -> Any:
-        """Waits for the next value."""
-        key = next(self._keys)
-        return typed_json.decode(self._received(key), object, "what process 0 sent")
-
-    def _received(self, key: str) -> bytes:
-        while True:
-            try:
-                return self._client.blocking_key_value_get(key, 10_000).encode()
-            except RuntimeError as error:  # jaxlib's kind of error
-                if "DEADLINE_EXCEEDED" not in str(error):
-                    raise
