@@ -111,6 +111,9 @@ class T5Teacher:
         self._device = concurrent.futures.ThreadPoolExecutor(1)
         self._weights = weights_digest(engine.params)
         self._spellings = [_spelling(vocabulary, i) for i in range(vocabulary.rows)]
+        # The network may have more rows, which write nothing either.
+        more = engine.module.config.vocab_size - vocabulary.rows
+        self._spellings += [b""] * more
 
     def describe(self) -> dict[str, Any]:
         """Everything that its completions depend on."""
