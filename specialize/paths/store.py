@@ -63,8 +63,10 @@ def prepare() -> None:
     """
     import fsspec
     import fsspec.config
+    from etils.epath import gpath
 
     os.environ["EPATH_USE_TF"] = "false"
+    gpath._is_tf_installed.cache_clear()  # a path may have been asked before
     for protocol in ("gs", "gcs", "s3", "s3a"):
         fsspec.config.conf.setdefault(protocol, {})["use_listings_cache"] = False
     if emulator := os.environ.get("STORAGE_EMULATOR_HOST"):

@@ -292,6 +292,9 @@ FORMATS = [
         statuses=(0, 1, 2),
         changes=True,
         share=4,
+        also=(
+            "--base_url",
+        ),  # what it lacks is asked for, of a server that is not there
     ),
     Format(
         "prompt-prefix",

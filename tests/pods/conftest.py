@@ -41,7 +41,6 @@ def store(request, _stores, tmp_path, monkeypatch):
             monkeypatch.delenv(name)
     for name, value in one.variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("EPATH_USE_TF", "false")
     monkeypatch.setenv("SPECIALIZE_CACHE_DIR", str(tmp_path / "cache"))
     return one
 

@@ -152,8 +152,7 @@ def train(
         exits.enter_context(interruptions.full_disk(work.path))
         stop = exits.enter_context(interruptions.stop_on_signals())
         store = exits.enter_context(_open_store(checkpoints, where))
-        layout = plan_state(model, chain, source.batch(0), mesh, rules)
-        averaging.weights_of(layout.abstract, evaluation.weights)  # it exists
+        layout = _planned(model, chain, source, mesh, rules, evaluation)
         run = _resumed(store, layout, about, where)
         if run is None:
             start = (source.batch(0), data.seed, initial_checkpoint_path)
@@ -196,6 +195,20 @@ def train(
         if left_out := source.left_out(0, run.step):
             _say(f"packing left out {left_out} examples")
         return _result(run, where, stopped=stopped)
+
+
+def _planned(
+    model: Any,
+    chain: Optimizer,
+    source: BatchSource,
+    mesh: Mesh,
+    rules: sharding.Rules,
+    evaluation: PeriodicEvaluation,
+) -> StateLayout:
+    """The layout of the state, which has the weights that are to be evaluated."""
+    layout = plan_state(model, chain, source.batch(0), mesh, rules)
+    averaging.weights_of(layout.abstract, evaluation.weights)
+    return layout
 
 
 def _chain(optimizer: OptimizerSpec | Optimizer) -> Optimizer:
