@@ -80,7 +80,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="as in 'convert' (default: hf)",
     )
     _add_export(parser)
-    parser.set_defaults(run=run_merge)
+    parser.set_defaults(run=run_merge, in_buckets=("target",))
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:

@@ -362,7 +362,9 @@ def _write_tokenizer(
     """
     if vocabulary is None and tokenizer_files.copy(opened.companions, folder):
         return opened.special or SpecialIds()
-    found = pathlib.Path(vocabulary) if vocabulary else vocabulary_of_run(opened.path)
+    found = pathlib.Path(vocabulary) if vocabulary else None
+    if found is None and opened.format != MERGED:  # its path is a formula
+        found = vocabulary_of_run(opened.path)
     if found is None:
         return None
     special = exact_tokenizer.write(found, folder, rows=rows)

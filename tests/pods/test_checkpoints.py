@@ -5,9 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from specialize.checkpoints import step_folder
+from specialize import cli
+from specialize.checkpoints import names, step_folder
+from specialize.checkpoints.convert import convert
+from specialize.checkpoints.formats import huggingface, huggingface_companions
+from specialize.checkpoints.lazy_tensors import from_array
 from specialize.checkpoints.store import CheckpointStore
 from specialize.paths import store as objects
+from specialize.student.network.architecture import T5Config
 
 
 @pytest.fixture
@@ -29,11 +34,11 @@ def test_steps_are_saved_kept_restored_and_skipped_if_damaged(root, state):
         found, metadata = store.restore(None, state)
         assert metadata["step"] == 3
         np.testing.assert_array_equal(found["params"]["a"], 3 * state["params"]["a"])
-    names = objects.find(f"{place}/3/{step_folder.STATE}")
-    data = [name for name in names if "/d/" in name or name.startswith("d/")]
+    found = objects.find(f"{place}/3/{step_folder.STATE}")
+    data = [name for name in found if "/d/" in name or name.startswith("d/")]
     for name in data:
         url = f"{place}/3/{step_folder.STATE}/{name}"
-        objects.write_bytes(url, b"x" * names[name].size)
+        objects.write_bytes(url, b"x" * found[name].size)
     with CheckpointStore(place) as store:
         found, metadata = store.restore(None, state)
         assert metadata["step"] == 2
@@ -55,3 +60,27 @@ def test_a_step_that_was_not_finished_is_none(root, state):
         store.save(2, state, {})
         store.wait()
         assert store.steps() == [1, 2]
+
+
+def test_weights_are_converted_and_merged_in_buckets(root, tmp_path):
+    config = T5Config(
+        vocab_size=256,
+        emb_dim=8,
+        num_heads=2,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        head_dim=4,
+        mlp_dim=16,
+        mlp_activations=("gelu", "linear"),
+    )
+    rng = np.random.default_rng(0)
+    tensors = {
+        name: from_array(rng.standard_normal(shape, np.float32))
+        for name, shape in names.shapes(config).items()
+    }
+    huggingface.write_weights(tmp_path, tensors)
+    huggingface_companions.write_settings(tmp_path, config, "float32")
+    wanted = convert(str(tmp_path), f"{root}/t5x").fingerprint
+    words = ["merge", f"{tmp_path}", f"{root}/t5x", "--target", f"{root}/merged"]
+    assert cli.main(words) == 0
+    assert convert(f"{root}/merged", None).fingerprint == wanted
