@@ -44,6 +44,7 @@ IN_BUCKETS = [
     (("infer",), "--out"),
     (("report",), "--out"),
     (("convert",), "--target"),
+    (("merge",), "--target"),
 ]
 
 
