@@ -1,7 +1,7 @@
 """`specialize convert` and `specialize merge`."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specialize.checkpoints.convert import ConversionSummary
@@ -120,20 +120,13 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Converts, and prints the summary to standard output."""
-    from specialize import checks
     from specialize.checkpoints.convert import convert
 
-    checks.real("--shard-size", arguments.shard_size, above=0, most=10**6)
     summary = convert(
         arguments.source,
         arguments.target,
-        to=arguments.to,
-        dtype=arguments.dtype,
-        layers=arguments.layers,
         rows=arguments.rows,
-        vocabulary=arguments.vocabulary,
-        activation=arguments.activation,
-        max_shard_bytes=int(arguments.shard_size * 10**9),
+        **_export(arguments),
     )
     _print(summary)
     return 0
@@ -141,10 +134,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_merge(arguments: argparse.Namespace) -> int:
     """Merges once, or once for every alpha, and prints the summaries."""
-    from specialize import checks
     from specialize.checkpoints import merging
 
-    checks.real("--shard-size", arguments.shard_size, above=0, most=10**6)
+    export = _export(arguments)
     for target, weights in merging.requested(
         len(arguments.sources), arguments.target, arguments.alpha, arguments.weights
     ):
@@ -152,15 +144,29 @@ def run_merge(arguments: argparse.Namespace) -> int:
             arguments.sources,
             target,
             weights=weights,
-            to=arguments.to,
-            dtype=arguments.dtype,
-            layers=arguments.layers,
-            vocabulary=arguments.vocabulary,
-            activation=arguments.activation,
-            max_shard_bytes=int(arguments.shard_size * 10**9),
+            **export,
         )
         _print(summary)
     return 0
+
+
+def _export(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How both commands write weights, as keywords of their functions.
+
+    Raises:
+        InputError: the size of a file is outside its range.
+    """
+    from specialize import checks
+
+    checks.real("--shard-size", arguments.shard_size, above=0, most=10**6)
+    return {
+        "to": arguments.to,
+        "dtype": arguments.dtype,
+        "layers": arguments.layers,
+        "vocabulary": arguments.vocabulary,
+        "activation": arguments.activation,
+        "max_shard_bytes": int(arguments.shard_size * 10**9),
+    }
 
 
 def _print(summary: "ConversionSummary") -> None:
