@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import tomllib
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -312,7 +313,13 @@ def _template(text: str) -> str:
 def _check_patterns(table: _Table, key: str) -> None:
     for pattern in table.texts(key):
         try:
-            re.compile(pattern)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", FutureWarning)
+                re.compile(pattern)
+        except FutureWarning as error:
+            reason = str(error)
+            text = f"{pattern!r} is ambiguous ({reason}): write \\[ for a bracket"
+            table.note(text, key)
         except (re.error, RecursionError, OverflowError) as error:
             table.note(f"{pattern!r} is no regular expression ({error})", key)
 
