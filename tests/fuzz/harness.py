@@ -360,7 +360,8 @@ def _wrong_outputs(
                 return f"{name}: {fault}"
         return ""
     if format.changes:
-        made = {place for _, place in format.copied}
+        # A link is written through, also one whose target is not there yet.
+        made = {"nowhere", *(place for _, place in format.copied)}
         left = sorted(later.keys() - earlier.keys() - made)
         return f"left behind: {left}" if left else ""
     different = sorted(

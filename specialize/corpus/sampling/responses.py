@@ -330,7 +330,7 @@ class ResponseStore:
         """Turns SQLite's errors into one message each."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # its own messages, too
             code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
             if code in _BUSY:
                 text = (
