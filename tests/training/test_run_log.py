@@ -26,6 +26,41 @@ def test_the_step_line_says_what_people_ask_for():
     )
 
 
+def test_the_step_line_has_the_kl_of_every_part_of_a_mixture():
+    means = {"kl": 0.4, "ce": 0.9, "zero_shot_cot/kl": 1.0, "corpus/kl": 0.3}
+    means |= {"base_answers/kl": 0.05, "base_answers/ce": 0.1}
+    record = {"train": means, "learning_rate": 1e-3, "padding": 0.0, "speed": {}}
+    line = run_log.step_line(1, 2, record)
+    assert "kl .400 ce .900  kl of corpus .300, base_answers .050  lr 1e-3" in line
+
+
+class FullDisk:
+    """A writer in the background: it fails, and says so at the next call."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def write_scalars(self, step, scalars):
+        self.calls += 1
+        if self.calls > 1:
+            raise RuntimeError("consider") from OSError(28, "No space left on device")
+
+    def close(self):
+        raise RuntimeError("consider") from OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3])
+def test_a_run_goes_on_if_summaries_cannot_be_written(tmp_path, capfd, lines):
+    log = open_log(tmp_path, 0)
+    log._writer = writer = FullDisk()
+    for step in range(lines):
+        log.evaluation(step, {"loss": 1.0})
+    log.close()
+    assert writer.calls == min(lines, 2)
+    assert capfd.readouterr().err.count("No space left on device") == 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == lines
+
+
 def test_an_interval_goes_through_json_exactly():
     one, other = MetricSums(), MetricSums()
     steps = [{"kl": (0.1 * i, 3.0), "loss": (1 / (i + 1), 7.0)} for i in range(10)]

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from specialize import outputs, run_folder, typed_json
+from specialize.corpus.choices import FORMATS
 from specialize.errors import InputError
 from specialize.progress import say
 from specialize.training.logging import throughput
@@ -222,7 +223,7 @@ class RunLog:
         if self.active:
             self._file.close()
         if self._writer is not None:
-            self._writer.close()
+            self._summarise(lambda writer: writer.close())
             self._writer = None
 
     def _write(self, record: Mapping[str, Any]) -> None:
@@ -232,7 +233,21 @@ class RunLog:
     def _summaries(self, step: int, scalars: Mapping[str, float]) -> None:
         if self._writer is not None:
             finite = {n: v for n, v in scalars.items() if math.isfinite(v)}
-            self._writer.write_scalars(step, finite)
+            self._summarise(lambda writer: writer.write_scalars(step, finite))
+
+    def _summarise(self, call: Callable[[Any], None]) -> None:
+        """Calls the writer of summaries; a run goes on if they cannot be written.
+
+        It writes in the background and reports the failure of an earlier call, such as
+        a full disk, at any later one, even while the run itself is ending with an
+        error.
+        """
+        try:
+            call(self._writer)
+        except Exception as error:
+            self._writer = None
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            say(f"summaries for TensorBoard cannot be written ({reason:.200})")
 
 
 _SHOWN = ("loss", "kl", "ce", "accuracy")
@@ -256,6 +271,12 @@ def step_line(step: int, total_steps: int, record: Mapping[str, Any]) -> str:
         ]
     losses = [f"{name} {_short(means[name])}" for name in ("kl", "ce") if name in means]
     parts.append(" ".join(losses) or f"loss {_short(means.get('loss', math.nan))}")
+    mixed = [
+        f"{name.removesuffix('/kl')} {_short(value)}"
+        for name, value in means.items()
+        if name.endswith("/kl") and name.removesuffix("/kl") not in FORMATS
+    ]
+    parts += [f"kl of {', '.join(mixed)}"] if mixed else []
     parts.append(f"lr {_rate(record['learning_rate'])}")
     if "eta_seconds" in speed:
         parts.append(f"eta {_duration(speed['eta_seconds'])}")
