@@ -117,9 +117,7 @@ def requested(
             f"--alpha is the share of the second of two checkpoints, but there are "
             f"{count}. Use --weights W,W,... for more."
         )
-    shares = list(dict.fromkeys(_range(alpha) or _numbers("--alpha", alpha)))
-    if outside := [share for share in shares if not 0 <= share <= 1]:
-        raise InputError(f"--alpha {outside[0]} is outside [0, 1].")
+    shares = alphas("--alpha", alpha)
     several = len(shares) > 1
     folders = [f"{target}/alpha_{share:f}" if several else target for share in shares]
     for folder in folders:
@@ -128,7 +126,19 @@ def requested(
     return list(zip(folders, pairs, strict=True))
 
 
-def _range(text: str) -> list[decimal.Decimal]:
+def alphas(option: str, text: str) -> list[decimal.Decimal]:
+    """The shares in "0.3", "0,0.5" or "0:1:0.1" (both ends count), each once.
+
+    Raises:
+        InputError: the text is no such list, or a share is outside [0, 1].
+    """
+    shares = list(dict.fromkeys(_range(option, text) or _numbers(option, text)))
+    if outside := [share for share in shares if not 0 <= share <= 1]:
+        raise InputError(f"{option} {outside[0]} is outside [0, 1].")
+    return shares
+
+
+def _range(option: str, text: str) -> list[decimal.Decimal]:
     """The numbers of first:last:step; [] for another form.
 
     Raises:
@@ -136,16 +146,16 @@ def _range(text: str) -> list[decimal.Decimal]:
     """
     if ":" not in text:
         return []
-    ends = _numbers("--alpha", text, ":")
+    ends = _numbers(option, text, ":")
     if len(ends) != 3 or ends[2] <= 0 or ends[1] < ends[0]:
         raise InputError(
-            f"--alpha {text:.80}: write first:last:step, as in 0:1:0.1, with last not "
+            f"{option} {text:.80}: write first:last:step, as in 0:1:0.1, with last not "
             "below first and step above 0."
         )
     first, last, step = ends
     count = int((last - first) / step) + 1
     if count > 1000:
-        raise InputError(f"--alpha {text:.80} are {count:,} merges; at most 1,000.")
+        raise InputError(f"{option} {text:.80} are {count:,} merges; at most 1,000.")
     return [(first + step * number).normalize() for number in range(count)]
 
 

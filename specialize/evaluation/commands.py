@@ -3,14 +3,17 @@
 import argparse
 import os
 import sys
+from typing import Any, TypeAlias
 
 from specialize.corpus.tasks.known import index
 from specialize.errors import InputError
 from specialize.evaluation.spec import DEFAULT_SPLIT, SPLITS
 from specialize.judging.choices import JUDGES
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+
+def register(subparsers: Commands) -> None:
     """Adds the evaluation commands."""
     from specialize import config
 
@@ -61,6 +64,14 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     evaluate.set_defaults(run=_evaluate, in_buckets=("json",))
 
+    _register_select(subparsers)
+    _register_infer(subparsers)
+    _register_report(subparsers)
+
+
+def _register_select(subparsers: Commands) -> None:
+    from specialize import config
+
     select = subparsers.add_parser(
         "select",
         help="score every kept checkpoint on validation, choose one, test it once",
@@ -74,11 +85,54 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default=None,
         metavar="SUITE",
         help="suite whose accuracy decides, or a group with an average "
-        f"({', '.join(index().averages)}); default: {index().default}",
+        f"({', '.join(index().averages)}); or 'pareto', which weighs two abilities; "
+        f"default: {index().default}",
+    )
+    weighing = select.add_argument_group(
+        "with --by pareto",
+        "The best target ability that loses at most so much of another, over the "
+        "checkpoints of the run, its start, merges of these and other checkpoints.",
+    )
+    weighing.add_argument(
+        "--target",
+        metavar="SUITE",
+        help=f"the ability that was specialised (default: {index().default})",
+    )
+    weighing.add_argument(
+        "--retain",
+        metavar="SUITE",
+        help=f"the ability that is to be kept (default: {index().generic})",
+    )
+    weighing.add_argument(
+        "--lose",
+        type=float,
+        metavar="POINTS",
+        help="per cent of questions of it that may be lost on validation (default: 5)",
+    )
+    weighing.add_argument(
+        "--start",
+        metavar="CHECKPOINT",
+        help="what the run began with (default: as its configuration says)",
+    )
+    weighing.add_argument(
+        "--alphas",
+        metavar="A",
+        help="merges to try: shares of the newest checkpoint beside the start, as "
+        "0.5:0.9:0.1 or 0.7,0.8",
+    )
+    weighing.add_argument(
+        "--also",
+        action="append",
+        metavar="CHECKPOINT",
+        help="another candidate, such as MODEL_DIR#ema; repeatable",
     )
     select.add_argument("--json", metavar="FILE", help="write a copy of the choice")
     config.add_process_flags(select)
     select.set_defaults(run=_select, in_buckets=("json",))
+
+
+def _register_infer(subparsers: Commands) -> None:
+    from specialize import config
 
     infer = subparsers.add_parser(
         "infer",
@@ -96,6 +150,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     infer.add_argument("--out", required=True, metavar="FILE", help="JSON lines")
     infer.set_defaults(run=_infer, in_buckets=("out",))
 
+
+def _register_report(subparsers: Commands) -> None:
     report = subparsers.add_parser(
         "report",
         help="one self-contained page about one or more runs",
@@ -163,16 +219,43 @@ def _keep_configuration() -> None:
 
 
 def _select(flags: argparse.Namespace) -> int:
+    given = [name for name in _WEIGHING if getattr(flags, name) is not None]
+    if given and flags.by != "pareto":
+        raise InputError(f"--{given[0]} is for --by pareto. Add that, or leave it out.")
     from specialize import config, memory, sharding
 
     memory.keep_freed()
     sharding.join(flags)
     config.from_flags(flags, entry="specialize.evaluation.evaluate.evaluate")
-    from specialize.evaluation import selection
+    if flags.by == "pareto":
+        from specialize.evaluation import pareto
 
-    config.call(selection.select, by=flags.by, json_path=flags.json)
+        config.call(
+            pareto.select_pareto, rule=_rule(flags, pareto), json_path=flags.json
+        )
+    else:
+        from specialize.evaluation import selection
+
+        config.call(selection.select, by=flags.by, json_path=flags.json)
     _keep_configuration()
     return 0
+
+
+_WEIGHING = ("target", "retain", "lose", "start", "alphas", "also")
+
+
+def _rule(flags: argparse.Namespace, pareto: Any) -> Any:
+    from specialize.checkpoints import merging
+
+    alphas = merging.alphas("--alphas", flags.alphas) if flags.alphas else ()
+    return pareto.Rule(
+        flags.target,
+        flags.retain,
+        5.0 if flags.lose is None else flags.lose,
+        flags.start,
+        tuple(map(float, alphas)),
+        tuple(flags.also or ()),
+    )
 
 
 def _infer(flags: argparse.Namespace) -> int:

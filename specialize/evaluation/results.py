@@ -15,6 +15,8 @@ from specialize.errors import InputError
 from specialize.evaluation.scoring.judging import SuiteScore
 from specialize.evaluation.suites.loading import Suite
 
+# The choice between two abilities, in the folder of a selection.
+CHOICE = "choice_pareto.json"
 _REMEDY = "Evaluate again to replace it."
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 

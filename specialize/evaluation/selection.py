@@ -96,12 +96,7 @@ def select(
                 f"one of {', '.join(index().averages)}."
             )
     kept = os.path.join(checkpoint, run_folder.CHECKPOINTS)
-    steps = _steps(kept)
-    if not steps:
-        raise InputError(
-            f"{checkpoint} has no checkpoints to choose from ({kept}). Name the "
-            "MODEL_DIR of 'specialize train'."
-        )
+    steps = steps_of(checkpoint)
     prompt = prompt or evaluation.prompt
     candidates = dataclasses.replace(
         evaluation, suites=asked, prompt=prompt, split="validation"
@@ -142,13 +137,24 @@ def select(
     return choice
 
 
-def _steps(kept: str) -> list[int]:
-    """The steps of the checkpoints in a folder."""
+def steps_of(checkpoint: str) -> list[int]:
+    """The steps of the checkpoints that a run kept, ascending.
+
+    Raises:
+        InputError: There is none.
+    """
+    kept = os.path.join(checkpoint, run_folder.CHECKPOINTS)
     if paths.in_bucket(kept):
         names = store.names(kept)
     else:
         names = os.listdir(kept) if os.path.isdir(kept) else []
-    return sorted(int(name) for name in names if name.isdigit())
+    steps = sorted(int(name) for name in names if name.isdigit())
+    if not steps:
+        raise InputError(
+            f"{checkpoint} has no checkpoints to choose from ({kept}). Name the "
+            "MODEL_DIR of 'specialize train'."
+        )
+    return steps
 
 
 def _evaluated(

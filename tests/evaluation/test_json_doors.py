@@ -7,11 +7,11 @@ import pytest
 
 from specialize.errors import InputError
 from specialize.evaluation.evaluate import _beside
-from specialize.evaluation.inferring import read_prompts
 from specialize.evaluation.predictions import read_predictions
 from specialize.evaluation.report.report import report
 from specialize.evaluation.results import Results
 from specialize.evaluation.tables import table
+from specialize.inference.prompts import read_prompts
 
 KEY = "gsm8k:zero_shot_cot"
 SCORE = {

@@ -16,6 +16,7 @@ import pytest
 from specialize import cli
 from specialize.checkpoints.store import CheckpointStore
 from specialize.corpus.vocabulary import Vocabulary
+from specialize.errors import InputError
 from specialize.evaluation.suites import loading
 from specialize.inference.engine import Engine
 from specialize.quickstart import miniature
@@ -292,6 +293,110 @@ def test_a_selection_that_is_done_decodes_nothing(kept, chosen, out, decoded):
     assert not decoded
     assert again["validation"] == chosen["mas"]["validation"]
     assert again["test"]["suites"] == chosen["mas"]["test"]["suites"]
+
+
+# The start says 5 and the newest checkpoint 3: of a merge the larger share decides.
+def weigh(kept, out, *more):
+    words = [
+        *("select", "--by", "pareto", "--json", str(out / "pareto.json")),
+        *("--target", "gsm8k", "--retain", "svamp", *more),
+        *("--start", str(kept / "run/checkpoints/100")),
+        *("--gin_file", str(kept / "recipe.gin"), "--gin.SUITES=('gsm8k', 'svamp')"),
+        f"--gin.CHECKPOINT_PATH='{kept / 'run'}'",
+        f"--gin.BENCHMARKS_DIR='{kept / 'benchmarks'}'",
+        f"--gin.VOCABULARY_PATH='{kept / 'spiece.model'}'",
+        f"--gin.OUTPUT_DIR='{out / 'selection'}'",
+    ]
+    status = cli.main(words)
+    file = out / "pareto.json"
+    return status, json.loads(file.read_text()) if file.exists() else None
+
+
+@pytest.fixture(scope="module")
+def weighed(kept, tmp_path_factory):
+    """The choice if nothing may be lost, and if everything may."""
+    out = tmp_path_factory.mktemp("weighed")
+    also = "--also", str(kept / "run/checkpoints/200"), "--alphas", "0.2:0.6:0.2"
+    return {lose: weigh(kept, out, "--lose", lose, *also)[1] for lose in ("0", "100")}
+
+
+def test_pareto_scores_the_start_checkpoints_merges_and_others(kept, weighed):
+    found = {one["name"]: one for one in weighed["100"]["candidates"]}
+    says = {"base": 5, "alpha_0.2": 5, "alpha_0.4": 5, "alpha_0.6": 3, "200": 7}
+    says |= {f"step_{step}": digit for step, digit in SAYS.items()}
+    assert list(found)[:4] == ["base", "alpha_0.2", "alpha_0.4", "alpha_0.6"]
+    assert found.keys() == says.keys()
+    for name, digit in says.items():
+        for part, suite in (("target", "gsm8k"), ("keep", "svamp")):
+            wanted = expected(kept, suite, "validation", digit)
+            assert found[name][part]["accuracy"] == pytest.approx(wanted), name
+    front = {name for name, one in found.items() if one["front"]}
+    best = max(one["target"]["accuracy"] for one in found.values())
+    for name, one in found.items():
+        dominated = any(
+            other["target"]["accuracy"] >= one["target"]["accuracy"]
+            and other["keep"]["accuracy"] >= one["keep"]["accuracy"]
+            and (other["target"], other["keep"]) != (one["target"], one["keep"])
+            for other in found.values()
+        )
+        assert (name in front) == (not dominated)
+    assert weighed["100"]["candidates"][0]["lost"] == 0
+    assert found[weighed["100"]["chosen"]]["target"]["accuracy"] == best
+
+
+def test_pareto_takes_what_keeps_enough_and_tests_it_once(weighed):
+    for lose, choice in weighed.items():
+        kept_enough = [
+            one for one in choice["candidates"] if one["lost"] <= float(lose)
+        ]
+        [chosen] = [one for one in kept_enough if one["name"] == choice["chosen"]]
+        assert chosen["target"]["accuracy"] == max(
+            one["target"]["accuracy"] for one in kept_enough
+        )
+        assert choice["test"]["settings"]["split"] == "test"
+        assert f"at most {lose} points of svamp" in choice["rule"]
+    assert weighed["0"]["chosen"] != weighed["100"]["chosen"]
+
+
+def test_a_report_draws_the_choice(kept, weighed, tmp_path):
+    from specialize.evaluation.report.report import report
+
+    folder = kept / "run" / "selection"
+    folder.mkdir()
+    (folder / "choice_pareto.json").write_text(json.dumps(weighed["100"]))
+    try:
+        report([kept / "run"], tmp_path / "r.html", base=None)
+    except InputError:
+        (kept / "run/metrics.jsonl").write_text('{"step": 1, "train": {"kl": 1.0}}\n')
+        report([kept / "run"], tmp_path / "r.html", base=None)
+    finally:
+        shutil.rmtree(folder)
+    page = (tmp_path / "r.html").read_text()
+    assert "Choice between two abilities" in page
+    assert "at most 100 points of svamp" in page and "alpha_0.4" in page
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--lose", "101"), "lose = 101.0; it must be"),
+        (("--lose", "nan"), "lose = nan"),
+        (("--alphas", "0:2:1"), "--alphas 2 is outside"),
+        (("--also", "nowhere/at/all"), "nowhere/at/all"),
+        (("--retain", "svam"), "Did you mean 'svamp'"),
+        (("--target", "math"), "a group without an average"),
+    ],
+)
+def test_a_weighing_that_cannot_be_is_one_message(kept, tmp_path, capsys, more, said):
+    status, found = weigh(kept, tmp_path, *more)
+    assert (status, found) == (2, None)
+    assert said in capsys.readouterr().err
+
+
+def test_options_of_a_weighing_are_refused_without_it(kept, capsys):
+    words = ["select", "--lose", "3", "--gin_file", str(kept / "recipe.gin")]
+    assert cli.main(words) == 2
+    assert "--lose is for --by pareto" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mesh", ["None", "'3x1'", "'data=3,model=1'"])

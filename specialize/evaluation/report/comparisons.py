@@ -48,6 +48,66 @@ def trade_off(runs: Sequence[Run], base: Run | None) -> Section:
     )
 
 
+def choice(runs: Sequence[Run]) -> Section:
+    """The candidates of `select --by pareto`, with the front and the chosen one."""
+    title = "Choice between two abilities"
+    found = [run for run in runs if run.weighed is not None]
+    if not found:
+        return Section(title, missing="needs 'specialize select --by pareto'.")
+    drawn: list[tuple[str, Markup]] = []
+    tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
+    for run in found:
+        weighed = run.weighed
+        assert weighed is not None
+        by_keep = sorted(weighed.candidates, key=lambda one: one.keep.accuracy)
+        series = []
+        for name, front in (("front", True), ("others", False)):
+            part = [one for one in by_keep if one.front == front]
+            if part:
+                series.append(
+                    Series(
+                        name,
+                        [
+                            (o.keep.accuracy * 100, o.target.accuracy * 100)
+                            for o in part
+                        ],
+                        [one.target.low * 100 for one in part],
+                        [one.target.high * 100 for one in part],
+                        labels=[one.name for one in part],
+                        joined=front,
+                    )
+                )
+        svg = figures.lines(
+            series,
+            title=title,
+            x_title=f"{label(weighed.keep)} (%)",
+            y_title=f"{label(weighed.target)} (%)",
+        )
+        drawn.append((f"{run.name}: {weighed.rule}", Markup(svg)))
+        rows = [
+            (
+                one.name,
+                *(
+                    f"{s.accuracy * 100:.1f} [{s.low * 100:.1f}, {s.high * 100:.1f}]"
+                    for s in (one.target, one.keep)
+                ),
+                f"{one.lost:+.1f}",
+                "yes" if one.front else "",
+                "chosen" if one.name == weighed.chosen else "",
+            )
+            for one in weighed.candidates
+        ]
+        heads = ("candidate", label(weighed.target), label(weighed.keep))
+        tables.append((run.name, (*heads, "points lost", "front", ""), rows))
+    return Section(
+        title,
+        "On validation. The front has the candidates that no other one surpasses at "
+        "one ability without being worse at the other. Lines are 95 % intervals.",
+        figures=drawn,
+        tables=tables,
+    )
+
+
 def scaling(runs: Sequence[Run]) -> Section:
     """Accuracy by number of parameters."""
     title = "Scaling across sizes"

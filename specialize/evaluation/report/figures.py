@@ -27,6 +27,7 @@ class Series:
         low: Lower ends of the points' intervals, or empty.
         high: Upper ends, or empty.
         labels: One label per point, or empty.
+        joined: Whether a line joins the points.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Series:
     low: Sequence[float] = ()
     high: Sequence[float] = ()
     labels: Sequence[str] = ()
+    joined: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,7 @@ def lines(
     for number, one in enumerate(kept):
         style = f"s{number % _SERIES}"
         places = [(x_axis.at(_x(x, log_x)), y_axis.at(y)) for x, y in one.points]
-        if len(places) > 1:
+        if one.joined and len(places) > 1:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
             parts.append(f'<polyline class="line {style}" points="{path}"/>')
         for index, (x, y) in enumerate(places):

@@ -122,7 +122,7 @@ def curves(runs: Sequence[Run]) -> Section:
         total = _curve(lines, metric)
         if total:
             series.append(Series("all", total))
-        for name in FORMATS:
+        for name in (*FORMATS, *_parts(lines, metric)):
             points = _curve(lines, f"{name}/{metric}")
             if points:
                 series.append(Series(name.replace("_", " "), points))
@@ -131,8 +131,9 @@ def curves(runs: Sequence[Run]) -> Section:
             drawn.append((words[0].upper() + words[1:], Markup(svg)))
     return Section(
         title,
-        "By format, if the log has it. KL must fall and agreement rise on CoT formats; "
-        "flat lines show that distillation has no effect.",
+        "By format and part of a mixture, if the log has them. KL must fall and "
+        "agreement rise on CoT formats; flat lines show that distillation has no "
+        "effect.",
         figures=drawn,
         missing="" if drawn else "the log has none of the loss's metrics.",
     )
@@ -171,6 +172,14 @@ def provenance(runs: Sequence[Run], base: Run | None, command: str) -> Section:
         tables=[("", ("what", "value"), rows)],
         missing=missing,
     )
+
+
+def _parts(lines: Sequence[Measured], metric: str) -> list[str]:
+    """The parts of a mixture that have this metric."""
+    names = [name for line in lines for name in line.train or {}]
+    ends = f"/{metric}"
+    parts = [name.removesuffix(ends) for name in names if name.endswith(ends)]
+    return [one for one in dict.fromkeys(parts) if one not in FORMATS]
 
 
 def _curve(lines: Sequence[Measured], metric: str) -> list[tuple[float, float]]:

@@ -49,6 +49,7 @@ def report(
         origins.funnel(runs),
         origins.curves(runs),
         comparisons.trade_off(runs, origin),
+        comparisons.choice(runs),
         comparisons.scaling(runs),
         accuracy.won_and_lost(runs[0], origin),
         origins.provenance(runs, origin, command),

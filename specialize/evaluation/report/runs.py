@@ -8,13 +8,15 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from specialize import outputs, paths, run_folder, typed_json, versions
 from specialize.config import neutral
 from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.errors import InputError
-from specialize.evaluation.results import Results
+from specialize.evaluation.results import CHOICE, Results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,42 @@ class _Saved:
     values: list[run_folder.Saved]
 
 
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_CANDIDATES = ("pareto", "pareto_test")
+
+
+@dataclasses.dataclass(frozen=True)
+class WeighedScore:
+    """An accuracy of a candidate with its interval."""
+
+    accuracy: _Share
+    low: _Share
+    high: _Share
+    n: typed_json.Count
+
+
+@dataclasses.dataclass(frozen=True)
+class WeighedCandidate:
+    """A candidate of a choice between two abilities."""
+
+    name: str
+    target: WeighedScore
+    keep: WeighedScore
+    lost: float
+    front: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighed:
+    """What `specialize select --by pareto` chose, and from what."""
+
+    rule: str
+    target: str
+    keep: str
+    chosen: str
+    candidates: list[WeighedCandidate]
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The folder of a run.
@@ -78,6 +116,7 @@ class Run:
         corpora: Manifests of the corpora that it was trained on, by folder.
         values: Effective configuration, name -> value.
         missing: Missing parts, with the remedy.
+        weighed: The choice between two abilities, if one was made.
     """
 
     path: pathlib.Path
@@ -87,6 +126,7 @@ class Run:
     corpora: Mapping[str, Corpus]
     values: dict[str, Any]
     missing: tuple[str, ...]
+    weighed: Weighed | None = None
 
     @property
     def last(self) -> Results | None:
@@ -121,7 +161,8 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     evaluations = [
         Results.load(found)
         for found in sorted(folder.rglob(run_folder.RESULTS))
-        if run_folder.CHECKPOINTS not in found.parts
+        # Candidates of a choice are not all of this run; `Run.weighed` has them.
+        if not {run_folder.CHECKPOINTS, *_CANDIDATES} & set(found.parts)
     ]
     evaluations.sort(key=lambda one: (one.step or 0, one.num_examples))
     if not evaluations:
@@ -147,6 +188,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         corpora,
         values,
         tuple(missing),
+        _weighed(folder / "selection" / CHOICE),
     )
 
 
@@ -170,6 +212,12 @@ def _lines(path: pathlib.Path) -> list[Measured]:
         path, Measured, remedy=remedy, cut=True, infinities=True
     )
     return [line for _, line in found]
+
+
+def _weighed(path: pathlib.Path) -> Weighed | None:
+    if not path.is_file():
+        return None
+    return typed_json.read(path, Weighed, remedy="Select again to replace it.")
 
 
 def _values(path: pathlib.Path) -> dict[str, Any]:

@@ -1,0 +1,360 @@
+"""Chooses between abilities: the best target that loses at most so much of the rest.
+
+Candidates are the checkpoints of a run, its start, other checkpoints, and merges of the
+start and the newest checkpoint, which are made in memory. All are scored on validation
+for both abilities; one is chosen by the rule and tested once.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.table import Table
+
+from specialize import checks, outputs, run_folder
+from specialize.corpus.tasks.known import index
+from specialize.errors import InputError
+from specialize.evaluation import tables
+from specialize.evaluation.comparison import Comparison, compare
+from specialize.evaluation.evaluate import evaluate_weights
+from specialize.evaluation.results import CHOICE, Results
+from specialize.evaluation.selection import steps_of
+from specialize.evaluation.spec import EvaluationSpec
+from specialize.evaluation.suites.loading import suites_of
+from specialize.inference.weights import load_student
+from specialize.progress import console
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """The best accuracy of `target` that loses at most `lose` points of `keep`.
+
+    Attributes:
+        target: the ability that was specialised: a suite, or a group with an average,
+            perhaps with a prompt. None: the default task.
+        keep: the ability that is to be kept, likewise. None: the task of generic
+            ability.
+        lose: points of `keep`, in per cent, that a candidate may lose on validation
+            compared with the start.
+        base: the checkpoint that the run began with. None: as its configuration says.
+        alphas: shares of the newest checkpoint in merges of it and the start.
+        also: further checkpoints, such as "runs/student#ema".
+
+    Raises:
+        InputError: a number is outside its range.
+    """
+
+    target: str | None = None
+    keep: str | None = None
+    lose: float = 5.0
+    base: str | None = None
+    alphas: Sequence[float] = ()
+    also: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        checks.real("lose", self.lose, least=0, most=100)
+        for alpha in self.alphas:
+            checks.real("alpha", alpha, least=0, most=1)
+
+    def words(self, target: str, keep: str) -> str:
+        """The rule as a sentence."""
+        return (
+            f"best validation accuracy of {target} that loses at most {self.lose:g} "
+            f"points of {keep}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A checkpoint, or a mean of checkpoints.
+
+    Attributes:
+        name: its name in tables and of its folder.
+        parts: path and weight of each checkpoint; the weights' sum is 1.
+    """
+
+    name: str
+    parts: tuple[tuple[str, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A candidate's accuracies on validation.
+
+    Attributes:
+        candidate: the candidate.
+        target: accuracy of the target, with "low", "high" and "n".
+        keep: accuracy of what is to be kept, likewise.
+        change: the change of `keep` from the start, paired by question.
+        front: whether no other candidate is better at one and as good at the other.
+    """
+
+    candidate: Candidate
+    target: Mapping[str, Any]
+    keep: Mapping[str, Any]
+    change: Comparison
+    front: bool = False
+
+    def lost(self, base: "Scored") -> float:
+        """Points of `keep` that it lost compared with the start."""
+        return (base.keep["accuracy"] - self.keep["accuracy"]) * 100
+
+
+@dataclasses.dataclass(frozen=True)
+class ParetoChoice:
+    """The chosen candidate, and all that it was chosen from.
+
+    Attributes:
+        rule: the rule, in words.
+        chosen: the chosen candidate.
+        scored: all candidates, the start first.
+        test: results of the chosen one on test.
+    """
+
+    rule: str
+    chosen: Candidate
+    scored: Sequence[Scored]
+    test: Results
+
+
+def select_pareto(
+    model: Any,
+    checkpoint: str,
+    evaluation: EvaluationSpec,
+    *,
+    rule: Rule = Rule(),
+    mesh: Any = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    json_path: str | os.PathLike[str] | None = None,
+) -> ParetoChoice:
+    """Scores all candidates on validation, chooses one by the rule and tests it once.
+
+    Args:
+        model: the student.
+        checkpoint: folder of the run, also in a bucket.
+        evaluation: how suites are asked, and those of the test. Its split is not used.
+        rule: what is chosen, and between which candidates.
+        mesh: the device mesh, in any spelling of `specialize.mesh`.
+        output_dir: folder for predictions and `choice_pareto.json`. None:
+            `<checkpoint>/selection`.
+        json_path: file for a copy of the choice.
+
+    Raises:
+        InputError: a suite or checkpoint is unknown, or the start of the run is.
+    """
+    target = _key(rule.target or index().default, evaluation)
+    keep = _key(rule.keep or index().generic, evaluation)
+    base, candidates = _candidates(checkpoint, rule)
+    asked = dataclasses.replace(
+        evaluation, suites=(*_suites(target), *_suites(keep)), split="validation"
+    )
+    final = dataclasses.replace(evaluation, split="test")
+    for one in (asked, final):
+        suites_of(one)  # rejects invalid names before anything is decoded
+    leader = jax.process_index() == 0
+    where = output_dir or os.path.join(checkpoint, "selection")
+    with outputs.working_folder(where, "selection", leader=leader) as working:
+
+        def scores(candidate: Candidate, spec: EvaluationSpec, part: str) -> Results:
+            params, on = _weights(model, candidate, mesh)
+            out = working.path / part / candidate.name
+            about = {"checkpoint": candidate.name, "parts": list(candidate.parts)}
+            publish = working.publish
+            return evaluate_weights(
+                spec, model.module, params, on, out=out, model=about, publish=publish
+            )
+
+        scored = _scored(candidates, lambda c: scores(c, asked, "pareto"), target, keep)
+        chosen = _chosen(scored, rule)
+        test = scores(chosen.candidate, final, "pareto_test")
+        choice = ParetoChoice(rule.words(target, keep), chosen.candidate, scored, test)
+        if leader:
+            written = _written(choice, rule, target, keep, base)
+            outputs.write_json(working.path / CHOICE, written)
+            if json_path is not None:
+                outputs.write_json(json_path, written)
+            _show(choice, rule, target, keep)
+    return choice
+
+
+def _key(named: str, evaluation: EvaluationSpec) -> str:
+    """A suite, or a group with an average, with its prompt."""
+    name, _, prompt = named.partition(":")
+    if name in index().groups and name not in index().averages:
+        raise InputError(
+            f"cannot select by {name!r}, a group without an average: name a suite or "
+            f"one of {', '.join(index().averages)}."
+        )
+    return f"{name}:{prompt or evaluation.prompt}"
+
+
+def _suites(key: str) -> list[str]:
+    name, _, prompt = key.partition(":")
+    return [f"{one}:{prompt}" for one in index().groups.get(name, (name,))]
+
+
+def _candidates(checkpoint: str, rule: Rule) -> tuple[str, list[Candidate]]:
+    """The start, and all candidates; the start is the first of them."""
+    kept = os.path.join(checkpoint, run_folder.CHECKPOINTS)
+    steps = steps_of(checkpoint)
+    base = rule.base
+    if base is None:
+        base = run_folder.saved_values(checkpoint).get("INITIAL_CHECKPOINT_PATH")
+    if not base:
+        raise InputError(
+            f"what {checkpoint} began with is unknown (its configuration has no "
+            "INITIAL_CHECKPOINT_PATH). Name it with --start."
+        )
+    newest = os.path.join(kept, str(steps[-1]))
+    found = [Candidate("base", ((str(base), 1.0),))]
+    for alpha in dict.fromkeys(rule.alphas):
+        if 0 < alpha < 1:
+            parts = ((str(base), 1.0 - alpha), (newest, float(alpha)))
+            found.append(Candidate(f"alpha_{alpha:g}", parts))
+    found += [
+        Candidate(f"step_{step}", ((os.path.join(kept, str(step)), 1.0),))
+        for step in steps
+    ]
+    for path in rule.also:
+        parts = path.rstrip("/").replace("#", "_").split(os.sep)
+        name = next(
+            (
+                name
+                for count in range(1, len(parts) + 1)
+                if (name := "_".join(filter(None, parts[-count:])))
+                not in {one.name for one in found}
+            ),
+            "",
+        )
+        if not name:
+            raise InputError(f"the checkpoint {path} is named twice. Name it once.")
+        found.append(Candidate(name, ((path, 1.0),)))
+    return str(base), found
+
+
+def _weights(model: Any, candidate: Candidate, mesh: Any) -> tuple[Any, Any]:
+    """The weighted mean of a candidate's checkpoints, and its mesh."""
+    (path, weight), *others = candidate.parts
+    first = load_student(model, path, mesh)
+    if not others:
+        return first.params, first.mesh
+
+    @jax.jit
+    def scaled(tree: Any, by: float) -> Any:
+        return jax.tree.map(lambda x: x.astype(jnp.float32) * by, tree)
+
+    @jax.jit
+    def added(total: Any, tree: Any, by: float) -> Any:
+        return jax.tree.map(lambda t, x: t + x.astype(jnp.float32) * by, total, tree)
+
+    total = scaled(first.params, weight)
+    for path, weight in others:
+        total = added(total, load_student(model, path, mesh).params, weight)
+    total = jax.tree.map(lambda t, x: t.astype(x.dtype), total, first.params)
+    return total, first.mesh
+
+
+def _scored(
+    candidates: Sequence[Candidate],
+    scores: Callable[[Candidate], Results],
+    target: str,
+    keep: str,
+) -> list[Scored]:
+    found: list[Scored] = []
+    start: Results | None = None
+    for candidate in candidates:
+        results = scores(candidate)
+        start = start or results
+        of_target, of_keep = (
+            {
+                name: results.scores[key][name]
+                for name in ("accuracy", "low", "high", "n")
+            }
+            for key in (target, keep)
+        )
+        change = compare(keep, results, start)
+        found.append(Scored(candidate, of_target, of_keep, change))
+
+    def dominated(one: Scored) -> bool:
+        mine = (one.target["accuracy"], one.keep["accuracy"])
+        return any(
+            other != mine and all(a >= b for a, b in zip(other, mine, strict=True))
+            for other in ((s.target["accuracy"], s.keep["accuracy"]) for s in found)
+        )
+
+    return [dataclasses.replace(one, front=not dominated(one)) for one in found]
+
+
+def _chosen(scored: Sequence[Scored], rule: Rule) -> Scored:
+    """The best of those that keep enough; of equals the one that keeps most."""
+    base = scored[0]
+    # Rounding of shares must not decide: 5 points of 200 questions are 5 points.
+    kept = [one for one in scored if one.lost(base) <= rule.lose + 1e-9]
+    return max(kept, key=lambda one: (one.target["accuracy"], one.keep["accuracy"]))
+
+
+def _written(
+    choice: ParetoChoice, rule: Rule, target: str, keep: str, base: str
+) -> dict[str, Any]:
+    start = choice.scored[0]
+    return {
+        "rule": choice.rule,
+        "by": "pareto",
+        "target": target,
+        "keep": keep,
+        "lose": rule.lose,
+        "base": base,
+        "chosen": choice.chosen.name,
+        "parts": list(choice.chosen.parts),
+        "candidates": [
+            {
+                "name": one.candidate.name,
+                "parts": list(one.candidate.parts),
+                "target": dict(one.target),
+                "keep": dict(one.keep),
+                "lost": one.lost(start),
+                "front": one.front,
+            }
+            for one in choice.scored
+        ],
+        "test": choice.test.to_json(),
+    }
+
+
+def _show(choice: ParetoChoice, rule: Rule, target: str, keep: str) -> None:
+    columns = ("candidate", target, keep, f"change of {keep}", "front", "")
+    shown = Table(*columns, title=choice.rule)
+    for one in choice.scored:
+        cells = [
+            f"{s['accuracy']:.1%} [{s['low'] * 100:.1f}, {s['high'] * 100:.1f}]"
+            for s in (one.target, one.keep)
+        ]
+        shown.add_row(
+            one.candidate.name,
+            *cells,
+            "" if one is choice.scored[0] else str(one.change),
+            "yes" if one.front else "",
+            "chosen" if one.candidate == choice.chosen else "",
+        )
+    console.print(shown)
+    tables.show(choice.test)
+    parts = choice.chosen.parts
+    if choice.chosen == choice.scored[0].candidate:
+        console.print(
+            f"No candidate is better at {target} and loses at most {rule.lose:g} "
+            f"points of {keep}, so the choice is the start itself. Add merges with "
+            "--alphas, allow more with --lose, or train with texts of other tasks "
+            "(docs/how-to/forgetting.md)."
+        )
+    elif len(parts) > 1:
+        paths = " ".join(path for path, _ in parts)
+        console.print(
+            f"Write these weights with: specialize merge {paths} --alpha "
+            f"{parts[-1][1]:g} --target DIR",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
