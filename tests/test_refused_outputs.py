@@ -42,6 +42,7 @@ IN_BUCKETS = [
     (("evaluate",), "--json"),
     (("select",), "--json"),
     (("infer",), "--out"),
+    (("label",), "--out"),
     (("report",), "--out"),
     (("convert",), "--target"),
     (("merge",), "--target"),

@@ -8,7 +8,7 @@ from specialize.config import scanning
 
 # The files that give macros their defaults, and the run files that require some.
 DEFAULTS = ("t5x_configs/runs/values.gin", "t5x_configs/data/text_to_text.gin")
-RUNS = ("train", "evaluate", "infer", "sample")
+RUNS = ("train", "evaluate", "infer", "sample", "label")
 SECTION = re.compile(r"# -+ (.*?) -+$")
 NAME = re.compile(r"\b[A-Z]+(?:_[A-Z]+)+\b")
 

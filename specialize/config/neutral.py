@@ -119,6 +119,45 @@ def part_of_mixture(given: str) -> tuple[str, str]:
     return (found[1], found[2]) if found else (given, "")
 
 
+def parts(
+    mixture: str | Mapping[str, Any] | None, weights: Mapping[str, float]
+) -> tuple[tuple[str, float], ...]:
+    """Name and loss weight of each part of a mixture, in its order.
+
+    Args:
+        mixture: `MIXTURE_OR_TASK_NAME`; a single name has no parts.
+        weights: Loss weights by the parts as the mixture names them; 1 for others.
+
+    Returns:
+        The names are those of the files and folders, as metrics show them.
+
+    Raises:
+        InputError: A weight is of no part.
+    """
+    given = [*mixture] if isinstance(mixture, Mapping) else []
+    if not isinstance(weights, Mapping):
+        raise InputError(
+            f"the weights of parts are {weights!r}, expected a dictionary such as "
+            "{'more.jsonl': 0.5}."
+        )
+    for name in weights:
+        if name not in given:
+            known = ", ".join(map(repr, given)) or "one task"
+            raise InputError(
+                f"the weights of parts name {name!r}, but the mixture is {known}. Use "
+                "the same names (PART_WEIGHTS, MIXTURE_OR_TASK_NAME)."
+            )
+    paths = [part_of_mixture(str(one))[0].rstrip("/") for one in given]
+    stems = [os.path.basename(path).partition(".")[0] for path in paths]
+    names = [
+        stem if stems.count(stem) == 1 else str(one)
+        for stem, one in zip(stems, given, strict=True)
+    ]
+    return tuple(
+        (n, weights.get(one, 1.0)) for n, one in zip(names, given, strict=True)
+    )
+
+
 def evaluation_task(
     suites: Sequence[str],
     prompt: str,

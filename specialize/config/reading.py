@@ -24,6 +24,7 @@ RUN_FILES = {
     "specialize.training.loop.train.train": f"{scanning.PACKAGE}/runs/train.gin",
     "specialize.evaluation.evaluate.evaluate": f"{scanning.PACKAGE}/runs/evaluate.gin",
     "specialize.evaluation.inferring.infer": f"{scanning.PACKAGE}/runs/infer.gin",
+    "specialize.inference.labelling.label": f"{scanning.PACKAGE}/runs/label.gin",
     "specialize.inference.t5_teacher.sample_checkpoint": (
         f"{scanning.PACKAGE}/runs/sample.gin"
     ),

@@ -25,6 +25,9 @@ _LIGHT = {
     ),
 }
 
+# Functions of plain values, whose results are fields of specifications.
+_PURE = ("specialize.config.neutral.parts",)
+
 
 class Specifications:
     """Makes the specifications of a run from their bindings, as gin would.
@@ -62,7 +65,9 @@ class Specifications:
                     self._value(binding.value)
 
     def _class(self, selector: str) -> Any:
-        """The frozen dataclass of this name, or what checks its fields, or None."""
+        """The frozen dataclass of this name, or what makes its value, or None."""
+        if selector in _PURE:
+            return target_of(selector)
         if not self._imports and selector in _LIGHT:
             return target_of(_LIGHT[selector])
         module = selector.rpartition(".")[0]

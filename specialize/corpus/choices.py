@@ -8,6 +8,12 @@ FORMATS = (
     "zero_shot_answer_only",
 )
 
+# The format of plain text to text, whose inputs are not made of problems.
+TEXT = "text_to_text"
+
+# Every format of a corpus's records, in the order of their ids, from 1.
+RECORD_FORMATS = (*FORMATS, TEXT)
+
 # The methods that align the teacher's tokens with the student's pieces.
 ALIGNMENTS = ("bytes", "dtw")
 

@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from specialize import typed_json, versions
-from specialize.corpus.choices import FORMATS
+from specialize.corpus.choices import RECORD_FORMATS
 from specialize.corpus.wording import PAPER, Wording
 from specialize.errors import InputError
 
 # A batch holds `FORMAT_IDS[format]` at every target position; 0 means "none" (padding,
 # evaluation).
-FORMAT_IDS = {name: index for index, name in enumerate(FORMATS, start=1)}
+FORMAT_IDS = {name: index for index, name in enumerate(RECORD_FORMATS, start=1)}
 
 # Probabilities arrive rounded (the paper's to 4 decimals, others as bfloat16). A sum
 # may exceed 1 by this much; it is then scaled down to 1.
@@ -153,7 +153,7 @@ class DistillRecord:
 
     Attributes:
         id: "<problem id>/<sample>/<format>".
-        format: one of `FORMATS`.
+        format: one of `RECORD_FORMATS`.
         inputs: encoder text.
         targets: decoder text.
         input_ids: student ids of `inputs`, without EOS.

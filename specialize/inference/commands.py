@@ -1,4 +1,4 @@
-"""`specialize sample`: a T5 checkpoint as the teacher."""
+"""`specialize sample` and `label`: a T5 checkpoint as the teacher."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from specialize.corpus import options
 
 
 def register(subparsers: options.Commands) -> None:
-    """Adds `sample` to the command line."""
+    """Adds `sample` and `label` to the command line."""
     command = subparsers.add_parser(
         "sample",
         help="use a T5 checkpoint as the teacher: samples with exact top-k",
@@ -25,6 +25,59 @@ def register(subparsers: options.Commands) -> None:
     )
     options.add_answer_type(command.add_argument_group("verification"))
     command.set_defaults(run=_sample)
+    _register_label(subparsers)
+
+
+def _register_label(subparsers: options.Commands) -> None:
+    command = subparsers.add_parser(
+        "label",
+        help="a T5 checkpoint answers prompts: a corpus with its exact top-k",
+        description="Decodes answers to prompts with a checkpoint that has the "
+        "student's vocabulary, as gin files say, into a corpus of plain texts with the "
+        "checkpoint's exact probabilities. With the student's initial weights, this is "
+        "what a specialist must not forget: train on it beside its corpus, as "
+        "MIXTURE_OR_TASK_NAME = {'CORPUS': 85, 'OUT': 15} says. A rerun goes on where "
+        "a killed one stopped.",
+    )
+    config.add_flags(command)
+    config.add_process_flags(command)
+    command.add_argument(
+        "--prompts",
+        required=True,
+        metavar="FILE",
+        help="JSON lines with 'inputs' (or 'input'), whose answers are not read, or "
+        "plain text with a prompt per line",
+    )
+    options.add_output(command)
+    command.add_argument(
+        "--k",
+        type=options.count,
+        default=5,
+        help="entries of a teacher row, which corpora that are mixed must share "
+        "(default: 5)",
+    )
+    command.add_argument(
+        "--teacher", default=None, help="its name, for cards (default: CHECKPOINT_PATH)"
+    )
+    command.set_defaults(run=_label)
+
+
+def _label(flags: argparse.Namespace) -> int:
+    from specialize import sharding
+
+    memory.keep_freed()
+    sharding.join(flags)
+    config.from_flags(flags, entry="specialize.inference.labelling.label")
+    from specialize.inference import labelling
+
+    manifest = config.call(
+        labelling.label,
+        prompts_path=flags.prompts,
+        folder=options.folder(flags),
+        top_logprobs=flags.k,
+        name=flags.teacher,
+    )
+    return 0 if manifest is None else options.show(manifest)
 
 
 def _sample(flags: argparse.Namespace) -> int:

@@ -55,6 +55,8 @@ class Generation:
         num_tokens: number of decoded tokens of each text, EOS included.
         truncated: number of input tokens cut from the front of a too long prompt.
         ids: token ids of each text, EOS included.
+        steps: of each text its "ids" [L], and "top_ids" and "top_logprobs" [L K] of the
+            model's distribution at each of them, as lists; none unless asked for.
     """
 
     index: int
@@ -63,6 +65,7 @@ class Generation:
     num_tokens: tuple[int, ...]
     truncated: int = 0
     ids: tuple[tuple[int, ...], ...] = ()
+    steps: tuple[dict[str, list[Any]], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -140,13 +143,18 @@ class Engine:
         return min(length, self.decoding.input_length)
 
     def generate(
-        self, prompts: Sequence[str], *, done: Collection[int] = ()
+        self,
+        prompts: Sequence[str],
+        *,
+        done: Collection[int] = (),
+        alternatives: int = 0,
     ) -> Iterator[Generation]:
         """Decodes `prompts`.
 
         Args:
             prompts: encoder texts.
             done: indices finished earlier; a batch is skipped if all of its are done.
+            alternatives: K of the distributions to return with the texts; 0: none.
 
         Yields:
             One `Generation` per prompt, batch by batch, not in the prompts' order.
@@ -159,7 +167,7 @@ class Engine:
                 continue
             key = jax.random.fold_in(jax.random.key(self.decoding.seed), bucket.number)
             rows = [ids[index] for index in bucket.indices]
-            result = self.decode(rows, bucket.length, key)
+            result = self.decode(rows, bucket.length, key, alternatives=alternatives)
             # The device decodes this batch while the host detokenizes the last one.
             if pending is not None:
                 yield from self._spell(*pending)
@@ -221,11 +229,22 @@ class Engine:
         scores = np.asarray(jnp.asarray(result.scores))
         tokens = tokens.reshape(self.decoding.batch_size, -1, tokens.shape[-1])
         scores = scores.reshape(self.decoding.batch_size, -1)
+        tops: list[np.ndarray] = []
+        if result.steps is not None:
+            tops = [np.asarray(x) for x in result.steps[1:]]
         for row, index in enumerate(bucket.indices):
             decoded = tuple(
                 tuple(sequence[: self._length(sequence)].tolist())
                 for sequence in tokens[row]
             )
+            steps = [
+                {
+                    "ids": list(ids_of),
+                    "top_ids": tops[0][row, number, : len(ids_of)].tolist(),
+                    "top_logprobs": tops[1][row, number, : len(ids_of)].tolist(),
+                }
+                for number, ids_of in enumerate(decoded if tops else ())
+            ]
             yield Generation(
                 index,
                 tuple(self.tokenizer.decode(sequence) for sequence in decoded),
@@ -233,6 +252,7 @@ class Engine:
                 tuple(map(len, decoded)),
                 max(0, len(ids[index]) - self.decoding.input_length),
                 decoded,
+                tuple(steps),
             )
 
     def _length(self, sequence: np.ndarray) -> int:

@@ -1,6 +1,7 @@
 """Decodes many prompts into a file, and resumes where a killed run stopped."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import jax
 import msgspec
 
-from specialize import sharding, typed_json, versions
+from specialize import paths, sharding, typed_json, versions
 from specialize.checks import shown
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
@@ -36,6 +37,15 @@ class _Line:
     scores: list[float]
     num_tokens: list[typed_json.Count]
     truncated: typed_json.Count
+    steps: list[typed_json.Object] = dataclasses.field(default_factory=list)
+
+
+def unfinished(out: str | os.PathLike[str]) -> pathlib.Path:
+    """The file of finished batches of an output; on this machine also of a bucket's."""
+    if not paths.in_bucket(out):
+        return pathlib.Path(f"{os.fspath(out)}.decoded.jsonl")
+    name = hashlib.sha256(os.fspath(out).encode()).hexdigest()[:32]
+    return paths.folder() / "decoded" / f"{name}.jsonl"
 
 
 def decode_to_file(
@@ -45,6 +55,7 @@ def decode_to_file(
     settings: dict[str, Any],
     *,
     sampling: Mapping[str, Any] | None = None,
+    alternatives: int = 0,
     description: str = "decode",
     publish: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
@@ -60,11 +71,14 @@ def decode_to_file(
         path: file of JSON lines; made if it does not exist, else continued.
         settings: everything that the texts depend on, as JSON values.
         sampling: always empty; in version 0.1 it held what `engine.decoding` holds.
+        alternatives: K of the distributions to keep of every token. 0: none.
         description: text of the progress bar.
         publish: called after each line that was written.
 
     Returns:
-        For each prompt, in order: index, texts, scores, num_tokens, truncated.
+        For each prompt, in order: index, texts, scores, num_tokens, truncated; and
+        "steps" if there are alternatives: of each text "ids" [L], "top_ids" [L K] and
+        "top_logprobs" [L K], EOS included.
 
     Raises:
         InputError: the file has other settings, another version, or a malformed line,
@@ -91,7 +105,7 @@ def decode_to_file(
         _rewrite(file, settings, found)
     missing = len(prompts) - len(found)
     if missing:
-        stream = engine.generate(prompts, done=set(found))
+        stream = engine.generate(prompts, done=set(found), alternatives=alternatives)
         with open(file if leader else os.devnull, "a", encoding="utf-8") as out:
             for one in track(stream, description, total=missing):
                 line = {
@@ -101,6 +115,8 @@ def decode_to_file(
                     "num_tokens": list(one.num_tokens),
                     "truncated": one.truncated,
                 }
+                if alternatives:
+                    line["steps"] = list(one.steps)
                 found[one.index] = line
                 out.write(json.dumps(line, ensure_ascii=False) + "\n")
                 out.flush()
@@ -139,6 +155,8 @@ def _read(file: pathlib.Path, settings: dict[str, Any]) -> dict[int, dict[str, A
     for where, line in lines:
         one = typed_json.convert(line, _Line, where, remedy=remedy)
         found[one.index] = dataclasses.asdict(one)
+        if not one.steps:
+            del found[one.index]["steps"]
     return found
 
 

@@ -11,55 +11,27 @@ import os
 import pathlib
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from specialize import outputs
 from specialize.corpus.completions import completion_to_json
 from specialize.corpus.records import Completion
 from specialize.progress import track
+from specialize.quickstart import generic_tasks
 from specialize.quickstart.exact_teacher import ExactTeacher
+from specialize.quickstart.generic_tasks import Task
 from specialize.quickstart.word_problems import (
     CHANGE,
     LARGEST,
     OTHER_PEOPLE,
     OTHER_THINGS,
-    PEOPLE,
-    THINGS,
     MiniatureProblem,
     problems,
 )
 
 # A digit with the punctuation mark after it.
 _NUMBER_END = re.compile(r"(\d)([.,?:])")
-
-
-def _reverse(draw: random.Random) -> tuple[str, str]:
-    words = draw.sample(THINGS + OTHER_THINGS, 3)
-    return f"Say backwards: {' '.join(words)}", " ".join(reversed(words))
-
-
-def _last(draw: random.Random) -> tuple[str, str]:
-    words = draw.sample(PEOPLE + OTHER_PEOPLE, draw.randint(3, 5))
-    return f"Which name is last: {' '.join(words)}", words[-1]
-
-
-def _truth(draw: random.Random) -> tuple[str, str]:
-    left, right = draw.choice((True, False)), draw.choice((True, False))
-    joint = draw.choice(("and", "or"))
-    value = (left and right) if joint == "and" else (left or right)
-    if draw.random() < 0.5:
-        return f"not ( {left} {joint} {right} ) is", str(not value)
-    return f"{left} {joint} {right} is", str(value)
-
-
-def _same(draw: random.Random) -> tuple[str, str]:
-    words = [draw.choice(THINGS) for _ in range(2)]
-    if draw.random() < 0.5:
-        words[1] = words[0]
-    return f"Are these the same: {words[0]} , {words[1]}", (
-        "Yes" if words[0] == words[1] else "No"
-    )
 
 
 def _sum(draw: random.Random) -> tuple[str, str]:
@@ -89,23 +61,6 @@ def _change(draw: random.Random) -> tuple[str, str]:
     )
 
 
-# Abilities of the base student that specialisation does not train.
-GENERIC_TASKS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
-    "say_backwards": _reverse,
-    "last_name": _last,
-    "truth_values": _truth,
-    "same_or_not": _same,
-}
-
-
-def generic_examples(
-    task: Callable[[random.Random], tuple[str, str]], count: int, *, seed: str
-) -> list[tuple[str, str]]:
-    """Draws `count` (input, target) pairs of one generic task."""
-    draw = random.Random(seed)
-    return [task(draw) for _ in range(count)]
-
-
 def write(
     out: str | os.PathLike[str],
     *,
@@ -113,14 +68,19 @@ def write(
     num_train: int = 2000,
     num_test: int = 200,
     num_samples: int = 4,
-    num_pretraining: int = 24000,
+    num_pretraining: int = 40000,
+    num_replayed: int = 4000,
+    num_prompts: int = 6000,
 ) -> pathlib.Path:
     """Writes the world into a new folder, laid out as the real benchmarks are.
 
     `gsm8k/train.jsonl` and `test.jsonl`, `multiarith/MultiArith.json` (the
-    out-of-distribution suite), `bbh/bbh/<task>.json` (generic ability),
-    `pretraining.jsonl` (text to text, for the base student), `completions.jsonl` (the
-    teacher's samples with top-k) and `text.txt` (for the vocabulary).
+    out-of-distribution suite), `bbh/bbh/<task>.json` (generic ability that is never
+    replayed), `replayed.toml` and `demonstrated.toml` with their folders (the other
+    generic tasks), `pretraining.jsonl` (text to text, for the base student),
+    `replay.jsonl` (text to text of the replayed tasks), `prompts.jsonl` (prompts
+    without answers), `completions.jsonl` (the teacher's samples with top-k) and
+    `text.txt` (for the vocabulary).
 
     Args:
         out: a new or empty folder, or an earlier world, which is replaced.
@@ -129,6 +89,8 @@ def write(
         num_test: number of problems per math suite.
         num_samples: number of the teacher's samples per problem.
         num_pretraining: number of examples for the base student's pre-training.
+        num_replayed: number of examples of the replayed tasks.
+        num_prompts: number of prompts without answers.
 
     Returns:
         The folder.
@@ -164,20 +126,18 @@ def write(
                 for index, problem in enumerate(other)
             ],
         )
-        for name, task in GENERIC_TASKS.items():
-            outputs.write_json(
-                folder / "bbh" / "bbh" / f"{name}.json",
-                {
-                    "examples": [
-                        {"input": text, "target": target}
-                        for text, target in generic_examples(
-                            task, num_test // 2, seed=f"test-{name}-{seed}"
-                        )
-                    ]
-                },
-            )
+        _write_suite(folder / "bbh" / "bbh", generic_tasks.UNREPLAYED, num_test, seed)
+        for name, tasks in (
+            ("replayed", generic_tasks.REPLAYED),
+            ("demonstrated", generic_tasks.DEMONSTRATED),
+        ):
+            _write_suite(folder / name, tasks, num_test, seed)
+            text = generic_tasks.task_file(name, tasks)
+            outputs.write_text(folder / f"{name}.toml", text)
         pretraining = list(_pretraining(num_pretraining, seed=seed))
         _write_lines(folder / "pretraining.jsonl", pretraining)
+        replay = generic_tasks.replayed(num_replayed, seed=seed)
+        _write_lines(folder / "replay.jsonl", replay)
         teacher = ExactTeacher()
         _write_lines(
             folder / "completions.jsonl",
@@ -195,16 +155,32 @@ def write(
                 file.write(problem.question + "\n")
             for example in pretraining:
                 file.write(example["inputs"] + " " + example["targets"] + "\n")
+        text = (folder / "text.txt").read_text(encoding="utf-8")
+        prompts = generic_tasks.prompts(
+            num_prompts, sorted(set(text.split())), seed=seed
+        )
+        _write_lines(folder / "prompts.jsonl", prompts)
     return pathlib.Path(out)
+
+
+def _write_suite(
+    folder: pathlib.Path, tasks: Mapping[str, Task], num_test: int, seed: int
+) -> None:
+    for name, task in tasks.items():
+        pairs = generic_tasks.examples(task, num_test // 2, seed=f"test-{name}-{seed}")
+        found = [{"input": text, "target": target} for text, target in pairs]
+        outputs.write_json(folder / f"{name}.json", {"examples": found})
 
 
 def _pretraining(count: int, *, seed: int) -> Iterator[dict[str, str]]:
     """Generic tasks, sums and reading: what the base student learns first."""
     draw = random.Random(f"pretraining-{seed}")
-    tasks = [*GENERIC_TASKS.values(), _sum, _sum, _first, _change, _change]
+    # A task that must find its rule in the prompt takes more examples than others.
+    tasks = [*generic_tasks.ALL.values(), *generic_tasks.DEMONSTRATED.values()]
+    tasks += [_sum, _sum, _sum, _first, _first, _change, _change, _change]
     for _ in range(count):
         text, target = draw.choice(tasks)(draw)
-        yield {"inputs": f"Q: {text}\nA:", "targets": target}
+        yield {"inputs": generic_tasks.prompt(text), "targets": target}
 
 
 def _completion_line(completion: Completion) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The main job on a miniature world, by the same commands that real data take.
 
 `specialize quickstart` generates the world (`miniature`), then runs the commands that a
-user would type: build the corpus, train a base student, evaluate it, specialise it on
-the teacher's distributions, and evaluate it again. Every command is printed before it
-runs and can be run by hand.
+user would type: build the corpus, train a base student, let it answer prompts, and
+specialise it on the teacher's distributions in three ways that forget more or less: on
+the corpus alone, with texts of other tasks beside it, and with the base student as a
+second teacher. All four students are evaluated. Every command is printed before it runs
+and can be run by hand.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specialize import checks, memory, outputs, run_folder
@@ -23,12 +25,23 @@ SUITES = {
     "in_distribution": "gsm8k:zero_shot_cot",
     "out_of_distribution": "multiarith:zero_shot_cot",
     "in_context": "gsm8k:few_shot_cot",
-    "generic": "bbh:zero_shot_answer_only",
+    "replayed_tasks": "replayed:zero_shot_answer_only",
+    "unreplayed_tasks": "bbh:zero_shot_answer_only",
+    "tasks_by_demonstration": "demonstrated:zero_shot_answer_only",
 }
+# The specialists, and what is mixed into the corpus for each of them: nothing, texts of
+# other tasks, or what the base student answers to prompts.
+SPECIALISTS = {
+    "none": None,
+    "replay": "world/replay.jsonl",
+    "student": "base_answers",
+}
+# Of 100 examples, how many are not from the corpus.
+SHARE = 15
 # Demonstrations per in-context prompt; the paper's four would triple the time of a run
 # on two cores, and the student would learn nothing more.
 DEMONSTRATIONS = 1
-# Warmup of both students; a run of fewer steps has a shorter one.
+# Warmup of every student; a run of fewer steps has a shorter one.
 WARMUP_STEPS = 20
 
 Command = Callable[[Sequence[str]], int]
@@ -38,7 +51,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Adds `quickstart`."""
     command = subparsers.add_parser(
         "quickstart",
-        help="watch a tiny student become a specialist, in a few minutes on a CPU",
+        help="watch a tiny student become a specialist, in ten minutes on a CPU",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -47,10 +60,10 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     command.add_argument("--seed", type=int, default=0, help="random seed of the run")
     command.add_argument(
-        "--base_steps", type=int, default=400, help="steps of the base student"
+        "--base_steps", type=int, default=800, help="steps of the base student"
     )
     command.add_argument(
-        "--steps", type=int, default=500, help="steps of the specialisation"
+        "--steps", type=int, default=500, help="steps of each specialisation"
     )
     command.add_argument(
         "--problems", type=int, default=2000, help="problems that the teacher solves"
@@ -81,7 +94,7 @@ def quickstart(
     *,
     command: Command,
     seed: int = 0,
-    base_steps: int = 400,
+    base_steps: int = 800,
     steps: int = 500,
     problems: int = 2000,
     test_problems: int = 200,
@@ -89,17 +102,17 @@ def quickstart(
     """Runs the whole example and writes `results.json`.
 
     Args:
-        out: folder for the world, the corpus, both students and the report.
+        out: folder for the world, the corpora, the students and the report.
         command: runs one `specialize` command line, and returns its exit status.
         seed: random seed; determines world, initialisation, order and demonstrations.
         base_steps: optimizer steps of the base student's pre-training.
-        steps: optimizer steps of the specialisation.
+        steps: optimizer steps of each specialisation.
         problems: number of training problems of the world.
         test_problems: number of questions per math suite.
 
     Returns:
-        The content of `results.json`: `suites.<name>.<before|after>` with accuracy, n
-        and the 95 % Wilson interval.
+        The content of `results.json`: `suites.<name>.<base, none, replay or student>`
+        with accuracy, n and the 95 % Wilson interval.
 
     Raises:
         InputError: a number is below 1, `out` is not ours, or a command rejected its
@@ -117,10 +130,18 @@ def quickstart(
     # Absolute, so that the commands below can be pasted in any folder.
     folder = outputs.claim(out, "quickstart").absolute()
     world, vocabulary = folder / "world", folder / "vocabulary.model"
-    base, student = folder / "base", folder / "student"
+    base = folder / "base"
 
-    _say("1/5", "A miniature world: problems, an exact teacher, generic tasks")
-    miniature.write(world, seed=seed, num_train=problems, num_test=test_problems)
+    _say("1/6", "A miniature world: problems, an exact teacher, generic tasks")
+    miniature.write(
+        world,
+        seed=seed,
+        num_train=problems,
+        num_test=test_problems,
+        num_pretraining=20 * problems,
+        num_replayed=2 * problems,
+        num_prompts=3 * problems,
+    )
     miniature.train_vocabulary(world / "text.txt", vocabulary)
 
     def run(*words: str) -> None:
@@ -132,7 +153,7 @@ def quickstart(
         if status:
             raise InputError(f"{line!r} ended with {status}.")
 
-    _say("2/5", "Corpus: verify the teacher, align its tokens, write four formats")
+    _say("2/6", "Corpus: verify the teacher, align its tokens, write four formats")
     run(
         *("corpus", "build"),
         *("--problems", str(world / "gsm8k" / "train.jsonl")),
@@ -149,7 +170,7 @@ def quickstart(
         places: dict[str, Any] = {"VOCABULARY_PATH": str(vocabulary), "SEED": seed}
         return [f"--gin.{k}={v!r}" for k, v in (places | macros).items()]
 
-    _say("3/5", "Base student: a tiny T5 learns the generic tasks and plain sums")
+    _say("3/6", "Base student: a tiny T5 learns the generic tasks and plain sums")
     run(
         *("train", "--gin_file", "runs/train.gin"),
         *("--gin_file", "recipes/quickstart_base.gin"),
@@ -160,90 +181,113 @@ def quickstart(
             WARMUP_STEPS=min(WARMUP_STEPS, base_steps // 4),
         ),
     )
-    before = folder / "before.json"
-    _evaluate(run, gin, base, world, before)
 
-    _say("4/5", "Specialise: KL to the teacher's distribution, four formats")
+    _say("4/6", "Second teacher: the base student answers prompts that have no answer")
     run(
-        *("train", "--gin_file", "runs/train.gin"),
-        *("--gin_file", "recipes/quickstart.gin"),
-        *gin(
-            CORPUS_DIR=str(folder / "corpus"),
-            INITIAL_CHECKPOINT_PATH=str(base),
-            MODEL_DIR=str(student),
-            TRAIN_STEPS=steps,
-            WARMUP_STEPS=min(WARMUP_STEPS, steps // 4),
-        ),
+        *("label", "--gin_file", "recipes/quickstart_evaluate.gin"),
+        *gin(CHECKPOINT_PATH=str(base), DECODING="sample", OUTPUT_LENGTH=32),
+        *("--prompts", str(world / "prompts.jsonl")),
+        *("--out", str(folder / "base_answers"), "--replace"),
     )
 
-    _say("5/5", "Evaluate: what was gained, and what it cost")
-    after = folder / "after.json"
-    _evaluate(run, gin, student, world, after)
+    _say("5/6", "Specialise: KL to the teacher's distribution, in three ways")
+    _specialise(run, gin, folder, steps)
+
+    _say("6/6", "Evaluate: what was gained, and what it cost")
+    _evaluate(run, gin, folder)
+    models = ("base", *SPECIALISTS)
     results = {
         "seed": seed,
-        "suites": _compare(before, after),
+        "suites": _scores({name: folder / f"{name}.json" for name in models}),
         "seconds": round(time.monotonic() - began, 1),
     }
     outputs.write_json(folder / run_folder.RESULTS, results)
     _table(results)
     report = folder / "report.html"
-    run("report", str(student), "--base", str(base), "--out", str(report))
+    runs = [str(folder / name) for name in reversed(SPECIALISTS)]
+    run("report", *runs, "--base", str(base), "--out", str(report))
     say(f"results: {folder / run_folder.RESULTS}   report: {report}")
     return results
 
 
-def _evaluate(
-    run: Callable[..., None],
-    gin: Callable[..., list[str]],
-    model: pathlib.Path,
-    world: pathlib.Path,
-    json_path: pathlib.Path,
-) -> None:
-    run(
-        *("evaluate", "--gin_file", "runs/evaluate.gin"),
-        *("--gin_file", "recipes/quickstart_evaluate.gin"),
-        *gin(
-            BENCHMARKS_DIR=str(world),
-            CHECKPOINT_PATH=str(model),
-            OUTPUT_DIR=str(model / run_folder.EVALUATION),
-            SUITES=tuple(SUITES.values()),
-        ),
-        *("--json", str(json_path)),
-    )
+Run = Callable[..., None]
+Gin = Callable[..., list[str]]
 
 
-def _compare(before: pathlib.Path, after: pathlib.Path) -> dict[str, Any]:
+def _specialise(run: Run, gin: Gin, folder: pathlib.Path, steps: int) -> None:
+    corpus = str(folder / "corpus")
+    for name, other in SPECIALISTS.items():
+        mixture: Any = "specialize_corpus_four_formats"
+        if other is not None:
+            mixture = {corpus: 100 - SHARE, str(folder / other): SHARE}
+        run(
+            *("train", "--gin_file", "runs/train.gin"),
+            *("--gin_file", "recipes/quickstart.gin"),
+            *gin(
+                CORPUS_DIR=corpus,
+                MIXTURE_OR_TASK_NAME=mixture,
+                INITIAL_CHECKPOINT_PATH=str(folder / "base"),
+                MODEL_DIR=str(folder / name),
+                TRAIN_STEPS=steps,
+                WARMUP_STEPS=min(WARMUP_STEPS, steps // 4),
+            ),
+        )
+
+
+def _evaluate(run: Run, gin: Gin, folder: pathlib.Path) -> None:
+    world = folder / "world"
+    for name in ("base", *SPECIALISTS):
+        tasks = [str(world / f"{one}.toml") for one in ("replayed", "demonstrated")]
+        run(
+            *("evaluate", "--gin_file", "runs/evaluate.gin"),
+            *("--gin_file", "recipes/quickstart_evaluate.gin"),
+            *gin(
+                BENCHMARKS_DIR=str(world),
+                CHECKPOINT_PATH=str(folder / name),
+                OUTPUT_DIR=str(folder / name / run_folder.EVALUATION),
+                SUITES=tuple(SUITES.values()),
+                TASKS=tuple(tasks),
+            ),
+            *("--json", str(folder / f"{name}.json")),
+        )
+
+
+def _scores(files: Mapping[str, pathlib.Path]) -> dict[str, Any]:
     from specialize.evaluation.results import Results
 
-    paths = {"before": before, "after": after}
-    scores = {when: Results.load(path).scores for when, path in paths.items()}
+    found = {name: Results.load(path).scores for name, path in files.items()}
     return {
-        name: {
-            when: {key: found[suite][key] for key in ("accuracy", "n", "low", "high")}
-            for when, found in scores.items()
+        what: {
+            name: {key: scores[suite][key] for key in ("accuracy", "n", "low", "high")}
+            for name, scores in found.items()
         }
-        for name, suite in SUITES.items()
+        for what, suite in SUITES.items()
     }
 
 
-def _table(results: dict[str, Any]) -> None:
+def _table(results: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from specialize.progress import console
 
-    table = Table("suite", "n", "before", "after", title="What specialisation did")
+    heads = ("base", "specialised", "with replay", "with second teacher")
+    table = Table("suite", "n", *heads, title="What specialisation gained and lost")
     for name, scores in results["suites"].items():
         cells = [
-            f"{s['accuracy']:.1%} [{s['low']:.1%}, {s['high']:.1%}]"
-            for s in (scores["before"], scores["after"])
+            f"{s['accuracy']:.1%} [{s['low'] * 100:.0f}, {s['high'] * 100:.0f}]"
+            for s in scores.values()
         ]
-        table.add_row(name.replace("_", " "), str(scores["after"]["n"]), *cells)
+        table.add_row(name.replace("_", " "), str(scores["base"]["n"]), *cells)
     console.print(table)
-    generic = results["suites"]["generic"]
-    cost = generic["before"]["accuracy"] - generic["after"]["accuracy"]
+    generic = results["suites"]["unreplayed_tasks"]
+    lost = [
+        (generic["base"]["accuracy"] - generic[name]["accuracy"]) * 100
+        for name in SPECIALISTS
+    ]
     console.print(
-        f"It cost {cost * 100:.1f} points of generic ability, "
-        f"{results['seconds'] / 60:.1f} minutes in all."
+        f"Of tasks that are never shown again it lost {lost[0]:.1f} points alone, "
+        f"{lost[1]:.1f} with replay of other tasks and {lost[2]:.1f} with the base "
+        f"student as a second teacher; {results['seconds'] / 60:.1f} minutes in all."
     )
 
 

@@ -3,6 +3,7 @@
 | name | what |
 |---|---|
 | `specialize_corpus_<format>` | one of the four formats of `corpus.choices.FORMATS` |
+| `specialize_corpus_text_to_text` | the texts of `specialize label` |
 | `specialize_corpus_four_formats` | all four |
 | `specialize_corpus_in_context`, `..._zero_shot` | the paper's ablations |
 | `specialize_gsm8k_...` | the same, by the names of version 0.1 |
@@ -24,7 +25,7 @@ import gin
 import seqio
 import tensorflow as tf
 
-from specialize.corpus.choices import FORMATS
+from specialize.corpus.choices import FORMATS, RECORD_FORMATS
 from specialize.corpus.storage import shards
 from specialize.corpus.storage.manifest import Manifest
 from specialize.errors import InputError
@@ -258,15 +259,18 @@ MIXTURES = {
 }
 
 
-def register(prefix: str, path: str | None = None, task: str | None = None) -> None:
+def register(
+    prefix: str, path: str | None = None, task: str | None = None, part: int = 0
+) -> None:
     """Registers the tasks `<prefix>_<format>` of a corpus, and its mixtures.
 
     Args:
         prefix: What the names begin with.
         path: The corpus folder; None: that of `locations.corpus_folder()`.
         task: The task that the corpus must be of; None: any.
+        part: The part of a mixture that the corpus is, from 1; 0: there is one part.
     """
-    for format in FORMATS:
+    for format in RECORD_FORMATS:
         seqio.TaskRegistry.add(
             f"{prefix}_{format}",
             source=CorpusSource(format, path, task),
@@ -275,6 +279,7 @@ def register(prefix: str, path: str | None = None, task: str | None = None) -> N
                 # Lengths are cut after it, so one cache serves every length.
                 seqio.CacheDatasetPlaceholder(),
                 preprocessors.fit_records,
+                functools.partial(preprocessors.name_part, part=part),
             ],
             output_features=output_features(),
             metric_fns=[],

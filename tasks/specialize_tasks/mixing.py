@@ -1,11 +1,13 @@
-"""Several corpora and text files as one mixture, with a share of each.
+"""Corpora, text files and SeqIO tasks as one mixture, with a share of each.
 
-    MIXTURE_OR_TASK_NAME = {'corpora/tickets': 9, 'corpora/trips': 1, 'more.jsonl': 0.5}
+    MIXTURE_OR_TASK_NAME = {'corpora/tickets': 9, 'flan_tasks': 1, 'more.jsonl': 0.5}
 
 The shares are relative numbers of examples. "corpora/tickets:zero_shot" takes one
 mixture of formats of a corpus, or one format; within it, a format's part of the share
-is its part of the records. A text file has JSON lines {"inputs", "targets"}; its
-targets get one-hot rows, so that KL and cross-entropy are the same for them.
+is its part of the records. A text file has JSON lines {"inputs", "targets"}; a task or
+mixture of SeqIO is named as it is registered. Where there is no teacher, targets get
+one-hot rows, so that KL and cross-entropy are the same for them. The format ids of an
+example say which part of the mixture it is from (`student.loss.teacher_rows.PART`).
 """
 
 import functools
@@ -13,42 +15,49 @@ import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import seqio
-import tensorflow as tf
 
 from specialize import checks
 from specialize.config import neutral
-from specialize.corpus.choices import FORMATS
+from specialize.corpus.choices import RECORD_FORMATS, TEXT
 from specialize.corpus.storage.manifest import Manifest
 from specialize.digests import file_digest
-from specialize.errors import InputError
+from specialize.errors import InputError, did_you_mean
 
 from . import distill, locations, preprocessors, text
 
-ALL = "four_formats"
-_FORMATS = {**distill.MIXTURES, **{name: (name,) for name in FORMATS}}
+ALL = "all"
+_FORMATS = {
+    ALL: RECORD_FORMATS,
+    **distill.MIXTURES,
+    **{name: (name,) for name in RECORD_FORMATS},
+}
 _REMEDY = (
-    "Write {'CORPUS': 9, 'TEXT.jsonl': 1}: folders of 'specialize corpus build' and "
-    "files of JSON lines, each with its share of the examples."
+    "Write {'CORPUS': 9, 'TEXT.jsonl': 1}: folders of 'specialize corpus build', files "
+    "of JSON lines and names of SeqIO tasks, each with its share of the examples."
 )
+# What a part contributes: (what it is, its SeqIO name, its rate).
+_Found = Iterator[tuple[str, str, float]]
 
 
 def mixture(shares: Mapping[str, float]) -> str:
     """Registers a mixture, and gives its SeqIO name.
 
     Args:
-        shares: Folder of a corpus, perhaps with ":<formats>", or file of JSON lines ->
-            its share.
+        shares: Folder of a corpus, perhaps with ":<formats>", file of JSON lines, or
+            name of a SeqIO task or mixture -> its share.
 
     Raises:
-        InputError: A path is neither, a share is no positive number, or the corpora
-            differ in vocabulary or K.
+        InputError: A name is none of these, a share is no positive number, the corpora
+            differ in vocabulary or K, or a task has another vocabulary.
     """
+    if not shares:
+        raise InputError(f"the mixture is empty. {_REMEDY}")
     corpora: dict[str, Manifest] = {}
-    parts: list[tuple[str, str, float]] = []  # path, formats, share
+    parts: list[tuple[str, str]] = []
     for given, share in shares.items():
         checks.real(f"the share of {given!r} in the mixture", share, above=0.0)
         path, formats = neutral.part_of_mixture(given)
@@ -57,29 +66,42 @@ def mixture(shares: Mapping[str, float]) -> str:
             corpora[path] = Manifest.load(path)
             checks.one_of(f"the part of {path} after ':'", formats or ALL, _FORMATS)
         elif not os.path.isfile(path):
-            raise InputError(f"{given!r} of the mixture does not exist. {_REMEDY}")
-        parts.append((path, formats or ALL, float(share)))
-    if not parts:
-        raise InputError(f"the mixture is empty. {_REMEDY}")
+            path = given
+            _check_registered(given)
+        parts.append((path, formats or ALL))
     k = _common_k(corpora)
     rates: dict[str, float] = {}
-    for path, formats, share in parts:
-        found = (
-            _corpus(path, corpora[path], share, _FORMATS[formats])
-            if path in corpora
-            else {_text(path, k): share}
-        )
-        twice = sorted(found.keys() & rates)
-        if twice:
+    seen: set[str] = set()
+    for number, (path, formats) in enumerate(parts, start=1):
+        if path in corpora:
+            found = _corpus(path, corpora[path], _FORMATS[formats], number)
+        elif os.path.isfile(path):
+            found = _text(path, k, number)
+        else:
+            found = _registered(path, k, number)
+        entries = list(found)
+        if twice := [what for what, _, _ in entries if what in seen]:
             raise InputError(
                 f"{path} is in the mixture twice, or a copy of it is ({twice[0]}). "
                 "Give it one share."
             )
-        rates |= found
+        seen |= {what for what, _, _ in entries}
+        total = sum(rate for _, _, rate in entries)
+        share = float([*shares.values()][number - 1])
+        rates |= {name: share * rate / total for _, name, rate in entries}
     name = f"specialize_mixture_{_digest(repr(sorted(rates.items())))}"
     if name not in seqio.MixtureRegistry.names():
         seqio.MixtureRegistry.add(name, list(rates.items()))
     return name
+
+
+def _check_registered(name: str) -> None:
+    known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    if name not in known:
+        raise InputError(
+            f"{name!r} of the mixture does not exist: it is no folder, no file and no "
+            f"registered SeqIO task.{did_you_mean(name, known)} {_REMEDY}"
+        )
 
 
 def _common_k(corpora: Mapping[str, Manifest]) -> int:
@@ -89,6 +111,9 @@ def _common_k(corpora: Mapping[str, Manifest]) -> int:
     (first, manifest), *others = corpora.items()
     for path, other in others:
         for name in ("vocabulary_sha256", "vocabulary_rows", "k", "spelling"):
+            # A checkpoint with the student's vocabulary wrote its texts itself.
+            if name == "spelling" and {*manifest.formats} | {*other.formats} >= {TEXT}:
+                continue
             one = getattr(manifest.fingerprint, name)
             two = getattr(other.fingerprint, name)
             if one != two:
@@ -100,61 +125,82 @@ def _common_k(corpora: Mapping[str, Manifest]) -> int:
 
 
 def _corpus(
-    path: str, manifest: Manifest, share: float, formats: tuple[str, ...]
-) -> dict[str, float]:
-    """Registers the tasks of a corpus; SeqIO name -> rate."""
+    path: str, manifest: Manifest, formats: tuple[str, ...], part: int
+) -> _Found:
+    """Registers the tasks of a corpus."""
     counts = {name: manifest.counts().get(name, 0) for name in formats}
-    total = sum(counts.values())
-    if not total:
+    if not sum(counts.values()):
         raise InputError(
             f"the corpus {path} has no records of {', '.join(formats)}. Choose other "
             "formats, or leave it out."
         )
-    prefix = _prefix(path, "".join(shard.sha256 for shard in manifest.shards))
-    if f"{prefix}_{FORMATS[0]}" not in seqio.TaskRegistry.names():
-        distill.register(prefix, path)
-    return {
-        f"{prefix}_{name}": share * count / total
-        for name, count in counts.items()
-        if count
-    }
+    what = _prefix(path, "".join(shard.sha256 for shard in manifest.shards))
+    prefix = f"{what}_part{part}"
+    if f"{prefix}_{RECORD_FORMATS[0]}" not in seqio.TaskRegistry.names():
+        distill.register(prefix, path, part=part)
+    for name, count in counts.items():
+        if count:
+            yield f"{what}_{name}", f"{prefix}_{name}", float(count)
 
 
-def _text(path: str, k: int) -> str:
-    """Registers a text file with one-hot teacher rows; gives its SeqIO name."""
-    name = f"{_prefix(path, file_digest(path))}_k{k}"
+def _text(path: str, k: int, part: int) -> _Found:
+    """Registers a text file with one-hot teacher rows."""
+    what = _prefix(path, file_digest(path))
+    steps = [
+        preprocessors.name_records,
+        seqio.preprocessors.tokenize,
+        preprocessors.fit_text,
+    ]
+    name = _add(f"{what}_part{part}_k{k}", text.JsonLinesSource(path), steps, k, part)
+    yield what, name, 1.0
+
+
+def _registered(name: str, k: int, part: int) -> _Found:
+    """Registers the tasks of a SeqIO task or mixture with teacher rows and a part."""
+    provider = seqio.get_mixture_or_task(name)
+    for task in seqio.get_subtasks(provider):
+        rate = 1.0
+        if isinstance(provider, seqio.Mixture):
+            rate = float(provider.get_rate(task))
+        if rate > 0:
+            new = f"{task.name}_part{part}_k{k}"
+            yield task.name, _with_rows(task, new, k, part), rate
+
+
+def _with_rows(task: Any, name: str, k: int, part: int) -> str:
+    features = task.output_features
+    for side in ("inputs", "targets"):
+        words = getattr(features.get(side), "vocabulary", None)
+        if locations.VOCABULARY != words:
+            raise InputError(
+                f"the SeqIO task {task.name!r} has no {side!r} in the student's "
+                f"vocabulary {locations.vocabulary_file()} (it has {words}). Register "
+                "it with specialize_tasks.locations.VOCABULARY."
+            )
+    if "teacher_ids" in features:
+        of_part = functools.partial(preprocessors.name_part, part=part)
+        return _register(name, task.source, [*task.preprocessors, of_part])
+    return _add(name, task.source, list(task.preprocessors), k, part)
+
+
+def _add(
+    name: str, source: Any, steps: list[Callable[..., Any]], k: int, part: int
+) -> str:
+    rows = functools.partial(preprocessors.certain, k=k)
+    of_part = functools.partial(preprocessors.name_part, part=part)
+    return _register(name, source, [*steps, rows, of_part])
+
+
+def _register(name: str, source: Any, steps: list[Callable[..., Any]]) -> str:
     if name not in seqio.TaskRegistry.names():
         seqio.TaskRegistry.add(
             name,
-            source=text.JsonLinesSource(path),
-            preprocessors=[
-                preprocessors.name_records,
-                seqio.preprocessors.tokenize,
-                preprocessors.fit_text,
-                functools.partial(_one_hot, k=k),
-            ],
+            source=source,
+            preprocessors=steps,
             output_features=distill.output_features(),
             metric_fns=[],
         )
     return name
-
-
-def _one_hot(dataset: tf.data.Dataset, k: int) -> tf.data.Dataset:
-    """Adds teacher rows that are certain of the target, and format 0."""
-
-    def add(example: dict[str, Any]) -> dict[str, Any]:
-        targets = example["targets"]
-        rows = tf.pad(targets[:, tf.newaxis], [[0, 0], [0, k - 1]])
-        certain = tf.one_hot(tf.zeros_like(targets), k)
-        return {
-            **example,
-            "teacher_ids": tf.ensure_shape(rows, [None, k]),
-            "teacher_probs": tf.ensure_shape(certain, [None, k]),
-            "teacher_tail": tf.zeros(tf.shape(targets), tf.float32),
-            "format_id": tf.zeros_like(targets),
-        }
-
-    return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def _prefix(path: str, content: str) -> str:

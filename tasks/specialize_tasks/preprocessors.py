@@ -19,6 +19,7 @@ import seqio
 import tensorflow as tf
 
 from specialize.corpus.wording import PAPER
+from specialize.student.loss.teacher_rows import PART
 
 # Text after a demonstration, and before the question of the next one, in the paper's
 # wording (corpus/wording.py).
@@ -33,6 +34,35 @@ def name_records(example: Example) -> Example:
     """{"line": 3, ...} -> {"record_id": "3", ...}."""
     rest = {key: value for key, value in example.items() if key != "line"}
     return {**rest, "record_id": tf.strings.as_string(example["line"])}
+
+
+def name_part(dataset: tf.data.Dataset, part: int) -> tf.data.Dataset:
+    """Adds the part of the mixture, from 1, to the format ids of every example."""
+
+    def name(example: Example) -> Example:
+        return {**example, "format_id": example["format_id"] + PART * part}
+
+    if not part:
+        return dataset
+    return dataset.map(name, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def certain(dataset: tf.data.Dataset, k: int) -> tf.data.Dataset:
+    """Adds teacher rows [L k] that are certain of the target, and format 0."""
+
+    def add(example: Example) -> Example:
+        targets = example["targets"]
+        rows = tf.pad(targets[:, tf.newaxis], [[0, 0], [0, k - 1]])
+        one_hot = tf.one_hot(tf.zeros_like(targets), k)
+        return {
+            **example,
+            "teacher_ids": tf.ensure_shape(rows, [None, k]),
+            "teacher_probs": tf.ensure_shape(one_hot, [None, k]),
+            "teacher_tail": tf.zeros(tf.shape(targets), tf.float32),
+            "format_id": tf.zeros_like(targets),
+        }
+
+    return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def fit_text(

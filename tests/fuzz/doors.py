@@ -51,10 +51,10 @@ def resume_log(root: pathlib.Path) -> None:
 
 
 def read_prompts(root: pathlib.Path) -> None:
-    from specialize.evaluation import inferring
+    from specialize.inference import prompts
 
     for name in ("prompts.jsonl", "prompts.txt"):
-        found = inferring.read_prompts(root / name)
+        found = prompts.read_prompts(root / name)
         "".join(json.dumps(line, ensure_ascii=False) for line in found).encode()
 
 
@@ -66,7 +66,9 @@ def go_on_decoding(root: pathlib.Path) -> None:
         def __init__(self) -> None:
             pass
 
-        def generate(self, prompts: Any, *, done: Any = ()) -> Any:
+        def generate(
+            self, prompts: Any, *, done: Any = (), alternatives: int = 0
+        ) -> Any:
             for index in range(len(prompts)):
                 if index not in done:
                     yield Generation(index, ("new",), (-1.0,), (1,), 0)

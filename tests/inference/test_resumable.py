@@ -18,7 +18,7 @@ class Scripted(Engine):
     def __init__(self, text, stop=9):
         self.text, self.stop, self.asked = text, stop, []
 
-    def generate(self, prompts, *, done=()):
+    def generate(self, prompts, *, done=(), alternatives=0):
         for index in range(len(prompts)):
             if index in done:
                 continue
@@ -60,7 +60,7 @@ def test_a_decoding_that_is_cut_at_any_byte_is_resumed(
 
 def test_a_score_that_is_not_finite_is_read_back(tmp_path):
     class Odd(Scripted):
-        def generate(self, prompts, *, done=()):
+        def generate(self, prompts, *, done=(), alternatives=0):
             for one in super().generate(prompts, done=done):
                 yield Generation(one.index, one.texts, (-float("inf"),), (1,), 0)
 

@@ -37,7 +37,7 @@ def test_a_printed_command_can_be_pasted_in_any_folder(
     said = capfd.readouterr().err.splitlines()
     printed = [line[2:] for line in said if line.startswith("$ ")]
     assert [words[0] for words in ran] == [
-        *("corpus", "train", "evaluate", "train", "evaluate", "report")
+        *("corpus", "train", "label", *["train"] * 3, *["evaluate"] * 4, "report")
     ]
     for line, words in zip(printed, ran, strict=True):
         asked = f'set -- {line}; printf "%s\\0" "$@"'

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from loss_cases import CONFIGS, Case, dense_gradient, dense_value, random_case, softmax
 
-from specialize.student.loss.losses import LossConfig, distillation_loss
+from specialize.errors import InputError
+from specialize.student.loss.losses import (
+    LossConfig,
+    distillation_loss,
+    fused_distillation_loss,
+)
+from specialize.student.loss.teacher_rows import PART
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -282,3 +288,48 @@ def test_without_a_teacher_the_loss_is_cross_entropy():
     np.testing.assert_allclose(sums.loss, expected.sum(), rtol=1e-12)
     np.testing.assert_allclose(sums.weight, case.weights.sum())
     assert "kl" not in sums.metrics and "ce" in sums.metrics
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_parts_of_a_mixture_have_their_weights_and_their_metrics(fused):
+    case = random_case()
+    parts = np.random.default_rng(3).integers(1, 4, case.formats.shape)
+    config = LossConfig(parts=(("tickets", 1.0), ("flan", 0.25), ("base", 3.0)))
+    weighted = dataclasses.replace(
+        case, weights=case.weights * np.array([0, 1.0, 0.25, 3.0])[parts]
+    )
+    both = dataclasses.replace(
+        case, formats=(case.formats + PART * parts).astype(np.int32)
+    )
+    with jax.enable_x64(True):
+        if fused:
+            eye = jnp.eye(case.logits.shape[-1])
+            found, wanted = (
+                fused_distillation_loss(
+                    jnp.asarray(one.logits), eye, *one.teacher(), how, chunk=16
+                )
+                for one, how in ((both, config), (weighted, LossConfig()))
+            )
+        else:
+            found, wanted = (
+                distillation_loss(jnp.asarray(one.logits), *one.teacher(), how)
+                for one, how in ((both, config), (weighted, LossConfig()))
+            )
+        np.testing.assert_allclose(found.loss, wanted.loss, rtol=1e-12)
+        np.testing.assert_allclose(found.weight, wanted.weight, rtol=1e-12)
+        for name, pair in wanted.metrics.items():  # those of all and of the formats
+            np.testing.assert_allclose(found.metrics[name], pair, rtol=1e-9)
+        for number, (name, weight) in enumerate(config.parts, start=1):
+            alone = dataclasses.replace(
+                case, weights=case.weights * weight * (parts == number)
+            )
+            kl = distillation_loss(jnp.asarray(case.logits), *alone.teacher())
+            for metric in ("kl", "ce", "loss"):
+                np.testing.assert_allclose(
+                    found.metrics[f"{name}/{metric}"], kl.metrics[metric], rtol=1e-9
+                )
+
+
+def test_a_part_without_a_weight_is_refused():
+    with pytest.raises(InputError, match="the loss weight of .flan. = 0.0"):
+        LossConfig(parts=(("flan", 0.0),))

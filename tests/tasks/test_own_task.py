@@ -104,6 +104,9 @@ def test_a_mixture_with_text_is_trained_on_and_the_task_is_evaluated(place):
     assert cli.main(["train", *words]) == 0
     lines = read_lines(place / "run/metrics.jsonl")
     assert lines[-1]["step"] == 2
+    for part in ("corpus", "more"):
+        assert lines[0]["train"][f"{part}/kl"] > 0
+    assert lines[0]["train"]["more/soft_share"] == 0
     assert 0 <= lines[-1]["eval"]["cold/accuracy"] <= 1
     words = ["--gin_file", "run.gin", "--gin.CHECKPOINT_PATH=run"]
     assert cli.main(["evaluate", *words, "--gin.OUTPUT_DIR=run/ev"]) == 0
@@ -171,6 +174,84 @@ def test_shares_are_kept_whatever_the_number_of_records(place):
     rates = {task.name: found.get_rate(task) for task in found.tasks}
     text = [rate for task, rate in rates.items() if task.startswith("more_")]
     assert text == [1.0] and sum(rates.values()) == pytest.approx(10.0)
+
+
+@pytest.fixture(scope="module")
+def plain_task(place):
+    """A SeqIO task of text to text, as a user registers it."""
+    import seqio
+    import tensorflow as tf
+
+    from specialize_tasks import locations
+
+    def dataset(split, shuffle_files, seed=None):
+        pairs = {"inputs": [f"Name {w}." for w in THINGS], "targets": list(THINGS)}
+        return tf.data.Dataset.from_tensor_slices(pairs)
+
+    def add(name, vocabulary):
+        feature = seqio.Feature(vocabulary, add_eos=True)
+        seqio.TaskRegistry.add(
+            name,
+            source=seqio.FunctionDataSource(dataset, splits=["train"]),
+            preprocessors=[
+                seqio.preprocessors.tokenize,
+                seqio.preprocessors.append_eos,
+            ],
+            output_features={"inputs": feature, "targets": feature},
+        )
+        return name
+
+    add("flan_like_other", seqio.ByteVocabulary())
+    seqio.MixtureRegistry.add(
+        "flan_like_mixture",
+        [(add("flan_like_a", locations.VOCABULARY), 3.0)],
+    )
+    return "flan_like_a"
+
+
+def test_a_registered_task_gets_rows_and_a_part_beside_a_corpus(plain_task):
+    import seqio
+
+    from specialize.student.loss.teacher_rows import PART
+    from specialize_tasks import mixing
+
+    name = mixing.mixture({"corpus:zero_shot": 8.0, "flan_like_mixture": 2.0})
+    found = seqio.get_mixture_or_task(name)
+    rates = {task.name: found.get_rate(task) for task in found.tasks}
+    assert sum(rates.values()) == pytest.approx(10.0)
+    [plain] = [one for one in rates if one.startswith("flan_like_a")]
+    assert rates[plain] == 2.0
+    for task in rates:
+        part = 2 if task == plain else 1
+        for example in examples(task):
+            assert set(example["format_id"] // PART) == {part}
+            assert len(example["targets"]) == len(example["teacher_tail"])
+            if task == plain:
+                assert (example["teacher_ids"][:, 0] == example["targets"]).all()
+                assert (example["teacher_probs"][:, 0] == 1).all()
+                assert example["targets"][-1] == 1
+    # A task that has rows keeps them.
+    again = mixing.mixture({"specialize_corpus_zero_shot_cot": 1.0, "more.jsonl": 1})
+    assert "specialize_corpus_zero_shot_cot_part1" in str(
+        [task.name for task in seqio.get_mixture_or_task(again).tasks]
+    )
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ({"flan_like_b": 1.0}, "Did you mean 'flan_like_a'"),
+        ({"corpus": 1.0, "flan_like_other": 1.0}, "not the student's|no 'inputs' in"),
+        ({"flan_like_a": 1.0, "flan_like_mixture": 1.0}, "twice"),
+    ],
+)
+def test_a_registered_task_that_cannot_be_mixed_is_one_message(
+    plain_task, shares, said
+):
+    from specialize_tasks import mixing
+
+    with pytest.raises(InputError, match=said):
+        mixing.mixture(shares)
 
 
 def examples(name, **lengths):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from specialize import outputs, typed_json, versions
-from specialize.corpus.choices import FORMATS
+from specialize.corpus.choices import RECORD_FORMATS
 from specialize.corpus.records import ORIGINS, Fingerprint
 from specialize.corpus.storage.funnel import Funnel
 from specialize.errors import InputError
@@ -66,7 +66,7 @@ class Shard:
 
     Attributes:
         file: name within the folder.
-        format: one of `FORMATS`.
+        format: one of `RECORD_FORMATS`.
         records: number of records in it.
         bytes: its size.
         sha256: digest of its bytes.
@@ -91,7 +91,7 @@ class Manifest:
 
     Attributes:
         fingerprint: settings that must agree before the corpus may be used.
-        formats: summaries by format, in the order of `FORMATS`, without empty formats.
+        formats: summaries of the formats that occur, in the order of `RECORD_FORMATS`.
         shards: the files, by format and number.
         funnel: the funnel, as `Funnel.to_json` returns it.
         card: origin of the data, as `cards.Card.to_json` returns it.
@@ -159,7 +159,7 @@ class Manifest:
         Funnel.from_json(value.funnel, path)
         return cls(
             Fingerprint.from_json(value.fingerprint, str(path)),
-            {n: part for n, part in value.formats.items() if n in FORMATS},
+            {n: part for n, part in value.formats.items() if n in RECORD_FORMATS},
             value.shards,
             value.funnel,
             value.card,

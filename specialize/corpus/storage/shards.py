@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from specialize import outputs, versions
-from specialize.corpus.choices import FORMATS
+from specialize.corpus.choices import RECORD_FORMATS
 from specialize.corpus.records import DistillRecord, Fingerprint
 from specialize.corpus.spec import MAX_SHARDS
 from specialize.corpus.storage import tfrecord
@@ -175,7 +175,7 @@ def write_shards(
             fingerprint=fingerprint,
             formats={
                 name: statistics[name].summary()
-                for name in FORMATS
+                for name in RECORD_FORMATS
                 if name in statistics
             },
             shards=tuple(shards),
@@ -304,7 +304,9 @@ class _Files:
     def finish(self) -> list[Shard]:
         """Flushes every file to disk and describes it."""
         described: list[Shard] = []
-        for key in sorted(self._open, key=lambda key: (FORMATS.index(key[0]), key[1])):
+        for key in sorted(
+            self._open, key=lambda key: (RECORD_FORMATS.index(key[0]), key[1])
+        ):
             if not self._records[key]:
                 # A gzip file needs at least one member, even an empty one.
                 self._write(key, 0, tfrecord.compress(()))

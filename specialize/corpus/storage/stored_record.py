@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from specialize.corpus.choices import FORMATS
+from specialize.corpus.choices import RECORD_FORMATS
 from specialize.corpus.records import (
     FORMAT_IDS,
     ORIGINS,
@@ -78,33 +78,31 @@ def decode_record(data: bytes, k: int) -> DistillRecord:
         pieces = len(_bytes(features, "origin"))
         wide = len(_bytes(features, "target_ids")) == 4 * pieces
         kind = "<i4" if wide else "<u2"
-        record = DistillRecord(
+        rows = {
+            "ids": _array(features, "target_ids", kind).astype(np.int32),
+            "teacher_ids": _array(features, "teacher_ids", kind)
+            .reshape(-1, k)
+            .astype(np.int32),
+            "teacher_logprobs": _array(features, "teacher_logprobs", "<f2")
+            .reshape(-1, k)
+            .astype(np.float32),
+            "tail": _array(features, "teacher_tail", "<f2").astype(np.float32),
+            "origin": _array(features, "origin", "u1").astype(np.int32),
+        }
+        if len({len(part) for part in rows.values()}) > 1:
+            raise ValueError("the arrays of a record have different lengths")
+        if rows["origin"].max(initial=0) >= len(ORIGINS):
+            raise ValueError("an origin of a record is unknown")
+        return DistillRecord(
             id=_text(features, "id"),
             format=_FORMATS[features["format"]],
             inputs=_text(features, "inputs"),
             targets=_text(features, "targets"),
             input_ids=_array(features, "input_ids", kind).astype(np.int32),
-            target=AlignedTarget(
-                ids=_array(features, "target_ids", kind).astype(np.int32),
-                teacher_ids=_array(features, "teacher_ids", kind)
-                .reshape(-1, k)
-                .astype(np.int32),
-                teacher_logprobs=_array(features, "teacher_logprobs", "<f2")
-                .reshape(-1, k)
-                .astype(np.float32),
-                tail=_array(features, "teacher_tail", "<f2").astype(np.float32),
-                origin=_array(features, "origin", "u1").astype(np.int32),
-            ),
+            target=AlignedTarget(**rows),
         )
     except KeyError as error:
         raise ValueError(f"a record lacks {error}") from error
-    target = record.target
-    rows = (target.teacher_ids, target.teacher_logprobs, target.tail, target.origin)
-    if {len(target.ids)} != {len(part) for part in rows}:
-        raise ValueError("the arrays of a record have different lengths")
-    if target.origin.max(initial=0) >= len(ORIGINS):
-        raise ValueError("an origin of a record is unknown")
-    return record
 
 
 def parse_example(serialized: Any, *, k: int) -> dict[str, Any]:
@@ -181,7 +179,7 @@ def _check(record: DistillRecord, fingerprint: Fingerprint) -> None:
     length = len(target.ids)
     fault = None
     if record.format not in FORMAT_IDS:
-        fault = f"its format {record.format!r} is not one of {list(FORMATS)}"
+        fault = f"its format {record.format!r} is not one of {list(RECORD_FORMATS)}"
     elif target.teacher_ids.shape != (length, k):
         fault = f"teacher_ids has shape {target.teacher_ids.shape}, not {(length, k)}"
     elif target.teacher_logprobs.shape != (length, k):

@@ -1,4 +1,4 @@
-"""Metrics of a distillation per format, as (sum, count) pairs that add.
+"""Metrics of a distillation per format and part, as (sum, count) pairs that add.
 
 All metrics have temperature 1 and do not depend on the loss mode, so that runs with
 different objectives can be compared; only `loss` is the objective that was minimised.
@@ -15,16 +15,8 @@ from specialize.student.loss.divergences import (
     sample_nll,
     tail_kl,
 )
-from specialize.student.loss.spec import LossConfig
+from specialize.student.loss.spec import FORMATS, LossConfig
 from specialize.student.loss.teacher_rows import TeacherRows
-
-# In the order of their ids, from 1, as in the records of the corpus.
-FORMATS = (
-    "in_context_cot",
-    "in_context_answer_only",
-    "zero_shot_cot",
-    "zero_shot_answer_only",
-)
 
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
@@ -85,9 +77,11 @@ def per_position(
 
 
 def tabulate(
-    metrics: dict[str, tuple[Float[Array, " N"], Float[Array, " N"]]], rows: TeacherRows
+    metrics: dict[str, tuple[Float[Array, " N"], Float[Array, " N"]]],
+    rows: TeacherRows,
+    config: LossConfig,
 ) -> Float[Array, "2 F M"]:
-    """Sums and counts of M metrics over all positions (row 0) and each format."""
+    """Sums and counts of M metrics: of all positions, each format and each part."""
     dtype = rows.weights.dtype
     # A position of weight 0 may have any value, even NaN, and must add exactly 0.
     sums = [
@@ -96,8 +90,10 @@ def tabulate(
     ]
     counts = [weight for _, weight in metrics.values()]
     columns = jnp.stack([jnp.stack(sums, -1), jnp.stack(counts, -1)])  # 2 N M
-    member = rows.formats[:, None] == 1 + jnp.arange(len(FORMATS))[None]
-    member = jnp.concatenate([jnp.ones_like(member[:, :1]), member], -1)  # N F
+    of_format = rows.formats[:, None] == 1 + jnp.arange(len(FORMATS))[None]
+    of_part = rows.parts[:, None] == 1 + jnp.arange(len(config.parts))[None]
+    every = jnp.ones_like(of_format[:, :1])
+    member = jnp.concatenate([every, of_format, of_part], -1)  # N F
     return jnp.einsum(
         "nf,cnm->cfm",
         member.astype(dtype),
@@ -117,10 +113,13 @@ def names(config: LossConfig, slots: int) -> tuple[str, ...]:
     return tuple(result)
 
 
-def label(table: Float[Array, "2 F M"], columns: tuple[str, ...]) -> Metrics:
+def label(
+    table: Float[Array, "2 F M"], columns: tuple[str, ...], config: LossConfig
+) -> Metrics:
     """Names the table: "kl" over all positions, "zero_shot_cot/kl" over one format."""
     result: Metrics = {}
-    for line, prefix in enumerate(["", *(f"{name}/" for name in FORMATS)]):
+    lines = [*FORMATS, *(name for name, _ in config.parts)]
+    for line, prefix in enumerate(["", *(f"{name}/" for name in lines)]):
         for column, name in enumerate(columns):
             result[prefix + name] = (table[0, line, column], table[1, line, column])
     return result

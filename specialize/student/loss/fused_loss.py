@@ -165,7 +165,7 @@ def _loop(
         )
         value, cotangent = divergences.objective(statistics, rows, config)
         metrics = diagnostics.per_position(value, statistics, rows, config)
-        table = diagnostics.tabulate(metrics, rows)
+        table = diagnostics.tabulate(metrics, rows, config)
         if not differentiate:
             return table, ()
         gradient = logit_statistics.logits_gradient(

@@ -21,8 +21,7 @@ from specialize.student.loss import (
     fused_loss,
     logit_statistics,
 )
-from specialize.student.loss.diagnostics import FORMATS
-from specialize.student.loss.spec import MODES, LossConfig
+from specialize.student.loss.spec import FORMATS, MODES, LossConfig
 from specialize.student.loss.teacher_rows import TeacherRows, make_rows
 
 __all__ = [
@@ -80,7 +79,8 @@ def distillation_loss(
         teacher_probs: probabilities of these ids; 0 marks an unused slot.
         teacher_tail: probability of all other ids.
         weights: weights of the positions; 0 drops a position.
-        format_ids: 1-based index into `FORMATS`; 0, or None, counts in the totals only.
+        format_ids: 1-based index into `FORMATS`, plus `teacher_rows.PART` times the
+            part of the mixture; 0, or None, counts in the totals only.
         config: the objective.
 
     Returns:
@@ -92,7 +92,8 @@ def distillation_loss(
     """
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     rows = make_rows(
-        targets, teacher_ids, teacher_probs, teacher_tail, weights, format_ids, dtype
+        *(targets, teacher_ids, teacher_probs, teacher_tail, weights, format_ids),
+        *(dtype, [weight for _, weight in config.parts]),
     )
     flat = logits.reshape(-1, logits.shape[-1]).astype(dtype)
     return _sums(_plain(config, flat, rows), rows, config)
@@ -132,7 +133,8 @@ def fused_distillation_loss(
     """
     dtype = jnp.promote_types(hidden.dtype, jnp.float32)
     rows = make_rows(
-        targets, teacher_ids, teacher_probs, teacher_tail, weights, format_ids, dtype
+        *(targets, teacher_ids, teacher_probs, teacher_tail, weights, format_ids),
+        *(dtype, [weight for _, weight in config.parts]),
     )
     tiling = fused_loss.make_tiling(mesh, head.shape[1], chunk)
     flat = hidden.reshape(-1, hidden.shape[-1])
@@ -150,7 +152,7 @@ def _plain_forward(config: LossConfig, logits: Float[Array, "N V"], rows: Teache
     )
     value, cotangent = divergences.objective(statistics, rows, config)
     metrics = diagnostics.per_position(value, statistics, rows, config)
-    table = diagnostics.tabulate(metrics, rows)
+    table = diagnostics.tabulate(metrics, rows, config)
     return (table[0, 0, 0], table), (statistics, exponentials, cotangent, rows)
 
 
@@ -170,4 +172,4 @@ def _sums(result: Any, rows: TeacherRows, config: LossConfig) -> LossSums:
     loss, table = result
     columns = diagnostics.names(config, rows.ids.shape[-1])
     table = jax.lax.stop_gradient(table)
-    return LossSums(loss, table[1, 0, 0], diagnostics.label(table, columns))
+    return LossSums(loss, table[1, 0, 0], diagnostics.label(table, columns, config))

@@ -5,6 +5,13 @@ import dataclasses
 from specialize import checks
 from specialize.errors import InputError
 
+# The prompt formats, in the order of their ids, from 1, as in a corpus.
+FORMATS = (
+    "in_context_cot",
+    "in_context_answer_only",
+    "zero_shot_cot",
+    "zero_shot_answer_only",
+)
 MODES = ("tail", "paper", "renormalize", "conditional", "sample")
 
 
@@ -28,6 +35,9 @@ class LossConfig:
         ce_weight: weight of the cross-entropy on the target ids.
         z_loss: weight of the squared logsumexp, which keeps logits from drifting.
         temperature: loss temperature of teacher and student, for `renormalize` only.
+        parts: name and weight of each part of a mixture, in its order
+            (`specialize_tasks.mixing`). The positions of a part count this often in the
+            loss, and have metrics under its name.
 
     Raises:
         InputError: a value is unknown or outside its range, there is nothing to
@@ -39,6 +49,7 @@ class LossConfig:
     ce_weight: float = 0.0
     z_loss: float = 0.0
     temperature: float = 1.0
+    parts: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self):
         checks.one_of("loss mode", self.mode, MODES)
@@ -50,6 +61,13 @@ class LossConfig:
                 "Give one of them a positive value."
             )
         checks.real("temperature", self.temperature, above=0)
+        for name, weight in self.parts:
+            if name in FORMATS:
+                raise InputError(
+                    f"a part of the mixture is called {name!r}, as a prompt format "
+                    "whose metrics have this name. Rename its file or folder."
+                )
+            checks.real(f"the loss weight of {name!r}", weight, above=0)
         if self.temperature != 1 and self.mode != "renormalize":
             raise InputError(
                 f"temperature {self.temperature} with mode {self.mode!r}: only the K "

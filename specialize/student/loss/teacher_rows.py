@@ -1,5 +1,6 @@
 """The input of the loss for each target position."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,8 @@ from specialize.errors import InputError
 # Below this tail the K ids have all mass that fp16 log-probabilities can express; the
 # tail term would only add the noise of their rounding.
 SMALLEST_TAIL = 1e-6
+# A batch's format id is the format plus this number times the part of the mixture.
+PART = 16
 
 
 class TeacherRows(NamedTuple):
@@ -23,6 +26,7 @@ class TeacherRows(NamedTuple):
         tail: teacher probability off these ids; exactly 0 below `SMALLEST_TAIL`.
         weights: loss weights; 0 drops a position.
         formats: 1-based format of each position; 0: none.
+        parts: 1-based part of the mixture of each position; 0: there is one part.
     """
 
     targets: Int[Array, " N"]
@@ -31,6 +35,7 @@ class TeacherRows(NamedTuple):
     tail: Float[Array, " N"]
     weights: Float[Array, " N"]
     formats: Int[Array, " N"]
+    parts: Int[Array, " N"]
 
     @property
     def used(self) -> Bool[Array, "N K"]:
@@ -46,11 +51,13 @@ def make_rows(
     weights: Float[Array, "*N"],
     formats: Int[Array, "*N"] | None,
     dtype: jnp.dtype,
+    part_weights: Sequence[float] = (),
 ) -> TeacherRows:
     """Flattens the positions, sums repeated ids and drops negligible tails.
 
     Without a teacher K is 0. A slot with probability 0 is unused and may hold any id.
-    `dtype` is the type in which the loss is computed.
+    `dtype` is the type in which the loss is computed. `formats` hold format and part
+    (`PART`); weights are multiplied by those of the parts.
 
     Raises:
         InputError: only some of the teacher's arrays are given, or their K differ.
@@ -80,13 +87,18 @@ def make_rows(
     tail = tail.reshape(positions).astype(dtype)
     if formats is None:
         formats = jnp.zeros((positions,), jnp.int32)
+    formats = formats.reshape(positions)
+    weights = weights.reshape(positions).astype(dtype)
+    if part_weights:
+        weights *= jnp.asarray((1.0, *part_weights), dtype)[formats // PART]
     rows = TeacherRows(
         targets=targets,
         ids=ids,
         probs=probs,
         tail=jnp.where(tail < SMALLEST_TAIL, 0, tail),
-        weights=weights.reshape(positions).astype(dtype),
-        formats=formats.reshape(positions),
+        weights=weights,
+        formats=formats % PART,
+        parts=formats // PART,
     )
     # The teacher and the weights are data and have no gradient.
     return jax.tree.map(jax.lax.stop_gradient, rows)
