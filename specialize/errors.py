@@ -19,6 +19,10 @@ class InputError(ValueError):
     """
 
 
+class NotNamedError(InputError):
+    """Data are needed whose place nothing names yet, as when only a recipe is read."""
+
+
 def visible(text: str) -> str:
     r"""A text of others with its control characters as escapes, such as `\x1b`.
 

@@ -190,9 +190,9 @@ def mistakes(found: config.Config) -> list[tuple[str, str, str]]:
     listed.append((f"TASK_FEATURE_LENGTHS = {extra!r}", "lengths", "teacher_tail'"))
     uneven = {**lengths, "teacher_ids": lengths["targets"] + 1}
     listed.append((f"TASK_FEATURE_LENGTHS = {uneven!r}", "lengths", "need one length"))
-    typo = found.value("MIXTURE_OR_TASK_NAME").replace("gsm8k", "gms8k")
+    typo = repr(found.value("MIXTURE_OR_TASK_NAME")).replace("gsm8k", "gms8k")
     typo = typo.replace("corpus", "copus")
-    listed.append((f"MIXTURE_OR_TASK_NAME = {typo!r}", "task", "Did you mean"))
+    listed.append((f"MIXTURE_OR_TASK_NAME = {typo}", "task", "Did you mean"))
     listed.append(("TEMPERATURE = 2.0\nLOSS_MODE = 'tail'", "value", "temperature"))
     listed.append(("LOSS_MODE = 'conditional'", "value", "conditional"))
     listed.append(("LOSS_MODE = 'papre'", "value", "paper"))

@@ -27,7 +27,7 @@ from specialize.config.renamed import renamed_problems
 from specialize.config.scanning import Macro, Reference
 from specialize.config.specifications import Specifications
 from specialize.digests import file_digest, is_vocabulary, vocabulary_digest
-from specialize.errors import InputError, did_you_mean
+from specialize.errors import InputError, NotNamedError, did_you_mean
 from specialize.mesh import MeshSpec, check_batch
 
 # A SentencePiece model beside weights: that of Hugging Face, that of T5X.
@@ -94,6 +94,8 @@ def length_problems(config: Config, data: Any) -> list[Problem]:
     origin = config.origin("TASK_FEATURE_LENGTHS")
     try:
         name = neutral.mixture_name(name, data.tasks)
+    except NotNamedError:
+        name = "specialize_base_answers"  # all parts of a mixture have its features
     except InputError as error:
         origin = config.origin("MIXTURE_OR_TASK_NAME")
         return [Problem("task", str(error), origin)]

@@ -3,7 +3,7 @@
 | name | what |
 |---|---|
 | `specialize_corpus_<format>` | one of the four formats of `corpus.choices.FORMATS` |
-| `specialize_corpus_text_to_text` | the texts of `specialize label` |
+| `specialize_base_answers` | the texts of `specialize label` in `BASE_ANSWERS_DIR` |
 | `specialize_corpus_four_formats` | all four |
 | `specialize_corpus_in_context`, `..._zero_shot` | the paper's ablations |
 | `specialize_gsm8k_...` | the same, by the names of version 0.1 |
@@ -25,7 +25,7 @@ import gin
 import seqio
 import tensorflow as tf
 
-from specialize.corpus.choices import FORMATS, RECORD_FORMATS
+from specialize.corpus.choices import FORMATS, RECORD_FORMATS, TEXT
 from specialize.corpus.storage import shards
 from specialize.corpus.storage.manifest import Manifest
 from specialize.errors import InputError
@@ -96,7 +96,8 @@ class CorpusSource(seqio.DataSource):
 
     Args:
         format: The format.
-        path: The folder; None: that of `locations.corpus_folder()`.
+        path: The folder; None: that of `locations.corpus_folder()`, or of
+            `locations.base_answers_folder()` if the format is plain text.
         task: The task that the corpus must be of; None: any.
     """
 
@@ -114,7 +115,13 @@ class CorpusSource(seqio.DataSource):
         Raises:
             InputError: No folder is named, or it is missing or of another task.
         """
-        folder = locations.corpus_folder() if self._path is None else self._path
+        folder = self._path
+        if folder is None:
+            of_texts = self.format == TEXT
+            located = (
+                locations.base_answers_folder if of_texts else locations.corpus_folder
+            )
+            folder = located()
         if self._task is not None:
             found = Manifest.load(folder).fingerprint.task.rpartition("-")[0]
             if found != self._task:
@@ -259,6 +266,23 @@ MIXTURES = {
 }
 
 
+def _register(name: str, source: CorpusSource, part: int = 0) -> None:
+    seqio.TaskRegistry.add(
+        name,
+        source=source,
+        preprocessors=[
+            preprocessors.distillation_features,
+            # Lengths are cut after it, so one cache serves every length.
+            seqio.CacheDatasetPlaceholder(),
+            preprocessors.fit_records,
+            functools.partial(preprocessors.name_part, part=part),
+        ],
+        output_features=output_features(),
+        metric_fns=[],
+        shuffle_buffer_size=10_000,
+    )
+
+
 def register(
     prefix: str, path: str | None = None, task: str | None = None, part: int = 0
 ) -> None:
@@ -270,21 +294,8 @@ def register(
         task: The task that the corpus must be of; None: any.
         part: The part of a mixture that the corpus is, from 1; 0: there is one part.
     """
-    for format in RECORD_FORMATS:
-        seqio.TaskRegistry.add(
-            f"{prefix}_{format}",
-            source=CorpusSource(format, path, task),
-            preprocessors=[
-                preprocessors.distillation_features,
-                # Lengths are cut after it, so one cache serves every length.
-                seqio.CacheDatasetPlaceholder(),
-                preprocessors.fit_records,
-                functools.partial(preprocessors.name_part, part=part),
-            ],
-            output_features=output_features(),
-            metric_fns=[],
-            shuffle_buffer_size=10_000,
-        )
+    for format in RECORD_FORMATS if path is not None else FORMATS:
+        _register(f"{prefix}_{format}", CorpusSource(format, path, task), part)
     for mixture, formats in MIXTURES.items():
         seqio.MixtureRegistry.add(
             f"{prefix}_{mixture}",
@@ -296,3 +307,4 @@ def register(
 # The names of version 0.1, and the same without a task's name.
 for _prefix in ("specialize_gsm8k", "specialize_corpus"):
     register(_prefix)
+_register("specialize_base_answers", CorpusSource(TEXT))

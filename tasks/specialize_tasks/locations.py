@@ -3,6 +3,7 @@
 | what | gin (`specialize_tasks.locations.`) | environment |
 |---|---|---|
 | corpus folder | `corpus_dir.path` | `SPECIALIZE_CORPUS_DIR` |
+| `specialize label` | `base_answers_dir.path` | `SPECIALIZE_BASE_ANSWERS_DIR` |
 | benchmark files | `benchmarks_dir.path` | `SPECIALIZE_BENCHMARKS_DIR` |
 | vocabulary | `vocabulary_path.path` | `SPECIALIZE_VOCABULARY` |
 
@@ -22,9 +23,10 @@ import seqio
 
 from specialize import digests, paths
 from specialize.corpus.vocabulary import ByteVocabulary, read_vocabulary
-from specialize.errors import InputError
+from specialize.errors import InputError, NotNamedError
 
 CORPUS_DIR = "SPECIALIZE_CORPUS_DIR"
+BASE_ANSWERS_DIR = "SPECIALIZE_BASE_ANSWERS_DIR"
 BENCHMARKS_DIR = "SPECIALIZE_BENCHMARKS_DIR"
 VOCABULARY_PATH = "SPECIALIZE_VOCABULARY"
 
@@ -32,6 +34,12 @@ VOCABULARY_PATH = "SPECIALIZE_VOCABULARY"
 @gin.configurable(module=__name__)
 def corpus_dir(path: str | None = None) -> str | None:
     """The corpus folder that gin names."""
+    return path
+
+
+@gin.configurable(module=__name__)
+def base_answers_dir(path: str | None = None) -> str | None:
+    """The folder of `specialize label` that gin names."""
     return path
 
 
@@ -55,6 +63,15 @@ def corpus_folder() -> str:
         InputError: Neither gin nor the environment names a folder, or it is missing.
     """
     return _located("corpus folder", corpus_dir, CORPUS_DIR)
+
+
+def base_answers_folder() -> str:
+    """The folder of `specialize label`.
+
+    Raises:
+        InputError: Neither gin nor the environment names a folder, or it is missing.
+    """
+    return _located("folder of base answers", base_answers_dir, BASE_ANSWERS_DIR)
 
 
 def benchmarks_folder() -> str:
@@ -86,7 +103,7 @@ def _located(what: str, named: Callable[[], str | None], variable: str) -> str:
     if not path:
         path, origin = os.environ.get(variable), variable
     if not path:
-        raise InputError(
+        raise NotNamedError(
             f"No {what} is named. Bind {binding} in gin or set {variable}."
         )
     if named is vocabulary_path and digests.is_bytes(path):

@@ -15,7 +15,7 @@ import hashlib
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import seqio
@@ -69,7 +69,8 @@ def mixture(shares: Mapping[str, float]) -> str:
             path = given
             _check_registered(given)
         parts.append((path, formats or ALL))
-    k = _common_k(corpora)
+    corpora_of_tasks = _corpora_of(path for path, _ in parts if path not in corpora)
+    k = _common_k(corpora | corpora_of_tasks)
     rates: dict[str, float] = {}
     seen: set[str] = set()
     for number, (path, formats) in enumerate(parts, start=1):
@@ -102,6 +103,19 @@ def _check_registered(name: str) -> None:
             f"{name!r} of the mixture does not exist: it is no folder, no file and no "
             f"registered SeqIO task.{did_you_mean(name, known)} {_REMEDY}"
         )
+
+
+def _corpora_of(names: Iterable[str]) -> dict[str, Manifest]:
+    """The corpora of registered tasks."""
+    found: dict[str, Manifest] = {}
+    for name in names:
+        if os.path.isfile(name):
+            continue
+        for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
+            if isinstance(task.source, distill.CorpusSource):
+                folder = task.source.folder()
+                found[folder] = Manifest.load(folder)
+    return found
 
 
 def _common_k(corpora: Mapping[str, Manifest]) -> int:

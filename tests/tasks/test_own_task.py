@@ -209,7 +209,9 @@ def plain_task(place):
     return "flan_like_a"
 
 
-def test_a_registered_task_gets_rows_and_a_part_beside_a_corpus(plain_task):
+def test_a_registered_task_gets_rows_and_a_part_beside_a_corpus(
+    plain_task, monkeypatch
+):
     import seqio
 
     from specialize.student.loss.teacher_rows import PART
@@ -231,6 +233,7 @@ def test_a_registered_task_gets_rows_and_a_part_beside_a_corpus(plain_task):
                 assert (example["teacher_probs"][:, 0] == 1).all()
                 assert example["targets"][-1] == 1
     # A task that has rows keeps them.
+    monkeypatch.setenv("SPECIALIZE_CORPUS_DIR", "corpus")
     again = mixing.mixture({"specialize_corpus_zero_shot_cot": 1.0, "more.jsonl": 1})
     assert "specialize_corpus_zero_shot_cot_part1" in str(
         [task.name for task in seqio.get_mixture_or_task(again).tasks]

@@ -233,9 +233,11 @@ def _values(path: pathlib.Path) -> dict[str, Any]:
 def _corpus_folders(values: Mapping[str, Any]) -> list[Any]:
     """The folders of corpora in a configuration."""
     mixture = values.get("MIXTURE_OR_TASK_NAME")
+    named = [values.get("CORPUS_DIR")]
     if isinstance(mixture, Mapping):
-        return [neutral.part_of_mixture(path)[0] for path in mixture]
-    return [values.get("CORPUS_DIR")]
+        named += [values.get("BASE_ANSWERS_DIR")]
+        named += [neutral.part_of_mixture(path)[0] for path in mixture]
+    return list(dict.fromkeys(one for one in named if one))
 
 
 def _corpus(folder: Any) -> Corpus | None:
