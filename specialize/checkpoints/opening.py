@@ -120,7 +120,7 @@ def _in_bucket(source: str) -> epath.Path:
             f"{_COPY.get(scheme, _COPY['https'])}"
         )
     url = paths.checked(source, "The source")
-    arrays.teach_orbax()
+    arrays.teach_orbax(url)
     # A failure of the store has words of its own; a missing source has ours.
     paths.exists(url)
     return epath.Path(url)

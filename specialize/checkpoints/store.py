@@ -67,7 +67,7 @@ class CheckpointStore:
     ) -> None:
         CheckpointSpec(keep=keep, best_mode=best_mode)  # checks both
         if paths.in_bucket(directory):
-            arrays.teach_orbax()
+            arrays.teach_orbax(directory)
         self.directory = epath.Path(_absolute(directory))
         if self.directory.exists() and not self.directory.is_dir():
             raise InputError(
@@ -327,17 +327,22 @@ class CheckpointStore:
         except Exception as error:
             here = "://" not in os.fspath(self.directory)
             reason = _storage_failure(error)
+            if reason is None and not here:
+                reason = objects.reason_of(error)
             if reason is None and here and is_full(self.directory):
                 reason = _FULL  # what Orbax raises may be a consequence
             if reason is None:
                 raise
             free = f" ({free_space(self.directory)})" if here else ""
+            remedy = "Free space or name another model directory and start again"
+            if not here:
+                remedy = "Run the same command again when the store answers"
             self._failed = True
             self._remove_unfinished()
             raise InputError(
                 f"Could not save a checkpoint in {self.directory}: {reason}{free}. "
-                "Earlier checkpoints are unchanged. Free space or name another model "
-                "directory and start again; the run resumes from the last checkpoint."
+                f"Earlier checkpoints are unchanged. {remedy}; the run resumes from "
+                "the last checkpoint."
             ) from error
 
 

@@ -38,17 +38,27 @@ def kvstore(url: str) -> dict[str, Any] | None:
     return spec
 
 
-@functools.cache
-def teach_orbax() -> None:
+def teach_orbax(url: str | os.PathLike[str]) -> None:
     """Makes Orbax treat `s3://` as it treats `gs://`, and use the same clients as we.
 
     It changes four functions of Orbax in this process. All of them do what they did
     for paths that are not `s3://`.
+
+    Args:
+        url: What Orbax is going to read or write.
+
+    Raises:
+        InputError: The library of its store is not installed.
     """
+    store.filesystem(url)
+    _teach_orbax()
+
+
+@functools.cache
+def _teach_orbax() -> None:
     from orbax.checkpoint._src.path import gcs_utils
     from orbax.checkpoint._src.serialization import tensorstore_utils
 
-    store.prepare()
     google_only = gcs_utils.get_kvstore_for_gcs
     normalized = tensorstore_utils._normalize_path
 

@@ -14,6 +14,7 @@ import importlib
 import os
 import pathlib
 import random
+import re
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -26,6 +27,9 @@ T = TypeVar("T")
 
 # Seconds between the tries of a call; the libraries' own retries come before each.
 DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
+# Seconds after which a call is not repeated, and s3fs's tries, which take them.
+# (gcsfs tries for as long by itself. Orbax knows only the tries of the libraries.)
+PATIENCE, _S3_TRIES = 30.0, 10
 _PASSING_ERRNO = (
     errno.EBUSY,
     errno.EREMOTEIO,
@@ -88,6 +92,10 @@ def filesystem(url: Path) -> Any:
     scheme = str(scheme_of(url))
     try:
         prepare()
+        if scheme == "s3":
+            s3fs = importlib.import_module("s3fs.core")
+            s3fs.set_custom_error_handler(_is_passing)
+            s3fs.S3FileSystem.retries = _S3_TRIES
         return fsspec.filesystem(scheme)
     except ImportError as error:
         library = _LIBRARIES[scheme]
@@ -282,6 +290,18 @@ def move(folder: Path, target: Path, *, marker: str) -> None:
         remove([source])
 
 
+def reason_of(error: BaseException | None) -> str | None:
+    """Why the store failed, if an error of Orbax comes from it, in a few words."""
+    while error is not None:
+        text = str(error)
+        if _is_passing(error) or re.search(r"UNAVAILABLE|DEADLINE_EXCEEDED", text):
+            return f"the store does not answer ({_cause(error)})"
+        if isinstance(error, PermissionError) or "PERMISSION_DENIED" in text:
+            return "access is denied"
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _changed(url: str) -> InputError:
     return InputError(
         f"{url} was changed or removed while it was read. Run the same command again."
@@ -299,13 +319,15 @@ def _repeated(url: str, verb: str, call: Callable[[], T]) -> T:
     Raises:
         InputError: It failed for another reason, or too often.
     """
+    end = time.monotonic() + PATIENCE
     for delay in (*DELAYS, None):
         try:
             return call()
         except InputError:
             raise
         except Exception as error:
-            if delay is not None and _is_passing(error):
+            late = time.monotonic() > end
+            if delay is not None and not late and _is_passing(error):
                 time.sleep(delay * random.uniform(0.7, 1.3))
                 continue
             if _is_known(error):
@@ -323,9 +345,8 @@ def _is_taken(error: BaseException) -> bool:
 
 
 def _is_passing(error: BaseException) -> bool:
-    status = getattr(error, "code", None)
-    if str(status).isdigit():
-        return int(str(status)) in _PASSING_STATUS
+    if status := _status(error):
+        return status in _PASSING_STATUS
     if isinstance(error, FileNotFoundError | PermissionError | FileExistsError):
         return False
     if isinstance(error, TimeoutError | ConnectionError):
@@ -337,11 +358,20 @@ def _is_passing(error: BaseException) -> bool:
         kinds
         & {
             "aiohttp.client_exceptions.ClientError",
+            "botocore.exceptions.ConnectionError",
             "botocore.exceptions.HTTPClientError",
             "gcsfs.retry.ChecksumError",
             "requests.exceptions.RequestException",
         }
     )
+
+
+def _status(error: BaseException) -> int | None:
+    """The status with which a store has answered."""
+    response = getattr(error, "response", None)  # of botocore
+    answer = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    status = str(answer.get("HTTPStatusCode") or getattr(error, "code", None))
+    return int(status) if status.isdigit() else None
 
 
 def _is_known(error: BaseException) -> bool:
@@ -364,6 +394,13 @@ def _reason(error: BaseException) -> str:
         )
     if isinstance(error, PermissionError) or "Forbidden" in str(error):
         return "access is denied. Give this account the right to it, or name another."
-    status = getattr(error, "code", None)
-    why = f"HTTP {status}" if status else getattr(error, "strerror", None) or kind
-    return f"{why}. Run the same command again when the store answers."
+    return f"{_cause(error)}. Run the same command again when the store answers."
+
+
+def _cause(error: BaseException) -> str:
+    status = _status(error)
+    return (
+        f"HTTP {status}"
+        if status
+        else str(getattr(error, "strerror", None) or type(error).__name__)
+    )

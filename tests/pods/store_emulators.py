@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import socket
 import subprocess
@@ -30,13 +31,19 @@ def answers(port):
 class Store:
     """An emulated store.
 
+    Args:
+        scheme: "s3" or "gs".
+        folder: of its log, and of its objects if they are durable.
+        durable: whether it can be killed and started again with its objects. The one
+            of S3 then records its requests in a file, and repeats them.
+
     Attributes:
         root: URL of a folder in it.
         variables: what a client's environment has to have.
     """
 
-    def __init__(self, scheme, folder):
-        self.scheme = scheme
+    def __init__(self, scheme, folder, *, durable=False):
+        self.scheme, self._durable = scheme, durable
         self.root = f"{scheme}://{BUCKET}"
         self.port, self._behind = free_port(), free_port()
         self._folder = folder
@@ -54,36 +61,67 @@ class Store:
         self._front = self._emulator = None
 
     def start(self):
+        recorded = self._folder / "recorded"
+        is_new, variables = not recorded.exists(), {}
         if self.scheme == "s3":
             words = ["moto.server", "-H", "127.0.0.1", "-p", str(self._behind)]
+            if self._durable:
+                variables["MOTO_RECORDER_FILEPATH"] = str(recorded)
         else:
-            words = ["gcp_storage_emulator", "start", "--host=127.0.0.1"]
-            words += [f"--port={self._behind}", "--in-memory"]
-            words += [f"--default-bucket={BUCKET}"]
+            words = ["gcp_storage_emulator"]
+            words += [f"--data-dir={recorded}"] if self._durable else []
+            words += ["start", "--host=127.0.0.1", f"--port={self._behind}", "--quiet"]
+            words += [] if self._durable else ["--in-memory"]
+            words += [f"--default-bucket={BUCKET}"] if is_new else []
         with open(self._folder / f"{self.scheme}.log", "ab") as log:
             self._emulator = subprocess.Popen(
-                [sys.executable, "-m", *words], stdout=log, stderr=log
+                [sys.executable, "-m", *words],
+                stdout=log,
+                stderr=log,
+                env=os.environ | variables,
             )
+            end = time.monotonic() + 60
+            while not answers(self._behind):
+                assert time.monotonic() < end, "the emulator does not start"
+                time.sleep(0.05)
+            if variables and not is_new:
+                self._call_moto("replay-recording")
+            if variables:
+                self._call_moto("start-recording")
             words = [str(HERE / "store_front.py"), str(self.port), str(self._behind)]
             words += ["gcs"] if self.scheme == "gs" else []
             self._front = subprocess.Popen(
                 [sys.executable, *words], stdout=log, stderr=log
             )
         end = time.monotonic() + 60
-        while not (answers(self.port) and answers(self._behind)):
-            assert time.monotonic() < end, "the emulator does not start"
+        while not answers(self.port):
+            assert time.monotonic() < end, "the server before it does not start"
             time.sleep(0.05)
-        if self.scheme == "s3":
+        if self.scheme == "s3" and is_new:
             self._call("PUT", f"/{BUCKET}", b"")
 
     def stop(self):
-        for process in (self._front, self._emulator):
-            process.kill()
-            process.wait()
+        """Kills it; the connections of its clients are cut."""
+        self._front.kill()
+        self._front.wait()
+        # A store does not keep half an object; the emulator finishes what it has.
+        time.sleep(0.3 if self._durable else 0)
+        self._emulator.kill()
+        self._emulator.wait()
 
     def faults(self, **faults):
         """What happens to the requests that follow (`store_front.py`); none ends it."""
         self._call("POST", "/-/faults", json.dumps(faults).encode())
+
+    def state(self):
+        """The number of requests since the faults were set; whether one is held."""
+        state = json.loads(self._call("GET", "/-/state", None))
+        return state["count"], state["held"]
+
+    def _call_moto(self, what):
+        url = f"http://127.0.0.1:{self._behind}/moto-api/recorder/{what}"
+        with urllib.request.urlopen(url, b"", timeout=60) as answer:
+            answer.read()
 
     def _call(self, method, path, data):
         url = f"http://127.0.0.1:{self.port}{path}"

@@ -7,10 +7,15 @@
     {"status": 503, "seconds": 5}     answered by an error for some seconds
     {"delay": 0.5, "seconds": 5}      answered late
     {"cut": 1000, "count": 2}         uploads longer than this many bytes are cut
+    {"hold": 1}                       held until faults are set again, and then cut
     {"match": "text"}                 only requests whose line contains a text
+    {"after": 5}                      only after this number of requests
 
-The GCS emulator knows neither preconditions nor the generation of a download; the
-front adds both. A lock makes a conditional request atomic among those through it.
+`GET /-/state` says how many requests there were since, and whether one is held.
+
+The GCS emulator knows neither preconditions nor the generation of a download, and
+breaks off if an upload of type "media" is empty; the front mends this. A lock makes a
+conditional request atomic among those through it.
 """
 
 import http.client
@@ -25,6 +30,12 @@ import urllib.parse
 CONDITIONS = ("ifGenerationMatch", "ifGenerationNotMatch")
 HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"}
 
+EMPTY_TYPE = 'multipart/related; boundary="line"'
+EMPTY = (
+    b"--line\r\nContent-Type: application/json\r\n\r\n%s\r\n"
+    b"--line\r\nContent-Type: application/octet-stream\r\n\r\n\r\n--line--"
+)
+
 
 class Front(http.server.BaseHTTPRequestHandler):
     """One request."""
@@ -33,6 +44,8 @@ class Front(http.server.BaseHTTPRequestHandler):
     emulator = 0
     is_gcs = False
     faults: dict = {}
+    count = 0
+    held = False
     lock = threading.RLock()
 
     def handle_one(self) -> None:
@@ -40,7 +53,12 @@ class Front(http.server.BaseHTTPRequestHandler):
         if self.path == "/-/faults":
             found = json.loads(self.rfile.read(length))
             Front.faults = {**found, "end": time.time() + found.get("seconds", 1e9)}
+            Front.count, Front.held = 0, False
             self.answer(200, {}, b"{}")
+            return
+        if self.path == "/-/state":
+            state = {"count": Front.count, "held": Front.held}
+            self.answer(200, {}, json.dumps(state).encode())
             return
         if self.headers.get("Expect", "").lower() == "100-continue":
             pass  # the base class has answered it
@@ -74,10 +92,20 @@ class Front(http.server.BaseHTTPRequestHandler):
 
     def fault(self, length: int) -> int | str | None:
         now = Front.faults
-        if not now or time.time() > now["end"]:
-            return None
         if now.get("match", "") not in f"{self.command} {self.path}":
             return None
+        Front.count += 1
+        if Front.count <= now.get("after", 0):
+            # The seconds of a fault begin when it does.
+            now["end"] = time.time() + now.get("seconds", 1e9)
+            return None
+        if not now or time.time() > now["end"]:
+            return None
+        if "hold" in now:
+            Front.held = True
+            while Front.faults is now:
+                time.sleep(0.01)
+            return "cut"
         if "count" in now:
             if now["count"] <= 0:
                 return None
@@ -93,6 +121,7 @@ class Front(http.server.BaseHTTPRequestHandler):
         kept = {k: v for k, v in self.headers.items() if k.lower() not in HOP}
         kept["Host"] = self.headers.get("Host", "")
         kept["Content-Length"] = str(len(body))
+        kept.setdefault("Content-Type", "application/octet-stream")
         client.request(method, path, body, kept)
         answer = client.getresponse()
         data = answer.read()
@@ -128,6 +157,11 @@ class Front(http.server.BaseHTTPRequestHandler):
         if conditions.get("ifGenerationNotMatch") == current:
             self.refuse(304 if reading else 412)
             return
+        if query.get("uploadType") == "media" and not body:
+            query["uploadType"] = "multipart"
+            del self.headers["Content-Type"]
+            self.headers["Content-Type"] = EMPTY_TYPE
+            body = EMPTY % json.dumps({"name": query["name"]}).encode()
         path = urllib.parse.urlunsplit(
             url._replace(query=urllib.parse.urlencode(query))
         )
