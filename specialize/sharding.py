@@ -342,6 +342,15 @@ def from_leader(value: Any) -> Any:
     return typed_json.decode(text, object, "what process 0 sent", infinities=True)
 
 
+def all_agree(good: bool) -> bool:
+    """Whether something is true in every process of the run."""
+    if jax.process_count() == 1:
+        return good
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
+
+
 @contextlib.contextmanager
 def one_after_another() -> Iterator[None]:
     """Runs the block in process 0 first; the others then use its files."""

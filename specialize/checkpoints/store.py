@@ -14,13 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_manager import StepAlreadyExistsError
 
-from specialize import paths
+from specialize import paths, sharding
 from specialize.checkpoints import integrity, step_folder
 from specialize.checkpoints.spec import CheckpointSpec
 from specialize.checkpoints.step_folder import DamagedCheckpointError
@@ -263,7 +262,7 @@ class CheckpointStore:
         except DamagedCheckpointError as damage:
             failure = str(damage)
         # Every process must take the same branch, even if only one of them failed.
-        if not _all_agree(failure is None):
+        if not sharding.all_agree(failure is None):
             raise DamagedCheckpointError(failure or "unreadable in another process")
         if difference is not None:
             raise InputError(difference)
@@ -369,12 +368,6 @@ class _Always:
 def _absolute(directory: str | os.PathLike[str]) -> str:
     text = os.fspath(directory)
     return text if "://" in text else os.path.abspath(text)
-
-
-def _all_agree(good: bool) -> bool:
-    if jax.process_count() == 1:
-        return good
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(good))))
 
 
 _FULL = "disk is full"

@@ -8,6 +8,7 @@ through `local`, which copies them once per machine; outputs are written through
 from specialize.paths.cache import (
     MARKER,
     WRITING,
+    copies,
     exists,
     folder,
     local,
@@ -30,6 +31,7 @@ __all__ = [
     "SCHEMES",
     "WRITING",
     "checked",
+    "copies",
     "exists",
     "folder",
     "in_bucket",

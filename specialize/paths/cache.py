@@ -77,7 +77,7 @@ def exists(path: Path) -> bool:
 
 
 def folder() -> pathlib.Path:
-    """The folder of the copies.
+    """The folder of copies and prepared examples.
 
     Raises:
         InputError: It cannot be created.
@@ -95,6 +95,11 @@ def folder() -> pathlib.Path:
     return place
 
 
+def copies() -> pathlib.Path:
+    """The folder of the copies of what is in buckets; it may be absent."""
+    return folder() / "buckets"
+
+
 @contextlib.contextmanager
 def locked(place: pathlib.Path) -> Iterator[None]:
     """Waits until no other process of this machine is in such a block for `place`."""
@@ -109,10 +114,10 @@ def locked(place: pathlib.Path) -> Iterator[None]:
 def _copy(url: str, entries: dict[str, store.Entry]) -> pathlib.Path:
     """The folder with the copy of these objects, named relative to the URL."""
     text = json.dumps([url, [(n, e.size, e.version) for n, e in entries.items()]])
-    copies = folder() / "buckets"
-    copies.mkdir(exist_ok=True)
-    place = copies / hashlib.sha256(text.encode()).hexdigest()[:32]
-    with locked(copies / "all"):
+    made = copies()
+    made.mkdir(exist_ok=True)
+    place = made / hashlib.sha256(text.encode()).hexdigest()[:32]
+    with locked(made / "all"):
         _use(place)
     if not place.is_dir():
         with locked(place.with_suffix(".making")):

@@ -17,6 +17,7 @@ records in the corpus, so that all records are seen equally often; gin can set t
 (`specialize_tasks.distill.rate.<format>`). Importing this module reads no data.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -91,6 +92,10 @@ def rate(
     return float(chosen)
 
 
+class Block(seqio.ShardInfo):
+    """One of several blocks of the records, which follow each other in their order."""
+
+
 class CorpusSource(seqio.DataSource):
     """The records of one of the `FORMATS` in a corpus folder.
 
@@ -152,8 +157,15 @@ class CorpusSource(seqio.DataSource):
         """Number of records of a split; None if problems are held out."""
         if held_out():
             return None
-        counts = Manifest.load(self.folder()).counts()
-        return counts.get(self.format, 0) if split == "train" else 0
+        return self.records() if split == "train" else 0
+
+    def records(self) -> int:
+        """Number of records in the files."""
+        return Manifest.load(self.folder()).counts().get(self.format, 0)
+
+    def block(self, index: int, blocks: int) -> seqio.ShardInfo:
+        """What `get_dataset` takes to read a block of the records without shuffling."""
+        return Block(index, blocks)
 
     def get_dataset(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -187,7 +199,11 @@ class CorpusSource(seqio.DataSource):
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        if shard_info is not None:
+        if isinstance(shard_info, Block):
+            count, (index, blocks) = self.records(), dataclasses.astuple(shard_info)
+            first, last = count * index // blocks, count * (index + 1) // blocks
+            dataset = dataset.skip(first).take(last - first)
+        elif shard_info is not None:
             dataset = dataset.shard(shard_info.num_shards, shard_info.index)
         dataset = dataset.map(
             functools.partial(shards.parse_example, k=k),

@@ -7,6 +7,7 @@ import gin
 import numpy as np
 import pytest
 
+from specialize import outputs
 from specialize.corpus.choices import FORMATS
 from specialize.errors import InputError
 
@@ -180,6 +181,59 @@ def test_prepared_examples_are_those_of_the_task_and_are_made_once(
     gin.parse_config("specialize_tasks.distill.held_out.fraction = 0.5")
     load_examples(task, "train", lengths(), tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5])
+def test_parts_are_joined_to_the_bytes_that_one_process_makes(
+    tasks, corpus, tmp_path, fraction
+):
+    import seqio
+
+    from specialize.training.data import examples, sharing
+
+    gin.parse_config(f"specialize_tasks.distill.held_out.fraction = {fraction}")
+    task = seqio.get_mixture_or_task("specialize_gsm8k_in_context_cot")
+    found = records(corpus, "zero_shot_cot").values()
+    limit = int(np.median([len(record.input_ids) for record in found]))
+    sizes = lengths(limit, 100)  # some are left out, and some are cut
+    examples.load_examples(task, "train", sizes, tmp_path / "one")
+    (one,) = (tmp_path / "one").iterdir()
+    wanted = {file.name: file.read_bytes() for file in one.iterdir()}
+    counts = json.loads(wanted["examples.json"])["counts"]
+    assert counts["kept"] and counts["cut"] and (fraction or counts["left_out"])
+    for count in (2, 3, 50):  # some of 50 are empty
+        parts = [tmp_path / f"{n} of {count}" for n in range(count)]
+        for n, part in enumerate(parts):
+            part.mkdir()
+            examples._prepare(task, "train", sizes, part, (n, count))
+        (whole := tmp_path / f"{count} joined").mkdir()
+        sharing.join(parts, whole)
+        found = {file.name: file.read_bytes() for file in whole.iterdir()}
+        assert found == {n: d for n, d in wanted.items() if n != outputs.MARKER}
+    damaged = parts[1] / "targets.bin"
+    damaged.write_bytes(damaged.read_bytes() + b"1")
+    with pytest.raises(InputError, match="the checksum of targets.bin is"):
+        sharing.join(parts, tmp_path / "none")
+
+
+def test_only_our_own_preprocessors_are_known_to_take_records_one_by_one(
+    tasks, monkeypatch
+):
+    import jax
+    import seqio
+
+    from specialize.training.data import sharing
+
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    task = seqio.get_mixture_or_task("specialize_gsm8k_in_context_cot")
+    assert sharing.number_of_parts(task) == 1  # there are few records
+    monkeypatch.setattr(sharing, "FEWEST_RECORDS", task.source.records() // 2)
+    assert sharing.number_of_parts(task) == 2
+    steps = [*task.preprocessors, lambda dataset: dataset.batch(2)]
+    changed = seqio.Task(
+        "changed", task.source, task.output_features, preprocessors=steps
+    )
+    assert sharing.number_of_parts(changed) == 1
 
 
 def test_held_out_problems_are_held_out_in_every_format(tasks, corpus):

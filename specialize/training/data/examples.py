@@ -21,17 +21,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
-from specialize import outputs, run_folder, typed_json, versions
+from specialize import outputs, paths, run_folder, sharding, typed_json, versions
 from specialize.digests import file_digest
 from specialize.errors import InputError
 from specialize.progress import console, track
+from specialize.training.data import sharing
 from specialize.training.data.stored_examples import (
     CUTS,
     META,
     Examples,
     Meta,
-    checksums,
+    Stored,
+    describe,
+    none_left,
     open_examples,
+    read_meta,
 )
 
 if TYPE_CHECKING:
@@ -49,8 +53,11 @@ def load_examples(
     cache_dir: str | os.PathLike[str],
     *,
     reuse: bool = True,
+    exchange: str | os.PathLike[str] | None = None,
 ) -> Examples:
     """Reads the prepared examples of a task, after preparing them if necessary.
+
+    All processes of a run call it together.
 
     Args:
         task: a SeqIO task.
@@ -59,6 +66,8 @@ def load_examples(
             longer examples, or SeqIO at the right end.
         cache_dir: folder of the prepared examples, local to the machine or shared.
         reuse: whether examples that were prepared earlier may be used.
+        exchange: folder in which the processes of a run share what they prepare; local
+            or in a bucket. None: each machine prepares all.
 
     Returns:
         The examples, mapped into memory.
@@ -75,9 +84,32 @@ def load_examples(
     key, repeatable = _key(task, split, feature_lengths)
     name = f"{task.name}-{split}-{key}"
     folder = pathlib.Path(cache_dir) / name
-    if not (reuse and repeatable and (folder / META).exists()):
-        _fill(task, split, feature_lengths, folder)
-        _remove_copies_of_0_1(folder)
+
+    def is_ready() -> bool:
+        return reuse and repeatable and (folder / META).exists()
+
+    def fill() -> None:
+        if not is_ready():
+            _fill(task, split, feature_lengths, folder)
+            _remove_copies_of_0_1(folder)
+
+    if exchange is None:
+        fill()
+    elif reuse and repeatable and (parts := sharing.number_of_parts(task)) > 1:
+        if not sharding.all_agree(is_ready()):
+
+            def prepare(staged: pathlib.Path, index: int) -> None:
+                _prepare(task, split, feature_lengths, staged, (index, parts))
+
+            place = os.path.join(exchange, f"{sharding.from_leader(name)}.parts")
+            sharing.prepare_together(place, folder, parts, prepare)
+    elif paths.in_bucket(exchange):
+        # Machines without a common disk prepare at the same time, each for itself.
+        with paths.locked(folder):
+            fill()
+    else:
+        with sharding.one_after_another():
+            fill()
     return open_examples(folder, task.name)
 
 
@@ -87,8 +119,33 @@ def _fill(
     feature_lengths: Mapping[str, int],
     folder: pathlib.Path,
 ) -> None:
+    try:
+        with outputs.staged_directory(folder, "examples", replace=True) as staged:
+            _prepare(task, split, feature_lengths, staged, (0, 1))
+            if read_meta(staged).examples == 0:
+                raise none_left(read_meta(staged))
+    except OSError:
+        # Another process of this run has made the same folder meanwhile.
+        if not (folder / META).exists():
+            raise
+
+
+def _prepare(
+    task: "seqio.Task",
+    split: str,
+    feature_lengths: Mapping[str, int],
+    folder: pathlib.Path,
+    part: tuple[int, int],
+) -> None:
+    """Writes the examples of one of several parts of a task's records."""
+    source: Any = task.source
     dataset = task.get_dataset(
-        dict(feature_lengths), split, shuffle=False, seed=0, try_in_mem_cache=False
+        dict(feature_lengths),
+        split,
+        shuffle=False,
+        seed=0,
+        try_in_mem_cache=False,
+        shard_info=source.block(*part) if part[1] > 1 else None,
     )
     spec = dataset.element_spec
     names = [n for n in task.output_features if n in feature_lengths and n in spec]
@@ -111,17 +168,14 @@ def _fill(
     dataset = dataset.map(keep)
     dataset = dataset.ragged_batch(READ_BATCH)
     known = task.source.num_input_examples(split)
+    if known is not None:
+        first, last = (known * n // part[1] for n in (part[0], part[0] + 1))
+        known = last - first
     batches = None if known is None else -(-known // READ_BATCH)
     words = f"prepare {task.name} ({split}), x{READ_BATCH}"
-    try:
-        with outputs.staged_directory(folder, "examples", replace=True) as staged:
-            with _named_damage(task, split):
-                shown = track(dataset, words, total=batches)
-                _write(shown, staged, task, split, names, known)
-    except OSError:
-        # Another process of this run has made the same folder meanwhile.
-        if not (folder / META).exists():
-            raise
+    with _named_damage(task, split):
+        shown = track(dataset, words, total=batches)
+        _write(shown, folder, task, split, names, known)
 
 
 @contextlib.contextmanager
@@ -166,7 +220,6 @@ def _write(
 ) -> None:
     kinds = {name: _kind(task.output_features[name]) for name in names}
     files = {name: open(folder / f"{name}.bin", "wb") for name in names}
-    digests = {name: hashlib.sha256() for name in (*names, "lengths", RECORD_ID)}
     shapes: dict[str, tuple[int, ...]] = {}
     lengths: list[np.ndarray] = []
     ids: list[bytes] = []
@@ -188,9 +241,7 @@ def _write(
                     batch[name].flat_values.numpy(), kinds[name]
                 )
                 shapes[name] = values.shape[1:]
-                raw = values.tobytes()
-                digests[name].update(raw)
-                files[name].write(raw)
+                files[name].write(values.tobytes())
             lengths.append(sizes)
             if RECORD_ID in batch:
                 ids += batch[RECORD_ID].numpy().tolist()
@@ -207,39 +258,22 @@ def _write(
     finally:
         for file in files.values():
             file.close()
-    if count == 0:
-        read = "the" if known is None else f"{known}"
-        raise InputError(
-            f"task {task.name!r} ({split}) keeps none of {read} examples. Raise the "
-            "feature lengths, or look at the corpus."
-        )
-    table = np.concatenate(lengths).astype(np.int32)
+    table = np.concatenate([np.zeros((0, 2), np.int32), *lengths]).astype(np.int32)
     ends = np.cumsum([len(value) for value in ids], dtype=np.int64)
     (folder / "lengths.bin").write_bytes(table.tobytes())
     (folder / "ids.bin").write_bytes(b"".join(ids))
     (folder / "id_ends.bin").write_bytes(ends.tobytes())
-    digests["lengths"].update(table.tobytes())
-    digests[RECORD_ID].update(b"\0".join(ids))
+    features = {
+        name: Stored(kinds[name], list(shapes[name]))
+        for name in names
+        if name in shapes
+    }
     counts = {
-        "read": known if known is not None else count,
-        "kept": count,
-        "left_out": max(0, known - count) if known is not None else 0,
+        **({} if known is None else {"read": known}),
         "cut": cut_examples,
         **{name: int(value) for name, value in zip(CUTS, cuts, strict=True)},
     }
-    meta = {
-        "version": versions.EXAMPLES.writes,
-        "task": task.name,
-        "split": split,
-        "examples": count,
-        "features": {
-            name: {"dtype": np.dtype(kinds[name]).str, "shape": list(shapes[name])}
-            for name in names
-        },
-        "counts": counts,
-        "digests": {name: digest.hexdigest() for name, digest in digests.items()},
-    }
-    outputs.write_json(folder / META, {**meta, "checksums": checksums(folder)})
+    describe(folder, task.name, split, features, counts)
 
 
 def report(examples: Examples) -> None:
@@ -270,7 +304,7 @@ def _key(
     files = [pathlib.Path(str(path)) for path in task.source.list_shards(split)]
     repeatable = bool(files) and all(path.is_file() for path in files)
     stats = [
-        [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns]
+        [_place(path), path.stat().st_size, path.stat().st_mtime_ns]
         for path in files
         if repeatable
     ]
@@ -290,6 +324,12 @@ def _key(
     parts = [versions.EXAMPLES.writes, *parts, features, sources]
     text, addresses = _ADDRESS.subn("", json.dumps(parts, sort_keys=True, default=str))
     return hashlib.sha256(text.encode()).hexdigest()[:16], repeatable and not addresses
+
+
+def _place(path: pathlib.Path) -> str:
+    """The path of a file; on every machine the same for a copy from a bucket."""
+    place, copies = path.resolve(), paths.copies().resolve()
+    return str(place.relative_to(copies) if copies in place.parents else place)
 
 
 def _vocabulary_key(vocabulary: Any) -> list[Any]:
@@ -319,7 +359,7 @@ def _source_key(step: Any) -> list[str]:
     return [name, hashlib.sha256(source).hexdigest(), *bound]
 
 
-def _kind(feature: Any) -> str:
+def _kind(feature: Any) -> Any:
     """The type of a stored feature: ids have 16 bits if the vocabulary allows it."""
     kind = np.dtype(feature.dtype.as_numpy_dtype)
     if kind.kind == "f":

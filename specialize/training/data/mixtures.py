@@ -43,6 +43,7 @@ def load_mixture(
     reuse: bool = True,
     tasks: Sequence[str | os.PathLike[str]] = (),
     rows: int | None = None,
+    exchange: str | os.PathLike[str] | None = None,
 ) -> Mixture:
     """Loads all tasks of a registered SeqIO mixture or task.
 
@@ -54,6 +55,7 @@ def load_mixture(
         reuse: whether examples that were prepared earlier may be used.
         tasks: task files, whose names the mixture may have.
         rows: embedding rows of the network. None: any number.
+        exchange: as for `load_examples`.
 
     Raises:
         InputError: the name is unknown, no task has this split or a positive rate, the
@@ -92,7 +94,8 @@ def load_mixture(
         if key in asked[0][0].output_features
     }
     loaded = [
-        load_examples(task, split, lengths, cache_dir, reuse=reuse) for task, _ in asked
+        load_examples(task, split, lengths, cache_dir, reuse=reuse, exchange=exchange)
+        for task, _ in asked
     ]
     for examples in loaded:
         report(examples)

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from specialize import typed_json, versions
+from specialize import outputs, typed_json, versions
 from specialize.errors import InputError
 
 META = "examples.json"
@@ -24,10 +24,11 @@ META = "examples.json"
 # (specialize_tasks/preprocessors.py).
 CUTS = ("demonstrations_dropped", "input_tokens_cut", "target_tokens_cut")
 _CHUNK = 1 << 20
+_REMEDY = "Remove the folder; the next run makes it again."
 
 
 @dataclasses.dataclass(frozen=True)
-class _Stored:
+class Stored:
     """How the values of a feature are stored."""
 
     dtype: Literal["<u2", "<i4", "<f4"]
@@ -38,12 +39,14 @@ class _Stored:
 class Meta:
     """What a folder of prepared examples says about itself."""
 
-    examples: Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
-    features: dict[Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")], _Stored]
+    examples: typed_json.Count
+    features: dict[Annotated[str, msgspec.Meta(pattern=r"^[\w.-]+$")], Stored]
     counts: dict[str, typed_json.Count]
     digests: dict[str, str]
     # CRC-32 of each file; folders of versions before 0.2 have none.
     checksums: dict[str, typed_json.Count] = dataclasses.field(default_factory=dict)
+    task: str = ""
+    split: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,16 +80,79 @@ class Examples:
         return bytes(characters[begin : int(ends[example])]).decode()
 
 
+def read_meta(folder: pathlib.Path) -> Meta:
+    """What a folder of prepared examples says about itself.
+
+    Raises:
+        InputError: It is missing, malformed, or of another version.
+    """
+    content = typed_json.read(folder / META, typed_json.Object, remedy=_REMEDY)
+    versions.EXAMPLES.check(content.get("version", 1), folder / META)
+    return typed_json.convert(content, Meta, folder / META, remedy=_REMEDY)
+
+
+def describe(
+    folder: pathlib.Path,
+    task: str,
+    split: str,
+    features: Mapping[str, Stored],
+    counts: Mapping[str, int],
+) -> None:
+    """Writes what a folder of prepared examples says about itself, its last file.
+
+    Args:
+        folder: The folder, with the arrays.
+        task: SeqIO name of the task.
+        split: Split of the task.
+        features: How each feature is stored.
+        counts: Numbers of cuts; and of the examples that were read, if it is known.
+    """
+    ends = np.fromfile(folder / "id_ends.bin", np.int64)
+    characters = (folder / "ids.bin").read_bytes()
+    begins = [0, *ends[:-1].tolist()]
+    ids = b"\0".join(
+        characters[begin:end]
+        for begin, end in zip(begins, ends.tolist(), strict=bool(len(ends)))
+    )
+    digests = {"record_id": hashlib.sha256(ids).hexdigest()}
+    for name in (*features, "lengths"):
+        with open(folder / f"{name}.bin", "rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    count = len(ends)
+    read = counts.get("read", count)
+    meta = {
+        "version": versions.EXAMPLES.writes,
+        "task": task,
+        "split": split,
+        "examples": count,
+        "features": {name: vars(kind) for name, kind in features.items()},
+        "counts": {
+            "read": read,
+            "kept": count,
+            "left_out": max(0, read - count),
+            **{name: counts[name] for name in ("cut", *CUTS)},
+        },
+        "digests": digests,
+    }
+    outputs.write_json(folder / META, {**meta, "checksums": checksums(folder)})
+
+
+def none_left(meta: Meta) -> InputError:
+    """The error if no example is left."""
+    read = meta.counts["read"] or "the"
+    return InputError(
+        f"task {meta.task!r} ({meta.split}) keeps none of {read} examples. Raise the "
+        "feature lengths, or look at the corpus."
+    )
+
+
 def open_examples(folder: pathlib.Path, task: str) -> Examples:
     """Maps the arrays of a folder of prepared examples into memory.
 
     Raises:
         InputError: a file is missing, cut or changed, or disagrees with the others.
     """
-    remedy = "Remove the folder; the next run makes it again."
-    content = typed_json.read(folder / META, typed_json.Object, remedy=remedy)
-    versions.EXAMPLES.check(content.get("version", 1), folder / META)
-    meta = typed_json.convert(content, Meta, folder / META, remedy=remedy)
+    meta = read_meta(folder)
     features: dict[str, Any] = {}
     try:
         _compare_checksums(folder, meta)
@@ -98,7 +164,7 @@ def open_examples(folder: pathlib.Path, task: str) -> Examples:
         id_ends = np.fromfile(folder / "id_ends.bin", np.int64)
         _check(meta, lengths, ids, id_ends)
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder} is damaged ({error}). {remedy}") from error
+        raise _damaged(folder, error) from error
     ends = np.cumsum(lengths, axis=0, dtype=np.int64)
     first = ends - lengths
     starts = {"inputs": first[:, 0], "targets": first[:, 1]}
@@ -145,6 +211,22 @@ def _checksum(file: pathlib.Path) -> int:
         while chunk := stream.read(_CHUNK):
             value = zlib.crc32(chunk, value)
     return value
+
+
+def check_files(folder: pathlib.Path, meta: Meta) -> None:
+    """Compares the checksums of all arrays.
+
+    Raises:
+        InputError: A file is missing, cut or changed.
+    """
+    try:
+        _compare_checksums(folder, meta)
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(folder: pathlib.Path, error: Exception) -> InputError:
+    return InputError(f"{folder} is damaged ({error}). {_REMEDY}")
 
 
 def _compare_checksums(folder: pathlib.Path, meta: Meta) -> None:

@@ -239,8 +239,7 @@ def _load(
     model: Any,
 ) -> tuple[Mixture, Mixture | None]:
     """Loads the examples to train on, and those whose loss is measured, if any."""
-    remote = isinstance(where, str)
-    folder = paths.folder() if remote else where
+    folder = paths.folder() if isinstance(where, str) else where
     folder = data.examples_dir or folder / run_folder.EXAMPLES
 
     def load(chosen: str | Mapping[str, Any] | Mixture | None, split: str) -> Mixture:
@@ -248,17 +247,16 @@ def _load(
             return chosen
         if chosen is None:
             raise InputError("There is no mixture to train on. Set data.mixture.")
-        # Machines without a common disk prepare at the same time, each for itself.
-        with paths.locked(paths.folder()) if remote else sharding.one_after_another():
-            return load_mixture(
-                chosen,
-                split,
-                data.feature_lengths,
-                folder,
-                reuse=data.reuse_examples,
-                tasks=data.tasks,
-                rows=model.module.config.vocab_size,
-            )
+        return load_mixture(
+            chosen,
+            split,
+            data.feature_lengths,
+            folder,
+            reuse=data.reuse_examples,
+            tasks=data.tasks,
+            rows=model.module.config.vocab_size,
+            exchange=os.path.join(where, run_folder.EXAMPLES),
+        )
 
     mixture = load(data.mixture, data.split)
     if evaluation.split is None and not isinstance(evaluation.mixture, Mixture):
