@@ -9,7 +9,6 @@ this machine.
 
 import contextlib
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -163,26 +162,32 @@ def batch_problems(
 def vocabulary_problems(config: Config) -> list[Problem]:
     """A vocabulary that differs from that of the checkpoint or of the corpus."""
     path = config.value("VOCABULARY_PATH")
-    if not isinstance(path, str) or "://" in path:
+    if not isinstance(path, str):
+        return []
+    try:
+        file = str(paths.local(path)) if paths.in_bucket(path) else path
+    except InputError:
+        return []  # the command that reads it says why
+    if "://" in file:
         return []
     origin = config.origin("VOCABULARY_PATH")
-    if not is_vocabulary(path):
+    if not is_vocabulary(file):
         shown = checks.shown(path)
         text = (
             f"VOCABULARY_PATH {shown} does not exist. Name the student's SentencePiece "
             "model (for T5 its spiece.model), or 'byt5' for ByT5's bytes."
         )
         return [Problem("vocabulary", text, origin)]
-    mine = vocabulary_digest(path)
+    mine = vocabulary_digest(file)
     problems = []
     for macro in ("INITIAL_CHECKPOINT_PATH", "CHECKPOINT_PATH", "CORPUS_DIR"):
         folder = config.value(macro)
         if not isinstance(folder, str):
             continue
         folder = folder.removesuffix(run_folder.AVERAGE)
-        if not os.path.isdir(folder):
+        if not (paths.in_bucket(folder) or os.path.isdir(folder)):
             continue
-        for theirs, source in _vocabularies_of(pathlib.Path(folder)):
+        for theirs, source in _vocabularies_of(os.fspath(folder)):
             if theirs != mine:
                 text = (
                     f"VOCABULARY_PATH {path!r} (sha256 {mine[:12]}) is not the "
@@ -193,29 +198,35 @@ def vocabulary_problems(config: Config) -> list[Problem]:
     return problems
 
 
-def _vocabularies_of(folder: pathlib.Path) -> list[tuple[str, str]]:
+def _vocabularies_of(folder: str) -> list[tuple[str, str]]:
     """(sha256, file that says it) of the vocabulary that a folder belongs to.
 
     A conversion writes the tokenizer beside its `checkpoint_7`, and a run writes its
     configuration above its `checkpoints/7`: the nearest folder that has one decides.
     """
-    place = folder.resolve()
+    place = folder if paths.in_bucket(folder) else os.path.realpath(folder)
+    wanted = (*VOCABULARIES, versions.CORPUS.file, run_folder.CONFIG)
     for _ in range(3):
+        try:
+            here = paths.local(place, only=wanted)
+        except InputError:
+            return []  # the command that reads it says why
         found = [
-            (file_digest(place / name), name)
+            (file_digest(here / name), name)
             for name in VOCABULARIES
-            if (place / name).is_file()
+            if (here / name).is_file()
         ]
-        if digest := _corpus_digest(run_folder.read_json(place / versions.CORPUS.file)):
+        if digest := _corpus_digest(run_folder.read_json(here / versions.CORPUS.file)):
             found.append((digest, versions.CORPUS.file))
-        named = None
         with contextlib.suppress(InputError):  # a configuration of another version
-            named = run_folder.saved_values(place).get("VOCABULARY_PATH")
-        if isinstance(named, str) and is_vocabulary(named):
-            found.append((vocabulary_digest(named), run_folder.CONFIG))
-        if found or not re.fullmatch(r"checkpoint_\d+|checkpoints|\d+", place.name):
+            named = run_folder.saved_values(here).get("VOCABULARY_PATH")
+            named = str(paths.local(named)) if paths.in_bucket(named) else named
+            if isinstance(named, str) and is_vocabulary(named):
+                found.append((vocabulary_digest(named), run_folder.CONFIG))
+        name = paths.name_of(place)
+        if found or not re.fullmatch(r"checkpoint_\d+|checkpoints|\d+", name):
             return found
-        place = place.parent
+        place = paths.parent_of(place)
     return []
 
 

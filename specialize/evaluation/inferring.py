@@ -37,8 +37,8 @@ def infer(
             prompt per line.
         out: JSON lines with id, input and prediction (a list if several samples were
             requested), in the order of the prompts. Finished batches are kept in
-            `<out>.decoded.jsonl` until the end, and a rerun resumes from it; of an
-            `out` in a bucket in the cache of this machine.
+            `<out>.decoded.jsonl` until the end, and a rerun resumes from it, if `out`
+            is in a bucket on any machine.
         vocabulary_path: SentencePiece model of the student, or "byt5". None: the
             environment variable SPECIALIZE_VOCABULARY.
         mesh: The device mesh, in any spelling of `specialize.mesh`.
@@ -65,16 +65,17 @@ def infer(
         "vocabulary": vocabulary.sha256,
         **decoding.to_json(),
     }
-    progress = unfinished(out)
-    decoded = decode_to_file(engine, prompts, progress, settings)
+    with unfinished(out) as (progress, publish):
+        decoded = decode_to_file(engine, prompts, progress, settings, publish=publish)
+        if jax.process_index() == 0:
+            lines: list[str] = []
+            for line, found in zip(asked, decoded, strict=True):
+                texts = found["texts"]
+                answer = {**line, "prediction": texts[0] if len(texts) == 1 else texts}
+                lines.append(json.dumps(answer, ensure_ascii=False) + "\n")
+            outputs.write_text(out, "".join(lines))
+            progress.unlink()
     if jax.process_index() == 0:
-        lines: list[str] = []
-        for line, found in zip(asked, decoded, strict=True):
-            texts = found["texts"]
-            answer = {**line, "prediction": texts[0] if len(texts) == 1 else texts}
-            lines.append(json.dumps(answer, ensure_ascii=False) + "\n")
-        outputs.write_text(out, "".join(lines))
-        progress.unlink()
         cut = sum(found["truncated"] > 0 for found in decoded)
         if cut:
             console.print(

@@ -90,44 +90,46 @@ def label(
         "top_logprobs": top_logprobs,
         **decoding.to_json(),
     }
-    progress = unfinished(folder.path)
-    decoded = decode_to_file(
-        engine, prompts, progress, settings, alternatives=top_logprobs
-    )
-    if jax.process_index() != 0:
-        return None
-    teacher = name or checkpoint
-    fingerprint = Fingerprint(
-        vocabulary_sha256=vocabulary.sha256,
-        vocabulary_rows=vocabulary.rows,
-        k=top_logprobs,
-        teacher=teacher,
-        alignment="bytes",
-        prompt_sha256=prompts_sha256,
-        sampling={**decoding.to_json(), "weights": settings["weights"]},
-    )
-    funnel = Funnel()
-    source = pathlib.Path(prompts_path)
-    card = Card(
-        teacher,
-        sources=[
-            {
-                "file": source.name,
-                "bytes": source.stat().st_size,
-                "sha256": file_digest(source),
-            }
-        ],
-    )
-    written = shards.write_shards(
-        _records(asked, decoded, vocabulary, fingerprint, funnel),
-        folder.path,
-        fingerprint,
-        num_shards=folder.num_shards,
-        card=card.to_json(),
-        funnel=funnel.to_json,
-        replace=folder.replace,
-    )
-    progress.unlink()
+    with unfinished(folder.path) as (progress, publish):
+        decoded = decode_to_file(
+            *(engine, prompts, progress, settings),
+            alternatives=top_logprobs,
+            publish=publish,
+        )
+        if jax.process_index() != 0:
+            return None
+        teacher = name or checkpoint
+        fingerprint = Fingerprint(
+            vocabulary_sha256=vocabulary.sha256,
+            vocabulary_rows=vocabulary.rows,
+            k=top_logprobs,
+            teacher=teacher,
+            alignment="bytes",
+            prompt_sha256=prompts_sha256,
+            sampling={**decoding.to_json(), "weights": settings["weights"]},
+        )
+        funnel = Funnel()
+        source = pathlib.Path(prompts_path)
+        card = Card(
+            teacher,
+            sources=[
+                {
+                    "file": source.name,
+                    "bytes": source.stat().st_size,
+                    "sha256": file_digest(source),
+                }
+            ],
+        )
+        written = shards.write_shards(
+            _records(asked, decoded, vocabulary, fingerprint, funnel),
+            folder.path,
+            fingerprint,
+            num_shards=folder.num_shards,
+            card=card.to_json(),
+            funnel=funnel.to_json,
+            replace=folder.replace,
+        )
+        progress.unlink()
     return written
 
 

@@ -1,20 +1,21 @@
 """Decodes many prompts into a file, and resumes where a killed run stopped."""
 
+import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import jax
 import msgspec
 
-from specialize import paths, sharding, typed_json, versions
+from specialize import outputs, paths, sharding, typed_json, versions
 from specialize.checks import shown
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
+from specialize.paths import store
 from specialize.progress import track
 
 # Settings of which only a digest is known.
@@ -40,12 +41,24 @@ class _Line:
     steps: list[typed_json.Object] = dataclasses.field(default_factory=list)
 
 
-def unfinished(out: str | os.PathLike[str]) -> pathlib.Path:
-    """The file of finished batches of an output; on this machine also of a bucket's."""
+@contextlib.contextmanager
+def unfinished(
+    out: str | os.PathLike[str],
+) -> Iterator[tuple[pathlib.Path, Callable[[], None]]]:
+    """The file of finished batches of an output, and what is called after each.
+
+    It is beside the output. In a bucket it is in a folder of that name, from which any
+    machine resumes, and which is removed when the block succeeds.
+    """
+    name = f"{os.fspath(out)}.decoded.jsonl"
     if not paths.in_bucket(out):
-        return pathlib.Path(f"{os.fspath(out)}.decoded.jsonl")
-    name = hashlib.sha256(os.fspath(out).encode()).hexdigest()[:32]
-    return paths.folder() / "decoded" / f"{name}.jsonl"
+        yield pathlib.Path(name), lambda: None
+        return
+    leader = jax.process_index() == 0
+    with outputs.working_folder(name, "decoded", leader=leader) as working:
+        yield working.path / "decoded.jsonl", working.publish
+    if leader:
+        store.remove(paths.joined(name, one) for one in store.find(name))
 
 
 def decode_to_file(
@@ -164,8 +177,6 @@ def _rewrite(
     file: pathlib.Path, settings: dict[str, Any], found: dict[int, dict[str, Any]]
 ) -> None:
     """Writes only the complete lines, so that appending starts on a new line."""
-    from specialize import outputs
-
     head = {"version": versions.DECODED.writes, "settings": settings}
     lines = (head, *found.values())
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

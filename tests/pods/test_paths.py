@@ -1,5 +1,8 @@
 """Files in buckets: read, cached, written by one of several, repeated after faults."""
 
+import contextlib
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -294,3 +297,58 @@ def test_a_running_log_is_uploaded_and_continued(root, monkeypatch):
     with outputs.working_folder(f"{root}/run", "run", but=["large/*"]) as working:
         assert [p.name for p in working.path.iterdir()] == ["log"]
     assert objects.read_bytes(f"{root}/run/large/x") == b"x"
+
+
+def test_another_machine_goes_on_with_the_texts_that_infer_has_decoded(
+    root, tmp_path, monkeypatch
+):
+    from specialize.inference.resumable import unfinished
+
+    with contextlib.suppress(KeyError), unfinished(f"{root}/told.jsonl") as (file, _):
+        file.write_text("1\n")
+        raise KeyError
+    monkeypatch.setenv("SPECIALIZE_CACHE_DIR", str(tmp_path / "another machine"))
+    with unfinished(f"{root}/told.jsonl") as (file, publish):
+        assert file.read_text() == "1\n"
+        file.write_text("1\n2\n")
+        publish()
+        file.unlink()
+    assert objects.find(root) == {}
+
+
+def test_a_task_file_is_read_with_the_data_beside_it(root, tmp_path):
+    from specialize.corpus.tasks.known import find
+
+    task = (
+        'name = "cold"\n[files]\ntrain = "data/cold.jsonl"\n'
+        '[fields]\nquestion = "q"\nanswer = "a"\n[answer]\ntype = "number"\n'
+    )
+    objects.write_bytes(f"{root}/cold/cold.toml", task.encode())
+    objects.write_bytes(f"{root}/cold/data/cold.jsonl", b'{"q": "1 + 1?", "a": "2"}\n')
+    found = find(f"{root}/cold/cold.toml")
+    assert found.name == "cold" and found.folder is not None
+    assert os.path.isfile(os.path.join(found.folder, "data/cold.jsonl"))
+    with pytest.raises(InputError, match="does not exist"):
+        find(f"{root}/none/cold.toml")
+
+
+def test_vocabularies_in_buckets_are_compared_before_a_run(root, tmp_path):
+    from specialize import config
+    from specialize.config.rules import vocabulary_problems
+
+    objects.write_bytes(f"{root}/v.model", b"mine")
+    digests = {
+        text: hashlib.sha256(text.encode()).hexdigest() for text in ("a", "mine")
+    }
+
+    def found(digest):
+        manifest = {"fingerprint": {"vocabulary_sha256": digest}}
+        objects.write_bytes(f"{root}/c/corpus.json", json.dumps(manifest).encode())
+        text = f"VOCABULARY_PATH = '{root}/v.model'\nCORPUS_DIR = '{root}/c'\n"
+        (tmp_path / "a.gin").write_text(text)
+        read = config.read([str(tmp_path / "a.gin")])
+        return [str(problem) for problem in vocabulary_problems(read)]
+
+    assert found(digests["mine"]) == []
+    (problem,) = found(digests["a"])
+    assert f"is not the vocabulary of CORPUS_DIR '{root}/c'" in problem

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from specialize import typed_json
+from specialize import paths, typed_json
 from specialize.corpus.choices import FORMATS
 from specialize.corpus.tasks import fields
 from specialize.corpus.tasks.known import index
@@ -43,7 +43,8 @@ def read_task(
     """Reads a task.
 
     Args:
-        source: A file (`.toml` or `.json`), or its content as a dict.
+        source: A file (`.toml` or `.json`), or its content as a dict. Of a file in a
+            bucket, the folder is copied to this machine, with the data in it.
         folder: Where relative paths of data begin; None: the folder of the file.
 
     Raises:
@@ -56,6 +57,9 @@ def read_task(
         except RecursionError as error:
             raise InputError(f"the task holds itself. {REMEDY}") from error
         return _task(values, "the task", {}, folder)
+    if paths.in_bucket(source):
+        url = paths.checked(source, "The task file")
+        source = paths.local(paths.parent_of(url)) / paths.name_of(url)
     file = pathlib.Path(source).expanduser()
     data = typed_json.read_bytes(file, remedy="Name a task file or a shipped task.")
     if file.suffix == ".json":
