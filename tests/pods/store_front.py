@@ -1,6 +1,6 @@
 """A server in front of a store emulator: injects faults, and mends what GCS needs.
 
-    python store_front.py PORT EMULATOR_PORT [gcs]
+    python store_front.py PORT EMULATOR_PORT [gcs|recorded]
 
 `POST /-/faults` with JSON sets what happens to the requests that follow:
 
@@ -42,7 +42,7 @@ class Front(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     emulator = 0
-    is_gcs = False
+    is_gcs = is_recorded = False
     faults: dict = {}
     count = 0
     held = False
@@ -75,6 +75,10 @@ class Front(http.server.BaseHTTPRequestHandler):
         if self.is_gcs:
             with self.lock:
                 self.as_gcs(body)
+        elif self.is_recorded:
+            with self.lock:  # the emulator mixes the records of two requests
+                found = self.forward(self.command, self.path, body)
+            self.answer(*found)
         else:
             self.answer(*self.forward(self.command, self.path, body))
 
@@ -201,6 +205,7 @@ class Front(http.server.BaseHTTPRequestHandler):
 
 def main(port: int, emulator: int, kind: str = "s3") -> None:
     Front.emulator, Front.is_gcs = emulator, kind == "gcs"
+    Front.is_recorded = kind == "recorded"
     http.server.ThreadingHTTPServer.daemon_threads = True
     http.server.ThreadingHTTPServer(("127.0.0.1", port), Front).serve_forever()
 
