@@ -27,7 +27,7 @@ SUITES = {
     "in_context": "gsm8k:few_shot_cot",
     "replayed_tasks": "replayed:zero_shot_answer_only",
     "unreplayed_tasks": "bbh:zero_shot_answer_only",
-    "tasks_by_demonstration": "demonstrated:zero_shot_answer_only",
+    "by_demonstration": "demonstrated:zero_shot_answer_only",
 }
 # The specialists, and what is mixed into the corpus for each of them: nothing, texts of
 # other tasks, or what the base student answers to prompts.
@@ -60,7 +60,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     command.add_argument("--seed", type=int, default=0, help="random seed of the run")
     command.add_argument(
-        "--base_steps", type=int, default=800, help="steps of the base student"
+        "--base_steps", type=int, default=600, help="steps of the base student"
     )
     command.add_argument(
         "--steps", type=int, default=500, help="steps of each specialisation"
@@ -94,7 +94,7 @@ def quickstart(
     *,
     command: Command,
     seed: int = 0,
-    base_steps: int = 800,
+    base_steps: int = 600,
     steps: int = 500,
     problems: int = 2000,
     test_problems: int = 200,
@@ -268,7 +268,7 @@ def _scores(files: Mapping[str, pathlib.Path]) -> dict[str, Any]:
 def _table(results: Mapping[str, Any]) -> None:
     from rich.table import Table
 
-    from specialize.progress import console
+    from specialize.progress import console, table_console
 
     heads = ("base", "specialised", "with replay", "with second teacher")
     table = Table("suite", "n", *heads, title="What specialisation gained and lost")
@@ -278,7 +278,7 @@ def _table(results: Mapping[str, Any]) -> None:
             for s in scores.values()
         ]
         table.add_row(name.replace("_", " "), str(scores["base"]["n"]), *cells)
-    console.print(table)
+    table_console(110).print(table)
     generic = results["suites"]["unreplayed_tasks"]
     lost = [
         (generic["base"]["accuracy"] - generic[name]["accuracy"]) * 100

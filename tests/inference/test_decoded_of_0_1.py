@@ -15,7 +15,7 @@ class Silent(Engine):
     def __init__(self):
         self.asked = []
 
-    def generate(self, prompts, *, done=()):
+    def generate(self, prompts, *, done=(), alternatives=0):
         for index in range(len(prompts)):
             if index not in done:
                 self.asked.append(index)

@@ -16,7 +16,7 @@ SUITES = {
     "in_context": 8,
     "replayed_tasks": 16,
     "unreplayed_tasks": 16,
-    "tasks_by_demonstration": 8,
+    "by_demonstration": 8,
 }
 MODELS = ("base", "none", "replay", "student")
 
