@@ -123,6 +123,18 @@ def test_a_resumed_run_replaces_the_lines_behind_its_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [b'{"step": 15, "train": {"\xff": 1}}', b'{"step": "x"}', b"\xff", b'{"step": -1}'],
+)
+def test_a_damaged_line_is_dropped_and_the_others_stay(tmp_path, capfd, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 10}\n' + line + b'\n{"step": 20}\n{"step": 30}\n')
+    open_log(tmp_path, 20).close()
+    assert path.read_text() == '{"step": 10}\n{"step": 20}\n'
+    assert "1 damaged lines are dropped, first 2" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"), [(5.0, "5s"), (65.0, "1m05"), (7800.0, "2h10"), (2e5, "2d07h")]
 )
 def test_durations_are_short(seconds, text):

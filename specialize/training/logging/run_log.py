@@ -328,11 +328,12 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
             continue
         try:
             found = typed_json.decode(line, _Line, path, infinities=True)
-        except InputError:
+            text = line.decode()  # fields that are not read may be no UTF-8
+        except (InputError, UnicodeDecodeError):
             damaged.append(number)
             continue
         if found.step <= step:
-            kept.append(line.decode())
+            kept.append(text)
     if damaged:
         numbers = ", ".join(map(str, damaged[:5]))
         say(f"{path}: {len(damaged)} damaged lines are dropped, first {numbers}")
