@@ -88,7 +88,7 @@ def of_0_1(tmp_path) -> pathlib.Path:
     """A copy of the files that version 0.1 wrote, with its run unpacked."""
     folder = shutil.copytree(ROOT / "tests" / "golden" / "v0_1", tmp_path / "v0_1")
     with tarfile.open(folder / "run.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder)
     return folder
 
 

@@ -22,7 +22,7 @@ def notebook(tmp_path_factory):
     """A folder with a tiny run at runs/student and its corpus at runs/corpus."""
     folder = tmp_path_factory.mktemp("notebook")
     with tarfile.open(GOLDEN / "run.tar.gz") as archive:
-        archive.extractall(folder / "unpacked", filter="data")
+        archive.extractall(folder / "unpacked")
     (folder / "runs").mkdir()
     shutil.move(folder / "unpacked" / "run", folder / "runs" / "student")
     shutil.copytree(GOLDEN / "corpus", folder / "runs" / "corpus")

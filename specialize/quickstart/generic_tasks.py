@@ -162,7 +162,7 @@ def replayed(count: int, *, seed: int) -> Iterator[dict[str, str]]:
 def prompts(count: int, words: Sequence[str], *, seed: int) -> Iterator[dict[str, str]]:
     """Prompts without answers: a third of the replayed tasks, the rest random words.
 
-    Random words belong to no task. What the base student answers to them is no use to
+    Random words ask for nothing. What the base student answers to them is no use to
     anybody, but it says what the student computed there before it was specialised.
     """
     draw = random.Random(f"prompts-{seed}")

@@ -156,9 +156,8 @@ def write(
             for example in pretraining:
                 file.write(example["inputs"] + " " + example["targets"] + "\n")
         text = (folder / "text.txt").read_text(encoding="utf-8")
-        prompts = generic_tasks.prompts(
-            num_prompts, sorted(set(text.split())), seed=seed
-        )
+        words = sorted({word for word in text.split() if word.isalpha()})
+        prompts = generic_tasks.prompts(num_prompts, words, seed=seed)
         _write_lines(folder / "prompts.jsonl", prompts)
     return pathlib.Path(out)
 

@@ -521,7 +521,7 @@ def make(root: pathlib.Path) -> None:
     """Writes a valid file of every format."""
     shutil.copytree(GOLDEN, root, dirs_exist_ok=True)
     with tarfile.open(root / "run.tar.gz") as archive:
-        archive.extractall(root, filter="data")
+        archive.extractall(root)
     for name in ("run.tar.gz", "recorded.json"):
         (root / name).unlink()
     (root / "prompt.txt").write_text(
