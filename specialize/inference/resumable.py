@@ -118,7 +118,9 @@ def decode_to_file(
         _rewrite(file, settings, found)
     missing = len(prompts) - len(found)
     if missing:
-        stream = engine.generate(prompts, done=set(found), alternatives=alternatives)
+        # Engines of scripts may know no alternatives.
+        more: dict[str, Any] = {"alternatives": alternatives} if alternatives else {}
+        stream = engine.generate(prompts, done=set(found), **more)
         with open(file if leader else os.devnull, "a", encoding="utf-8") as out:
             for one in track(stream, description, total=missing):
                 line = {

@@ -30,6 +30,10 @@ from specialize.quickstart.word_problems import (
     problems,
 )
 
+# Names of version 0.1.
+GENERIC_TASKS = generic_tasks.ALL
+generic_examples = generic_tasks.examples
+
 # A digit with the punctuation mark after it.
 _NUMBER_END = re.compile(r"(\d)([.,?:])")
 

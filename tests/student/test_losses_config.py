@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from loss_cases import dense_rows, dense_value, random_case, softmax, xlogy
 
-from specialize.corpus import records
+from specialize.corpus import choices
 from specialize.errors import InputError
 from specialize.student.loss import losses
 from specialize.student.loss.losses import LossConfig, distillation_loss
@@ -57,7 +57,7 @@ def test_a_chunk_of_no_tokens_is_refused():
 
 
 def test_the_formats_are_those_of_the_records():
-    assert losses.FORMATS == records.FORMATS
+    assert losses.FORMATS == choices.FORMATS
 
 
 @pytest.mark.parametrize("mode", ["tail", "renormalize"])

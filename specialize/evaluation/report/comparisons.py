@@ -52,8 +52,6 @@ def choice(runs: Sequence[Run]) -> Section:
     """The candidates of `select --by pareto`, with the front and the chosen one."""
     title = "Choice between two abilities"
     found = [run for run in runs if run.weighed is not None]
-    if not found:
-        return Section(title, missing="needs 'specialize select --by pareto'.")
     drawn: list[tuple[str, Markup]] = []
     tables: list[tuple[str, Sequence[str], Sequence[Sequence[str]]]] = []
     for run in found:

@@ -49,7 +49,7 @@ def report(
         origins.funnel(runs),
         origins.curves(runs),
         comparisons.trade_off(runs, origin),
-        comparisons.choice(runs),
+        *([comparisons.choice(runs)] if any(run.weighed for run in runs) else []),
         comparisons.scaling(runs),
         accuracy.won_and_lost(runs[0], origin),
         origins.provenance(runs, origin, command),
