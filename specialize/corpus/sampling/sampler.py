@@ -197,8 +197,12 @@ class Sampler:
                         group.create_task(self._work())
                         for _ in range(self._sampling.pace.concurrency)
                     ]
-            except* InputError as group_error:
-                raise group_error.exceptions[0] from None
+            except BaseExceptionGroup as error:
+                # Not `except*`: Python 3.11.2 wraps what is raised in it once more.
+                known = error.subgroup(InputError)
+                if known is None:
+                    raise
+                raise known.exceptions[0] from None
             finally:
                 for name in (signal.SIGINT, signal.SIGTERM):
                     loop.remove_signal_handler(name)
