@@ -1,9 +1,11 @@
-"""The digest of a file or of a vocabulary, which identifies it."""
+"""The digest of a file, of a vocabulary or of a value, which identifies it."""
 
 import functools
 import hashlib
+import json
 import os
 import pathlib
+from typing import Any
 
 from specialize import typed_json
 
@@ -46,6 +48,11 @@ def file_digest(path: str | os.PathLike[str]) -> str:
         return hashlib.sha256("".join(map(file_digest, parts)).encode()).hexdigest()
     state = os.stat(path)
     return _digest(os.fspath(path), state.st_size, state.st_mtime_ns)
+
+
+def value_digest(value: Any) -> str:
+    """The SHA-256 of a JSON value in hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def dataset_files(path: str | os.PathLike[str]) -> list[pathlib.Path]:

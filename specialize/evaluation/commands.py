@@ -3,12 +3,15 @@
 import argparse
 import os
 import sys
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from specialize.corpus.tasks.known import index
 from specialize.errors import InputError
 from specialize.evaluation.spec import DEFAULT_SPLIT, SPLITS
 from specialize.judging.choices import JUDGES
+
+if TYPE_CHECKING:
+    from specialize.evaluation.pareto import Rule
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -230,9 +233,7 @@ def _select(flags: argparse.Namespace) -> int:
     if flags.by == "pareto":
         from specialize.evaluation import pareto
 
-        config.call(
-            pareto.select_pareto, rule=_rule(flags, pareto), json_path=flags.json
-        )
+        config.call(pareto.select_pareto, rule=_rule(flags), json_path=flags.json)
     else:
         from specialize.evaluation import selection
 
@@ -244,18 +245,14 @@ def _select(flags: argparse.Namespace) -> int:
 _WEIGHING = ("target", "retain", "lose", "start", "alphas", "also")
 
 
-def _rule(flags: argparse.Namespace, pareto: Any) -> Any:
+def _rule(flags: argparse.Namespace) -> "Rule":
     from specialize.checkpoints import merging
+    from specialize.evaluation.pareto import Rule
 
-    alphas = merging.alphas("--alphas", flags.alphas) if flags.alphas else ()
-    return pareto.Rule(
-        flags.target,
-        flags.retain,
-        5.0 if flags.lose is None else flags.lose,
-        flags.start,
-        tuple(map(float, alphas)),
-        tuple(flags.also or ()),
-    )
+    given = {name: getattr(flags, name) for name in _WEIGHING}
+    if flags.alphas is not None:
+        given["alphas"] = tuple(map(float, merging.alphas("--alphas", flags.alphas)))
+    return Rule(**{name: value for name, value in given.items() if value is not None})
 
 
 def _infer(flags: argparse.Namespace) -> int:

@@ -6,8 +6,6 @@ its last finished batch.
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import os
 import pathlib
 import tempfile
@@ -19,6 +17,7 @@ import jax
 
 from specialize import outputs, paths, run_folder
 from specialize.corpus.vocabulary import read_vocabulary
+from specialize.digests import value_digest as digest
 from specialize.evaluation import tables
 from specialize.evaluation.results import Results, file_stem, write_judged
 from specialize.evaluation.scoring import judging
@@ -208,8 +207,3 @@ def _beside(results: Results, path: str | os.PathLike[str]) -> Results:
             outputs.write_text(here / name, text)
         names = copies
     return dataclasses.replace(results, predictions=names)
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -6,14 +6,11 @@ from typing import Any
 
 import jax
 
-from specialize import config, outputs, paths
-from specialize.corpus.vocabulary import read_vocabulary
-from specialize.evaluation.evaluate import digest
-from specialize.inference.engine import Engine
+from specialize import outputs, paths
 from specialize.inference.prompts import read_prompts
 from specialize.inference.resumable import decode_to_file, unfinished
 from specialize.inference.spec import DecodingSpec
-from specialize.inference.weights import load_student, weights_digest
+from specialize.inference.weights import decoding_settings, load_engine
 from specialize.progress import console
 
 
@@ -52,19 +49,11 @@ def infer(
     if paths.scheme_of(out):
         paths.checked(out, "--out")
     asked = read_prompts(prompts_path)
-    vocabulary = read_vocabulary(
-        config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
-        network=model.module.config,
+    engine, vocabulary = load_engine(
+        model, checkpoint, decoding, vocabulary_path=vocabulary_path, mesh=mesh
     )
-    student = load_student(model, checkpoint, mesh)
-    engine = Engine(model.module, student.params, vocabulary, student.mesh, decoding)
     prompts = [line["input"] for line in asked]
-    settings = {
-        "prompts": digest(prompts),
-        "weights": weights_digest(student.params),
-        "vocabulary": vocabulary.sha256,
-        **decoding.to_json(),
-    }
+    settings = decoding_settings(engine, vocabulary, prompts)
     with unfinished(out) as (progress, publish):
         decoded = decode_to_file(engine, prompts, progress, settings, publish=publish)
         if jax.process_index() == 0:

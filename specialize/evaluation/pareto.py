@@ -21,7 +21,7 @@ from specialize.evaluation import tables
 from specialize.evaluation.comparison import Comparison, compare
 from specialize.evaluation.evaluate import evaluate_weights
 from specialize.evaluation.results import CHOICE, Results
-from specialize.evaluation.selection import steps_of
+from specialize.evaluation.selection import criterion, steps_of
 from specialize.evaluation.spec import EvaluationSpec
 from specialize.evaluation.suites.loading import suites_of
 from specialize.inference.weights import load_student
@@ -30,16 +30,16 @@ from specialize.progress import console
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """The best accuracy of `target` that loses at most `lose` points of `keep`.
+    """The best accuracy of `target` that loses at most `lose` points of `retain`.
 
     Attributes:
         target: the ability that was specialised: a suite, or a group with an average,
             perhaps with a prompt. None: the default task.
-        keep: the ability that is to be kept, likewise. None: the task of generic
+        retain: the ability that is to be kept, likewise. None: the task of generic
             ability.
-        lose: points of `keep`, in per cent, that a candidate may lose on validation
+        lose: points of `retain`, in per cent, that a candidate may lose on validation
             compared with the start.
-        base: the checkpoint that the run began with. None: as its configuration says.
+        start: the checkpoint that the run began with. None: as its configuration says.
         alphas: shares of the newest checkpoint in merges of it and the start.
         also: further checkpoints, such as "runs/student#ema".
 
@@ -48,9 +48,9 @@ class Rule:
     """
 
     target: str | None = None
-    keep: str | None = None
+    retain: str | None = None
     lose: float = 5.0
-    base: str | None = None
+    start: str | None = None
     alphas: Sequence[float] = ()
     also: Sequence[str] = ()
 
@@ -59,11 +59,11 @@ class Rule:
         for alpha in self.alphas:
             checks.real("alpha", alpha, least=0, most=1)
 
-    def words(self, target: str, keep: str) -> str:
+    def words(self, target: str, retain: str) -> str:
         """The rule as a sentence."""
         return (
             f"best validation accuracy of {target} that loses at most {self.lose:g} "
-            f"points of {keep}"
+            f"points of {retain}"
         )
 
 
@@ -87,20 +87,20 @@ class Scored:
     Attributes:
         candidate: the candidate.
         target: accuracy of the target, with "low", "high" and "n".
-        keep: accuracy of what is to be kept, likewise.
-        change: the change of `keep` from the start, paired by question.
+        retain: accuracy of what is to be kept, likewise.
+        change: the change of `retain` from the start, paired by question.
         front: whether no other candidate is better at one and as good at the other.
     """
 
     candidate: Candidate
     target: Mapping[str, Any]
-    keep: Mapping[str, Any]
+    retain: Mapping[str, Any]
     change: Comparison
     front: bool = False
 
-    def lost(self, base: "Scored") -> float:
-        """Points of `keep` that it lost compared with the start."""
-        return (base.keep["accuracy"] - self.keep["accuracy"]) * 100
+    def lost(self, start: "Scored") -> float:
+        """Points of `retain` that it lost compared with the start."""
+        return (start.retain["accuracy"] - self.retain["accuracy"]) * 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +145,10 @@ def select_pareto(
     Raises:
         InputError: a suite or checkpoint is unknown, or the start of the run is.
     """
-    target = _key(rule.target or index().default, evaluation)
-    keep = _key(rule.keep or index().generic, evaluation)
-    base, candidates = _candidates(checkpoint, rule)
-    asked = dataclasses.replace(
-        evaluation, suites=(*_suites(target), *_suites(keep)), split="validation"
-    )
+    target, suites = criterion(rule.target or index().default, evaluation)
+    retain, more = criterion(rule.retain or index().generic, evaluation)
+    candidates = _candidates(checkpoint, rule)
+    asked = dataclasses.replace(evaluation, suites=(*suites, *more), split="validation")
     final = dataclasses.replace(evaluation, split="test")
     for one in (asked, final):
         suites_of(one)  # rejects invalid names before anything is decoded
@@ -167,72 +165,59 @@ def select_pareto(
                 spec, model.module, params, on, out=out, model=about, publish=publish
             )
 
-        scored = _scored(candidates, lambda c: scores(c, asked, "pareto"), target, keep)
+        scored = _scored(
+            candidates, lambda c: scores(c, asked, "pareto"), target, retain
+        )
         chosen = _chosen(scored, rule)
         test = scores(chosen.candidate, final, "pareto_test")
-        choice = ParetoChoice(rule.words(target, keep), chosen.candidate, scored, test)
+        choice = ParetoChoice(
+            rule.words(target, retain), chosen.candidate, scored, test
+        )
         if leader:
-            written = _written(choice, rule, target, keep, base)
+            written = _written(choice, rule, target, retain)
             outputs.write_json(working.path / CHOICE, written)
             if json_path is not None:
                 outputs.write_json(json_path, written)
-            _show(choice, rule, target, keep)
+            _show(choice, rule, target, retain)
     return choice
 
 
-def _key(named: str, evaluation: EvaluationSpec) -> str:
-    """A suite, or a group with an average, with its prompt."""
-    name, _, prompt = named.partition(":")
-    if name in index().groups and name not in index().averages:
-        raise InputError(
-            f"cannot select by {name!r}, a group without an average: name a suite or "
-            f"one of {', '.join(index().averages)}."
-        )
-    return f"{name}:{prompt or evaluation.prompt}"
-
-
-def _suites(key: str) -> list[str]:
-    name, _, prompt = key.partition(":")
-    return [f"{one}:{prompt}" for one in index().groups.get(name, (name,))]
-
-
-def _candidates(checkpoint: str, rule: Rule) -> tuple[str, list[Candidate]]:
-    """The start, and all candidates; the start is the first of them."""
+def _candidates(checkpoint: str, rule: Rule) -> list[Candidate]:
+    """All candidates; the start of the run is the first of them."""
     kept = os.path.join(checkpoint, run_folder.CHECKPOINTS)
     steps = steps_of(checkpoint)
-    base = rule.base
-    if base is None:
-        base = run_folder.saved_values(checkpoint).get("INITIAL_CHECKPOINT_PATH")
-    if not base:
+    start = rule.start
+    if start is None:
+        start = run_folder.saved_values(checkpoint).get("INITIAL_CHECKPOINT_PATH")
+    if not start:
         raise InputError(
             f"what {checkpoint} began with is unknown (its configuration has no "
             "INITIAL_CHECKPOINT_PATH). Name it with --start."
         )
     newest = os.path.join(kept, str(steps[-1]))
-    found = [Candidate("base", ((str(base), 1.0),))]
+    found = [Candidate("start", ((str(start), 1.0),))]
     for alpha in dict.fromkeys(rule.alphas):
         if 0 < alpha < 1:
-            parts = ((str(base), 1.0 - alpha), (newest, float(alpha)))
+            parts = ((str(start), 1.0 - alpha), (newest, float(alpha)))
             found.append(Candidate(f"alpha_{alpha:g}", parts))
     found += [
         Candidate(f"step_{step}", ((os.path.join(kept, str(step)), 1.0),))
         for step in steps
     ]
-    for path in rule.also:
-        parts = path.rstrip("/").replace("#", "_").split(os.sep)
-        name = next(
-            (
-                name
-                for count in range(1, len(parts) + 1)
-                if (name := "_".join(filter(None, parts[-count:])))
-                not in {one.name for one in found}
-            ),
-            "",
+    found += [Candidate(_name_of(path), ((path, 1.0),)) for path in rule.also]
+    names = [one.name for one in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"two candidates are called {twice[0]!r}. Name each checkpoint once, and "
+            "copy or link one of two with the same name."
         )
-        if not name:
-            raise InputError(f"the checkpoint {path} is named twice. Name it once.")
-        found.append(Candidate(name, ((path, 1.0),)))
-    return str(base), found
+    return found
+
+
+def _name_of(path: str) -> str:
+    """The name of a further checkpoint: the last parts of its path."""
+    folders = [part for part in path.replace("#", "/").split("/") if part]
+    return "_".join(folders[-3:])
 
 
 def _weights(model: Any, candidate: Candidate, mesh: Any) -> tuple[Any, Any]:
@@ -261,28 +246,28 @@ def _scored(
     candidates: Sequence[Candidate],
     scores: Callable[[Candidate], Results],
     target: str,
-    keep: str,
+    retain: str,
 ) -> list[Scored]:
     found: list[Scored] = []
     start: Results | None = None
     for candidate in candidates:
         results = scores(candidate)
         start = start or results
-        of_target, of_keep = (
+        of_target, of_retain = (
             {
                 name: results.scores[key][name]
                 for name in ("accuracy", "low", "high", "n")
             }
-            for key in (target, keep)
+            for key in (target, retain)
         )
-        change = compare(keep, results, start)
-        found.append(Scored(candidate, of_target, of_keep, change))
+        change = compare(retain, results, start)
+        found.append(Scored(candidate, of_target, of_retain, change))
 
     def dominated(one: Scored) -> bool:
-        mine = (one.target["accuracy"], one.keep["accuracy"])
+        mine = (one.target["accuracy"], one.retain["accuracy"])
         return any(
             other != mine and all(a >= b for a, b in zip(other, mine, strict=True))
-            for other in ((s.target["accuracy"], s.keep["accuracy"]) for s in found)
+            for other in ((s.target["accuracy"], s.retain["accuracy"]) for s in found)
         )
 
     return [dataclasses.replace(one, front=not dominated(one)) for one in found]
@@ -290,23 +275,23 @@ def _scored(
 
 def _chosen(scored: Sequence[Scored], rule: Rule) -> Scored:
     """The best of those that keep enough; of equals the one that keeps most."""
-    base = scored[0]
+    start = scored[0]
     # Rounding of shares must not decide: 5 points of 200 questions are 5 points.
-    kept = [one for one in scored if one.lost(base) <= rule.lose + 1e-9]
-    return max(kept, key=lambda one: (one.target["accuracy"], one.keep["accuracy"]))
+    kept = [one for one in scored if one.lost(start) <= rule.lose + 1e-9]
+    return max(kept, key=lambda one: (one.target["accuracy"], one.retain["accuracy"]))
 
 
 def _written(
-    choice: ParetoChoice, rule: Rule, target: str, keep: str, base: str
+    choice: ParetoChoice, rule: Rule, target: str, retain: str
 ) -> dict[str, Any]:
     start = choice.scored[0]
     return {
         "rule": choice.rule,
         "by": "pareto",
         "target": target,
-        "keep": keep,
+        "retain": retain,
         "lose": rule.lose,
-        "base": base,
+        "start": start.candidate.parts[0][0],
         "chosen": choice.chosen.name,
         "parts": list(choice.chosen.parts),
         "candidates": [
@@ -314,7 +299,7 @@ def _written(
                 "name": one.candidate.name,
                 "parts": list(one.candidate.parts),
                 "target": dict(one.target),
-                "keep": dict(one.keep),
+                "retain": dict(one.retain),
                 "lost": one.lost(start),
                 "front": one.front,
             }
@@ -324,13 +309,13 @@ def _written(
     }
 
 
-def _show(choice: ParetoChoice, rule: Rule, target: str, keep: str) -> None:
-    columns = ("candidate", target, keep, f"change of {keep}", "front", "")
+def _show(choice: ParetoChoice, rule: Rule, target: str, retain: str) -> None:
+    columns = ("candidate", target, retain, f"change of {retain}", "front", "")
     shown = Table(*columns, title=choice.rule)
     for one in choice.scored:
         cells = [
             f"{s['accuracy']:.1%} [{s['low'] * 100:.1f}, {s['high'] * 100:.1f}]"
-            for s in (one.target, one.keep)
+            for s in (one.target, one.retain)
         ]
         shown.add_row(
             one.candidate.name,
@@ -345,7 +330,7 @@ def _show(choice: ParetoChoice, rule: Rule, target: str, keep: str) -> None:
     if choice.chosen == choice.scored[0].candidate:
         console.print(
             f"No candidate is better at {target} and loses at most {rule.lose:g} "
-            f"points of {keep}, so the choice is the start itself. Add merges with "
+            f"points of {retain}, so the choice is the start itself. Add merges with "
             "--alphas, allow more with --lose, or train with texts of other tasks "
             "(docs/how-to/forgetting.md)."
         )

@@ -85,22 +85,14 @@ def select(
         2
     """
     by = index().default if by is None else by
-    name, _, prompt = by.partition(":")
-    asked = index().groups.get(name, (name,))
+    key, asked = criterion(by, evaluation)
     words = f"validation accuracy of {by}"
     if len(asked) > 1:
-        words = f"mean of the validation accuracies of {', '.join(asked)}"
-        if name not in index().averages:
-            raise InputError(
-                f"cannot select by {by!r}, a group without an average: name a suite or "
-                f"one of {', '.join(index().averages)}."
-            )
+        names = ", ".join(one.partition(":")[0] for one in asked)
+        words = f"mean of the validation accuracies of {names}"
     kept = os.path.join(checkpoint, run_folder.CHECKPOINTS)
     steps = steps_of(checkpoint)
-    prompt = prompt or evaluation.prompt
-    candidates = dataclasses.replace(
-        evaluation, suites=asked, prompt=prompt, split="validation"
-    )
+    candidates = dataclasses.replace(evaluation, suites=asked, split="validation")
     final = dataclasses.replace(evaluation, split="test")
     for one in (candidates, final):
         suites_of(one)  # rejects invalid names before anything is decoded
@@ -112,7 +104,7 @@ def select(
         for step in steps:
             found = _evaluated(candidates, model, kept, step, mesh, out, working)
             scores = {**found.suites, **found.averages}
-            score = scores[f"{name}:{prompt}"]
+            score = scores[key]
             validation[step] = {
                 name: score[name] for name in ("accuracy", "low", "high", "n")
             }
@@ -135,6 +127,30 @@ def select(
                 outputs.write_json(json_path, written)
             _show(choice)
     return choice
+
+
+def criterion(by: str, evaluation: EvaluationSpec) -> tuple[str, tuple[str, ...]]:
+    """The score that a suite or group stands for, and the suites that it needs.
+
+    Args:
+        by: A suite, or a group with an average, perhaps with a prompt.
+        evaluation: Its prompt is that of suites which name none.
+
+    Returns:
+        "suite:prompt" of the score, and of each suite.
+
+    Raises:
+        InputError: It is a group without an average.
+    """
+    name, _, prompt = by.partition(":")
+    if name in index().groups and name not in index().averages:
+        raise InputError(
+            f"cannot select by {by!r}, a group without an average: name a suite or "
+            f"one of {', '.join(index().averages)}."
+        )
+    prompt = prompt or evaluation.prompt
+    names = index().groups.get(name, (name,))
+    return f"{name}:{prompt}", tuple(f"{one}:{prompt}" for one in names)
 
 
 def steps_of(checkpoint: str) -> list[int]:

@@ -20,9 +20,7 @@ def register(subparsers: options.Commands) -> None:
     config.add_process_flags(command)
     options.add_problems(command)
     options.add_asking(command)
-    command.add_argument(
-        "--teacher", default=None, help="its name, for cards (default: CHECKPOINT_PATH)"
-    )
+    _add_teacher(command)
     options.add_answer_type(command.add_argument_group("verification"))
     command.set_defaults(run=_sample)
     _register_label(subparsers)
@@ -56,10 +54,14 @@ def _register_label(subparsers: options.Commands) -> None:
         help="entries of a teacher row, which corpora that are mixed must share "
         "(default: 5)",
     )
+    _add_teacher(command)
+    command.set_defaults(run=_label)
+
+
+def _add_teacher(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--teacher", default=None, help="its name, for cards (default: CHECKPOINT_PATH)"
     )
-    command.set_defaults(run=_label)
 
 
 def _label(flags: argparse.Namespace) -> int:

@@ -6,31 +6,26 @@ weights as the checkpoint, training on these texts beside a corpus holds the stu
 what it knew (`specialize_tasks.mixing`).
 """
 
-import hashlib
 import os
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from specialize import config
 from specialize.corpus.choices import TEXT
 from specialize.corpus.records import AlignedTarget, DistillRecord, Fingerprint
 from specialize.corpus.spec import FolderSpec
-from specialize.corpus.storage import shards
+from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.cards import Card
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
-from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
-from specialize.digests import file_digest
+from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
-from specialize.inference.engine import Engine
 from specialize.inference.prompts import read_prompts
 from specialize.inference.resumable import decode_to_file, unfinished
 from specialize.inference.spec import DecodingSpec
-from specialize.inference.weights import load_student, weights_digest
+from specialize.inference.weights import decoding_settings, load_engine
 
 
 def label(
@@ -75,21 +70,12 @@ def label(
         )
     shards.check_output(folder.path, replace=folder.replace)
     asked = read_prompts(prompts_path)
-    vocabulary = read_vocabulary(
-        config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
-        network=model.module.config,
+    engine, vocabulary = load_engine(
+        model, checkpoint, decoding, vocabulary_path=vocabulary_path, mesh=mesh
     )
-    student = load_student(model, checkpoint, mesh)
-    engine = Engine(model.module, student.params, vocabulary, student.mesh, decoding)
     prompts = [line["input"] for line in asked]
-    prompts_sha256 = hashlib.sha256("\0".join(prompts).encode()).hexdigest()
-    settings = {
-        "prompts": prompts_sha256,
-        "weights": weights_digest(student.params),
-        "vocabulary": vocabulary.sha256,
-        "top_logprobs": top_logprobs,
-        **decoding.to_json(),
-    }
+    settings = decoding_settings(engine, vocabulary, prompts)
+    settings["top_logprobs"] = top_logprobs
     with unfinished(folder.path) as (progress, publish):
         decoded = decode_to_file(
             *(engine, prompts, progress, settings),
@@ -105,21 +91,11 @@ def label(
             k=top_logprobs,
             teacher=teacher,
             alignment="bytes",
-            prompt_sha256=prompts_sha256,
+            prompt_sha256=settings["prompts"],
             sampling={**decoding.to_json(), "weights": settings["weights"]},
         )
         funnel = Funnel()
-        source = pathlib.Path(prompts_path)
-        card = Card(
-            teacher,
-            sources=[
-                {
-                    "file": source.name,
-                    "bytes": source.stat().st_size,
-                    "sha256": file_digest(source),
-                }
-            ],
-        )
+        card = Card(teacher, sources=[cards.source(prompts_path)])
         written = shards.write_shards(
             _records(asked, decoded, vocabulary, fingerprint, funnel),
             folder.path,

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specialize import config, processes, typed_json
+from specialize import processes, typed_json
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.sampler import Tally
 from specialize.corpus.sampling.spec import MOST_AT_ONCE, PaceSpec, SamplingSpec
@@ -31,10 +31,10 @@ from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
 from specialize.corpus.sampling.wire import usable_choices
 from specialize.corpus.spelling import token_text
 from specialize.corpus.tasks.known import find, index, licence_of, read_problems
-from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
+from specialize.corpus.vocabulary import Vocabulary
 from specialize.inference.engine import Engine
 from specialize.inference.spec import DecodingSpec
-from specialize.inference.weights import load_student, weights_digest
+from specialize.inference.weights import load_engine, weights_digest
 from specialize.student.decoding.decoding import Generated
 
 # Requests that arrive while the device decodes form the next batch. If they do not fill
@@ -347,12 +347,9 @@ def sample_checkpoint(
     decoding = dataclasses.replace(
         decoding, method="sample", num_samples=sampling.samples_per_request
     )
-    vocabulary = read_vocabulary(
-        config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
-        network=model.module.config,
+    engine, vocabulary = load_engine(
+        model, checkpoint, decoding, vocabulary_path=vocabulary_path, mesh=mesh
     )
-    student = load_student(model, checkpoint, mesh)
-    engine = Engine(model.module, student.params, vocabulary, student.mesh, decoding)
     messages = processes.Messages("sample")
     if jax.process_index() != 0:
         planned, cached, done, failed = follow(engine, top_logprobs, messages)

@@ -2,8 +2,9 @@
 
 import dataclasses
 import hashlib
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +13,12 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from specialize import run_folder, sharding
+from specialize import config, run_folder, sharding
 from specialize.checkpoints import load_params
+from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
+from specialize.digests import value_digest
+from specialize.inference.engine import Engine
+from specialize.inference.spec import DecodingSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,49 @@ def load_student(
         places,
     )
     return Loaded(load_params(checkpoint, wanted), mesh, _step(checkpoint))
+
+
+def load_engine(
+    model: Any,
+    checkpoint: str,
+    decoding: DecodingSpec,
+    *,
+    vocabulary_path: str | os.PathLike[str] | None = None,
+    mesh: Mesh | Mapping[str, int] | str | None = None,
+) -> tuple[Engine, Vocabulary]:
+    """An engine that decodes with a checkpoint, and its vocabulary.
+
+    Args:
+        model: the student.
+        checkpoint: as for `load_student`.
+        decoding: how texts are generated.
+        vocabulary_path: SentencePiece model of the checkpoint, or "byt5". None: the
+            environment variable SPECIALIZE_VOCABULARY.
+        mesh: as for `load_student`.
+
+    Raises:
+        InputError: the vocabulary is missing or does not fit the network, or as for
+            `load_student`.
+    """
+    vocabulary = read_vocabulary(
+        config.place(vocabulary_path, "VOCABULARY_PATH", "VOCABULARY"),
+        network=model.module.config,
+    )
+    student = load_student(model, checkpoint, mesh)
+    engine = Engine(model.module, student.params, vocabulary, student.mesh, decoding)
+    return engine, vocabulary
+
+
+def decoding_settings(
+    engine: Engine, vocabulary: Vocabulary, prompts: Sequence[str]
+) -> dict[str, Any]:
+    """Everything that the texts of an engine depend on, as JSON values."""
+    return {
+        "prompts": value_digest(list(prompts)),
+        "weights": weights_digest(engine.params),
+        "vocabulary": vocabulary.sha256,
+        **engine.decoding.to_json(),
+    }
 
 
 def _step(checkpoint: str) -> int | None:

@@ -7,7 +7,7 @@ mixture of formats of a corpus, or one format; within it, a format's part of the
 is its part of the records. A text file has JSON lines {"inputs", "targets"}; a task or
 mixture of SeqIO is named as it is registered. Where there is no teacher, targets get
 one-hot rows, so that KL and cross-entropy are the same for them. The format ids of an
-example say which part of the mixture it is from (`student.loss.teacher_rows.PART`).
+example say which part of the mixture it is from (`student.loss.spec.PART`).
 """
 
 import functools
@@ -57,7 +57,8 @@ def mixture(shares: Mapping[str, float]) -> str:
     if not shares:
         raise InputError(f"the mixture is empty. {_REMEDY}")
     corpora: dict[str, Manifest] = {}
-    parts: list[tuple[str, str]] = []
+    registered: list[str] = []
+    parts: list[tuple[str, str, float]] = []  # path or name, formats, share
     for given, share in shares.items():
         checks.real(f"the share of {given!r} in the mixture", share, above=0.0)
         path, formats = neutral.part_of_mixture(given)
@@ -68,18 +69,18 @@ def mixture(shares: Mapping[str, float]) -> str:
         elif not os.path.isfile(path):
             path = given
             _check_registered(given)
-        parts.append((path, formats or ALL))
-    corpora_of_tasks = _corpora_of(path for path, _ in parts if path not in corpora)
-    k = _common_k(corpora | corpora_of_tasks)
+            registered.append(given)
+        parts.append((path, formats or ALL, float(share)))
+    k = _common_k(corpora | _corpora_of(registered))
     rates: dict[str, float] = {}
     seen: set[str] = set()
-    for number, (path, formats) in enumerate(parts, start=1):
+    for number, (path, formats, share) in enumerate(parts, start=1):
         if path in corpora:
             found = _corpus(path, corpora[path], _FORMATS[formats], number)
-        elif os.path.isfile(path):
-            found = _text(path, k, number)
-        else:
+        elif path in registered:
             found = _registered(path, k, number)
+        else:
+            found = _text(path, k, number)
         entries = list(found)
         if twice := [what for what, _, _ in entries if what in seen]:
             raise InputError(
@@ -88,7 +89,6 @@ def mixture(shares: Mapping[str, float]) -> str:
             )
         seen |= {what for what, _, _ in entries}
         total = sum(rate for _, _, rate in entries)
-        share = float([*shares.values()][number - 1])
         rates |= {name: share * rate / total for _, name, rate in entries}
     name = f"specialize_mixture_{_digest(repr(sorted(rates.items())))}"
     if name not in seqio.MixtureRegistry.names():
@@ -109,8 +109,6 @@ def _corpora_of(names: Iterable[str]) -> dict[str, Manifest]:
     """The corpora of registered tasks."""
     found: dict[str, Manifest] = {}
     for name in names:
-        if os.path.isfile(name):
-            continue
         for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
             if isinstance(task.source, distill.CorpusSource):
                 folder = task.source.folder()

@@ -19,7 +19,7 @@ import seqio
 import tensorflow as tf
 
 from specialize.corpus.wording import PAPER
-from specialize.student.loss.teacher_rows import PART
+from specialize.student.loss.spec import PART
 
 # Text after a demonstration, and before the question of the next one, in the paper's
 # wording (corpus/wording.py).

@@ -322,12 +322,18 @@ def weighed(kept, tmp_path_factory):
 
 def test_pareto_scores_the_start_checkpoints_merges_and_others(kept, weighed):
     found = {one["name"]: one for one in weighed["100"]["candidates"]}
-    says = {"base": 5, "alpha_0.2": 5, "alpha_0.4": 5, "alpha_0.6": 3, "200": 7}
+    says = {
+        "start": 5,
+        "alpha_0.2": 5,
+        "alpha_0.4": 5,
+        "alpha_0.6": 3,
+        "run_checkpoints_200": 7,
+    }
     says |= {f"step_{step}": digit for step, digit in SAYS.items()}
-    assert list(found)[:4] == ["base", "alpha_0.2", "alpha_0.4", "alpha_0.6"]
+    assert list(found)[:4] == ["start", "alpha_0.2", "alpha_0.4", "alpha_0.6"]
     assert found.keys() == says.keys()
     for name, digit in says.items():
-        for part, suite in (("target", "gsm8k"), ("keep", "svamp")):
+        for part, suite in (("target", "gsm8k"), ("retain", "svamp")):
             wanted = expected(kept, suite, "validation", digit)
             assert found[name][part]["accuracy"] == pytest.approx(wanted), name
     front = {name for name, one in found.items() if one["front"]}
@@ -335,8 +341,8 @@ def test_pareto_scores_the_start_checkpoints_merges_and_others(kept, weighed):
     for name, one in found.items():
         dominated = any(
             other["target"]["accuracy"] >= one["target"]["accuracy"]
-            and other["keep"]["accuracy"] >= one["keep"]["accuracy"]
-            and (other["target"], other["keep"]) != (one["target"], one["keep"])
+            and other["retain"]["accuracy"] >= one["retain"]["accuracy"]
+            and (other["target"], other["retain"]) != (one["target"], one["retain"])
             for other in found.values()
         )
         assert (name in front) == (not dominated)

@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_network import make_network
 
 from specialize import sharding
 from specialize.errors import InputError
@@ -16,7 +16,6 @@ from specialize.inference.engine import Engine
 from specialize.inference.resumable import decode_to_file
 from specialize.inference.spec import DecodingSpec
 from specialize.student.decoding import decoding
-from specialize.student.network.transformer import T5Config, Transformer
 
 LENGTH = 12
 
@@ -38,28 +37,9 @@ class Bytes:
         return "".join(kept)
 
 
-def make_network():
-    config = T5Config(
-        vocab_size=32,
-        emb_dim=16,
-        num_heads=2,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-        head_dim=8,
-        mlp_dim=32,
-        mlp_activations=("gelu", "linear"),
-        dropout_rate=0.0,
-    )
-    module = Transformer(config)
-    ones = jnp.ones((1, 4), jnp.int32)
-    params = module.init(jax.random.key(1), ones, ones, ones, enable_dropout=False)
-    # Larger weights: a random model at initialisation says nearly the same always.
-    return module, jax.tree.map(lambda x: 3 * x, params["params"])
-
-
 @pytest.fixture(scope="module")
 def network():
-    return make_network()
+    return make_network(32)
 
 
 def engine(network, *, devices=1, **decoding):
@@ -148,7 +128,7 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import test_engine
 from specialize.inference.resumable import decode_to_file
-one = test_engine.engine(test_engine.make_network())
+one = test_engine.engine(test_engine.make_network(32))
 decode, calls = one.decode, []
 def dies(*given, **options):
     calls.append(given)

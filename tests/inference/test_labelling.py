@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_network import make_network
 
 from specialize import cli
 from specialize.checkpoints.store import CheckpointStore
@@ -19,7 +20,6 @@ from specialize.inference.labelling import label
 from specialize.inference.spec import DecodingSpec
 from specialize.quickstart import miniature
 from specialize.student.model import Student
-from specialize.student.network.transformer import T5Config, Transformer
 
 K = 3
 DECODING = DecodingSpec(
@@ -57,22 +57,8 @@ def place(tmp_path_factory):
     text = folder / "text.txt"
     text.write_text("\n".join(f"Q: What is {n} + 3 ? A: {n + 3}" for n in range(60)))
     vocabulary = Vocabulary(miniature.train_vocabulary(text, folder / "v.model"))
-    config = T5Config(
-        vocab_size=256,  # more rows than the vocabulary has pieces
-        emb_dim=16,
-        num_heads=2,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-        head_dim=8,
-        mlp_dim=32,
-        mlp_activations=("gelu", "linear"),
-        dropout_rate=0.0,
-        logits_via_embedding=False,
-    )
-    module = Transformer(config)
-    ones = jnp.ones((1, 4), jnp.int32)
-    params = module.init(jax.random.key(1), ones, ones, ones, enable_dropout=False)
-    params = jax.tree.map(lambda x: 2 * x, params["params"])
+    # More rows than the vocabulary has pieces.
+    module, params = make_network(256, scale=2.0, logits_via_embedding=False)
     kernel = params["decoder"]["logits_dense"]["kernel"]
     params["decoder"]["logits_dense"]["kernel"] = kernel.at[:, 1].mul(2.0)
     with CheckpointStore(folder / "run" / "checkpoints", keep=1) as store:

@@ -4,9 +4,9 @@ import asyncio
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_network import make_network
 
 from specialize import cli, sharding
 from specialize.checkpoints.store import CheckpointStore
@@ -21,7 +21,6 @@ from specialize.inference.engine import Engine
 from specialize.inference.spec import DecodingSpec
 from specialize.inference.t5_teacher import T5Teacher
 from specialize.quickstart import miniature
-from specialize.student.network.transformer import T5Config, Transformer
 
 LENGTH = 10
 K = 4
@@ -41,22 +40,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(world):
-    config = T5Config(
-        vocab_size=world[1].rows,
-        emb_dim=16,
-        num_heads=2,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-        head_dim=8,
-        mlp_dim=32,
-        mlp_activations=("gelu", "linear"),
-        dropout_rate=0.0,
-    )
-    module = Transformer(config)
-    ones = jnp.ones((1, 4), jnp.int32)
-    params = module.init(jax.random.key(1), ones, ones, ones, enable_dropout=False)
-    # Larger weights: a random model at initialisation says nearly the same always.
-    return module, jax.tree.map(lambda x: 3 * x, params["params"])
+    return make_network(world[1].rows)
 
 
 @pytest.fixture(scope="module")

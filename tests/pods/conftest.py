@@ -1,7 +1,6 @@
 """Emulated stores for every test of this folder."""
 
 import importlib.util
-import os
 import random
 
 import pytest
@@ -35,13 +34,7 @@ def _stores(tmp_path_factory):
 def store(request, _stores, tmp_path, monkeypatch):
     """An emulated store, which this process and its children use."""
     one = _stores(request.param)
-    one.faults()
-    for name in list(os.environ):
-        if name.startswith(("AWS_", "GOOGLE_")) and name != "AWS_CA_BUNDLE":
-            monkeypatch.delenv(name)
-    for name, value in one.variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("SPECIALIZE_CACHE_DIR", str(tmp_path / "cache"))
+    one.use(monkeypatch, tmp_path)
     return one
 
 

@@ -11,6 +11,8 @@ import sys
 import time
 import urllib.request
 
+from specialize.paths import store as objects
+
 HERE = pathlib.Path(__file__).parent
 # Nobody's; a test looks for them in everything that a run writes.
 KEY, SECRET = "AKIAEMULATEDKEY00000", "EmulatedSecretOfNobody/0123456789abcdefg"
@@ -114,6 +116,18 @@ class Store:
         time.sleep(0.3 if self._durable else 0)
         self._emulator.kill()
         self._emulator.wait()
+
+    def use(self, monkeypatch, folder):
+        """Makes it the store of this process and its children, without faults."""
+        self.faults()
+        for name in list(os.environ):
+            if name.startswith(("AWS_", "GOOGLE_")) and name != "AWS_CA_BUNDLE":
+                monkeypatch.delenv(name)
+        for name, value in self.variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("SPECIALIZE_CACHE_DIR", str(folder / "cache"))
+        # fsspec keeps clients, which go on to use the store of an earlier test.
+        type(objects.filesystem(self.root)).clear_instance_cache()
 
     def faults(self, **faults):
         """What happens to the requests that follow (`store_front.py`); none ends it."""

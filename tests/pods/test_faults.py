@@ -63,10 +63,7 @@ def durable_stores(tmp_path_factory):
 def durable(durable_stores, monkeypatch, tmp_path):
     def use(scheme):
         one = durable_stores(scheme)
-        one.faults()
-        for name, value in one.variables.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("SPECIALIZE_CACHE_DIR", str(tmp_path / "cache"))
+        one.use(monkeypatch, tmp_path)
         return one
 
     return use

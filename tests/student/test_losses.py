@@ -15,7 +15,7 @@ from specialize.student.loss.losses import (
     distillation_loss,
     fused_distillation_loss,
 )
-from specialize.student.loss.teacher_rows import PART
+from specialize.student.loss.spec import PART
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -214,7 +214,7 @@ def test_a_registered_task_gets_rows_and_a_part_beside_a_corpus(
 ):
     import seqio
 
-    from specialize.student.loss.teacher_rows import PART
+    from specialize.student.loss.spec import PART
     from specialize_tasks import mixing
 
     name = mixing.mixture({"corpus:zero_shot": 8.0, "flan_like_mixture": 2.0})

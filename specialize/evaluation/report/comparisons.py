@@ -57,16 +57,16 @@ def choice(runs: Sequence[Run]) -> Section:
     for run in found:
         weighed = run.weighed
         assert weighed is not None
-        by_keep = sorted(weighed.candidates, key=lambda one: one.keep.accuracy)
+        by_retained = sorted(weighed.candidates, key=lambda one: one.retain.accuracy)
         series = []
         for name, front in (("front", True), ("others", False)):
-            part = [one for one in by_keep if one.front == front]
+            part = [one for one in by_retained if one.front == front]
             if part:
                 series.append(
                     Series(
                         name,
                         [
-                            (o.keep.accuracy * 100, o.target.accuracy * 100)
+                            (o.retain.accuracy * 100, o.target.accuracy * 100)
                             for o in part
                         ],
                         [one.target.low * 100 for one in part],
@@ -78,7 +78,7 @@ def choice(runs: Sequence[Run]) -> Section:
         svg = figures.lines(
             series,
             title=title,
-            x_title=f"{label(weighed.keep)} (%)",
+            x_title=f"{label(weighed.retain)} (%)",
             y_title=f"{label(weighed.target)} (%)",
         )
         drawn.append((f"{run.name}: {weighed.rule}", Markup(svg)))
@@ -87,7 +87,7 @@ def choice(runs: Sequence[Run]) -> Section:
                 one.name,
                 *(
                     f"{s.accuracy * 100:.1f} [{s.low * 100:.1f}, {s.high * 100:.1f}]"
-                    for s in (one.target, one.keep)
+                    for s in (one.target, one.retain)
                 ),
                 f"{one.lost:+.1f}",
                 "yes" if one.front else "",
@@ -95,7 +95,7 @@ def choice(runs: Sequence[Run]) -> Section:
             )
             for one in weighed.candidates
         ]
-        heads = ("candidate", label(weighed.target), label(weighed.keep))
+        heads = ("candidate", label(weighed.target), label(weighed.retain))
         tables.append((run.name, (*heads, "points lost", "front", ""), rows))
     return Section(
         title,

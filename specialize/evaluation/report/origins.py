@@ -12,6 +12,7 @@ from specialize.evaluation.report import figures
 from specialize.evaluation.report.figures import Series
 from specialize.evaluation.report.runs import Corpus, Counts, Funnel, Measured, Run
 from specialize.evaluation.report.section import Section
+from specialize.student.loss.spec import parts_with
 
 # Diagnostics of the loss, with their units.
 DIAGNOSTICS = {
@@ -122,7 +123,8 @@ def curves(runs: Sequence[Run]) -> Section:
         total = _curve(lines, metric)
         if total:
             series.append(Series("all", total))
-        for name in (*FORMATS, *_parts(lines, metric)):
+        names = [name for line in lines for name in line.train or {}]
+        for name in (*FORMATS, *parts_with(metric, names)):
             points = _curve(lines, f"{name}/{metric}")
             if points:
                 series.append(Series(name.replace("_", " "), points))
@@ -172,14 +174,6 @@ def provenance(runs: Sequence[Run], base: Run | None, command: str) -> Section:
         tables=[("", ("what", "value"), rows)],
         missing=missing,
     )
-
-
-def _parts(lines: Sequence[Measured], metric: str) -> list[str]:
-    """The parts of a mixture that have this metric."""
-    names = [name for line in lines for name in line.train or {}]
-    ends = f"/{metric}"
-    parts = [name.removesuffix(ends) for name in names if name.endswith(ends)]
-    return [one for one in dict.fromkeys(parts) if one not in FORMATS]
 
 
 def _curve(lines: Sequence[Measured], metric: str) -> list[tuple[float, float]]:

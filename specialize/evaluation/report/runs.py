@@ -88,7 +88,7 @@ class WeighedCandidate:
 
     name: str
     target: WeighedScore
-    keep: WeighedScore
+    retain: WeighedScore
     lost: float
     front: bool
 
@@ -99,7 +99,7 @@ class Weighed:
 
     rule: str
     target: str
-    keep: str
+    retain: str
     chosen: str
     candidates: list[WeighedCandidate]
 

@@ -79,7 +79,7 @@ def distillation_loss(
         teacher_probs: probabilities of these ids; 0 marks an unused slot.
         teacher_tail: probability of all other ids.
         weights: weights of the positions; 0 drops a position.
-        format_ids: 1-based index into `FORMATS`, plus `teacher_rows.PART` times the
+        format_ids: 1-based index into `FORMATS`, plus `spec.PART` times the
             part of the mixture; 0, or None, counts in the totals only.
         config: the objective.
 

@@ -1,6 +1,7 @@
 """The objective of a training. A light module, which gin and the lint read quickly."""
 
 import dataclasses
+from collections.abc import Iterable
 
 from specialize import checks
 from specialize.errors import InputError
@@ -12,7 +13,16 @@ FORMATS = (
     "zero_shot_cot",
     "zero_shot_answer_only",
 )
+# A batch's format id is the format plus this number times the part of the mixture.
+PART = 16
 MODES = ("tail", "paper", "renormalize", "conditional", "sample")
+
+
+def parts_with(metric: str, names: Iterable[str]) -> list[str]:
+    """The parts of a mixture that have a metric among these: "flan" of "flan/kl"."""
+    ends = f"/{metric}"
+    found = [name.removesuffix(ends) for name in names if name.endswith(ends)]
+    return [one for one in dict.fromkeys(found) if one not in FORMATS]
 
 
 @dataclasses.dataclass(frozen=True)

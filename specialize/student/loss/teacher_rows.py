@@ -8,12 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from specialize.errors import InputError
+from specialize.student.loss.spec import PART
 
 # Below this tail the K ids have all mass that fp16 log-probabilities can express; the
 # tail term would only add the noise of their rounding.
 SMALLEST_TAIL = 1e-6
-# A batch's format id is the format plus this number times the part of the mixture.
-PART = 16
 
 
 class TeacherRows(NamedTuple):

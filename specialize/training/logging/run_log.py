@@ -18,9 +18,9 @@ import jax
 import numpy as np
 
 from specialize import outputs, run_folder, typed_json
-from specialize.corpus.choices import FORMATS
 from specialize.errors import InputError
 from specialize.progress import say
+from specialize.student.loss.spec import parts_with
 from specialize.training.logging import throughput
 from specialize.training.logging.spec import LoggingSpec
 
@@ -271,11 +271,7 @@ def step_line(step: int, total_steps: int, record: Mapping[str, Any]) -> str:
         ]
     losses = [f"{name} {_short(means[name])}" for name in ("kl", "ce") if name in means]
     parts.append(" ".join(losses) or f"loss {_short(means.get('loss', math.nan))}")
-    mixed = [
-        f"{name.removesuffix('/kl')} {_short(value)}"
-        for name, value in means.items()
-        if name.endswith("/kl") and name.removesuffix("/kl") not in FORMATS
-    ]
+    mixed = [f"{p} {_short(means[f'{p}/kl'])}" for p in parts_with("kl", means)]
     parts += [f"kl of {', '.join(mixed)}"] if mixed else []
     parts.append(f"lr {_rate(record['learning_rate'])}")
     if "eta_seconds" in speed:
