@@ -11,6 +11,8 @@ import sys
 import time
 import urllib.request
 
+from etils.epath import backend
+
 from specialize.paths import store as objects
 
 HERE = pathlib.Path(__file__).parent
@@ -126,8 +128,9 @@ class Store:
         for name, value in self.variables.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("SPECIALIZE_CACHE_DIR", str(folder / "cache"))
-        # fsspec keeps clients, which go on to use the store of an earlier test.
+        # Clients are kept, and go on to use the store of an earlier test.
         type(objects.filesystem(self.root)).clear_instance_cache()
+        backend._FileSystemSpecBackend._get_filesystem.cache_clear()
 
     def faults(self, **faults):
         """What happens to the requests that follow (`store_front.py`); none ends it."""
