@@ -43,6 +43,7 @@ IN_BUCKETS = [
     (("select",), "--json"),
     (("infer",), "--out"),
     (("label",), "--out"),
+    (("study",), "--out"),
     (("report",), "--out"),
     (("convert",), "--target"),
     (("merge",), "--target"),

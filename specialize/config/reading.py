@@ -25,6 +25,7 @@ RUN_FILES = {
     "specialize.evaluation.evaluate.evaluate": f"{scanning.PACKAGE}/runs/evaluate.gin",
     "specialize.evaluation.inferring.infer": f"{scanning.PACKAGE}/runs/infer.gin",
     "specialize.inference.labelling.label": f"{scanning.PACKAGE}/runs/label.gin",
+    "specialize.evaluation.study.running.study": f"{scanning.PACKAGE}/runs/study.gin",
     "specialize.inference.t5_teacher.sample_checkpoint": (
         f"{scanning.PACKAGE}/runs/sample.gin"
     ),

@@ -1,4 +1,4 @@
-"""`specialize evaluate`, `select`, `infer` and `report`."""
+"""`specialize evaluate`, `select`, `infer`, `study` and `report`."""
 
 import argparse
 import os
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from specialize.corpus.tasks.known import index
 from specialize.errors import InputError
 from specialize.evaluation.spec import DEFAULT_SPLIT, SPLITS
+from specialize.evaluation.study import commands as study
 from specialize.judging.choices import JUDGES
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def register(subparsers: Commands) -> None:
 
     _register_select(subparsers)
     _register_infer(subparsers)
+    study.register(subparsers)
     _register_report(subparsers)
 
 

@@ -256,6 +256,20 @@ class _Named:
     predictions: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
+def scores_in(path: str | os.PathLike[str]) -> dict[str, Mapping[str, Any]]:
+    """The scores of a results file, or of the test in a choice of `select`.
+
+    Raises:
+        InputError: The file is neither, or malformed.
+    """
+    file = paths.local(path)
+    content = typed_json.read(file, typed_json.Object, remedy=_REMEDY)
+    if not isinstance(test := content.get("test"), dict):
+        return Results.load(path).scores
+    typed_json.convert(test, _Content, file, remedy=_REMEDY)
+    return {**test["suites"], **test["averages"]}
+
+
 def file_stem(key: str) -> str:
     """The name of a file, without its ending, for "suite/task:prompt"."""
     return key.replace("/", ".").replace(":", ".")

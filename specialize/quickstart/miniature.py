@@ -11,7 +11,7 @@ import os
 import pathlib
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from specialize import outputs
@@ -82,6 +82,7 @@ def write(
     out-of-distribution suite), `bbh/bbh/<task>.json` (generic ability that is never
     replayed), `replayed.toml` and `demonstrated.toml` with their folders (the other
     generic tasks), `pretraining.jsonl` (text to text, for the base student),
+    `plain.jsonl` (the same texts cut anywhere, for a student that learns no task),
     `replay.jsonl` (text to text of the replayed tasks), `prompts.jsonl` (prompts
     without answers), `completions.jsonl` (the teacher's samples with top-k) and
     `text.txt` (for the vocabulary).
@@ -140,6 +141,7 @@ def write(
             outputs.write_text(folder / f"{name}.toml", text)
         pretraining = list(_pretraining(num_pretraining, seed=seed))
         _write_lines(folder / "pretraining.jsonl", pretraining)
+        _write_lines(folder / "plain.jsonl", _continuations(pretraining, seed=seed))
         replay = generic_tasks.replayed(num_replayed, seed=seed)
         _write_lines(folder / "replay.jsonl", replay)
         teacher = ExactTeacher()
@@ -184,6 +186,21 @@ def _pretraining(count: int, *, seed: int) -> Iterator[dict[str, str]]:
     for _ in range(count):
         text, target = draw.choice(tasks)(draw)
         yield {"inputs": generic_tasks.prompt(text), "targets": target}
+
+
+def _continuations(
+    examples: Iterable[Mapping[str, str]], *, seed: int
+) -> Iterator[dict[str, str]]:
+    """The same texts, cut anywhere: for a student that learns no task.
+
+    The prefix of a text is the input and the rest the target, as in the adaptation of
+    T5 to language modelling (Lester et al., arXiv 2104.08691).
+    """
+    draw = random.Random(f"plain-{seed}")
+    for example in examples:
+        words = f"{example['inputs']} {example['targets']}".split(" ")
+        cut = draw.randrange(1, len(words))
+        yield {"inputs": " ".join(words[:cut]), "targets": " ".join(words[cut:])}
 
 
 def _completion_line(completion: Completion) -> dict[str, Any]:

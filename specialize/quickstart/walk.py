@@ -71,6 +71,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     command.add_argument(
         "--test_problems", type=int, default=200, help="questions per math suite"
     )
+    command.add_argument(
+        "--prepare",
+        action="store_true",
+        help="make world, corpus, base student and its answers, and no specialist",
+    )
     command.set_defaults(run=_run)
 
 
@@ -85,6 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
         steps=arguments.steps,
         problems=arguments.problems,
         test_problems=arguments.test_problems,
+        prepare=arguments.prepare,
     )
     return 0
 
@@ -98,6 +104,7 @@ def quickstart(
     steps: int = 500,
     problems: int = 2000,
     test_problems: int = 200,
+    prepare: bool = False,
 ) -> dict[str, Any]:
     """Runs the whole example and writes `results.json`.
 
@@ -109,10 +116,11 @@ def quickstart(
         steps: optimizer steps of each specialisation.
         problems: number of training problems of the world.
         test_problems: number of questions per math suite.
+        prepare: whether to end before the first specialist, for a study.
 
     Returns:
         The content of `results.json`: `suites.<name>.<base, none, replay or student>`
-        with accuracy, n and the 95 % Wilson interval.
+        with accuracy, n and the 95 % Wilson interval; {} if `prepare`.
 
     Raises:
         InputError: a number is below 1, `out` is not ours, or a command rejected its
@@ -130,7 +138,6 @@ def quickstart(
     # Absolute, so that the commands below can be pasted in any folder.
     folder = outputs.claim(out, "quickstart").absolute()
     world, vocabulary = folder / "world", folder / "vocabulary.model"
-    base = folder / "base"
 
     _say("1/6", "A miniature world: problems, an exact teacher, generic tasks")
     miniature.write(
@@ -170,26 +177,9 @@ def quickstart(
         places: dict[str, Any] = {"VOCABULARY_PATH": str(vocabulary), "SEED": seed}
         return [f"--gin.{k}={v!r}" for k, v in (places | macros).items()]
 
-    _say("3/6", "Base student: a tiny T5 learns the generic tasks and plain sums")
-    run(
-        *("train", "--gin_file", "runs/train.gin"),
-        *("--gin_file", "recipes/quickstart_base.gin"),
-        *gin(
-            TEXT_PATH=str(world / "pretraining.jsonl"),
-            MODEL_DIR=str(base),
-            TRAIN_STEPS=base_steps,
-            WARMUP_STEPS=min(WARMUP_STEPS, base_steps // 4),
-        ),
-    )
-
-    _say("4/6", "Second teacher: the base student answers prompts that have no answer")
-    run(
-        *("label", "--gin_file", "recipes/quickstart_evaluate.gin"),
-        *gin(CHECKPOINT_PATH=str(base), DECODING="sample", OUTPUT_LENGTH=32),
-        *("--prompts", str(world / "prompts.jsonl")),
-        *("--out", str(folder / "base_answers"), "--replace"),
-    )
-
+    _teach_the_base(run, gin, folder, base_steps)
+    if prepare:
+        return {}
     _say("5/6", "Specialise: KL to the teacher's distribution, in three ways")
     _specialise(run, gin, folder, steps)
 
@@ -205,13 +195,35 @@ def quickstart(
     _table(results)
     report = folder / "report.html"
     runs = [str(folder / name) for name in reversed(SPECIALISTS)]
-    run("report", *runs, "--base", str(base), "--out", str(report))
+    run("report", *runs, "--base", str(folder / "base"), "--out", str(report))
     say(f"results: {folder / run_folder.RESULTS}   report: {report}")
     return results
 
 
 Run = Callable[..., None]
 Gin = Callable[..., list[str]]
+
+
+def _teach_the_base(run: Run, gin: Gin, folder: pathlib.Path, steps: int) -> None:
+    _say("3/6", "Base student: a tiny T5 learns the generic tasks and plain sums")
+    run(
+        *("train", "--gin_file", "runs/train.gin"),
+        *("--gin_file", "recipes/quickstart_base.gin"),
+        *gin(
+            TEXT_PATH=str(folder / "world" / "pretraining.jsonl"),
+            MODEL_DIR=str(folder / "base"),
+            TRAIN_STEPS=steps,
+            WARMUP_STEPS=min(WARMUP_STEPS, steps // 4),
+        ),
+    )
+
+    _say("4/6", "Second teacher: the base student answers prompts that have no answer")
+    run(
+        *("label", "--gin_file", "recipes/quickstart_evaluate.gin"),
+        *gin(CHECKPOINT_PATH=str(folder / "base"), DECODING="sample", OUTPUT_LENGTH=32),
+        *("--prompts", str(folder / "world" / "prompts.jsonl")),
+        *("--out", str(folder / "base_answers"), "--replace"),
+    )
 
 
 def _specialise(run: Run, gin: Gin, folder: pathlib.Path, steps: int) -> None:

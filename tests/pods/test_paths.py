@@ -248,7 +248,7 @@ def test_a_writer_without_a_sign_of_life_loses_its_place(root, monkeypatch):
 @pytest.mark.parametrize(
     "fault",
     [
-        {"status": 503, "seconds": 3},
+        {"status": 503, "seconds": 1},
         pytest.param({"status": 429, "count": 3}, marks=pytest.mark.slow),
     ],
 )

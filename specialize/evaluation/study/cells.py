@@ -1,0 +1,203 @@
+"""The cells of a study: their numbers, folders and commands."""
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from specialize import paths, typed_json
+from specialize.errors import InputError
+from specialize.evaluation.study import spec
+from specialize.evaluation.study.spec import StudySpec
+
+DONE = "done.json"
+# What stands for the folder of a study in the record of what was run.
+_ANYWHERE = "{study}"
+_REMEDY = "Remove it to run it again."
+
+
+@dataclasses.dataclass(frozen=True)
+class _Done:
+    """The content of a marker."""
+
+    commands: list[list[str]]
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Commands that are run once, in this order.
+
+    Attributes:
+        name: What is made.
+        marker: The file that says that it is made, and by which commands.
+        commands: The words of each command, after `specialize`.
+        record: The same for any folder of the study, for the marker.
+    """
+
+    name: str
+    marker: str
+    commands: tuple[tuple[str, ...], ...]
+    record: list[list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """An arm with a seed.
+
+    Attributes:
+        number: Its number in the study, from 0: all arms of the first seed come first.
+        arm: Name of the arm.
+        seed: The seed.
+        folder: The folder of the cell.
+        work: What it runs.
+        needs: What has to be made before it, once per seed.
+    """
+
+    number: int
+    arm: str
+    seed: int
+    folder: str
+    work: Work
+    needs: tuple[Work, ...]
+
+    def __str__(self) -> str:
+        return f"cell {self.number} ({self.work.name})"
+
+
+def cells_of(study: StudySpec, out: str | os.PathLike[str]) -> list[Cell]:
+    """The cells of a study.
+
+    Args:
+        study: The study.
+        out: Its folder, local or in a bucket.
+    """
+    found: list[Cell] = []
+    for seed in study.seeds:
+        for arm, settings in study.all_arms().items():
+            folder = paths.joined(out, f"cells/{arm}/seed-{seed}")
+            needs = settings.get(spec.NEEDS, tuple(study.prepare))
+            stages = [stage for stage in study.prepare if stage in needs]
+            found.append(
+                Cell(
+                    len(found),
+                    arm,
+                    seed,
+                    folder,
+                    _work(study, out, seed, arm=arm),
+                    tuple(_work(study, out, seed, stage=stage) for stage in stages),
+                )
+            )
+    return found
+
+
+def is_done(work: Work) -> bool:
+    """Whether it was made by the same commands.
+
+    Raises:
+        InputError: It was made by other commands.
+    """
+    return seconds_of(work) is not None
+
+
+def seconds_of(work: Work) -> float | None:
+    """Seconds in which it was made by the same commands; None if it is not made.
+
+    Raises:
+        InputError: It was made by other commands.
+    """
+    if not paths.exists(work.marker):
+        return None
+    found = typed_json.read(paths.local(work.marker), _Done, remedy=_REMEDY)
+    if found.commands != work.record:
+        new = [words for words in work.record if words not in found.commands]
+        old = [words for words in found.commands if words not in work.record]
+        raise InputError(
+            f"{work.marker}: {work.name} was made by other commands: "
+            f"{_shown(old)} instead of {_shown(new)}. Name another --out, or remove "
+            "its folder to run it again."
+        )
+    return found.seconds
+
+
+def _shown(commands: Sequence[Sequence[str]]) -> str:
+    if not commands:
+        return "fewer"
+    text = shlex.join(commands[0])
+    return f"'{text}'"
+
+
+def _work(
+    study: StudySpec,
+    out: str | os.PathLike[str],
+    seed: int,
+    *,
+    arm: str = "",
+    stage: str = "",
+) -> Work:
+    """The commands of an arm, or of a stage that the arms of a seed share."""
+
+    def commands(root: str) -> list[list[str]]:
+        shared = paths.joined(root, f"shared/seed-{seed}")
+        values: dict[str, Any] = {"study": root, "shared": shared, "seed": seed}
+        settings: Mapping[str, Any] = study.settings
+        if arm:
+            settings = study.all_arms()[arm]
+            values["cell"] = paths.joined(root, f"cells/{arm}/seed-{seed}")
+            values["arm"] = arm
+        lines = settings.get(spec.COMMANDS, study.cell) if arm else study.prepare[stage]
+        return [list(_words(line, settings, values)) for line in lines]
+
+    name = f"{arm or stage}, seed {seed}"
+    if arm:
+        marker = paths.joined(out, f"cells/{arm}/seed-{seed}/{DONE}")
+    else:
+        marker = paths.joined(out, f"shared/seed-{seed}/{stage}.{DONE}")
+    made = commands(os.fspath(out))
+    return Work(name, marker, tuple(map(tuple, made)), commands(_ANYWHERE))
+
+
+def _words(
+    line: str, settings: Mapping[str, Any], values: Mapping[str, Any]
+) -> Iterator[str]:
+    """The words of a command with their placeholders replaced."""
+    try:
+        written = shlex.split(line)
+    except ValueError as error:
+        raise InputError(f"the command {line!r} cannot be split: {error}.") from error
+    for word in written:
+        whole = spec.PLACEHOLDER.fullmatch(word)
+        several = settings.get(whole[1]) if whole else None
+        if word == "{macros}":
+            for name, value in settings.items():
+                if spec.is_macro(name):
+                    given = _replaced(value, settings, values)
+                    yield f"--gin.{name}={given!r}"
+        elif isinstance(several, tuple | list):
+            yield from (str(_replaced(one, settings, values)) for one in several)
+        else:
+            yield _replaced(word, settings, values)
+
+
+def _replaced(
+    value: Any, settings: Mapping[str, Any], values: Mapping[str, Any]
+) -> Any:
+    """A value with the placeholders in its texts replaced."""
+
+    def text(name: str) -> str:
+        if name in values:
+            return str(values[name])
+        inside = {k: v for k, v in settings.items() if k != name}  # none in itself
+        return str(_replaced(settings.get(name, f"{{{name}}}"), inside, values))
+
+    if isinstance(value, str):
+        return spec.PLACEHOLDER.sub(lambda found: text(found[1]), value)
+    if isinstance(value, Mapping):
+        return {
+            _replaced(k, settings, values): _replaced(v, settings, values)
+            for k, v in value.items()
+        }
+    if isinstance(value, tuple | list):
+        return type(value)(_replaced(one, settings, values) for one in value)
+    return value

@@ -1,0 +1,243 @@
+"""What the cells of a study have measured: means, intervals over seeds, verdicts.
+
+Every interval is the 95 % interval of Student's t over the seeds, which says how much
+the mean would vary if the study were repeated with other seeds. Differences are taken
+within each seed, whose arms share data, start and questions, and tested as pairs.
+"""
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from specialize import paths, typed_json, versions
+from specialize.errors import InputError
+from specialize.evaluation.results import scores_in
+from specialize.evaluation.scoring.statistics import CONFIDENCE
+from specialize.evaluation.study.cells import cells_of, seconds_of
+from specialize.evaluation.study.spec import StudySpec
+
+FILE = versions.STUDY.file
+SUPPORTED, REFUTED, OPEN = "supported", "refuted", "undecided"
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds.
+
+    Attributes:
+        n: Number of seeds.
+        mean: The mean; None without a seed.
+        low: Lower end of its interval; None with fewer than two seeds.
+        high: Upper end.
+        p_value: Two-sided t test of a mean of 0; None with fewer than two seeds.
+        values: Seed -> value.
+    """
+
+    n: typed_json.Count
+    mean: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    values: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """A contrast of a claim: its estimate, and the number that it must surpass."""
+
+    text: str
+    number: float
+    estimate: Estimate
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A claim, its contrasts, and the verdict on all of them."""
+
+    text: str
+    contrasts: list[Contrast]
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The content of `study.json`.
+
+    Attributes:
+        version: Version of the format.
+        seeds: All seeds of the study.
+        done: Number of cells that are done.
+        cells: Number of all cells.
+        seconds: Seconds of the commands of the cells that are done.
+        reference: The arm with which the others are compared.
+        scores: Arm -> measure -> mean over seeds.
+        differences: Arm -> measure -> difference to the reference within each seed.
+        claims: The claims, in the order of the study.
+        front: The two measures that are drawn against each other, or none.
+    """
+
+    version: int
+    seeds: list[int]
+    done: typed_json.Count
+    cells: typed_json.Count
+    seconds: float
+    reference: str | None
+    scores: dict[str, dict[str, Estimate]]
+    differences: dict[str, dict[str, Estimate]]
+    claims: list[Claim]
+    front: list[str] = dataclasses.field(default_factory=list[str])
+
+
+def load(out: str | os.PathLike[str]) -> Outcome:
+    """Reads `study.json` in the folder of a study.
+
+    Raises:
+        InputError: It is missing, malformed or of another version.
+    """
+    url = paths.joined(out, FILE)
+    if not paths.exists(url):
+        raise InputError(
+            f"{out} has no {FILE}: no cell was run to its end. Run "
+            "'specialize study' with this --out."
+        )
+    file = paths.local(url)
+    content = typed_json.read(file, typed_json.Object, remedy="Run the study again.")
+    versions.STUDY.check(content.get("version"), file)
+    return typed_json.convert(content, Outcome, file, remedy="Run the study again.")
+
+
+def gather(spec: StudySpec, out: str | os.PathLike[str]) -> Outcome:
+    """Reads the results of all cells that are done.
+
+    Args:
+        spec: The study.
+        out: Its folder.
+
+    Raises:
+        InputError: A result is missing or malformed, or was made by other commands.
+    """
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    cells, done, seconds = cells_of(spec, out), 0, 0.0
+    for cell in cells:
+        taken = seconds_of(cell.work)
+        if taken is None:
+            continue
+        done, seconds = done + 1, seconds + taken
+        files: dict[str, Mapping[str, Any]] = {}
+        for measure in spec.measures:
+            file, key = spec.place_of(measure)
+            url = paths.joined(cell.folder, file)
+            if not paths.exists(url):
+                continue  # not every arm is measured by everything
+            if file not in files:
+                files[file] = scores_in(url)
+            if key not in files[file]:
+                raise InputError(
+                    f"{url} has no score of {key!r}, only {', '.join(files[file])}. "
+                    f"Correct the measure {measure!r}."
+                )
+            score = float(files[file][key]["accuracy"])
+            found.setdefault((cell.arm, measure), {})[cell.seed] = score
+    arms = list(spec.all_arms())
+    scores = {arm: _each(spec, found, {arm: 1.0}) for arm in arms}
+    others = [arm for arm in arms if spec.reference and arm != spec.reference]
+    differences = {
+        arm: _each(spec, found, {arm: 1.0, str(spec.reference): -1.0}) for arm in others
+    }
+    return Outcome(
+        versions.STUDY.writes,
+        list(spec.seeds),
+        done,
+        len(cells),
+        round(seconds, 1),
+        spec.reference,
+        scores,
+        differences,
+        [_judged(spec, found, text, all_of) for text, all_of in spec.claims.items()],
+        list(spec.front),
+    )
+
+
+_Found = Mapping[tuple[str, str], Mapping[int, float]]
+
+
+def _each(
+    spec: StudySpec, found: _Found, arms: Mapping[str, float]
+) -> dict[str, Estimate]:
+    """The estimate of every measure that all these arms have."""
+    return {
+        measure: estimate(
+            _combined(found, {(arm, measure): f for arm, f in arms.items()})
+        )
+        for measure in spec.measures
+        if all((arm, measure) in found for arm in arms)
+    }
+
+
+def _combined(
+    found: _Found, terms: Mapping[tuple[str, str], float]
+) -> dict[int, float]:
+    """Seed -> the sum of the terms, of the seeds that have all of them."""
+    seeds = [found.get(term, {}) for term in terms]
+    return {
+        seed: sum(factor * found[term][seed] for term, factor in terms.items())
+        for seed in seeds[0]
+        if all(seed in one for one in seeds)
+    }
+
+
+def estimate(values: Mapping[int, float]) -> Estimate:
+    """The mean over seeds with the interval and the test of Student's t.
+
+    Args:
+        values: Seed -> value.
+    """
+    numbers = np.array(list(values.values()), float)
+    n = len(numbers)
+    written = {str(seed): value for seed, value in values.items()}
+    if n < 2:
+        mean = float(numbers[0]) if n else None
+        return Estimate(n, mean, None, None, None, written)
+    from scipy import special
+
+    mean = float(numbers.mean())
+    error = float(numbers.std(ddof=1)) / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * error
+    if error == 0:
+        p_value = float(mean == 0)
+    else:
+        p_value = float(2 * special.stdtr(n - 1, -abs(mean) / error))
+    return Estimate(n, mean, mean - half, mean + half, p_value, written)
+
+
+def verdict(one: Estimate, number: float) -> str:
+    """Whether a mean surpasses a number: yes or no if its interval is on one side."""
+    if one.low is None or one.high is None:
+        return OPEN
+    if one.low > number:
+        return SUPPORTED
+    return REFUTED if one.high < number else OPEN
+
+
+def _judged(
+    spec: StudySpec, found: _Found, text: str, contrasts: Mapping[str, float]
+) -> Claim:
+    judged: list[Contrast] = []
+    for written, number in contrasts.items():
+        terms = spec.terms(written)
+        one = estimate(_combined(found, terms))
+        judged.append(Contrast(written, float(number), one, verdict(one, number)))
+    verdicts = [one.verdict for one in judged]
+    return Claim(text, judged, _joint(verdicts))
+
+
+def _joint(verdicts: Sequence[str]) -> str:
+    """All must hold; one that is refuted refutes the claim."""
+    if REFUTED in verdicts:
+        return REFUTED
+    return OPEN if OPEN in verdicts else SUPPORTED

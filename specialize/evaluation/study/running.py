@@ -1,0 +1,186 @@
+"""Runs the cells of a study that are not done, by any number of processes.
+
+A cell is done when the marker in its folder says so, which is written last. A killed
+cell is run again: its commands go on where they stopped, as they do by themselves. A
+process holds a lock of the cell that it runs, and so do the commands, so that a cell
+whose process was killed is not begun again while its command still runs. (There are no
+locks in buckets; there `train` itself refuses a folder that another process writes.)
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from specialize import checks, outputs, paths
+from specialize.errors import InputError
+from specialize.evaluation.study import outcome
+from specialize.evaluation.study.cells import Cell, Work, cells_of, is_done
+from specialize.evaluation.study.spec import StudySpec
+from specialize.progress import say
+
+# Runs the words of a command while the files of these numbers stay open.
+Command = Callable[[Sequence[str], Sequence[int]], int]
+
+
+def study(
+    spec: StudySpec,
+    *,
+    out: str | os.PathLike[str],
+    only: Sequence[int] = (),
+    command: Command | None = None,
+) -> outcome.Outcome:
+    """Runs what is not done, then writes `study.json` and prints the tables.
+
+    Args:
+        spec: The study.
+        out: Its folder, local or in a bucket.
+        only: Numbers of the cells to run; () for all.
+        command: Runs a command line; default: in a process of its own.
+
+    Returns:
+        What the cells that are done have measured.
+
+    Raises:
+        InputError: There is no such cell, `out` is not ours, a cell was run by other
+            commands, or a command failed; the other cells are run all the same.
+    """
+    every = cells_of(spec, out)
+    cells = chosen(every, only)
+    _claim(out)
+    for one in every:
+        is_done(one.work)  # refuses what other commands have made, before any work
+    failed: dict[str, str] = {}
+    unmade: set[str] = set()  # stages that failed
+    elsewhere: list[Cell] = []
+    for cell in cells:
+        if is_done(cell.work):
+            continue
+        with _locked(out, cell.work, wait=False) as lock:
+            if lock is None:
+                elsewhere.append(cell)
+                continue
+            try:
+                if not is_done(cell.work):
+                    _run(cell, out, lock, command or _in_a_process, unmade)
+            except InputError as error:
+                failed[str(cell)] = str(error)
+                say(f"{cell} failed: {error}")
+    for cell in elsewhere:
+        if not is_done(cell.work):
+            say(f"{cell} is run by another process.")
+    found = outcome.gather(spec, out)
+    outputs.write_json(paths.joined(out, outcome.FILE), dataclasses.asdict(found))
+    if failed:
+        name, why = next(iter(failed.items()))
+        raise InputError(
+            f"{len(failed)} of {len(cells)} cells failed, {name} first: {why} Run the "
+            "study again to go on; what is done is kept."
+        )
+    return found
+
+
+def chosen(cells: Sequence[Cell], only: Sequence[int]) -> list[Cell]:
+    """The cells with these numbers; all if there are none.
+
+    Raises:
+        InputError: There is no such cell.
+    """
+    for number in only:
+        checks.whole("--cell", number, 0, most=len(cells) - 1)
+    return [cell for cell in cells if not only or cell.number in only]
+
+
+def state(cell: Cell, out: str | os.PathLike[str]) -> str:
+    """Whether a cell is "done", "running" or "to do"."""
+    if is_done(cell.work):
+        return "done"
+    if not paths.in_bucket(out) and not _lock_of(out, cell.work).exists():
+        return "to do"
+    with _locked(out, cell.work, wait=False) as lock:
+        return "to do" if lock is not None else "running"
+
+
+def _run(
+    cell: Cell,
+    out: str | os.PathLike[str],
+    lock: int,
+    command: Command,
+    unmade: set[str],
+) -> None:
+    for stage in cell.needs:
+        if stage.name in unmade:
+            raise InputError(f"it needs {stage.name}, which failed.")
+        if is_done(stage):
+            continue
+        with _locked(out, stage, wait=True) as shared:
+            if not is_done(stage):
+                held = [one for one in (lock, shared) if one is not None and one >= 0]
+                unmade.add(stage.name)
+                _make(stage, held, command)
+                unmade.remove(stage.name)
+    _make(cell.work, [lock] if lock >= 0 else [], command)
+
+
+def _make(work: Work, held: Sequence[int], command: Command) -> None:
+    began = time.monotonic()
+    for words in work.commands:
+        say(f"{work.name}: specialize {shlex.join(words)}")
+        status = command(words, held)
+        if status:
+            raise InputError(
+                f"'specialize {shlex.join(words)}' ended with {status}; its own "
+                "message says why."
+            )
+    seconds = round(time.monotonic() - began, 1)
+    outputs.write_json(work.marker, {"commands": work.record, "seconds": seconds})
+    say(f"{work.name}: done in {seconds:,.0f} s")
+
+
+def _in_a_process(words: Sequence[str], held: Sequence[int]) -> int:
+    line = [sys.executable, "-m", "specialize", *words]
+    return subprocess.run(line, pass_fds=held, check=False).returncode
+
+
+@contextlib.contextmanager
+def _locked(
+    out: str | os.PathLike[str], work: Work, *, wait: bool
+) -> Iterator[int | None]:
+    """Yields the number of the locked file; None if another process holds it.
+
+    -1 in a bucket, where nothing is locked.
+    """
+    if paths.in_bucket(out):
+        yield -1
+        return
+    file = _lock_of(out, work)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield None
+        else:
+            yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock_of(out: str | os.PathLike[str], work: Work) -> pathlib.Path:
+    name = work.name.replace(", ", ".").replace(" ", "-")
+    return pathlib.Path(out) / "locks" / name
+
+
+def _claim(out: str | os.PathLike[str]) -> None:
+    if not paths.in_bucket(out):
+        outputs.claim(out, "study")
+    elif not outputs.check_writable(out, "study"):
+        with outputs.working_folder(out, "study"):
+            pass
