@@ -292,4 +292,7 @@ def _run(argv: Sequence[str] | None) -> int:
     arguments.main = main
     with _cleaning_up(), processes.naming_the_lost():
         _copy_inputs(arguments)
-        return int(arguments.run(arguments) or 0)
+        try:
+            return int(arguments.run(arguments) or 0)
+        finally:
+            importlib.import_module("specialize.config").forget()

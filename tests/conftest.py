@@ -52,8 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def no_configuration_is_left():
     """What a test gave to gin does not reach the next one."""
     yield
-    if gin := sys.modules.get("gin"):
-        gin.clear_config()
+    if config := sys.modules.get("specialize.config"):
+        config.forget()
 
 
 @pytest.fixture(scope="session")

@@ -93,9 +93,7 @@ def snapshot(run: str, files: tuple[str, ...], bindings: tuple[str, ...] = ()) -
     else:
         words = [f"--gin_file={name}" for name in files]
         words += [f"--gin_bindings={binding}" for binding in launch]
-        arguments = called([*COMMANDS[run], *words])
-        found = config.current()
-        assert found is not None
+        arguments, found = called([*COMMANDS[run], *words])
         flat = described(run, arguments) | elsewhere(found)
     if run != "select":  # `select` reads the macros of `evaluate`
         macros = found.scan.macros()
@@ -117,19 +115,20 @@ class _Called(BaseException):
     """Carries what an entry function would have been called with."""
 
 
-def called(words: list[str]) -> Flat:
-    """The arguments with which a command line calls its entry function."""
+def called(words: list[str]) -> tuple[Flat, config.Config]:
+    """The arguments of the entry function of a command line, and its configuration."""
 
     def call(function: Any, **options: Any) -> None:
-        raise _Called(function, {**config.arguments(function), **options})
+        given = {**config.arguments(function), **options}
+        raise _Called(function, given, config.current())
 
     errors = io.StringIO()
     with mock.patch.object(config, "call", call), contextlib.redirect_stderr(errors):
         try:
             status = cli.main(words)
         except _Called as reached:
-            function, given = reached.args
-            return {**_defaults(function), **given}
+            function, given, found = reached.args
+            return {**_defaults(function), **given}, found
     raise AssertionError(f"{words} ended with {status}: {errors.getvalue()}")
 
 

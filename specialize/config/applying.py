@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,17 @@ _CURRENT: list[Config] = []
 def current() -> Config | None:
     """The configuration that gin has now, if `parse` gave it."""
     return _CURRENT[-1] if _CURRENT else None
+
+
+def forget() -> None:
+    """Takes the configuration from gin, so that a later call does not find it.
+
+    A run that Python starts after a command in the same process would save the
+    configuration of that command as its own.
+    """
+    _CURRENT.clear()
+    if gin := sys.modules.get("gin"):
+        gin.clear_config()
 
 
 def macros_of_parameters() -> dict[str, str]:

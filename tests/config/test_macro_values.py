@@ -58,6 +58,8 @@ WRONG = {
     "CE_WEIGHT": (*REAL, *NONE),
     "Z_LOSS": (*REAL, *NONE),
     "TEMPERATURE": (*REAL, *NONE, "0"),
+    "JSD_BETA": (*REAL, *NONE, "0", "1"),
+    "SKEW_ALPHA": (*REAL, *NONE, "0", "1"),
     "PART_WEIGHTS": ("5", "'a'", "[1]", "None", "{'a': 1}"),
     "DROPOUT_RATE": (*REAL, *NONE, "1", "1.5"),
     "DTYPE": (*WORD, *NONE, "'float16'", "'int32'", "'bool'"),

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 
+import gin
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from specialize import cli, run_folder
+from specialize import cli, config, run_folder
 from specialize.errors import InputError
 from specialize.evaluation.study import outcome
 from specialize.evaluation.study.cells import cells_of
@@ -483,6 +484,13 @@ def test_the_studies_that_we_ship_are_valid(tmp_path, capsys):
     listed = capsys.readouterr().out.splitlines()
     assert len(listed) == 75
     assert not (tmp_path / "x").exists()
+
+
+def test_a_command_leaves_no_configuration_to_what_python_calls_next(asked, capsys):
+    """`train` would save it in its folder as its own."""
+    assert cli.main(words(asked, "--list")) == 0
+    assert config.current() is None and not gin.config_str()
+    capsys.readouterr()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from specialize.student.loss.divergences import TAIL_FLOOR
 from specialize.student.loss.losses import LossConfig
 
 CONFIGS = {
@@ -13,6 +14,11 @@ CONFIGS = {
     "paper": LossConfig("paper"),
     "renormalize": LossConfig("renormalize"),
     "conditional": LossConfig("conditional", ce_weight=0.7),
+    "reverse": LossConfig("reverse"),
+    "jsd": LossConfig("jsd"),
+    "jsd at 0.1": LossConfig("jsd", jsd_beta=0.1, ce_weight=0.2),
+    "skew": LossConfig("skew"),
+    "skew at 0.4": LossConfig("skew", skew_alpha=0.4, z_loss=1e-3),
     "sample": LossConfig("sample"),
     "everything": LossConfig("tail", kl_weight=0.8, ce_weight=0.3, z_loss=1e-2),
     "renormalize at T=2.5": LossConfig(
@@ -101,6 +107,39 @@ def xlogy(x, y):
         return np.where(x > 0, x * np.log(y), 0.0)
 
 
+def dense_events(case: Case, *, floor=0.0):
+    """Both sides on K+1 events, [B, L, V+1]: the ids of the teacher, then the rest."""
+    p, own = dense_rows(case)
+    q = softmax(case.logits)
+    tail = np.maximum(case.tail, floor)
+    scale = np.where(tail > case.tail, (1 - tail) / p.sum(-1), 1)
+    rest = np.where(own, 0, q).sum(-1)
+    teacher = np.concatenate([p * scale[..., None], tail[..., None]], -1)
+    return teacher, np.concatenate([np.where(own, q, 0), rest[..., None]], -1)
+
+
+def dense_divergence(p, q, config: LossConfig):
+    """The divergence of two distributions over any events, and d/d(log q) of it."""
+    if config.mode == "reverse":
+        parts = xlogy(q, q) - xlogy(q, p)
+        return parts.sum(-1), parts
+    if config.mode == "jsd":
+        b = config.jsd_beta
+        m = b * p + (1 - b) * q
+        forward = (xlogy(p, p) - xlogy(p, m)).sum(-1)
+        backward = xlogy(q, q) - xlogy(q, m)
+        value = (b * forward + (1 - b) * backward.sum(-1)) / (b * (1 - b))
+        return value, backward / b
+    m = config.skew_alpha * p + (1 - config.skew_alpha) * q
+    value = (xlogy(p, p) - xlogy(p, m)).sum(-1)
+    with np.errstate(invalid="ignore"):
+        slope = np.where(m > 0, -(1 - config.skew_alpha) * q * p / m, 0)
+    return value, slope
+
+
+ON_EVENTS = ("reverse", "jsd", "skew")
+
+
 def dense_value(case: Case, config: LossConfig):
     """LOSS.md's formulas, written over the whole vocabulary in float64; [B, L]."""
     p, own = dense_rows(case)
@@ -110,6 +149,9 @@ def dense_value(case: Case, config: LossConfig):
     ce = -xlogy(one_hot, q).sum(-1)
     if config.mode == "sample":
         term = ce
+    elif config.mode in ON_EVENTS:
+        floor = TAIL_FLOOR if config.mode == "reverse" else 0.0
+        term = dense_divergence(*dense_events(case, floor=floor), config)[0]
     elif config.mode in ("tail", "paper"):
         term = (xlogy(p, p) - xlogy(p, q)).sum(-1)
         if config.mode == "tail":
@@ -135,6 +177,13 @@ def dense_gradient(case: Case, config: LossConfig):
     one_hot = np.eye(q.shape[-1])[case.targets]
     if config.mode == "sample":
         term = q - one_hot
+    elif config.mode in ON_EVENTS:
+        floor = TAIL_FLOOR if config.mode == "reverse" else 0.0
+        slope = dense_divergence(*dense_events(case, floor=floor), config)[1]
+        # An event's share is spread over its ids as the student spreads it.
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread = np.where(own | (mass == 1), 0, q / (1 - mass)) * slope[..., -1:]
+        term = slope[..., :-1] + spread - q * slope.sum(-1, keepdims=True)
     elif config.mode == "paper":
         term = kept * q - p
     elif config.mode == "tail":

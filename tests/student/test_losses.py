@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from loss_cases import CONFIGS, Case, dense_gradient, dense_value, random_case, softmax
+from loss_cases import (
+    CONFIGS,
+    Case,
+    dense_divergence,
+    dense_gradient,
+    dense_value,
+    random_case,
+    softmax,
+)
 
 from specialize.errors import InputError
 from specialize.student.loss.losses import (
@@ -216,7 +224,13 @@ def test_an_empty_row_stays_finite(name):
         assert np.isfinite(x).all()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# What seeks modes feels nothing where the student is certain of another id.
+SEEKING = ("reverse", "jsd", "skew")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, one in CONFIGS.items() if one.mode not in SEEKING]
+)
 def test_gradient_survives_where_the_student_underflows(name):
     """At q = e^-200 float32 holds 0, and log q must still be -200."""
     config = CONFIGS[name]
@@ -230,6 +244,70 @@ def test_gradient_survives_where_the_student_underflows(name):
     expected = dense_gradient(case, config) * case.weights[..., None]
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, one in CONFIGS.items() if one.mode in SEEKING]
+)
+def test_a_divergence_is_exact_where_one_side_underflows(name):
+    config = CONFIGS[name]
+    logits = np.linspace(-1, 1, 9)
+    logits[8] = 200.0
+    for tail, probs in ((0.1, [0.6, 0.3]), (0.0, [0.7, 0.3]), (1e-5, [1 - 1e-5, 0.0])):
+        case = one_position(logits, [3, 5], probs, tail, target=3)
+        value, gradient = value_and_gradient(case.cast(np.float32), config)
+        np.testing.assert_allclose(
+            value, (dense_value(case, config) * case.weights).sum(), rtol=1e-5
+        )
+        expected = dense_gradient(case, config) * case.weights[..., None]
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_jsd_tends_to_the_forward_and_the_reverse_kl(seed):
+    """Undivided by b (1 - b) it would tend to 0."""
+    case = random_case(seed=seed, scale=1.0)
+    case.tail[case.tail == 0] = 1e-3  # without a tail the reverse KL is infinite
+    case.probs *= ((1 - case.tail) / case.probs.sum(-1))[..., None]
+    with jax.enable_x64(True):
+        for beta, mode in ((1e-9, "tail"), (1 - 1e-9, "reverse")):
+            near = value_and_gradient(case, LossConfig("jsd", jsd_beta=beta))
+            limit = value_and_gradient(case, LossConfig(mode))
+            np.testing.assert_allclose(near[0], limit[0], rtol=1e-6)
+            np.testing.assert_allclose(near[1], limit[1], atol=1e-6)
+        skewed = value_and_gradient(case, LossConfig("skew", skew_alpha=1e-12))
+        np.testing.assert_allclose(
+            skewed[0], value_and_gradient(case, LossConfig("tail"))[0], rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("mode", ["tail", "reverse", "jsd", "skew"])
+@pytest.mark.parametrize("seed", range(20))
+def test_divergences_on_events_are_lower_bounds_of_those_on_the_vocabulary(mode, seed):
+    """Joining events loses information: the data-processing inequality."""
+    random = np.random.default_rng(seed)
+    case = random_case(seed=seed, scale=random.uniform(0.1, 4))
+    vocabulary = case.logits.shape[-1]
+    config = LossConfig(
+        mode, jsd_beta=random.uniform(0.01, 0.99), skew_alpha=random.uniform(0.01, 0.99)
+    )
+    teacher = softmax(random.normal(size=case.logits.shape) * random.uniform(0.1, 4))
+    slots = case.ids.shape[-1]
+    case.ids = np.argsort(-teacher, -1)[..., :slots].astype(np.int32)
+    case.probs = np.take_along_axis(teacher, case.ids.astype(np.int64), -1)
+    case.tail = 1 - case.probs.sum(-1)
+    student = softmax(case.logits)
+    assert vocabulary > slots
+    if mode == "tail":
+        exact = (teacher * np.log(teacher / student)).sum(-1)
+    else:
+        exact = dense_divergence(teacher, student, config)[0]
+    with jax.enable_x64(True):
+        for at in np.ndindex(case.tail.shape):
+            alone = dataclasses.replace(case, weights=np.zeros_like(case.weights))
+            alone.weights[at] = 1
+            value = float(value_and_gradient(alone, config)[0])
+            assert -1e-12 <= value <= exact[at] + 1e-12
 
 
 def test_a_student_certain_of_the_teachers_ids_still_feels_the_tail():

@@ -14,7 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from specialize.student.loss.spec import LossConfig
-from specialize.student.loss.teacher_rows import TeacherRows
+from specialize.student.loss.teacher_rows import SMALLEST_TAIL, TeacherRows
+
+# Least tail of the teacher in the reverse KL, which a tail of 0 would make infinite.
+TAIL_FLOOR = SMALLEST_TAIL
 
 
 class Statistics(NamedTuple):
@@ -51,14 +54,15 @@ class Cotangent(NamedTuple):
 
 
 Mode = Callable[
-    [Statistics, TeacherRows, float],
+    [Statistics, TeacherRows, LossConfig],
     tuple[Float[Array, " N"], dict[str, Float[Array, "..."]]],
 ]
+DEFAULT = LossConfig()
 
 
-def tail_kl(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0):
+def tail_kl(statistics: Statistics, rows: TeacherRows, config: LossConfig = DEFAULT):
     """KL on K+1 events, the teacher's ids and "any other"; 0 iff they agree."""
-    del temperature
+    del config
     value, cotangent = paper_kl(statistics, rows)
     tail = rows.tail
     # If every id is the teacher's, `off` is -inf; a tail of 0 must still add 0.
@@ -67,9 +71,9 @@ def tail_kl(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0)
     return value, cotangent | {"lse": cotangent["lse"] + tail, "off": -tail}
 
 
-def paper_kl(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0):
+def paper_kl(statistics: Statistics, rows: TeacherRows, config: LossConfig = DEFAULT):
     """Sum p log(p/q), p not renormalised, as in the paper."""
-    del temperature
+    del config
     kept = jnp.sum(rows.probs, axis=-1)
     value = negative_entropy(rows.probs) + kept * statistics.lse
     value -= expectation(rows.probs, statistics.on)
@@ -77,12 +81,13 @@ def paper_kl(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0
 
 
 def renormalized_kl(
-    statistics: Statistics, rows: TeacherRows, temperature: float = 1.0
+    statistics: Statistics, rows: TeacherRows, config: LossConfig = DEFAULT
 ):
     """T^2 KL(p_T || q_T), with the teacher's K probabilities tempered and normalised.
 
     The factor T^2 keeps the size of the gradient, T (q_T - p_T), as T grows.
     """
+    temperature = config.temperature
     probs = conditioned(rows, temperature)
     kept = jnp.sum(probs, axis=-1)  # 1, or 0 if the teacher row is empty
     value = negative_entropy(probs) + kept * statistics.warm
@@ -93,9 +98,11 @@ def renormalized_kl(
     }
 
 
-def conditional_kl(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0):
+def conditional_kl(
+    statistics: Statistics, rows: TeacherRows, config: LossConfig = DEFAULT
+):
     """KL(p/M || q/Q) on the teacher's ids only."""
-    del temperature
+    del config
     probs = conditioned(rows, 1.0)
     used = rows.used
     lowest = jnp.finfo(statistics.on.dtype).min
@@ -106,11 +113,118 @@ def conditional_kl(statistics: Statistics, rows: TeacherRows, temperature: float
     return value, {"on": jnp.where(used, jnp.exp(student) - probs, 0)}
 
 
-def sample_nll(statistics: Statistics, rows: TeacherRows, temperature: float = 1.0):
+def sample_nll(statistics: Statistics, rows: TeacherRows, config: LossConfig = DEFAULT):
     """Minus log q of the target id: cross-entropy on the sampled text."""
-    del rows, temperature
+    del rows, config
     ones = jnp.ones_like(statistics.lse)
     return statistics.lse - statistics.target, {"lse": ones, "target": -ones}
+
+
+class Events(NamedTuple):
+    """The K+1 events of both sides: the teacher's ids, and any other id.
+
+    Logarithms of 0 are -inf; an unused slot is impossible for both sides.
+
+    Attributes:
+        teacher: log-probabilities of the teacher.
+        student: log-probabilities of the student.
+    """
+
+    teacher: Float[Array, "N E"]
+    student: Float[Array, "N E"]
+
+
+def reverse_kl(statistics: Statistics, rows: TeacherRows, config: LossConfig = DEFAULT):
+    """KL(q || p) on K+1 events; the teacher's tail is at least `TAIL_FLOOR`.
+
+    A teacher without a tail would make every student infinitely bad; where the floor
+    replaces the tail, the probabilities of the ids are scaled to sum to the rest.
+    """
+    del config
+    tail = jnp.maximum(rows.tail, TAIL_FLOOR)
+    kept = jnp.sum(rows.probs, axis=-1)
+    floored = (rows.tail < TAIL_FLOOR) & (kept > 0)
+    scale = jnp.where(floored, (1 - tail) / jnp.where(kept > 0, kept, 1), 1)
+    events = _events(statistics, rows.probs * scale[:, None], tail)
+    share = jnp.exp(events.student)
+    surprise = jnp.where(share > 0, events.student - events.teacher, 0)
+    return jnp.sum(share * surprise, axis=-1), _cotangent(share, surprise)
+
+
+def jensen_shannon(
+    statistics: Statistics, rows: TeacherRows, config: LossConfig = DEFAULT
+):
+    """(b KL(p || m) + (1-b) KL(q || m)) / (b (1-b)), m = b p + (1-b) q, on K+1 events.
+
+    Divided like this it tends to the forward KL as b -> 0 and to the reverse KL as
+    b -> 1; undivided it would vanish. (Agarwal et al., arXiv 2306.13649, without the
+    division.)
+    """
+    beta = config.jsd_beta
+    events = _events(statistics, rows.probs, rows.tail)
+    p, q = jnp.exp(events.teacher), jnp.exp(events.student)
+    odds = events.teacher - events.student
+    over_q = jnp.where(q > 0, _log_mixture(odds, beta), 0)  # log m/q
+    over_p = jnp.where(p > 0, _log_mixture(-odds, 1 - beta), 0)  # log m/p
+    value = -jnp.sum(p * over_p / (1 - beta) + q * over_q / beta, axis=-1)
+    return value, _cotangent(q, -over_q / beta)
+
+
+def skewed_kl(statistics: Statistics, rows: TeacherRows, config: LossConfig = DEFAULT):
+    """KL(p || a p + (1-a) q) on K+1 events, finite whatever the student does.
+
+    (Lee, ACL 1999; Ko et al., arXiv 2402.03898, for distillation.)
+    """
+    alpha = config.skew_alpha
+    events = _events(statistics, rows.probs, rows.tail)
+    p, q = jnp.exp(events.teacher), jnp.exp(events.student)
+    over_p = _log_mixture(events.student - events.teacher, 1 - alpha)  # log m/p
+    over_p = jnp.where(p > 0, over_p, 0)
+    slope = jnp.where(p > 0, -(1 - alpha) * jnp.exp(-over_p), 0)
+    return -jnp.sum(p * over_p, axis=-1), _cotangent(q, slope)
+
+
+def _events(
+    statistics: Statistics, probs: Float[Array, "N K"], tail: Float[Array, " N"]
+) -> Events:
+    used = probs > 0
+    on = jnp.where(used, statistics.on - statistics.lse[:, None], -jnp.inf)
+    off = statistics.off - statistics.lse
+    known = jnp.where(used, safe_log(probs), -jnp.inf)
+    rest = jnp.where(tail > 0, jnp.log(jnp.where(tail > 0, tail, 1)), -jnp.inf)
+    return Events(
+        jnp.concatenate([known, rest[:, None]], -1),
+        jnp.concatenate([on, off[:, None]], -1),
+    )
+
+
+def _log_mixture(odds: Float[Array, "N E"], share: float) -> Float[Array, "N E"]:
+    """log(1 - share + share exp(odds)), exact near 0 and finite for large odds."""
+    small = jnp.minimum(odds, 0)
+    large = jnp.maximum(odds, 0)
+    return jnp.where(
+        odds <= 0,
+        jnp.log1p(share * jnp.expm1(small)),
+        large + jnp.log1p((1 - share) * jnp.expm1(-large)),
+    )
+
+
+def _cotangent(
+    share: Float[Array, "N E"], slope: Float[Array, "N E"]
+) -> dict[str, Float[Array, "..."]]:
+    """The derivative with respect to an event's log-probability, of all with sum 0.
+
+    It is share times slope up to a multiple of the share, which the softmax removes.
+    Taken as sum_j q_i q_j (s_i - s_j) it is exact where one event has nearly all mass,
+    and the derivative with respect to `lse` is 0.
+
+    Args:
+        share: the student's probabilities q.
+        slope: the derivative with respect to them, up to a constant.
+    """
+    steps = slope[:, :, None] - slope[:, None, :]
+    events = share * jnp.sum(share[:, None, :] * steps, axis=-1)
+    return {"on": events[:, :-1], "off": events[:, -1]}
 
 
 FUNCTIONS: dict[str, Mode] = {
@@ -118,6 +232,9 @@ FUNCTIONS: dict[str, Mode] = {
     "paper": paper_kl,
     "renormalize": renormalized_kl,
     "conditional": conditional_kl,
+    "reverse": reverse_kl,
+    "jsd": jensen_shannon,
+    "skew": skewed_kl,
     "sample": sample_nll,
 }
 
@@ -144,7 +261,7 @@ def objective(
     }
     for weight, function in terms:
         if weight:
-            cost, cotangent = function(statistics, rows, config.temperature)
+            cost, cotangent = function(statistics, rows, config)
             value += weight * cost
             for name, derivative in cotangent.items():
                 total[name] += weight * derivative

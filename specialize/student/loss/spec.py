@@ -15,7 +15,10 @@ FORMATS = (
 )
 # A batch's format id is the format plus this number times the part of the mixture.
 PART = 16
-MODES = ("tail", "paper", "renormalize", "conditional", "sample")
+MODES = (
+    *("tail", "paper", "renormalize", "conditional"),
+    *("reverse", "jsd", "skew", "sample"),
+)
 
 
 def parts_with(metric: str, names: Iterable[str]) -> list[str]:
@@ -37,6 +40,11 @@ class LossConfig:
     - `paper`: sum p log(p/q) with p as it is; its minimum M log M is negative.
     - `renormalize`: KL(p/M || q), at `temperature` T times T^2.
     - `conditional`: KL(p/M || q/Q) on the K ids; it ignores the mass off K.
+    - `reverse`: the KL of `tail` with both sides exchanged; the teacher's tail is at
+      least 1e-6.
+    - `jsd`: (b KL(p||m) + (1-b) KL(q||m)) / (b (1-b)) on the K+1 events of `tail`, with
+      m = b p + (1-b) q and b = `jsd_beta`.
+    - `skew`: KL(p || a p + (1-a) q) on the K+1 events, with a = `skew_alpha`.
     - `sample`: -log q(target).
 
     Attributes:
@@ -45,6 +53,9 @@ class LossConfig:
         ce_weight: weight of the cross-entropy on the target ids.
         z_loss: weight of the squared logsumexp, which keeps logits from drifting.
         temperature: loss temperature of teacher and student, for `renormalize` only.
+        jsd_beta: weight of the teacher in the mixture of `jsd`: near 0 it is `tail`,
+            near 1 `reverse`.
+        skew_alpha: weight of the teacher in the mixture of `skew`.
         parts: name and weight of each part of a mixture, in its order
             (`specialize_tasks.mixing`). The positions of a part count this often in the
             loss, and have metrics under its name.
@@ -60,6 +71,8 @@ class LossConfig:
     z_loss: float = 0.0
     temperature: float = 1.0
     parts: tuple[tuple[str, float], ...] = ()
+    jsd_beta: float = 0.5
+    skew_alpha: float = 0.1
 
     def __post_init__(self):
         checks.one_of("loss mode", self.mode, MODES)
@@ -71,6 +84,12 @@ class LossConfig:
                 "Give one of them a positive value."
             )
         checks.real("temperature", self.temperature, above=0)
+        for name in ("jsd_beta", "skew_alpha"):
+            checks.real(name, getattr(self, name), above=0)
+            if getattr(self, name) >= 1:
+                raise InputError(
+                    f"{name} = {getattr(self, name)}; it must be a number below 1."
+                )
         for name, weight in self.parts:
             if name in FORMATS:
                 raise InputError(
