@@ -29,6 +29,7 @@ from specialize.inference.engine import Engine
 from specialize.inference.spec import DecodingSpec
 from specialize.inference.weights import load_student
 from specialize.student.loss import divergences, logit_statistics
+from specialize.student.loss.spec import LossConfig
 from specialize.student.loss.teacher_rows import make_rows
 from specialize.student.model import Student
 from specialize.student.network.transformer import Transformer
@@ -163,7 +164,7 @@ class LoadedStudent:
 
         Returns:
             Per record: mode -> nats per target token [L]. The modes are those of
-            `LOSS_MODE`, at loss temperature 1.
+            `LOSS_MODE`, with the defaults of their parameters.
 
         Raises:
             InputError: a record holds ids that the student's vocabulary lacks.
@@ -357,6 +358,6 @@ def _losses(
         logits.reshape(-1, logits.shape[-1]), rows, 1.0
     )
     return {
-        mode: function(statistics, rows, 1.0)[0].reshape(targets.shape)
+        mode: function(statistics, rows, LossConfig())[0].reshape(targets.shape)
         for mode, function in divergences.FUNCTIONS.items()
     }
