@@ -17,6 +17,7 @@ from specialize.student.loss.divergences import (
 )
 from specialize.student.loss.spec import FORMATS, LossConfig
 from specialize.student.loss.teacher_rows import TeacherRows
+from specialize.student.loss.whole_vocabulary import WholeRows
 
 Metrics = dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
@@ -78,7 +79,7 @@ def per_position(
 
 def tabulate(
     metrics: dict[str, tuple[Float[Array, " N"], Float[Array, " N"]]],
-    rows: TeacherRows,
+    rows: TeacherRows | WholeRows,
     config: LossConfig,
 ) -> Float[Array, "2 F M"]:
     """Sums and counts of M metrics: of all positions, each format and each part."""

@@ -164,8 +164,8 @@ def jensen_shannon(
     events = _events(statistics, rows.probs, rows.tail)
     p, q = jnp.exp(events.teacher), jnp.exp(events.student)
     odds = events.teacher - events.student
-    over_q = jnp.where(q > 0, _log_mixture(odds, beta), 0)  # log m/q
-    over_p = jnp.where(p > 0, _log_mixture(-odds, 1 - beta), 0)  # log m/p
+    over_q = jnp.where(q > 0, log_mixture(odds, beta), 0)  # log m/q
+    over_p = jnp.where(p > 0, log_mixture(-odds, 1 - beta), 0)  # log m/p
     value = -jnp.sum(p * over_p / (1 - beta) + q * over_q / beta, axis=-1)
     return value, _cotangent(q, -over_q / beta)
 
@@ -178,7 +178,7 @@ def skewed_kl(statistics: Statistics, rows: TeacherRows, config: LossConfig = DE
     alpha = config.skew_alpha
     events = _events(statistics, rows.probs, rows.tail)
     p, q = jnp.exp(events.teacher), jnp.exp(events.student)
-    over_p = _log_mixture(events.student - events.teacher, 1 - alpha)  # log m/p
+    over_p = log_mixture(events.student - events.teacher, 1 - alpha)  # log m/p
     over_p = jnp.where(p > 0, over_p, 0)
     slope = jnp.where(p > 0, -(1 - alpha) * jnp.exp(-over_p), 0)
     return -jnp.sum(p * over_p, axis=-1), _cotangent(q, slope)
@@ -198,7 +198,7 @@ def _events(
     )
 
 
-def _log_mixture(odds: Float[Array, "N E"], share: float) -> Float[Array, "N E"]:
+def log_mixture(odds: Float[Array, "N E"], share: float) -> Float[Array, "N E"]:
     """log(1 - share + share exp(odds)), exact near 0 and finite for large odds."""
     small = jnp.minimum(odds, 0)
     large = jnp.maximum(odds, 0)

@@ -23,9 +23,18 @@ from jaxtyping import Array, Float
 from specialize.errors import InputError
 from specialize.mesh import AXES
 from specialize.student.ambient import ambient_mesh, platform_of
-from specialize.student.loss import diagnostics, divergences, logit_statistics
+from specialize.student.loss import (
+    diagnostics,
+    divergences,
+    logit_statistics,
+    whole_vocabulary,
+)
 from specialize.student.loss.spec import LossConfig
 from specialize.student.loss.teacher_rows import TeacherRows
+from specialize.student.loss.whole_vocabulary import WholeRows
+
+# What a teacher says: K probabilities, or states to which its head is applied.
+Rows = TeacherRows | WholeRows
 
 # Bytes of a chunk's float32 logits. On a CPU they stay in the last cache; elsewhere a
 # chunk is so large that products run at their peak and that adding to the head's
@@ -91,19 +100,22 @@ def fused(
     tiling: Tiling,
     hidden: Float[Array, "N D"],
     head: Float[Array, "D V"],
-    rows: TeacherRows,
+    rows: Rows,
+    teacher_head: Float[Array, "E V"] | None = None,
 ) -> Any:
     """Returns the loss sum and the metrics (`diagnostics.tabulate`) of `hidden @ head`.
 
-    Only the loss is differentiable, with respect to `hidden` and `head`.
+    Only the loss is differentiable, with respect to `hidden` and `head`. `WholeRows`
+    need `teacher_head`, which is applied to their states in the same loop.
     """
-    loss, table, _ = _split(config, tiling, hidden, head, rows, differentiate=False)
+    heads = (head, teacher_head)
+    loss, table, _ = _split(config, tiling, hidden, heads, rows, differentiate=False)
     return loss, table
 
 
-def _forward(config, tiling, hidden, head, rows):
+def _forward(config, tiling, hidden, head, rows, teacher_head=None):
     loss, table, gradients = _split(
-        config, tiling, hidden, head, rows, differentiate=True
+        config, tiling, hidden, (head, teacher_head), rows, differentiate=True
     )
     return (loss, table), gradients
 
@@ -116,19 +128,17 @@ def _backward(config, tiling, gradients, cotangents):
         )
         for x in gradients
     )
-    return d_hidden, d_head, None
+    return d_hidden, d_head, None, None
 
 
 fused.defvjp(_forward, _backward)
 
 
-def _split(
-    config, tiling: Tiling, hidden, head, rows: TeacherRows, *, differentiate: bool
-):
+def _split(config, tiling: Tiling, hidden, heads, rows: Rows, *, differentiate: bool):
     """Runs `_loop` on every device of the tiling and adds the results."""
     tokens = hidden.shape[0]
     if tiling.mesh is None:
-        return _loop(config, tiling, hidden, head, rows, differentiate=differentiate)
+        return _loop(config, tiling, hidden, heads, rows, differentiate=differentiate)
     missing = -tokens % tiling.token_shards
     hidden, rows = jax.tree.map(lambda x: _padded(x, missing), (hidden, rows))
     lines = P(tiling.batch_axes or None)
@@ -139,17 +149,18 @@ def _split(
         in_specs=(lines, columns, lines),
         out_specs=(P(), P(), (lines, columns) if differentiate else ()),
         check_vma=False,
-    )(hidden, head, rows)
+    )(hidden, heads, rows)
     if differentiate:
         gradients = (gradients[0][:tokens], gradients[1])
     return loss, table, gradients
 
 
 def _loop(
-    config, tiling: Tiling, hidden, head, rows: TeacherRows, *, differentiate: bool
+    config, tiling: Tiling, hidden, heads, rows: Rows, *, differentiate: bool
 ) -> tuple[Array, Array, Any]:
     """Returns loss, metrics and, if wanted, gradients of this device's tokens."""
-    dtype = rows.probs.dtype
+    head, teacher_head = heads
+    dtype = rows.weights.dtype
     vocabulary = logit_statistics.WHOLE
     if tiling.vocabulary_axis is not None:
         start = jax.lax.axis_index(tiling.vocabulary_axis) * head.shape[1]
@@ -160,17 +171,18 @@ def _loop(
 
     def step(hidden, rows) -> tuple[Array, Any]:
         logits = jnp.dot(hidden, weight, preferred_element_type=dtype)
-        statistics, exponentials = logit_statistics.summarise(
-            logits, rows, config.temperature, vocabulary
-        )
-        value, cotangent = divergences.objective(statistics, rows, config)
-        metrics = diagnostics.per_position(value, statistics, rows, config)
+        if isinstance(rows, WholeRows):
+            states, columns = rows.hidden, teacher_head.astype(rows.hidden.dtype)
+            teacher = jnp.dot(states, columns, preferred_element_type=dtype)
+            metrics, gradient = whole_vocabulary.compare(
+                logits, teacher, rows, config, vocabulary
+            )
+        else:
+            metrics, gradient = _on_events(logits, rows, config, vocabulary)
         table = diagnostics.tabulate(metrics, rows, config)
         if not differentiate:
             return table, ()
-        gradient = logit_statistics.logits_gradient(
-            statistics, exponentials, cotangent, rows, config.temperature, vocabulary
-        ).astype(hidden.dtype)
+        gradient = gradient.astype(hidden.dtype)
         d_hidden = jnp.dot(gradient, weight.T, preferred_element_type=dtype)
         d_head = jnp.dot(hidden.T, gradient, preferred_element_type=dtype)
         return table, (d_hidden, d_head)
@@ -190,9 +202,25 @@ def _loop(
     return table[0, 0, 0], table, gradients
 
 
-def _chunked(
-    step, tiling: Tiling, hidden, rows: TeacherRows, chunk: int
-) -> tuple[Array, Any]:
+def _on_events(
+    logits: Float[Array, "N V"],
+    rows: TeacherRows,
+    config: LossConfig,
+    vocabulary: logit_statistics.Vocabulary,
+) -> tuple[Any, Float[Array, "N V"]]:
+    """Metrics and gradient of the K+1 events; the gradient is dropped if not used."""
+    statistics, exponentials = logit_statistics.summarise(
+        logits, rows, config.temperature, vocabulary
+    )
+    value, cotangent = divergences.objective(statistics, rows, config)
+    metrics = diagnostics.per_position(value, statistics, rows, config)
+    gradient = logit_statistics.logits_gradient(
+        statistics, exponentials, cotangent, rows, config.temperature, vocabulary
+    )
+    return metrics, gradient
+
+
+def _chunked(step, tiling: Tiling, hidden, rows: Rows, chunk: int) -> tuple[Array, Any]:
     """Applies `step` to chunks of the tokens with a weight, and adds the results."""
     tokens = hidden.shape[0]
     hidden, rows = jax.tree.map(lambda x: _padded(x, -tokens % chunk), (hidden, rows))

@@ -6,6 +6,7 @@ the same statistics (`logit_statistics`) and objectives (`divergences`). Sums ov
 microbatches, devices and hosts add; the caller divides once.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,11 +16,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from specialize.errors import InputError
 from specialize.student.loss import (
     diagnostics,
     divergences,
     fused_loss,
     logit_statistics,
+    whole_vocabulary,
 )
 from specialize.student.loss.spec import FORMATS, MODES, LossConfig
 from specialize.student.loss.teacher_rows import TeacherRows, make_rows
@@ -31,6 +34,7 @@ __all__ = [
     "LossSums",
     "distillation_loss",
     "fused_distillation_loss",
+    "whole_vocabulary_loss",
 ]
 
 DEFAULT = LossConfig()
@@ -96,7 +100,7 @@ def distillation_loss(
         *(dtype, [weight for _, weight in config.parts]),
     )
     flat = logits.reshape(-1, logits.shape[-1]).astype(dtype)
-    return _sums(_plain(config, flat, rows), rows, config)
+    return _sums(_plain(config, flat, rows), _names(config, rows), config)
 
 
 def fused_distillation_loss(
@@ -138,7 +142,62 @@ def fused_distillation_loss(
     )
     tiling = fused_loss.make_tiling(mesh, head.shape[1], chunk)
     flat = hidden.reshape(-1, hidden.shape[-1])
-    return _sums(fused_loss.fused(config, tiling, flat, head, rows), rows, config)
+    result = fused_loss.fused(config, tiling, flat, head, rows)
+    return _sums(result, _names(config, rows), config)
+
+
+def whole_vocabulary_loss(
+    hidden: Float[Array, "B L D"],
+    head: Float[Array, "D V"],
+    teacher_hidden: Float[Array, "B L E"],
+    teacher_head: Float[Array, "E V"],
+    targets: Int[Array, "B L"],
+    weights: Float[Array, "B L"],
+    format_ids: Int[Array, "B L"] | None = None,
+    config: LossConfig = DEFAULT,
+    *,
+    chunk: int | None = None,
+    mesh: Mesh | None = None,
+) -> LossSums:
+    """The loss against a teacher that has the student's vocabulary, without rows.
+
+    Both heads are applied to a chunk of tokens at a time, so neither the student's nor
+    the teacher's logits [B L V] ever exist. The teacher is a constant. Mode `tail` is
+    the forward KL. Arguments that `fused_distillation_loss` does not have:
+
+    - `teacher_hidden`: final decoder states of the teacher for the same targets.
+    - `teacher_head`: its output projection, sharded like `head`.
+
+    Raises:
+        InputError: the mode has no form over the whole vocabulary, the vocabularies
+            have different sizes, or `chunk` is below 1.
+    """
+    whole_vocabulary.check(config)
+    if head.shape[1] != teacher_head.shape[1]:
+        raise InputError(
+            f"the student has {head.shape[1]} vocabulary rows and the teacher "
+            f"{teacher_head.shape[1]}. A teacher on the mesh needs the same vocabulary."
+        )
+    dtype = jnp.promote_types(hidden.dtype, jnp.float32)
+    # Targets, weights, formats and parts are those of rows without probabilities.
+    empty = make_rows(
+        *(targets, None, None, None, weights, format_ids),
+        *(dtype, [weight for _, weight in config.parts]),
+    )
+    states = teacher_hidden.reshape(-1, teacher_hidden.shape[-1])
+    rows = whole_vocabulary.WholeRows(
+        empty.targets,
+        jax.lax.stop_gradient(states),
+        *(empty.weights, empty.formats, empty.parts),
+    )
+    tiling = fused_loss.make_tiling(mesh, head.shape[1], chunk)
+    if chunk is None:  # the memory of a chunk holds two logits of a token
+        tiling = dataclasses.replace(tiling, chunk=max(16, tiling.chunk // 32 * 16))
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    result = fused_loss.fused(
+        config, tiling, flat, head, rows, jax.lax.stop_gradient(teacher_head)
+    )
+    return _sums(result, whole_vocabulary.names(config), config)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -168,8 +227,11 @@ def _plain_backward(config: LossConfig, residuals, cotangents):
 _plain.defvjp(_plain_forward, _plain_backward)
 
 
-def _sums(result: Any, rows: TeacherRows, config: LossConfig) -> LossSums:
+def _names(config: LossConfig, rows: TeacherRows) -> tuple[str, ...]:
+    return diagnostics.names(config, rows.ids.shape[-1])
+
+
+def _sums(result: Any, columns: tuple[str, ...], config: LossConfig) -> LossSums:
     loss, table = result
-    columns = diagnostics.names(config, rows.ids.shape[-1])
     table = jax.lax.stop_gradient(table)
     return LossSums(loss, table[1, 0, 0], diagnostics.label(table, columns, config))
