@@ -150,7 +150,7 @@ def whole_vocabulary_loss(
     hidden: Float[Array, "B L D"],
     head: Float[Array, "D V"],
     teacher_hidden: Float[Array, "B L E"],
-    teacher_head: Float[Array, "E V"],
+    teacher_head: Float[Array, "E W"],
     targets: Int[Array, "B L"],
     weights: Float[Array, "B L"],
     format_ids: Int[Array, "B L"] | None = None,
