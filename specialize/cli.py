@@ -39,7 +39,7 @@ OUTPUTS = ("out", "json", "html", "rejected", "responses", "target")
 # The options that name a file or folder to read; one in a bucket is copied first.
 INPUTS = (
     *("problems", "completions", "demonstrations_from", "corpus", "vocabulary"),
-    *("gin_file", "predictions", "benchmarks", "prompts"),
+    *("gin_file", "predictions", "benchmarks", "prompts", "texts"),
 )
 # Numbers of files that a process may open: too few, and as many as we ask for.
 FEWEST_FILES, ENOUGH_FILES = 128, 4096

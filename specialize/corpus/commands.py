@@ -17,6 +17,7 @@ def register(subparsers: options.Commands) -> None:
     )
     commands = corpus.add_subparsers(metavar="STEP", required=True, dest="step")
     sampling_commands.register_sample(commands)
+    sampling_commands.register_score(commands)
     sampling_commands.register_export(commands)
     importing_commands.register_import(commands)
     _register_verify(commands)

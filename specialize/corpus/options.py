@@ -118,8 +118,13 @@ def sources(arguments: argparse.Namespace) -> Sources:
     )
 
 
-def add_asking(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of every teacher: what it is asked, where responses go."""
+def add_asking(parser: argparse.ArgumentParser, *, numbers: bool = True) -> None:
+    """Adds the options of every teacher: what it is asked, where responses go.
+
+    Args:
+        parser: the command.
+        numbers: whether it asks for a number of samples.
+    """
     parser.add_argument(
         "--responses", required=True, metavar="FILE", help="the response database"
     )
@@ -132,21 +137,22 @@ def add_asking(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=count, default=None, help="ask only the first N questions"
     )
-    parser.add_argument(
-        "--n", type=int, default=SamplingSpec.samples, help="samples per question"
-    )
-    parser.add_argument(
-        "--max_n",
-        type=int,
-        default=None,
-        help="most samples of a question that has no right one yet",
-    )
-    parser.add_argument(
-        "--n_per_request",
-        type=int,
-        default=SamplingSpec.samples_per_request,
-        help="samples per request",
-    )
+    if numbers:
+        parser.add_argument(
+            "--n", type=int, default=SamplingSpec.samples, help="samples per question"
+        )
+        parser.add_argument(
+            "--max_n",
+            type=int,
+            default=None,
+            help="most samples of a question that has no right one yet",
+        )
+        parser.add_argument(
+            "--n_per_request",
+            type=int,
+            default=SamplingSpec.samples_per_request,
+            help="samples per request",
+        )
     parser.add_argument(
         "--top_logprobs",
         type=int,

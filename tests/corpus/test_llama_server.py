@@ -18,6 +18,7 @@ import pytest
 
 from specialize import cli
 from specialize.corpus.completions import read_completions
+from specialize.corpus.prompts import solution
 from specialize.corpus.tasks.known import read_problems
 
 import tiny_llama  # isort: skip
@@ -106,6 +107,29 @@ def test_what_is_exported_are_the_models_own_probabilities(
     # "é" and the smile are tokens that are no text by themselves: here, none is lost.
     texts = "".join(found.text for found in samples)
     assert "é" in texts and split >= texts.count("é")
+
+
+def test_scores_of_given_texts_are_the_models_own_probabilities(
+    url, questions, tmp_path
+):
+    responses = tmp_path / "scores.sqlite"
+    words = ["--problems", questions, "--responses", responses, "--base_url", url]
+    corpus("score", *words, "--model", "tiny", "--top_logprobs", 6)
+    known, names = tiny_llama.logprobs(), tiny_llama.pieces()
+    ids = {name: index for index, name in enumerate(names) if name}
+    checked = 0
+    problems = read_problems(questions, "gsm8k")
+    scored = [one.completion for one in read_completions(exported(responses), problems)]
+    assert len(scored) == len(problems)
+    for found, problem in zip(scored, problems, strict=True):
+        assert found.text == solution(problem)
+        for before, token in zip(found.tokens, found.tokens[1:], strict=False):
+            if before.token in ids and token.token in ids:
+                row = known[ids[before.token]]
+                own = row[ids[token.token]]
+                assert token.logprob == pytest.approx(own, abs=CLOSE)
+                checked += 1
+    assert checked > 30
 
 
 def test_a_character_of_two_tokens_has_their_product_and_the_firsts_alternatives(

@@ -1,7 +1,8 @@
-"""`specialize corpus sample` and `export`: arguments in, one call out."""
+"""`specialize corpus sample`, `score` and `export`: arguments in, one call out."""
 
 import argparse
 import dataclasses
+from typing import Any
 
 from specialize.corpus import options
 from specialize.corpus.sampling.spec import (
@@ -22,17 +23,9 @@ def register_sample(commands: options.Commands) -> None:
     )
     options.add_problems(parser)
     options.add_asking(parser)
-    parser.add_argument("--model", required=True, help="the model's name on the server")
-    parser.add_argument(
-        "--base_url", default="https://api.openai.com/v1", help="URL of the server"
-    )
+    _add_server(parser, default="https://api.openai.com/v1")
     parser.add_argument("--api", default=Endpoint.api, choices=APIS, help="endpoint")
     parser.add_argument("--system", default=None, help="system message (chat)")
-    parser.add_argument(
-        "--api_key_env",
-        default=Endpoint.api_key_env,
-        help="environment variable of the key",
-    )
     ask = parser.add_argument_group("requests")
     ask.add_argument(
         "--temperature",
@@ -57,13 +50,6 @@ def register_sample(commands: options.Commands) -> None:
         "--no_seed", action="store_true", help="send no seed: some servers refuse it"
     )
     ask.add_argument(
-        "--extra_body",
-        type=options.json_object,
-        default={},
-        metavar="JSON",
-        help="more fields of every request, for example '{\"min_p\": 0}'",
-    )
-    ask.add_argument(
         "--without_logprobs",
         action="store_true",
         help="ask for no log-probabilities, which some servers refuse; every teacher "
@@ -75,6 +61,54 @@ def register_sample(commands: options.Commands) -> None:
         choices=CONVENTIONS,
         help="whether the server applies the temperature to them; auto finds out",
     )
+    _add_pace(parser)
+    judging = parser.add_argument_group("verification")
+    options.add_answer_type(judging)
+    options.add_spelling(judging, required=False)
+
+
+def register_score(commands: options.Commands) -> None:
+    """Adds `score`."""
+    parser = options.add(
+        commands, "score", _score, "ask a served teacher how likely given texts are"
+    )
+    options.add_problems(parser)
+    parser.add_argument(
+        "--texts",
+        default=None,
+        metavar="FILE",
+        help="JSON lines {problem_id, sample, text}, as of 'corpus export'; default: "
+        "the human rationales of the problems",
+    )
+    options.add_asking(parser, numbers=False)
+    _add_server(parser, default=None)
+    _add_pace(parser)
+    options.add_answer_type(parser.add_argument_group("verification"))
+
+
+def _add_server(parser: argparse.ArgumentParser, *, default: str | None) -> None:
+    parser.add_argument("--model", required=True, help="the model's name on the server")
+    parser.add_argument(
+        "--base_url",
+        default=default,
+        required=default is None,
+        help="URL of the server",
+    )
+    parser.add_argument(
+        "--api_key_env",
+        default=Endpoint.api_key_env,
+        help="environment variable of the key",
+    )
+    parser.add_argument(
+        "--extra_body",
+        type=options.json_object,
+        default={},
+        metavar="JSON",
+        help="more fields of every request, for example '{\"min_p\": 0}'",
+    )
+
+
+def _add_pace(parser: argparse.ArgumentParser) -> None:
     pace = parser.add_argument_group("pace and price")
     pace.add_argument(
         "--concurrency", type=int, default=PaceSpec.concurrency, help="requests at once"
@@ -103,9 +137,56 @@ def register_sample(commands: options.Commands) -> None:
         help="price of a million completion tokens",
     )
     pace.add_argument("--max_cost", type=float, default=None, help="stop at this cost")
-    judging = parser.add_argument_group("verification")
-    options.add_answer_type(judging)
-    options.add_spelling(judging, required=False)
+
+
+def _pace(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What `_add_pace` read, as fields of `SamplingSpec`."""
+    pace = PaceSpec(
+        concurrency=arguments.concurrency,
+        requests_per_minute=arguments.requests_per_minute,
+        tokens_per_minute=arguments.tokens_per_minute,
+        attempts=arguments.attempts,
+        backoff_s=arguments.backoff,
+    )
+    price = PriceSpec(arguments.price_input, arguments.price_output, arguments.max_cost)
+    return {"pace": pace, "price": price}
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from specialize.corpus.completions import read_completions
+    from specialize.corpus.prompts import solution
+    from specialize.corpus.records import Completion
+    from specialize.corpus.sampling import panel, sample, scoring
+    from specialize.corpus.tasks.known import find, licence_of, read_problems
+
+    task = find(arguments.task)
+    problems = read_problems(arguments.problems, task)[: arguments.limit]
+    if arguments.texts is None:
+        solved = [one for one in problems if one.rationale is not None and one.answers]
+        found = [Completion(one.id, 0, solution(one)) for one in solved]
+    else:
+        found = [one.completion for one in read_completions(arguments.texts, problems)]
+    endpoint = Endpoint(
+        base_url=arguments.base_url,
+        model=arguments.model,
+        request=RequestSpec(top_logprobs=arguments.top_logprobs),
+        send_seed=False,
+        timeout_s=arguments.timeout,
+        api_key_env=arguments.api_key_env,
+        extra_body=arguments.extra_body,
+    )
+    tally = sample.score(
+        problems,
+        scoring.texts_of(found),
+        endpoint,
+        arguments.responses,
+        SamplingSpec(judge=options.judging(arguments), **_pace(arguments)),
+        prompt_prefix=sample.read_prompt_prefix(arguments.prompt),
+        dataset=task.name,
+        licence=licence_of(task, arguments.problems),
+        log_every_s=arguments.log_every,
+    )
+    return panel.say_what_is_missing(tally)
 
 
 def _sample(arguments: argparse.Namespace) -> int:
@@ -133,14 +214,6 @@ def _sample(arguments: argparse.Namespace) -> int:
         api_key_env=arguments.api_key_env,
         extra_body=arguments.extra_body,
     )
-    pace = PaceSpec(
-        concurrency=arguments.concurrency,
-        requests_per_minute=arguments.requests_per_minute,
-        tokens_per_minute=arguments.tokens_per_minute,
-        attempts=arguments.attempts,
-        backoff_s=arguments.backoff,
-    )
-    price = PriceSpec(arguments.price_input, arguments.price_output, arguments.max_cost)
     tally = sample.sample(
         problems[: arguments.limit],
         endpoint,
@@ -149,8 +222,7 @@ def _sample(arguments: argparse.Namespace) -> int:
             options.sampling(arguments),
             seed=arguments.seed,
             student=options.student(arguments),
-            pace=pace,
-            price=price,
+            **_pace(arguments),
         ),
         prompt_prefix=sample.read_prompt_prefix(arguments.prompt),
         convention=arguments.logprobs_are,

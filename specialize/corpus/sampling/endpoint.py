@@ -119,7 +119,14 @@ class OpenAITeacher:
         return same_temperature(seen[0], seen[1], other)
 
     async def _post(
-        self, prompt: str, *, count: int, seed: int, temperature: float, max_tokens: int
+        self,
+        prompt: str,
+        *,
+        count: int,
+        seed: int,
+        temperature: float,
+        max_tokens: int,
+        echo: bool = False,
     ) -> bytes:
         openai = self._openai
         endpoint, request = self.endpoint, self.endpoint.request
@@ -135,7 +142,9 @@ class OpenAITeacher:
             "top_p": request.top_p,
             "extra_body": fields,
         }
-        if request.stop:
+        if echo:
+            options |= {"echo": True, "top_p": 1.0}
+        if request.stop and not echo:
             options["stop"] = list(request.stop)
         if endpoint.send_seed:
             options["seed"] = seed
@@ -180,6 +189,7 @@ class OpenAITeacher:
             seed=seed,
             temperature=temperature,
             max_tokens=max_tokens,
+            echo=echo,
         )
 
     def _choices(self, body: bytes, where: str, *, spelt: bool = True) -> list[Choice]:

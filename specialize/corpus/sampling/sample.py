@@ -1,17 +1,18 @@
 """One call of `specialize corpus sample`, and the export of its response database."""
 
 import asyncio
+import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specialize import typed_json
 from specialize.corpus.completions import write_completions
 from specialize.corpus.prompts import teacher_prompt
 from specialize.corpus.records import Problem
-from specialize.corpus.sampling import panel
+from specialize.corpus.sampling import panel, scoring
 from specialize.corpus.sampling.endpoint import OpenAITeacher
 from specialize.corpus.sampling.responses import ResponseStore
 from specialize.corpus.sampling.sampler import Sampler, Tally
@@ -83,6 +84,58 @@ def sample(
     )
 
 
+def score(
+    problems: Sequence[Problem],
+    texts: scoring.Texts,
+    endpoint: Endpoint,
+    responses: Path,
+    sampling: SamplingSpec,
+    *,
+    prompt_prefix: str = "",
+    dataset: str | None = None,
+    licence: str = cards.UNKNOWN,
+    log_every_s: float = 30.0,
+) -> Tally:
+    """Asks a server how likely given texts are, those that are still missing.
+
+    Args:
+        problems: the questions.
+        texts: (id of a question, number) -> a text that answers it.
+        endpoint: the server.
+        responses: as in `sample`.
+        sampling: pace, price and judge; the numbers of samples are those of `texts`.
+        prompt_prefix: as in `sample`; it may differ from what the student reads.
+        dataset: as in `sample`.
+        licence: as in `sample`.
+        log_every_s: as in `sample`.
+
+    Returns:
+        The final tally.
+
+    Raises:
+        InputError: as in `sample`; the server does not score texts, or a text is
+            another than when it was scored.
+    """
+    asked, flat, numbers = scoring.numbered(problems, texts)
+    if not asked:
+        raise InputError("no text answers one of the questions: check their ids.")
+    return asyncio.run(
+        run(
+            asked,
+            scoring.ScoringTeacher(endpoint, flat),
+            responses,
+            dataclasses.replace(sampling, samples_per_request=1),
+            prompt_prefix=prompt_prefix,
+            convention="before_temperature",
+            dataset=dataset,
+            licence=licence,
+            log_every_s=log_every_s,
+            texts=flat,
+            numbers=numbers,
+        )
+    )
+
+
 async def run(
     problems: Sequence[Problem],
     teacher: Teacher,
@@ -94,6 +147,8 @@ async def run(
     dataset: str | None = None,
     licence: str = cards.UNKNOWN,
     log_every_s: float = 30.0,
+    texts: scoring.Texts | None = None,
+    numbers: Mapping[str, int] | None = None,
 ) -> Tally:
     """Samples like `sample`, from any `Teacher`, and closes it."""
     settings = teacher.describe() | {
@@ -108,10 +163,14 @@ async def run(
         with ResponseStore(responses, create=True) as store:
             store.configure(settings)
             store.add_questions(problems)
+            if texts is not None:
+                scoring.check_texts(store, texts)
             if store.noted("licence") not in (None, licence):
                 licence = f"{cards.UNKNOWN}: questions of files with other licences"
             store.note("licence", licence)
-            sampler = Sampler(problems, teacher, store, prompt_prefix, sampling)
+            sampler = Sampler(
+                problems, teacher, store, prompt_prefix, sampling, numbers
+            )
             asks = isinstance(teacher, OpenAITeacher)
             sampler.tally.one_hot = asks and settings["top_logprobs"] == 0
             if store.noted("teacher") is None:

@@ -16,7 +16,7 @@ import itertools
 import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from specialize.corpus.plain_text.counting import SpellingCounts
@@ -143,6 +143,7 @@ class Sampler:
         store: the response database.
         prompt_prefix: text before each question, such as demonstrations; may be empty.
         sampling: how many samples, at which pace and price.
+        numbers: question -> number of its samples, if these differ.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class Sampler:
         store: ResponseStore,
         prompt_prefix: str,
         sampling: SamplingSpec,
+        numbers: Mapping[str, int] | None = None,
     ):
         """Finds out what is missing."""
         self.tally = Tally(questions=len(problems))
@@ -160,6 +162,7 @@ class Sampler:
         self._store = store
         self._prompt_prefix = prompt_prefix
         self._sampling = sampling
+        self._numbers = numbers
         self._student = sampling.student and writer_of(sampling.student)
         pace = sampling.pace
         self._limits = Limits(pace.requests_per_minute, pace.tokens_per_minute)
@@ -223,14 +226,16 @@ class Sampler:
             standing = self._standings.setdefault(problem.id, Standing(set()))
             tally.cached += len(standing.samples)
             tally.right += standing.right
-            due = self._due(standing)
+            due = self._due(problem.id, standing)
             tally.planned += max(due, len(standing.samples))
             self._enqueue(problem.id, due)
             if not self._missing[problem.id] and standing.samples:
                 tally.unsolved += not standing.solved
 
-    def _due(self, standing: Standing) -> int:
+    def _due(self, identity: str, standing: Standing) -> int:
         """How many samples a question should have, as far as is known."""
+        if self._numbers is not None:
+            return self._numbers[identity]
         sampling = self._sampling
         if sampling.max_samples is None or len(standing.samples) < sampling.samples:
             return sampling.samples
@@ -366,7 +371,7 @@ class Sampler:
         if standing.solved:
             return
         have = len(standing.samples)
-        due = self._due(standing)
+        due = self._due(identity, standing)
         if due > have:
             self.tally.planned += due - have
             self._enqueue(identity, due)

@@ -157,6 +157,41 @@ def read_choices(
     return found
 
 
+class _Echoed(msgspec.Struct):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[_Pairs | None] | None = None
+
+
+def echoed_tokens(body: bytes, where: str) -> tuple[str, list[TeacherToken]]:
+    """The text and all tokens of a response that begins with its prompt (`echo`).
+
+    A token without a log-probability, such as the first one, is unknown.
+
+    Raises:
+        Unusable: it is no such response.
+    """
+    try:
+        response = _decoded(body, where)
+        if response.choices is msgspec.UNSET or not response.choices:
+            said = str(response.error)[:300] if response.error else "no choices"
+            raise Unusable("malformed", f"{where}: {said}")
+        choice = typed_json.convert(response.choices[0], _Choice, where)
+        if not isinstance(choice.logprobs, dict):
+            raise Unusable("no_logprobs", f"{where}: no log-probabilities")
+        logprobs = cast(dict[str, Any], choice.logprobs)
+        listed = typed_json.convert(logprobs, _Echoed, where)
+        values = [-math.inf if v is None else v for v in listed.token_logprobs]
+        known = _Logprobs(listed.tokens, values, listed.top_logprobs)
+        tokens = [
+            teacher_token(*token, where)
+            for token in as_sampled(_completion_tokens(known))
+        ]
+    except ValueError as error:  # of another type, NaN, or not as many as tokens
+        raise Unusable("no_logprobs", f"{where}: {error}") from error
+    return choice.text or "", tokens
+
+
 def parse_body(body: bytes, where: str) -> list[Choice]:
     """The usable choices of a stored response.
 

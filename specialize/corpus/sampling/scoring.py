@@ -1,0 +1,208 @@
+"""A served teacher scores texts that it did not write: `specialize corpus score`.
+
+A request has the prompt with the text after it, asks for it to be sent back (`echo`)
+with the log-probabilities of its tokens, and for one more token, because servers refuse
+none. What is stored is the scored text with its tokens, as if the teacher had sampled
+it, so export and build need nothing else. vLLM, SGLang and llama-cpp-python can do it.
+"""
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from specialize.corpus.records import Completion, Problem, TeacherToken
+from specialize.corpus.sampling.endpoint import OpenAITeacher
+from specialize.corpus.sampling.responses import ResponseStore
+from specialize.corpus.sampling.spec import Endpoint
+from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
+from specialize.corpus.sampling.wire import echoed_tokens, token_counts
+from specialize.corpus.spelling import spell
+from specialize.errors import InputError
+
+_CAN = "vLLM, SGLang and llama-cpp-python (--logits_all true) can"
+# Hosted servers that do not report the log-probabilities of a given text.
+_CANNOT = {
+    "api.openai.com": "OpenAI",
+    "api.anthropic.com": "Anthropic",
+    "generativelanguage.googleapis.com": "Gemini",
+    "api.groq.com": "Groq",
+    "api.mistral.ai": "Mistral",
+    "api.deepseek.com": "DeepSeek",
+}
+# What refusals of `echo` say.
+_REFUSES_ECHO = re.compile(r"\becho\b|logits_all|prompt.logprobs", re.IGNORECASE)
+
+Texts = Mapping[tuple[str, int], str]
+
+
+class ScoringTeacher(OpenAITeacher):
+    """A server that says how likely given texts are, at temperature 1.
+
+    Args:
+        endpoint: the server; only its model, top-k, timeout, key and extra fields are
+            used.
+        texts: (id of a question, number of the text) -> the text.
+
+    Raises:
+        InputError: the server is known not to score texts, or as `OpenAITeacher`.
+    """
+
+    def __init__(self, endpoint: Endpoint, texts: Texts):
+        host = urlsplit(endpoint.base_url).hostname or ""
+        if host in _CANNOT:
+            raise InputError(
+                f"{_CANNOT[host]} does not report the probabilities of a given text; "
+                f"{_CAN}. Name such a server with --base_url."
+            )
+        super().__init__(endpoint)
+        self._texts = texts
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that the scores depend on, besides the texts."""
+        known = self.endpoint.describe()
+        kept = ("model", "api", "top_logprobs", "extra_body")
+        return {"scored": True} | {name: known[name] for name in kept if name in known}
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Scores one text; see `Teacher.ask`."""
+        text = self._texts[ask.problem_id, ask.first_sample]
+        began = time.monotonic()
+        try:
+            body = await self._post(
+                ask.prompt + text,
+                count=1,
+                seed=0,
+                temperature=1.0,
+                max_tokens=1,
+                echo=True,
+            )
+        except Unusable as error:
+            if error.reason == "refused" and _REFUSES_ECHO.search(str(error)):
+                raise InputError(
+                    f"the server does not score given texts ({error}); {_CAN}."
+                ) from error
+            raise
+        seconds = time.monotonic() - began
+        where = f"scores of {ask.problem_id}, text {ask.first_sample}"
+        tokens = scored(body, ask.prompt, text, where)
+        prompt_tokens, completion_tokens = token_counts(body)
+        choice = _choice(text, tokens)
+        stored = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
+        choices = self._choices(stored, where)
+        return Answer(choices, stored, prompt_tokens, completion_tokens, seconds)
+
+
+def scored(body: bytes, prompt: str, text: str, where: str) -> list[TeacherToken]:
+    """The tokens of a text in a response that begins with its prompt.
+
+    A token across the border of the two is no token of the text: the part of it that is
+    in the text is unknown, as is a text's first token if there is no prompt.
+
+    Raises:
+        InputError: the server has not sent the prompt back.
+        Unusable: the tokens do not spell prompt and text.
+    """
+    sent, tokens = echoed_tokens(body, where)
+    if not sent.startswith(prompt + text):
+        raise InputError(
+            f"{where}: the server has not sent the given text back, so it does not "
+            f"score texts; {_CAN}."
+        )
+    covering = spell(prompt + text, _without_begin(tokens, prompt + text))
+    if covering is None:
+        raise Unusable("tokens_differ", f"{where}: the tokens do not spell the text")
+    left, found = len(prompt.encode()), list[TeacherToken]()
+    for token in covering:
+        if left >= len(token.token) > 0 or (left and not token.token):
+            left -= len(token.token)
+        elif left:
+            found.append(TeacherToken(token.token[left:], -math.inf, ()))
+            left = 0
+        else:
+            found.append(token)
+    return found
+
+
+def check_texts(store: ResponseStore, texts: Texts) -> None:
+    """Checks that what is stored are scores of these texts.
+
+    Raises:
+        InputError: a text is another than when it was scored.
+    """
+    for one in store.completions():
+        text = texts.get((one.problem_id, one.sample))
+        if text is not None and text != one.text:
+            raise InputError(
+                f"text {one.sample} of {one.problem_id!r} has changed since it was "
+                f"scored in {store.path}: it was {one.text[:60]!r}. Give the same "
+                "texts, or name another --responses."
+            )
+
+
+def texts_of(completions: Iterable[Completion]) -> dict[tuple[str, int], str]:
+    """The texts by question and number.
+
+    Raises:
+        InputError: there is none, or a number is given twice.
+    """
+    found: dict[tuple[str, int], str] = {}
+    for one in completions:
+        key = (one.problem_id, one.sample)
+        if key in found:
+            raise InputError(
+                f"there are two texts {one.sample} of {one.problem_id!r}. Give each "
+                "text of a question its own number ('sample')."
+            )
+        if one.text:
+            found[key] = one.text
+    if not found:
+        raise InputError("there is no text to score. Name a file with --texts.")
+    return found
+
+
+def numbered(
+    problems: Sequence[Problem], texts: Texts
+) -> tuple[list[Problem], Texts, dict[str, int]]:
+    """The questions that have texts, texts numbered from 0, and how many each has."""
+    by_question: dict[str, list[str]] = {}
+    for problem_id, sample in sorted(texts, key=lambda key: key[1]):
+        by_question.setdefault(problem_id, []).append(texts[problem_id, sample])
+    asked = [problem for problem in problems if problem.id in by_question]
+    flat = {
+        (problem.id, number): text
+        for problem in asked
+        for number, text in enumerate(by_question[problem.id])
+    }
+    return asked, flat, {one.id: len(by_question[one.id]) for one in asked}
+
+
+def _without_begin(tokens: Sequence[TeacherToken], text: str) -> Sequence[TeacherToken]:
+    """The tokens without a mark of the beginning, which is not in the text."""
+    if tokens and tokens[0].token and not text.encode().startswith(tokens[0].token):
+        return tokens[1:]
+    return tokens
+
+
+def _choice(text: str, tokens: Sequence[TeacherToken]) -> dict[str, Any]:
+    """A choice as a chat server sends it, whose tokens are exact bytes."""
+
+    def option(token: bytes, logprob: float) -> dict[str, Any]:
+        shown = token.decode("utf-8", "replace")
+        # Minus infinity is no JSON; anything so small is impossible, too.
+        return {"token": shown, "bytes": list(token), "logprob": max(logprob, -9999.0)}
+
+    content = [
+        option(one.token, one.logprob)
+        | {"top_logprobs": [option(other, value) for other, value in one.top]}
+        for one in tokens
+    ]
+    return {
+        "index": 0,
+        "text": text,
+        "finish_reason": "stop",
+        "logprobs": {"content": content},
+    }

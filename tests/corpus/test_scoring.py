@@ -1,0 +1,219 @@
+"""A served teacher scores given texts: exact tokens, resumable, refused by name."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from fault_server import _TOKEN, FaultServer, http
+from hypothesis import given
+from hypothesis import strategies as st
+
+import specialize
+from specialize import cli
+from specialize.corpus.completions import read_completions
+from specialize.corpus.prompts import solution, teacher_prompt
+from specialize.corpus.sampling.scoring import scored
+from specialize.corpus.tasks.known import read_problems
+from specialize.errors import InputError
+from specialize.quickstart import miniature
+
+
+def probability(before, token):
+    """What the server says of a token, by the one before it."""
+    return 0.1 + 0.8 * ((sum(map(ord, before)) * 7 + sum(map(ord, token))) % 97) / 97
+
+
+class EchoServer(FaultServer):
+    """Sends the prompt back with log-probabilities, and one token more."""
+
+    def _choice(self, request, index, fault, chat):
+        body = request.body
+        if not body.get("echo") or fault == "no echo":
+            return super()._choice(request, index, None, chat)
+        text = body["prompt"] + " so"
+        tokens = _TOKEN.findall(text)
+        values = [
+            math.log(probability(before, token))
+            for before, token in zip(tokens, tokens[1:], strict=False)
+        ]
+        tops = [
+            {token: value, "zz": math.log(0.05)}
+            for token, value in zip(tokens[1:], values, strict=True)
+        ]
+        logprobs = {
+            "tokens": tokens,
+            "token_logprobs": [None, *values],
+            "top_logprobs": [None, *tops],
+        }
+        choice = {"index": 0, "finish_reason": "length", "logprobs": logprobs}
+        return choice | {"text": text, "full": text}
+
+
+@pytest.fixture
+def problems(tmp_path):
+    lines = [
+        {
+            "question": f"She had {n} cakes. How many?",
+            "answer": f"She counts {n} of them.\n#### {n}",
+        }
+        for n in range(12)
+    ]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def server():
+    one = EchoServer({f"She had {n} cakes. How many?": str(n) for n in range(12)})
+    with one.running() as one.url:
+        yield one
+
+
+def score(server, problems, *words, status=0):
+    line = ["corpus", "score", "--problems", problems, "--base_url", server.url]
+    line += ["--model", "m", "--responses", problems.parent / "r.sqlite"]
+    assert cli.main([*map(str, line), "--backoff", "0.01", *words]) == status
+
+
+def exported(problems):
+    out = problems.parent / "scored.jsonl"
+    words = ["--responses", problems.parent / "r.sqlite", "--out", out]
+    assert cli.main(["corpus", "export", *map(str, words)]) == 0
+    read = read_completions(out, read_problems(problems, "gsm8k"))
+    return out, [sample.completion for sample in read]
+
+
+def test_rationales_get_the_servers_probabilities_and_soft_rows(
+    server, problems, tmp_path, capsys
+):
+    score(server, problems)
+    assert len(server.requests) == 12
+    asked = server.requests[0].body
+    assert asked["max_tokens"] == 1 and "stop" not in asked and "seed" not in asked
+    out, found = exported(problems)
+    assert len(found) == 12
+    known = {one.id: one for one in read_problems(problems, "gsm8k")}
+    for one in found:
+        problem = known[one.problem_id]
+        assert one.text == solution(problem)
+        prompt = teacher_prompt("", problem.question, problem.wording)
+        tokens = _TOKEN.findall(prompt + one.text)
+        before = tokens[: len(_TOKEN.findall(prompt))]
+        assert "".join(before) == prompt
+        own = tokens[len(before) :][: len(one.tokens)]
+        assert [token.token.decode() for token in one.tokens] == own
+        for last, token in zip([before[-1], *own], one.tokens, strict=False):
+            expected = math.log(probability(last, token.token.decode()))
+            assert token.logprob == pytest.approx(expected)
+            assert dict(token.top)[b"zz"] == pytest.approx(math.log(0.05))
+    card = json.loads((tmp_path / "scored.jsonl.card.json").read_text())
+    assert card["sampling"]["scored"] is True and card["teacher"] == "m"
+
+    (tmp_path / "text.txt").write_text(problems.read_text())
+    vocabulary = tmp_path / "v.model"
+    miniature.train_vocabulary(tmp_path / "text.txt", vocabulary, size=300)
+    words = ["--problems", problems, "--vocabulary", vocabulary, "--demonstrations", 2]
+    share = {}
+    for name, more in (
+        ("human", []),
+        ("soft", ["--completions", out, "--no_rationales"]),
+    ):
+        line = ["corpus", "build", *words, "--out", tmp_path / name, *more]
+        assert cli.main([*map(str, line)]) == 0
+        corpus = specialize.Corpus(tmp_path / name)
+        records = [one for one in corpus if one.format == "zero_shot_cot"]
+        assert len(records) == 12
+        rows = [np.isfinite(r.target.teacher_logprobs).sum(-1) for r in records]
+        share[name] = np.mean(np.concatenate(rows) > 1)
+    assert share["human"] == 0 and share["soft"] > 0.5
+    capsys.readouterr()
+
+
+def test_nothing_is_asked_twice_and_what_failed_is_asked_again(
+    server, problems, capsys
+):
+    server.fault = lambda request: "400" if request.number % 3 == 1 else None
+    score(server, problems, status=1)
+    asked = len(server.requests)
+    server.fault = lambda request: None
+    score(server, problems)
+    assert len(server.requests) == asked + 4
+    score(server, problems)
+    assert len(server.requests) == asked + 4
+    assert len(exported(problems)[1]) == 12
+    capsys.readouterr()
+
+
+def test_several_texts_of_a_question_and_a_changed_text(server, problems, capsys):
+    known = read_problems(problems, "gsm8k")
+    texts = problems.parent / "texts.jsonl"
+
+    def write(last="The answer is 2"):
+        rows = [
+            {"problem_id": known[n].id, "sample": sample, "text": text}
+            for n in (1, 2)
+            for sample, text in ((3, "Well. The answer is 1"), (8, last))
+        ]
+        texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write()
+    score(server, problems, "--texts", str(texts))
+    _, found = exported(problems)
+    assert [one.sample for one in found] == [0, 1, 0, 1]
+    assert {one.text for one in found} == {"Well. The answer is 1", "The answer is 2"}
+    capsys.readouterr()
+    write("Another text")
+    score(server, problems, "--texts", str(texts), status=2)
+    said = capsys.readouterr().err
+    assert "has changed since it was scored" in said and "'The answer is 2'" in said
+
+
+def test_servers_that_cannot_are_refused_with_those_that_can(server, problems, capsys):
+    for fault in (
+        lambda request: "no echo",
+        lambda request: http(400, b'{"error": {"message": "echo is not supported"}}'),
+        lambda request: http(400, b'{"error": "needs logits_all=True"}'),
+    ):
+        server.fault = fault
+        score(server, problems, status=2)
+        said = capsys.readouterr().err
+        assert "SGLang and llama-cpp-python" in said, said
+        assert said.count("error: ") == 1
+    server.url = "https://api.openai.com/v1"
+    score(server, problems, status=2)
+    assert "OpenAI does not report" in capsys.readouterr().err
+
+
+def body(text, tokens, logprobs):
+    said = {"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": None}
+    return json.dumps({"choices": [{"text": text, "logprobs": said}]}).encode()
+
+
+PIECES = st.lists(st.text("ab é\n9😀", min_size=1, max_size=4), min_size=1, max_size=8)
+
+
+@given(PIECES, st.data(), st.booleans())
+def test_however_a_server_cuts_the_text_the_tokens_spell_it(pieces, data, begins):
+    """Also where a token crosses from the prompt into the text."""
+    whole = "".join(pieces)
+    border = data.draw(st.integers(0, len(whole) - 1))
+    prompt, text = whole[:border], whole[border:]
+    tokens = [*(["<s>"] if begins else []), *pieces, " and", " on"]
+    logprobs = [None, *(-0.1 * n for n in range(1, len(tokens)))]
+    found = scored(body(whole + " and on", tokens, logprobs), prompt, text, "here")
+    assert b"".join(one.token for one in found) == text.encode()
+    place, expected = 0, []
+    for piece, value in zip(pieces, logprobs[begins:], strict=False):
+        if place >= border:
+            expected.append(-math.inf if value is None else value)
+        elif place + len(piece) > border:
+            expected.append(-math.inf)
+        place += len(piece)
+    assert [one.logprob for one in found] == expected
+
+
+def test_an_answer_that_is_not_the_text_is_refused():
+    with pytest.raises(InputError, match="not sent the given text back"):
+        scored(body("other", ["other"], [None]), "ask", "text", "here")
