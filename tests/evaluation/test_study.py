@@ -320,6 +320,30 @@ def test_processes_share_the_cells(asked):
     assert outcome.load(asked / "out").done == 6
 
 
+def test_a_process_takes_another_seed_while_a_stage_is_made(asked):
+    """Its first cell needs what the other process is making; it comes back to it."""
+    (asked / "world").mkdir()
+    for seed in SEEDS:
+        os.link(asked / "good-0.jsonl", asked / f"world/{seed}.jsonl")
+    (asked / "world/0.jsonl").unlink()
+    os.mkfifo(asked / "world/0.jsonl")  # making it waits for what nobody writes
+    text = (asked / "study.gin").read_text()
+    stage = text.partition("CELL = (")[2].partition("')")[0].replace("{arm}-", "world/")
+    stage = stage.split(",\n)")[0].replace("{cell}", "{shared}")
+    (asked / "study.gin").write_text(f"{text}PREPARE = {{'world': ({stage},)}}\n")
+    first = start(asked)
+    wait_for(lambda: blocked(asked))
+    second = start(asked)
+    wait_for(lambda: len(done(asked)) == 4)
+    assert not list((asked / "out/cells").glob("*/seed-0/done.json"))
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    (asked / "world/0.jsonl").unlink()
+    os.link(asked / "good-1.jsonl", asked / "world/0.jsonl")
+    said = second.communicate(timeout=120)[0]
+    assert second.returncode == 0 and "6 of 6 cells" in said, said
+
+
 def test_an_interrupt_ends_the_command_too(asked):
     place = asked / "good-0.jsonl"
     place.unlink()

@@ -56,23 +56,14 @@ def study(
     _claim(out)
     for one in every:
         is_done(one.work)  # refuses what other commands have made, before any work
-    failed: dict[str, str] = {}
-    unmade: set[str] = set()  # stages that failed
-    elsewhere: list[Cell] = []
-    for cell in cells:
-        if is_done(cell.work):
-            continue
-        with _locked(out, cell.work, wait=False) as lock:
-            if lock is None:
-                elsewhere.append(cell)
-                continue
-            try:
-                if not is_done(cell.work):
-                    _run(cell, out, lock, command or _in_a_process, unmade)
-            except InputError as error:
-                failed[str(cell)] = str(error)
-                say(f"{cell} failed: {error}")
-    for cell in elsewhere:
+    runner = _Runner(out, command or _in_a_process)
+    waits, pending = False, cells
+    while pending:
+        later = [cell for cell in pending if not runner.attempt(cell, waits=waits)]
+        # Others make what all of these need: then there is nothing to do but to wait.
+        waits, pending = len(later) == len(pending), later
+    failed = runner.failed
+    for cell in runner.elsewhere:
         if not is_done(cell.work):
             say(f"{cell} is run by another process.")
     found = outcome.gather(spec, out)
@@ -107,25 +98,60 @@ def state(cell: Cell, out: str | os.PathLike[str]) -> str:
         return "to do" if lock is not None else "running"
 
 
-def _run(
-    cell: Cell,
-    out: str | os.PathLike[str],
-    lock: int,
-    command: Command,
-    unmade: set[str],
-) -> None:
-    for stage in cell.needs:
-        if stage.name in unmade:
-            raise InputError(f"it needs {stage.name}, which failed.")
-        if is_done(stage):
-            continue
-        with _locked(out, stage, wait=True) as shared:
-            if not is_done(stage):
-                held = [one for one in (lock, shared) if one is not None and one >= 0]
-                unmade.add(stage.name)
-                _make(stage, held, command)
-                unmade.remove(stage.name)
-    _make(cell.work, [lock] if lock >= 0 else [], command)
+class _Runner:
+    """Runs cells one after another, and notes what failed.
+
+    Attributes:
+        failed: cell -> why.
+        elsewhere: cells that were left to another process.
+    """
+
+    def __init__(self, out: str | os.PathLike[str], command: Command) -> None:
+        self.failed: dict[str, str] = {}
+        self.elsewhere: list[Cell] = []
+        self._out, self._command = out, command
+        self._unmade: set[str] = set()  # stages that failed
+
+    def attempt(self, cell: Cell, *, waits: bool) -> bool:
+        """Runs a cell, unless it is done or run by another process.
+
+        Args:
+            cell: The cell.
+            waits: Whether to wait for a stage that another process makes, and to leave
+                the cell to the process that runs it.
+
+        Returns:
+            Whether this process has nothing more to do for it.
+        """
+        if is_done(cell.work):
+            return True
+        with _locked(self._out, cell.work, wait=False) as lock:
+            if lock is None:
+                self.elsewhere += [cell] if waits else []
+                return waits
+            try:
+                return is_done(cell.work) or self._run(cell, lock, waits)
+            except InputError as error:
+                self.failed[str(cell)] = str(error)
+                say(f"{cell} failed: {error}")
+        return True
+
+    def _run(self, cell: Cell, lock: int, waits: bool) -> bool:
+        for stage in cell.needs:
+            if stage.name in self._unmade:
+                raise InputError(f"it needs {stage.name}, which failed.")
+            if is_done(stage):
+                continue
+            with _locked(self._out, stage, wait=waits) as shared:
+                if shared is None:
+                    return False
+                if not is_done(stage):
+                    self._unmade.add(stage.name)
+                    held = [one for one in (lock, shared) if one >= 0]
+                    _make(stage, held, self._command)
+                    self._unmade.remove(stage.name)
+        _make(cell.work, [lock] if lock >= 0 else [], self._command)
+        return True
 
 
 def _make(work: Work, held: Sequence[int], command: Command) -> None:
