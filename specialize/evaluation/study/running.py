@@ -63,8 +63,8 @@ def study(
         # Others make what all of these need: then there is nothing to do but to wait.
         waits, pending = len(later) == len(pending), later
     failed = runner.failed
-    for cell in runner.elsewhere:
-        if not is_done(cell.work):
+    for cell in runner.elsewhere:  # unless that process has died meanwhile
+        if not runner.attempt(cell, waits=False):
             say(f"{cell} is run by another process.")
     found = outcome.gather(spec, out)
     outputs.write_json(paths.joined(out, outcome.FILE), dataclasses.asdict(found))
