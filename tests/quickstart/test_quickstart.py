@@ -1,4 +1,4 @@
-"""A newcomer's command: small in the ordinary suite, whole in the slow one."""
+"""A newcomer's command, small and whole. `test_wheel` runs it in CI, from the wheel."""
 
 import json
 import os
@@ -45,6 +45,7 @@ def small(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_the_whole_way_ends_with_results_and_a_page(small):
     results = json.loads((small / "results.json").read_text())
     assert tuple(results["suites"]) == tuple(SUITES)
@@ -58,6 +59,7 @@ def test_the_whole_way_ends_with_results_and_a_page(small):
     assert "http" not in page  # nothing is fetched
 
 
+@pytest.mark.slow
 def test_every_step_leaves_what_a_user_can_open_alone(small):
     for path in (
         "world/gsm8k/train.jsonl",
@@ -80,6 +82,7 @@ def test_every_step_leaves_what_a_user_can_open_alone(small):
         assert (small / path).stat().st_size > 0, path
 
 
+@pytest.mark.slow
 def test_everything_a_run_leaves_has_the_modes_of_the_umask(small):
     """Corpus, logs, checkpoints, prepared examples, predictions, the page."""
     for path in [small, *small.rglob("*")]:

@@ -15,10 +15,8 @@ CONFIGS = {
     "renormalize": LossConfig("renormalize"),
     "conditional": LossConfig("conditional", ce_weight=0.7),
     "reverse": LossConfig("reverse"),
-    "jsd": LossConfig("jsd"),
-    "jsd at 0.1": LossConfig("jsd", jsd_beta=0.1, ce_weight=0.2),
-    "skew": LossConfig("skew"),
-    "skew at 0.4": LossConfig("skew", skew_alpha=0.4, z_loss=1e-3),
+    "jsd": LossConfig("jsd", jsd_beta=0.3, ce_weight=0.2),
+    "skew": LossConfig("skew", skew_alpha=0.4, z_loss=1e-3),
     "sample": LossConfig("sample"),
     "everything": LossConfig("tail", kl_weight=0.8, ce_weight=0.3, z_loss=1e-2),
     "renormalize at T=2.5": LossConfig(

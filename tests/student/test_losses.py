@@ -282,7 +282,7 @@ def test_jsd_tends_to_the_forward_and_the_reverse_kl(seed):
 
 
 @pytest.mark.parametrize("mode", ["tail", "reverse", "jsd", "skew"])
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(4))
 def test_divergences_on_events_are_lower_bounds_of_those_on_the_vocabulary(mode, seed):
     """Joining events loses information: the data-processing inequality."""
     random = np.random.default_rng(seed)

@@ -50,7 +50,13 @@ def agree(case, reference, same_parameters):
     return check
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        one if one == "2x4" else pytest.param(one, marks=pytest.mark.slow)
+        for one in MESHES
+    ],
+)
 def test_the_trajectory_is_the_same_on_every_mesh(tmp_path, case, agree, mesh):
     result = tiny_run.run(tmp_path / "run", mesh=mesh, **case)
     agree(tmp_path / "run", tiny_run.parameters(result))
