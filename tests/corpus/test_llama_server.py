@@ -19,7 +19,7 @@ import pytest
 from specialize import cli
 from specialize.corpus.completions import read_completions
 from specialize.corpus.prompts import solution
-from specialize.corpus.tasks.known import read_problems
+from specialize.corpus.tasks.known import find, read_problems
 
 import tiny_llama  # isort: skip
 from real_servers import interpreter, serving  # isort: skip
@@ -109,27 +109,57 @@ def test_what_is_exported_are_the_models_own_probabilities(
     assert "é" in texts and split >= texts.count("é")
 
 
-def test_scores_of_given_texts_are_the_models_own_probabilities(
-    url, questions, tmp_path
-):
-    responses = tmp_path / "scores.sqlite"
+CAKES = """\
+name = "cakes"
+[files]
+test = "t.jsonl"
+[fields]
+question = "q"
+answer = "a"
+rationale = "why"
+[answer]
+type = "number"
+[formats]
+teacher = "{question}\\n"
+"""
+
+
+@pytest.mark.parametrize("url", ["gpt2"], indirect=True)
+def test_scores_of_given_texts_are_the_models_own_probabilities(url, tmp_path):
+    """The other kind cuts given texts to bytes, and the server loses those of spaces."""
+    (tmp_path / "cakes.toml").write_text(CAKES)
+    rows = [
+        {"q": f"She {does} {of}.", "why": f"So she {does} caf{e}.\nThe", "a": answer}
+        for does in ("sells", "sold")
+        for of, e, answer in zip(
+            *(("half of them", "half of the", "half"), ("es", "é", "és")),
+            *(tiny_llama.ANSWERS,),
+            strict=True,
+        )
+    ]
+    questions = tmp_path / "t.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    responses, task = tmp_path / "scores.sqlite", ["--task", tmp_path / "cakes.toml"]
     words = ["--problems", questions, "--responses", responses, "--base_url", url]
-    corpus("score", *words, "--model", "tiny", "--top_logprobs", 6)
+    corpus("score", *task, *words, "--model", "tiny", "--top_logprobs", 6)
+    problems = read_problems(questions, find(str(tmp_path / "cakes.toml")))
+    scored = [one.completion for one in read_completions(exported(responses), problems)]
     known, names = tiny_llama.logprobs(), tiny_llama.pieces()
     ids = {name: index for index, name in enumerate(names) if name}
     checked = 0
-    problems = read_problems(questions, "gsm8k")
-    scored = [one.completion for one in read_completions(exported(responses), problems)]
-    assert len(scored) == len(problems)
+    assert len(scored) == len(problems) == 6
     for found, problem in zip(scored, problems, strict=True):
         assert found.text == solution(problem)
+        assert b"".join(one.token for one in found.tokens) == found.text.encode()
         for before, token in zip(found.tokens, found.tokens[1:], strict=False):
             if before.token in ids and token.token in ids:
                 row = known[ids[before.token]]
                 own = row[ids[token.token]]
                 assert token.logprob == pytest.approx(own, abs=CLOSE)
+                for text, value in filter(itemgetter(0), token.top):
+                    assert value == pytest.approx(row[ids[text]], abs=CLOSE)
                 checked += 1
-    assert checked > 30
+    assert checked > 40
 
 
 def test_a_character_of_two_tokens_has_their_product_and_the_firsts_alternatives(

@@ -6,6 +6,7 @@ none. What is stored is the scored text with its tokens, as if the teacher had s
 it, so export and build need nothing else. vLLM, SGLang and llama-cpp-python can do it.
 """
 
+import itertools
 import json
 import math
 import re
@@ -112,7 +113,12 @@ def scored(body: bytes, prompt: str, text: str, where: str) -> list[TeacherToken
             f"{where}: the server has not sent the given text back, so it does not "
             f"score texts; {_CAN}."
         )
-    covering = spell(prompt + text, _without_begin(tokens, prompt + text))
+    # A mark of the beginning, or the space that SentencePiece puts there, perhaps as
+    # several bytes that the server has lost, is not in the text.
+    lost = itertools.takewhile(lambda one: not one.token, tokens)
+    starts = range(sum(1 for _ in lost) + 2)
+    spelt = (spell(prompt + text, tokens[start:]) for start in starts)
+    covering = next((found for found in spelt if found is not None), None)
     if covering is None:
         raise Unusable("tokens_differ", f"{where}: the tokens do not spell the text")
     left, found = len(prompt.encode()), list[TeacherToken]()
@@ -178,13 +184,6 @@ def numbered(
         for number, text in enumerate(by_question[problem.id])
     }
     return asked, flat, {one.id: len(by_question[one.id]) for one in asked}
-
-
-def _without_begin(tokens: Sequence[TeacherToken], text: str) -> Sequence[TeacherToken]:
-    """The tokens without a mark of the beginning, which is not in the text."""
-    if tokens and tokens[0].token and not text.encode().startswith(tokens[0].token):
-        return tokens[1:]
-    return tokens
 
 
 def _choice(text: str, tokens: Sequence[TeacherToken]) -> dict[str, Any]:
