@@ -126,7 +126,7 @@ teacher = "{question}\\n"
 
 @pytest.mark.parametrize("url", ["gpt2"], indirect=True)
 def test_scores_of_given_texts_are_the_models_own_probabilities(url, tmp_path):
-    """The other kind cuts given texts to bytes, and the server loses those of spaces."""
+    """The other kind cuts texts to bytes, and the server loses those of spaces."""
     (tmp_path / "cakes.toml").write_text(CAKES)
     rows = [
         {"q": f"She {does} {of}.", "why": f"So she {does} caf{e}.\nThe", "a": answer}
