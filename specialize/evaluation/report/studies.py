@@ -83,18 +83,20 @@ def _front(found: Outcome) -> Section:
     x, y = found.front
     series: list[Series] = []
     for arm, one in found.scores.items():
-        if x in one and y in one:
-            right, (value, low, high) = one[x].mean, _ends(one[y])
-            if right is not None:
-                series.append(
-                    Series(
-                        arm,
-                        [(right * 100, value * 100)],
-                        [low * 100],
-                        [high * 100],
-                        labels=[arm.replace("_", " ")],
-                    )
+        if x in one and y in one and one[x].mean is not None:
+            number = str(len(series) + 1)
+            right, value, low, high = (
+                end * 100 for end in (_ends(one[x])[0], *_ends(one[y]))
+            )
+            series.append(
+                Series(
+                    f"{number} {arm.replace('_', ' ')}",
+                    [(right, value)],
+                    [low],
+                    [high],
+                    labels=[number],
                 )
+            )
     x_title, y_title = (f"{name.replace('_', ' ')} (%)" for name in (x, y))
     title = f"{y.replace('_', ' ')} against {x.replace('_', ' ')}"
     svg = figures.lines(series, title=title, x_title=x_title, y_title=y_title)

@@ -43,7 +43,9 @@ def _scores(found: Outcome) -> Rows:
     )
     rows: list[Sequence[str]] = []
     for arm, one in found.scores.items():
-        seeds = max((score.n for score in one.values()), default=0)
+        if not one:
+            continue  # no cell of it is done
+        seeds = max(score.n for score in one.values())
         cells = [share(one[name]) if name in one else "–" for name in names]
         rows.append((arm, str(seeds), *cells))
     return title, ("arm", "seeds", *(name.replace("_", " ") for name in names)), rows
@@ -54,6 +56,7 @@ def _differences(found: Outcome) -> Rows:
     rows = [
         (arm, *(points(one[name]) if name in one else "–" for name in names))
         for arm, one in found.differences.items()
+        if one
     ]
     header = ("arm", *(name.replace("_", " ") for name in names))
     return f"Points above {found.reference}, paired by seed", header, rows
@@ -77,24 +80,22 @@ def _claims(found: Outcome) -> Rows:
 
 
 def share(one: Estimate) -> str:
-    """A share in per cent with its interval: "91.5 [88.0, 95.0]"."""
+    """A share in per cent with its interval, cut at 0 and 100: "91.5 [88.0, 95.0]"."""
     if one.mean is None:
         return "–"
-    return f"{one.mean * 100:.1f}" + _interval(one, "")
+    text = f"{one.mean * 100:.1f}"
+    if one.low is None or one.high is None:
+        return text
+    return f"{text} [{max(one.low, 0) * 100:.1f}, {min(one.high, 1) * 100:.1f}]"
 
 
 def points(one: Estimate) -> str:
     """A difference in points with its interval and p."""
     if one.mean is None:
         return "–"
-    text = f"{one.mean * 100:+.1f}" + _interval(one, "+")
-    if one.p_value is None:
+    text = f"{one.mean * 100:+.1f}"
+    if one.low is None or one.high is None or one.p_value is None:
         return text
+    text += f" [{one.low * 100:+.1f}, {one.high * 100:+.1f}]"
     p = "< 0.001" if one.p_value < 0.001 else f"= {one.p_value:.3f}"
     return f"{text}, p {p}"
-
-
-def _interval(one: Estimate, sign: str) -> str:
-    if one.low is None or one.high is None:
-        return ""
-    return f" [{one.low * 100:{sign}.1f}, {one.high * 100:{sign}.1f}]"
