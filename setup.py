@@ -71,6 +71,7 @@ setuptools.setup(
         "numpy>=2",
         "scipy>=1.13",
         "rapidfuzz>=3.9",
+        "filelock>=3",  # of JAX, for a cache with a limit
         "google-crc32c>=1.5",
         # Buckets; both follow the calendar releases of fsspec.
         "gcsfs>=2026.8",

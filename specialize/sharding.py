@@ -26,6 +26,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from specialize import checks, processes, typed_json
 from specialize.errors import InputError
 from specialize.mesh import MeshSpec
+from specialize.paths import programs
 
 
 def _widen_thread_pool() -> None:
@@ -305,7 +306,7 @@ def initialize_distributed(
 
 
 def join(flags: argparse.Namespace, *, saves_at_sigterm: bool = False) -> None:
-    """`initialize_distributed`, as the flags of a command say.
+    """`initialize_distributed`, as the flags of a command say; programs are kept.
 
     Args:
         flags: The flags.
@@ -318,6 +319,7 @@ def join(flags: argparse.Namespace, *, saves_at_sigterm: bool = False) -> None:
     if initialize_distributed(*given) and not saves_at_sigterm:
         # JAX has taken it for its own service.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+    programs.keep()
 
 
 def barrier(what: str) -> None:

@@ -33,6 +33,8 @@ NOT_MACROS = {
     *("DIR", "FILE", "FOLDER", "KEY", "NAME", "STEP", "UPPER_CASE", "VALUE", "WORD"),
     # Environment variables of other programs, and a shell's end mark.
     *("HF_HUB_OFFLINE", "JAX_NUM_CPU_DEVICES", "MALLOC_OFF", "OPENAI_API_KEY"),
+    *("JAX_COMPILATION_CACHE_DIR", "JAX_COMPILATION_CACHE_MAX_SIZE"),
+    "JAX_ENABLE_COMPILATION_CACHE",
     *("AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST"),
     *("END", "JOB", "PIP_EXTRA_INDEX_URL", "SBATCH", "TERM"),
     # Words of messages that a page quotes.

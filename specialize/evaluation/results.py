@@ -154,11 +154,16 @@ class Results:
         Returns:
             The results with the names of the files.
         """
-        file = pathlib.Path(path)
-        names = {key: f"{file.stem}/{file_stem(key)}.jsonl" for key in suites}
+        stem = pathlib.PurePath(paths.name_of(path)).stem
+        names = {key: f"{stem}/{file_stem(key)}.jsonl" for key in suites}
+        parent: Any = pathlib.Path(path).parent
+        if paths.in_bucket(path):
+            parent = paths.parent_of(path)
         for key, suite in suites.items():
-            write_judged(file.parent / names[key], suite, scores[key])
-        return dataclasses.replace(self, predictions=names, folder=file.parent)
+            write_judged(paths.joined(parent, names[key]), suite, scores[key])
+        wanted = [glob.escape(one) for one in names.values()]
+        folder = paths.local(parent, only=wanted)
+        return dataclasses.replace(self, predictions=names, folder=folder)
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
@@ -275,7 +280,7 @@ def file_stem(key: str) -> str:
     return key.replace("/", ".").replace(":", ".")
 
 
-def write_judged(path: pathlib.Path, suite: Suite, score: SuiteScore) -> None:
+def write_judged(path: str | os.PathLike[str], suite: Suite, score: SuiteScore) -> None:
     """Writes JSON lines with the prediction and the verdict of each example."""
     lines: list[str] = []
     for example, judged in zip(suite.examples, score.judged, strict=True):

@@ -201,6 +201,19 @@ def test_other_commands_are_refused_before_any_work(asked, capsys):
     with pytest.raises(InputError, match="other commands: .*Name another --out"):
         study(other, out=asked / "out", command=in_this_process(made))
     assert len(made) == 1
+
+    def make(line, held):
+        made.append(line)
+        return cli.main(line) if line[0] == "evaluate" else 0
+
+    for world in ("one", "two"):
+        spec = spec_of(asked, prepare={"world": (f"make {world}",)})
+        if world == "two":
+            with pytest.raises(InputError, match="world, seed 0 was made by other"):
+                study(spec, out=asked / "stages", command=make)
+        else:
+            study(spec, out=asked / "stages", only=[0], command=make)
+    assert len(made) == 3
     capsys.readouterr()
 
 

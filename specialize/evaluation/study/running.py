@@ -54,8 +54,9 @@ def study(
     every = cells_of(spec, out)
     cells = chosen(every, only)
     _claim(out)
-    for one in every:
-        is_done(one.work)  # refuses what other commands have made, before any work
+    for one in every:  # refuses what other commands have made, before any work
+        for work in (one.work, *one.needs):
+            is_done(work)
     runner = _Runner(out, command or _in_a_process)
     waits, pending = False, cells
     while pending:
