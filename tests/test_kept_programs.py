@@ -22,6 +22,7 @@ print(sum("cache_hit" in name for name in hits), float(x.sum()))
 
 def run(home, **variables):
     left_out = ("JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME", "SPECIALIZE_CACHE_DIR")
+    left_out += ("JAX_COMPILATION_CACHE_MAX_SIZE",)
     kept = {k: v for k, v in os.environ.items() if k not in left_out}
     kept |= {"HOME": str(home), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     found = subprocess.run(
@@ -43,6 +44,19 @@ def test_the_second_process_finds_what_the_first_has_compiled(tmp_path):
     second = run(tmp_path)
     assert second[0] > first[0]  # which finds its own, from the second turn on
     assert second[1] == first[1]
+
+
+def test_what_a_killed_process_has_half_written_is_made_again(tmp_path):
+    first = run(tmp_path)
+    kept = sorted((tmp_path / ".cache/specialize/compiled").glob("*/*-cache"))
+    whole = [path.read_bytes() for path in kept]
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:50])
+        path.with_name(path.name.replace("-cache", "-atime")).unlink()
+        os.utime(path, (1, 1))
+    assert run(tmp_path)[1] == first[1]
+    assert [path.stat().st_size for path in kept] == [len(one) for one in whole]
+    assert run(tmp_path)[0] > first[0]
 
 
 def test_variables_win_and_a_cache_that_cannot_be_made_is_none(tmp_path):

@@ -10,11 +10,13 @@ the result on a local disk; here it does by default.
 | `JAX_ENABLE_COMPILATION_CACHE` | `false` keeps nothing | `true` |
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
 import platform
 import re
+import time
 import warnings
 
 from specialize.errors import InputError
@@ -23,6 +25,8 @@ from specialize.paths import cache
 MOST_BYTES = 2 << 30
 # Programs that compile faster are not worth a file.
 LEAST_SECONDS = 0.5
+# Seconds after which a program has been written, or never will be.
+_WRITTEN_S = 60.0
 _DEFAULTS = {
     "jax_compilation_cache_max_size": MOST_BYTES,
     "jax_persistent_cache_min_compile_time_secs": LEAST_SECONDS,
@@ -42,6 +46,7 @@ def keep() -> None:
             folder = cache.folder() / "compiled" / _processor()
         except InputError:
             return
+        _sweep(folder)
         jax.config.update("jax_compilation_cache_dir", str(folder))
     for name, value in _DEFAULTS.items():
         if name.upper() not in os.environ:
@@ -49,6 +54,18 @@ def keep() -> None:
     # A cache that cannot be read or written costs time only.
     cannot = "Error (reading|writing) persistent compilation cache"
     warnings.filterwarnings("ignore", message=cannot)
+
+
+def _sweep(folder: pathlib.Path) -> None:
+    """Removes what killed processes have half written, which JAX would keep for ever.
+
+    JAX writes a program to `KEY-cache`, then the time of its use to `KEY-atime`.
+    """
+    for written in folder.glob("*-cache"):
+        used = written.with_name(f"{written.name.removesuffix('-cache')}-atime")
+        with contextlib.suppress(OSError):
+            if not used.exists() and written.stat().st_mtime < time.time() - _WRITTEN_S:
+                written.unlink()
 
 
 def _processor() -> str:
