@@ -258,6 +258,16 @@ def test_stages_are_made_once_per_seed_before_what_needs_them(asked):
     ]
 
 
+def test_a_stage_may_have_the_name_of_an_arm(asked):
+    def command(line, held):
+        return cli.main(line) if line[0] == "evaluate" else 0
+
+    spec = spec_of(asked, prepare={"good": ("make {seed}",)})
+    assert study(spec, out=asked / "out", command=command).done == 6
+    works = [w for c in cells_of(spec, asked / "out") for w in (c.work, *c.needs)]
+    assert len({one.key for one in works}) == len({one.marker for one in works}) == 9
+
+
 def test_a_stage_that_failed_is_not_tried_for_every_arm(asked, capsys):
     made = []
 

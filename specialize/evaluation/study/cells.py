@@ -31,12 +31,14 @@ class Work:
 
     Attributes:
         name: What is made.
+        key: A name that no other work of the study has.
         marker: The file that says that it is made, and by which commands.
         commands: The words of each command, after `specialize`.
         record: The same for any folder of the study, for the marker.
     """
 
     name: str
+    key: str
     marker: str
     commands: tuple[tuple[str, ...], ...]
     record: list[list[str]]
@@ -150,12 +152,13 @@ def _work(
         return [list(_words(line, settings, values)) for line in lines]
 
     name = f"{arm or stage}, seed {seed}"
+    key = f"{'cell' if arm else 'stage'}.{arm or stage}.seed-{seed}"
     if arm:
         marker = paths.joined(out, f"cells/{arm}/seed-{seed}/{DONE}")
     else:
         marker = paths.joined(out, f"shared/seed-{seed}/{stage}.{DONE}")
     made = commands(os.fspath(out))
-    return Work(name, marker, tuple(map(tuple, made)), commands(_ANYWHERE))
+    return Work(name, key, marker, tuple(map(tuple, made)), commands(_ANYWHERE))
 
 
 def _words(

@@ -139,7 +139,7 @@ class _Runner:
 
     def _run(self, cell: Cell, lock: int, waits: bool) -> bool:
         for stage in cell.needs:
-            if stage.name in self._unmade:
+            if stage.key in self._unmade:
                 raise InputError(f"it needs {stage.name}, which failed.")
             if is_done(stage):
                 continue
@@ -147,10 +147,10 @@ class _Runner:
                 if shared is None:
                     return False
                 if not is_done(stage):
-                    self._unmade.add(stage.name)
+                    self._unmade.add(stage.key)
                     held = [one for one in (lock, shared) if one >= 0]
                     _make(stage, held, self._command)
-                    self._unmade.remove(stage.name)
+                    self._unmade.remove(stage.key)
         _make(cell.work, [lock] if lock >= 0 else [], self._command)
         return True
 
@@ -201,8 +201,7 @@ def _locked(
 
 
 def _lock_of(out: str | os.PathLike[str], work: Work) -> pathlib.Path:
-    name = work.name.replace(", ", ".").replace(" ", "-")
-    return pathlib.Path(out) / "locks" / name
+    return pathlib.Path(out) / "locks" / work.key
 
 
 def _claim(out: str | os.PathLike[str]) -> None:
