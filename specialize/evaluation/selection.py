@@ -130,7 +130,7 @@ def select(
 
 
 def criterion(by: str, evaluation: EvaluationSpec) -> tuple[str, tuple[str, ...]]:
-    """The score that a suite or group stands for, and the suites that it needs.
+    """The score that a suite or group means, and the suites that it needs.
 
     Args:
         by: A suite, or a group with an average, perhaps with a prompt.

@@ -13,7 +13,8 @@ import specialize
 from specialize import cli
 from specialize.corpus.completions import read_completions
 from specialize.corpus.prompts import solution, teacher_prompt
-from specialize.corpus.sampling.scoring import scored
+from specialize.corpus.sampling.scoring import as_choice, scored
+from specialize.corpus.sampling.wire import parse_body
 from specialize.corpus.tasks.known import read_problems
 from specialize.errors import InputError
 from specialize.quickstart import miniature
@@ -204,6 +205,8 @@ def test_however_a_server_cuts_the_text_the_tokens_spell_it(pieces, data, begins
     logprobs = [None, *(-0.1 * n for n in range(1, len(tokens)))]
     found = scored(body(whole + " and on", tokens, logprobs), prompt, text, "here")
     assert b"".join(one.token for one in found) == text.encode()
+    stored = json.dumps({"choices": [as_choice(text, found)]}).encode()
+    assert parse_body(stored, "here")[0].tokens == tuple(found)
     place, expected = 0, []
     for piece, value in zip(pieces, logprobs[begins:], strict=False):
         if place >= border:

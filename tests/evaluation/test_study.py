@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from sums import write_predictions, write_task
 
 from specialize import cli, config, run_folder
 from specialize.errors import InputError
@@ -24,16 +25,6 @@ from specialize.evaluation.study.spec import StudySpec
 
 ACCURACY = {"good": 0.8, "bad": 0.5}
 SEEDS = (0, 1, 2)
-TASK = """\
-name = "sums"
-[files]
-test = "sums.jsonl"
-[fields]
-question = "q"
-answer = "a"
-[answer]
-type = "number"
-"""
 STUDY = """\
 SEEDS = (0, 1, 2)
 CELL = (
@@ -55,30 +46,18 @@ CLAIMS = {
 @pytest.fixture
 def asked(tmp_path):
     """A folder with a task, predictions of two arms and a study of them."""
-    rows = [{"q": f"{n} + 1?", "a": str(n + 1)} for n in range(40)]
-    write_lines(tmp_path / "sums.jsonl", rows)
-    (tmp_path / "t.toml").write_text(TASK)
+    rows = write_task(tmp_path, 40)
     for arm, accuracy in ACCURACY.items():
         for seed in SEEDS:
             draw = random.Random(f"{arm} {seed}")
-            write_lines(
-                tmp_path / f"{arm}-{seed}.jsonl",
-                (
-                    {
-                        "suite": "sums:zero_shot_cot",
-                        "input": row["q"],
-                        "prediction": row["a"] if draw.random() < accuracy else "0",
-                    }
-                    for row in rows
-                ),
-            )
+
+            def say(row, draw=draw, accuracy=accuracy):
+                return row["a"] if draw.random() < accuracy else "0"
+
+            write_predictions(tmp_path / f"{arm}-{seed}.jsonl", rows, say)
     place = f"SETTINGS = {{'from': '{tmp_path}'}}\n"
     (tmp_path / "study.gin").write_text(STUDY + place)
     return tmp_path
-
-
-def write_lines(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def words(asked, *more):

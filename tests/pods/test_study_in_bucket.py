@@ -1,21 +1,13 @@
 """A study whose folder is in a bucket."""
 
-import json
+import operator
+
+from sums import write_predictions, write_task
 
 from specialize import cli
 from specialize.evaluation.study import outcome
 from specialize.paths import store as objects
 
-TASK = """\
-name = "sums"
-[files]
-test = "sums.jsonl"
-[fields]
-question = "q"
-answer = "a"
-[answer]
-type = "number"
-"""
 STUDY = """\
 SEEDS = (0, 1)
 CELL = (
@@ -28,15 +20,9 @@ MEASURES = {'sums': 'sums:zero_shot_cot'}
 
 
 def test_cells_are_run_one_by_one_gathered_and_reported(root, tmp_path, capsys):
-    rows = [{"q": f"{n} + 1?", "a": str(n + 1)} for n in range(8)]
+    rows = write_task(tmp_path, 8)
     for name, said in (("good", "a"), ("bad", "q")):
-        lines = [
-            {"suite": "sums:zero_shot_cot", "input": r["q"], "prediction": r[said]}
-            for r in rows
-        ]
-        write(tmp_path / f"{name}.jsonl", lines)
-    write(tmp_path / "sums.jsonl", rows)
-    (tmp_path / "t.toml").write_text(TASK)
+        write_predictions(tmp_path / f"{name}.jsonl", rows, operator.itemgetter(said))
     place = f"SETTINGS = {{'from': '{tmp_path}'}}\n"
     (tmp_path / "study.gin").write_text(STUDY + place)
     words = ["study", f"{tmp_path}/study.gin", "--out", f"{root}/study"]
@@ -52,7 +38,3 @@ def test_cells_are_run_one_by_one_gathered_and_reported(root, tmp_path, capsys):
     assert cli.main(report) == 0
     assert b"2 arms, 2 seeds" in objects.read_bytes(f"{root}/page.md")
     capsys.readouterr()
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

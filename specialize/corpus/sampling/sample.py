@@ -1,11 +1,12 @@
 """One call of `specialize corpus sample`, and the export of its response database."""
 
 import asyncio
+import collections
 import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from specialize import typed_json
@@ -116,7 +117,7 @@ def score(
         InputError: as in `sample`; the server does not score texts, or a text is
             another than when it was scored.
     """
-    asked, flat, numbers = scoring.numbered(problems, texts)
+    asked, flat = scoring.numbered(problems, texts)
     if not asked:
         raise InputError("no text answers one of the questions: check their ids.")
     return asyncio.run(
@@ -131,7 +132,6 @@ def score(
             licence=licence,
             log_every_s=log_every_s,
             texts=flat,
-            numbers=numbers,
         )
     )
 
@@ -148,9 +148,8 @@ async def run(
     licence: str = cards.UNKNOWN,
     log_every_s: float = 30.0,
     texts: scoring.Texts | None = None,
-    numbers: Mapping[str, int] | None = None,
 ) -> Tally:
-    """Samples like `sample`, from any `Teacher`, and closes it."""
+    """Samples like `sample`, or scores `texts`, with any `Teacher`, and closes it."""
     settings = teacher.describe() | {
         "prompt_sha256": hashlib.sha256(prompt_prefix.encode()).hexdigest(),
         "seed": sampling.seed,
@@ -163,8 +162,10 @@ async def run(
         with ResponseStore(responses, create=True) as store:
             store.configure(settings)
             store.add_questions(problems)
+            numbers = None
             if texts is not None:
                 scoring.check_texts(store, texts)
+                numbers = collections.Counter(problem_id for problem_id, _ in texts)
             if store.noted("licence") not in (None, licence):
                 licence = f"{cards.UNKNOWN}: questions of files with other licences"
             store.note("licence", licence)

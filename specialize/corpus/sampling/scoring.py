@@ -91,7 +91,7 @@ class ScoringTeacher(OpenAITeacher):
         where = f"scores of {ask.problem_id}, text {ask.first_sample}"
         tokens = scored(body, ask.prompt, text, where)
         prompt_tokens, completion_tokens = token_counts(body)
-        choice = _choice(text, tokens)
+        choice = as_choice(text, tokens)
         stored = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
         choices = self._choices(stored, where)
         return Answer(choices, stored, prompt_tokens, completion_tokens, seconds)
@@ -123,7 +123,7 @@ def scored(body: bytes, prompt: str, text: str, where: str) -> list[TeacherToken
         raise Unusable("tokens_differ", f"{where}: the tokens do not spell the text")
     left, found = len(prompt.encode()), list[TeacherToken]()
     for token in covering:
-        if left >= len(token.token) > 0 or (left and not token.token):
+        if left and len(token.token) <= left:
             left -= len(token.token)
         elif left:
             found.append(TeacherToken(token.token[left:], -math.inf, ()))
@@ -170,10 +170,8 @@ def texts_of(completions: Iterable[Completion]) -> dict[tuple[str, int], str]:
     return found
 
 
-def numbered(
-    problems: Sequence[Problem], texts: Texts
-) -> tuple[list[Problem], Texts, dict[str, int]]:
-    """The questions that have texts, texts numbered from 0, and how many each has."""
+def numbered(problems: Sequence[Problem], texts: Texts) -> tuple[list[Problem], Texts]:
+    """The questions that have texts, and the texts of each numbered from 0."""
     by_question: dict[str, list[str]] = {}
     for problem_id, sample in sorted(texts, key=lambda key: key[1]):
         by_question.setdefault(problem_id, []).append(texts[problem_id, sample])
@@ -183,10 +181,10 @@ def numbered(
         for problem in asked
         for number, text in enumerate(by_question[problem.id])
     }
-    return asked, flat, {one.id: len(by_question[one.id]) for one in asked}
+    return asked, flat
 
 
-def _choice(text: str, tokens: Sequence[TeacherToken]) -> dict[str, Any]:
+def as_choice(text: str, tokens: Sequence[TeacherToken]) -> dict[str, Any]:
     """A choice as a chat server sends it, whose tokens are exact bytes."""
 
     def option(token: bytes, logprob: float) -> dict[str, Any]:

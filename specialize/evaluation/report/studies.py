@@ -4,6 +4,7 @@ import os
 
 from markupsafe import Markup
 
+from specialize import outputs, paths
 from specialize.evaluation.report import figures
 from specialize.evaluation.report.figures import IntervalRow, Series
 from specialize.evaluation.report.section import Section
@@ -51,8 +52,6 @@ def lead(found: Outcome) -> str:
 
 def is_study(path: str | os.PathLike[str]) -> bool:
     """Whether a path is the folder of a study."""
-    from specialize import outputs, paths
-
     if not paths.in_bucket(path) and not os.path.isdir(path):
         return False
     return outputs.kind_of(path) == "study"

@@ -12,7 +12,7 @@ from specialize.evaluation.study import spec
 from specialize.evaluation.study.spec import StudySpec
 
 DONE = "done.json"
-# What stands for the folder of a study in the record of what was run.
+# The name of a study's folder in the record of what was run.
 _ANYWHERE = "{study}"
 _REMEDY = "Remove it to run it again."
 
@@ -76,8 +76,9 @@ def cells_of(study: StudySpec, out: str | os.PathLike[str]) -> list[Cell]:
         out: Its folder, local or in a bucket.
     """
     found: list[Cell] = []
+    arms = study.all_arms()
     for seed in study.seeds:
-        for arm, settings in study.all_arms().items():
+        for arm, settings in arms.items():
             folder = paths.joined(out, f"cells/{arm}/seed-{seed}")
             needs = settings.get(spec.NEEDS, tuple(study.prepare))
             stages = [stage for stage in study.prepare if stage in needs]
@@ -87,8 +88,11 @@ def cells_of(study: StudySpec, out: str | os.PathLike[str]) -> list[Cell]:
                     arm,
                     seed,
                     folder,
-                    _work(study, out, seed, arm=arm),
-                    tuple(_work(study, out, seed, stage=stage) for stage in stages),
+                    _work(study, out, seed, settings, arm=arm),
+                    tuple(
+                        _work(study, out, seed, study.settings, stage=stage)
+                        for stage in stages
+                    ),
                 )
             )
     return found
@@ -134,6 +138,7 @@ def _work(
     study: StudySpec,
     out: str | os.PathLike[str],
     seed: int,
+    settings: Mapping[str, Any],
     *,
     arm: str = "",
     stage: str = "",
@@ -143,9 +148,7 @@ def _work(
     def commands(root: str) -> list[list[str]]:
         shared = paths.joined(root, f"shared/seed-{seed}")
         values: dict[str, Any] = {"study": root, "shared": shared, "seed": seed}
-        settings: Mapping[str, Any] = study.settings
         if arm:
-            settings = study.all_arms()[arm]
             values["cell"] = paths.joined(root, f"cells/{arm}/seed-{seed}")
             values["arm"] = arm
         lines = settings.get(spec.COMMANDS, study.cell) if arm else study.prepare[stage]

@@ -30,11 +30,11 @@ class StudySpec:
     """Arms, the commands of a cell, measures and claims.
 
     A command is a line such as "train --gin_file R --gin.MODEL_DIR={cell}/run
-    {macros}". Placeholders in braces stand for `{study}`, the folder of the study;
+    {macros}". The placeholders in braces are `{study}`, the folder of the study;
     `{shared}`, the folder that the arms of one seed share; `{cell}`, the folder of the
     cell; `{seed}`; `{arm}`; `{macros}`, the macros of the arm as `--gin.NAME=VALUE`;
     and every other setting of the arm, or of `settings`, by its name. A setting that is
-    a tuple stands for several words.
+    a tuple is several words.
 
     Attributes:
         arms: Name -> settings of the arm. Names in capital letters are gin macros;
