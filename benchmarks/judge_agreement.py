@@ -39,6 +39,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from specialize.corpus.tasks.known import shipped
 from specialize.judging.answers import Verdict, judge
@@ -234,6 +235,9 @@ def _as_gold(gold: str, kind: str) -> str:
     return f"({gold})" if kind == "choice" else gold
 
 
+Groups = dict[str, list[tuple[Output, Verdict]]]
+
+
 def _row(
     name: str, judged: list[tuple[Output, Verdict]], accuracy: float | None
 ) -> int:
@@ -258,18 +262,29 @@ def _row(
     return len(apart)
 
 
-def _moved(old: pathlib.Path, judged: list[tuple[Output, Verdict]]) -> None:
-    """Names every verdict that differs from the stored one."""
-    stored = [json.loads(line) for line in old.read_text("utf-8").splitlines()]
-    moved = 0
-    for (output, verdict), before in zip(judged, stored, strict=True):
-        if before != [output.source, verdict.correct, verdict.value]:
-            moved += 1
-            print(
-                f"moved: {output.source.strip()}, gold {output.gold!r}: {before[2]!r} "
-                f"-> {verdict.value!r}, correct {before[1]} -> {verdict.correct}"
-            )
-    print(f"{moved} of {len(judged)} verdicts moved")
+def _moved(old: pathlib.Path, groups: Groups) -> None:
+    """Names every verdict that differs from the stored one of the same source."""
+    stored: dict[str, list[list[Any]]] = collections.defaultdict(list)
+    for line in old.read_text("utf-8").splitlines():
+        source, *verdict = json.loads(line)
+        stored[source].append(verdict)
+    moved = compared = 0
+    for source, group in groups.items():
+        before = stored.pop(source, [])
+        if len(before) != len(group):
+            print(f"{source.strip()}: {len(before)} verdicts stored, {len(group)} made")
+            continue
+        compared += len(group)
+        for (output, verdict), (correct, value) in zip(group, before, strict=True):
+            if [correct, value] != [verdict.correct, verdict.value]:
+                moved += 1
+                print(
+                    f"moved: {source.strip()}, gold {output.gold!r}: {value!r} "
+                    f"-> {verdict.value!r}, correct {correct} -> {verdict.correct}"
+                )
+    print(
+        f"{moved} of {compared} verdicts moved; {len(stored)} stored sources not read"
+    )
 
 
 def main() -> int:
@@ -285,7 +300,7 @@ def main() -> int:
         (output, judge(output.text, [output.gold], output.kind))
         for output in outputs(arguments)
     ]
-    groups: dict[str, list[tuple[Output, Verdict]]] = collections.defaultdict(list)
+    groups: Groups = collections.defaultdict(list)
     for output, verdict in judged:
         groups[output.source].append((output, verdict))
         if arguments.show and output.published not in (None, verdict.correct):
@@ -299,7 +314,7 @@ def main() -> int:
         lines = (json.dumps([o.source, v.correct, v.value]) for o, v in judged)
         arguments.record.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if arguments.against:
-        _moved(arguments.against, judged)
+        _moved(arguments.against, groups)
     return int(differing > 0)
 
 
