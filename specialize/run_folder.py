@@ -7,6 +7,7 @@ config.gin              the configuration, as gin writes it
 config.json             every value, with the file and line that set it
 operative_config.gin    the values that were used, with defaults
 examples/               prepared examples
+rollouts/               texts that the student wrote for the next steps
 evaluation/             predictions and results of suites
 tensorboard/ profile/   for TensorBoard
 """
@@ -26,6 +27,7 @@ CONFIG_GIN = "config.gin"
 CONFIG = "config.json"
 OPERATIVE_CONFIG = "operative_config.gin"
 EXAMPLES = "examples"
+ROLLOUTS = "rollouts"
 EVALUATION = "evaluation"
 RESULTS = "results.json"
 TENSORBOARD = "tensorboard"

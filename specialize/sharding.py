@@ -334,14 +334,21 @@ def from_leader(value: Any) -> Any:
     """The JSON value that process 0 has; that of the others is not used."""
     if jax.process_count() == 1:
         return value
+    text = bytes_from_leader(json.dumps(value).encode())
+    return typed_json.decode(text, object, "what process 0 sent", infinities=True)
+
+
+def bytes_from_leader(data: bytes) -> bytes:
+    """The bytes that process 0 has; those of the others are not used."""
+    if jax.process_count() == 1:
+        return data
     from jax.experimental import multihost_utils
 
-    data = json.dumps(value).encode() if jax.process_index() == 0 else b""
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
     sent = np.zeros(size, np.uint8)
-    sent[: len(data)] = np.frombuffer(data, np.uint8)
-    text = bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent)))
-    return typed_json.decode(text, object, "what process 0 sent", infinities=True)
+    if jax.process_index() == 0:
+        sent[:] = np.frombuffer(data, np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent)))
 
 
 def all_agree(good: bool) -> bool:

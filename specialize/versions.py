@@ -43,6 +43,7 @@ CORPUS = Format(
 CARD = Format("card of completions", "make the file beside it again")
 RESPONSES = Format("response database", "name another --responses and sample anew")
 EXAMPLES = Format("folder of prepared examples", "remove it: it is made again")
+ROLLOUTS = Format("file of rollouts", "remove it: the student writes others")
 CONFIGURATION = Format("run's configuration", "remove this file")
 CHECKPOINT = Format("checkpoint", "name an older checkpoint or another MODEL_DIR")
 DECODED = Format("file of decoded texts", "remove it to decode again")

@@ -28,6 +28,7 @@ from specialize.checkpoints.formats import (
     orbax_folders,
     relatives,
     t5x,
+    tokenizer_files,
 )
 from specialize.checkpoints.source import Source, averaged
 from specialize.checkpoints.step_folder import DamagedCheckpointError
@@ -290,6 +291,23 @@ def vocabulary_of_run(path: str) -> pathlib.Path | None:
             return paths.local(named) if paths.exists(named) else None
         if isinstance(named, str):
             return pathlib.Path(named) if is_vocabulary(named) else None
+    return None
+
+
+def vocabulary_of(
+    path: str, companions: pathlib.Path | None = None
+) -> pathlib.Path | None:
+    """What names the vocabulary of a checkpoint: of its run, or beside its weights.
+
+    Args:
+        path: the checkpoint.
+        companions: folder of its companion files (`Source.companions`), if known.
+    """
+    if (found := vocabulary_of_run(path)) is not None:
+        return found
+    for folder in (pathlib.Path(path), companions):
+        if folder and (found := tokenizer_files.named_vocabulary(folder)) is not None:
+            return found
     return None
 
 

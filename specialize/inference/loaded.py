@@ -15,11 +15,10 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from specialize import sharding
-from specialize.checkpoints.formats import tokenizer_files
 from specialize.checkpoints.opening import (
     check_eos,
     open_checkpoint,
-    vocabulary_of_run,
+    vocabulary_of,
 )
 from specialize.corpus.records import DistillRecord
 from specialize.corpus.storage.stored_record import normalise_rows
@@ -280,11 +279,8 @@ def _vocabulary_file(
 ) -> str | os.PathLike[str]:
     if given is not None:
         return given
-    if (found := vocabulary_of_run(checkpoint)) is not None:
+    if (found := vocabulary_of(checkpoint, companions)) is not None:
         return found
-    for folder in (pathlib.Path(checkpoint), companions):
-        if folder and (found := tokenizer_files.named_vocabulary(folder)) is not None:
-            return found
     if variable := os.path.expanduser(os.environ.get("SPECIALIZE_VOCABULARY", "")):
         return variable
     raise InputError(

@@ -51,12 +51,10 @@ def examples(sizes: Int[np.ndarray, "N 2"], shape: BenchShape) -> Examples:
     random = np.random.default_rng(1)
     encoder, decoder = (int(total) for total in sizes.sum(0, dtype=np.int64))
     events = random.dirichlet(np.full(shape.teacher_k + 1, 0.3), decoder)
-    ends = np.cumsum(sizes, axis=0, dtype=np.int64)
-    names = [f"bench/{index}".encode() for index in range(len(sizes))]
     draw = random.integers
-    return Examples(
-        task="bench",
-        features={
+    return Examples.in_memory(
+        "bench",
+        {
             "inputs": draw(3, shape.vocabulary, encoder, np.int32),
             "targets": draw(3, shape.vocabulary, decoder, np.int32),
             "teacher_ids": draw(
@@ -66,15 +64,7 @@ def examples(sizes: Int[np.ndarray, "N 2"], shape: BenchShape) -> Examples:
             "teacher_tail": events[:, -1].astype(np.float32),
             "format_id": draw(1, 5, decoder, np.int32),
         },
-        starts={
-            "inputs": ends[:, 0] - sizes[:, 0],
-            "targets": ends[:, 1] - sizes[:, 1],
-        },
-        lengths=sizes,
-        counts={"read": len(sizes), "kept": len(sizes), "cut": 0, "left_out": 0},
+        sizes,
+        [f"bench/{index}" for index in range(len(sizes))],
         digest="bench",
-        _ids=(
-            np.frombuffer(b"".join(names), np.uint8),
-            np.cumsum([len(name) for name in names], dtype=np.int64),
-        ),
     )

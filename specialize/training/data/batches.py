@@ -39,6 +39,7 @@ class BatchLayout(NamedTuple):
         rows: sequence of every example, ascending.
         encoder_tokens: number of encoder tokens, without padding.
         decoder_tokens: number of decoder tokens, without padding.
+        metrics: what else is to be logged of the batch, name -> (sum, count).
     """
 
     tasks: Int[np.ndarray, " N"]
@@ -46,6 +47,7 @@ class BatchLayout(NamedTuple):
     rows: Int[np.ndarray, " N"]
     encoder_tokens: int
     decoder_tokens: int
+    metrics: Mapping[str, tuple[float, float]] = {}
 
 
 class BatchSource:
@@ -78,7 +80,7 @@ class BatchSource:
         self.steps_per_window = -(-rows // batch_size)
         self.window_rows = self.steps_per_window * batch_size
         self.window_examples = self._examples_of_a_window()
-        self._windows: dict[int, concurrent.futures.Future[_Window]] = {}
+        self._windows: dict[int, concurrent.futures.Future[Window]] = {}
         self._lock = threading.Lock()
         self._worker = concurrent.futures.ThreadPoolExecutor(1, "window")
 
@@ -104,9 +106,10 @@ class BatchSource:
         first, last = np.searchsorted(window.rows, [low, high])
         part = slice(int(first), int(last))
         tasks, examples = window.tasks[part], window.examples[part]
-        tokens = _lengths(self.mixture, tasks, examples).sum(0)
+        tokens = lengths_of(window.mixture, tasks, examples).sum(0)
         return BatchLayout(
-            tasks, examples, window.rows[part] - low, int(tokens[0]), int(tokens[1])
+            *(tasks, examples, window.rows[part] - low),
+            *(int(tokens[0]), int(tokens[1]), window.metrics_of(part)),
         )
 
     def batch(self, step: int, rows: Int[np.ndarray, " R"] | None = None) -> Batch:
@@ -123,24 +126,24 @@ class BatchSource:
         wanted = np.arange(self.batch_size) if rows is None else rows
         mine = np.isin(layout.rows, wanted)
         places = np.searchsorted(wanted, layout.rows[mine])
-        return assemble(
-            self.mixture,
-            layout.tasks[mine],
-            layout.examples[mine],
-            places,
-            len(wanted),
-            self.lengths,
-            segments=self.packed,
-        )
+        mixture = self._window(step // self.steps_per_window).mixture
+        tasks, examples = layout.tasks[mine], layout.examples[mine]
+        return self._laid_out(mixture, tasks, examples, places, len(wanted))
+
+    def padding(self) -> Batch:
+        """A batch without examples, for its shapes and types."""
+        none = np.zeros(0, np.int64)
+        return self._laid_out(self.mixture, none, none, none, self.batch_size)
 
     def record_ids(self, step: int) -> list[list[str]]:
         """The records in every sequence of a step's global batch."""
         layout = self.layout(step)
+        mixture = self._window(step // self.steps_per_window).mixture
         ids: list[list[str]] = [[] for _ in range(self.batch_size)]
         for task, example, row in zip(
             layout.tasks, layout.examples, layout.rows, strict=True
         ):
-            ids[row].append(self.mixture.tasks[task].record_id(int(example)))
+            ids[row].append(mixture.tasks[task].record_id(int(example)))
         return ids
 
     def left_out(self, first: int, last: int) -> int:
@@ -160,10 +163,10 @@ class BatchSource:
         """Makes the window after a step's in the background."""
         self._start(step // self.steps_per_window + 1)
 
-    def _window(self, number: int) -> "_Window":
+    def _window(self, number: int) -> "Window":
         return self._start(number).result()
 
-    def _start(self, number: int) -> "concurrent.futures.Future[_Window]":
+    def _start(self, number: int) -> "concurrent.futures.Future[Window]":
         with self._lock:
             if number not in self._windows:
                 self._windows[number] = self._worker.submit(self._make, number)
@@ -171,11 +174,21 @@ class BatchSource:
                     del self._windows[old]
             return self._windows[number]
 
-    def _make(self, number: int) -> "_Window":
+    def _make(self, number: int) -> "Window":
         tasks, examples = self._order.window(number, self.window_examples)
+        return self._packed(number, self.mixture, tasks, examples)
+
+    def _packed(
+        self,
+        number: int,
+        mixture: Mixture,
+        tasks: Int[np.ndarray, " N"],
+        examples: Int[np.ndarray, " N"],
+    ) -> "Window":
+        """Assigns the examples of a window, in the order of the stream, to its rows."""
         seed = int(hashed(1, self.seed, 2, number)[0] >> np.uint64(1))
         if self.packed:
-            lengths = _lengths(self.mixture, tasks, examples)
+            lengths = lengths_of(mixture, tasks, examples)
             rows = packing.assign_rows(
                 lengths, self.capacities, self.window_rows, seed=seed
             )
@@ -187,7 +200,20 @@ class BatchSource:
         order = np.argsort(rows, kind="stable")
         left_out = int((rows < 0).sum())
         order = order[left_out:]
-        return _Window(tasks[order], examples[order], rows[order], left_out)
+        return Window(mixture, tasks[order], examples[order], rows[order], left_out)
+
+    def _laid_out(
+        self,
+        mixture: Mixture,
+        tasks: Int[np.ndarray, " N"],
+        examples: Int[np.ndarray, " N"],
+        rows: Int[np.ndarray, " N"],
+        num_rows: int,
+    ) -> Batch:
+        return assemble(
+            *(mixture, tasks, examples, rows, num_rows, self.lengths),
+            segments=self.packed,
+        )
 
     def _mean_lengths(self) -> Float[np.ndarray, " 2"]:
         """Mean tokens of an example of the mixture."""
@@ -210,7 +236,7 @@ class BatchSource:
             int(self.window_rows * per_row * 1.1) + 1, self._order.smallest_window
         )
         windows = [
-            _lengths(self.mixture, *self._order.window(number, most))
+            lengths_of(self.mixture, *self._order.window(number, most))
             for number in range(CALIBRATION_WINDOWS)
         ]
         found = packing.greatest_count(
@@ -219,16 +245,38 @@ class BatchSource:
         return max(found, self._order.smallest_window)
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
+    """The examples of a window with the sequences that they are in.
+
+    Attributes:
+        mixture: where the examples are.
+        tasks: task number of every example.
+        examples: number of every example within its task.
+        rows: sequence of every example, ascending.
+        left_out: number of examples that did not fit.
+        metrics: what is to be logged: name -> value of every example, NaN for none.
+    """
+
+    mixture: Mixture
     tasks: Int[np.ndarray, " N"]
     examples: Int[np.ndarray, " N"]
     rows: Int[np.ndarray, " N"]
     left_out: int
+    metrics: Mapping[str, Float[np.ndarray, " N"]] = {}
+
+    def metrics_of(self, part: slice) -> dict[str, tuple[float, float]]:
+        """Sum and count of the values that a part of the examples has."""
+        known = {
+            name: values[part][~np.isnan(values[part])]
+            for name, values in self.metrics.items()
+        }
+        return {name: (float(v.sum()), float(len(v))) for name, v in known.items()}
 
 
-def _lengths(
+def lengths_of(
     mixture: Mixture, tasks: Int[np.ndarray, " N"], examples: Int[np.ndarray, " N"]
 ) -> Int[np.ndarray, "N 2"]:
+    """Encoder and decoder tokens of examples of several tasks."""
     found = np.zeros((len(tasks), 2), np.int64)
     for task, stored in enumerate(mixture.tasks):
         mine = tasks == task
@@ -257,24 +305,37 @@ def assemble(
         feature_lengths: S and L, the lengths of "inputs" and "targets".
         segments: whether the batch is packed.
     """
+    features, lengths, starts = gathered(mixture, tasks, examples)
+    return packing.pack(
+        features, starts, lengths, rows, num_rows, feature_lengths, segments=segments
+    )
+
+
+def gathered(
+    mixture: Mixture, tasks: Int[np.ndarray, " N"], examples: Int[np.ndarray, " N"]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Reads examples of several tasks.
+
+    Returns:
+        (the flat values of every feature that all tasks have; the lengths [N] and the
+        starts [N] of the examples, for "inputs" and "targets").
+    """
     names = set.intersection(*(set(stored.features) for stored in mixture.tasks))
     features: dict[str, np.ndarray] = {}
-    sizes = _lengths(mixture, tasks, examples)
+    sizes = lengths_of(mixture, tasks, examples)
     lengths = {"inputs": sizes[:, 0], "targets": sizes[:, 1]}
     starts = {part: np.cumsum(size) - size for part, size in lengths.items()}
     for name in names:
         part = "inputs" if name == "inputs" else "targets"
         first = mixture.tasks[0].features[name]
-        gathered = np.zeros((int(lengths[part].sum()), *first.shape[1:]), first.dtype)
+        values = np.zeros((int(lengths[part].sum()), *first.shape[1:]), first.dtype)
         for task, stored in enumerate(mixture.tasks):
             mine = np.flatnonzero(tasks == task)
             source = _ranges(stored.starts[part][examples[mine]], lengths[part][mine])
             target = _ranges(starts[part][mine], lengths[part][mine])
-            gathered[target] = stored.features[name][source]
-        features[name] = gathered
-    return packing.pack(
-        features, starts, lengths, rows, num_rows, feature_lengths, segments=segments
-    )
+            values[target] = stored.features[name][source]
+        features[name] = values
+    return features, lengths, starts
 
 
 def _ranges(
@@ -316,7 +377,7 @@ def held_out_batches(
     task, example = np.concatenate(tasks), np.concatenate(examples)
     sizes = [int(feature_lengths[part]) for part in ("inputs", "targets")]
     if pack:
-        lengths = _lengths(mixture, task, example)
+        lengths = lengths_of(mixture, task, example)
         rows = packing.assign_rows(lengths, sizes, None, seed=seed)
     else:
         rows = np.arange(len(task))

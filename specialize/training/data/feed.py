@@ -38,6 +38,13 @@ def global_batch(source: BatchSource, step: int, mesh: Mesh) -> dict[str, jax.Ar
     return to_global_arrays(source.batch(step, rows), rows, source.batch_size, where)
 
 
+def global_padding(source: BatchSource, mesh: Mesh) -> dict[str, jax.Array]:
+    """A global batch without examples, for its shapes, types and places."""
+    rows = local_rows(source.batch_size, mesh)
+    local = {name: values[rows] for name, values in source.padding().items()}
+    return to_global_arrays(local, rows, source.batch_size, batch_sharding(mesh))
+
+
 def local_rows(batch_size: int, mesh: Mesh) -> Int[np.ndarray, " R"]:
     """The sequences of the global batch on this process's devices, ascending."""
     slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))

@@ -8,6 +8,7 @@ from typing import Any
 from specialize import checks
 from specialize.errors import InputError
 from specialize.mesh import check_batch
+from specialize.training.rollouts.spec import RolloutSpec
 
 ORDERS = ("random", "same_question")
 
@@ -36,6 +37,7 @@ class DataSpec:
         reuse_examples: whether examples that were prepared earlier may be used.
         tasks: task files; the names of a task's mixtures begin with its name, as in
             "tickets_four_formats" (`specialize_tasks.own`).
+        rollouts: which targets the student writes itself.
 
     Raises:
         InputError: a field has another type or is outside its range.
@@ -58,6 +60,7 @@ class DataSpec:
     examples_dir: str | os.PathLike[str] | None = None
     reuse_examples: bool = True
     tasks: Sequence[str | os.PathLike[str]] = ()
+    rollouts: RolloutSpec = RolloutSpec()
 
     def __post_init__(self) -> None:
         if isinstance(self.mixture, Mapping):

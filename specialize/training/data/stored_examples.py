@@ -9,7 +9,7 @@ import hashlib
 import json
 import pathlib
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -69,6 +69,40 @@ class Examples:
     counts: Mapping[str, int]
     digest: str
     _ids: tuple[Shaped[np.ndarray, "..."], Int[np.ndarray, "..."]]
+
+    @classmethod
+    def in_memory(
+        cls,
+        task: str,
+        features: Mapping[str, Shaped[np.ndarray, "..."]],
+        lengths: Int[np.ndarray, "N 2"],
+        ids: Sequence[str],
+        *,
+        digest: str = "",
+    ) -> "Examples":
+        """Examples that are in no folder.
+
+        Args:
+            task: their name.
+            features: flat values of each feature, one example after the other.
+            lengths: number of encoder and decoder tokens of each example.
+            ids: the id of each example's record.
+            digest: digest of the examples.
+        """
+        first = np.cumsum(lengths, axis=0, dtype=np.int64) - lengths
+        names = [one.encode() for one in ids]
+        return cls(
+            task,
+            features,
+            {"inputs": first[:, 0], "targets": first[:, 1]},
+            lengths,
+            {"read": len(names), "kept": len(names), "cut": 0, "left_out": 0},
+            digest,
+            (
+                np.frombuffer(b"".join(names), np.uint8),
+                np.cumsum([len(name) for name in names], dtype=np.int64),
+            ),
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -9,6 +9,9 @@ from jaxtyping import Float
 from specialize.training.data.batches import BatchLayout, BatchSource
 from specialize.training.logging.run_log import Clock, MetricSums, RunLog
 
+# What the names of durations in the metrics of a batch begin with.
+SPEED = "speed/"
+
 
 class NotFinite(Exception):
     """A step's loss or gradient was infinite or NaN.
@@ -105,12 +108,14 @@ class StepResults:
         tokens = float(layout.encoder_tokens + layout.decoder_tokens)
         pairs["_tokens"] = (tokens, 1.0)
         pairs["_filled"] = (tokens, float(self._positions))
+        pairs |= layout.metrics
         self._sums.add(pairs)
         taken = step + 1
         if taken % self._period and taken != self.log.total_steps:
             return
         means = self._sums.means()
         tokens, filled = means.pop("_tokens"), means.pop("_filled")
+        speed = {n: means.pop(n) for n in [*means] if n.startswith(SPEED)}
         self.latest = {f"train/{name}": value for name, value in means.items()}
         self.log.line(
             taken,
@@ -121,5 +126,6 @@ class StepResults:
             learning_rate=learning_rate,
             padding=1.0 - filled,
             epochs=self._source.epochs(taken),
+            speed={name.removeprefix(SPEED): value for name, value in speed.items()},
         )
         self._sums.clear()

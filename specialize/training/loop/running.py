@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -96,6 +96,9 @@ class Loop:
         evaluators: the evaluations.
         evaluation: how often the evaluations are made, and of which weights.
         total_steps: number of steps of the whole run.
+        begin: called before the first of some steps with the number of steps taken and
+            the weights; returns the step before which it is to be called again. None:
+            the batches do not depend on the weights.
         scores: metrics of the evaluation after the current step, if there was one.
     """
 
@@ -110,6 +113,7 @@ class Loop:
     evaluators: Sequence[Evaluator]
     evaluation: PeriodicEvaluation
     total_steps: int
+    begin: Callable[[int, Any], int] | None = None
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def run(self, stop: Stop, profiler: Profiler) -> bool:
@@ -135,8 +139,7 @@ class Loop:
         if run.evaluation_due and self.evaluators:
             self._evaluate()
         memory.return_freed()  # after building and compiling
-        batches = feed.feed(self.source, self.mesh, run.step, self.total_steps)
-        with contextlib.closing(batches):
+        with contextlib.closing(self._batches()) as batches:
             for number, batch, layout in batches:
                 profiler.before(number)
                 run.state, healthy, results = self.take_step(run.state, healthy, batch)
@@ -152,6 +155,16 @@ class Loop:
         self.store.wait()
         run.metrics.update(self.results.latest)
         return stopped
+
+    def _batches(self) -> Generator[feed.Fed]:
+        """The batches of the remaining steps, each when the one before it is taken."""
+        run = self.progress
+        while run.step < self.total_steps:
+            last = self.total_steps
+            if self.begin is not None:
+                self.results.settle()  # else the time of a step would count here
+                last = min(last, self.begin(run.step, run.state["params"]))
+            yield from feed.feed(self.source, self.mesh, run.step, last)
 
     def _evaluate_and_save(self, stopped: bool) -> None:
         """Makes the evaluation and the checkpoint that are due after a step."""

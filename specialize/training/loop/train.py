@@ -6,6 +6,7 @@ after an interruption, and does nothing if the run is complete.
 """
 
 import contextlib
+import copy
 import dataclasses
 import os
 import pathlib
@@ -44,6 +45,8 @@ from specialize.training.optimization.state import (
     lower_step,
     plan_state,
 )
+from specialize.training.rollouts.making import Rollouts
+from specialize.training.rollouts.windows import RolloutSource, loss_with_parts
 
 # What a resumed run does not need a local copy of.
 _LARGE = tuple(
@@ -139,7 +142,7 @@ def train(
         work = exits.enter_context(_working(where))
         # -- 2. Data, prepared once; a step's batch then follows from (seed, step). ---
         mixture, held_out = _load(data, evaluation, where, model)
-        source = BatchSource(mixture, data)
+        model, source = _batched(model, mixture, data)
         about = resuming.about(
             *(source, data, optimizer, checkpoints, evaluation, logging),
             *(model.module.config, getattr(model, "loss", None)),
@@ -155,7 +158,7 @@ def train(
         layout = _planned(model, chain, source, mesh, rules, evaluation)
         run = _resumed(store, layout, about, where)
         if run is None:
-            start = (source.batch(0), data.seed, initial_checkpoint_path)
+            start = (source.padding(), data.seed, initial_checkpoint_path)
             run = Progress(create_state(model, layout, *start), about)
         if run.step >= total_steps:
             _say(f"{where} is complete: {run.step} of {total_steps} steps")
@@ -163,9 +166,17 @@ def train(
 
         # -- 4. The step, compiled once, and the evaluations. -------------------------
         began = time.perf_counter()
-        batch = feed.global_batch(source, run.step, mesh)
+        batch = feed.global_padding(source, mesh)
         names, lowered = lower_step(model, chain, data, layout, batch)
         compiled, batch = lowered.compile(), None  # its memory is free
+        begin = None
+        if isinstance(source, RolloutSource):
+            begin = Rollouts(
+                *(source, data, model, mesh),
+                folder=work.path,
+                publish=lambda: work.publish(now=True),
+                checkpoints=store.steps,
+            ).begin
         if jax.process_index() == 0:  # after the last check
             config.save(work.path)  # all values and their origins
             config.save_operative(work.path)  # with defaults
@@ -189,12 +200,23 @@ def train(
             evaluators=[*evaluators, *measured],
             evaluation=evaluation,
             total_steps=total_steps,
+            begin=begin,
         )
         if stopped := loop.run(stop, profiler):
             _say(f"stopped: step {run.step} is saved; the same command resumes the run")
         if left_out := source.left_out(0, run.step):
             _say(f"packing left out {left_out} examples")
         return _result(run, where, stopped=stopped)
+
+
+def _batched(model: Any, mixture: Mixture, data: DataSpec) -> tuple[Any, BatchSource]:
+    """The batches, and the student, whose loss has metrics of its own texts."""
+    if not data.rollouts.on:
+        return model, BatchSource(mixture, data)
+    source = RolloutSource(mixture, data, len(model.loss.parts))
+    model = copy.copy(model)
+    model.loss = loss_with_parts(model.loss)
+    return model, source
 
 
 def _planned(
@@ -206,7 +228,7 @@ def _planned(
     evaluation: PeriodicEvaluation,
 ) -> StateLayout:
     """The layout of the state, which has the weights that are to be evaluated."""
-    layout = plan_state(model, chain, source.batch(0), mesh, rules)
+    layout = plan_state(model, chain, source.padding(), mesh, rules)
     averaging.weights_of(layout.abstract, evaluation.weights)
     return layout
 

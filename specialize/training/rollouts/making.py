@@ -1,0 +1,167 @@
+"""Before the first step of a window: the student writes, the teacher reads."""
+
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from specialize import config, sharding
+from specialize.corpus.records import Problem
+from specialize.corpus.tasks.known import find, index, read_problems
+from specialize.corpus.vocabulary import read_vocabulary
+from specialize.inference.weights import weights_digest
+from specialize.judging.answers import verdict
+from specialize.progress import say
+from specialize.training.data.spec import DataSpec
+from specialize.training.rollouts.keeping import Keeper
+from specialize.training.rollouts.mesh_teacher import MeshTeacher
+from specialize.training.rollouts.spec import RolloutSpec
+from specialize.training.rollouts.windows import (
+    Asked,
+    RolloutSource,
+    Rows,
+    Written,
+    nothing,
+)
+from specialize.training.rollouts.writing import Texts, Writer, lengths_of
+
+
+class Teacher(Protocol):
+    """Says how likely the pieces of texts are; all processes of a run call it."""
+
+    def read(self, texts: Texts) -> Rows:
+        """The rows of all positions of all texts, one text after the other."""
+        ...
+
+
+class Rollouts:
+    """Makes the windows of a run; all processes call it together.
+
+    Args:
+        source: the batches, which it completes.
+        data: lengths, seed and rollouts of the run.
+        model: the student.
+        mesh: the devices.
+        folder: the run's folder, or the local copy of one in a bucket.
+        publish: uploads what has changed in it.
+        checkpoints: the steps that a run may resume from.
+
+    Raises:
+        InputError: the teacher, the vocabulary or the problems cannot be read.
+    """
+
+    def __init__(
+        self,
+        source: RolloutSource,
+        data: DataSpec,
+        model: Any,
+        mesh: Mesh,
+        *,
+        folder: pathlib.Path,
+        publish: Callable[[], None],
+        checkpoints: Callable[[], Sequence[int]],
+    ) -> None:
+        spec, network = data.rollouts, model.module.config
+        path = config.place(spec.vocabulary_path, "VOCABULARY_PATH", "VOCABULARY")
+        self._vocabulary = read_vocabulary(path, network=network)
+        self._golds = _golds(spec)
+        self._source, self._mesh = source, mesh
+        self._writer = Writer(model.module, self._vocabulary, mesh, data)
+        assert spec.teacher is not None
+        self._teacher: Teacher = MeshTeacher(
+            spec.teacher, self._vocabulary, mesh, network.dtype, source.k
+        )
+        self._keeper = Keeper(folder, source.identity(), publish)
+        self._checkpoints = checkpoints
+
+    def begin(self, step: int, params: Any) -> int:
+        """Makes the window of a step, if it is not made; returns its last step, plus 1.
+
+        Args:
+            step: number of optimizer steps taken.
+            params: the weights after them.
+        """
+        number, steps = divmod(step, self._source.steps_per_window)
+        if not self._source.has(number):
+            weights = None if steps else weights_digest(params)
+            written = self._keeper.read(number, weights)
+            if written is None:
+                if steps:
+                    _say(
+                        f"the texts that the student wrote before step {step - steps} "
+                        "are not in the run's folder: it writes others, so this run "
+                        "differs from one that was not stopped"
+                    )
+                written = self._make(number, params)
+                digest = weights or weights_digest(params)
+                self._keeper.write(number, digest, written)
+            self._source.put(number, written)
+            needed = min([step, *self._checkpoints()])
+            self._keeper.remove_before(needed // self._source.steps_per_window)
+        return (number + 1) * self._source.steps_per_window
+
+    def _make(self, number: int, params: Any) -> Written:
+        asked = self._source.asked(number)
+        if not asked.inputs:
+            return nothing(self._source.k)
+        began = time.perf_counter()
+        texts = self._write(number, params, asked)
+        read = time.perf_counter()
+        rows = self._teacher.read(texts)
+        done = time.perf_counter()
+        return Written(
+            lengths=np.asarray([len(ids) for ids in texts.ids], np.int64),
+            ids=np.concatenate(texts.ids).astype(np.int32),
+            ended=texts.ended,
+            right=self._rights(texts),
+            seconds=np.asarray([read - began, done - read]),
+            **rows._asdict(),
+        )
+
+    def _write(self, number: int, params: Any, asked: Asked) -> Texts:
+        count = len(asked.inputs)
+        ids: list[np.ndarray] = [np.zeros(0, np.int32)] * count
+        ended = np.zeros(count, bool)
+        groups = []
+        for group in self._writer.write(params, number, asked.inputs):
+            if sharding.simulated(self._mesh):
+                jax.block_until_ready(group.tokens)
+            groups.append(group)
+        for group in groups:
+            tokens = np.asarray(group.tokens)
+            sizes, whole = lengths_of(tokens, self._vocabulary.eos_id)
+            for row, example in enumerate(group.examples):
+                ids[example] = tokens[row, : sizes[row]]
+                if not ids[example][0]:  # padding, which no text begins with
+                    ids[example] = np.asarray([self._vocabulary.eos_id], np.int32)
+                ended[example] = whole[row]
+        return Texts(asked, groups, ids, ended)
+
+    def _rights(self, texts: Texts) -> Float[np.ndarray, " M"]:
+        found = np.full(len(texts.ids), np.nan)
+        for number, (record, ids) in enumerate(
+            zip(texts.asked.records, texts.ids, strict=True)
+        ):
+            if judged := self._golds.get(record.partition("/")[0]):
+                problem, judge = judged
+                text = self._vocabulary.decode(ids.tolist())
+                found[number] = verdict(text, problem.answers, judge).correct
+        return found
+
+
+def _golds(spec: RolloutSpec) -> dict[str, tuple[Problem, Any]]:
+    if spec.problems_path is None:
+        return {}
+    task = find(spec.task or index().default)
+    problems = read_problems(spec.problems_path, task)
+    return {one.id: (one, task.judge) for one in problems}
+
+
+def _say(text: str) -> None:
+    if jax.process_index() == 0:
+        say(text)

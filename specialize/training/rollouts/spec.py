@@ -1,0 +1,96 @@
+"""On-policy distillation. A light module, which gin and the lint read quickly."""
+
+import dataclasses
+import os
+from typing import Any
+
+from specialize import checks
+from specialize.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutSpec:
+    """Which targets the student writes itself, and who says how likely they are.
+
+    Attributes:
+        share: share of the examples, drawn at random, whose target is a text that the
+            student samples from their inputs. 0: none; 1: all.
+        teacher: T5 checkpoint with the student's vocabulary, in any layout that
+            `convert` reads; it is loaded onto the mesh and reads the student's inputs.
+        server: base URL of a served teacher with any vocabulary, instead; it reads
+            its own prompts (`prompt_path`, the problems, the wording of the task), and
+            only examples of chain-of-thought formats are written.
+        model: name of the served model.
+        prompt_path: text before the question in the served teacher's prompts.
+        problems_path: the questions of the corpus. A served teacher needs them; with
+            them the student's texts are judged.
+        task: how the problems are read: a task, its name or its file; None: the
+            default task.
+        steps: number of steps whose texts are written at once, with the weights before
+            the first of them. None: as few as fill `batch_size`.
+        batch_size: number of texts that are written at a time; rounded up to a
+            multiple of the devices that split a batch.
+        temperature: sampling temperature of the student's texts.
+        top_k: number of entries of the teacher rows of these texts, at least 1.
+        concurrency: number of requests to a server at once.
+        api_key_env: environment variable that holds the server's key.
+        vocabulary_path: the student's vocabulary. None: the environment variable
+            SPECIALIZE_VOCABULARY.
+
+    Raises:
+        InputError: a field has another type or is outside its range, or there is not
+            exactly one teacher.
+
+    Example:
+        >>> specialize.RolloutSpec(0.5, teacher="google/flan-t5-xl").on
+        True
+    """
+
+    share: float = 0.0
+    teacher: str | None = None
+    server: str | None = None
+    model: str | None = None
+    prompt_path: str | os.PathLike[str] | None = None
+    problems_path: str | os.PathLike[str] | None = None
+    task: Any = None
+    steps: int | None = None
+    batch_size: int = 32
+    temperature: float = 1.0
+    top_k: int = 5
+    concurrency: int = 16
+    api_key_env: str = "OPENAI_API_KEY"
+    vocabulary_path: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        checks.real("the on-policy share", self.share, least=0.0, most=1.0)
+        for name in ("teacher", "server", "model"):
+            checks.text(name, getattr(self, name))
+        checks.whole("steps", self.steps, optional=True)
+        checks.whole("batch_size", self.batch_size)
+        checks.real("temperature", self.temperature, above=0.0)
+        checks.whole("top_k", self.top_k)
+        checks.whole("concurrency", self.concurrency)
+        if not self.on:
+            return
+        if (self.teacher is None) == (self.server is None):
+            given = "both" if self.teacher else "none"
+            raise InputError(
+                f"an on-policy share of {self.share} needs one teacher, but {given} is "
+                "named. Name a T5 checkpoint (ROLLOUT_TEACHER) or a server "
+                "(ROLLOUT_SERVER)."
+            )
+        if self.server is not None and None in (self.model, self.problems_path):
+            raise InputError(
+                f"the teacher at {self.server} needs the name of its model "
+                "(ROLLOUT_MODEL) and the questions of the corpus (ROLLOUT_PROBLEMS)."
+            )
+
+    @property
+    def on(self) -> bool:
+        """Whether the student writes any target."""
+        return self.share > 0
+
+    def identity(self) -> dict[str, Any]:
+        """What the texts depend on; a resumed run must have the same."""
+        names = ("share", "teacher", "server", "model", "temperature", "top_k")
+        return {name: getattr(self, name) for name in names}
