@@ -114,7 +114,15 @@ def test_a_wheel_in_an_empty_environment_runs_the_quickstart(tmp_path):
     # As in a checkout of another project: its tasks come first on the path.
     (here / "tasks.py").write_text(THEIR_PACKAGE)
     env = outside(NO_FOREIGN_TASKS="1", PYTHONPATH=str(here))
-    run(venv / "bin" / "specialize", "quickstart", cwd=here, env=env)
-    results = json.loads((here / "runs" / "quickstart" / "results.json").read_text())
-    suite = results["suites"]["in_distribution"]
-    assert suite["after"]["low"] > suite["before"]["high"]
+    # Long enough for a base student that knows its tasks; the whole quickstart is in
+    # tests/quickstart.
+    sizes = ("--problems", "600", "--test_problems", "25", "--base_steps", "200")
+    run(
+        *(venv / "bin" / "specialize", "quickstart", *sizes, "--steps", "30"),
+        cwd=here,
+        env=env,
+    )
+    folder = here / "runs" / "quickstart"
+    scores = json.loads((folder / "results.json").read_text())["suites"]
+    assert scores["unreplayed_tasks"]["base"]["low"] > 0.5
+    assert (folder / "report.html").stat().st_size > 0

@@ -125,6 +125,13 @@ class Wording:
         mark = self._closing.pieces[0][0].strip()
         return "" if mark == PAPER_MARK else mark
 
+    @property
+    def closing_words(self) -> str:
+        """The words before the answer that begin a line of a CoT target, or ""."""
+        before_closing = template(self.target).pieces[1][0]
+        words = self._closing.pieces[0][0].strip()
+        return words if before_closing.endswith("\n") else ""
+
     def _input(self, format: str) -> Template:
         return template(self.inputs[format])
 

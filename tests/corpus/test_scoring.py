@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 import pytest
-from fault_server import _TOKEN, FaultServer, http
+from echo_server import EchoServer, probability
+from fault_server import TOKEN, http
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,37 +19,6 @@ from specialize.corpus.sampling.wire import parse_body
 from specialize.corpus.tasks.known import read_problems
 from specialize.errors import InputError
 from specialize.quickstart import miniature
-
-
-def probability(before, token):
-    """What the server says of a token, by the one before it."""
-    return 0.1 + 0.8 * ((sum(map(ord, before)) * 7 + sum(map(ord, token))) % 97) / 97
-
-
-class EchoServer(FaultServer):
-    """Sends the prompt back with log-probabilities, and one token more."""
-
-    def _choice(self, request, index, fault, chat):
-        body = request.body
-        if not body.get("echo") or fault == "no echo":
-            return super()._choice(request, index, None, chat)
-        text = body["prompt"] + " so"
-        tokens = _TOKEN.findall(text)
-        values = [
-            math.log(probability(before, token))
-            for before, token in zip(tokens, tokens[1:], strict=False)
-        ]
-        tops = [
-            {token: value, "zz": math.log(0.05)}
-            for token, value in zip(tokens[1:], values, strict=True)
-        ]
-        logprobs = {
-            "tokens": tokens,
-            "token_logprobs": [None, *values],
-            "top_logprobs": [None, *tops],
-        }
-        choice = {"index": 0, "finish_reason": "length", "logprobs": logprobs}
-        return choice | {"text": text, "full": text}
 
 
 @pytest.fixture
@@ -100,8 +70,8 @@ def test_rationales_get_the_servers_probabilities_and_soft_rows(
         problem = known[one.problem_id]
         assert one.text == solution(problem)
         prompt = teacher_prompt("", problem.question, problem.wording)
-        tokens = _TOKEN.findall(prompt + one.text)
-        before = tokens[: len(_TOKEN.findall(prompt))]
+        tokens = TOKEN.findall(prompt + one.text)
+        before = tokens[: len(TOKEN.findall(prompt))]
         assert "".join(before) == prompt
         own = tokens[len(before) :][: len(one.tokens)]
         assert [token.token.decode() for token in one.tokens] == own

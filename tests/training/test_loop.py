@@ -275,7 +275,7 @@ def test_sigterm_saves_and_exits_with_0_and_the_run_goes_on(
     same_parameters(tiny_run.parameters(resumed), tiny_run.parameters(straight))
 
 
-def survive_kills(tmp_path, start, same_parameters, kills, steps, seed):
+def survive_kills(tmp_path, start, same_parameters, kills, steps, seed, **more):
     """Kills a run at random moments; it must end as one that nobody touched."""
     rng = np.random.default_rng(seed)
     folder = tmp_path / "killed"
@@ -285,10 +285,10 @@ def survive_kills(tmp_path, start, same_parameters, kills, steps, seed):
         "dropout": 0.2,
         "ema_decay": 0.9,
         "period": 3,
-        "save_as": str(tmp_path / "killed.npz"),
+        **more,
     }
     for _ in range(kills):
-        process = start(**options)
+        process = start(**options, save_as=str(tmp_path / "killed.npz"))
         # Sometimes within the start, mostly between two steps or within a save.
         if rng.random() < 0.2:
             time.sleep(rng.uniform(0.5, 3))
@@ -298,12 +298,10 @@ def survive_kills(tmp_path, start, same_parameters, kills, steps, seed):
         assert process.poll() is None, "the run ended before it could be killed"
         process.kill()
         process.wait()
-    process = start(**options)
+    process = start(**options, save_as=str(tmp_path / "killed.npz"))
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
-    undisturbed = tiny_run.run(
-        tmp_path / "whole", steps, dropout=0.2, ema_decay=0.9, period=3
-    )
+    undisturbed = tiny_run.run(**{**options, "model_dir": tmp_path / "whole"})
     with np.load(tmp_path / "killed.npz") as found:
         same_parameters(dict(found), tiny_run.parameters(undisturbed))
     assert tiny_run.lines(folder) == tiny_run.lines(tmp_path / "whole")
@@ -311,10 +309,26 @@ def survive_kills(tmp_path, start, same_parameters, kills, steps, seed):
     same_parameters(*averages)
 
 
-def test_three_random_kills_leave_no_trace(tmp_path, start, same_parameters):
-    survive_kills(tmp_path, start, same_parameters, kills=3, steps=60, seed=0)
+@pytest.fixture
+def teacher(tmp_path):
+    tiny_run.run(tmp_path / "teacher", 2, rollouts={}, data={"seed": 9})
+    return str(tmp_path / "teacher")
+
+
+def test_three_random_kills_leave_no_trace(tmp_path, start, same_parameters, teacher):
+    """Of a run that writes texts, whose windows end between two checkpoints."""
+    rollouts = {"share": 0.5, "teacher": teacher, "steps": 4}
+    survive_kills(
+        tmp_path, start, same_parameters, 3, steps=60, seed=0, rollouts=rollouts
+    )
 
 
 @pytest.mark.slow
-def test_twenty_random_kills_leave_no_trace(tmp_path, start, same_parameters):
-    survive_kills(tmp_path, start, same_parameters, kills=20, steps=1500, seed=1)
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_twenty_random_kills_leave_no_trace(
+    tmp_path, start, same_parameters, teacher, share
+):
+    rollouts = {"share": share, "teacher": teacher, "steps": 7} if share else None
+    survive_kills(
+        tmp_path, start, same_parameters, 20, steps=1500, seed=1, rollouts=rollouts
+    )

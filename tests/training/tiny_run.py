@@ -11,6 +11,8 @@ import sys
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 VOCABULARY = 48
+# Rows of a student that writes texts, in ByT5's vocabulary.
+BYTES = 384
 LENGTHS = {"inputs": 24, "targets": 12}
 K = 3
 
@@ -37,22 +39,12 @@ def examples(name="tiny", count=96, seed=0, teacher=True, longest=(14, 8)):
             "teacher_tail": probs[:, K],
             "format_id": np.full(total[1], 1 + seed % 4, np.uint16),
         }
-    ends = np.cumsum(lengths, axis=0)
-    ids = [f"{name}-{i}".encode() for i in range(count)]
-    return Examples(
-        task=name,
-        features=features,
-        starts={
-            "inputs": ends[:, 0] - lengths[:, 0],
-            "targets": ends[:, 1] - lengths[:, 1],
-        },
-        lengths=lengths.astype(np.int32),
-        counts={"read": count, "kept": count, "left_out": 0, "cut": 0},
+    return Examples.in_memory(
+        name,
+        features,
+        lengths.astype(np.int32),
+        [f"{name}-{i}" for i in range(count)],
         digest=f"{name}-{count}-{seed}",
-        _ids=(
-            np.frombuffer(b"".join(ids), np.uint8),
-            np.cumsum([len(i) for i in ids]),
-        ),
     )
 
 
@@ -61,6 +53,12 @@ def mixture(teacher=True):
 
     tasks = [examples("a", 96, 0, teacher), examples("b", 40, 1, teacher)]
     return Mixture("tiny", tasks, [3.0, 1.0])
+
+
+def asked():
+    from specialize.training.data.mixtures import Mixture
+
+    return Mixture("asked", [examples("gsm8k-train", 96, 0)], [1.0])
 
 
 def source(examples=None, **fields):
@@ -73,12 +71,12 @@ def source(examples=None, **fields):
     return BatchSource(examples, DataSpec(examples, LENGTHS, **fields))
 
 
-def student(dropout=0.0, heads=4):
+def student(dropout=0.0, heads=4, rows=VOCABULARY):
     from specialize.student import model
     from specialize.student.network import transformer
 
     config = transformer.T5Config(
-        vocab_size=VOCABULARY,
+        vocab_size=rows,
         emb_dim=16,
         num_heads=heads,
         num_encoder_layers=1,
@@ -103,13 +101,17 @@ def run(
     period=5,
     log_period=4,
     data=None,
+    questions=False,
+    rollouts=None,
     checkpoints=None,
     evaluation=None,
     **options,
 ):
     """Trains the tiny student; everything off that would cost a second.
 
-    `data`, `checkpoints` and `evaluation` hold fields of these specifications.
+    `data`, `rollouts`, `checkpoints` and `evaluation` hold fields of these
+    specifications. With `rollouts`, even without any, the student has bytes. With
+    `questions` every record answers a question of GSM8K's training file.
     """
     from specialize.checkpoints.spec import CheckpointSpec
     from specialize.training.data.spec import DataSpec
@@ -117,11 +119,15 @@ def run(
     from specialize.training.loop.spec import PeriodicEvaluation
     from specialize.training.loop.train import train
     from specialize.training.optimization.spec import OptimizerSpec
+    from specialize.training.rollouts.spec import RolloutSpec
 
     fields = {"mixture": None, "batch_size": 8, "window_rows": 16, **(data or {})}
-    fields["mixture"] = fields["mixture"] or mixture()
+    fields["mixture"] = fields["mixture"] or (asked() if questions else mixture())
+    if rollouts:
+        rollouts = {"vocabulary_path": "byt5", "batch_size": 8, **rollouts}
+        fields["rollouts"] = RolloutSpec(**rollouts)
     return train(
-        student(dropout),
+        student(dropout, rows=VOCABULARY if rollouts is None else BYTES),
         DataSpec(feature_lengths=LENGTHS, **fields),
         OptimizerSpec(
             optimizer,

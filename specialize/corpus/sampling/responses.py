@@ -12,7 +12,7 @@ import os
 import pathlib
 import sqlite3
 import zlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from specialize import typed_json, versions
@@ -48,6 +48,9 @@ CREATE TABLE failures (
     question TEXT NOT NULL, first_sample INTEGER NOT NULL, reason TEXT NOT NULL,
     message TEXT NOT NULL, PRIMARY KEY (question, first_sample)) WITHOUT ROWID;
 """
+
+
+_OF_THESE = "AND samples.question IN (SELECT value FROM json_each(?))"
 
 
 class Usage(NamedTuple):
@@ -289,11 +292,14 @@ class ResponseStore:
             )
         )
 
-    def completions(self, *, unjudged: bool = False) -> Iterator[Completion]:
+    def completions(
+        self, *, unjudged: bool = False, of: Iterable[str] | None = None
+    ) -> Iterator[Completion]:
         """Every sample, ordered by question and number.
 
         Args:
             unjudged: whether to leave out those that are judged.
+            of: ids of the questions. None: all.
 
         Raises:
             InputError: the database is damaged.
@@ -303,11 +309,13 @@ class ResponseStore:
             "LEFT JOIN questions ON questions.id = samples.question "
             "LEFT JOIN responses ON responses.id = response "
             f"WHERE is_right {'=' if unjudged else '>='} {_UNJUDGED} "
+            f"{_OF_THESE if of is not None else ''} "
             "ORDER BY position, sample"
         )
+        chosen = () if of is None else (json.dumps([*of]),)
         current, parsed = -1, dict[int, Choice]()
         kind = tuple[str, int, int, int, bytes]
-        with contextlib.closing(self._rows(query, kind)) as rows:
+        with contextlib.closing(self._rows(query, kind, *chosen)) as rows:
             for question, sample, response, number, body in rows:
                 where = f"{self.path}, response {response}"
                 if response != current:
@@ -365,11 +373,11 @@ class ResponseStore:
                     self._database.execute("ROLLBACK")
                 raise
 
-    def _rows(self, query: str, kind: type[T]) -> Generator[T]:
+    def _rows(self, query: str, kind: type[T], *values: str) -> Generator[T]:
         # An open cursor would leave the log beside the database.
         with (
             self._explained(),
-            contextlib.closing(self._database.execute(query)) as cursor,
+            contextlib.closing(self._database.execute(query, values)) as cursor,
         ):
             for row in cursor:
                 yield typed_json.convert(row, kind, self.path, remedy=_DAMAGED)

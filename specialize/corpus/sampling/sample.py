@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -146,10 +147,13 @@ async def run(
     convention: str = "unknown",
     dataset: str | None = None,
     licence: str = cards.UNKNOWN,
-    log_every_s: float = 30.0,
+    log_every_s: float | None = 30.0,
     texts: scoring.Texts | None = None,
 ) -> Tally:
-    """Samples like `sample`, or scores `texts`, with any `Teacher`, and closes it."""
+    """Samples like `sample`, or scores `texts`, with any `Teacher`, and closes it.
+
+    Nothing is shown if `log_every_s` is None.
+    """
     settings = teacher.describe() | {
         "prompt_sha256": hashlib.sha256(prompt_prefix.encode()).hexdigest(),
         "seed": sampling.seed,
@@ -177,7 +181,10 @@ async def run(
             if store.noted("teacher") is None:
                 store.note("teacher", teacher.name)
                 store.note("prompt", prompt_prefix)
-            async with panel.watch(sampler.tally, log_every_s=log_every_s):
+            shown: Any = contextlib.nullcontext()
+            if log_every_s is not None:
+                shown = panel.watch(sampler.tally, log_every_s=log_every_s)
+            async with shown:
                 if sampler.tally.one_hot:
                     store.note("convention", "none")
                 if store.noted("convention") in (None, "unknown"):

@@ -139,7 +139,7 @@ def check_texts(store: ResponseStore, texts: Texts) -> None:
     Raises:
         InputError: a text is another than when it was scored.
     """
-    for one in store.completions():
+    for one in store.completions(of={name for name, _ in texts}):
         text = texts.get((one.problem_id, one.sample))
         if text is not None and text != one.text:
             raise InputError(

@@ -16,10 +16,12 @@ from specialize.corpus.tasks.known import find, index, read_problems
 from specialize.corpus.vocabulary import read_vocabulary
 from specialize.inference.weights import weights_digest
 from specialize.judging.answers import verdict
+from specialize.judging.spec import JudgeSpec
 from specialize.progress import say
 from specialize.training.data.spec import DataSpec
 from specialize.training.rollouts.keeping import Keeper
 from specialize.training.rollouts.mesh_teacher import MeshTeacher
+from specialize.training.rollouts.served_teacher import ServedTeacher
 from specialize.training.rollouts.spec import RolloutSpec
 from specialize.training.rollouts.windows import (
     Asked,
@@ -69,13 +71,18 @@ class Rollouts:
         spec, network = data.rollouts, model.module.config
         path = config.place(spec.vocabulary_path, "VOCABULARY_PATH", "VOCABULARY")
         self._vocabulary = read_vocabulary(path, network=network)
-        self._golds = _golds(spec)
+        self._problems, self._judge = _problems(spec)
         self._source, self._mesh = source, mesh
         self._writer = Writer(model.module, self._vocabulary, mesh, data)
-        assert spec.teacher is not None
-        self._teacher: Teacher = MeshTeacher(
-            spec.teacher, self._vocabulary, mesh, network.dtype, source.k
-        )
+        self._teacher: Teacher
+        if spec.teacher is not None:
+            self._teacher = MeshTeacher(
+                spec.teacher, self._vocabulary, mesh, network.dtype, source.k
+            )
+        else:
+            self._teacher = ServedTeacher(
+                *(spec, self._problems, self._vocabulary, folder, publish, source.k)
+            )
         self._keeper = Keeper(folder, source.identity(), publish)
         self._checkpoints = checkpoints
 
@@ -147,19 +154,19 @@ class Rollouts:
         for number, (record, ids) in enumerate(
             zip(texts.asked.records, texts.ids, strict=True)
         ):
-            if judged := self._golds.get(record.partition("/")[0]):
-                problem, judge = judged
+            if problem := self._problems.get(record.partition("/")[0]):
                 text = self._vocabulary.decode(ids.tolist())
-                found[number] = verdict(text, problem.answers, judge).correct
+                found[number] = verdict(text, problem.answers, self._judge).correct
         return found
 
 
-def _golds(spec: RolloutSpec) -> dict[str, tuple[Problem, Any]]:
+def _problems(spec: RolloutSpec) -> tuple[dict[str, Problem], JudgeSpec]:
+    """The questions by their ids, if they are named, and the judge of their task."""
     if spec.problems_path is None:
-        return {}
+        return {}, JudgeSpec()
     task = find(spec.task or index().default)
     problems = read_problems(spec.problems_path, task)
-    return {one.id: (one, task.judge) for one in problems}
+    return {one.id: one for one in problems}, task.judge
 
 
 def _say(text: str) -> None:

@@ -44,7 +44,7 @@ class MeshTeacher:
     """
 
     def __init__(
-        self, checkpoint: str, vocabulary: Vocabulary, mesh: Mesh, dtype: str, k: int
+        self, checkpoint: str, vocabulary: Vocabulary, mesh: Mesh, dtype: Any, k: int
     ) -> None:
         opened = open_checkpoint(checkpoint)
         _check_vocabulary(checkpoint, opened, vocabulary)

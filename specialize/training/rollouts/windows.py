@@ -81,7 +81,7 @@ class Asked(NamedTuple):
         records: ids of the records.
     """
 
-    inputs: list[Int[np.ndarray, " _"]]
+    inputs: list[list[int]]
     records: list[str]
 
 
@@ -137,7 +137,7 @@ class RolloutSource(BatchSource):
             stored = self.mixture.tasks[task]
             first = int(stored.starts["inputs"][example])
             last = first + int(stored.lengths[example, 0])
-            inputs.append(np.asarray(stored.features["inputs"][first:last], np.int32))
+            inputs.append(stored.features["inputs"][first:last].tolist())
             records.append(stored.record_id(int(example)))
         return Asked(inputs, records)
 
@@ -204,11 +204,12 @@ class RolloutSource(BatchSource):
                 features = _of_written(features["inputs"], written, formats)
                 lengths = {**lengths, "targets": written.lengths}
             table = np.stack([lengths["inputs"], lengths["targets"]], axis=1)
-            suffix = f"/rollout-{number}" if name == ON_POLICY else ""
             ids = [
-                self.mixture.tasks[task].record_id(int(example)) + suffix
+                self.mixture.tasks[task].record_id(int(example))
                 for task, example in zip(*chosen, strict=True)
             ]
+            if name == ON_POLICY:
+                ids = [f"{one}/rollout-{number}.{i}" for i, one in enumerate(ids)]
             parts.append(
                 Examples.in_memory(name, features, table.astype(np.int32), ids)
             )

@@ -79,7 +79,7 @@ class Writer:
         self._engine = Engine(module, None, tokenizer, mesh, decoding)
 
     def write(
-        self, params: Any, number: int, inputs: Sequence[Int[np.ndarray, " _"]]
+        self, params: Any, number: int, inputs: Sequence[Sequence[int]]
     ) -> Iterator[Group]:
         """Writes a text for each of a window's inputs, which end with EOS.
 

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-_TOKEN = re.compile(r" ?[A-Za-z]{1,4}| ?\d| ?[^\sA-Za-z\d]|\s")
+TOKEN = re.compile(r" ?[A-Za-z]{1,4}| ?\d| ?[^\sA-Za-z\d]|\s")
 
 
 @dataclasses.dataclass
@@ -203,7 +203,7 @@ class FaultServer:
         choices = [self._choice(request, index, fault, chat) for index in range(count)]
         if fault == "no choices":
             choices = []
-        spent = sum(len(_TOKEN.findall(choice["full"])) for choice in choices)
+        spent = sum(len(TOKEN.findall(choice["full"])) for choice in choices)
         for choice in choices:
             del choice["full"]
         usage = {"prompt_tokens": 100, "completion_tokens": spent}
@@ -226,7 +226,7 @@ class FaultServer:
             text = THOUGHTS["thinks"] + text
         if fault in THOUGHTS:
             text = THOUGHTS[fault] + text
-        tokens = _TOKEN.findall(text)[:limit]
+        tokens = TOKEN.findall(text)[:limit]
         text = "".join(tokens)
         power = 1.0 if self.raw_logprobs else 1 / max(body["temperature"], 1e-6)
         tops = [{token: -0.2 * power, "zz": -2.5 * power} for token in tokens]

@@ -1,0 +1,218 @@
+"""A served model, of any vocabulary, as the teacher of the student's own texts.
+
+Process 0 asks the server to score the texts (`corpus.sampling.scoring`) and sends the
+rows to the others. Answers are stored before they are used, by their texts: what a
+server has scored once is never asked again, in whatever window the student writes it.
+"""
+
+import asyncio
+import collections
+import concurrent.futures
+import dataclasses
+import io
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from specialize import processes, run_folder, sharding
+from specialize.corpus.alignment.given_ids import GivenText, align_given, text_of
+from specialize.corpus.records import Problem, TeacherToken
+from specialize.corpus.sampling import sample
+from specialize.corpus.sampling.responses import ResponseStore
+from specialize.corpus.sampling.scoring import ScoringTeacher
+from specialize.corpus.sampling.spec import (
+    Endpoint,
+    PaceSpec,
+    RequestSpec,
+    SamplingSpec,
+)
+from specialize.corpus.vocabulary import Vocabulary
+from specialize.errors import InputError
+from specialize.training.rollouts.spec import RolloutSpec
+from specialize.training.rollouts.windows import Rows
+from specialize.training.rollouts.writing import Texts
+
+# The teacher's prompt ends with a line break, which its first step follows.
+_BREAK = "\n"
+# Why a text has no scores: the server never will say more of it.
+_LASTING = frozenset(("tokens_differ", "refused", "prompt_too_long"))
+
+
+class ServedTeacher:
+    """Rows from a server; see `making.Teacher`.
+
+    Args:
+        spec: the server, its model and its prompts.
+        problems: the questions by their ids.
+        vocabulary: the student's vocabulary.
+        folder: the run's folder, or the local copy of one in a bucket.
+        publish: uploads what has changed in it.
+        k: number of entries of a row.
+
+    Raises:
+        InputError: the server is known not to score texts, or a setting is invalid.
+    """
+
+    def __init__(
+        self,
+        spec: RolloutSpec,
+        problems: Mapping[str, Problem],
+        vocabulary: Vocabulary,
+        folder: pathlib.Path,
+        publish: Callable[[], None],
+        k: int,
+    ) -> None:
+        assert spec.server is not None and spec.model is not None
+        self._spec, self._vocabulary, self._k = spec, vocabulary, k
+        self._path = folder / run_folder.ROLLOUTS / "responses.sqlite"
+        self._publish = publish
+        self._messages = processes.Messages("rollouts")
+        self._prefix = sample.read_prompt_prefix(spec.prompt_path)
+        self._endpoint = Endpoint(
+            spec.server,
+            spec.model,
+            request=RequestSpec(temperature=1.0, top_logprobs=spec.top_k, stop=()),
+            api_key_env=spec.api_key_env,
+        )
+        ScoringTeacher(self._endpoint, {})  # a server that cannot score is refused now
+        self._problems = {
+            name: dataclasses.replace(one, wording=_with_break(one.wording))
+            for name, one in problems.items()
+        }
+
+    def read(self, texts: Texts) -> Rows:
+        """See `making.Teacher.read`."""
+        data = b""
+        if jax.process_index() == 0:
+            rows = self._read(texts)
+            buffer = io.BytesIO()
+            np.savez(buffer, **rows._asdict())
+            data = buffer.getvalue()
+            self._messages.send("read")
+        else:
+            self._messages.receive()  # takes no part of the devices while it waits
+        with np.load(io.BytesIO(sharding.bytes_from_leader(data))) as file:
+            return Rows(**{name: file[name] for name in Rows._fields})
+
+    def _read(self, texts: Texts) -> Rows:
+        given: list[tuple[str, GivenText]] = []
+        for record, ids in zip(texts.asked.records, texts.ids, strict=True):
+            problem = self._problem(record)
+            before = problem.wording.closing_words
+            given.append((problem.id, text_of(ids.tolist(), self._vocabulary, before)))
+        wanted = dict.fromkeys(
+            (name, one.text) for name, one in given if one.text.strip()
+        )
+        known = self._scores(list(wanted))
+        parts, scored = [], []
+        for (name, one), ids in zip(given, texts.ids, strict=True):
+            tokens = known.get((name, one.text), ())
+            if not tokens:  # nothing to score, or the server cannot
+                one = text_of([], self._vocabulary)
+            parts.append(
+                align_given(
+                    *(tokens, one, len(ids), self._vocabulary),
+                    k=self._k,
+                    where=f"the scores of a text of {name}",
+                )
+            )
+            scored.append(len(tokens))
+        columns = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return Rows(*columns, scored=np.asarray(scored, np.int64))
+
+    def _problem(self, record: str) -> Problem:
+        name = record.partition("/")[0]
+        if (found := self._problems.get(name)) is None:
+            raise InputError(
+                f"the record {record!r} answers no question of "
+                f"{self._spec.problems_path} (ROLLOUT_PROBLEMS). Name the questions "
+                "that the corpus was built from."
+            )
+        return found
+
+    def _scores(
+        self, wanted: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], tuple[TeacherToken, ...]]:
+        """The teacher's tokens of (question, text), those that it can score."""
+        if not wanted:
+            return {}
+        self._path.parent.mkdir(exist_ok=True)
+        names = list(dict.fromkeys(name for name, _ in wanted))
+        if self._path.exists():
+            with ResponseStore(self._path) as store:
+                known = {
+                    (one.problem_id, one.sample): one.text
+                    for one in store.completions(of=names)
+                }
+        else:
+            known = {}
+        texts = _numbered(wanted, known)
+        if len(texts) > len(known):
+            self._ask(names, texts)
+            self._publish()
+        with ResponseStore(self._path) as store:
+            found = {
+                (one.problem_id, one.text): one.tokens or ()
+                for one in store.completions(of=names)
+            }
+            failed = {
+                (name, number): (reason, message)
+                for name, number, reason, message in store.failures()
+            }
+        for (name, number), text in texts.items():
+            reason, message = failed.get((name, number), ("", ""))
+            if (name, text) not in found and reason not in _LASTING:
+                raise InputError(
+                    f"the teacher has not scored a text of {name} "
+                    f"({message or 'the command was stopped'}). What it has scored is "
+                    "stored; the same command resumes the run."
+                )
+        return {pair: found[pair] for pair in wanted if pair in found}
+
+    def _ask(self, names: Sequence[str], texts: Mapping[tuple[str, int], str]) -> None:
+        sampling = SamplingSpec(
+            samples_per_request=1, pace=PaceSpec(concurrency=self._spec.concurrency)
+        )
+
+        def ask() -> Any:
+            return asyncio.run(
+                sample.run(
+                    [self._problems[name] for name in names],
+                    ScoringTeacher(self._endpoint, texts),
+                    self._path,
+                    sampling,
+                    prompt_prefix=self._prefix,
+                    convention="before_temperature",
+                    texts=texts,
+                    log_every_s=None,
+                )
+            )
+
+        # In a thread of its own, where signals stay those of the run.
+        with concurrent.futures.ThreadPoolExecutor(1, "teacher") as worker:
+            worker.submit(ask).result()
+
+
+def _with_break(wording: Any) -> Any:
+    return dataclasses.replace(wording, teacher=wording.teacher + _BREAK)
+
+
+def _numbered(
+    wanted: Sequence[tuple[str, str]], known: Mapping[tuple[str, int], str]
+) -> dict[tuple[str, int], str]:
+    """(question, number) -> text: what is known, and new texts with free numbers."""
+    texts = dict(known)
+    have = {(name, text) for (name, _), text in known.items()}
+    used: dict[str, set[int]] = collections.defaultdict(set)
+    for name, number in known:
+        used[name].add(number)
+    for name, text in wanted:
+        if (name, text) in have:
+            continue
+        number = next(n for n in range(len(used[name]) + 1) if n not in used[name])
+        used[name].add(number)
+        texts[name, number] = text
+    return texts

@@ -1,0 +1,169 @@
+"""A run that learns from its own texts: what is learnt, seen, kept and resumed."""
+
+import json
+import shutil
+
+import pytest
+import tiny_run
+from echo_server import EchoServer
+
+from specialize.errors import InputError
+from specialize.training.rollouts.keeping import Keeper
+from specialize.training.rollouts.windows import nothing
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    tiny_run.run(folder, 2, rollouts={}, data={"seed": 9})
+    return str(folder)
+
+
+def run(folder, steps=6, share=0.5, mesh="1", **fields):
+    return tiny_run.run(
+        folder, steps, mesh=mesh, period=3, log_period=1,
+        rollouts={"share": share, "steps": 4, **fields},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(teacher, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, run(folder, teacher=teacher)
+
+
+def test_the_log_shows_what_the_student_wrote(whole):
+    folder, _ = whole
+    for line in tiny_run.lines(folder):
+        train = line["train"]
+        assert 0 < train["on_policy/share"] < 1
+        assert 1 <= train["on_policy/length"] <= tiny_run.LENGTHS["targets"]
+        assert train["on_policy/teacher_tokens"] == train["on_policy/length"]
+        assert train["on_policy/kl"] >= 0 and train["corpus/kl"] >= 0
+        assert "on_policy/right" not in train  # no golds are known
+    text = (folder / "metrics.jsonl").read_text()
+    assert '"writing_seconds"' in text and '"scoring_seconds"' in text
+
+
+def test_a_run_within_a_window_reads_its_texts_again(
+    whole, teacher, tmp_path, same_parameters, capfd
+):
+    """Without them it says that it is another run; with them it is the same one."""
+    folder, straight = whole
+    kept = {file.name for file in (folder / "rollouts").iterdir()}
+    assert kept == {"0.npz", "1.npz"}  # checkpoints 3 and 6 are within these windows
+    run(tmp_path / "run", 3, teacher=teacher)
+    shutil.copytree(tmp_path / "run", tmp_path / "lost")
+    shutil.rmtree(tmp_path / "lost" / "rollouts")
+    (tmp_path / "run/rollouts/1.npz").write_bytes(b"PK")  # cut by a kill
+    capfd.readouterr()
+    resumed = run(tmp_path / "run", teacher=teacher)
+    assert "differs" not in capfd.readouterr().err
+    same_parameters(tiny_run.parameters(resumed), tiny_run.parameters(straight))
+    assert tiny_run.lines(tmp_path / "run") == tiny_run.lines(folder)
+    run(tmp_path / "lost", 4, teacher=teacher)
+    assert "before step 0 are not in the run's folder" in capfd.readouterr().err
+
+
+def test_texts_that_no_run_resumes_with_are_removed(tmp_path):
+    keeper = Keeper(tmp_path, {"seed": 0}, lambda: None)
+    (tmp_path / "rollouts").mkdir()
+    for number in range(3):
+        keeper.write(number, "weights", nothing(3))
+    keeper.remove_before(2)
+    assert [file.name for file in (tmp_path / "rollouts").iterdir()] == ["2.npz"]
+    assert keeper.read(2, None) is not None and keeper.read(2, "weights") is not None
+    assert keeper.read(2, "others") is None and keeper.read(1, None) is None
+    assert Keeper(tmp_path, {"seed": 1}, lambda: None).read(2, None) is None
+
+
+def test_another_teacher_is_another_run(whole, tmp_path):
+    folder, _ = whole
+    with pytest.raises(InputError, match="rollouts was .*'share': 0.5.* is .*0.25"):
+        run(folder, 8, share=0.25, teacher="elsewhere")
+    with pytest.raises(InputError, match="rollouts was .*, is None"):
+        tiny_run.run(folder, 8, rollouts={}, data={"window_rows": 32})
+
+
+def test_a_mesh_writes_and_learns_the_same(whole, teacher, tmp_path, same_parameters):
+    _, straight = whole
+    mesh = run(tmp_path / "mesh", mesh="2x2", teacher=teacher)
+    # Sums differ by rounding; a sampled text that did would differ by much more.
+    same_parameters(tiny_run.parameters(mesh), tiny_run.parameters(straight), atol=2e-5)
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(tmp_path):
+    tiny_run.run(tmp_path / "other", 1)  # with 48 rows
+    with pytest.raises(InputError, match="48 vocabulary rows, fewer than the student"):
+        run(tmp_path / "run", teacher=str(tmp_path / "other"))
+    with pytest.raises(InputError, match="nowhere"):
+        run(tmp_path / "run", teacher="./nowhere")
+
+
+# ---- A served teacher ----------------------------------------------------------------
+COUNT = 96
+
+
+@pytest.fixture(scope="module")
+def problems(tmp_path_factory):
+    file = tmp_path_factory.mktemp("problems") / "train.jsonl"
+    lines = [
+        {"question": f"She had {n} cakes. How many?", "answer": f"All.\n#### {n}"}
+        for n in range(COUNT)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+@pytest.fixture
+def server():
+    one = EchoServer({f"She had {n} cakes. How many?": str(n) for n in range(COUNT)})
+    with one.running() as one.url:
+        yield one
+
+
+def served(server, problems, **more):
+    return {
+        "server": server.url,
+        "model": "m",
+        "problems_path": str(problems),
+        "share": 0.5,
+        "steps": 4,
+        **more,
+    }
+
+
+def test_a_served_teacher_is_asked_for_every_text_once(server, problems, tmp_path):
+    server.fault = lambda request: "500" if request.number % 7 == 3 else None
+    options = {"questions": True, "rollouts": served(server, problems)}
+    tiny_run.run(tmp_path / "run", 8, **options)
+    asked = [(one.question, one.body["prompt"]) for one in server.requests]
+    answered = [pair for n, pair in enumerate(asked) if n % 7 != 3]
+    assert answered and len(answered) == len(set(answered))
+    assert all(prompt.count("Let's think step by step\n") == 1 for _, prompt in asked)
+    lines = tiny_run.lines(tmp_path / "run")
+    assert all(line["train"]["on_policy/right"] == 0 for line in lines)
+    # Where nothing is known the loss is 0: a random student writes few real bytes.
+    assert all(line["train"]["on_policy/kl"] >= 0 for line in lines)
+    tiny_run.run(tmp_path / "again", 4, **options)
+    (tmp_path / "again/rollouts/0.npz").unlink()
+    shutil.rmtree(tmp_path / "again/checkpoints")
+    before = len(server.requests)
+    tiny_run.run(tmp_path / "again", 4, **options)
+    assert len(server.requests) == before  # the database has all
+
+
+def test_a_server_that_scores_nothing_ends_the_run_at_once(server, problems, tmp_path):
+    server.fault = lambda request: "no echo"
+    with pytest.raises(InputError, match="does not score"):
+        tiny_run.run(
+            tmp_path / "run", 4, questions=True, rollouts=served(server, problems)
+        )
+    with pytest.raises(InputError, match="OpenAI does not report"):
+        options = served(server, problems) | {"server": "https://api.openai.com/v1"}
+        tiny_run.run(tmp_path / "run", 4, questions=True, rollouts=options)
+
+
+def test_records_of_other_questions_are_named(server, problems, tmp_path):
+    with pytest.raises(InputError, match="'a-.*' answers no question of"):
+        tiny_run.run(tmp_path / "run", 4, rollouts=served(server, problems))
