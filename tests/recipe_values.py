@@ -227,6 +227,14 @@ SPECS = {
     "EvaluationSpec": _SUITES,
     "DecodingSpec": _DECODING,
     "JudgeSpec": {"judge": "judge.rule", "answer_type": "judge.answer_type"},
+    "RolloutSpec": {
+        name: f"rollouts.{name}"
+        for name in (
+            *("share", "teacher", "server", "model", "prompt_path", "problems_path"),
+            *("task", "steps", "batch_size", "temperature", "top_k", "concurrency"),
+            "api_key_env",
+        )
+    },
     "DataSpec": {
         "mixture": "data.mixture",
         "feature_lengths": "data.feature_lengths",

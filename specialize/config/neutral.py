@@ -52,8 +52,13 @@ def shuffle(data: Any) -> bool:
         data: The `DataSpec` of the run.
 
     Raises:
-        InputError: The run has another order.
+        InputError: The run has another order, or its student writes targets.
     """
+    if data.rollouts.on:
+        raise InputError(
+            f"ON_POLICY_SHARE = {data.rollouts.share!r}: under T5X the student writes "
+            "no targets. Train with 'specialize train', or set ON_POLICY_SHARE = 0.0."
+        )
     if data.order != "random":
         raise InputError(
             f"ORDER = {data.order!r}: under T5X SeqIO shuffles, and keeps nothing "

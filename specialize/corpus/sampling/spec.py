@@ -33,12 +33,12 @@ def _check_text(name: str, text: str) -> None:
         raise InputError(f"{name} is not Unicode ({text!r}). Correct it.") from None
 
 
-def _check_url(url: str) -> None:
+def check_url(url: str, name: str = "base_url") -> None:
     """Checks a base URL, and prints nothing of one that may hold a password."""
     if "@" in url or "%40" in url:
         raise InputError(
-            "base_url holds credentials. Put the key in the environment "
-            "(--api_key_env) and leave only the address: it is not printed."
+            f"{name} holds credentials. Put the key in an environment variable and "
+            "leave only the address: it is not printed."
         )
     try:
         parts = urllib.parse.urlsplit(url)
@@ -47,7 +47,7 @@ def _check_url(url: str) -> None:
         right = False
     if not right or not url.isprintable() or " " in url or "?" in url or "#" in url:
         raise InputError(
-            "base_url is not the address of a server: expected http:// or https://, a "
+            f"{name} is not the address of a server: expected http:// or https://, a "
             "host, perhaps a port of 1 to 65535 and a path, and nothing after it, "
             "for example http://localhost:8000/v1. What was given is not printed: it "
             "may hold a password."
@@ -121,7 +121,7 @@ class Endpoint:
     def __post_init__(self) -> None:
         checks.one_of("api", self.api, APIS)
         checks.real("timeout_s", self.timeout_s, above=0.0, most=86_400.0)
-        _check_url(self.base_url)
+        check_url(self.base_url)
         if not self.api_key_env.isidentifier():
             raise InputError(
                 "--api_key_env is not the name of an environment variable. Put the "

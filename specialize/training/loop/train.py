@@ -11,7 +11,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -166,17 +166,8 @@ def train(
 
         # -- 4. The step, compiled once, and the evaluations. -------------------------
         began = time.perf_counter()
-        batch = feed.global_padding(source, mesh)
-        names, lowered = lower_step(model, chain, data, layout, batch)
-        compiled, batch = lowered.compile(), None  # its memory is free
-        begin = None
-        if isinstance(source, RolloutSource):
-            begin = Rollouts(
-                *(source, data, model, mesh),
-                folder=work.path,
-                publish=lambda: work.publish(now=True),
-                checkpoints=store.steps,
-            ).begin
+        names, compiled = _compiled(model, chain, data, layout, source)
+        begin = _before_windows(source, data, model, mesh, work, store)
         if jax.process_index() == 0:  # after the last check
             config.save(work.path)  # all values and their origins
             config.save_operative(work.path)  # with defaults
@@ -217,6 +208,35 @@ def _batched(model: Any, mixture: Mixture, data: DataSpec) -> tuple[Any, BatchSo
     model = copy.copy(model)
     model.loss = loss_with_parts(model.loss)
     return model, source
+
+
+def _compiled(
+    model: Any, chain: Optimizer, data: DataSpec, layout: StateLayout, source: Any
+) -> tuple[list[str], Any]:
+    """The names of the metrics of a step, and the compiled step."""
+    shapes = feed.global_padding(source, layout.mesh)
+    names, lowered = lower_step(model, chain, data, layout, shapes)
+    return names, lowered.compile()
+
+
+def _before_windows(
+    source: BatchSource,
+    data: DataSpec,
+    model: Any,
+    mesh: Mesh,
+    work: outputs.Working,
+    store: CheckpointStore,
+) -> Callable[[int, Any], int] | None:
+    """What makes the batches of a window, if they depend on the weights."""
+    if not isinstance(source, RolloutSource):
+        return None
+    rollouts = Rollouts(
+        *(source, data, model, mesh),
+        folder=work.path,
+        publish=lambda: work.publish(now=True),
+        checkpoints=store.steps,
+    )
+    return rollouts.begin
 
 
 def _planned(

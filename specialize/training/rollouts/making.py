@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from specialize import config, sharding
+from specialize import config, paths, sharding
 from specialize.corpus.records import Problem
 from specialize.corpus.tasks.known import find, index, read_problems
 from specialize.corpus.vocabulary import read_vocabulary
@@ -165,7 +165,7 @@ def _problems(spec: RolloutSpec) -> tuple[dict[str, Problem], JudgeSpec]:
     if spec.problems_path is None:
         return {}, JudgeSpec()
     task = find(spec.task or index().default)
-    problems = read_problems(spec.problems_path, task)
+    problems = read_problems(paths.local(spec.problems_path), task)
     return {one.id: one for one in problems}, task.judge
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from specialize import processes, run_folder, sharding
+from specialize import paths, processes, run_folder, sharding
 from specialize.corpus.alignment.given_ids import GivenText, align_given, text_of
 from specialize.corpus.records import Problem, TeacherToken
 from specialize.corpus.sampling import sample
@@ -70,7 +70,9 @@ class ServedTeacher:
         self._path = folder / run_folder.ROLLOUTS / "responses.sqlite"
         self._publish = publish
         self._messages = processes.Messages("rollouts")
-        self._prefix = sample.read_prompt_prefix(spec.prompt_path)
+        self._prefix = sample.read_prompt_prefix(
+            spec.prompt_path and paths.local(spec.prompt_path)
+        )
         self._endpoint = Endpoint(
             spec.server,
             spec.model,
@@ -128,8 +130,8 @@ class ServedTeacher:
         if (found := self._problems.get(name)) is None:
             raise InputError(
                 f"the record {record!r} answers no question of "
-                f"{self._spec.problems_path} (ROLLOUT_PROBLEMS). Name the questions "
-                "that the corpus was built from."
+                f"{self._spec.problems_path} (ROLLOUT_PROBLEMS_PATH). Name the "
+                "questions that the corpus was built from."
             )
         return found
 

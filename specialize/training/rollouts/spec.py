@@ -5,6 +5,8 @@ import os
 from typing import Any
 
 from specialize import checks
+from specialize.corpus.sampling.spec import check_url
+from specialize.corpus.tasks.known import find
 from specialize.errors import InputError
 
 
@@ -52,7 +54,7 @@ class RolloutSpec:
     model: str | None = None
     prompt_path: str | os.PathLike[str] | None = None
     problems_path: str | os.PathLike[str] | None = None
-    task: Any = None
+    task: str | os.PathLike[str] | None = None
     steps: int | None = None
     batch_size: int = 32
     temperature: float = 1.0
@@ -70,6 +72,19 @@ class RolloutSpec:
         checks.real("temperature", self.temperature, above=0.0)
         checks.whole("top_k", self.top_k)
         checks.whole("concurrency", self.concurrency)
+        checks.path("prompt_path", self.prompt_path)
+        checks.path("problems_path", self.problems_path)
+        checks.path("task", self.task)
+        if self.task is not None and os.path.splitext(self.task)[1] == "":
+            find(self.task)  # a shipped task
+        if self.server is not None:
+            check_url(self.server, "server")
+        checks.text("api_key_env", self.api_key_env)
+        if not (self.api_key_env or "").isidentifier():
+            raise InputError(
+                "api_key_env is not the name of an environment variable. What was "
+                "given is not printed: it may be a key."
+            )
         if not self.on:
             return
         if (self.teacher is None) == (self.server is None):
@@ -82,7 +97,8 @@ class RolloutSpec:
         if self.server is not None and None in (self.model, self.problems_path):
             raise InputError(
                 f"the teacher at {self.server} needs the name of its model "
-                "(ROLLOUT_MODEL) and the questions of the corpus (ROLLOUT_PROBLEMS)."
+                "(ROLLOUT_MODEL) and the questions of the corpus "
+                "(ROLLOUT_PROBLEMS_PATH)."
             )
 
     @property
