@@ -1,3 +1,4 @@
+import collections
 import contextlib
 import json
 import os
@@ -10,8 +11,10 @@ import jax
 import numpy as np
 import pytest
 import tiny_run
+from echo_server import EchoServer
 
 from specialize.checkpoints.store import CheckpointStore
+from specialize.corpus.sampling.responses import ResponseStore
 from specialize.errors import InputError
 from specialize.training.data import batches
 from specialize.training.data.mixtures import Mixture
@@ -309,26 +312,66 @@ def survive_kills(tmp_path, start, same_parameters, kills, steps, seed, **more):
     same_parameters(*averages)
 
 
-@pytest.fixture
-def teacher(tmp_path):
-    tiny_run.run(tmp_path / "teacher", 2, rollouts={}, data={"seed": 9})
-    return str(tmp_path / "teacher")
+@pytest.fixture(params=["t5", "server"])
+def taught(request, tmp_path):
+    """Options of a run that writes texts, with either kind of teacher."""
+    if request.param == "t5":
+        tiny_run.run(tmp_path / "teacher", 2, rollouts={}, data={"seed": 9})
+        yield {"rollouts": {"share": 0.5, "teacher": str(tmp_path / "teacher")}}
+        return
+    questions = {f"She had {n} cakes. How many?": str(n) for n in range(96)}
+    lines = [{"question": q, "answer": f"#### {a}"} for q, a in questions.items()]
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    server = EchoServer(questions)
+    server.fault = lambda request: "500" if request.number % 29 == 3 else None
+    with server.running() as url:
+        rollouts = {"share": 0.5, "server": url, "model": "m", "top_k": 2}
+        rollouts |= {"problems_path": str(file), "concurrency": 2}
+        yield {"questions": True, "rollouts": rollouts}
+    # Once for the killed run, once for the undisturbed one, and again only where a kill
+    # came between the answer and its storing.
+    asked = collections.Counter(r.body["prompt"] for r in server.requests if r.answered)
+    again = sum(number - 2 for number in asked.values() if number > 2)
+    assert len(asked) > 50 and again <= 20 * rollouts["concurrency"]
 
 
-def test_three_random_kills_leave_no_trace(tmp_path, start, same_parameters, teacher):
+def test_three_random_kills_leave_no_trace(tmp_path, start, same_parameters, taught):
     """Of a run that writes texts, whose windows end between two checkpoints."""
-    rollouts = {"share": 0.5, "teacher": teacher, "steps": 4}
-    survive_kills(
-        tmp_path, start, same_parameters, 3, steps=60, seed=0, rollouts=rollouts
-    )
+    taught["rollouts"]["steps"] = 4
+    survive_kills(tmp_path, start, same_parameters, 3, steps=60, seed=0, **taught)
+    check_texts(tmp_path)
+
+
+def check_texts(folder):
+    """The texts of the last windows, and what a server said, are the same."""
+    for file in (folder / "whole" / "rollouts").glob("*.npz"):
+        with (
+            np.load(file) as one,
+            np.load(folder / "killed/rollouts" / file.name) as two,
+        ):
+            for name in set(one.files) - {"seconds"}:
+                np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+    stored = []
+    for run in ("whole", "killed"):
+        path = folder / run / "rollouts" / "responses.sqlite"
+        if path.exists():
+            with ResponseStore(path) as store:
+                stored.append({(c.problem_id, c.text): c for c in store.completions()})
+    if stored:
+        whole, killed = ({key: c.tokens for key, c in one.items()} for one in stored)
+        assert whole and whole == killed
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_twenty_random_kills_leave_no_trace(
-    tmp_path, start, same_parameters, teacher, share
+def test_twenty_random_kills_leave_no_trace(tmp_path, start, same_parameters):
+    survive_kills(tmp_path, start, same_parameters, 20, steps=1500, seed=1)
+
+
+@pytest.mark.slow
+def test_twenty_random_kills_of_rollouts_leave_no_trace(
+    tmp_path, start, same_parameters, taught
 ):
-    rollouts = {"share": share, "teacher": teacher, "steps": 7} if share else None
-    survive_kills(
-        tmp_path, start, same_parameters, 20, steps=1500, seed=1, rollouts=rollouts
-    )
+    taught["rollouts"]["steps"] = 7
+    survive_kills(tmp_path, start, same_parameters, 20, steps=400, seed=1, **taught)
+    check_texts(tmp_path)
