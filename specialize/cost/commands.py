@@ -168,7 +168,7 @@ def cells(row: "Row") -> list[str]:
     split = ["-", "-", "-"]
     if memory is not None:
         split = [
-            size(memory.params),
+            size(memory.params + memory.teacher),
             size(memory.optimizer),
             size(memory.temporaries + memory.batch + memory.program),
         ]

@@ -101,6 +101,26 @@ def judge(program: Program, topology: Topology, *, cache: bool = True) -> Verdic
     return verdict
 
 
+def with_teacher(verdict: Verdict, teacher: int, limit: float) -> Verdict:
+    """The result with a teacher's weights beside the program.
+
+    Args:
+        verdict: the result of the program alone.
+        teacher: bytes of the weights on one chip.
+        limit: memory of one chip.
+    """
+    if not teacher or verdict.memory is None or verdict.used is None:
+        return verdict
+    used = verdict.used + teacher
+    return dataclasses.replace(
+        verdict,
+        memory=dataclasses.replace(verdict.memory, teacher=teacher),
+        used=used,
+        peak=None if verdict.peak is None else verdict.peak + teacher,
+        fits=verdict.fits and used <= limit,
+    )
+
+
 def memory_of(compiled: Any, program: Program) -> Memory:
     """Splits the compiler's total by purpose.
 

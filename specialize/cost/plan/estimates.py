@@ -11,7 +11,7 @@ from typing import Any
 
 from specialize import checks
 from specialize import config as configuration
-from specialize.cost.plan import compiling, program, topologies
+from specialize.cost.plan import compiling, program, rollouts, topologies
 from specialize.cost.plan.compiling import Verdict
 from specialize.cost.plan.topologies import Topology
 from specialize.progress import say
@@ -141,6 +141,8 @@ def train_row(request: Request, *, cache: bool = True, **overrides: Any) -> Row:
         devices=devices,
         teacher_k=request.teacher_k,
     )
+    extra = rollouts.of_run(model, data, lowered.mesh)
+    lowered = dataclasses.replace(lowered, teacher=extra.teacher)
     return _row(
         request,
         lowered,
@@ -151,7 +153,7 @@ def train_row(request: Request, *, cache: bool = True, **overrides: Any) -> Row:
         lengths=data.lengths,
         microbatches=data.microbatches,
         optimizer=arguments["optimizer"].name,
-        flops=_forward(model, data.batch_size, data.lengths) * 3,
+        flops=_forward(model, data.batch_size, data.lengths) * 3 + extra.flops,
         steps=int(arguments["total_steps"]),
         least_seconds=0.0,
     )
@@ -232,6 +234,9 @@ def _row(
         f"batch {known['batch_size']}, remat {network.remat_policy}: compiling"
     )
     verdict = compiling.judge(lowered, compiled_for, cache=cache)
+    verdict = compiling.with_teacher(
+        verdict, lowered.teacher, compiled_for.chip.hbm_bytes
+    )
     source = f"{verdict.compiler} for {compiled_for.text}"
     if compiled_for is not topology:
         source = f"modelled ({source}, the same mesh)"

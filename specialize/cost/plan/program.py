@@ -40,6 +40,7 @@ class Memory:
         temporaries: everything that exists only during the step: gradients, stored
             activations, gathered weights, and outputs that reuse no input.
         program: the compiled code.
+        teacher: weights of a teacher on the mesh, in the type of the activations.
     """
 
     params: Count
@@ -47,6 +48,7 @@ class Memory:
     batch: Count
     temporaries: Count
     program: Count
+    teacher: Count = 0
 
     @property
     def total(self) -> int:
@@ -66,6 +68,7 @@ class Program:
         batch: bytes of input on one chip.
         num_params: number of parameters.
         decoder: bytes of weights on one chip that each decoded token reads.
+        teacher: bytes of a teacher's weights on one chip.
     """
 
     lowered: Any
@@ -75,6 +78,7 @@ class Program:
     batch: int
     num_params: int
     decoder: int = 0
+    teacher: int = 0
 
 
 def train_program(
