@@ -134,15 +134,15 @@ def weights_digest(params: Any) -> str:
     It is made of sums and sums of squares of every array, in float32: enough to tell
     checkpoints apart without copying the weights to the host.
     """
-
-    @jax.jit
-    def moments(tree: Any) -> Any:
-        return jnp.stack(
-            [
-                jnp.stack([jnp.sum(x, dtype=jnp.float32), jnp.sum(jnp.square(x))])
-                for x in jax.tree.leaves(tree)
-            ]
-        ).astype(jnp.float32)
-
-    values = np.asarray(moments(params))
+    values = np.asarray(_moments(params))
     return hashlib.sha256(values.tobytes()).hexdigest()[:16]
+
+
+@jax.jit
+def _moments(tree: Any) -> jax.Array:
+    return jnp.stack(
+        [
+            jnp.stack([jnp.sum(x, dtype=jnp.float32), jnp.sum(jnp.square(x))])
+            for x in jax.tree.leaves(tree)
+        ]
+    ).astype(jnp.float32)

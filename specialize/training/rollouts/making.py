@@ -73,7 +73,9 @@ class Rollouts:
         self._vocabulary = read_vocabulary(path, network=network)
         self._problems, self._judge = _problems(spec)
         self._source, self._mesh = source, mesh
-        self._writer = Writer(model.module, self._vocabulary, mesh, data)
+        self._writer = Writer(
+            model.module, self._vocabulary, mesh, data, source.usual_texts
+        )
         self._teacher: Teacher
         if spec.teacher is not None:
             self._teacher = MeshTeacher(

@@ -115,13 +115,12 @@ class RolloutSource(BatchSource):
         """As `BatchSource.identity`, with what the texts depend on."""
         return {**super().identity(), "rollouts": self.spec.identity()}
 
-    def first_step(self, step: int) -> int:
-        """The first step of the window that a step belongs to."""
-        return step - step % self.steps_per_window
-
-    def window_of(self, step: int) -> int:
-        """The number of the window that a step belongs to."""
-        return step // self.steps_per_window
+    @property
+    def usual_texts(self) -> int:
+        """The number of texts that few windows exceed."""
+        share, number = self.spec.share, self.window_examples
+        spread = 2 * math.sqrt(number * share * (1 - share))
+        return min(number, max(1, math.ceil(number * share + spread)))
 
     def has(self, number: int) -> bool:
         """Whether a window was put."""

@@ -62,17 +62,20 @@ class Writer:
         tokenizer: its vocabulary.
         mesh: the devices.
         data: lengths, seed and rollouts of the run.
+        usual: number of texts of most windows, which are divided evenly.
     """
 
     def __init__(
-        self, module: Any, tokenizer: Tokenizer, mesh: Mesh, data: DataSpec
+        self, module: Any, tokenizer: Tokenizer, mesh: Mesh, data: DataSpec, usual: int
     ) -> None:
         shards = sharding.batch_shards(mesh)
+        groups = -(-usual // data.rollouts.batch_size)
+        rows = -(-usual // groups)
         decoding = DecodingSpec(
             method="sample",
             temperature=data.rollouts.temperature,
             seed=data.seed,
-            batch_size=-(-data.rollouts.batch_size // shards) * shards,
+            batch_size=-(-rows // shards) * shards,
             input_length=data.lengths["inputs"],
             output_length=data.lengths["targets"],
         )
