@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from specialize.training.loop.spec import PeriodicEvaluation as PeriodicEvaluation
     from specialize.training.loop.train import train as train
     from specialize.training.optimization.spec import OptimizerSpec as OptimizerSpec
+    from specialize.training.rollouts.spec import RolloutSpec as RolloutSpec
 
 __version__ = "0.2.0"  # setup.py and the reports read it here
 
@@ -56,6 +57,7 @@ _HOMES = {
     "merge": "checkpoints.merging",
     "DataSpec": "training.data.spec",
     "OptimizerSpec": "training.optimization.spec",
+    "RolloutSpec": "training.rollouts.spec",
     "CheckpointSpec": "checkpoints.spec",
     "PeriodicEvaluation": "training.loop.spec",
     "LoggingSpec": "training.logging.spec",

@@ -7,6 +7,7 @@ import pytest
 import tiny_run
 from echo_server import EchoServer
 
+from specialize import versions
 from specialize.errors import InputError
 from specialize.training.rollouts.keeping import Keeper
 from specialize.training.rollouts.windows import nothing
@@ -75,6 +76,12 @@ def test_texts_that_no_run_resumes_with_are_removed(tmp_path):
     assert keeper.read(2, None) is not None and keeper.read(2, "weights") is not None
     assert keeper.read(2, "others") is None and keeper.read(1, None) is None
     assert Keeper(tmp_path, {"seed": 1}, lambda: None).read(2, None) is None
+    newer = versions.ROLLOUTS._replace(reads=(2,))  # a later version's
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(versions, "ROLLOUTS", newer)
+        keeper.write(2, "weights", nothing(3))
+    with pytest.raises(InputError, match="file of rollouts of version 2"):
+        keeper.read(2, None)
 
 
 def test_another_teacher_is_another_run(whole, tmp_path):

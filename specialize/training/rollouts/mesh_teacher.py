@@ -71,8 +71,8 @@ class MeshTeacher:
             host = [np.asarray(array) for array in arrays]
             for row, example in enumerate(group.examples):
                 ids = texts.ids[example]
-                mine = (array[row, : len(ids)] for array in host)
-                rows[example] = teacher_rows(ids, *mine, self._k)
+                likeliest, logprobs, own = (array[row, : len(ids)] for array in host)
+                rows[example] = teacher_rows(ids, likeliest, logprobs, own, self._k)
         return Rows(
             *(np.concatenate(column) for column in zip(*rows, strict=True)),
             scored=np.asarray([len(ids) for ids in texts.ids], np.int64),
