@@ -9,7 +9,7 @@ that verification has something to reject.
 import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from specialize.corpus.records import Completion, TeacherToken
 from specialize.quickstart.word_problems import MiniatureProblem
@@ -58,58 +58,118 @@ class ExactTeacher:
         """
         draw = random.Random(f"{seed}-{problem.id}-{sample}")
         tokens: list[TeacherToken] = []
-
-        def choose(options: dict[str, float]) -> str:
-            strings = list(options)
-            chosen = draw.choices(strings, [options[text] for text in strings])[0]
-            tokens.extend(_marginalise(options, chosen))
-            return chosen
-
-        choose(
-            {
-                text.format(name=problem.name, n=problem.start) + "\n": weight
-                for text, weight in zip(_STARTS, _START_WEIGHTS, strict=True)
-            }
-        )
         value = problem.start
-        for change in problem.changes:
-            sign = "+" if change > 0 else "-"
-            choose(
-                {
-                    f"{opener} {value}": weight
-                    for opener, weight in zip(_OPENERS, _OPENER_WEIGHTS, strict=True)
-                }
-            )
-            choose({f" {sign} {abs(change)} =": 1.0})
-            results = {
-                value + change + slip: weight
-                for slip, weight in _SLIPS.items()
-                if value + change + slip >= 0
-            }
-            total = sum(results.values())
-            stated = choose({f" {n}.\n": w / total for n, w in results.items()})
-            value = int(stated.strip().rstrip("."))
-        choose({f"The answer is {value}": 1.0})
+        for number in range(len(problem.changes) + 2):
+            line = ""
+            for options in line_choices(problem, number, value):
+                strings = list(options)
+                chosen = draw.choices(strings, [options[text] for text in strings])[0]
+                tokens.extend(_marginalise(options, chosen))
+                line += chosen
+            value = value_after(line, value)
         text = b"".join(token.token for token in tokens).decode()
         return Completion(problem.id, sample, text, tuple(tokens))
+
+    def score(self, problem: MiniatureProblem, text: str) -> tuple[TeacherToken, ...]:
+        """How likely each token of a text is that somebody else wrote.
+
+        A line that the grammar cannot write has unknown tokens from there on; the next
+        one begins with the number that was stated last, as the teacher would go on.
+        """
+        tokens: list[TeacherToken] = []
+        value = problem.start
+        for number, line in enumerate(text.splitlines(keepends=True)):
+            known = number < len(problem.changes) + 2
+            choices = line_choices(problem, number, value) if known else []
+            tokens.extend(_followed(choices, tokenize(line)))
+            value = value_after(line, value)
+        return tuple(tokens)
+
+
+def line_choices(
+    problem: MiniatureProblem, number: int, value: int
+) -> list[dict[str, float]]:
+    """The choices of a line: options with probabilities, one after the other.
+
+    Args:
+        problem: the problem.
+        number: number of the line: 0 for the first, then one per change, then the
+            answer.
+        value: the value before the line.
+    """
+    if number == 0:
+        starts = zip(_STARTS, _START_WEIGHTS, strict=True)
+        return [
+            {
+                text.format(name=problem.name, n=problem.start) + "\n": weight
+                for text, weight in starts
+            }
+        ]
+    if number > len(problem.changes):
+        return [{f"The answer is {value}": 1.0}]
+    change = problem.changes[number - 1]
+    sign = "+" if change > 0 else "-"
+    openers = zip(_OPENERS, _OPENER_WEIGHTS, strict=True)
+    results = {
+        value + change + slip: weight
+        for slip, weight in _SLIPS.items()
+        if value + change + slip >= 0
+    }
+    total = sum(results.values())
+    return [
+        {f"{opener} {value}": weight for opener, weight in openers},
+        {f" {sign} {abs(change)} =": 1.0},
+        {f" {n}.\n": w / total for n, w in results.items()},
+    ]
+
+
+def value_after(line: str, value: int) -> int:
+    """The number that a line states last, or the value before it."""
+    numbers = re.findall(r"\d+", line)
+    return int(numbers[-1]) if numbers else value
+
+
+def _followed(
+    choices: list[dict[str, float]], tokens: Sequence[str]
+) -> Iterator[TeacherToken]:
+    """The distribution of each token, up to the first that no option has."""
+    left = list(tokens)
+    for options in choices:
+        alive = {tuple(tokenize(text)): weight for text, weight in options.items()}
+        position = 0
+        while left and all(len(one) > position for one in alive):
+            token = left.pop(0)
+            found, alive = _next(alive, position, token)
+            yield found
+            if not alive:
+                break
+            position += 1
+        if not alive:
+            break
+    for token in left:
+        yield TeacherToken(token.encode(), -math.inf, ())
+
+
+def _next(
+    alive: dict[tuple[str, ...], float], position: int, token: str
+) -> tuple[TeacherToken, dict[tuple[str, ...], float]]:
+    """A token with its true distribution, and the options that it leaves."""
+    mass: dict[str, float] = {}
+    for tokens, weight in alive.items():
+        mass[tokens[position]] = mass.get(tokens[position], 0.0) + weight
+    total = sum(mass.values())
+    top = sorted(mass.items(), key=lambda pair: (-pair[1], pair[0]))
+    found = TeacherToken(
+        token.encode(),
+        math.log(mass[token] / total) if token in mass else -math.inf,
+        tuple((text.encode(), math.log(weight / total)) for text, weight in top),
+    )
+    return found, {t: w for t, w in alive.items() if t[position] == token}
 
 
 def _marginalise(options: dict[str, float], chosen: str) -> Iterator[TeacherToken]:
     """The true distribution of each token of `chosen`, given those before it."""
     alive = {tuple(tokenize(text)): weight for text, weight in options.items()}
     for position, token in enumerate(tokenize(chosen)):
-        mass: dict[str, float] = {}
-        for tokens, weight in alive.items():
-            mass[tokens[position]] = mass.get(tokens[position], 0.0) + weight
-        total = sum(mass.values())
-        top = sorted(mass.items(), key=lambda pair: (-pair[1], pair[0]))
-        yield TeacherToken(
-            token.encode(),
-            math.log(mass[token] / total),
-            tuple((text.encode(), math.log(weight / total)) for text, weight in top),
-        )
-        alive = {
-            tokens: weight
-            for tokens, weight in alive.items()
-            if tokens[position] == token
-        }
+        found, alive = _next(alive, position, token)
+        yield found

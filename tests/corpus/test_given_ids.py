@@ -1,6 +1,5 @@
 """Rows of ids that a student sampled: what the teacher says of them, and no more."""
 
-import itertools
 import random
 from collections import defaultdict
 
@@ -42,22 +41,24 @@ def dense(row, rows):
     return found
 
 
-def test_the_vocabularys_own_pieces_have_the_rows_of_a_corpus(words):
-    for path, _ in itertools.islice(all_paths(), 40):
-        text = "".join(path)
-        target = align(tokens_of(path), text, words, k=K)
+def test_a_row_says_no_more_than_that_of_a_corpus(words):
+    """Which takes the end of an alternative for the end of a word."""
+    equal = 0
+    for path, _ in all_paths():
+        target = align(tokens_of(path), "".join(path), words, k=K)
         ids = target.ids.tolist()
         found = text_of(ids, words)
-        assert found.text == text.strip() and found.ids == ids[:-1]
-        tokens = tokens_of(path)
-        rows = align_given(tokens, found, len(ids), words, k=K, where="here")
-        soft = target.origin == SOFT
-        np.testing.assert_array_equal(rows[0][soft], target.teacher_ids[soft])
-        np.testing.assert_allclose(
-            rows[1][soft], np.exp(target.teacher_logprobs[soft]), atol=1e-7
-        )
-        np.testing.assert_array_equal(rows[2][soft], target.tail[soft])
-        assert (rows[1][~soft] == 0).all() and (rows[2][~soft] == 1).all()
+        assert found.text == "".join(path).strip() and found.ids == ids[:-1]
+        rows = align_given(tokens_of(path), found, len(ids), words, k=K, where="here")
+        for position in np.flatnonzero(target.origin == SOFT):
+            mine = dense(tuple(part[position] for part in rows), words.rows)
+            theirs = np.zeros(words.rows)
+            probs = np.exp(target.teacher_logprobs[position])
+            np.add.at(theirs, target.teacher_ids[position], probs)
+            assert (mine <= theirs + 1e-6).all()
+            equal += bool((np.abs(mine - theirs) < 1e-6).all())
+        assert rows[2][-1] == 1  # a scored text says nothing of EOS
+    assert equal > 20
 
 
 def test_rows_bracket_what_the_teacher_would_write_after_any_pieces(words):

@@ -381,6 +381,20 @@ def test_a_grid_is_every_combination(asked):
     }
 
 
+def test_a_group_of_words_may_have_other_groups(asked):
+    spec = spec_of(
+        asked,
+        cell=("train {all} --gin.X={name}",),
+        settings={
+            "all": ("--a", "{some}", "b {name}"),
+            "some": ("--seed", "{seed}", "{all}"),
+            "name": "n",
+        },
+    )
+    (line,) = cells_of(spec, "out")[0].work.commands
+    assert line == ("train", "--a", "--seed", "0", "{all}", "b n", "--gin.X=n")
+
+
 def test_placeholders_in_macros_words_and_groups_of_words(asked):
     spec = spec_of(
         asked,

@@ -1,6 +1,7 @@
 import collections
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -148,3 +149,25 @@ def test_a_folder_of_another_kind_is_refused(tmp_path):
     assert outputs.claim(tmp_path / "run", "run") == tmp_path / "run"
     with pytest.raises(InputError, match="holds a 'run'"):
         outputs.claim(tmp_path / "run", "corpus")
+
+
+def test_the_teacher_scores_its_own_texts_as_it_drew_them():
+    teacher = exact_teacher.ExactTeacher()
+    for number, problem in enumerate(word_problems.problems(40, seed=3, prefix="p")):
+        drawn = teacher.sample(problem, number, seed=0)
+        assert teacher.score(problem, drawn.text) == drawn.tokens
+
+
+def test_the_teacher_goes_on_from_the_number_that_was_stated():
+    (problem,) = word_problems.problems(1, seed=3, prefix="p")
+    drawn = exact_teacher.ExactTeacher().sample(problem, 0, seed=0)
+    first, second, *rest = drawn.text.splitlines(keepends=True)
+    wrong = re.sub(r"\d+\.\n$", "97.\n", second)
+    tokens = exact_teacher.ExactTeacher().score(problem, first + wrong + "".join(rest))
+    begin = len(exact_teacher.tokenize(first + wrong))
+    # 97 is none of its slips: the rest of the line is unknown, the next one is not.
+    departed = [one.is_unknown or one.logprob == -math.inf for one in tokens[:begin]]
+    assert departed.count(True) in (3, 4)  # "97." and a line break, perhaps without 9
+    assert departed[-1] and tokens[begin].logprob > -math.inf
+    stated = [dict(one.top) for one in tokens[begin : begin + 4] if len(one.top) == 1]
+    assert any(b" 9" in top for top in stated)

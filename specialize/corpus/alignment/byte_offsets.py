@@ -15,7 +15,7 @@ docs/explanation/alignment.md says what "settled" means and why this is right;
 same byte, and no alternative reaches beyond it, the computation restarts with M = 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from specialize.corpus.alignment.readings import Book, Reader, ending, reader_of
 from specialize.corpus.alignment.rows import (
@@ -35,7 +35,12 @@ _WHITESPACE = frozenset(b" \t\n\r\f\v")
 
 
 def rows(
-    steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary, *, named: bool = True
+    steps: Sequence[Step],
+    raw: bytes,
+    vocabulary: Vocabulary,
+    *,
+    named: bool = True,
+    also_open: frozenset[bytes] | None = None,
 ) -> Rows:
     """The teacher rows of a text.
 
@@ -45,8 +50,13 @@ def rows(
         vocabulary: the student's vocabulary.
         named: whether tokens that are pieces of the student are those pieces; they are
             not if they were rewritten.
+        also_open: endings that other texts have in the middle of a piece
+            (`open_endings`). If they are given, no row says more than is certain: an
+            alternative that ends within several pieces of a word stays open, too,
+            because it may be the beginning of another word; and what may have passed a
+            position counts there.
     """
-    text = _Text(steps, raw, vocabulary, named)
+    text = _Text(steps, raw, vocabulary, named, also_open)
     while len(text.masses) < text.total:
         text.extend()
     origins = [SOFT] * text.total
@@ -55,6 +65,15 @@ def rows(
     for position in text.unreported:
         origins[position] = NO_DISTRIBUTION
     return Rows(text.ids, text.masses, origins)
+
+
+def open_endings(
+    steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary
+) -> frozenset[bytes]:
+    """Endings of tokens that a text has in the middle of a piece."""
+    segmentation = vocabulary.segment(raw)
+    starts, _ = _cuts(steps, segmentation)
+    return frozenset(_open_endings(steps, starts, raw, segmentation))
 
 
 class _Text:
@@ -69,7 +88,12 @@ class _Text:
     """
 
     def __init__(
-        self, steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary, named: bool
+        self,
+        steps: Sequence[Step],
+        raw: bytes,
+        vocabulary: Vocabulary,
+        named: bool,
+        also_open: frozenset[bytes] | None,
     ) -> None:
         self.segmentation = vocabulary.segment(raw)
         self.ids = self.segmentation.ids
@@ -87,6 +111,13 @@ class _Text:
         if self._same:
             self._first_open = list(range(len(steps) + 1))
         self._open_endings = _open_endings(steps, self._starts, raw, self.segmentation)
+        self._cautious = also_open is not None
+        if also_open is not None:
+            self._open_endings |= also_open
+            if not self._same:
+                _, self._first_open = _cuts(
+                    steps, self.segmentation, self._open_endings
+                )
         self._node = 0
 
     def extend(self) -> None:
@@ -103,6 +134,8 @@ class _Text:
         # Per position from `base`: the mass per piece, and all mass that leaves there.
         found: list[dict[int, float]] = [{}]
         leaving: list[float] = [0.0]
+        # Of what leaves, what may go on as the text does: (from, to, mass).
+        perhaps: list[tuple[int, int, float]] = []
         weight = 1.0
         reach = base
         unreported: int | None = None
@@ -127,8 +160,17 @@ class _Text:
                         pieces, how, certain = new_words[alternative]
                     else:
                         pieces, how, certain = book[alternative]
-                    if how in open_endings:
+                    if how in open_endings or (
+                        self._cautious and how is not None and len(pieces) > certain + 1
+                    ):
                         pieces = pieces[:certain]
+                        if self._cautious:
+                            cut = at + self._agreeing(pieces, at)
+                            last = self._passable(node, alternative, cut)
+                            if last > reach:
+                                reach = last
+                                _lengthen(found, leaving, last - base)
+                            perhaps.append((cut, last, weight * probability))
                 if not pieces:
                     left += probability
                 elif pieces[0] != own:
@@ -145,14 +187,34 @@ class _Text:
                         there = found[position - base]
                         there[piece] = there.get(piece, 0.0) + weight * probability
             leaving[at - base] += weight * left
+            if self._cautious:  # a token that is not known may begin as this one does
+                perhaps.append((at, first_open[node + 1] - 1, weight * rest))
             weight *= sampled if sampled > _LEAST else _LEAST
             node += 1
             if first_open[node] > reach or first_open[node] == total:
                 break
         self._node = node
-        self._close(first_open[node], weight, found, leaving)
+        self._close(first_open[node], weight, found, leaving, perhaps)
         if unreported is not None:
             self.unreported.extend(range(unreported, first_open[node]))
+
+    def _agreeing(self, pieces: tuple[int, ...], at: int) -> int:
+        """How many first `pieces`, placed at position `at`, are those of the text."""
+        pairs = zip(pieces, self.ids[at:], strict=False)
+        return next((n for n, (a, b) in enumerate(pairs) if a != b), len(pieces))
+
+    def _passable(self, node: int, alternative: bytes, position: int) -> int:
+        """The last position that an alternative may reach if its pieces are not known.
+
+        It passes the text's pieces, from `position`, of which it has all bytes.
+        """
+        begin = self._starts[node]
+        same = zip(alternative, self._raw[begin:], strict=False)
+        common = next((n for n, (a, b) in enumerate(same) if a != b), len(alternative))
+        ends = self.segmentation.ends
+        while position < self.total and ends[position] <= begin + common:
+            position += 1
+        return min(position, self.total - 1)
 
     def _departure(self, pieces: tuple[int, ...], at: int) -> tuple[int, int | None]:
         """Where `pieces`, placed at position `at`, leave the text, and the piece there.
@@ -183,10 +245,13 @@ class _Text:
         weight: float,
         found: list[dict[int, float]],
         leaving: list[float],
+        perhaps: Sequence[tuple[int, int, float]],
     ) -> None:
         """Turns the masses `found` and `leaving` before position `end` into rows.
 
-        `weight` is the mass of the sampled path, which passes `end`.
+        `weight` is the mass of the sampled path, which passes `end`. What may arrive at
+        a position (`perhaps`) counts as arriving, so that no entry is greater than the
+        true probability.
         """
         base = len(self.masses)
         if end == base + 1 == base + len(found):
@@ -202,9 +267,12 @@ class _Text:
             arriving = passing + leaving[position - base]
             own = self.ids[position]
             if arriving > 0.0:
-                if arriving != 1.0:
-                    row = {piece: mass / arriving for piece, mass in row.items()}
-                row[own] = row.get(own, 0.0) + passing / arriving
+                whole = arriving + sum(
+                    mass for first, last, mass in perhaps if first < position <= last
+                )
+                if whole != 1.0:
+                    row = {piece: mass / whole for piece, mass in row.items()}
+                row[own] = row.get(own, 0.0) + passing / whole
             else:
                 self.undetermined.append(position)
             found[position - base] = row
@@ -219,9 +287,15 @@ def _lengthen(found: list[dict[int, float]], leaving: list[float], last: int) ->
 
 
 def _cuts(
-    steps: Sequence[Step], segmentation: Segmentation
+    steps: Sequence[Step],
+    segmentation: Segmentation,
+    open_endings: Collection[bytes] = (),
 ) -> tuple[list[int], list[int]]:
-    """The bytes where tokens begin, and the first piece that is not settled there."""
+    """The bytes where tokens begin, and the first piece that is not settled there.
+
+    A piece that ends with a token is not settled before the next token if the token has
+    an open ending: an alternative to the next one may continue the piece.
+    """
     ends = segmentation.ends
     total = len(ends)
     starts: list[int] = []
@@ -231,8 +305,12 @@ def _cuts(
         starts.append(byte)
         first_open.append(piece)
         byte += len(step.token)
-        while piece < total and ends[piece] <= byte:
+        how = ending(step.token) if open_endings else None
+        least = byte - (how is not None and how[0] in open_endings)
+        while piece < total and ends[piece] <= least:
             piece += 1
+    while piece < total and ends[piece] <= byte:
+        piece += 1
     first_open.append(piece)
     return starts, first_open
 

@@ -76,6 +76,20 @@ def text_of(
     return GivenText(raw, list(ids[:count]), ends[:count])
 
 
+def open_endings(
+    tokens: Sequence[TeacherToken], given: GivenText, vocabulary: Vocabulary
+) -> frozenset[bytes]:
+    """Endings of the teacher's tokens that a text has in the middle of a piece.
+
+    An alternative with such an ending may be the beginning of a longer piece, whatever
+    text it is an alternative in.
+    """
+    if not tokens or not given.raw.strip():
+        return frozenset()
+    steps = check_tokens(tokens, given.raw, "a scored text")
+    return byte_offsets.open_endings(steps, given.raw, vocabulary)
+
+
 def align_given(
     tokens: Sequence[TeacherToken],
     given: GivenText,
@@ -84,6 +98,7 @@ def align_given(
     *,
     k: int,
     where: str,
+    also_open: frozenset[bytes] = frozenset(),
 ) -> tuple[
     Int[np.ndarray, "L {k}"], Float[np.ndarray, "L {k}"], Float[np.ndarray, " L"]
 ]:
@@ -96,6 +111,8 @@ def align_given(
         vocabulary: the student's vocabulary.
         k: number of entries of a row.
         where: name of the text in messages.
+        also_open: endings of the teacher's tokens that other texts have in the middle
+            of a piece (`open_endings`).
 
     Returns:
         Ids, probabilities and tail. The teacher's probability of any piece lies in
@@ -108,9 +125,9 @@ def align_given(
     tail = np.ones(length, np.float32)
     if given.raw.strip():
         steps = check_tokens(tokens, given.raw, where)
-        rows = byte_offsets.rows(steps, given.raw, vocabulary)
+        rows = byte_offsets.rows(steps, given.raw, vocabulary, also_open=also_open)
         found = assemble(rows, vocabulary, k)
-        for mine, theirs in _common(given, vocabulary):
+        for mine, theirs in common_pieces(given, vocabulary):
             if rows.origins[theirs] == SOFT:
                 ids[mine] = found.teacher_ids[theirs]
                 probs[mine] = np.exp(found.teacher_logprobs[theirs])
@@ -118,8 +135,13 @@ def align_given(
     return ids, probs, tail
 
 
-def _common(given: GivenText, vocabulary: Vocabulary) -> Iterator[tuple[int, int]]:
-    """(number of an id, number of the text's piece after the same pieces of a word)."""
+def common_pieces(
+    given: GivenText, vocabulary: Vocabulary
+) -> Iterator[tuple[int, int]]:
+    """Pairs of the numbers of an id and a piece of the text that are one place.
+
+    Within a word, what is before both of them is the same pieces.
+    """
     segmentation = vocabulary.segment(given.raw)
     pieces: dict[int, list[int]] = {}
     for number, begin in enumerate(segmentation.begins):

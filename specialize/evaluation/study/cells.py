@@ -172,18 +172,27 @@ def _words(
         written = shlex.split(line)
     except ValueError as error:
         raise InputError(f"the command {line!r} cannot be split: {error}.") from error
+    yield from _expanded(written, settings, values)
+
+
+def _expanded(
+    written: Sequence[Any], settings: Mapping[str, Any], values: Mapping[str, Any]
+) -> Iterator[str]:
+    """Words with their placeholders replaced; one that is a tuple is its words."""
     for word in written:
-        whole = spec.PLACEHOLDER.fullmatch(word)
-        several = settings.get(whole[1]) if whole else None
+        whole = spec.PLACEHOLDER.fullmatch(str(word))
+        name = whole[1] if whole else ""
+        several = settings.get(name)
         if word == "{macros}":
-            for name, value in settings.items():
-                if spec.is_macro(name):
+            for macro, value in settings.items():
+                if spec.is_macro(macro):
                     given = _replaced(value, settings, values)
-                    yield f"--gin.{name}={given!r}"
+                    yield f"--gin.{macro}={given!r}"
         elif isinstance(several, tuple | list):
-            yield from (str(_replaced(one, settings, values)) for one in several)
+            inside = {k: v for k, v in settings.items() if k != name}
+            yield from _expanded(several, inside, values)
         else:
-            yield _replaced(word, settings, values)
+            yield str(_replaced(word, settings, values))
 
 
 def _replaced(
@@ -194,8 +203,10 @@ def _replaced(
     def text(name: str) -> str:
         if name in values:
             return str(values[name])
-        inside = {k: v for k, v in settings.items() if k != name}  # none in itself
-        return str(_replaced(settings.get(name, f"{{{name}}}"), inside, values))
+        if name not in settings:
+            return f"{{{name}}}"  # within the setting of that name
+        inside = {k: v for k, v in settings.items() if k != name}
+        return str(_replaced(settings[name], inside, values))
 
     if isinstance(value, str):
         return spec.PLACEHOLDER.sub(lambda found: text(found[1]), value)

@@ -18,7 +18,12 @@ import jax
 import numpy as np
 
 from specialize import paths, processes, run_folder, sharding
-from specialize.corpus.alignment.given_ids import GivenText, align_given, text_of
+from specialize.corpus.alignment.given_ids import (
+    GivenText,
+    align_given,
+    open_endings,
+    text_of,
+)
 from specialize.corpus.records import Problem, TeacherToken
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.responses import ResponseStore
@@ -109,6 +114,12 @@ class ServedTeacher:
             (name, one.text) for name, one in given if one.text.strip()
         )
         known = self._scores(list(wanted))
+        also_open = frozenset[bytes]().union(
+            *(
+                open_endings(known.get((name, one.text), ()), one, self._vocabulary)
+                for name, one in given
+            )
+        )
         parts, scored = [], []
         for (name, one), ids in zip(given, texts.ids, strict=True):
             tokens = known.get((name, one.text), ())
@@ -119,6 +130,7 @@ class ServedTeacher:
                     *(tokens, one, len(ids), self._vocabulary),
                     k=self._k,
                     where=f"the scores of a text of {name}",
+                    also_open=also_open,
                 )
             )
             scored.append(len(tokens))
