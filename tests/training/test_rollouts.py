@@ -3,9 +3,11 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import tiny_run
 from echo_server import EchoServer
+from test_trajectories import free_port
 
 from specialize import versions
 from specialize.errors import InputError
@@ -99,6 +101,29 @@ def test_a_mesh_writes_and_learns_the_same(whole, teacher, tmp_path, same_parame
     same_parameters(tiny_run.parameters(mesh), tiny_run.parameters(straight), atol=2e-5)
 
 
+def test_one_process_goes_on_within_a_window_of_two(
+    whole, teacher, tmp_path, start, same_parameters
+):
+    _, straight = whole
+    coordinator = f"localhost:{free_port()}"
+    options = {
+        "model_dir": str(tmp_path / "run"),
+        "steps": 3,
+        "mesh": "2",
+        "period": 3,
+        "log_period": 1,
+        "rollouts": {"share": 0.5, "steps": 4, "teacher": teacher},
+    }
+    both = [start(processes=[coordinator, 2, index], **options) for index in (0, 1)]
+    for process in both:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+    resumed = run(tmp_path / "run", teacher=teacher)
+    same_parameters(
+        tiny_run.parameters(resumed), tiny_run.parameters(straight), atol=1e-4
+    )
+
+
 def test_a_teacher_of_another_vocabulary_is_refused(tmp_path):
     tiny_run.run(tmp_path / "other", 1)  # with 48 rows
     with pytest.raises(InputError, match="48 vocabulary rows, fewer than the student"):
@@ -158,6 +183,24 @@ def test_a_served_teacher_is_asked_for_every_text_once(server, problems, tmp_pat
     before = len(server.requests)
     tiny_run.run(tmp_path / "again", 4, **options)
     assert len(server.requests) == before  # the database has all
+
+
+def test_process_0_asks_the_server_for_all(
+    server, problems, tmp_path, start, same_parameters
+):
+    options = {"steps": 4, "questions": True, "rollouts": served(server, problems)}
+    one = tiny_run.run(tmp_path / "one", **options)
+    asked = len(server.requests)
+    coordinator = f"localhost:{free_port()}"
+    options |= {"model_dir": str(tmp_path / "two"), "mesh": "2"}
+    options["save_as"] = str(tmp_path / "two.npz")
+    both = [start(processes=[coordinator, 2, index], **options) for index in (0, 1)]
+    for process in both:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+    assert len(server.requests) == 2 * asked
+    with np.load(tmp_path / "two.npz") as found:
+        same_parameters(dict(found), tiny_run.parameters(one), atol=1e-4)
 
 
 def test_a_server_that_scores_nothing_ends_the_run_at_once(server, problems, tmp_path):
