@@ -98,7 +98,7 @@ def test_a_mesh_writes_and_learns_the_same(whole, teacher, tmp_path, same_parame
     _, straight = whole
     mesh = run(tmp_path / "mesh", mesh="2x2", teacher=teacher)
     # Sums differ by rounding; a sampled text that did would differ by much more.
-    same_parameters(tiny_run.parameters(mesh), tiny_run.parameters(straight), atol=2e-5)
+    same_parameters(tiny_run.parameters(mesh), tiny_run.parameters(straight), atol=1e-4)
 
 
 def test_one_process_goes_on_within_a_window_of_two(
