@@ -39,7 +39,8 @@ OUTPUTS = ("out", "json", "html", "rejected", "responses", "target")
 # The options that name a file or folder to read; one in a bucket is copied first.
 INPUTS = (
     *("problems", "completions", "demonstrations_from", "corpus", "vocabulary"),
-    *("gin_file", "predictions", "benchmarks", "prompts", "texts"),
+    *("gin_file", "predictions", "benchmarks", "prompts", "texts", "prompt"),
+    "requests",
 )
 # Numbers of files that a process may open: too few, and as many as we ask for.
 FEWEST_FILES, ENOUGH_FILES = 128, 4096
@@ -198,16 +199,22 @@ def _copy_inputs(arguments: argparse.Namespace) -> None:
     """Replaces the URLs of inputs in buckets by the paths of their local copies."""
     from specialize import paths
 
+    def copied(name: str, value: Any) -> Any:
+        if not paths.in_bucket(value):
+            return value
+        companion = None
+        if name == "completions":
+            companion = importlib.import_module(
+                "specialize.corpus.storage.cards"
+            ).SUFFIX
+        return str(paths.local(value, companion=companion))
+
     for name in INPUTS:
         value = getattr(arguments, name, None)
         if isinstance(value, list):
-            setattr(arguments, name, [_local(paths, one) for one in value])
+            setattr(arguments, name, [copied(name, one) for one in value])
         elif value is not None:
-            setattr(arguments, name, _local(paths, value))
-
-
-def _local(paths: Any, value: Any) -> Any:
-    return str(paths.local(value)) if paths.in_bucket(value) else value
+            setattr(arguments, name, copied(name, value))
 
 
 def _in_words(error: OSError) -> str:

@@ -16,7 +16,11 @@ from specialize.corpus.choices import (
     REASONING,
     UNWRITABLE,
 )
-from specialize.corpus.sampling.spec import RequestSpec, SamplingSpec
+from specialize.corpus.sampling.spec import (
+    UPLOAD_EVERY_S,
+    RequestSpec,
+    SamplingSpec,
+)
 from specialize.corpus.spec import (
     AcceptanceSpec,
     AlignmentSpec,
@@ -97,6 +101,7 @@ def add_out(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
         help="output, .jsonl or .jsonl.gz"
         + ("" if required else "; required unless --dry_run"),
     )
+    parser.set_defaults(in_buckets=("out", "rejected"))
 
 
 def add_no_rationales(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +131,10 @@ def add_asking(parser: argparse.ArgumentParser, *, numbers: bool = True) -> None
         numbers: whether it asks for a number of samples.
     """
     parser.add_argument(
-        "--responses", required=True, metavar="FILE", help="the response database"
+        "--responses",
+        required=True,
+        metavar="FILE",
+        help="the response database, which may be in a bucket",
     )
     parser.add_argument(
         "--prompt",
@@ -162,6 +170,15 @@ def add_asking(parser: argparse.ArgumentParser, *, numbers: bool = True) -> None
     parser.add_argument(
         "--log_every", type=pause, default=30.0, help="seconds between progress lines"
     )
+    parser.add_argument(
+        "--upload_every",
+        type=pause,
+        default=UPLOAD_EVERY_S,
+        metavar="SECONDS",
+        help="seconds between uploads of a database in a bucket, whose answers the "
+        "loss of this machine may lose",
+    )
+    parser.set_defaults(in_buckets=("responses",))
 
 
 def sampling(arguments: argparse.Namespace) -> SamplingSpec:

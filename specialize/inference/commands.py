@@ -103,6 +103,7 @@ def _sample(flags: argparse.Namespace) -> int:
         top_logprobs=flags.top_logprobs,
         name=flags.teacher,
         log_every_s=flags.log_every,
+        upload_every_s=flags.upload_every,
     )
     if jax.process_index() == 0:
         return panel.say_what_is_missing(tally)

@@ -26,7 +26,12 @@ import numpy as np
 from specialize import processes, typed_json
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.sampler import Tally
-from specialize.corpus.sampling.spec import MOST_AT_ONCE, PaceSpec, SamplingSpec
+from specialize.corpus.sampling.spec import (
+    MOST_AT_ONCE,
+    UPLOAD_EVERY_S,
+    PaceSpec,
+    SamplingSpec,
+)
 from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
 from specialize.corpus.sampling.wire import usable_choices
 from specialize.corpus.spelling import token_text
@@ -308,6 +313,7 @@ def sample_checkpoint(
     vocabulary_path: str | os.PathLike[str] | None = None,
     mesh: Any = None,
     log_every_s: float = 30.0,
+    upload_every_s: float = UPLOAD_EVERY_S,
 ) -> Tally:
     """Samples a checkpoint's solutions into a response database, resumably.
 
@@ -320,8 +326,8 @@ def sample_checkpoint(
         questions: the questions to ask.
         sampling: how many samples each question gets, and which judge says which are
             right. `decoding` determines seed and pace.
-        responses: the response database, which process 0 writes; made if it does not
-            exist, else continued.
+        responses: the response database, or its URL in a bucket, which process 0
+            writes; made if it does not exist, else continued.
         top_logprobs: number of alternatives per token; their distribution is that of
             the model, before temperature and nucleus.
         name: name of the teacher, for cards. None: the checkpoint's path.
@@ -329,6 +335,7 @@ def sample_checkpoint(
             variable SPECIALIZE_VOCABULARY.
         mesh: the device mesh, in any form that `specialize.mesh` reads.
         log_every_s: seconds between log lines off a terminal.
+        upload_every_s: seconds between uploads of a database in a bucket.
 
     Returns:
         The final tally; the next run asks for the samples that it lacks.
@@ -366,6 +373,7 @@ def sample_checkpoint(
             dataset=task.name,
             licence=licence_of(task, questions.problems_path),
             log_every_s=log_every_s,
+            upload_every_s=upload_every_s,
         )
     )
     messages.send([tally.planned, tally.cached, tally.done, tally.failed])

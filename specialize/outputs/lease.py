@@ -1,9 +1,10 @@
 """One writer at a time in a folder of a bucket, by the store's preconditions.
 
-The writer creates the object `paths.WRITING` and replaces it every few
-seconds. Whoever finds one watches it: if it changes, its writer is alive and wins; if
-it does not, the writer was killed and its place is taken. Creating and replacing have
-preconditions, so of several processes exactly one succeeds, whatever their clocks say.
+The writer creates the object `paths.WRITING` in the folder, or beside the file that it
+writes (`NAME.specialize.writing.json`), and replaces it every few seconds. Whoever
+finds one watches it: if it changes, its writer is alive and wins; if it does not, the
+writer was killed and its place is taken. Creating and replacing have preconditions, so
+of several processes exactly one succeeds, whatever their clocks say.
 """
 
 import contextlib
@@ -31,10 +32,11 @@ class _Writer:
 
 
 class Lease:
-    """The right to write in a folder of a bucket.
+    """The right to write in a folder of a bucket, or to replace a file there.
 
     Args:
-        folder: URL of the folder.
+        url: URL of the folder or file.
+        is_file: Whether it is a file.
 
     Attributes:
         inherited: Whether a killed writer had it before, who may have left files.
@@ -45,9 +47,9 @@ class Lease:
         InputError: Another process writes there.
     """
 
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-        self._url = joined(folder, WRITING)
+    def __init__(self, url: str, *, is_file: bool = False) -> None:
+        self._what = url if is_file else f"in {url}"
+        self._url = f"{url}.{WRITING}" if is_file else joined(url, WRITING)
         self._ended = threading.Event()
         self._lost = self.inherited = self.keep = False
         self._version = self._taken()
@@ -58,7 +60,7 @@ class Lease:
         """Raises an `InputError` if another process has taken this one's place."""
         if self._lost:
             raise InputError(
-                f"another command has begun to write in {self._folder}, because this "
+                f"another command has begun to write {self._what}, because this "
                 f"one had not reached the store for {EXPIRY:.0f} s. This one ends; its "
                 "last files may be missing there."
             )
@@ -87,7 +89,7 @@ class Lease:
                 return self._own(data)
             except store.TakenError:
                 continue
-        raise InputError(f"{self._url} changes all the time. Name another folder.")
+        raise InputError(f"{self._url} changes all the time. Name another output.")
 
     def _own(self, data: bytes) -> str:
         entry = store.stat(self._url)
@@ -115,9 +117,9 @@ class Lease:
                 return False
             if now != before:
                 raise InputError(
-                    f"another command writes in {self._folder} (process "
-                    f"{writer.process} of {writer.host}). Wait until it ends, or name "
-                    "another folder. Nothing was written."
+                    f"another command writes {self._what} (process {writer.process} "
+                    f"of {writer.host}). Wait until it ends, or name another one. "
+                    "Nothing was written."
                 )
             time.sleep(1.0)
         return True
@@ -138,9 +140,9 @@ class Lease:
 
 
 @contextlib.contextmanager
-def leased(folder: str) -> Iterator[Lease]:
+def leased(url: str, *, is_file: bool = False) -> Iterator[Lease]:
     """A lease that ends with the block."""
-    lease = Lease(folder)
+    lease = Lease(url, is_file=is_file)
     try:
         yield lease
     finally:

@@ -24,7 +24,14 @@ from collections.abc import Iterator, Sequence
 
 from specialize.errors import InputError
 from specialize.paths import store
-from specialize.paths.urls import Path, checked, in_bucket, joined, name_of
+from specialize.paths.urls import (
+    Path,
+    checked,
+    in_bucket,
+    joined,
+    name_of,
+    parent_of,
+)
 
 CACHE_DIR, CACHE_GB = "SPECIALIZE_CACHE_DIR", "SPECIALIZE_CACHE_GB"
 _DEFAULT_GB = "100"
@@ -35,7 +42,11 @@ _in_use: dict[pathlib.Path, int] = {}
 
 
 def local(
-    path: Path, *, only: Sequence[str] = ("*",), but: Sequence[str] = ()
+    path: Path,
+    *,
+    only: Sequence[str] = ("*",),
+    but: Sequence[str] = (),
+    companion: str | None = None,
 ) -> pathlib.Path:
     """The local copy of a file or folder in a bucket; a local path is returned as is.
 
@@ -43,6 +54,8 @@ def local(
         path: A path, or a URL of a bucket.
         only: Of a folder, patterns of names that are copied.
         but: Of a folder, patterns of names that are not copied.
+        companion: Of a file, the end that its name has with another one that is to be
+            beside the copy, if there is one.
 
     Raises:
         InputError: There is nothing at the URL, or it cannot be read or copied.
@@ -52,7 +65,12 @@ def local(
     url = checked(path)
     entry = store.stat(url)
     if entry is not None:
-        return _copy(url, {"": entry}) / name_of(url)
+        other = store.stat(f"{url}{companion}") if companion else None
+        if other is None:
+            return _copy(url, {"": entry}) / name_of(url)
+        place, name = parent_of(url), name_of(url)
+        both = {name: entry, f"{name}{companion}": other}
+        return _copy(place, both) / name_of(place) / name
     inside = store.find(url)
     if not inside:
         raise InputError(f"{url} does not exist. Check the name of bucket and folder.")

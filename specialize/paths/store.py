@@ -37,7 +37,8 @@ _PASSING_ERRNO = (
     errno.ECONNRESET,
     errno.EPIPE,
 )
-_PASSING_STATUS = (408, 429, 500, 502, 503, 504)
+# 409: S3 has another conditional write of the same object at this moment.
+_PASSING_STATUS = (408, 409, 429, 500, 502, 503, 504)
 _LIBRARIES = {"gs": "gcsfs", "s3": "s3fs"}
 
 
@@ -116,7 +117,7 @@ def stat(url: Path) -> Entry | None:
             return None
         return None if found["type"] == "directory" else _entry(found)
 
-    return _repeated(url, "read", call)
+    return repeated(url, "read", call)
 
 
 def find(url: Path) -> dict[str, Entry]:
@@ -143,7 +144,7 @@ def find(url: Path) -> dict[str, Entry]:
             found[relative] = _entry(info)
         return dict(sorted(found.items()))
 
-    return _repeated(url, "listed", call)
+    return repeated(url, "listed", call)
 
 
 def names(url: Path) -> list[str]:
@@ -159,7 +160,7 @@ def names(url: Path) -> list[str]:
         inside = (name.rstrip("/").removeprefix(root).strip("/") for name in found)
         return sorted(name for name in inside if name)
 
-    return _repeated(url, "listed", call)
+    return repeated(url, "listed", call)
 
 
 def read_bytes(url: Path) -> bytes | None:
@@ -172,13 +173,13 @@ def read_bytes(url: Path) -> bytes | None:
         except FileNotFoundError:
             return None
 
-    return _repeated(url, "read", call)
+    return repeated(url, "read", call)
 
 
 def write_bytes(url: Path, data: bytes) -> None:
     """Writes an object in one step."""
     url, fs = checked(url), filesystem(url)
-    _repeated(url, "written", lambda: fs.pipe_file(url, data))
+    repeated(url, "written", lambda: fs.pipe_file(url, data))
 
 
 def create(url: Path, data: bytes) -> None:
@@ -196,12 +197,12 @@ def create(url: Path, data: bytes) -> None:
         try:
             fs.pipe_file(url, data, mode="create")
         except OSError as error:
-            if not _is_taken(error):
+            if not is_taken(error):
                 raise
             if fs.cat_file(url) != data:
                 raise TakenError(f"{url} exists.") from error
 
-    _repeated(url, "written", call)
+    repeated(url, "written", call)
 
 
 def replace(url: Path, data: bytes, version: str) -> None:
@@ -229,18 +230,18 @@ def replace(url: Path, data: bytes, version: str) -> None:
                     data=data,
                 )
         except OSError as error:
-            if not (_is_taken(error) or isinstance(error, FileNotFoundError)):
+            if not (is_taken(error) or isinstance(error, FileNotFoundError)):
                 raise
             if read_bytes(url) != data:
                 raise TakenError(f"{url} was replaced.") from error
 
-    _repeated(url, "written", call)
+    repeated(url, "written", call)
 
 
 def upload(file: Path, url: Path) -> None:
     """Copies a file of this machine into a bucket; the object appears in one step."""
     url, fs = checked(url), filesystem(url)
-    _repeated(url, "written", lambda: fs.put_file(os.fspath(file), url))
+    repeated(url, "written", lambda: fs.put_file(os.fspath(file), url))
 
 
 def download(url: Path, file: pathlib.Path, entry: Entry) -> None:
@@ -259,7 +260,7 @@ def download(url: Path, file: pathlib.Path, entry: Entry) -> None:
         if file.stat().st_size != entry.size:
             raise ConnectionError(f"{file.stat().st_size} of {entry.size} bytes")
 
-    _repeated(url, "read", call)
+    repeated(url, "read", call)
 
 
 def remove(urls: Iterable[Path]) -> None:
@@ -273,7 +274,7 @@ def remove(urls: Iterable[Path]) -> None:
             except FileNotFoundError:
                 return
 
-        _repeated(url, "removed", call)
+        repeated(url, "removed", call)
 
 
 def move(folder: Path, target: Path, *, marker: str) -> None:
@@ -286,7 +287,7 @@ def move(folder: Path, target: Path, *, marker: str) -> None:
     remove([f"{folder}/{marker}"])
     for name in find(folder):
         source, place = f"{folder}/{name}", f"{checked(target)}/{name}"
-        _repeated(place, "written", functools.partial(fs.cp_file, source, place))
+        repeated(place, "written", functools.partial(fs.cp_file, source, place))
         remove([source])
 
 
@@ -313,7 +314,7 @@ def _entry(info: Any) -> Entry:
     return Entry(int(info["size"]), str(version or info.get("LastModified")).strip('"'))
 
 
-def _repeated(url: str, verb: str, call: Callable[[], T]) -> T:
+def repeated(url: str, verb: str, call: Callable[[], T]) -> T:
     """Calls, and repeats the call after a failure that may pass.
 
     Raises:
@@ -336,7 +337,8 @@ def _repeated(url: str, verb: str, call: Callable[[], T]) -> T:
     raise AssertionError("the last try returns or raises")
 
 
-def _is_taken(error: BaseException) -> bool:
+def is_taken(error: BaseException) -> bool:
+    """Whether a precondition of a call was not met."""
     texts = (str(one) for one in (error, error.__cause__) if one is not None)
     return isinstance(error, FileExistsError) or any(
         "PreconditionFailed" in text or "pre-conditions" in text.lower()

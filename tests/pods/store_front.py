@@ -14,8 +14,10 @@
 `GET /-/state` says how many requests there were since, and whether one is held.
 
 The GCS emulator knows neither preconditions nor the generation of a download, and
-breaks off if an upload of type "media" is empty; the front mends this. A lock makes a
-conditional request atomic among those through it.
+breaks off if an upload of type "media" is empty; the one of S3 ignores `If-Match` when
+an upload of several parts is completed. The front mends this; it checks the condition
+of a resumable upload when it begins and when it ends. A lock makes a conditional
+request atomic among those through it.
 """
 
 import http.client
@@ -47,6 +49,7 @@ class Front(http.server.BaseHTTPRequestHandler):
     count = 0
     held = False
     lock = threading.RLock()
+    resumable: dict = {}  # of every upload its place and conditions
 
     def handle_one(self) -> None:
         length = int(self.headers.get("Content-Length") or 0)
@@ -79,6 +82,9 @@ class Front(http.server.BaseHTTPRequestHandler):
             with self.lock:  # the emulator mixes the records of two requests
                 found = self.forward(self.command, self.path, body)
             self.answer(*found)
+        elif "uploadId=" in self.path and "If-Match" in self.headers:
+            with self.lock:
+                self.as_s3(body)
         else:
             self.answer(*self.forward(self.command, self.path, body))
 
@@ -150,6 +156,9 @@ class Front(http.server.BaseHTTPRequestHandler):
         query = dict(urllib.parse.parse_qsl(url.query))
         conditions = {name: query.pop(name) for name in CONDITIONS if name in query}
         place = self.place(url.path, query, body)
+        upload = query.get("upload_id")
+        if upload in self.resumable and self.is_last_part():
+            place, conditions = self.resumable.pop(upload)
         generation = self.generation(place) if place else None
         current = generation or "0"
         media = query.get("alt") == "media"
@@ -170,13 +179,30 @@ class Front(http.server.BaseHTTPRequestHandler):
             url._replace(query=urllib.parse.urlencode(query))
         )
         status, headers, data = self.forward(self.command, path, body)
+        if query.get("uploadType") == "resumable" and not upload:
+            (begun,) = re.findall(r"upload_id=([^&]+)", headers["Location"])
+            self.resumable[urllib.parse.unquote_plus(begun)] = place, conditions
         if media and generation and status < 300:
             headers["x-goog-generation"] = generation
         self.answer(status, headers, data)
 
+    def as_s3(self, body: bytes) -> None:
+        """Completes an upload of several parts if the object is still the same."""
+        headers = self.forward("HEAD", self.path.split("?")[0], b"")[1]
+        found = {name.lower(): value for name, value in headers.items()}.get("etag", "")
+        if found.strip('"') != self.headers["If-Match"].strip('"'):
+            error = b"<Error><Code>PreconditionFailed</Code></Error>"
+            self.answer(412, {"Content-Type": "text/xml"}, error)
+            return
+        self.answer(*self.forward(self.command, self.path, body))
+
     def refuse(self, status: int) -> None:
         error = {"error": {"code": status, "message": "conditionNotMet"}}
         self.answer(status, {}, b"" if status == 304 else json.dumps(error).encode())
+
+    def is_last_part(self) -> bool:
+        sent = re.search(r"-(\d+)/(\d+)$", self.headers.get("Content-Range", ""))
+        return bool(sent) and int(sent[1]) + 1 == int(sent[2])
 
     def place(self, path: str, query: dict, body: bytes):
         """(bucket, object) of a request, or None."""

@@ -32,6 +32,7 @@ def register_inspect(commands: options.Commands) -> None:
     parser.add_argument(
         "--html", default=None, metavar="FILE", help="write an HTML page"
     )
+    parser.set_defaults(in_buckets=("html",))
     options.add_alignment(parser)
 
 

@@ -185,6 +185,7 @@ def _score(arguments: argparse.Namespace) -> int:
         dataset=task.name,
         licence=licence_of(task, arguments.problems),
         log_every_s=arguments.log_every,
+        upload_every_s=arguments.upload_every,
     )
     return panel.say_what_is_missing(tally)
 
@@ -229,6 +230,7 @@ def _sample(arguments: argparse.Namespace) -> int:
         dataset=task.name,
         licence=licence_of(task, arguments.problems),
         log_every_s=arguments.log_every,
+        upload_every_s=arguments.upload_every,
     )
     return panel.say_what_is_missing(tally)
 
@@ -240,6 +242,7 @@ def register_export(commands: options.Commands) -> None:
     )
     parser.add_argument("--responses", required=True, metavar="FILE", help="database")
     options.add_out(parser)
+    parser.set_defaults(in_buckets=("responses", "out"))
 
 
 def _export(arguments: argparse.Namespace) -> int:

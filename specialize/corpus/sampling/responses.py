@@ -11,12 +11,15 @@ import json
 import os
 import pathlib
 import sqlite3
+import threading
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from specialize import typed_json, versions
 from specialize.corpus.records import Completion, Problem
+from specialize.corpus.sampling import tables
+from specialize.corpus.sampling.sqlite_errors import DAMAGED, explained
 from specialize.corpus.sampling.teachers import Answer, Ask, Choice
 from specialize.corpus.sampling.wire import parse_body
 from specialize.errors import InputError
@@ -25,29 +28,7 @@ from specialize.outputs import make_parent
 Path = str | os.PathLike[str]
 T = TypeVar("T")
 
-_APPLICATION = 0x5350435A  # "SPCZ" in the file's header: this database is ours
 _LAYOUT = versions.RESPONSES.writes
-_DAMAGED = "The database is damaged: restore a copy, or name another --responses."
-_UNJUDGED = -1  # value of samples.is_right until the stored sample is judged
-_UNWRITABLE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY)
-_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-_TABLES = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE questions (
-    position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, question TEXT NOT NULL);
-CREATE TABLE responses (
-    id INTEGER PRIMARY KEY, question TEXT NOT NULL, first_sample INTEGER NOT NULL,
-    seed INTEGER NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER,
-    seconds REAL NOT NULL, body BLOB NOT NULL);
-CREATE TABLE samples (
-    question TEXT NOT NULL, sample INTEGER NOT NULL, response INTEGER NOT NULL,
-    choice INTEGER NOT NULL, is_right INTEGER NOT NULL,
-    PRIMARY KEY (question, sample)) WITHOUT ROWID;
-CREATE TABLE failures (
-    question TEXT NOT NULL, first_sample INTEGER NOT NULL, reason TEXT NOT NULL,
-    message TEXT NOT NULL, PRIMARY KEY (question, first_sample)) WITHOUT ROWID;
-"""
 
 
 _OF_THESE = "AND samples.question IN (SELECT value FROM json_each(?))"
@@ -81,34 +62,38 @@ class ResponseStore:
     writing, so a second run on the same file is refused instead of paying twice.
     """
 
-    def __init__(self, path: Path, *, create: bool = False):
+    def __init__(self, path: Path, *, create: bool = False, name: Path | None = None):
         """Opens the database.
 
         Args:
             path: the file.
             create: whether to open it for writing, and to make it if it does not exist.
+            name: what messages call it; None: its path.
 
         Raises:
             InputError: it does not exist, is not ours, has another layout, or is being
                 written by another process.
         """
-        self.path = pathlib.Path(path)
+        file = pathlib.Path(path)
+        self.path = name or file
         self._writes = create
+        # Snapshots are made by another thread than the one that stores responses.
+        self._lock = threading.RLock()
         try:
-            new = not self.path.exists()
+            new = not file.exists()
             if new and not create:
                 raise InputError(
                     f"{self.path} does not exist. 'specialize corpus sample' makes it."
                 )
-            if self.path.is_dir():
+            if file.is_dir():
                 raise InputError(f"{self.path} is a folder, expected a database file.")
-            make_parent(self.path)
+            make_parent(file)
             # A reader opens "rw" too, to read what a killed run left in the log.
-            mode = "rwc" if create else "rw" if os.access(self.path, os.W_OK) else "ro"
+            mode = "rwc" if create else "rw" if os.access(file, os.W_OK) else "ro"
             if create:
                 # SQLite would make it 0644, even if the umask allows more.
                 with contextlib.suppress(OSError):
-                    self.path.touch()
+                    file.touch()
         except InputError:
             raise
         except (OSError, ValueError) as error:  # too long a name, a NUL in it
@@ -116,23 +101,23 @@ class ResponseStore:
                 f"{str(self.path)!r} cannot be opened ({error}). Name another "
                 "--responses."
             ) from error
-        with self._explained():
+        with explained(self.path):
             # The executor of the event loop writes from another thread.
             self._database = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode={mode}",
+                f"{file.absolute().as_uri()}?mode={mode}",
                 uri=True,
                 isolation_level=None,
                 check_same_thread=False,
                 timeout=0.5,
             )
         try:
-            with self._explained():
+            with explained(self.path):
                 self._prepare()
         except InputError:
             self._database.close()
             if new:
                 for end in ("", "-wal", "-shm", "-journal"):
-                    pathlib.Path(f"{self.path}{end}").unlink(missing_ok=True)
+                    pathlib.Path(f"{file}{end}").unlink(missing_ok=True)
             raise
 
     def __enter__(self) -> "ResponseStore":
@@ -189,9 +174,7 @@ class ResponseStore:
         Raises:
             InputError: an id belongs to another question than before.
         """
-        rows = self._rows("SELECT id, question FROM questions", tuple[str, str])
-        known = dict(rows)
-        new = [problem for problem in problems if problem.id not in known]
+        known = self._questions()
         for problem in problems:
             if known.get(problem.id, problem.question) != problem.question:
                 raise InputError(
@@ -200,14 +183,7 @@ class ResponseStore:
                     f"{known[problem.id][:60]!r}. Name the problem file with which "
                     "the database was created, or another --responses."
                 )
-        with self._transaction() as database:
-            database.executemany(
-                "INSERT INTO questions (position, id, question) VALUES (?, ?, ?)",
-                [
-                    (len(known) + index, problem.id, problem.question)
-                    for index, problem in enumerate(new)
-                ],
-            )
+        self._add_questions({problem.id: problem.question for problem in problems})
 
     def add(self, ask: Ask, answer: Answer) -> None:
         """Commits one response; when this returns, no kill can lose it.
@@ -219,32 +195,73 @@ class ResponseStore:
         Raises:
             InputError: the disk is full; everything stored before is kept.
         """
+        row = tables.Response(
+            ask.problem_id,
+            ask.first_sample,
+            ask.seed,
+            answer.prompt_tokens,
+            answer.completion_tokens,
+            answer.seconds,
+            zlib.compress(answer.body),
+        )
+        samples = enumerate(answer.choices, ask.first_sample)
         with self._transaction() as database:
-            row = database.execute(
-                "INSERT INTO responses (question, first_sample, seed, prompt_tokens, "
-                "completion_tokens, seconds, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    ask.problem_id,
-                    ask.first_sample,
-                    ask.seed,
-                    answer.prompt_tokens,
-                    answer.completion_tokens,
-                    answer.seconds,
-                    zlib.compress(answer.body),
-                ),
-            ).lastrowid
-            database.executemany(
-                "INSERT INTO samples (question, sample, response, choice, is_right) "
-                "VALUES (?, ?, ?, ?, ?)",
-                [
-                    (ask.problem_id, sample, row, choice.index, _UNJUDGED)
-                    for sample, choice in enumerate(answer.choices, ask.first_sample)
-                ],
+            tables.insert(
+                database, row, ((one, choice.index) for one, choice in samples)
             )
-            database.execute(
-                "DELETE FROM failures WHERE question = ? AND first_sample = ?",
-                (ask.problem_id, ask.first_sample),
-            )
+
+    def adopt(self, other: "ResponseStore") -> int:
+        """Adds the responses of another database whose samples are all missing here.
+
+        Args:
+            other: a database of the same sampling.
+
+        Returns:
+            Number of responses that were added; 0 if settings or questions differ.
+        """
+        known, theirs = self._questions(), other._questions()
+        same = self.settings() == other.settings()
+        if not same or any(
+            known.get(one, text) != text for one, text in theirs.items()
+        ):
+            return 0
+        self._add_questions(theirs)
+        query = "SELECT response, question, sample, choice FROM samples ORDER BY 1, 3"
+        have = {key[1:3] for key in self._rows(query, tuple[int, str, int, int])}
+        found: dict[int, list[tuple[str, int, int]]] = {}
+        for row in other._rows(query, tuple[int, str, int, int]):
+            found.setdefault(row[0], []).append(row[1:])
+        count = 0
+        for response, samples in found.items():
+            if have.isdisjoint((question, one) for question, one, _ in samples):
+                row = other._response(response)
+                with self._transaction() as database:
+                    tables.insert(
+                        database, row, ((one, choice) for _, one, choice in samples)
+                    )
+                count += 1
+        return count
+
+    def snapshot(self, path: Path) -> int:
+        """Copies the database to a new file, as it is at this moment.
+
+        Returns:
+            `changes` of what was copied.
+        """
+        with (
+            self._lock,
+            explained(self.path),
+            contextlib.closing(sqlite3.connect(path)) as target,
+        ):
+            self._database.backup(target)
+            # A reader needs one file, not a log beside it.
+            target.execute("PRAGMA journal_mode = DELETE")
+            return self.changes
+
+    @property
+    def changes(self) -> int:
+        """Number of rows that were written since the database was opened."""
+        return self._database.total_changes
 
     def set_right(self, problem_id: str, right: Mapping[int, bool]) -> None:
         """Stores which samples of a question have the right answer."""
@@ -308,7 +325,7 @@ class ResponseStore:
             "SELECT questions.id, sample, response, choice, body FROM samples "
             "LEFT JOIN questions ON questions.id = samples.question "
             "LEFT JOIN responses ON responses.id = response "
-            f"WHERE is_right {'=' if unjudged else '>='} {_UNJUDGED} "
+            f"WHERE is_right {'=' if unjudged else '>='} {tables.UNJUDGED} "
             f"{_OF_THESE if of is not None else ''} "
             "ORDER BY position, sample"
         )
@@ -319,11 +336,11 @@ class ResponseStore:
             for question, sample, response, number, body in rows:
                 where = f"{self.path}, response {response}"
                 if response != current:
-                    choices = parse_body(_unpacked(body, where), where)
+                    choices = parse_body(tables.unpacked(body, where), where)
                     parsed = {choice.index: choice for choice in choices}
                     current = response
                 if (found := parsed.get(number)) is None:
-                    raise InputError(f"{where} has no choice {number}. {_DAMAGED}")
+                    raise InputError(f"{where} has no choice {number}. {DAMAGED}")
                 yield Completion(
                     question,
                     sample,
@@ -334,36 +351,8 @@ class ResponseStore:
                 )
 
     @contextlib.contextmanager
-    def _explained(self) -> Generator[None]:
-        """Turns SQLite's errors into one message each."""
-        try:
-            yield
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # its own messages, too
-            code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
-            if code in _BUSY:
-                text = (
-                    "is being written by another process. Wait for it, or name another "
-                    "--responses."
-                )
-            elif code in _UNWRITABLE:
-                text = (
-                    f"cannot be written: {error}. Everything before it is stored; make "
-                    "room and run the same command again to continue."
-                )
-            elif code == sqlite3.SQLITE_CANTOPEN:
-                text = f"cannot be opened: {error}. Name another --responses."
-            elif code == sqlite3.SQLITE_NOTADB:
-                text = (
-                    f"is not a database of 'specialize corpus sample' ({error}). Name "
-                    "another --responses."
-                )
-            else:
-                text = f"cannot be read: {error}. {_DAMAGED}"
-            raise InputError(f"{self.path} {text}") from error
-
-    @contextlib.contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:
-        with self._explained():
+        with self._lock, explained(self.path):
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield self._database
@@ -376,17 +365,39 @@ class ResponseStore:
     def _rows(self, query: str, kind: type[T], *values: str) -> Generator[T]:
         # An open cursor would leave the log beside the database.
         with (
-            self._explained(),
+            explained(self.path),
             contextlib.closing(self._database.execute(query, values)) as cursor,
         ):
             for row in cursor:
-                yield typed_json.convert(row, kind, self.path, remedy=_DAMAGED)
+                yield typed_json.convert(row, kind, self.path, remedy=DAMAGED)
+
+    def _questions(self) -> dict[str, str]:
+        """The text of every question by its id, in order."""
+        query = "SELECT id, question FROM questions ORDER BY position"
+        return dict(self._rows(query, tuple[str, str]))
+
+    def _add_questions(self, questions: Mapping[str, str]) -> None:
+        known = self._questions()
+        new = [(name, text) for name, text in questions.items() if name not in known]
+        with self._transaction() as database:
+            database.executemany(
+                "INSERT INTO questions (position, id, question) VALUES (?, ?, ?)",
+                [(len(known) + index, *one) for index, one in enumerate(new)],
+            )
+
+    def _response(self, number: int) -> tables.Response:
+        names = ", ".join(tables.Response._fields)
+        with explained(self.path):
+            found = self._database.execute(
+                f"SELECT {names} FROM responses WHERE id = ?", (number,)
+            ).fetchone()
+        return typed_json.convert(found, tables.Response, self.path, remedy=DAMAGED)
 
     def _prepare(self) -> None:
         execute = self._database.execute
         application = execute("PRAGMA application_id").fetchone()[0]
         empty = execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
-        if not empty and application != _APPLICATION:
+        if not empty and application != tables.APPLICATION:
             raise InputError(
                 f"{self.path} is a database of another program. Name another "
                 "--responses; nothing was changed."
@@ -414,7 +425,7 @@ class ResponseStore:
         execute("PRAGMA synchronous = FULL")
         if empty:
             self._database.executescript(
-                f"BEGIN; PRAGMA application_id = {_APPLICATION}; {_TABLES} "
+                f"BEGIN; PRAGMA application_id = {tables.APPLICATION}; {tables.TABLES} "
                 f"INSERT INTO meta VALUES ('layout', '{_LAYOUT}'); COMMIT;"
             )
         execute("BEGIN IMMEDIATE")  # takes the lock for as long as we are open
@@ -431,16 +442,5 @@ class ResponseStore:
         for known, value in self._rows("SELECT * FROM meta", tuple[str, str]):
             if known == name:
                 where = f"{self.path}, {name}"
-                return typed_json.decode(value, kind, where, remedy=_DAMAGED)
+                return typed_json.decode(value, kind, where, remedy=DAMAGED)
         return None
-
-
-def _unpacked(body: bytes, where: str) -> bytes:
-    try:
-        unpacker = zlib.decompressobj()
-        data = unpacker.decompress(body, typed_json.MOST_BYTES)
-    except zlib.error as error:
-        raise InputError(f"{where}: {error}. {_DAMAGED}") from error
-    if not unpacker.eof:
-        raise InputError(f"{where} is cut or over 1 GiB. {_DAMAGED}")
-    return data

@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from specialize import typed_json
+from specialize import paths, typed_json
 from specialize.corpus.completions import write_completions
 from specialize.corpus.prompts import teacher_prompt
 from specialize.corpus.records import Problem
@@ -18,8 +18,14 @@ from specialize.corpus.sampling import panel, scoring
 from specialize.corpus.sampling.endpoint import OpenAITeacher
 from specialize.corpus.sampling.responses import ResponseStore
 from specialize.corpus.sampling.sampler import Sampler, Tally
-from specialize.corpus.sampling.spec import CONVENTIONS, Endpoint, SamplingSpec
+from specialize.corpus.sampling.spec import (
+    CONVENTIONS,
+    UPLOAD_EVERY_S,
+    Endpoint,
+    SamplingSpec,
+)
 from specialize.corpus.sampling.teachers import Busy, Teacher, Unusable
+from specialize.corpus.sampling.uploads import opened
 from specialize.corpus.storage import cards
 from specialize.corpus.tasks.known import index
 from specialize.corpus.wording import PAPER
@@ -42,13 +48,15 @@ def sample(
     dataset: str | None = None,
     licence: str = cards.UNKNOWN,
     log_every_s: float = 30.0,
+    upload_every_s: float = UPLOAD_EVERY_S,
 ) -> Tally:
     """Asks a server for every sample that is still missing.
 
     Args:
         problems: the questions.
         endpoint: the server and its requests.
-        responses: the response database; made if it does not exist, else continued.
+        responses: the response database, or its URL in a bucket; made if it does not
+            exist, else continued.
         sampling: how many samples, at which pace and price.
         prompt_prefix: text before each question, such as demonstrations; may be empty.
         convention: whether the server reports log-probabilities before or after
@@ -57,6 +65,7 @@ def sample(
         dataset: name of the task, for the card; None: the default task.
         licence: of the problems' file, for the card.
         log_every_s: seconds between log lines off a terminal.
+        upload_every_s: seconds between uploads of a database in a bucket.
 
     Returns:
         The final tally. The next run asks for its `failed` samples, and for those that
@@ -82,6 +91,7 @@ def sample(
             dataset=dataset,
             licence=licence,
             log_every_s=log_every_s,
+            upload_every_s=upload_every_s,
         )
     )
 
@@ -97,6 +107,7 @@ def score(
     dataset: str | None = None,
     licence: str = cards.UNKNOWN,
     log_every_s: float = 30.0,
+    upload_every_s: float = UPLOAD_EVERY_S,
 ) -> Tally:
     """Asks a server how likely given texts are, those that are still missing.
 
@@ -110,6 +121,7 @@ def score(
         dataset: as in `sample`.
         licence: as in `sample`.
         log_every_s: as in `sample`.
+        upload_every_s: as in `sample`.
 
     Returns:
         The final tally.
@@ -132,6 +144,7 @@ def score(
             dataset=dataset,
             licence=licence,
             log_every_s=log_every_s,
+            upload_every_s=upload_every_s,
             texts=flat,
         )
     )
@@ -148,6 +161,7 @@ async def run(
     dataset: str | None = None,
     licence: str = cards.UNKNOWN,
     log_every_s: float | None = 30.0,
+    upload_every_s: float = UPLOAD_EVERY_S,
     texts: scoring.Texts | None = None,
 ) -> Tally:
     """Samples like `sample`, or scores `texts`, with any `Teacher`, and closes it.
@@ -163,7 +177,7 @@ async def run(
     if (template := problems[0].wording.teacher) != PAPER.teacher:
         settings["prompt_template"] = template
     try:
-        with ResponseStore(responses, create=True) as store:
+        with opened(responses, upload_every_s) as (store, uploads):
             store.configure(settings)
             store.add_questions(problems)
             numbers = None
@@ -181,10 +195,17 @@ async def run(
             if store.noted("teacher") is None:
                 store.note("teacher", teacher.name)
                 store.note("prompt", prompt_prefix)
+            if uploads is not None:  # before anything is paid for
+                uploads.now()
             shown: Any = contextlib.nullcontext()
             if log_every_s is not None:
                 shown = panel.watch(sampler.tally, log_every_s=log_every_s)
-            async with shown:
+            async with (
+                shown,
+                contextlib.nullcontext()
+                if uploads is None
+                else uploads.regularly(sampler.stopping),
+            ):
                 if sampler.tally.one_hot:
                     store.note("convention", "none")
                 if store.noted("convention") in (None, "unknown"):
@@ -205,7 +226,7 @@ def export(responses: Path, out: Path) -> int:
     which they arrived.
 
     Args:
-        responses: the response database.
+        responses: the response database, or its URL in a bucket.
         out: the file; gzipped if it ends in `.gz`.
 
     Returns:
@@ -214,7 +235,7 @@ def export(responses: Path, out: Path) -> int:
     Raises:
         InputError: there is no database, or it is empty.
     """
-    with ResponseStore(responses) as store:
+    with ResponseStore(paths.local(responses), name=responses) as store:
         card = card_of(store)
         if not store.usage().responses:
             raise InputError(

@@ -171,14 +171,14 @@ class Sampler:
         # Without their prompts: those of a whole run would fill the memory.
         self._pending: collections.deque[_Block] = collections.deque()
         self._changed = asyncio.Condition()
-        self._stopping = asyncio.Event()
+        self.stopping = asyncio.Event()
         self._barren = 0  # asks given up in a row, with no success between them
         self._mean_answer = _FIRST_ANSWER_TOKENS
         self._prepare()
 
     def stop(self) -> None:
         """Sends no more requests; waits for those in flight."""
-        self._stopping.set()
+        self.stopping.set()
 
     async def run(self) -> Tally:
         """Asks for everything that is missing, and returns the final tally.
@@ -212,7 +212,7 @@ class Sampler:
         return self.tally
 
     def _interrupt(self) -> None:
-        if self._stopping.is_set():  # the second signal: stop waiting for responses
+        if self.stopping.is_set():  # the second signal: stop waiting for responses
             for worker in self._workers:
                 worker.cancel()
         self.stop()
@@ -288,7 +288,7 @@ class Sampler:
     async def _next(self) -> _Block | None:
         async with self._changed:
             while True:
-                if self._stopping.is_set() or self._too_expensive():
+                if self.stopping.is_set() or self._too_expensive():
                     return None
                 if self._pending:
                     self.tally.in_flight += 1
@@ -387,7 +387,7 @@ class Sampler:
             estimate = len(ask.prompt) / _BYTES_PER_TOKEN
             estimate += ask.count * self._mean_answer
             await self._limits.wait(estimate)
-            if self._stopping.is_set() and attempt:
+            if self.stopping.is_set() and attempt:
                 return None
             tally.requests += 1
             try:
@@ -420,18 +420,18 @@ class Sampler:
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            await asyncio.wait_for(self.stopping.wait(), seconds)
 
     async def _give_up(self, ask: Ask, fault: Busy | Unusable) -> None:
+        self.tally.failed += ask.count
+        self.tally.last_fault = str(fault)
+        self._barren += 1  # before the disk is waited for: other workers go on
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(
             self._writer, self._store.add_failure, ask, fault.reason, str(fault)
         )
-        self.tally.failed += ask.count
-        self.tally.last_fault = str(fault)
-        self._barren += 1
-        if self._barren >= max(5, self._sampling.pace.concurrency):
-            raise in_vain(self._barren, fault)
+        if self._barren >= (most := max(5, self._sampling.pace.concurrency)):
+            raise in_vain(most, fault)
         last = not self._pending and self.tally.in_flight == 1
         if last and isinstance(fault, Busy) and not self.tally.done:
             raise in_vain(self._barren, fault)

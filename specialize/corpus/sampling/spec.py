@@ -16,6 +16,8 @@ _OURS = frozenset(
     "top_logprobs stream echo".split()
 )
 MOST_AT_ONCE = 10_000
+# Seconds between the beginnings of two uploads of a database in a bucket.
+UPLOAD_EVERY_S = 30.0
 APIS = ("completions", "chat")
 # Whether log-probabilities are before or after temperature; "auto" finds out.
 CONVENTIONS = ("auto", "before_temperature", "after_temperature", "unknown")

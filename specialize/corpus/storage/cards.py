@@ -94,7 +94,7 @@ def write_card(completions: Path, card: Card) -> None:
     if outputs.is_stream(completions):
         return
     value = {"version": versions.CARD.writes, **card.to_json()}
-    outputs.write_json(card_path(completions), value)
+    outputs.write_json(f"{os.fspath(completions)}{SUFFIX}", value)
 
 
 def read_card(completions: Path) -> Card | None:

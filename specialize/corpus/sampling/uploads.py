@@ -1,0 +1,197 @@
+"""A response database in a bucket: written on a local disk, uploaded again and again.
+
+SQLite needs a local file. Copies of it become the object in the bucket, each with a
+precondition (`outputs.replaced_object`). What a killed command has not uploaded is
+still on its machine, and the next command there adds it.
+"""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import shutil
+import threading
+import time
+from collections.abc import AsyncGenerator, Generator
+
+from specialize import paths
+from specialize.corpus.sampling.responses import ResponseStore
+from specialize.errors import InputError
+from specialize.outputs.replaced_object import ReplacedObject, replaced_object
+from specialize.progress import say
+
+# Uploads may take this share of the time; slower ones are made less often.
+_SHARE = 1 / 3
+
+
+class Uploads:
+    """Uploads a database that grows.
+
+    Args:
+        store: The database.
+        place: What it becomes in the bucket.
+        every_s: Seconds between the beginnings of two uploads.
+        is_uploaded: Whether it is in the bucket as it was when it was opened.
+    """
+
+    def __init__(
+        self,
+        store: ResponseStore,
+        place: ReplacedObject,
+        every_s: float,
+        *,
+        is_uploaded: bool,
+    ):
+        self._store, self._place, self._every_s = store, place, every_s
+        self._uploaded: int = 0 if is_uploaded else -1
+        self._seconds = 0.0
+        self._lock = threading.Lock()
+
+    @property
+    def pause_s(self) -> float:
+        """Seconds from the end of an upload to the next, which grow with its size."""
+        return max(self._every_s, self._seconds / _SHARE) - self._seconds
+
+    def now(self) -> None:
+        """Uploads the database, if it has changed.
+
+        Raises:
+            InputError: It cannot be uploaded, or another command has replaced it.
+        """
+        with self._lock:
+            if self._store.changes == self._uploaded:
+                return
+            began = time.monotonic()
+            copy = self._place.folder / "copy.sqlite"
+            copy.unlink(missing_ok=True)
+            changes = self._store.snapshot(copy)
+            self._place.replace(copy)
+            copy.unlink()
+            self._uploaded = changes
+            before = self._seconds
+            self._seconds = time.monotonic() - began
+            limit = self._every_s * _SHARE
+            if before <= limit < self._seconds:
+                say(
+                    f"{self._store.path}: an upload takes {self._seconds:.0f} s, so "
+                    f"the next begins {self._seconds / _SHARE:.0f} s after it"
+                )
+
+    @contextlib.asynccontextmanager
+    async def regularly(self, stopping: asyncio.Event) -> AsyncGenerator[None]:
+        """Uploads while the block runs, and at once when it is to end.
+
+        Args:
+            stopping: Set when the block is to end; set here if an upload fails, because
+                what is paid for could not be kept.
+
+        Raises:
+            InputError: An upload has failed.
+        """
+        failed: list[InputError] = []
+
+        async def upload() -> None:
+            while not stopping.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), self.pause_s)
+                try:
+                    await asyncio.to_thread(self.now)
+                except InputError as error:
+                    failed.append(error)
+                    stopping.set()
+
+        task = asyncio.create_task(upload())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if failed:
+            raise failed[0]
+
+
+@contextlib.contextmanager
+def opened(
+    responses: str | os.PathLike[str], every_s: float
+) -> Generator[tuple[ResponseStore, Uploads | None]]:
+    """Opens a response database for writing; one in a bucket with its uploads.
+
+    It is uploaded, for the last time, when the block ends.
+
+    Args:
+        responses: The database, or its URL.
+        every_s: Seconds between the beginnings of two uploads.
+
+    Raises:
+        InputError: As for `ResponseStore`; another command writes the database, or it
+            cannot be uploaded.
+    """
+    if not paths.in_bucket(responses):
+        with ResponseStore(responses, create=True) as store:
+            yield store, None
+        return
+    with replaced_object(responses) as place:
+        with _working_copy(place, responses) as (store, is_there):
+            uploads = Uploads(store, place, every_s, is_uploaded=is_there)
+            try:
+                yield store, uploads
+            finally:
+                try:
+                    uploads.now()
+                except InputError as error:
+                    raise InputError(
+                        f"{error} What was not uploaded is kept in {place.folder}; the "
+                        "same command on this machine adds it."
+                    ) from error
+                # It is not needed any more, whatever has ended the block.
+                shutil.rmtree(place.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _working_copy(
+    place: ReplacedObject, responses: str | os.PathLike[str]
+) -> Generator[tuple[ResponseStore, bool]]:
+    """The database as it is in the bucket, with what a killed command has left here.
+
+    Also whether it is in the bucket already.
+    """
+    local, left = place.folder / "responses.sqlite", place.folder / "left.sqlite"
+    fetched = place.folder / "fetched.sqlite"
+    fetched.unlink(missing_ok=True)
+    is_there = place.download(fetched)
+    if is_there:
+        if local.exists() and not left.exists():
+            _move(local, left)
+        _remove(local)
+        _move(fetched, local)
+    else:  # whoever has removed it begins anew
+        _remove(local)
+        _remove(left)
+    with ResponseStore(local, create=True, name=responses) as store:
+        if left.exists():
+            _adopt(store, left)
+        yield store, is_there
+
+
+def _adopt(store: ResponseStore, left: pathlib.Path) -> None:
+    try:
+        with ResponseStore(left) as other:
+            count = store.adopt(other)
+    except InputError:  # it was killed before it had stored anything
+        count = 0
+    if count:
+        say(f"{store.path}: {count:,} responses of a killed command were added")
+    _remove(left)
+
+
+def _move(file: pathlib.Path, target: pathlib.Path) -> None:
+    """Moves a database and the log beside it, without which it is incomplete."""
+    for end in ("-wal", "-shm", ""):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(f"{file}{end}", f"{target}{end}")
+
+
+def _remove(file: pathlib.Path) -> None:
+    for end in ("", "-wal", "-shm", "-journal"):
+        pathlib.Path(f"{file}{end}").unlink(missing_ok=True)
