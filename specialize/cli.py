@@ -264,7 +264,8 @@ def _main(argv: Sequence[str] | None) -> int:
         processes.tell(error)
         return _complain(str(error))
     except processes.LostError as error:
-        _complain(str(error))
+        if processes.may_say():
+            _complain(str(error))
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

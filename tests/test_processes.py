@@ -49,7 +49,12 @@ def run(flags):
         return 0
     if what == "listen" and not first:
         messages.receive()
+    if what == "abort" and not first:
+        os.abort()
     while True:
+        if what == "compute" and not first:
+            sum(range(10_000_000))  # holds the lock of Python
+            continue
         print(sharding.from_leader("step"), flush=True)
         time.sleep(0.1)
 
@@ -118,15 +123,39 @@ def test_when_a_process_is_killed_the_others_end_with_one_message_that_names_it(
             assert "Traceback" not in said
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("what", ["steps", "listen"])
-def test_when_the_first_process_is_killed_jax_ends_the_other_one(start, what):
-    processes = start(what)
+@pytest.mark.parametrize(
+    ("what", "parts"),
+    [
+        ("steps", 3),
+        pytest.param("listen", 2, marks=pytest.mark.slow),
+        pytest.param("compute", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_when_the_first_process_is_killed_the_others_end_with_one_message_too(
+    start, what, parts
+):
+    processes = start(what, parts)
     time.sleep(1)
     processes[0].kill()
-    _, (status, said) = ends(processes)
-    assert status == -signal.SIGABRT, said
-    assert "the leader task was preempted/died" in said
+    killed = time.monotonic()
+    for status, said in ends(processes)[1:]:
+        assert status == 1, said
+        (line,) = errors(said)
+        assert f"process 0 of {parts} was killed or is unreachable." in line
+        assert "Run the same command again" in line
+        assert "Traceback" not in said
+    assert time.monotonic() - killed < 15
+
+
+@pytest.mark.slow
+def test_an_abort_for_another_reason_is_delayed_and_not_blamed_on_the_first_process(
+    start,
+):
+    processes = start("abort")
+    (_, first), (status, said) = ends(processes)
+    assert status == -signal.SIGABRT and errors(said) == [], said
+    (line,) = errors(first)
+    assert "process 1 of 2 was killed or is unreachable." in line
 
 
 def test_an_error_of_one_process_is_the_message_of_the_others(start):

@@ -4,6 +4,7 @@ from specialize.processes.messages import Messages
 from specialize.processes.watching import (
     LostError,
     ending_together,
+    may_say,
     naming_the_lost,
     tell,
     watch,
@@ -13,6 +14,7 @@ __all__ = [
     "LostError",
     "Messages",
     "ending_together",
+    "may_say",
     "naming_the_lost",
     "tell",
     "watch",

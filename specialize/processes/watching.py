@@ -3,7 +3,8 @@
 Every process shows a sign of life in the coordination service of JAX, which process 0
 runs. If one was killed, or its machine is gone, or it ended with an error, the others
 end too, each with one message that names it; otherwise they would wait for it in a
-collective. If process 0 is killed, they end with JAX's own message at once.
+collective. If process 0 is killed, JAX aborts the others at once, with messages of its
+own; ours is said before that (`aborting`).
 """
 
 import atexit
@@ -11,6 +12,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import socket
 import sys
 import threading
 import time
@@ -19,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from specialize.errors import InputError, message
+from specialize.processes import aborting
 
 # Seconds without a sign of life until a process counts as lost; some libraries keep
 # Python's threads waiting for long while they are loaded.
@@ -27,6 +30,10 @@ LOST = 35.0
 PERIOD = 1.0
 # Seconds in which a process may end by itself, and upload what it has, after a loss.
 GRACE = 8.0
+# Seconds without an answer of process 0 until an abort may be the reason; seconds in
+# which it must accept a connection; and seconds in which a process may then end by
+# itself. Together they are less than the delay of an abort.
+SILENCE, ACCEPTS, HASTE = PERIOD + 0.5, 2.0, 1.0
 # Seconds that process 0 stays after an error, so that the others learn whose it was.
 FAREWELL = 4.0
 _ALIVE, _ENDED = "specialize/alive/", "specialize/ended/"
@@ -52,11 +59,16 @@ class _Watch:
         self.over = threading.Event()
         self.is_first = state.process_id == 0
         self._found = threading.Event()
+        self._unsaid = threading.Semaphore()
         self._client, self._here = state.client, state.process_id
-        self._count = state.num_processes
+        self._count, self._first = state.num_processes, state.coordinator_address
+        self._answered = time.monotonic()
         # Of every process its last heartbeat, and when it was seen.
         self._seen = dict.fromkeys(range(self._count), ("", time.monotonic()))
         threading.Thread(target=self._run, name="watch", daemon=True).start()
+        if not self.is_first:
+            aborting.delay_aborts()
+            threading.Thread(target=self._guard, name="guard", daemon=True).start()
 
     def tell(self, error: object) -> None:
         """Lets the others know that this process ends with an error."""
@@ -69,6 +81,10 @@ class _Watch:
         """The verdict, if there is one within some seconds."""
         self._found.wait(seconds)
         return self.verdict
+
+    def may_say(self) -> bool:
+        """Whether the verdict has not been said; True for the first who asks."""
+        return self._unsaid.acquire(blocking=False)
 
     def finish(self) -> None:
         """Lets the others know that this process needs no watching any more."""
@@ -84,17 +100,33 @@ class _Watch:
             if self.over.wait(PERIOD):
                 return
             number += 1
-            # If the service itself is gone, JAX ends the process.
             with contextlib.suppress(Exception):
                 self._beat(str(number))
+                self._answered = time.monotonic()
             found = self._lost()
+        self._end(found, GRACE)
+
+    def _guard(self) -> None:
+        """Notices the end of process 0, after which a heartbeat may never return."""
+        while not self.over.wait(PERIOD / 4):
+            silent = time.monotonic() - self._answered
+            aborts = silent > SILENCE and aborting.is_aborting()
+            if not (aborts or silent > LOST):
+                continue
+            if not _accepts(self._first):
+                self._end(self._killed(0), HASTE if aborts else GRACE)
+            if aborts:  # if process 0 is there, it is for another reason
+                return
+
+    def _end(self, found: str, seconds: float) -> None:
         self.verdict = (
             f"{found.rstrip('.')}. All processes end. Run the same command again: it "
             "goes on from what is finished."
         )
         self._found.set()
-        if not self.over.wait(GRACE):  # the main thread waits in a collective
-            print(f"error: {self.verdict}", file=sys.stderr, flush=True)
+        if not self.over.wait(seconds):  # the main thread waits in a collective
+            if self.may_say():
+                print(f"error: {self.verdict}", file=sys.stderr, flush=True)
             _leave(1)
 
     def _beat(self, value: str) -> None:
@@ -116,10 +148,20 @@ class _Watch:
             if when == -math.inf:
                 return f"process {process} of {self._count} ended with an error: {last}"
             if now - when > LOST:
-                return (
-                    f"process {process} of {self._count} was killed or is unreachable."
-                )
+                return self._killed(process)
         return None
+
+    def _killed(self, process: int) -> str:
+        return f"process {process} of {self._count} was killed or is unreachable."
+
+
+def _accepts(address: str) -> bool:
+    """Whether a process accepts connections at "host:port"."""
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError, ValueError):
+        socket.create_connection((host.strip("[]"), int(port)), ACCEPTS).close()
+        return True
+    return False
 
 
 _watch: _Watch | None = None
@@ -139,6 +181,11 @@ def tell(error: object) -> None:
     """Lets the other processes know that this one ends with an error."""
     if _watch is not None:
         _watch.tell(error)
+
+
+def may_say() -> bool:
+    """Whether the loss of another process is still to be said, by who asks first."""
+    return _watch is None or _watch.may_say()
 
 
 @contextlib.contextmanager

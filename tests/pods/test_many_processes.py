@@ -58,8 +58,40 @@ def test_predictions_choices_and_samples_are_those_of_one_process(
     assert results[0][2].count("\n") == 12
 
 
+def end_all(started, killed):
+    """Kills one of two processes; the other ends with one message that names it."""
+    started[killed].kill()
+    began = time.monotonic()
+    other = started[1 - killed]
+    said = other.communicate(timeout=90)[0]
+    assert time.monotonic() - began < 60
+    assert other.returncode == 1, said
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert f"process {killed} of 2 was killed or is unreachable" in line
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_training_ends_everywhere_and_goes_on_from_its_checkpoint(
+    data, several, tmp_path, killed
+):
+    machines = several(2)
+    machines[0].run(*build(data, f"{tmp_path}/corpus"))
+    words = gin(data, CORPUS_DIR=f"{tmp_path}/corpus", MODEL_DIR=f"{tmp_path}/run")
+    words += ["--gin.SUITES=()", "--gin.EVAL_PERIOD=1000"]
+    started = begin(machines, "train", *words, "--gin.TRAIN_STEPS=4000")
+    while not (tmp_path / "run/checkpoints/4").is_dir():
+        assert started[0].poll() is None, started[0].stdout.read()
+        time.sleep(0.02)
+    end_all(started, killed)
+    saved = (p.name for p in (tmp_path / "run/checkpoints").iterdir())
+    step = max(int(name) for name in saved if name.isdigit())
+    said = together(machines, "train", *words, f"--gin.TRAIN_STEPS={step + 2}")
+    assert f"at step {step}" in said[0]
+
+
+@pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_evaluation_ends_everywhere_and_decodes_nothing_twice(
-    data, reference, several, tmp_path
+    data, reference, several, tmp_path, killed
 ):
     machines = several(2)
     words = gin(data, CHECKPOINT_PATH=f"{reference[2]}/run", MAX_EXAMPLES=40)
@@ -76,18 +108,12 @@ def test_a_killed_evaluation_ends_everywhere_and_decodes_nothing_twice(
     while len(lines()) < 9:
         assert started[0].poll() is None, started[0].stdout.read()
         time.sleep(0.01)
-    started[1].kill()
-    killed = time.monotonic()
-    said = started[0].communicate(timeout=90)[0]
-    assert time.monotonic() - killed < 60
-    assert started[0].returncode == 1
-    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert "process 1 of 2 was killed or is unreachable" in line
-    before = lines()
+    end_all(started, killed)
+    before = lines()[:-1]  # the kill may have cut the last one
     together(machines, "evaluate", *words)
     judged = (tmp_path / "ev/gsm8k.zero_shot_cot.jsonl").read_text().splitlines()
     # The first line holds the settings.
-    assert 9 <= len(before) < len(lines()) == 1 + len(judged)
+    assert 8 <= len(before) < len(lines()) == 1 + len(judged)
     assert lines()[: len(before)] == before
 
 
