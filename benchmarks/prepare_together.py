@@ -3,7 +3,9 @@
 Builds a corpus of the four formats from the real Codex completions, repeated until
 there are as many as the paper kept, and prepares its examples by one process and by
 two, one after the other and again (`--times`). Prints one JSON row with the seconds of
-each and the ratio of the medians, without the time that Python takes to start:
+each and the ratio of the medians, without the time that Python takes to start; and the
+same for CPU seconds of the process that spends most, which other work on the machine
+does not change:
 
     python benchmarks/prepare_together.py --data ../shared/data --count 207000
 
@@ -38,11 +40,12 @@ from specialize.training.data.mixtures import load_mixture
 folder, address, count, index = sys.argv[1:]
 sharding.initialize_distributed(address, int(count), int(index))
 sharding.barrier("ready")
-began = time.monotonic()
+began, cpu = time.monotonic(), time.process_time()
 mixture = "specialize_corpus_four_formats"
 found = load_mixture(mixture, "train", {LENGTHS!r}, folder, exchange=folder)
 sharding.barrier("done")
-print("seconds", time.monotonic() - began, "digest", found.digest, flush=True)
+spent = time.monotonic() - began, time.process_time() - cpu
+print("seconds", *spent, "digest", found.digest, flush=True)
 """
 
 
@@ -58,26 +61,34 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         corpus = arguments.corpus or build(data, folder, arguments.count)
-        seconds = {1: [], 2: []}
+        seconds, cpu = {1: [], 2: []}, {1: [], 2: []}
         digests = set()
         for time in range(arguments.times):
-            for count, found in seconds.items():
+            for count in seconds:
                 place = folder / f"{time} {count}"
-                spent, digest = prepare(data, corpus, place, count, arguments.all_cores)
-                found.append(spent)
-                digests.add(digest)
+                found = prepare(data, corpus, place, count, arguments.all_cores)
+                seconds[count].append(found[0])
+                cpu[count].append(found[1])
+                digests.add(found[2])
     assert len(digests) == 1, "the examples differ"
-    one, two = (statistics.median(found) for found in seconds.values())
     row = {
         "benchmark": "prepare_together",
         "completions": arguments.count,
         "one": seconds[1],
         "two": seconds[2],
-        "ratio": two / one,
+        "ratio": ratio(seconds),
+        "one_cpu": cpu[1],
+        "two_cpu": cpu[2],
+        "cpu_ratio": ratio(cpu),
         "cores_per_process": "all" if arguments.all_cores else 1,
         "cpu": platform.processor() or platform.machine(),
     }
     print(json.dumps(row))
+
+
+def ratio(found: dict[int, list[float]]) -> float:
+    """Median of two processes over that of one."""
+    return statistics.median(found[2]) / statistics.median(found[1])
 
 
 def build(data: pathlib.Path, folder: pathlib.Path, count: int) -> str:
@@ -94,8 +105,11 @@ def build(data: pathlib.Path, folder: pathlib.Path, count: int) -> str:
 
 def prepare(
     data: pathlib.Path, corpus: str, place: pathlib.Path, count: int, all_cores: bool
-) -> tuple[float, str]:
-    """The seconds until `count` processes have prepared all, and the digest."""
+) -> tuple[float, float, str]:
+    """Until `count` processes have prepared all.
+
+    The seconds, the CPU seconds of the process that spends most, and the digest.
+    """
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise SystemExit("two cores are needed")
@@ -119,8 +133,8 @@ def prepare(
     said = [one.communicate()[0] for one in started]
     if any(one.returncode for one in started):
         raise SystemExit(f"a process failed: {said}")
-    spent, digest = said[0].partition("seconds ")[2].split(" digest ")
-    return float(spent), digest.strip()
+    found = [text.partition("seconds ")[2].split() for text in said]
+    return float(found[0][0]), max(float(one[1]) for one in found), found[0][3]
 
 
 def free_port() -> int:

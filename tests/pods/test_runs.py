@@ -8,6 +8,7 @@ import pytest
 from machines import Machine, build, gin, metrics, put, together
 from store_emulators import KEY, SECRET
 
+from specialize import paths
 from specialize.paths import store as objects
 
 pytestmark = pytest.mark.slow
@@ -87,6 +88,16 @@ def test_two_machines_without_a_common_folder_train_as_one(
     assert [*chosen["validation"]] == ["2", "4"]
     assert chosen["checkpoint"] == f"{root}/run/checkpoints/{chosen['step']}"
     assert "selection/choice_gsm8k.json" in objects.find(f"{root}/run")
+    asked = ["--problems", f"{root}/data/bench/gsm8k/train.jsonl", "--limit", "6"]
+    asked += ["--task", "gsm8k", "--responses", f"{root}/r.sqlite", "--n"]
+    said += together(machines, "sample", *words, *asked, "1")
+    assert "6 done, 0 cached" in said[-2]
+    said += together(machines[::-1], "sample", *words, *asked, "2")
+    assert "6 done, 6 cached" in said[-2]
+    export = ["--responses", f"{root}/r.sqlite", "--out", f"{root}/r.jsonl"]
+    said += [machines[0].run("corpus", "export", *export)]
+    assert objects.read_bytes(f"{root}/r.jsonl").count(b"\n") == 12
+    assert [one for one in objects.names(root) if paths.WRITING in one] == []
     check_no_secret(root, tmp_path, *said)
     for machine in machines:
         assert os.listdir(machine.folder / "work") == ["run.gin"]

@@ -22,6 +22,9 @@ from specialize.progress import say
 
 # Uploads may take this share of the time; slower ones are made less often.
 _SHARE = 1 / 3
+# Seconds between two uploads after a signal: what is under way may still arrive, and
+# the machine may be taken away at any moment.
+_ENDING_S = 2.0
 
 
 class Uploads:
@@ -79,7 +82,7 @@ class Uploads:
 
     @contextlib.asynccontextmanager
     async def regularly(self, stopping: asyncio.Event) -> AsyncGenerator[None]:
-        """Uploads while the block runs, and at once when it is to end.
+        """Uploads while the block runs; at once, and often, when it is to end.
 
         Args:
             stopping: Set when the block is to end; set here if an upload fails, because
@@ -91,9 +94,12 @@ class Uploads:
         failed: list[InputError] = []
 
         async def upload() -> None:
-            while not stopping.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stopping.wait(), self.pause_s)
+            while not failed:
+                if stopping.is_set():
+                    await asyncio.sleep(min(_ENDING_S, self.pause_s))
+                else:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stopping.wait(), self.pause_s)
                 try:
                     await asyncio.to_thread(self.now)
                 except InputError as error:
