@@ -23,7 +23,7 @@ def start():
             "PYTHONPATH": str(HERE.parent.parent),
         }
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "tiny_run.py"), json.dumps(options)],
+            [sys.executable, str(HERE.parent / "tiny_run.py"), json.dumps(options)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -167,7 +167,7 @@ def train(
         # -- 4. The step, compiled once, and the evaluations. -------------------------
         began = time.perf_counter()
         names, compiled = _compiled(model, chain, data, layout, source)
-        begin = _before_windows(source, data, model, mesh, work, store)
+        begin = _before_windows(source, data, model, mesh, work, store, where)
         if jax.process_index() == 0:  # after the last check
             config.save(work.path)  # all values and their origins
             config.save_operative(work.path)  # with defaults
@@ -226,6 +226,7 @@ def _before_windows(
     mesh: Mesh,
     work: outputs.Working,
     store: CheckpointStore,
+    where: pathlib.Path | str,
 ) -> Callable[[int, Any], int] | None:
     """What makes the batches of a window, if they depend on the weights."""
     if not isinstance(source, RolloutSource):
@@ -234,6 +235,7 @@ def _before_windows(
         *(source, data, model, mesh),
         folder=work.path,
         publish=lambda: work.publish(now=True),
+        responses=os.path.join(where, run_folder.ROLLOUTS, run_folder.RESPONSES),
         checkpoints=store.steps,
     )
     return rollouts.begin

@@ -51,6 +51,7 @@ class Rollouts:
         mesh: the devices.
         folder: the run's folder, or the local copy of one in a bucket.
         publish: uploads what has changed in it.
+        responses: database of a served teacher's answers, or its URL.
         checkpoints: the steps that a run may resume from.
 
     Raises:
@@ -66,6 +67,7 @@ class Rollouts:
         *,
         folder: pathlib.Path,
         publish: Callable[[], None],
+        responses: str,
         checkpoints: Callable[[], Sequence[int]],
     ) -> None:
         spec, network = data.rollouts, model.module.config
@@ -83,7 +85,7 @@ class Rollouts:
             )
         else:
             self._teacher = ServedTeacher(
-                *(spec, self._problems, self._vocabulary, folder, publish, source.k)
+                *(spec, self._problems, self._vocabulary, responses, source.k)
             )
         self._keeper = Keeper(folder, source.identity(), publish)
         self._checkpoints = checkpoints

@@ -10,14 +10,13 @@ import collections
 import concurrent.futures
 import dataclasses
 import io
-import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from specialize import paths, processes, run_folder, sharding
+from specialize import paths, processes, sharding
 from specialize.corpus.alignment.given_ids import (
     GivenText,
     align_given,
@@ -53,8 +52,7 @@ class ServedTeacher:
         spec: the server, its model and its prompts.
         problems: the questions by their ids.
         vocabulary: the student's vocabulary.
-        folder: the run's folder, or the local copy of one in a bucket.
-        publish: uploads what has changed in it.
+        responses: the response database, or its URL in a bucket.
         k: number of entries of a row.
 
     Raises:
@@ -66,14 +64,12 @@ class ServedTeacher:
         spec: RolloutSpec,
         problems: Mapping[str, Problem],
         vocabulary: Vocabulary,
-        folder: pathlib.Path,
-        publish: Callable[[], None],
+        responses: str,
         k: int,
     ) -> None:
         assert spec.server is not None and spec.model is not None
         self._spec, self._vocabulary, self._k = spec, vocabulary, k
-        self._path = folder / run_folder.ROLLOUTS / "responses.sqlite"
-        self._publish = publish
+        self._path = responses
         self._messages = processes.Messages("rollouts")
         self._prefix = sample.read_prompt_prefix(
             spec.prompt_path and paths.local(spec.prompt_path)
@@ -153,21 +149,18 @@ class ServedTeacher:
         """The teacher's tokens of (question, text), those that it can score."""
         if not wanted:
             return {}
-        self._path.parent.mkdir(exist_ok=True)
         names = list(dict.fromkeys(name for name, _ in wanted))
-        if self._path.exists():
-            with ResponseStore(self._path) as store:
+        known: dict[tuple[str, int], str] = {}
+        if paths.exists(self._path):
+            with ResponseStore(paths.local(self._path)) as store:
                 known = {
                     (one.problem_id, one.sample): one.text
                     for one in store.completions(of=names)
                 }
-        else:
-            known = {}
         texts = _numbered(wanted, known)
         if len(texts) > len(known):
             self._ask(names, texts)
-            self._publish()
-        with ResponseStore(self._path) as store:
+        with ResponseStore(paths.local(self._path)) as store:
             found = {
                 (one.problem_id, one.text): one.tokens or ()
                 for one in store.completions(of=names)
