@@ -6,9 +6,10 @@ the four formats with `specialize corpus build`, and prints one JSON row:
     python benchmarks/corpus_throughput.py --data ../shared/data --count 207000
 
 The limit is 15 minutes and 2 GiB on two cores. Memory is the largest sum of the
-proportional set sizes of all processes of the run, sampled five times a second. CPU
-seconds are the sum over the same processes; where others use the machine they say more
-than seconds do.
+proportional set sizes of all processes of the run, sampled five times a second;
+anonymous memory is the part of it that belongs to no file, which must not grow with the
+number of completions. CPU seconds are the sum over the same processes; where others use
+the machine they say more than seconds do.
 """
 
 import argparse
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=207_000, help="completions")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--alignment", default="bytes", choices=("bytes", "dtw"))
+    parser.add_argument("--formats", nargs="+", help="formats (default: all four)")
     arguments = parser.parse_args()
     data = pathlib.Path(arguments.data)
     with tempfile.TemporaryDirectory() as name:
@@ -41,6 +43,7 @@ def main() -> None:
         words += ["--completions", str(completions), "--teacher", "code-davinci-002"]
         words += ["--no_rationales", "--alignment", arguments.alignment]
         words += ["--processes", str(arguments.processes), "--shards", "16"]
+        words += ["--formats", *arguments.formats] if arguments.formats else []
         words += ["--out", str(folder / "corpus")]
         row_commit = commit()  # before: others may commit while it runs
         began = time.monotonic()
@@ -48,7 +51,7 @@ def main() -> None:
         watch = Watch(run.pid)
         status = run.wait()
         seconds = time.monotonic() - began
-        peak, cpu_seconds = watch.stop()
+        peak, anonymous, cpu_seconds = watch.stop()
         if status:
             raise SystemExit(status)
         manifest = json.loads((folder / "corpus" / "corpus.json").read_text())
@@ -64,6 +67,7 @@ def main() -> None:
         "completions_per_second": round(arguments.count / seconds, 1),
         "minutes_for_207000": round(207_000 / arguments.count * seconds / 60, 2),
         "peak_mib": round(peak / 2**20),
+        "anonymous_mib": round(anonymous / 2**20),
         "written_mib": round(written / 2**20),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
@@ -96,22 +100,24 @@ class Watch:
     def __init__(self, pid: int):
         """Starts sampling."""
         self._pid = pid
-        self._peak = 0
+        self._peak = self._anonymous = 0
         self._seconds: dict[int, float] = {}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample)
         self._thread.start()
 
-    def stop(self) -> tuple[int, float]:
-        """The largest memory seen, in bytes, and CPU seconds in all."""
+    def stop(self) -> tuple[int, int, float]:
+        """The most memory and anonymous memory seen, in bytes, and all CPU seconds."""
         self._done.set()
         self._thread.join()
-        return self._peak, sum(self._seconds.values())
+        return self._peak, self._anonymous, sum(self._seconds.values())
 
     def _sample(self) -> None:
         while not self._done.wait(0.2):
             pids = descendants(self._pid)
-            self._peak = max(self._peak, sum(map(proportional, pids)))
+            now = [proportional(pid) for pid in pids]
+            self._peak = max(self._peak, sum(every for every, _ in now))
+            self._anonymous = max(self._anonymous, sum(own for _, own in now))
             # By process: one that has ended is reaped by no one we could ask.
             self._seconds |= {pid: used for pid in pids if (used := cpu_time(pid))}
 
@@ -128,15 +134,20 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def proportional(pid: int) -> int:
-    """Proportional set size in bytes: shared pages count once over all sharers."""
+def proportional(pid: int) -> tuple[int, int]:
+    """Proportional set size in bytes, and its anonymous part.
+
+    Shared pages count once over all sharers.
+    """
+    found = {"Pss:": 0, "Pss_Anon:": 0}
     try:
         for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
+            name, *values = line.split()
+            if name in found:
+                found[name] = int(values[0]) * 1024
     except OSError:
         pass
-    return 0
+    return found["Pss:"], found["Pss_Anon:"]
 
 
 def cpu_time(pid: int) -> float:

@@ -27,7 +27,9 @@ from typing import Any, NamedTuple
 from specialize.corpus.building.decisions import (
     DROP,
     KEEP_FIRST,
+    Member,
     Verification,
+    count,
     decide_question,
     nothing_kept,
 )
@@ -258,18 +260,27 @@ def _decide(
     *,
     acceptance: AcceptanceSpec,
 ) -> Iterator[Any]:
-    problem_id, members = group
-    verified = list(members)
-    decisions, funnel = decide_question(
-        [member.verification for member in verified], acceptance
-    )
+    problem_id, verified = group[0], list(group[1])
     summary = Summary()
-    summary.funnel = funnel
+    for member in verified:
+        count(summary.funnel, member.verification)
+    members = [
+        Member(one.verification.sample, one.verification.reason is None, index)
+        for index, one in enumerate(verified)
+    ]
+    decisions = dict(
+        decide_question(
+            sorted(members, key=lambda one: one.sample),
+            lambda index: verified[index].verification,
+            acceptance,
+            summary.funnel,
+        )
+    )
     yield ab.pvalue.TaggedOutput("counts", summary)
-    for member, decision in zip(verified, decisions, strict=True):
-        if decision != DROP:
+    for index, member in enumerate(verified):
+        if decisions[index] != DROP:
             where, payload = member.verification.where, member.payload
-            yield Kept(problem_id, where, payload, decision == KEEP_FIRST)
+            yield Kept(problem_id, where, payload, decisions[index] == KEEP_FIRST)
 
 
 class _Render(ab.DoFn):

@@ -1,9 +1,9 @@
 """Decides which judged samples are kept, over all samples of a question."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
-from specialize.corpus.building.verification import near_duplicates
+from specialize.corpus.building.verification import NearDuplicates
 from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.corpus.records import HUMAN
 from specialize.corpus.spec import AcceptanceSpec
@@ -36,103 +36,104 @@ class Verification(NamedTuple):
     spelling: SpellingCounts | None = None
 
 
-def decide(
-    verifications: Sequence[Verification], acceptance: AcceptanceSpec
-) -> tuple[list[int], Funnel]:
-    """Decides about every sample.
+class Member(NamedTuple):
+    """What the decision about a sample depends on, apart from its text.
 
-    Samples of a question are ordered by their numbers, so the result does not depend on
-    their order in the files.
-
-    Args:
-        verifications: the verifications of all samples of the run.
-        acceptance: which correct samples are kept.
-
-    Returns:
-        For each verification `DROP`, `KEEP` or `KEEP_FIRST` (its question's first
-        correct sample), and the funnel up to "verified" with the rejections so far.
-
-    Raises:
-        InputError: a sample's number occurs twice in a question, or no sample is kept.
+    Attributes:
+        sample: its number.
+        right: whether it is correct.
+        place: where its verification is, in a form that the caller chooses.
     """
-    funnel = Funnel()
-    by_question: dict[str, list[int]] = {}
-    for index, verification in enumerate(verifications):
-        by_question.setdefault(verification.problem_id, []).append(index)
-    decisions = [DROP] * len(verifications)
-    for members in by_question.values():
-        decided, part = decide_question(
-            [verifications[index] for index in members], acceptance
-        )
-        funnel.merge(part)
-        for index, decision in zip(members, decided, strict=True):
-            decisions[index] = decision
-    if not any(decisions):
-        raise nothing_kept(funnel)
-    return decisions, funnel
+
+    sample: int
+    right: bool
+    place: Any
+
+
+def count(funnel: Funnel, verification: Verification) -> None:
+    """Adds one verification to the funnel, up to "verified" and its rejection."""
+    part = funnel.of(human=verification.sample == HUMAN)
+    part.read += 1
+    part.reasoned += verification.reasoned
+    if verification.reason is None:
+        part.verified += 1
+    else:
+        part.reject(verification.reason)
+    if verification.spelling is not None:
+        part.spelling.add(verification.spelling)
 
 
 def decide_question(
-    verifications: Sequence[Verification], acceptance: AcceptanceSpec
-) -> tuple[list[int], Funnel]:
-    """Decides about the samples of one question; see `decide`.
+    members: Iterable[Member],
+    verification: Callable[[Any], Verification],
+    acceptance: AcceptanceSpec,
+    funnel: Funnel,
+) -> Iterator[tuple[Any, int]]:
+    """Decides about the samples of one question.
+
+    In memory are only the words of the samples that are kept, and those only if
+    near-duplicates are looked for.
+
+    Args:
+        members: the samples in the order of their numbers, so that the result does not
+            depend on their order in the files.
+        verification: gives the verification at a place.
+        acceptance: which correct samples are kept.
+        funnel: gets the counts of the question and of what is rejected here.
+
+    Yields:
+        The place of every sample, with `DROP`, `KEEP` or `KEEP_FIRST` (the question's
+        first correct sample).
 
     Raises:
         InputError: a sample's number occurs twice.
     """
-    funnel = Funnel()
-    numbers = [verification.sample for verification in verifications]
-    members = sorted(range(len(numbers)), key=numbers.__getitem__)
-    _require_distinct(verifications[index] for index in members)
-    parts = [funnel.of(human=number == HUMAN) for number in numbers]
-    for part, verification in zip(parts, verifications, strict=True):
-        part.read += 1
-        part.questions = 1
-        part.reasoned += verification.reasoned
-        if verification.reason is None:
-            part.verified += 1
-            part.solved = 1
+    kept = 0
+    found: set[bool] = set()
+    solved: set[bool] = set()
+    before: Member | None = None
+    repeats = None
+    if acceptance.near_duplicates is not None:
+        repeats = NearDuplicates(acceptance.near_duplicates)
+    for one in members:
+        if before is not None and before.sample == one.sample:
+            raise _twice(verification(before.place), verification(one.place))
+        before = one
+        human = one.sample == HUMAN
+        part = funnel.of(human=human)
+        part.questions += human not in found
+        found.add(human)
+        if not one.right:
+            yield one.place, DROP
+            continue
+        part.solved += human not in solved
+        solved.add(human)
+        if repeats is not None and repeats.repeats(verification(one.place).text):
+            part.reject("near_duplicate")
+            yield one.place, DROP
+        elif acceptance.max_samples is not None and kept >= acceptance.max_samples:
+            part.reject("over_budget")
+            yield one.place, DROP
         else:
-            part.reject(verification.reason)
-        if verification.spelling is not None:
-            part.spelling.add(verification.spelling)
-    right = [index for index in members if verifications[index].reason is None]
-    stay = right
-    threshold = acceptance.near_duplicates
-    if threshold is not None:
-        repeated = near_duplicates([verifications[i].text for i in right], threshold)
-        stay = [i for i, again in zip(right, repeated, strict=True) if not again]
-        for index in sorted({*right} - {*stay}):
-            parts[index].reject("near_duplicate")
-    budget = acceptance.max_samples
-    if budget is not None:
-        for index in stay[budget:]:
-            parts[index].reject("over_budget")
-        stay = stay[:budget]
-    decisions = [DROP] * len(verifications)
-    for rank, index in enumerate(stay):
-        decisions[index] = KEEP if rank else KEEP_FIRST
-    return decisions, funnel
+            yield one.place, KEEP if kept else KEEP_FIRST
+            kept += 1
 
 
 def nothing_kept(funnel: Funnel) -> InputError:
     """The error to raise if no sample is kept, with the reasons and a remedy."""
     total = funnel.total()
+    rejected = total.to_json()["rejected"]
     return InputError(
-        f"none of {total.read} samples is kept: {total.rejected}. Compare one of "
+        f"none of {total.read} samples is kept: {rejected}. Compare one of "
         "them with its question's gold answer ('specialize corpus verify --rejected' "
         "lists the reasons), and check that completions and problems belong together "
         "and that no length limit is too low."
     )
 
 
-def _require_distinct(members: Iterable[Verification]) -> None:
-    before: Verification | None = None
-    for one in members:
-        if before is not None and before.sample == one.sample:
-            raise InputError(
-                f"{one.where}: sample {one.sample} of {one.problem_id!r} "
-                f"was already given at {before.where}. Every sample of a question "
-                "needs its own number; remove or renumber one."
-            )
-        before = one
+def _twice(before: Verification, one: Verification) -> InputError:
+    return InputError(
+        f"{one.where}: sample {one.sample} of {one.problem_id!r} was already given at "
+        f"{before.where}. Every sample of a question needs its own number; remove or "
+        "renumber one."
+    )

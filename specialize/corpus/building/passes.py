@@ -2,9 +2,9 @@
 
 Two decisions need all samples of a question: which correct sample is its first, and
 which ones repeat another. So the first pass judges, `decisions.decide` decides, and the
-second pass aligns and renders the kept samples. Only unparsed lines, verifications and
-a few finished chunks are in memory at any moment. Results come in the order of the
-input, whatever the number of processes.
+second pass aligns and renders the kept samples. Only unparsed lines and a few finished
+chunks are in memory at any moment; verifications are in files (`verdicts`). Results
+come in the order of the input, whatever the number of processes.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from specialize.corpus.building.aligned import aligned_completion, parse_aligned
 from specialize.corpus.building.decisions import DROP, KEEP_FIRST, Verification
 from specialize.corpus.building.parallel import ordered_map
 from specialize.corpus.building.rendering import Renderer, human_completion
+from specialize.corpus.building.verdicts import Verdicts, VerifiedChunk
 from specialize.corpus.building.verification import verify_as_spelt
 from specialize.corpus.choices import REASONING
 from specialize.corpus.completions import (
@@ -110,20 +111,6 @@ class Chunk(NamedTuple):
     aligned: bool
 
 
-class VerifiedChunk(NamedTuple):
-    """The verifications of a chunk's samples.
-
-    Attributes:
-        verifications: one per sample.
-        counts: number of samples of each line.
-        checksum: of the lines, to notice a file that changes between the passes.
-    """
-
-    verifications: list[Verification]
-    counts: list[int]
-    checksum: int
-
-
 class Part(NamedTuple):
     """The records made from a chunk's samples, and counts.
 
@@ -163,8 +150,9 @@ def verify_all(
     *,
     alignment: AlignmentSpec | None,
     thorough: bool,
+    folder: Path,
     processes: int,
-) -> list[VerifiedChunk]:
+) -> Verdicts:
     """Judges every sample.
 
     Args:
@@ -175,10 +163,11 @@ def verify_all(
             judges only the teacher's text.
         thorough: whether correct samples may still be rejected: then verifications have
             the text, to find near-duplicates, and all tokens are checked now.
+        folder: an empty folder for the verifications, which stays until they are used.
         processes: number of processes.
 
     Returns:
-        One `VerifiedChunk` per chunk.
+        The verifications of every chunk.
 
     Raises:
         InputError: a file is malformed.
@@ -190,46 +179,41 @@ def verify_all(
         prepare=_prepare_verify,
         arguments=(alignment, list(problems), samples.reasoning),
     )
+    verdicts = Verdicts(folder)
     try:
-        return list(track(work, "verify samples"))
+        for chunk in track(work, "verify samples"):
+            verdicts.add(chunk)
     except UnknownQuestion:
         raise Questions(problems).unknown(samples.files) from None
+    return verdicts
 
 
-def decided(
-    samples: Samples, verified: Sequence[VerifiedChunk], decisions: Sequence[int]
-) -> Iterator[Task]:
+def decided(samples: Samples, verdicts: Verdicts) -> Iterator[Task]:
     """The chunks with kept samples, and the decisions about them.
 
     Args:
         samples: as given to `verify_all`.
-        verified: what it returned.
-        decisions: what `decide` returned for the verifications of all chunks.
+        verdicts: what it returned, after `decide`.
 
     Raises:
         InputError: A file is not as it was when `verify_all` read it.
     """
-    begin = 0
-    for chunk, before in itertools.zip_longest(samples.chunks(), verified):
-        if chunk is None or before is None or _checksum(chunk) != before.checksum:
+    for chunk, judged in itertools.zip_longest(samples.chunks(), verdicts):
+        if not chunk or not judged or _checksum(chunk) != judged[0].checksum:
             raise InputError(
                 f"{' or '.join(map(str, samples.files))} changed while it was read. "
                 "Run the same command again when nothing writes to it."
             )
-        verifications, counts = before.verifications, before.counts
-        end = begin + len(verifications)
-        mine = list(decisions[begin:end])
-        begin = end
-        if any(mine):
-            yield Task(chunk, mine, counts)
+        before, decisions = judged
+        if any(decisions):
+            yield Task(chunk, decisions, before.counts)
 
 
 def render_all(
     material: Material,
     alignment: AlignmentSpec,
     records: RecordsSpec,
-    verified: Sequence[VerifiedChunk],
-    decisions: Sequence[int],
+    verdicts: Verdicts,
     fingerprint: Fingerprint,
     *,
     spool: str,
@@ -242,8 +226,7 @@ def render_all(
         material: whose samples were given to `verify_all`.
         alignment: how teacher rows are made.
         records: which records are written.
-        verified: what `verify_all` returned.
-        decisions: what `decide` returned for the verifications of all chunks.
+        verdicts: what `verify_all` returned, after `decide`.
         fingerprint: the corpus fingerprint.
         spool: folder for the records.
         num_shards: number of file shards per format.
@@ -254,7 +237,7 @@ def render_all(
     """
     work = ordered_map(
         functools.partial(_render, fingerprint=fingerprint, num_shards=num_shards),
-        decided(material.samples, verified, decisions),
+        decided(material.samples, verdicts),
         processes=processes,
         prepare=_prepare_render,
         arguments=(
@@ -267,7 +250,7 @@ def render_all(
             material.samples.reasoning,
         ),
     )
-    yield from track(work, "align and write", total=len(verified))
+    yield from track(work, "align and write", total=len(verdicts))
 
 
 def _prepare_verify(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from specialize.corpus.building.decisions import decide, nothing_kept
+from specialize.corpus.building.decisions import nothing_kept
 from specialize.corpus.building.parallel import default_processes, ordered_map
 from specialize.corpus.building.passes import (
     Material,
@@ -104,37 +104,36 @@ def assemble(
     fingerprint = fingerprint_of(alignment, records, material)
     shards.check_fingerprint(fingerprint)
     workers = default_processes() if processes is None else processes
-    verified = verify_all(
-        material.samples,
-        material.questions,
-        material.judge,
-        alignment=alignment,
-        thorough=acceptance.compares_samples,
-        processes=workers,
-    )
-    decisions, funnel = decide(
-        [one for chunk in verified for one in chunk.verifications], acceptance
-    )
-    if material.earlier is not None:
-        funnel.follow(material.earlier)
-    return write(
-        lambda spool: render_all(
-            material,
-            alignment,
-            records,
-            verified,
-            decisions,
-            fingerprint,
-            spool=spool,
-            num_shards=folder.num_shards,
+    with scratch(place_of_work(folder.path), ".spool") as place:
+        verdicts = verify_all(
+            material.samples,
+            material.questions,
+            material.judge,
+            alignment=alignment,
+            thorough=acceptance.compares_samples,
+            folder=place,
             processes=workers,
-        ),
-        folder,
-        fingerprint,
-        material.card,
-        funnel,
-        processes=workers,
-    )
+        )
+        funnel = verdicts.decide(acceptance)
+        if material.earlier is not None:
+            funnel.follow(material.earlier)
+        return write(
+            lambda spool: render_all(
+                material,
+                alignment,
+                records,
+                verdicts,
+                fingerprint,
+                spool=spool,
+                num_shards=folder.num_shards,
+                processes=workers,
+            ),
+            folder,
+            fingerprint,
+            material.card,
+            funnel,
+            processes=workers,
+        )
 
 
 def write(

@@ -13,12 +13,13 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator, Sequence
+import pathlib
+import tempfile
 from typing import Any, NamedTuple
 
 from specialize import outputs, typed_json
 from specialize.corpus.building.aligned import aligned_to_json
-from specialize.corpus.building.decisions import DROP, Verification, decide
+from specialize.corpus.building.decisions import DROP
 from specialize.corpus.building.parallel import default_processes, ordered_map
 from specialize.corpus.building.passes import (
     Chunk,
@@ -35,6 +36,7 @@ from specialize.corpus.building.pipeline import (
     with_rationale,
 )
 from specialize.corpus.building.rendering import Renderer
+from specialize.corpus.building.verdicts import Verdicts
 from specialize.corpus.completions import Questions, completion_to_json, parse_line
 from specialize.corpus.lines import staged_lines
 from specialize.corpus.plain_text.counting import SpellingCounts
@@ -94,34 +96,39 @@ def verify(
     policy = cards.reasoning_of(sources)
     samples = Samples([], sources.completions, reasoning=policy)
     judge = acceptance.judge_of(sources)
-    chunks = verify_all(
-        samples,
-        problems,
-        judge,
-        alignment=alignment,
-        thorough=True,
-        processes=workers,
-    )
-    verified = [one for chunk in chunks for one in chunk.verifications]
-    if rejected is not None and all(one.reason for one in verified):
-        # Written before `decide` raises: this list says why nothing is kept.
-        everything = _rejections(verified, [DROP] * len(verified))
-        outputs.write_text(rejected, "".join(everything))
-    decisions, funnel = decide(verified, acceptance)
-    funnel.kept = sum(decision != DROP for decision in decisions)
-    work = ordered_map(
-        _export,
-        decided(samples, chunks, decisions),
-        processes=workers,
-        prepare=Questions,
-        arguments=(problems, policy),
-    )
     with contextlib.ExitStack() as stack:
+        if outputs.is_stream(out):
+            place = stack.enter_context(tempfile.TemporaryDirectory())
+        else:
+            work_place = outputs.place_of_work(out)
+            place = stack.enter_context(outputs.scratch(work_place, ".spool"))
+        verdicts = verify_all(
+            samples,
+            problems,
+            judge,
+            alignment=alignment,
+            thorough=True,
+            folder=place,
+            processes=workers,
+        )
+        if rejected is not None and not verdicts.right:
+            # Written before `decide` raises: this list says why nothing is kept.
+            with outputs.staged_file(rejected) as listing:
+                _write_rejections(listing, verdicts)
+        funnel = verdicts.decide(acceptance)
+        funnel.kept = verdicts.kept
+        work = ordered_map(
+            _export,
+            decided(samples, verdicts),
+            processes=workers,
+            prepare=Questions,
+            arguments=(problems, policy),
+        )
         if rejected is not None:
             listing = stack.enter_context(outputs.staged_file(rejected))
-            listing.write_text("".join(_rejections(verified, decisions)), "utf-8")
+            _write_rejections(listing, verdicts)
         stream = stack.enter_context(staged_lines(out))
-        for lines in track(work, "write correct completions", total=len(chunks)):
+        for lines in track(work, "write correct completions", total=len(verdicts)):
             stream.write(lines)
     card = dataclasses.replace(
         card,
@@ -375,16 +382,17 @@ def _align(
     return _Aligned("".join(lines).encode(), read, len(lines), rejected, spelling)
 
 
-def _rejections(
-    verified: Sequence[Verification], decisions: Sequence[int]
-) -> Iterator[str]:
-    for one, decision in zip(verified, decisions, strict=True):
-        if decision == DROP:
-            # A correct sample is left out as a near-duplicate or over the budget.
-            line = {
-                "problem_id": one.problem_id,
-                "sample": one.sample,
-                "reason": one.reason or "near_duplicate_or_over_budget",
-                "where": one.where,
-            }
-            yield json.dumps(line, ensure_ascii=False) + "\n"
+def _write_rejections(file: pathlib.Path, verdicts: Verdicts) -> None:
+    with open(file, "w", encoding="utf-8") as stream:
+        for chunk, decisions in verdicts:
+            for one, decision in zip(chunk.verifications, decisions, strict=True):
+                if decision != DROP:
+                    continue
+                # A correct sample is left out as a near-duplicate or over the budget.
+                line = {
+                    "problem_id": one.problem_id,
+                    "sample": one.sample,
+                    "reason": one.reason or "near_duplicate_or_over_budget",
+                    "where": one.where,
+                }
+                stream.write(json.dumps(line, ensure_ascii=False) + "\n")

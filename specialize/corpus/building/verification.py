@@ -1,7 +1,6 @@
 """Decides which samples are correct, with the evaluation's judge, or repeated."""
 
 import re
-from collections.abc import Sequence
 
 from rapidfuzz.distance import Indel
 
@@ -62,30 +61,32 @@ def verify_as_spelt(
     )
 
 
-def near_duplicates(texts: Sequence[str], threshold: float) -> list[bool]:
+class NearDuplicates:
     """Finds samples of one question that nearly repeat an earlier one.
 
     Two texts are compared as sequences of words, numbers and signs, by the share of
     them that a shortest edit leaves in place (2·LCS / (m + n)); letter case and white
     space do not count.
-
-    Args:
-        texts: samples of one question, in order.
-        threshold: similarity in (0, 1] from which a later text is a near-duplicate; 1
-            finds only texts of exactly the same words.
-
-    Returns:
-        For each text, whether it nearly repeats an earlier text that is kept.
     """
-    kept: list[list[str]] = []
-    repeated: list[bool] = []
-    for text in texts:
+
+    def __init__(self, threshold: float):
+        """Knows no texts.
+
+        Args:
+            threshold: similarity in (0, 1] from which a later text is a near-duplicate;
+                1 finds only texts of exactly the same words.
+        """
+        self._threshold = threshold
+        self._kept: list[list[str]] = []
+
+    def repeats(self, text: str) -> bool:
+        """Whether the next text nearly repeats an earlier one that did not repeat."""
         words = _WORD.findall(text.casefold())
+        least = self._threshold
         same = any(
-            Indel.normalized_similarity(words, one, score_cutoff=threshold) >= threshold
-            for one in kept
+            Indel.normalized_similarity(words, one, score_cutoff=least) >= least
+            for one in self._kept
         )
-        repeated.append(same)
         if not same:
-            kept.append(words)
-    return repeated
+            self._kept.append(words)
+        return same

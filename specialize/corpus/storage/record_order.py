@@ -6,13 +6,15 @@ record's id decides its shard and its position there. The files then depend on t
 records alone, not on the order of the input, the number of processes, or the engine.
 
 This is an external sort. Every process appends its serialised records to its own spool
-file and keeps (key, position); at the end each shard's keys are sorted, and its records
-are read in that order and compressed. Only keys are held in memory.
+file; their keys and positions are sorted in files, too (`sorted_runs`). At the end the
+records are read in that order, some hundreds at once, and compressed.
 """
 
+import collections
 import contextlib
 import hashlib
 import itertools
+import operator
 import os
 import pathlib
 import zlib
@@ -26,37 +28,50 @@ from specialize.corpus.choices import FORMATS
 from specialize.corpus.records import DistillRecord, Fingerprint
 from specialize.corpus.storage import tfrecord
 from specialize.corpus.storage.shards import Block
+from specialize.corpus.storage.sorted_runs import SortedRuns
 from specialize.corpus.storage.statistics import FormatStatistics
 from specialize.corpus.storage.stored_record import encode_record
 
 # (format, shard)
 Place = tuple[str, int]
 
-# The position of a serialised record in the spool.
-_ENTRY = np.dtype([("key", "<u8"), ("file", "<u4"), ("offset", "<u8"), ("size", "<u4")])
+# The order of a serialised record, and its position in the spool. `shard` counts the
+# shards of all formats; `number` counts records, so that equal keys keep their order.
+_ENTRY = np.dtype(
+    [
+        ("shard", "<u8"),
+        ("key", "<u8"),
+        ("number", "<u8"),
+        ("file", "<u4"),
+        ("offset", "<u8"),
+        ("size", "<u4"),
+    ]
+)
 
 # Records per gzip member: enough to compress well, few enough for memory.
 _MEMBER_RECORDS = 256
+# Records that `gather` reads at once: some members.
+_GATHERED = 4 * _MEMBER_RECORDS
 
 
 class Spooled(NamedTuple):
     """Records of a chunk, in the spool.
 
     Attributes:
-        entries: one `_ENTRY` per record, by format and shard.
+        entries: one `_ENTRY` per record.
         statistics: statistics by format.
     """
 
-    entries: Mapping[Place, Shaped[np.ndarray, " N"]]
+    entries: Shaped[np.ndarray, " N"]
     statistics: Mapping[str, FormatStatistics]
 
 
 class Gather(NamedTuple):
-    """The argument of `gather`: the records of one shard."""
+    """The argument of `gather`: records of one shard, as (file, offset, size)."""
 
     folder: str
     place: Place
-    entries: Shaped[np.ndarray, " N"]
+    records: list[tuple[int, int, int]]
     num_shards: int
 
 
@@ -99,35 +114,39 @@ class SpoolWriter:
         Raises:
             InputError: a record cannot be stored.
         """
-        entries: dict[Place, list[tuple[int, int, int, int]]] = {}
+        entries = np.zeros(len(records), _ENTRY)
         statistics: dict[str, FormatStatistics] = {}
         with open(self._path, "ab") as stream:
             offset = stream.seek(0, os.SEEK_END)
-            for record in records:
+            for index, record in enumerate(records):
                 data = tfrecord.frame(encode_record(record, fingerprint))
                 stream.write(data)
-                entry = (order_of(record.id), self._file, offset, len(data))
+                name, shard = place_of(record.id, record.format, num_shards)
+                shard += FORMATS.index(name) * num_shards
+                key = order_of(record.id)
+                entries[index] = (shard, key, 0, self._file, offset, len(data))
                 offset += len(data)
-                place = place_of(record.id, record.format, num_shards)
-                entries.setdefault(place, []).append(entry)
                 statistics.setdefault(record.format, FormatStatistics()).add(record)
-        arrays = {place: np.array(rows, _ENTRY) for place, rows in entries.items()}
-        return Spooled(arrays, statistics)
+        return Spooled(entries, statistics)
 
 
 class Collected:
-    """The spooled records of all chunks; `tasks` divides them into shards."""
+    """The spooled records of all chunks; `tasks` divides them into work."""
 
     def __init__(self, folder: str | os.PathLike[str], num_shards: int):
         self._folder = os.fspath(folder)
         self._num_shards = num_shards
-        self._entries: dict[Place, list[Shaped[np.ndarray, " N"]]] = {}
+        self._entries = SortedRuns(pathlib.Path(folder) / "order", _ENTRY)
+        self._records: collections.Counter[int] = collections.Counter()
         self._statistics: dict[str, FormatStatistics] = {}
 
     def add(self, part: Spooled) -> None:
         """Adds the records of one chunk."""
-        for place, entries in part.entries.items():
-            self._entries.setdefault(place, []).append(entries)
+        entries = part.entries.copy()
+        first = len(self._entries)
+        entries["number"] = np.arange(first, first + len(entries))
+        self._entries.append(entries)
+        self._records.update(entries["shard"].tolist())
         for name, statistics in part.statistics.items():
             self._statistics.setdefault(name, FormatStatistics()).merge(statistics)
 
@@ -136,35 +155,36 @@ class Collected:
         return Block(self._num_shards, {}, dict(self._statistics))
 
     def tasks(self) -> Iterator[Gather]:
-        """Yields one task per shard with records, in the order of the files."""
-        for name in FORMATS:
-            for shard in range(self._num_shards):
-                found = self._entries.pop((name, shard), None)
-                if found is not None:
-                    entries = np.concatenate(found)
-                    yield Gather(self._folder, (name, shard), entries, self._num_shards)
+        """Yields the records in the order of the files, some of one shard at once."""
+        by_shard = itertools.groupby(self._entries, operator.itemgetter(0))
+        for number, entries in by_shard:
+            name, shard = divmod(int(number), self._num_shards)
+            place = FORMATS[name], shard
+            while some := list(itertools.islice(entries, _GATHERED)):
+                records = [entry[3:] for entry in some]
+                yield Gather(self._folder, place, records, self._num_shards)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        """Number of tasks."""
+        return sum(-(-count // _GATHERED) for count in self._records.values())
 
 
 def gather(task: Gather) -> Block:
-    """Reads a shard's records in their order and compresses them."""
-    entries = task.entries[np.argsort(task.entries["key"], kind="stable")]
+    """Reads records of a shard in their order and compresses them."""
     with contextlib.ExitStack() as stack:
-        data = compressed(_fetch(pathlib.Path(task.folder), entries, stack))
-    return Block(task.num_shards, {task.place: (len(entries), data)}, {})
+        folder = pathlib.Path(task.folder)
+        data = compressed(_fetch(folder, task.records, stack))
+    return Block(task.num_shards, {task.place: (len(task.records), data)}, {})
 
 
 def _fetch(
     folder: pathlib.Path,
-    entries: Shaped[np.ndarray, " N"],
+    records: Sequence[tuple[int, int, int]],
     stack: contextlib.ExitStack,
 ) -> Iterator[bytes]:
     files: dict[int, int] = {}
-    for row in entries:
-        file = int(row["file"])
+    for file, offset, size in records:
         if file not in files:
             files[file] = os.open(folder / str(file), os.O_RDONLY)
             stack.callback(os.close, files[file])
-        yield os.pread(files[file], int(row["size"]), int(row["offset"]))
+        yield os.pread(files[file], size, offset)
