@@ -88,10 +88,14 @@ def write_completions(data: pathlib.Path, path: pathlib.Path, count: int) -> Non
         completion_to_json(sample.completion)
         for sample in read_completions(dump, problems)
     ]
+    # Serialised once: there may be millions of lines.
+    lines = [
+        json.dumps(record | {"sample": "#"}, ensure_ascii=False).split('"#"')
+        for record in records
+    ]
     with open(path, "w", encoding="utf-8") as file:
         for number in range(count):
-            record = records[number % len(records)] | {"sample": number}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(str(number).join(lines[number % len(lines)]) + "\n")
 
 
 class Watch:
