@@ -14,12 +14,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from specialize.corpus.alignment.targets import AlignedTarget
 from specialize.corpus.building.rendering import Renderer
 from specialize.corpus.building.verification import verify_as_spelt
 from specialize.corpus.completions import Sample, read_completions
 from specialize.corpus.plain_text.counting import SpellingCounts, shown
 from specialize.corpus.plain_text.round_trip import writer_of
-from specialize.corpus.records import ORIGINS, AlignedTarget, Problem
+from specialize.corpus.records import ORIGINS, Problem
 from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.corpus.tasks.known import read_problems
 from specialize.judging.spec import JudgeSpec

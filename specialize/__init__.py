@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from specialize.checkpoints.convert import convert as convert
     from specialize.checkpoints.merging import merge as merge
     from specialize.checkpoints.spec import CheckpointSpec as CheckpointSpec
+    from specialize.corpus.alignment.targets import DistillRecord as DistillRecord
     from specialize.corpus.opened import Corpus as Corpus
-    from specialize.corpus.records import DistillRecord as DistillRecord
     from specialize.errors import InputError as InputError
     from specialize.evaluation.evaluate import evaluate as evaluate
     from specialize.evaluation.selection import select as select
@@ -49,7 +49,7 @@ _HOMES = {
     "judge": "judging.text",
     "Verdict": "judging.answers",
     "Corpus": "corpus.opened",
-    "DistillRecord": "corpus.records",
+    "DistillRecord": "corpus.alignment.targets",
     "train": "training.loop.train",
     "evaluate": "evaluation.evaluate",
     "select": "evaluation.selection",

@@ -11,7 +11,7 @@ import importlib.util
 import sys
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _MOVED = {
@@ -132,11 +132,12 @@ MOVED = {f"specialize.{old}": f"specialize.{new}" for old, new in _MOVED.items()
 # For modules that were split: the further ones, as above.
 _PARTS = {
     "checkpoints.huggingface": ("checkpoints.formats.huggingface_companions",),
-    "corpus.alignment_rows": ("corpus.records",),
+    "corpus.alignment_rows": ("corpus.records", "corpus.alignment.targets"),
     "corpus.label_answers": ("judging.readers.lists",),
     "corpus.miniature": ("quickstart.exact_teacher",),
     "corpus.passages": ("judging.segments", "judging.marks", "judging.sentences"),
     "corpus.quantities": ("judging.readers.equal_quantities",),
+    "evaluation.statistics": ("evaluation.scoring.paired",),
     "evaluation.report": ("evaluation.report.origins", "evaluation.report.section"),
     "student.loss_rows": ("student.loss.spec",),
     "student.decoding": ("student.decoding.spec", "student.decoding.source"),
@@ -147,6 +148,29 @@ _PARTS = {
 def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
     """Of a module that has moved; None for every other name."""
     return importlib.util.spec_from_loader(name, _Loader()) if name in MOVED else None
+
+
+def moved_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """`__getattr__` of a module that had further names in version 0.1.
+
+    Args:
+        module: the module.
+        names: where each of the names is now, as "room.module".
+    """
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        home = f"specialize.{names[name]}"
+        warnings.warn(
+            f"since version 0.2 {name!r} of {module!r} is in {home!r}; the old name "
+            "will be removed.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return getattr(importlib.import_module(home), name)
+
+    return find
 
 
 def names_of(package: str) -> Callable[[str], Any]:

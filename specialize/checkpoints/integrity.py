@@ -14,7 +14,7 @@ changes both sums; other changes pass unnoticed with probability 2^-64.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -26,9 +26,14 @@ from jaxtyping import Array, UInt32
 _SEEDS = (0x9E3779B9, 0x7F4A7C15)
 
 
-def _mix(bits: jax.Array) -> jax.Array:
-    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
-    bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
+# Elements up to which the host computes the sums itself (`checksum`): compiling a
+# program for a shape takes longer.
+_SMALL = 1 << 20
+
+
+def _mix(bits: Any) -> Any:
+    bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
+    bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
     return bits ^ (bits >> 16)
 
 
@@ -55,12 +60,13 @@ def _sums(array: jax.Array) -> UInt32[Array, "2"]:
         position = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
         index += position * jnp.uint32(stride % 2**32)
         stride *= words.shape[axis]
-    return jnp.stack(
-        [
-            jnp.sum(_mix(words ^ _mix(index + jnp.uint32(seed))), dtype=jnp.uint32)
-            for seed in _SEEDS
-        ]
-    )
+    return jnp.stack(_sums_of(words, index))
+
+
+def _sums_of(words: Any, index: Any) -> list[Any]:
+    """Both sums over words and their positions, of JAX or of numpy."""
+    mixed = (_mix(words ^ _mix(index + np.uint32(seed))) for seed in _SEEDS)
+    return [one.sum(dtype=np.uint32) for one in mixed]
 
 
 @functools.cache
@@ -90,7 +96,22 @@ def checksums(leaves: Mapping[str, Any]) -> dict[str, str]:
         )
         pending[name] = _sums_on(replicated)(leaf)
     # All sums were dispatched before the first one is waited for.
-    return {
-        name: "".join(f"{int(word):08x}" for word in np.asarray(sums))
-        for name, sums in pending.items()
-    }
+    return {name: _digits(np.asarray(sums)) for name, sums in pending.items()}
+
+
+def checksum(array: np.ndarray) -> str:
+    """The checksum of one array of numbers in the host's memory; see `checksums`."""
+    if array.size > _SMALL:
+        return checksums({"": jnp.asarray(array)})[""]
+    words = np.ascontiguousarray(array).reshape(-1)
+    if words.dtype == np.bool_:
+        words = words.astype(np.uint32)
+    elif words.itemsize < 4:
+        words = words.view(f"u{words.itemsize}").astype(np.uint32)
+    else:
+        words = words.view(np.uint32)
+    return _digits(_sums_of(words, np.arange(len(words), dtype=np.uint32)))
+
+
+def _digits(sums: Iterable[Any]) -> str:
+    return "".join(f"{int(word):08x}" for word in sums)

@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from specialize.corpus.records import DistillRecord
+from specialize.corpus.alignment.targets import DistillRecord
 from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.storage.shards import open_corpus, read_shards
 

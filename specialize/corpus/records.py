@@ -1,4 +1,4 @@
-"""The records of the corpus, and the fingerprint that they share."""
+"""What a corpus is made from: problems and completions; and its fingerprint."""
 
 import dataclasses
 import hashlib
@@ -7,13 +7,12 @@ import math
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
-from jaxtyping import Float, Int
 
 from specialize import typed_json, versions
 from specialize.corpus.choices import RECORD_FORMATS
 from specialize.corpus.wording import PAPER, Wording
 from specialize.errors import InputError
+from specialize.renamed import moved_names
 
 # A batch holds `FORMAT_IDS[format]` at every target position; 0 means "none" (padding,
 # evaluation).
@@ -117,25 +116,6 @@ def is_whole(finish_reason: str) -> bool:
     return finish_reason.strip().lower() in _ENDED
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class AlignedTarget:
-    """A target in student tokens with one sparse teacher row per position.
-
-    Attributes:
-        ids: student ids, EOS last.
-        teacher_ids: K ids per position, most probable first; unused entries hold 0.
-        teacher_logprobs: natural logarithms; unused entries hold -inf.
-        tail: probability that is not on the K ids, computed before rounding.
-        origin: why a position is soft or one-hot: an index into `ORIGINS`.
-    """
-
-    ids: Int[np.ndarray, " L"]
-    teacher_ids: Int[np.ndarray, "L K"]
-    teacher_logprobs: Float[np.ndarray, "L K"]
-    tail: Float[np.ndarray, " L"]
-    origin: Int[np.ndarray, " L"]
-
-
 # Why a target position is soft (index 0) or one-hot (all others).
 ORIGINS = (
     "soft",
@@ -145,33 +125,6 @@ ORIGINS = (
     "undetermined",  # bytes: the teacher's tokens do not determine this piece
     "unknown_piece",  # corpora of version 0.1: the vocabulary cannot write it
 )
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DistillRecord:
-    """One training example in one format.
-
-    Attributes:
-        id: "<problem id>/<sample>/<format>".
-        format: one of `RECORD_FORMATS`.
-        inputs: encoder text.
-        targets: decoder text.
-        input_ids: student ids of `inputs`, without EOS.
-        target: student ids and teacher rows of `targets`.
-
-    Example:
-        >>> record = next(iter(specialize.Corpus("runs/corpus")))
-        >>> record.id.endswith(record.format), len(record.target.ids) > 0
-        (True, True)
-    """
-
-    id: str
-    format: str
-    inputs: str
-    targets: str
-    input_ids: Int[np.ndarray, " S"]
-    target: AlignedTarget
-
 
 # Fields of a fingerprint that 0.1 did not have.
 _NEWER = ("task", "spelling")
@@ -269,3 +222,9 @@ class Fingerprint:
                 f"{where} does not fit this run: {'; '.join(differing)}. Rebuild it "
                 "with 'specialize corpus build', or use what it was built with."
             )
+
+
+_TARGETS = "corpus.alignment.targets"  # they need numpy, which takes long to import
+__getattr__ = moved_names(
+    __name__, {"AlignedTarget": _TARGETS, "DistillRecord": _TARGETS}
+)

@@ -7,10 +7,7 @@ asked different splits, there is no difference.
 
 import dataclasses
 
-import numpy as np
-
 from specialize.evaluation.results import Results
-from specialize.evaluation.scoring import statistics
 from specialize.evaluation.scoring.averages import members
 from specialize.evaluation.scoring.statistics import Interval
 
@@ -57,6 +54,11 @@ def compare(key: str, results: Results, base: Results) -> Comparison:
         results: Results of the new system.
         base: Results of the old system.
     """
+    # Most tables compare nothing.
+    import numpy as np
+
+    from specialize.evaluation.scoring import paired
+
     average = key in results.averages and key not in results.suites
     keys = members(key, results.suites) if average else [key]
     if average and set(keys) != set(members(key, base.suites)):
@@ -86,10 +88,10 @@ def compare(key: str, results: Results, base: Results) -> Comparison:
     if not pairs:
         return Comparison(note="no predictions to pair")
     if average:
-        difference, p_value = statistics.compare_macro(pairs), None
+        difference, p_value = paired.compare_macro(pairs), None
     else:
-        paired = statistics.compare(*pairs[0])
-        difference, p_value = paired.difference, paired.p_value
+        found = paired.compare(*pairs[0])
+        difference, p_value = found.difference, found.p_value
     before, after = (float(np.mean([np.mean(p[i]) for p in pairs])) for i in (0, 1))
     n = sum(len(one) for one, _ in pairs)
     return Comparison(n, before, after, difference, p_value, partial)

@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from specialize.corpus.alignment.targets import AlignedTarget, DistillRecord
 from specialize.corpus.choices import TEXT
-from specialize.corpus.records import AlignedTarget, DistillRecord, Fingerprint
+from specialize.corpus.records import Fingerprint
 from specialize.corpus.spec import FolderSpec
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.cards import Card

@@ -20,7 +20,7 @@ from specialize.checkpoints.opening import (
     open_checkpoint,
     vocabulary_of,
 )
-from specialize.corpus.records import DistillRecord
+from specialize.corpus.alignment.targets import DistillRecord
 from specialize.corpus.storage.stored_record import normalise_rows
 from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
 from specialize.errors import InputError

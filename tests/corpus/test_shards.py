@@ -12,13 +12,9 @@ import numpy as np
 import pytest
 
 from specialize import outputs
+from specialize.corpus.alignment.targets import AlignedTarget, DistillRecord
 from specialize.corpus.choices import FORMATS
-from specialize.corpus.records import (
-    FORMAT_IDS,
-    AlignedTarget,
-    DistillRecord,
-    Fingerprint,
-)
+from specialize.corpus.records import FORMAT_IDS, Fingerprint
 from specialize.corpus.storage import shards, tfrecord
 from specialize.corpus.storage.manifest import Manifest
 from specialize.errors import InputError

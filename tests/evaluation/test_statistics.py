@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
-from specialize.evaluation.scoring import statistics
+from specialize.evaluation.scoring import paired, statistics
 
 
 @pytest.mark.parametrize(
@@ -51,37 +51,44 @@ def test_mcnemar_sums_the_binomial_tail(won, lost):
     assert statistics.mcnemar(won, lost) == pytest.approx(want)
 
 
+def test_the_usual_interval_is_of_the_normal_distribution():
+    value = special.ndtri(0.5 + statistics.CONFIDENCE / 2)
+    assert statistics._Z == {statistics.CONFIDENCE: value}
+    narrow, usual = statistics.wilson(3, 10, confidence=0.5), statistics.wilson(3, 10)
+    assert usual.low < narrow.low < 0.3 < narrow.high < usual.high
+
+
 def test_a_comparison_counts_wins_losses_and_the_difference():
     before = np.array([1, 1, 0, 0, 0, 1], bool)
     after = np.array([1, 0, 1, 1, 0, 1], bool)
-    paired = statistics.compare(before, after)
-    assert (paired.n, paired.won, paired.lost) == (6, 2, 1)
-    assert paired.difference.value == pytest.approx(1 / 6)
-    assert paired.difference.low <= 1 / 6 <= paired.difference.high
-    assert paired.p_value == 1.0
-    assert statistics.compare(before, after) == paired
+    both = paired.compare(before, after)
+    assert (both.n, both.won, both.lost) == (6, 2, 1)
+    assert both.difference.value == pytest.approx(1 / 6)
+    assert both.difference.low <= 1 / 6 <= both.difference.high
+    assert both.p_value == 1.0
+    assert paired.compare(before, after) == both
     with pytest.raises(ValueError, match="before has 6 examples, after 5"):
-        statistics.compare(before, after[:5])
+        paired.compare(before, after[:5])
 
 
 def test_the_bootstrap_is_that_of_resampled_examples():
     rng = np.random.default_rng(0)
     before, after = rng.random(200) < 0.3, rng.random(200) < 0.5
-    paired = statistics.compare(before, after)
+    both = paired.compare(before, after)
     drawn = rng.integers(0, 200, (4000, 200))
     differences = (after[drawn].astype(int) - before[drawn]).mean(axis=1)
     low, high = np.quantile(differences, [0.025, 0.975])
-    assert paired.difference.low == pytest.approx(low, abs=0.015)
-    assert paired.difference.high == pytest.approx(high, abs=0.015)
+    assert both.difference.low == pytest.approx(low, abs=0.015)
+    assert both.difference.high == pytest.approx(high, abs=0.015)
 
 
 def test_a_difference_of_averages_weighs_suites_equally():
     large = (np.zeros(1000, bool), np.zeros(1000, bool))
     small = (np.zeros(10, bool), np.ones(10, bool))
-    difference = statistics.compare_macro([large, small])
+    difference = paired.compare_macro([large, small])
     assert difference.value == difference.low == difference.high == 0.5
     with pytest.raises(ValueError, match="at least one suite"):
-        statistics.compare_macro([])
+        paired.compare_macro([])
 
 
 def test_a_macro_average_of_one_suite_is_its_wilson_interval():

@@ -20,10 +20,11 @@ from specialize.corpus.alignment.rows import (
     Step,
     assemble,
 )
+from specialize.corpus.alignment.targets import AlignedTarget
 from specialize.corpus.choices import ALIGNMENTS
 from specialize.corpus.plain_text.machine import Machine
 from specialize.corpus.plain_text.tokens import rewrite
-from specialize.corpus.records import PROBABILITY_SLACK, AlignedTarget, TeacherToken
+from specialize.corpus.records import PROBABILITY_SLACK, TeacherToken
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 

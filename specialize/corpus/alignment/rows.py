@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from specialize.corpus.records import ORIGINS, AlignedTarget
+from specialize.corpus.alignment.targets import AlignedTarget
+from specialize.corpus.records import ORIGINS
 from specialize.corpus.vocabulary import Vocabulary
 
 # Mass below this is rounding; its log-probability would mean nothing.

@@ -17,8 +17,9 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
+from specialize.corpus.alignment.targets import AlignedTarget
 from specialize.corpus.lines import Line
-from specialize.corpus.records import ORIGINS, AlignedTarget, Completion
+from specialize.corpus.records import ORIGINS, Completion
 from specialize.corpus.storage import shards
 from specialize.errors import InputError
 from specialize.typed_json import Count, decode

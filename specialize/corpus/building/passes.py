@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from specialize.corpus.alignment.targets import AlignedTarget, DistillRecord
 from specialize.corpus.building.aligned import aligned_completion, parse_aligned
 from specialize.corpus.building.decisions import DROP, KEEP_FIRST, Verification
 from specialize.corpus.building.parallel import ordered_map
@@ -32,7 +33,7 @@ from specialize.corpus.lines import Line, read_lines
 from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.corpus.plain_text.round_trip import writer_of
 from specialize.corpus.plain_text.writer import Writer
-from specialize.corpus.records import AlignedTarget, DistillRecord, Fingerprint, Problem
+from specialize.corpus.records import Fingerprint, Problem
 from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.corpus.storage.cards import Card
 from specialize.corpus.storage.funnel import Funnel

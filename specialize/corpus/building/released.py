@@ -18,6 +18,7 @@ import numpy as np
 
 from specialize.corpus.alignment.aligning import one_hot
 from specialize.corpus.alignment.rows import SOFT, UNMATCHED, Rows, assemble
+from specialize.corpus.alignment.targets import DistillRecord
 from specialize.corpus.building.parallel import default_processes, ordered_map
 from specialize.corpus.building.passes import Part
 from specialize.corpus.building.pipeline import write
@@ -25,12 +26,7 @@ from specialize.corpus.building.safe_pickle import load
 from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.corpus.plain_text.round_trip import writer_of
 from specialize.corpus.plain_text.writer import AS_IT_IS, Writer
-from specialize.corpus.records import (
-    PROBABILITY_SLACK,
-    DistillRecord,
-    Fingerprint,
-    Problem,
-)
+from specialize.corpus.records import PROBABILITY_SLACK, Fingerprint, Problem
 from specialize.corpus.spec import AlignmentSpec, FolderSpec
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.funnel import Funnel

@@ -13,15 +13,10 @@ import numpy as np
 from specialize.corpus import prompts
 from specialize.corpus.alignment.aligning import align, check_method, one_hot
 from specialize.corpus.alignment.rows import SOFT
+from specialize.corpus.alignment.targets import AlignedTarget, DistillRecord
 from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.corpus.plain_text.round_trip import as_spelt, writer_of
-from specialize.corpus.records import (
-    HUMAN,
-    AlignedTarget,
-    Completion,
-    DistillRecord,
-    Problem,
-)
+from specialize.corpus.records import HUMAN, Completion, Problem
 from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.errors import InputError
 from specialize.judging.answers import verdict

@@ -8,13 +8,14 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from specialize.corpus.alignment.targets import DistillRecord
 from specialize.corpus.building.rendering import Renderer, human_completion
 from specialize.corpus.choices import REASONING
 from specialize.corpus.completions import Questions, Sample, read_completions
 from specialize.corpus.inspection.view import View, view, view_record
 from specialize.corpus.plain_text.round_trip import writer_of
 from specialize.corpus.plain_text.writer import of_description
-from specialize.corpus.records import DistillRecord, Problem
+from specialize.corpus.records import Problem
 from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.funnel import Funnel

@@ -19,15 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from specialize import errors
+from specialize.corpus.alignment.targets import AlignedTarget, DistillRecord
 from specialize.corpus.plain_text.machine import Machine
 from specialize.corpus.plain_text.tokens import rewrite
-from specialize.corpus.records import (
-    ORIGINS,
-    AlignedTarget,
-    Completion,
-    DistillRecord,
-    TeacherToken,
-)
+from specialize.corpus.records import ORIGINS, Completion, TeacherToken
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 

@@ -24,8 +24,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
+from specialize.corpus.alignment.targets import DistillRecord
 from specialize.corpus.choices import FORMATS
-from specialize.corpus.records import DistillRecord, Fingerprint
+from specialize.corpus.records import Fingerprint
 from specialize.corpus.storage import tfrecord
 from specialize.corpus.storage.shards import Block
 from specialize.corpus.storage.sorted_runs import SortedRuns

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from specialize import outputs, versions
+from specialize.corpus.alignment.targets import DistillRecord
 from specialize.corpus.choices import RECORD_FORMATS
-from specialize.corpus.records import DistillRecord, Fingerprint
+from specialize.corpus.records import Fingerprint
 from specialize.corpus.spec import MAX_SHARDS
 from specialize.corpus.storage import tfrecord
 from specialize.corpus.storage.dataset_card import dataset_card

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 from jaxtyping import Int
 
-from specialize.corpus.records import ORIGINS, DistillRecord
+from specialize.corpus.alignment.targets import DistillRecord
+from specialize.corpus.records import ORIGINS
 from specialize.corpus.storage.manifest import FormatSummary, Lengths
 
 

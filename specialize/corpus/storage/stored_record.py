@@ -19,14 +19,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from specialize.corpus.alignment.targets import AlignedTarget, DistillRecord
 from specialize.corpus.choices import RECORD_FORMATS
-from specialize.corpus.records import (
-    FORMAT_IDS,
-    ORIGINS,
-    AlignedTarget,
-    DistillRecord,
-    Fingerprint,
-)
+from specialize.corpus.records import FORMAT_IDS, ORIGINS, Fingerprint
 from specialize.corpus.storage import tfrecord
 from specialize.errors import InputError
 

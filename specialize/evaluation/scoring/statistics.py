@@ -1,4 +1,4 @@
-"""Statistics of examples judged right or wrong: intervals, paired tests, pass@k.
+"""Statistics of examples judged right or wrong: intervals, tests, votes, pass@k.
 
 Every number is reported with its n; intervals are 95 % by default.
 """
@@ -8,11 +8,9 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import numpy as np
-from jaxtyping import Bool
-from scipy import special
-
 CONFIDENCE = 0.95
+# scipy.special.ndtri(0.975). Importing scipy takes longer than judging a benchmark.
+_Z = {CONFIDENCE: 1.959963984540054}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,26 +20,6 @@ class Interval:
     value: float
     low: float
     high: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Paired:
-    """Two systems on the same examples.
-
-    Attributes:
-        n: Number of examples.
-        won: Number of examples right now and wrong before.
-        lost: Number of examples wrong now and right before.
-        difference: Accuracy now minus accuracy before, with its bootstrap interval.
-        p_value: Exact McNemar test, two-sided: how often a difference at least this
-            large arises if both are equally good.
-    """
-
-    n: int
-    won: int
-    lost: int
-    difference: Interval
-    p_value: float
 
 
 def wilson(correct: int | float, n: int, *, confidence: float = CONFIDENCE) -> Interval:
@@ -61,7 +39,7 @@ def wilson(correct: int | float, n: int, *, confidence: float = CONFIDENCE) -> I
     """
     if n < 1 or not 0 <= correct <= n:
         raise ValueError(f"correct is {correct} of n={n}, expected 0 <= correct <= n")
-    z = float(special.ndtri(0.5 + confidence / 2))
+    z = _Z.get(confidence) or _z(confidence)
     share = correct / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = (
@@ -70,6 +48,13 @@ def wilson(correct: int | float, n: int, *, confidence: float = CONFIDENCE) -> I
     low, high = max(0.0, centre - half), min(1.0, centre + half)
     # Rounding must not push the estimate out of its interval.
     return Interval(share, min(low, share), max(high, share))
+
+
+def _z(confidence: float) -> float:
+    """Half the width of a central interval of the standard normal distribution."""
+    from scipy import special
+
+    return float(special.ndtri(0.5 + confidence / 2))
 
 
 def macro_average(
@@ -112,62 +97,6 @@ def mcnemar(won: int, lost: int) -> float:
     from scipy import stats
 
     return float(stats.binomtest(won, won + lost, 0.5).pvalue)
-
-
-def compare(
-    before: Bool[np.ndarray, " n"],
-    after: Bool[np.ndarray, " m"],
-) -> Paired:
-    """Compares two systems on the same examples in the same order.
-
-    Args:
-        before: Whether the base system is right [n].
-        after: Whether the new system is right [n].
-
-    Raises:
-        ValueError: The lengths differ or are 0.
-    """
-    difference = compare_macro([(before, after)])
-    won, lost = int(np.sum(after & ~before)), int(np.sum(before & ~after))
-    return Paired(len(before), won, lost, difference, mcnemar(won, lost))
-
-
-def compare_macro(
-    pairs: Sequence[tuple[Bool[np.ndarray, " _"], Bool[np.ndarray, " _"]]],
-    *,
-    confidence: float = CONFIDENCE,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Interval:
-    """Difference of two macro averages over the same suites, by paired bootstrap.
-
-    Args:
-        pairs: (before, after) of each suite, as in `compare`.
-        confidence: As in `wilson`.
-        resamples: Number of bootstrap samples; every suite is resampled on its own.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        ValueError: There is no suite, or the lengths of a pair differ or are 0.
-    """
-    if not pairs:
-        raise ValueError("a comparison needs at least one suite")
-    rng = np.random.default_rng(seed)
-    observed, drawn = 0.0, np.zeros(resamples)
-    for before, after in pairs:
-        n = len(before)
-        if n == 0 or len(after) != n:
-            raise ValueError(f"before has {n} examples, after {len(after)}")
-        won, lost = int(np.sum(after & ~before)), int(np.sum(before & ~after))
-        # Wins, losses and ties of n examples drawn with replacement are multinomial:
-        # the same distribution, without n x resamples indices.
-        shares = [won / n, lost / n, (n - won - lost) / n]
-        counts = rng.multinomial(n, shares, size=resamples)
-        drawn += (counts[:, 0] - counts[:, 1]) / n / len(pairs)
-        observed += (won - lost) / n / len(pairs)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(observed, float(low), float(high))
 
 
 def majority(values: Sequence[str | None]) -> str | None:
