@@ -118,21 +118,23 @@ class Questions:
 
     def unknown(self, paths: Iterable[Path]) -> InputError:
         """One error about all completions of some files that answer no problem."""
-        messages: list[str] = []
-        lines = 0
+        messages: list[str] = []  # the first ones
+        unknown = lines = 0
         for line in itertools.chain.from_iterable(map(read_lines, paths)):
             lines += 1
             try:
                 self.find(_decode(line, _Question), line.where)
             except UnknownQuestion as error:
-                messages.append(str(error))
+                unknown += 1
+                if len(messages) < 3:
+                    messages.append(str(error))
         first, *others = messages
         if not others:
             return InputError(first)
-        more = "; ".join(text.partition(", which")[0] for text in others[:2])
+        more = "; ".join(text.partition(", which")[0] for text in others)
         return InputError(
-            f"{first} So do {len(others):,} more of {lines:,} lines: {more}"
-            f"{' ...' if len(others) > 2 else ''}."
+            f"{first} So do {unknown - 1:,} more of {lines:,} lines: {more}"
+            f"{' ...' if unknown > 3 else ''}."
         )
 
 

@@ -61,6 +61,7 @@ __all__ = [
     "refuse_url",
     "scheme_of",
     "scratch",
+    "spool",
     "staged_directory",
     "staged_file",
     "working_folder",
@@ -351,6 +352,25 @@ def place_of_work(path: Path) -> pathlib.Path:
     if paths.in_bucket(path):
         return in_buckets.place_of_work(os.fspath(path))
     return pathlib.Path(path).resolve()
+
+
+@contextlib.contextmanager
+def spool(path: Path) -> Iterator[pathlib.Path]:
+    """Yields a folder for what a command puts aside until it writes its output.
+
+    Args:
+        path: Path of the output, beside which the folder is.
+
+    Raises:
+        InputError: The folder cannot be created, or the disk is full.
+    """
+    if is_stream(path):
+        with tempfile.TemporaryDirectory() as folder, room_for(pathlib.Path(folder)):
+            yield pathlib.Path(folder)
+        return
+    place = place_of_work(path)
+    with scratch(place, ".spool") as folder, room_for(place):
+        yield folder
 
 
 def _resolved(path: Path) -> pathlib.Path:

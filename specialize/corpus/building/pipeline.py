@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from specialize import outputs
 from specialize.corpus.building.decisions import nothing_kept
 from specialize.corpus.building.parallel import default_processes, ordered_map
 from specialize.corpus.building.passes import (
@@ -29,7 +30,6 @@ from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.storage.record_order import Collected, gather
 from specialize.corpus.tasks.known import read_problems
 from specialize.corpus.wording import PAPER
-from specialize.outputs import place_of_work, scratch
 from specialize.progress import track
 
 
@@ -104,7 +104,7 @@ def assemble(
     fingerprint = fingerprint_of(alignment, records, material)
     shards.check_fingerprint(fingerprint)
     workers = default_processes() if processes is None else processes
-    with scratch(place_of_work(folder.path), ".spool") as place:
+    with outputs.spool(folder.path) as place:
         verdicts = verify_all(
             material.samples,
             material.questions,
@@ -158,7 +158,7 @@ def write(
     Raises:
         InputError: no sample is kept, or the folder is not a corpus of ours.
     """
-    with scratch(place_of_work(folder.path), ".spool") as spool:
+    with outputs.spool(folder.path) as spool:
         return shards.write_shards(
             _blocks(render, str(spool), funnel, folder.num_shards, processes),
             folder.path,

@@ -14,7 +14,6 @@ import functools
 import json
 import os
 import pathlib
-import tempfile
 from typing import Any, NamedTuple
 
 from specialize import outputs, typed_json
@@ -97,11 +96,7 @@ def verify(
     samples = Samples([], sources.completions, reasoning=policy)
     judge = acceptance.judge_of(sources)
     with contextlib.ExitStack() as stack:
-        if outputs.is_stream(out):
-            place = stack.enter_context(tempfile.TemporaryDirectory())
-        else:
-            work_place = outputs.place_of_work(out)
-            place = stack.enter_context(outputs.scratch(work_place, ".spool"))
+        place = stack.enter_context(outputs.spool(out))
         verdicts = verify_all(
             samples,
             problems,

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import pathlib
@@ -26,6 +25,7 @@ from specialize.corpus.importing.layouts import (
     read,
 )
 from specialize.corpus.importing.matching import Finder
+from specialize.corpus.importing.numbering import Numbers
 from specialize.corpus.importing.report import EXAMPLES, Example, Report
 from specialize.corpus.lines import (
     Line,
@@ -156,8 +156,7 @@ class _Work:
     ):
         self._spec, self._finder, self._policy = spec, finder, policy
         self._judge, self._writer, self._report = judge, writer, report
-        self._taken: dict[str, set[int]] = collections.defaultdict(set)
-        self._next: dict[str, Iterator[int]] = collections.defaultdict(itertools.count)
+        self._taken: dict[str, Numbers] = collections.defaultdict(Numbers)
 
     def of(self, line: Line, record: dict[str, Any]) -> Iterator[Completion]:
         """The completions of one object, as they are written."""
@@ -195,7 +194,7 @@ class _Work:
     def _number(self, problem_id: str, wanted: int | None) -> int:
         taken = self._taken[problem_id]
         if wanted is None or wanted in taken:
-            wanted = next(n for n in self._next[problem_id] if n not in taken)
+            wanted = taken.first_free()
         taken.add(wanted)
         return wanted
 

@@ -28,18 +28,18 @@ class SortedRuns:
         path: str | os.PathLike[str],
         dtype: np.dtype[Any],
         *,
-        most_rows: int = _MOST_ROWS,
+        most_rows: int | None = None,
     ):
         """Holds no rows.
 
         Args:
             path: a file that does not exist yet; it is created when memory is full.
             dtype: the fields of a row, those that decide the order first.
-            most_rows: number of rows that are held in memory.
+            most_rows: number of rows that are held in memory (default: 131,072).
         """
         self._path = pathlib.Path(path)
         self._dtype = dtype
-        self._most = most_rows
+        self._most = most_rows or _MOST_ROWS
         self._waiting: list[Shaped[np.ndarray, " N"]] = []
         self._held = 0
         # Number of rows of each run in the file.
