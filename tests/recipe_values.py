@@ -232,7 +232,7 @@ SPECS = {
         for name in (
             *("share", "teacher", "server", "model", "prompt_path", "problems_path"),
             *("task", "steps", "batch_size", "temperature", "top_k", "concurrency"),
-            "api_key_env",
+            *("api_key_env", "whole_vocabulary"),
         )
     },
     "DataSpec": {

@@ -71,8 +71,9 @@ def source(examples=None, **fields):
     return BatchSource(examples, DataSpec(examples, LENGTHS, **fields))
 
 
-def student(dropout=0.0, heads=4, rows=VOCABULARY):
+def student(dropout=0.0, heads=4, rows=VOCABULARY, loss=None):
     from specialize.student import model
+    from specialize.student.loss import losses
     from specialize.student.network import transformer
 
     config = transformer.T5Config(
@@ -86,7 +87,8 @@ def student(dropout=0.0, heads=4, rows=VOCABULARY):
         mlp_activations=("gelu", "linear"),
         dropout_rate=dropout,
     )
-    return model.Student(transformer.Transformer(config))
+    loss = losses.LossConfig(**(loss or {}))
+    return model.Student(transformer.Transformer(config), loss=loss)
 
 
 def run(
@@ -103,13 +105,14 @@ def run(
     data=None,
     questions=False,
     rollouts=None,
+    loss=None,
     checkpoints=None,
     evaluation=None,
     **options,
 ):
     """Trains the tiny student; everything off that would cost a second.
 
-    `data`, `rollouts`, `checkpoints` and `evaluation` hold fields of these
+    `data`, `rollouts`, `loss`, `checkpoints` and `evaluation` hold fields of these
     specifications. With `rollouts`, even without any, the student has bytes. With
     `questions` every record answers a question of GSM8K's training file.
     """
@@ -127,7 +130,7 @@ def run(
         rollouts = {"vocabulary_path": "byt5", "batch_size": 8, **rollouts}
         fields["rollouts"] = RolloutSpec(**rollouts)
     return train(
-        student(dropout, rows=VOCABULARY if rollouts is None else BYTES),
+        student(dropout, rows=VOCABULARY if rollouts is None else BYTES, loss=loss),
         DataSpec(feature_lengths=LENGTHS, **fields),
         OptimizerSpec(
             optimizer,

@@ -72,6 +72,7 @@ WRONG = {
     "ROLLOUT_BATCH_SIZE": (*WHOLE, *NONE),
     "ROLLOUT_TEMPERATURE": (*REAL, *NONE, "0"),
     "ROLLOUT_TOP_K": (*WHOLE, *NONE),
+    "ROLLOUT_WHOLE_VOCABULARY": FLAG,
     "ROLLOUT_CONCURRENCY": (*WHOLE, *NONE),
     "ROLLOUT_API_KEY_ENV": ("5", "'a b'", "''", "None", "True"),
     "DROPOUT_RATE": (*REAL, *NONE, "1", "1.5"),

@@ -101,6 +101,37 @@ def test_a_mesh_writes_and_learns_the_same(whole, teacher, tmp_path, same_parame
     same_parameters(tiny_run.parameters(mesh), tiny_run.parameters(straight), atol=1e-4)
 
 
+def test_whole_distributions_are_compared_in_the_step(
+    teacher, tmp_path, same_parameters
+):
+    """With rows of all ids it is the same loss; also for microbatches and on a mesh."""
+    rows = {"teacher": teacher, "share": 0.5, "steps": 4}
+    case = {"steps": 3, "log_period": 1, "period": 100}
+    found = {}
+    for name, fields, more in (
+        ("rows", {"top_k": tiny_run.BYTES}, {}),
+        ("whole", {"whole_vocabulary": True}, {}),
+        ("parts", {"whole_vocabulary": True}, {"data": {"microbatches": 2}}),
+        ("mesh", {"whole_vocabulary": True}, {"mesh": "2x2"}),
+    ):
+        folder = tmp_path / name
+        result = tiny_run.run(folder, rollouts={**rows, **fields}, **case, **more)
+        found[name] = tiny_run.parameters(result), tiny_run.lines(folder)
+    for name in ("whole", "parts", "mesh"):
+        same_parameters(found[name][0], found["rows"][0], atol=1e-4)
+        for one, other in zip(found[name][1], found["rows"][1], strict=True):
+            for metric in ("loss", "kl", "on_policy/kl", "corpus/kl", "ce"):
+                ours, theirs = one["train"][metric], other["train"][metric]
+                assert ours == pytest.approx(theirs, rel=1e-4), (name, metric)
+    assert "on_policy/reverse_kl" in found["whole"][1][0]["train"]
+
+
+def test_a_mode_of_rows_has_no_whole_form(teacher, tmp_path):
+    rollouts = {"teacher": teacher, "share": 0.5, "whole_vocabulary": True}
+    with pytest.raises(InputError, match="'paper' is for the K known"):
+        tiny_run.run(tmp_path / "run", 2, rollouts=rollouts, loss={"mode": "paper"})
+
+
 def test_one_process_goes_on_within_a_window_of_two(
     whole, teacher, tmp_path, start, same_parameters
 ):

@@ -99,6 +99,7 @@ class Loop:
         begin: called before the first of some steps with the number of steps taken and
             the weights; returns the step before which it is to be called again. None:
             the batches do not depend on the weights.
+        fixed: what every batch has for `take_step` besides its arrays.
         scores: metrics of the evaluation after the current step, if there was one.
     """
 
@@ -114,6 +115,7 @@ class Loop:
     evaluation: PeriodicEvaluation
     total_steps: int
     begin: Callable[[int, Any], int] | None = None
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def run(self, stop: Stop, profiler: Profiler) -> bool:
@@ -142,7 +144,9 @@ class Loop:
         with contextlib.closing(self._batches()) as batches:
             for number, batch, layout in batches:
                 profiler.before(number)
-                run.state, healthy, results = self.take_step(run.state, healthy, batch)
+                run.state, healthy, results = self.take_step(
+                    run.state, healthy, {**batch, **self.fixed}
+                )
                 self.results.enter(number, results, layout)
                 if one_at_a_time:
                     jax.block_until_ready((run.state, results))

@@ -12,7 +12,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -166,8 +166,8 @@ def train(
 
         # -- 4. The step, compiled once, and the evaluations. -------------------------
         began = time.perf_counter()
-        names, compiled = _compiled(model, chain, data, layout, source)
-        begin = _before_windows(source, data, model, mesh, work, store, where)
+        own = _own_texts(source, data, model, mesh, work, store, where)
+        names, compiled = _compiled(own, chain, data, layout, source)
         if jax.process_index() == 0:  # after the last check
             config.save(work.path)  # all values and their origins
             config.save_operative(work.path)  # with defaults
@@ -191,7 +191,8 @@ def train(
             evaluators=[*evaluators, *measured],
             evaluation=evaluation,
             total_steps=total_steps,
-            begin=begin,
+            begin=own.begin,
+            fixed=own.fixed,
         )
         if stopped := loop.run(stop, profiler):
             _say(f"stopped: step {run.step} is saved; the same command resumes the run")
@@ -210,16 +211,15 @@ def _batched(model: Any, mixture: Mixture, data: DataSpec) -> tuple[Any, BatchSo
     return model, source
 
 
-def _compiled(
-    model: Any, chain: Optimizer, data: DataSpec, layout: StateLayout, source: Any
-) -> tuple[list[str], Any]:
-    """The names of the metrics of a step, and the compiled step."""
-    shapes = feed.global_padding(source, layout.mesh)
-    names, lowered = lower_step(model, chain, data, layout, shapes)
-    return names, lowered.compile()
+class _Own(NamedTuple):
+    """What the texts of the student change in a run, if it writes any."""
+
+    model: Any
+    fixed: Mapping[str, Any]
+    begin: Callable[[int, Any], int] | None
 
 
-def _before_windows(
+def _own_texts(
     source: BatchSource,
     data: DataSpec,
     model: Any,
@@ -227,18 +227,27 @@ def _before_windows(
     work: outputs.Working,
     store: CheckpointStore,
     where: pathlib.Path | str,
-) -> Callable[[int, Any], int] | None:
-    """What makes the batches of a window, if they depend on the weights."""
+) -> _Own:
+    """The student and its batches, also if these depend on the weights."""
     if not isinstance(source, RolloutSource):
-        return None
-    rollouts = Rollouts(
+        return _Own(model, {}, None)
+    found = Rollouts(
         *(source, data, model, mesh),
         folder=work.path,
         publish=lambda: work.publish(now=True),
         responses=os.path.join(where, run_folder.ROLLOUTS, run_folder.RESPONSES),
         checkpoints=store.steps,
     )
-    return rollouts.begin
+    return _Own(found.model, found.fixed, found.begin)
+
+
+def _compiled(
+    own: _Own, chain: Optimizer, data: DataSpec, layout: StateLayout, source: Any
+) -> tuple[list[str], Any]:
+    """The names of the metrics of a step, and the compiled step."""
+    shapes = {**feed.global_padding(source, layout.mesh), **own.fixed}
+    names, lowered = lower_step(own.model, chain, data, layout, shapes)
+    return names, lowered.compile()
 
 
 def _planned(

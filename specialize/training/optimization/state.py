@@ -14,6 +14,7 @@ from specialize import sharding
 from specialize.training.data.spec import DataSpec
 from specialize.training.optimization.optimizers import Optimizer
 from specialize.training.optimization.step import (
+    TEACHER,
     initial_state,
     make_train_step,
     stack_metrics,
@@ -105,7 +106,8 @@ def lower_step(
 ) -> tuple[list[str], Any]:
     """Lowers the optimizer step for a mesh, whose devices need not exist.
 
-    `batch` has the arrays of a batch, or their shapes with shardings.
+    `batch` has the arrays of a batch, or their shapes with shardings. The weights of a
+    teacher in it keep their shardings.
 
     Returns:
         (names of the metrics in the results, `jax.stages.Lowered`).
@@ -122,10 +124,13 @@ def lower_step(
     mesh = layout.mesh
     whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     healthy = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
+    places = dict.fromkeys(batch, rows)
+    if TEACHER in batch:
+        places[TEACHER] = jax.tree.map(lambda leaf: leaf.sharding, batch[TEACHER])
     with sharding.activate(mesh, layout.rules):
         lowered = jax.jit(
             step,
-            in_shardings=(layout.shardings, whole, rows),
+            in_shardings=(layout.shardings, whole, places),
             out_shardings=(layout.shardings, whole, whole),
             donate_argnums=0,
         ).lower(layout.abstract, healthy, batch)

@@ -20,6 +20,10 @@ Metrics = dict[str, tuple[Array, Array]]
 LossSums = Callable[[Any, Batch, Array | None], Any]
 
 
+# What in a batch has no rows: the weights of a teacher (`rollouts.whole`).
+TEACHER = "teacher"
+
+
 def split_rows(batch: Batch, microbatches: int) -> dict[str, Shaped[Array, "M b ..."]]:
     """[B ...] -> [M B/M ...]; microbatch m has the sequences m, m + M, m + 2M, ...
 
@@ -54,13 +58,16 @@ def gradient_sums(
 
     if microbatches == 1:
         return part_sums(batch, 0)
-    parts = split_rows(batch, microbatches)
+    whole = {name: batch[name] for name in (TEACHER,) if name in batch}
+    rows = {name: values for name, values in batch.items() if name not in whole}
+    parts = split_rows(rows, microbatches)
 
     def add(total: Any, item: tuple[Any, Any]) -> tuple[Any, None]:
         part, number = item
-        return jax.tree.map(jnp.add, total, part_sums(part, number)), None
+        sums = part_sums({**part, **whole}, number)
+        return jax.tree.map(jnp.add, total, sums), None
 
-    first = jax.tree.map(lambda values: values[0], parts)
+    first = {**jax.tree.map(lambda values: values[0], parts), **whole}
     rest = jax.tree.map(lambda values: values[1:], parts)
     numbers = jnp.arange(1, microbatches)
     total, _ = jax.lax.scan(add, part_sums(first, 0), (rest, numbers))

@@ -19,10 +19,12 @@ from specialize.judging.answers import verdict
 from specialize.judging.spec import JudgeSpec
 from specialize.progress import say
 from specialize.training.data.spec import DataSpec
+from specialize.training.optimization.step import TEACHER
 from specialize.training.rollouts.keeping import Keeper
-from specialize.training.rollouts.mesh_teacher import MeshTeacher
+from specialize.training.rollouts.mesh_teacher import MeshTeacher, load_teacher
 from specialize.training.rollouts.served_teacher import ServedTeacher
 from specialize.training.rollouts.spec import RolloutSpec
+from specialize.training.rollouts.whole import WholeStudent
 from specialize.training.rollouts.windows import (
     Asked,
     RolloutSource,
@@ -41,8 +43,30 @@ class Teacher(Protocol):
         ...
 
 
+class _InTheStep:
+    """A `Teacher` that reads the texts within the step: nothing is said before."""
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+
+    def read(self, texts: Texts) -> Rows:
+        """Empty rows."""
+        sizes = np.asarray([len(ids) for ids in texts.ids], np.int64)
+        total = int(sizes.sum())
+        return Rows(
+            np.zeros((total, self._k), np.int32),
+            np.zeros((total, self._k), np.float32),
+            np.ones(total, np.float32),
+            sizes,
+        )
+
+
 class Rollouts:
     """Makes the windows of a run; all processes call it together.
+
+    Attributes:
+        model: the student for the optimizer step.
+        fixed: what every batch has for it.
 
     Args:
         source: the batches, which it completes.
@@ -78,11 +102,15 @@ class Rollouts:
         self._writer = Writer(
             model.module, self._vocabulary, mesh, data, source.usual_texts
         )
+        self.model, self.fixed = model, dict[str, Any]()
         self._teacher: Teacher
         if spec.teacher is not None:
-            self._teacher = MeshTeacher(
-                spec.teacher, self._vocabulary, mesh, network.dtype, source.k
-            )
+            loaded = load_teacher(spec.teacher, self._vocabulary, mesh, network.dtype)
+            self._teacher = MeshTeacher(loaded, mesh, source.k)
+            if spec.whole_vocabulary:
+                self.model = WholeStudent(model, loaded.module)
+                self.fixed = {TEACHER: loaded.params}
+                self._teacher = _InTheStep(source.k)
         else:
             self._teacher = ServedTeacher(
                 *(spec, self._problems, self._vocabulary, responses, source.k)

@@ -6,7 +6,7 @@ id that the student wrote. Logits are computed for a few positions at a time.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,37 +29,61 @@ from specialize.training.rollouts.writing import Group, Texts
 _CHUNK = 1024
 
 
-class MeshTeacher:
-    """Weights of a teacher, and what they say about given texts.
+class LoadedTeacher(NamedTuple):
+    """A teacher on the mesh.
+
+    Attributes:
+        module: its network.
+        params: its weights, in the type of the activations.
+    """
+
+    module: Transformer
+    params: Any
+
+
+def load_teacher(
+    checkpoint: str, vocabulary: Vocabulary, mesh: Mesh, dtype: Any
+) -> LoadedTeacher:
+    """Loads a teacher of the student's vocabulary.
 
     Args:
         checkpoint: in any layout that `convert` reads.
         vocabulary: the student's vocabulary.
         mesh: the devices of the run.
         dtype: type of weights and activations.
-        k: number of entries of a row.
 
     Raises:
         InputError: there is no such checkpoint, or it has another vocabulary.
     """
-
-    def __init__(
-        self, checkpoint: str, vocabulary: Vocabulary, mesh: Mesh, dtype: Any, k: int
-    ) -> None:
-        opened = open_checkpoint(checkpoint)
-        _check_vocabulary(checkpoint, opened, vocabulary)
-        network = dataclasses.replace(
-            opened.config, dtype=dtype, dropout_rate=0.0, scan_layers=False
-        )
-        self._module = Transformer(network)
-        loaded = load_student(Student(self._module), checkpoint, mesh)
-        kind = jnp.dtype(dtype)
+    opened = open_checkpoint(checkpoint)
+    _check_vocabulary(checkpoint, opened, vocabulary)
+    network = dataclasses.replace(
+        opened.config, dtype=dtype, dropout_rate=0.0, scan_layers=False
+    )
+    module = Transformer(network)
+    params = load_student(Student(module), checkpoint, mesh).params
+    kind = jnp.dtype(dtype)
+    if kind != jnp.float32:
         cast = jax.jit(
             lambda tree: jax.tree.map(lambda x: x.astype(kind), tree), donate_argnums=0
         )
-        self._params = cast(loaded.params) if kind != jnp.float32 else loaded.params
+        params = cast(params)
+    return LoadedTeacher(module, params)
+
+
+class MeshTeacher:
+    """What a teacher on the mesh says about given texts.
+
+    Args:
+        loaded: the teacher.
+        mesh: the devices of the run.
+        k: number of entries of a row.
+    """
+
+    def __init__(self, loaded: LoadedTeacher, mesh: Mesh, k: int) -> None:
+        self._module, self._params = loaded
         self._mesh, self._k = mesh, k
-        self._kept = min(k, network.vocab_size)
+        self._kept = min(k, self._module.config.vocab_size)
         whole = sharding.replicated(mesh)
         self._score = jax.jit(self._likeliest, out_shardings=whole)
 

@@ -34,6 +34,8 @@ class RolloutSpec:
             multiple of the devices that split a batch.
         temperature: sampling temperature of the student's texts.
         top_k: number of entries of the teacher rows of these texts, at least 1.
+        whole_vocabulary: whether the loss compares whole distributions with `teacher`
+            on these texts, instead of rows of `top_k` ids.
         concurrency: number of requests to a server at once.
         api_key_env: environment variable that holds the server's key.
         vocabulary_path: the student's vocabulary. None: the environment variable
@@ -59,6 +61,7 @@ class RolloutSpec:
     batch_size: int = 32
     temperature: float = 1.0
     top_k: int = 5
+    whole_vocabulary: bool = False
     concurrency: int = 16
     api_key_env: str = "OPENAI_API_KEY"
     vocabulary_path: str | os.PathLike[str] | None = None
@@ -71,6 +74,13 @@ class RolloutSpec:
         checks.whole("batch_size", self.batch_size)
         checks.real("temperature", self.temperature, above=0.0)
         checks.whole("top_k", self.top_k)
+        checks.flag("whole_vocabulary", self.whole_vocabulary)
+        if self.whole_vocabulary and self.server is not None:
+            raise InputError(
+                "whole_vocabulary = True: a server reports a few probabilities. Name a "
+                "T5 checkpoint (ROLLOUT_TEACHER), or set ROLLOUT_WHOLE_VOCABULARY = "
+                "False."
+            )
         checks.whole("concurrency", self.concurrency)
         checks.path("prompt_path", self.prompt_path)
         checks.path("problems_path", self.problems_path)
@@ -109,4 +119,5 @@ class RolloutSpec:
     def identity(self) -> dict[str, Any]:
         """What the texts depend on; a resumed run must have the same."""
         names = ("share", "teacher", "server", "model", "temperature", "top_k")
+        names += ("whole_vocabulary",)
         return {name: getattr(self, name) for name in names}
