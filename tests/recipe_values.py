@@ -211,7 +211,7 @@ _SAMPLING = {
     name: f"sampling.{name}"
     for name in (
         *("dataset", "limit", "samples", "max_samples", "samples_per_request"),
-        *("top_logprobs", "name", "log_every_s"),
+        *("top_logprobs", "name", "log_every_s", "upload_every_s"),
     )
 }
 NAMES = {

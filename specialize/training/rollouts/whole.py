@@ -52,14 +52,26 @@ class WholeStudent(Student):
         hidden = self._apply(params, batch, dropout_rng, return_hidden=True)
         states = self._teacher._apply(teacher, batch, None, return_hidden=True)
         head = head_kernel(params)
-        rows = tuple(batch[f"decoder_teacher_{n}"] for n in ("ids", "probs", "tail"))
         of_rows = losses.fused_distillation_loss(
-            *(hidden, head, targets, *rows),
-            *(weights * ~own, formats, self.loss),
+            hidden,
+            head,
+            targets,
+            batch["decoder_teacher_ids"],
+            batch["decoder_teacher_probs"],
+            batch["decoder_teacher_tail"],
+            weights * ~own,
+            formats,
+            self.loss,
         )
         of_own = losses.whole_vocabulary_loss(
-            *(hidden, head, jax.lax.stop_gradient(states), head_kernel(teacher)),
-            *(targets, weights * own, formats, self.loss),
+            hidden,
+            head,
+            jax.lax.stop_gradient(states),
+            head_kernel(teacher),
+            targets,
+            weights * own,
+            formats,
+            self.loss,
         )
         return LossSums(
             of_rows.loss + of_own.loss,
