@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,22 @@ class Progress:
         )
 
 
+class OwnTexts(NamedTuple):
+    """What the texts of the student change in a run, if it writes any.
+
+    Attributes:
+        model: the student for the optimizer step.
+        fixed: what every batch has for the step besides its arrays.
+        begin: called before the first of some steps with the number of steps taken and
+            the weights; returns the step before which it is to be called again. None:
+            the batches do not depend on the weights.
+    """
+
+    model: Any
+    fixed: Mapping[str, Any] = {}
+    begin: Callable[[int, Any], int] | None = None
+
+
 @dataclasses.dataclass
 class Loop:
     """The loop of one run.
@@ -96,10 +112,7 @@ class Loop:
         evaluators: the evaluations.
         evaluation: how often the evaluations are made, and of which weights.
         total_steps: number of steps of the whole run.
-        begin: called before the first of some steps with the number of steps taken and
-            the weights; returns the step before which it is to be called again. None:
-            the batches do not depend on the weights.
-        fixed: what every batch has for `take_step` besides its arrays.
+        own: what changes if the student writes texts.
         scores: metrics of the evaluation after the current step, if there was one.
     """
 
@@ -114,8 +127,7 @@ class Loop:
     evaluators: Sequence[Evaluator]
     evaluation: PeriodicEvaluation
     total_steps: int
-    begin: Callable[[int, Any], int] | None = None
-    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    own: "OwnTexts"
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def run(self, stop: Stop, profiler: Profiler) -> bool:
@@ -145,7 +157,7 @@ class Loop:
             for number, batch, layout in batches:
                 profiler.before(number)
                 run.state, healthy, results = self.take_step(
-                    run.state, healthy, {**batch, **self.fixed}
+                    run.state, healthy, {**batch, **self.own.fixed}
                 )
                 self.results.enter(number, results, layout)
                 if one_at_a_time:
@@ -165,9 +177,9 @@ class Loop:
         run = self.progress
         while run.step < self.total_steps:
             last = self.total_steps
-            if self.begin is not None:
+            if self.own.begin is not None:
                 self.results.settle()  # else the time of a step would count here
-                last = min(last, self.begin(run.step, run.state["params"]))
+                last = min(last, self.own.begin(run.step, run.state["params"]))
             yield from feed.feed(self.source, self.mesh, run.step, last)
 
     def _evaluate_and_save(self, stopped: bool) -> None:

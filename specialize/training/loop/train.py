@@ -12,7 +12,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -34,7 +34,7 @@ from specialize.training.logging.step_results import StepResults
 from specialize.training.loop import interruptions, resuming
 from specialize.training.loop.evaluating import Evaluator, measurements
 from specialize.training.loop.profiling import Profiler
-from specialize.training.loop.running import Loop, Progress
+from specialize.training.loop.running import Loop, OwnTexts, Progress
 from specialize.training.loop.spec import PeriodicEvaluation
 from specialize.training.optimization import averaging
 from specialize.training.optimization.optimizers import Optimizer, make_optimizer
@@ -191,8 +191,7 @@ def train(
             evaluators=[*evaluators, *measured],
             evaluation=evaluation,
             total_steps=total_steps,
-            begin=own.begin,
-            fixed=own.fixed,
+            own=own,
         )
         if stopped := loop.run(stop, profiler):
             _say(f"stopped: step {run.step} is saved; the same command resumes the run")
@@ -211,14 +210,6 @@ def _batched(model: Any, mixture: Mixture, data: DataSpec) -> tuple[Any, BatchSo
     return model, source
 
 
-class _Own(NamedTuple):
-    """What the texts of the student change in a run, if it writes any."""
-
-    model: Any
-    fixed: Mapping[str, Any]
-    begin: Callable[[int, Any], int] | None
-
-
 def _own_texts(
     source: BatchSource,
     data: DataSpec,
@@ -227,10 +218,10 @@ def _own_texts(
     work: outputs.Working,
     store: CheckpointStore,
     where: pathlib.Path | str,
-) -> _Own:
+) -> OwnTexts:
     """The student and its batches, also if these depend on the weights."""
     if not isinstance(source, RolloutSource):
-        return _Own(model, {}, None)
+        return OwnTexts(model)
     found = Rollouts(
         *(source, data, model, mesh),
         folder=work.path,
@@ -238,11 +229,11 @@ def _own_texts(
         responses=os.path.join(where, run_folder.ROLLOUTS, run_folder.RESPONSES),
         checkpoints=store.steps,
     )
-    return _Own(found.model, found.fixed, found.begin)
+    return OwnTexts(found.model, found.fixed, found.begin)
 
 
 def _compiled(
-    own: _Own, chain: Optimizer, data: DataSpec, layout: StateLayout, source: Any
+    own: OwnTexts, chain: Optimizer, data: DataSpec, layout: StateLayout, source: Any
 ) -> tuple[list[str], Any]:
     """The names of the metrics of a step, and the compiled step."""
     shapes = {**feed.global_padding(source, layout.mesh), **own.fixed}
