@@ -13,7 +13,7 @@ import math
 import os
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -62,6 +62,7 @@ DEFAULT_RULES: Rules = (
     ("kv", None),
     ("length", None),
     ("relpos_buckets", None),
+    ("lora_rank", None),
     ("layers", None),
     ("stack", None),
     ("mlp_activations", None),
@@ -349,6 +350,26 @@ def bytes_from_leader(data: bytes) -> bytes:
     if jax.process_index() == 0:
         sent[:] = np.frombuffer(data, np.uint8)
     return bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent)))
+
+
+def by_leader(make: Callable[[], Any]) -> Any:
+    """The JSON value that `make` returns in process 0, which alone calls it.
+
+    Raises:
+        InputError: `make` raised one; it is raised in every process.
+    """
+    found: dict[str, Any] = {}
+    if jax.process_index() == 0:
+        try:
+            found = {"value": make()}
+        except InputError as error:
+            if jax.process_count() == 1:
+                raise
+            found = {"refused": str(error)}
+    found = from_leader(found)
+    if "refused" in found:
+        raise InputError(found["refused"])
+    return found["value"]
 
 
 def all_agree(good: bool) -> bool:

@@ -18,6 +18,9 @@ from flax.linen import partitioning, spmd
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from specialize.student.adapters.spec import AdapterSpec
+from specialize.student.adapters.trees import LORA_A, LORA_B
+
 # The names by which T5X finds activations in flax.linen, and those of Hugging Face.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda x: x,
@@ -30,6 +33,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": nn.sigmoid,
 }
 
+# Uniform within 1 / sqrt(fan_in), as in the implementation of LoRA's authors.
+_lora_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _mlp_init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
 
@@ -41,12 +46,15 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 class Dense(nn.Module):
     """A matrix without bias: [..., fan_in] -> [..., features].
 
+    With an adapter (`AdapterSpec`) its result is added to that of the matrix.
+
     Attributes:
         features: size of the result's last axis.
         axes: logical names of the kernel's two axes.
         dtype: type of the operands.
         init: initialiser of the kernel.
         out_dtype: type of the sums and of the result. None: that of the operands.
+        adapters: which projections of the network have adapters.
     """
 
     features: int
@@ -54,10 +62,13 @@ class Dense(nn.Module):
     dtype: Any = jnp.float32
     init: Callable[..., Any] = _mlp_init
     out_dtype: Any = None
+    adapters: AdapterSpec | None = None
 
     @nn.compact
-    def __call__(self, inputs: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        """Returns inputs @ kernel."""
+    def __call__(
+        self, inputs: Float[Array, "*B I"], deterministic: bool = True
+    ) -> Float[Array, "*B O"]:
+        """Returns inputs @ kernel; `deterministic` is whether dropout is off."""
         kernel = partitioning.param_with_axes(
             "kernel",
             self.init,
@@ -74,7 +85,38 @@ class Dense(nn.Module):
             jnp.asarray(kernel, self.dtype),
             preferred_element_type=self.out_dtype,
         )
+        if self.adapters is not None and self.adapters.adapts("/".join(self.path)):
+            if not deterministic and self.adapters.dropout > 0.0:
+                drop = nn.Dropout(self.adapters.dropout, broadcast_dims=(-2,))
+                dropped = drop(inputs.astype(self.dtype), deterministic=False)
+                tokens = dropped.reshape(tokens.shape)
+            result = result + self._adapted(tokens, self.adapters)
         return result.reshape(*inputs.shape[:-1], self.features)
+
+    def _adapted(
+        self, tokens: Float[Array, "N I"], adapters: AdapterSpec
+    ) -> Float[Array, "N O"]:
+        """Returns scale · tokens @ A @ B."""
+        outward = partitioning.param_with_axes(
+            LORA_A,
+            _lora_init,
+            (tokens.shape[-1], adapters.rank),
+            jnp.float32,
+            axes=(self.axes[0], "lora_rank"),
+        )
+        inward = partitioning.param_with_axes(
+            LORA_B,
+            nn.initializers.zeros,
+            (adapters.rank, self.features),
+            jnp.float32,
+            axes=("lora_rank", self.axes[1]),
+        )
+        narrow = jnp.matmul(tokens, jnp.asarray(outward, self.dtype))
+        return jnp.matmul(
+            narrow * jnp.asarray(adapters.scale, self.dtype),
+            jnp.asarray(inward, self.dtype),
+            preferred_element_type=self.out_dtype,
+        )
 
 
 class RMSNorm(nn.Module):
@@ -155,26 +197,29 @@ class MLP(nn.Module):
         activations: name of each inner matrix's activation, as ("gelu", "linear").
         dtype: type of the operands.
         dropout_rate: dropout of the inner activations, one mask for all positions.
+        adapters: which projections have adapters.
     """
 
     hidden: int
     activations: Sequence[str] = ("relu",)
     dtype: Any = jnp.float32
     dropout_rate: float = 0.0
+    adapters: AdapterSpec | None = None
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B L D"], deterministic: bool = True
     ) -> Float[Array, "B L D"]:
         """Returns the block's output."""
+        project = functools.partial(Dense, dtype=self.dtype, adapters=self.adapters)
         branches = []
         for i, activation in enumerate(self.activations):
             name = "wi" if len(self.activations) == 1 else f"wi_{i}"
-            inner = Dense(self.hidden, ("embed", "mlp"), dtype=self.dtype, name=name)
-            branches.append(ACTIVATIONS[activation](inner(x)))
+            inner = project(self.hidden, ("embed", "mlp"), name=name)
+            branches.append(ACTIVATIONS[activation](inner(x, deterministic)))
         y = functools.reduce(operator.mul, branches)
         y = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
             y, deterministic=deterministic
         )
         y = constrain(checkpoint_name(y, "mlp_inner"), "batch", "length", "mlp")
-        return Dense(x.shape[-1], ("mlp", "embed"), dtype=self.dtype, name="wo")(y)
+        return project(x.shape[-1], ("mlp", "embed"), name="wo")(y, deterministic)

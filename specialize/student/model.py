@@ -150,7 +150,7 @@ class Student:
         )
         outputs = self._apply(params, batch, dropout_rng, return_hidden=self.fused)
         if self.fused:
-            head = head_kernel(params)
+            head = head_kernel(params, self.module.config)
             return losses.fused_distillation_loss(outputs, head, *arguments)
         return losses.distillation_loss(outputs, *arguments)
 

@@ -233,7 +233,9 @@ def test_hidden_states_times_the_head_are_the_logits(family):
     @jax.jit
     def both(params):
         hidden = forward(module, params, x, y, hidden=True)
-        return hidden @ head_kernel(params), forward(module, params, x, y)
+        return hidden @ head_kernel(params, module.config), forward(
+            module, params, x, y
+        )
 
     product, logits = both(params)
     np.testing.assert_allclose(product, logits, rtol=1e-4, atol=1e-4)

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from specialize.student.adapters.spec import AdapterSpec
 from specialize.student.ambient import ambient_mesh
 from specialize.student.attention import fused_attention
 from specialize.student.attention.relative_bias import block_size, skewed, sum_of_rows
@@ -41,6 +42,7 @@ class Attention(nn.Module):
         kind: "fused" for the kernels of `gpu_kernels` (interpreted, hence slow, without
             a GPU), "plain" for products that store the scores, "auto" for the faster of
             the two (`fused_attention.suits`).
+        adapters: which projections have adapters.
     """
 
     num_heads: int
@@ -50,6 +52,7 @@ class Attention(nn.Module):
     dropout_rate: float = 0.0
     block: int = 0
     kind: str = "auto"
+    adapters: AdapterSpec | None = None
 
     def setup(self):
         """Declares the four projections."""
@@ -58,13 +61,18 @@ class Attention(nn.Module):
             self.num_heads * self.head_dim,
             ("embed", "joined_kv"),
             dtype=self.dtype,
+            adapters=self.adapters,
         )
         depth = math.sqrt(self.head_dim)
         self.query = project(init=lambda *args: _init(*args) / depth)
         self.key = project(init=_init)
         self.value = project(init=_init)
         self.out = Dense(
-            self.features, ("joined_kv", "embed"), dtype=self.dtype, init=_init
+            self.features,
+            ("joined_kv", "embed"),
+            dtype=self.dtype,
+            init=_init,
+            adapters=self.adapters,
         )
 
     def split_heads(self, x: Float[Array, "B L J"]) -> Float[Array, "B L H d"]:
@@ -77,10 +85,13 @@ class Attention(nn.Module):
         return x.reshape(*x.shape[:-2], self.num_heads * self.head_dim)
 
     def keys_values(
-        self, inputs: Float[Array, "B K D"]
+        self, inputs: Float[Array, "B K D"], deterministic: bool = True
     ) -> tuple[Float[Array, "B K H d"], Float[Array, "B K H d"]]:
         """Returns the keys and values of `inputs`."""
-        return self.split_heads(self.key(inputs)), self.split_heads(self.value(inputs))
+        keys, values = (
+            project(inputs, deterministic) for project in (self.key, self.value)
+        )
+        return self.split_heads(keys), self.split_heads(values)
 
     def __call__(
         self,
@@ -99,8 +110,8 @@ class Attention(nn.Module):
             mask: whether a query sees a key.
             deterministic: whether dropout is off.
         """
-        queries = self.split_heads(self.query(inputs))
-        keys, values = self.keys_values(attended)
+        queries = self.split_heads(self.query(inputs, deterministic))
+        keys, values = self.keys_values(attended, deterministic)
         if not deterministic and self.dropout_rate > 0.0:
             keep = 1.0 - self.dropout_rate
             shape = (queries.shape[0], self.num_heads, 1, keys.shape[1])
@@ -123,7 +134,7 @@ class Attention(nn.Module):
             mixed = mix(queries, bias, mask)
         else:
             mixed = _in_blocks(mix, block, queries, bias, mask, fused=fused)
-        return self.out(self.join_heads(mixed))
+        return self.out(self.join_heads(mixed), deterministic)
 
 
 def _mix(keys: Any, values: Any, queries: Any, bias: Any, mask: Any) -> Any:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from specialize.student.adapters.trees import CAST
 from specialize.student.attention import cache
 from specialize.student.attention.attention import MASKED
 from specialize.student.layers import constrain
@@ -100,7 +101,7 @@ def _in_compute_dtype(params: PyTree, dtype: Any) -> PyTree:
     """Casts the matrices once instead of at every step; norms and biases stay."""
 
     def cast(path: tuple[Any, ...], value: jax.Array) -> jax.Array:
-        if path[-1].key in ("kernel", "embedding"):
+        if path[-1].key in CAST:
             return value.astype(dtype)
         return value
 

@@ -12,10 +12,11 @@ exchange the statistics of every chunk, and both gradients once, at the end.
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
@@ -67,6 +68,28 @@ class Tiling:
         return math.prod(self.mesh.shape[axis] for axis in self.batch_axes)
 
 
+class Gradients(NamedTuple):
+    """The gradients of the loss; None for one that is not wanted."""
+
+    hidden: Any
+    head: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """Which gradients are computed."""
+
+    hidden: bool
+    head: bool
+
+    def of(self, hidden: Any, head: Any) -> Gradients:
+        """What belongs to the gradients that are wanted."""
+        return Gradients(hidden if self.hidden else None, head if self.head else None)
+
+
+NOTHING = Wanted(hidden=False, head=False)
+
+
 def make_tiling(
     mesh: Mesh | AbstractMesh | None, vocabulary_size: int, chunk: int | None
 ) -> Tiling:
@@ -109,55 +132,62 @@ def fused(
     need `teacher_head`, which is applied to their states in the same loop.
     """
     heads = (head, teacher_head)
-    loss, table, _ = _split(config, tiling, hidden, heads, rows, differentiate=False)
+    loss, table, _ = _split(config, tiling, hidden, heads, rows, wanted=NOTHING)
     return loss, table
 
 
 def _forward(config, tiling, hidden, head, rows, teacher_head=None):
+    # A frozen head has no gradient, which would be as large as the head in float32.
+    wanted = Wanted(hidden=True, head=head.perturbed)
+    hidden, head, rows, teacher_head = jax.tree.map(
+        lambda one: one.value, (hidden, head, rows, teacher_head)
+    )
     loss, table, gradients = _split(
-        config, tiling, hidden, (head, teacher_head), rows, differentiate=True
+        config, tiling, hidden, (head, teacher_head), rows, wanted=wanted
     )
     return (loss, table), gradients
 
 
 def _backward(config, tiling, gradients, cotangents):
     del config, tiling
-    d_hidden, d_head = (
-        (x.astype(jnp.promote_types(x.dtype, jnp.float32)) * cotangents[0]).astype(
-            x.dtype
-        )
-        for x in gradients
-    )
-    return d_hidden, d_head, None, None
+    loss = cotangents[0]
+
+    def scaled(x: Any) -> Any:
+        if x is None or isinstance(loss, SymbolicZero):
+            return None
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        return (x.astype(wide) * loss).astype(x.dtype)
+
+    return scaled(gradients.hidden), scaled(gradients.head), None, None
 
 
-fused.defvjp(_forward, _backward)
+fused.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _split(config, tiling: Tiling, hidden, heads, rows: Rows, *, differentiate: bool):
+def _split(config, tiling: Tiling, hidden, heads, rows: Rows, *, wanted: Wanted):
     """Runs `_loop` on every device of the tiling and adds the results."""
     tokens = hidden.shape[0]
     if tiling.mesh is None:
-        return _loop(config, tiling, hidden, heads, rows, differentiate=differentiate)
+        return _loop(config, tiling, hidden, heads, rows, wanted=wanted)
     missing = -tokens % tiling.token_shards
     hidden, rows = jax.tree.map(lambda x: _padded(x, missing), (hidden, rows))
     lines = P(tiling.batch_axes or None)
     columns = P(None, tiling.vocabulary_axis)
     loss, table, gradients = jax.shard_map(
-        functools.partial(_loop, config, tiling, differentiate=differentiate),
+        functools.partial(_loop, config, tiling, wanted=wanted),
         mesh=tiling.mesh,
         in_specs=(lines, columns, lines),
-        out_specs=(P(), P(), (lines, columns) if differentiate else ()),
+        out_specs=(P(), P(), wanted.of(lines, columns)),
         check_vma=False,
     )(hidden, heads, rows)
-    if differentiate:
-        gradients = (gradients[0][:tokens], gradients[1])
+    if wanted.hidden:
+        gradients = gradients._replace(hidden=gradients.hidden[:tokens])
     return loss, table, gradients
 
 
 def _loop(
-    config, tiling: Tiling, hidden, heads, rows: Rows, *, differentiate: bool
-) -> tuple[Array, Array, Any]:
+    config, tiling: Tiling, hidden, heads, rows: Rows, *, wanted: Wanted
+) -> tuple[Array, Array, Gradients]:
     """Returns loss, metrics and, if wanted, gradients of this device's tokens."""
     head, teacher_head = heads
     dtype = rows.weights.dtype
@@ -169,7 +199,7 @@ def _loop(
     tokens = hidden.shape[0]
     chunk = min(tiling.chunk, tokens)
 
-    def step(hidden, rows) -> tuple[Array, Any]:
+    def step(hidden, rows) -> tuple[Array, Gradients]:
         logits = jnp.dot(hidden, weight, preferred_element_type=dtype)
         if isinstance(rows, WholeRows):
             states, columns = rows.hidden, teacher_head.astype(rows.hidden.dtype)
@@ -180,12 +210,13 @@ def _loop(
         else:
             metrics, gradient = _on_events(logits, rows, config, vocabulary)
         table = diagnostics.tabulate(metrics, rows, config)
-        if not differentiate:
-            return table, ()
+        d_hidden = d_head = None
         gradient = gradient.astype(hidden.dtype)
-        d_hidden = jnp.dot(gradient, weight.T, preferred_element_type=dtype)
-        d_head = jnp.dot(hidden.T, gradient, preferred_element_type=dtype)
-        return table, (d_hidden, d_head)
+        if wanted.hidden:
+            d_hidden = jnp.dot(gradient, weight.T, preferred_element_type=dtype)
+        if wanted.head:
+            d_head = jnp.dot(hidden.T, gradient, preferred_element_type=dtype)
+        return table, Gradients(d_hidden, d_head)
 
     if chunk == tokens:
         table, gradients = step(hidden, rows)
@@ -193,13 +224,14 @@ def _loop(
         table, gradients = _chunked(step, tiling, hidden, rows, chunk)
     if tiling.batch_axes:
         table = jax.lax.psum(table, tiling.batch_axes)
-    if differentiate:
-        d_hidden, d_head = gradients
-        d_hidden = vocabulary.sum(d_hidden)
+    d_hidden, d_head = gradients
+    if d_hidden is not None:
+        d_hidden = vocabulary.sum(d_hidden).astype(hidden.dtype)
+    if d_head is not None:
         if tiling.batch_axes:
             d_head = jax.lax.psum(d_head, tiling.batch_axes)
-        gradients = (d_hidden.astype(hidden.dtype), d_head.astype(head.dtype))
-    return table[0, 0, 0], table, gradients
+        d_head = d_head.astype(head.dtype)
+    return table[0, 0, 0], table, Gradients(d_hidden, d_head)
 
 
 def _on_events(
@@ -220,7 +252,9 @@ def _on_events(
     return metrics, gradient
 
 
-def _chunked(step, tiling: Tiling, hidden, rows: Rows, chunk: int) -> tuple[Array, Any]:
+def _chunked(
+    step, tiling: Tiling, hidden, rows: Rows, chunk: int
+) -> tuple[Array, Gradients]:
     """Applies `step` to chunks of the tokens with a weight, and adds the results."""
     tokens = hidden.shape[0]
     hidden, rows = jax.tree.map(lambda x: _padded(x, -tokens % chunk), (hidden, rows))
@@ -235,23 +269,22 @@ def _chunked(step, tiling: Tiling, hidden, rows: Rows, chunk: int) -> tuple[Arra
 
     def turn(index, carry):
         at = jax.lax.dynamic_slice_in_dim(order, index * chunk, chunk)
-        table, gradients = step(*jax.tree.map(lambda x: x[at], (hidden, rows)))
-        if not gradients:
-            return (carry[0] + table, ())
-        d_hidden, d_head = gradients
-        return (
-            carry[0] + table,
-            (carry[1][0].at[at].set(d_hidden), carry[1][1] + d_head),
-        )
+        table, (d_hidden, d_head) = step(*jax.tree.map(lambda x: x[at], (hidden, rows)))
+        total, sums = carry
+        if d_hidden is not None:
+            d_hidden = sums.hidden.at[at].set(d_hidden)
+        if d_head is not None:
+            d_head = sums.head + d_head
+        return total + table, Gradients(d_hidden, d_head)
 
     shapes = jax.eval_shape(step, *jax.tree.map(lambda x: x[:chunk], (hidden, rows)))
     table, gradients = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    if gradients:
-        d_hidden, d_head = gradients
-        gradients = (jnp.zeros(hidden.shape, d_hidden.dtype), d_head)
+    if (d_hidden := gradients.hidden) is not None:
+        d_hidden = jnp.zeros(hidden.shape, d_hidden.dtype)
+        gradients = gradients._replace(hidden=d_hidden)
     table, gradients = jax.lax.fori_loop(0, chunks, turn, (table, gradients))
-    if gradients:
-        gradients = (gradients[0][:tokens], gradients[1])
+    if (d_hidden := gradients.hidden) is not None:
+        gradients = gradients._replace(hidden=d_hidden[:tokens])
     return table, gradients
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from specialize.errors import InputError
+from specialize.student.adapters.spec import AdapterSpec
 from specialize.student.attention import fused_attention
 from specialize.student.network import spec
 
@@ -59,6 +60,7 @@ class T5Config:
         relpos_per_layer: whether every layer has a relative position bias of its own
             (umT5); else the layers of a stack share one.
         norm_epsilon: epsilon of the RMS norms.
+        adapters: low-rank adapters of its projections. None: it has none.
 
     Raises:
         InputError: a value is unknown or outside its range.
@@ -84,12 +86,15 @@ class T5Config:
     relpos_max_distance: int = 128
     relpos_per_layer: bool = False
     norm_epsilon: float = 1e-6
+    adapters: AdapterSpec | None = None
 
     def __post_init__(self):
         # A list from gin would make the configuration unhashable.
         if isinstance(self.mlp_activations, list):
             object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
         spec.check(**vars(self))
+        if self.adapters is not None:
+            self.adapters.check(self)
         if self.attention == "fused" and not fused_attention.takes(self.head_dim):
             raise InputError(
                 f"T5Config.attention = 'fused' with head_dim = {self.head_dim}; its "

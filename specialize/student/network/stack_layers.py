@@ -169,12 +169,17 @@ def _attention(cfg: T5Config) -> Attention:
         dropout_rate=cfg.dropout_rate,
         block=cfg.attention_block,
         kind=cfg.attention,
+        adapters=cfg.adapters,
     )
 
 
 def _mlp(cfg: T5Config) -> layers.MLP:
     return layers.MLP(
-        cfg.mlp_dim, cfg.mlp_activations, dtype=cfg.dtype, dropout_rate=cfg.dropout_rate
+        cfg.mlp_dim,
+        cfg.mlp_activations,
+        dtype=cfg.dtype,
+        dropout_rate=cfg.dropout_rate,
+        adapters=cfg.adapters,
     )
 
 

@@ -21,6 +21,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from specialize.student import layers
+from specialize.student.adapters.trees import LORA_A, LORA_B
 from specialize.student.attention import cache
 from specialize.student.attention.attention import attention_mask
 from specialize.student.network.architecture import T5Config
@@ -106,6 +107,7 @@ class Decoder(nn.Module):
                 ("embed", "vocab"),
                 dtype=cfg.dtype,
                 out_dtype=jnp.float32,
+                adapters=cfg.adapters,
             )
 
     def __call__(
@@ -215,7 +217,8 @@ class Transformer(nn.Module):
             decoder_positions: ignored; relative positions need none.
             enable_dropout: whether to drop out (needs the random key "dropout").
             return_hidden: whether to return the final normalised states (scaled by
-                D^-0.5 if the head is tied): logits = hidden @ head_kernel(params).
+                D^-0.5 if the head is tied): logits = hidden @ head_kernel(params,
+                config).
         """
         del decoder_positions
         queries = decoder_target_tokens > 0
@@ -292,9 +295,15 @@ class Transformer(nn.Module):
         return self.decoder.logits(hidden), pasts
 
 
-def head_kernel(params: Mapping[str, Any]) -> Float[Array, "D V"]:
-    """Returns the output head; a tied head is a view of the embedding."""
+def head_kernel(params: Mapping[str, Any], config: T5Config) -> Float[Array, "D V"]:
+    """Returns the output head of a network with this configuration.
+
+    A tied head is a view of the embedding; an adapter of the head is added to it.
+    """
     head = params["decoder"].get("logits_dense")
-    if head is not None:
+    if head is None:
+        return params["token_embedder"]["embedding"].T
+    if LORA_A not in head or config.adapters is None:
         return head["kernel"]
-    return params["token_embedder"]["embedding"].T
+    change = jnp.matmul(head[LORA_A] * config.adapters.scale, head[LORA_B])
+    return head["kernel"] + change

@@ -129,7 +129,7 @@ class MeshTeacher:
             enable_dropout=False,
             return_hidden=True,
         )
-        head = head_kernel(params)
+        head = head_kernel(params, self._module.config)
         flat, own = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
         number = len(own)
         chunk = min(_CHUNK, number)
