@@ -5,6 +5,7 @@ JOBS ?= 2
 # By pip, which takes a CPU build where PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL names one.
 # On Linux the package index itself has the CUDA build only, several GB that also work.
 TORCH := torch==2.13.0
+PEFT := 'peft>=0.18,<1'
 
 .PHONY: quickstart test test-slow test-beam test-torch test-wheel lint format bench docs \
 	clean
@@ -12,7 +13,7 @@ TORCH := torch==2.13.0
 .venv/.done: EXTRAS = dev
 .venv-beam/.done: EXTRAS = test,beam
 .venv-torch/.done: EXTRAS = test
-.venv-torch/.done: LAST = $(@D)/bin/python -m pip install --quiet $(TORCH)
+.venv-torch/.done: LAST = $(@D)/bin/python -m pip install --quiet $(TORCH) $(PEFT)
 
 .venv/.done .venv-beam/.done .venv-torch/.done: setup.py
 	$(PYTHON) -m venv $(@D)

@@ -14,7 +14,8 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="convert weights between Hugging Face, T5X and our runs",
         description=(
             "Converts T5 weights between Hugging Face folders, T5X checkpoints and "
-            "runs of specialize, one tensor in memory at a time. Without --target it "
+            "runs of specialize, one tensor in memory at a time. Adapters are merged "
+            "into the weights that they adapt. Without --target it "
             "only reads the source and prints its parameter count and fingerprint."
         ),
     )
@@ -22,14 +23,22 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--source",
         required=True,
         help="a Hugging Face folder or hub name, a T5X checkpoint (local or gs://), a "
-        "run of specialize or one of its checkpoints; its format is detected",
+        "run of specialize or one of its checkpoints, or a folder of PEFT; its format "
+        "is detected",
+    )
+    parser.add_argument(
+        "--base",
+        metavar="CHECKPOINT",
+        help="the weights that the source's adapters adapt, if they are not where the "
+        "adapters say; those of a run need the same fingerprint",
     )
     parser.add_argument("--target", help="a new or empty folder")
     parser.add_argument(
         "--to",
-        choices=("hf", "t5x", "orbax"),
+        choices=("hf", "t5x", "orbax", "peft"),
         help="hf: safetensors, config and tokenizer; t5x: msgpack and zarr; orbax: "
-        "newer T5X. Default: t5x from Hugging Face, hf from everything else",
+        "newer T5X; peft: the adapters of the source alone. Default: t5x from Hugging "
+        "Face, hf from everything else",
     )
     _add_export(parser)
     parser.add_argument(
@@ -126,6 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.source,
         arguments.target,
         rows=arguments.rows,
+        base=arguments.base,
         **_export(arguments),
     )
     _print(summary)

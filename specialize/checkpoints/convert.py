@@ -10,10 +10,12 @@ from specialize import paths
 from specialize.checkpoints import names, vocabulary_rows
 from specialize.checkpoints.fingerprint import WeightFingerprint
 from specialize.checkpoints.formats import (
+    cards,
     exact_tokenizer,
     huggingface,
     huggingface_companions,
     orbax_folders,
+    peft,
     t5x,
     tokenizer_files,
 )
@@ -36,7 +38,7 @@ from specialize.outputs import (
 from specialize.progress import track
 from specialize.student.network.architecture import T5Config
 
-FORMATS = ("hf", "t5x", "orbax")
+FORMATS = ("hf", "t5x", "orbax", "peft")
 DTYPES = ("float32", "bfloat16")
 KIND = "weights"
 MERGED = "merge"  # the format of a `Source` that `merging` computes from others
@@ -44,16 +46,6 @@ MERGED = "merge"  # the format of a `Source` that `merging` computes from others
 _NO_TOKENIZER = (
     "no tokenizer files: the source has none. Text needs them: name the vocabulary "
     "with --vocabulary spiece.model"
-)
-_USE_IN_TRANSFORMERS = """```python
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-model = AutoModelForSeq2SeqLM.from_pretrained("THIS_FOLDER")
-tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
-```"""
-_USE_IN_T5X = (
-    "Name this folder as `INITIAL_CHECKPOINT_PATH` of `specialize`, or its "
-    "`checkpoint_<step>` folder under T5X."
 )
 
 
@@ -63,9 +55,9 @@ class ConversionSummary:
 
     Attributes:
         source: path of the source.
-        source_format: "hf", "t5x", "orbax" or "specialize".
+        source_format: "hf", "t5x", "orbax", "specialize" or "peft".
         target: the folder that was written, or None if the source was only read.
-        target_format: "hf", "t5x" or "orbax", or None.
+        target_format: "hf", "t5x", "orbax" or "peft", or None.
         tensors: number of parameter tensors.
         parameters: number of parameters.
         nbytes: bytes of the parameters in the target's type.
@@ -95,8 +87,8 @@ class Export:
     """How weights are written.
 
     Attributes:
-        to: "hf", "t5x" (msgpack and zarr) or "orbax" (newer T5X). None: "t5x" from
-            Hugging Face, and "hf" from everything else.
+        to: "hf", "t5x" (msgpack and zarr), "orbax" (newer T5X) or "peft" (adapters
+            alone). None: "t5x" from Hugging Face, and "hf" from everything else.
         dtype: "float32" or "bfloat16" (None: the source's).
         layers: layout of a T5X target.
         rows: embedding rows of the target (None: the source's).
@@ -133,20 +125,24 @@ def convert(
     vocabulary: str | None = None,
     activation: str | None = None,
     max_shard_bytes: int = 5 * 10**9,
+    base: str | None = None,
 ) -> ConversionSummary:
-    """Converts a checkpoint.
+    """Converts a checkpoint; adapters are merged into the weights that they adapt.
 
     Args:
         source: anything that `opening.open_checkpoint` reads.
         target: a new or empty folder; None only reads the source.
-        to: "hf", "t5x" (msgpack and zarr) or "orbax" (newer T5X). Default: "t5x" from
-            Hugging Face, and "hf" from everything else.
+        to: "hf", "t5x" (msgpack and zarr), "orbax" (newer T5X), or "peft" for the
+            adapters of the source alone. Default: "t5x" from Hugging Face, and "hf"
+            from everything else.
         dtype: "float32" or "bfloat16" (default: the source's).
         layers: layout of a T5X target.
         rows: embedding rows of the target (default: the source's).
         vocabulary: a SentencePiece model, or "byt5", if the source has no tokenizer.
         activation: "relu", "gelu" or "silu", if the source does not contain it.
         max_shard_bytes: maximum size of a safetensors file.
+        base: the weights that the source's adapters adapt, if they are not where the
+            adapters say.
 
     Raises:
         InputError: the source cannot be read, the target cannot be written, or they do
@@ -160,10 +156,70 @@ def convert(
     if target is not None:
         check_target(target)
     export = Export(to, dtype, layers, rows, vocabulary, max_shard_bytes)
-    opened = open_checkpoint(source, activation=activation)
+    opened = open_checkpoint(source, activation=activation, base=base)
+    if base is not None and opened.adapters is None:
+        raise InputError(
+            f"--base {base}: {opened.path} has no adapters, and needs no base. Leave "
+            "--base out."
+        )
     if opened.format == "specialize":
         verify_run(opened)
+    if to == "peft":
+        return _write_peft(opened, target, export, base)
     return write(opened, target, export, base=_base(source))
+
+
+def _write_peft(
+    opened: Source, target: str | None, export: Export, base: str | None
+) -> ConversionSummary:
+    """Writes the adapters of a checkpoint as a folder of PEFT.
+
+    Raises:
+        InputError: it has none, or an option is for whole weights only.
+    """
+    started = time.monotonic()
+    if (found := opened.adapters) is None:
+        raise InputError(
+            f"{opened.path} has no adapters; only a run that trained adapters "
+            "(LORA_RANK) and a folder of PEFT have. Leave --to peft out."
+        )
+    if export.rows is not None or export.layers != "unrolled":
+        raise InputError("--to peft writes no whole weights: no --rows, no --layers.")
+    name, notes = base or found.name, []
+    if found.base.format != "hf":
+        notes.append(
+            f"PEFT needs the base as a Hugging Face folder, which {name} is not: "
+            "convert it, and name the folder in base_model_name_or_path (--base)"
+        )
+    matrices = peft.matrices_of(found)
+    if export.dtype is not None:
+        matrices = {n: tensor.cast(export.dtype) for n, tensor in matrices.items()}
+    fingerprint = WeightFingerprint()
+    observed = {n: fingerprint.observed(n, tensor) for n, tensor in matrices.items()}
+    if target is None:
+        for tensor in observed.values():
+            tensor.read()
+    else:
+        with staged_directory(target, KIND) as staged:
+            peft.write_folder(staged, observed, found, name)
+            text = cards.ADAPTERS.format(base=name, fingerprint=fingerprint.digits())
+            huggingface_companions.write_card(
+                staged, text, base=_base(name), library="peft"
+            )
+    return ConversionSummary(
+        source=opened.path,
+        source_format=opened.format,
+        target=target,
+        target_format=None if target is None else "peft",
+        tensors=len(matrices),
+        parameters=sum(tensor.size for tensor in matrices.values()),
+        nbytes=sum(tensor.nbytes for tensor in matrices.values()),
+        dtype=", ".join(sorted({one.dtype.name for one in matrices.values()})),
+        fingerprint=fingerprint.digits(),
+        step=opened.step,
+        seconds=time.monotonic() - started,
+        notes=tuple(notes),
+    )
 
 
 def write(
@@ -230,7 +286,8 @@ def write(
                 special=special or opened.special or SpecialIds(),
             )
             digits = fingerprint.digits()
-            card = _card(opened, config, parameters, digits, to)
+            merged = opened.format == MERGED
+            card = cards.whole(opened, config, parameters, digits, to, merged=merged)
             huggingface_companions.write_card(staged, card, base=base)
     for _ in ticks:
         pass
@@ -300,7 +357,9 @@ def _optimizer(
         return {}
     kept: Mapping[str, LazyTensor | None] | None = None
     reason = "a Hugging Face folder has no place for it"
-    if to != "hf":
+    if opened.adapters is not None:
+        reason = "it is that of the adapters"
+    elif to != "hf":
         reason = "the number of vocabulary rows changes"
         if rows is None or rows == opened.config.vocab_size:
             reason = "its arrays do not have the layout of the parameters"
@@ -376,36 +435,3 @@ def _base(source: str) -> str | None:
     """The source if it is a hub name, else None."""
     on_hub = source.count("/") == 1 and not pathlib.Path(source).exists()
     return source if on_hub else None
-
-
-def _card(
-    opened: Source, config: T5Config, parameters: int, digits: str, to: str
-) -> str:
-    """The text of the model card."""
-    step = "" if opened.step is None else f", step {opened.step}"
-    merged = opened.format == MERGED
-    rows = {
-        "merged from" if merged else "converted from": (
-            f"`{opened.path}`" if merged else opened.format + step
-        ),
-        "parameters": f"{parameters:,}",
-        "weights fingerprint": f"`{digits}`",
-        "layers": f"{config.num_encoder_layers} + {config.num_decoder_layers}",
-        "width / heads / head size / inner": (
-            f"{config.emb_dim} / {config.num_heads} / {config.head_dim} / "
-            f"{config.mlp_dim}"
-        ),
-        "feed-forward": " x ".join(config.mlp_activations),
-        "vocabulary rows": f"{config.vocab_size:,}",
-        "head": "tied to the embedding" if config.logits_via_embedding else "its own",
-    }
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
-    command = "merge" if merged else "convert"
-    steps = _USE_IN_TRANSFORMERS if to == "hf" else _USE_IN_T5X
-    return (
-        "# A T5 encoder-decoder\n\n"
-        f"Weights written by `specialize {command}`. The fingerprint is the same in "
-        "every format and layout; `specialize convert --source FOLDER` prints it "
-        "again.\n\n"
-        f"| | |\n|---|---|\n{table}\n\n## Use\n\n{steps}\n"
-    )

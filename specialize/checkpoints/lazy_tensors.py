@@ -216,10 +216,12 @@ def cached(
         return tensor
 
     def load(index: Index) -> np.ndarray:
-        if id(tensor) not in slot:
+        whole = slot.get(id(tensor))  # another thread may clear it
+        if whole is None:
+            whole = tensor.read()
             slot.clear()
-            slot[id(tensor)] = tensor.read()
-        return slot[id(tensor)][index]
+            slot[id(tensor)] = whole
+        return whole[index]
 
     return LazyTensor(tensor.shape, tensor.dtype, load)
 

@@ -10,10 +10,15 @@ import numpy as np
 from flax.core import FrozenDict, freeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from specialize import sharding
 from specialize.checkpoints import integrity, names, vocabulary_rows
 from specialize.checkpoints.formats import tokenizer_files
 from specialize.checkpoints.lazy_tensors import LazyTensor
-from specialize.checkpoints.opening import check_sums, open_checkpoint
+from specialize.checkpoints.opening import (
+    check_sums,
+    open_checkpoint,
+    verify_run,
+)
 from specialize.checkpoints.source import Source
 from specialize.errors import InputError
 from specialize.progress import say, track
@@ -51,6 +56,8 @@ def load_params(
     # No weight depends on the activation, which T5X's checkpoints do not tell.
     opened = open_checkpoint(source, activation="gelu")
     tensors, notes = _for_network(opened, wanted)
+    if opened.adapters is not None:
+        _verify_adapters(opened)
     if not quiet and jax.process_index() == 0:
         for note in [*opened.notes, *notes]:
             say(f"{source}: {note}")
@@ -66,7 +73,7 @@ def load_params(
                 for name, array in zip(wanted, arrays, strict=True)
             }
         )
-    if opened.format == "specialize":
+    if opened.format == "specialize" and opened.adapters is None:
         _verify(opened, params)
     return freeze(params) if frozen else params
 
@@ -84,6 +91,12 @@ def _verify(opened: Source, params: Mapping[str, Any]) -> None:
         and opened.stored[name].dtype == array.dtype
     }
     check_sums(opened, integrity.checksums(unchanged))
+
+
+def _verify_adapters(opened: Source) -> None:
+    """Checks adapters and their base; the first process reads both once."""
+    if opened.format == "specialize":
+        sharding.by_leader(lambda: verify_run(opened))
 
 
 def _for_network(

@@ -2,6 +2,7 @@
 
     google/flan-t5-base                 a name on the Hugging Face hub
     path/to/folder                      Hugging Face: config.json and safetensors
+    path/to/adapters                    PEFT: adapter_config.json and safetensors
     path/to/checkpoint_1000             T5X, older layout or Orbax
     path/to/t5x_run                     T5X: its newest checkpoint
     path/to/run                         a run of ours: its newest undamaged checkpoint
@@ -14,22 +15,24 @@ All but the name may be in a bucket (gs://, s3://).
 import dataclasses
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
 
 from specialize import paths, run_folder, typed_json
-from specialize.checkpoints import integrity, step_folder
+from specialize.checkpoints import fingerprint, integrity, step_folder
 from specialize.checkpoints.formats import (
+    adapters,
     huggingface,
     huggingface_companions,
     orbax_folders,
+    peft,
     relatives,
     t5x,
     tokenizer_files,
 )
-from specialize.checkpoints.source import Source, averaged
+from specialize.checkpoints.source import Source
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.checkpoints.store import CheckpointStore
 from specialize.corpus.vocabulary import SpecialIds
@@ -62,21 +65,47 @@ _KINDS = (
 
 
 def open_checkpoint(
-    source: str, *, activation: str | None = None, config: T5Config | None = None
+    source: str,
+    *,
+    activation: str | None = None,
+    config: T5Config | None = None,
+    base: str | None = None,
 ) -> Source:
     """Opens the checkpoint that `source` names; see the top of this module.
+
+    Adapters are opened with the weights that they adapt, as one whole checkpoint.
 
     Args:
         source: a folder, a bucket URL, or a hub name.
         activation: "relu", "gelu" or "silu", for checkpoints that do not contain it.
         config: the network, if the caller knows it.
+        base: place of the weights that adapters adapt; None: where the adapters say.
 
     Raises:
-        InputError: there is no checkpoint, or it is damaged or of an unknown kind.
+        InputError: there is no checkpoint, or it is damaged or of an unknown kind, or
+            adapters have no base.
+    """
+
+    def open_base(name: str, where: object, stated: str | None = None) -> Source:
+        return _open_base(base or name, where, activation or stated)
+
+    return _open(source, activation, config, open_base)
+
+
+def _open(
+    source: str,
+    activation: str | None,
+    config: T5Config | None,
+    open_base: Callable[..., Source],
+) -> Source:
+    """As `open_checkpoint`.
+
+    `open_base` opens the base of adapters by its name; its other arguments are the
+    place of the adapters, for messages, and the activation that their run states.
     """
     if source.endswith(run_folder.AVERAGE) and not pathlib.Path(source).exists():
         last = source.removesuffix(run_folder.AVERAGE)
-        return averaged(open_checkpoint(last, activation=activation, config=config))
+        return orbax_folders.averaged(_open(last, activation, config, open_base))
     remote = "://" in source
     path = _in_bucket(source) if remote else epath.Path(_local(source))
     if remote:
@@ -91,7 +120,7 @@ def open_checkpoint(
         path = path.parent
     folder = _step_folder(path)
     if folder is None:
-        return _open_huggingface(epath.Path(paths.local(path)))
+        return _open_huggingface(epath.Path(paths.local(path)), open_base)
     companions = _companions(folder, path)
     activation = activation or _activation_of_run(folder)
     beside: dict[str, Any] = {"companions": companions}
@@ -100,8 +129,17 @@ def open_checkpoint(
         beside["kind"] = stated.model_type
         beside["special"] = huggingface_companions.special_ids(companions, stated)
         config = config or _network(stated, companions)
-    opener = t5x if t5x.is_folder(folder) else orbax_folders
-    opened = opener.open_folder(folder, activation=activation, settings=config)
+    known: dict[str, Any] = {"activation": activation, "settings": config}
+    if t5x.is_folder(folder):
+        opened = t5x.open_folder(folder, **known)
+    else:
+        opened = orbax_folders.open_folder(
+            folder,
+            open_base=lambda name: open_base(name, path, activation),
+            **known,
+        )
+    if opened.adapters is not None:
+        return opened  # what is beside the weights is beside the base
     return dataclasses.replace(opened, **beside)
 
 
@@ -170,7 +208,9 @@ def verify_run(opened: Source) -> None:
 
     Raises:
         DamagedCheckpointError: as `check_sums`.
+        InputError: as `adapters.check_base`.
     """
+    adapters.check_base(opened)
     sums: dict[str, str] = {}
     for name, tensor in track(opened.stored.items(), "verify"):
         sums[name] = integrity.checksum(tensor.read())
@@ -214,8 +254,10 @@ def did_you_mean(source: str) -> str:
     return suggestion(names + nearest(source, HUB_NAMES, cutoff=0.8))
 
 
-def _open_huggingface(path: epath.Path) -> Source:
+def _open_huggingface(path: epath.Path, open_base: Callable[..., Source]) -> Source:
     folder = pathlib.Path(path)
+    if peft.is_folder(folder):
+        return peft.open_folder(folder, open_base=lambda name: open_base(name, folder))
     if not huggingface.is_folder(folder):
         huggingface.refuse_other_weights(folder)
         found = sorted(item.name for item in folder.iterdir())
@@ -224,6 +266,61 @@ def _open_huggingface(path: epath.Path) -> Source:
             f"Name {_KINDS}."
         )
     return huggingface.open_folder(folder)
+
+
+def _open_base(name: str, where: object, activation: str | None) -> Source:
+    """The weights that adapters name.
+
+    Raises:
+        InputError: they cannot be opened, or have adapters themselves.
+    """
+    try:
+        return _open(name, activation, None, _refused)
+    except InputError as error:
+        raise InputError(
+            f"{where} has adapters of {name}, which cannot be opened: {error} If the "
+            "weights are elsewhere, name them: specialize convert --base."
+        ) from error
+
+
+def _refused(name: str, where: object, *_: object) -> Source:
+    """The `open_base` of a checkpoint that is to be a base itself.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        f"{where} has adapters itself, of {name}; the base of adapters is a checkpoint "
+        f"of whole weights. Merge them first: specialize convert --source {where} "
+        "--target NEW."
+    )
+
+
+def identified(source: str) -> tuple[str, str]:
+    """The name and the fingerprint of a checkpoint that adapters are trained on.
+
+    Every tensor is read once.
+
+    Returns:
+        (name, fingerprint): the name is that of the checkpoint itself, also if `source`
+        is the folder of a run, whose newest checkpoint may change; of a model on the
+        hub it is the model's.
+
+    Raises:
+        InputError: it cannot be opened, or has adapters itself.
+    """
+    opened = _open(source, "gelu", None, _refused)
+    name = source
+    if "://" in source or pathlib.Path(_without_average(source)).expanduser().exists():
+        average = source[len(_without_average(source)) :]
+        name = opened.path + average
+    return name, fingerprint.of(opened.tensors, opened.path)
+
+
+def _without_average(source: str) -> str:
+    if pathlib.Path(source).exists():
+        return source
+    return source.removesuffix(run_folder.AVERAGE)
 
 
 def _step_folder(path: epath.Path) -> epath.Path | None:

@@ -13,11 +13,59 @@ from specialize.corpus.vocabulary import SpecialIds
 from specialize.errors import InputError
 from specialize.student.network.architecture import T5Config
 
-# The field of the optimizer's state that holds an average of the weights
-# (`training.optimization.averaging`).
-_EMA = "ema"
 # The published models differ only in the activation, which no T5X tree contains.
 _UL2 = {"emb_dim": 4096, "num_heads": 16, "head_dim": 256, "mlp_dim": 16384}
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterRecord:
+    """What a checkpoint of adapters says about them.
+
+    Attributes:
+        base: the weights that they adapt: a path, or a name on the hub.
+        fingerprint: the fingerprint of these weights (`fingerprint`).
+        rank: size between the two matrices of an adapter.
+        alpha: the adapters' result is multiplied by alpha / rank.
+        targets: the projections that have adapters (`AdapterSpec`).
+    """
+
+    base: str
+    fingerprint: str
+    rank: int
+    alpha: float
+    targets: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterPair:
+    """The two matrices of a projection's adapter: W changes by scale · A B.
+
+    Attributes:
+        inward: A, [in, rank].
+        outward: B, [rank, out].
+        scale: the factor.
+    """
+
+    inward: LazyTensor
+    outward: LazyTensor
+    scale: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapters:
+    """Adapters and the weights that they adapt.
+
+    Attributes:
+        pairs: the matrices by the canonical name of the kernel.
+        base: the weights.
+        name: path or hub name of the weights, as the adapters name them.
+        record: what a run of ours saved about them; None if they are not of a run.
+    """
+
+    pairs: Mapping[str, AdapterPair]
+    base: "Source"
+    name: str
+    record: AdapterRecord | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +73,13 @@ class Source:
     """An opened checkpoint.
 
     Attributes:
-        format: "hf", "t5x", "orbax" (T5X's newer layout) or "specialize".
+        format: "hf", "t5x", "orbax" (T5X's newer layout), "specialize" or "peft".
         path: path of the checkpoint, for messages.
         tensors: parameters by canonical name (`names`), as stored.
         config: the network of the parameters.
         layers: layout of the layers in the source.
-        stored: the parameters in the source's own layout, by T5X's names.
+        stored: the parameters in the source's own layout, by T5X's names; of adapters,
+            their matrices.
         step: number of training steps, if the source contains it.
         optimizer: the rest of the training state, by T5X's names
             (`param_states/0/mu/encoder/...`), in the source's layout; None marks an
@@ -40,6 +89,7 @@ class Source:
         special: ids of padding and EOS of that folder, or None.
         notes: lines for the user about what was decided.
         saved_under: where a checkpoint of ours has these parameters in its state.
+        adapters: the adapters that `tensors` contains, or None if the source has none.
     """
 
     format: str
@@ -55,36 +105,7 @@ class Source:
     special: SpecialIds | None = None
     notes: Sequence[str] = ()
     saved_under: str = "params/"
-
-
-def averaged(source: Source) -> Source:
-    """The moving average of the weights that a checkpoint has beside its last ones.
-
-    Raises:
-        InputError: it has none.
-    """
-    found: dict[str, LazyTensor] = {}
-    prefix = ""
-    for name, tensor in source.optimizer.items():
-        before, mark, parameter = name.rpartition(f"/{_EMA}/")
-        if mark and tensor is not None and parameter in source.stored:
-            prefix, found[parameter] = f"{before}{mark}", tensor
-    if not found:
-        raise InputError(
-            f"{source.path} has no average of the weights: its run had no EMA_DECAY. "
-            f"Name it without #{_EMA}."
-        )
-    tables = source.config.relpos_per_layer
-    tensors = names.unrolled(found, source.path, table_per_layer=tables)
-    check(tensors, source.config, source.path)
-    return dataclasses.replace(
-        source,
-        tensors=tensors,
-        stored=found,
-        optimizer={},
-        saved_under="opt_state/" + prefix.removeprefix("param_states/"),
-        notes=(*source.notes, "the moving average of the weights"),
-    )
+    adapters: Adapters | None = None
 
 
 def opened(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from weight_cases import FAMILIES, random_weights
+from weight_cases import FAMILIES, realistic
 
 import specialize
 from specialize.checkpoints import load_params
@@ -25,22 +25,6 @@ pytestmark = pytest.mark.torch
 
 # Small enough to be quick, over the real vocabulary so that text comes out.
 ROWS = 32128
-
-
-def realistic(config, seed=0):
-    """Weights at the scale of trained ones: kernels that keep the variance."""
-    weights = random_weights(config, seed)
-    rng = np.random.default_rng(seed + 1)
-    for name, array in weights.items():
-        if name.endswith("scale"):
-            array[:] = rng.uniform(0.5, 1.5, array.shape)
-        elif name.endswith("kernel") and "logits" not in name:
-            array *= array.shape[0] ** -0.5
-        elif "rel_embedding" in name:
-            array *= 0.5
-        elif "logits" in name:
-            array *= 3 * array.shape[0] ** -0.5
-    return weights
 
 
 def abstract_params(config):

@@ -53,6 +53,22 @@ def random_weights(config: T5Config, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
+def realistic(config: T5Config, seed: int = 0) -> dict[str, np.ndarray]:
+    """Weights at the scale of trained ones: kernels that keep the variance."""
+    weights = random_weights(config, seed)
+    rng = np.random.default_rng(seed + 1)
+    for name, array in weights.items():
+        if name.endswith("scale"):
+            array[:] = rng.uniform(0.5, 1.5, array.shape)
+        elif name.endswith("kernel") and "logits" not in name:
+            array *= array.shape[0] ** -0.5
+        elif "rel_embedding" in name:
+            array *= 0.5
+        elif "logits" in name:
+            array *= 3 * array.shape[0] ** -0.5
+    return weights
+
+
 def lazily(weights: dict[str, np.ndarray]) -> dict[str, LazyTensor]:
     """The same weights as lazy tensors."""
     return {name: from_array(array) for name, array in weights.items()}

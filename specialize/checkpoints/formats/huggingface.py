@@ -180,8 +180,12 @@ def write_weights(
         file = SINGLE
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(folder / file, {name: tensors[name] for name in shard})
-        weight_map |= {_hf_name(name)[0]: file for name in shard}
+        theirs: dict[str, LazyTensor] = {}
+        for name in shard:
+            known, flip = hf_name(name)
+            theirs[known] = tensors[name].transposed() if flip else tensors[name]
+        write_file(folder / file, theirs)
+        weight_map |= {hf_name(name)[0]: file for name in shard}
     if len(shards) > 1:
         total = sum(tensor.nbytes for tensor in tensors.values())
         write_json(
@@ -212,7 +216,7 @@ def _stored(path: pathlib.Path) -> Iterator[tuple[str, LazyTensor]]:
             enclosure.check_link(path, path / name)
     seen: set[str] = set()
     for name in files:
-        for tensor_name, tensor in _open_file(path / name):
+        for tensor_name, tensor in open_file(path / name):
             if weight_map is None or weight_map.get(tensor_name) == name:
                 seen.add(tensor_name)
                 yield tensor_name, tensor
@@ -224,7 +228,12 @@ def _stored(path: pathlib.Path) -> Iterator[tuple[str, LazyTensor]]:
         )
 
 
-def _open_file(path: pathlib.Path) -> Iterator[tuple[str, LazyTensor]]:
+def open_file(path: pathlib.Path) -> Iterator[tuple[str, LazyTensor]]:
+    """Yields the tensors of a safetensors file by name; reads none of them.
+
+    Raises:
+        InputError: it is damaged, or has a type that is not read.
+    """
     try:
         handle = safetensors.safe_open(path, framework="numpy")
         stored = list(handle.keys())
@@ -290,7 +299,12 @@ def _equal(first: LazyTensor, second: LazyTensor, rows: int = 4096) -> bool:
     return True
 
 
-def _hf_name(name: str) -> tuple[str, bool]:
+def hf_name(name: str) -> tuple[str, bool]:
+    """Hugging Face's name of a canonical tensor, and whether it is transposed.
+
+    Raises:
+        InputError: transformers' T5 has no such tensor.
+    """
     known = names.to_hf(name)
     if known is None:
         raise InputError(
@@ -299,7 +313,8 @@ def _hf_name(name: str) -> tuple[str, bool]:
     return known
 
 
-def _write_shard(path: pathlib.Path, tensors: Mapping[str, LazyTensor]) -> None:
+def write_file(path: pathlib.Path, tensors: Mapping[str, LazyTensor]) -> None:
+    """Writes a safetensors file of tensors by its names, one in memory at a time."""
     spool = path.with_suffix(".spool")
     size = max(1, sum(tensor.nbytes for tensor in tensors.values()))
     mapped = np.memmap(spool, np.uint8, "w+", shape=(size,))
@@ -307,11 +322,10 @@ def _write_shard(path: pathlib.Path, tensors: Mapping[str, LazyTensor]) -> None:
         specs: dict[str, safetensors.TensorSpec] = {}
         offset = 0
         for name, tensor in tensors.items():
-            theirs, flip = _hf_name(name)
-            array = (tensor.transposed() if flip else tensor).read()
+            array = tensor.read()
             end = offset + array.nbytes
             mapped[offset:end] = array.reshape(-1).view(np.uint8)
-            specs[theirs] = safetensors.TensorSpec(
+            specs[name] = safetensors.TensorSpec(
                 dtype=array.dtype.name,
                 shape=list(array.shape),
                 data_ptr=mapped.ctypes.data + offset,

@@ -274,12 +274,14 @@ def write_settings(
     ).save_pretrained(folder)
 
 
-def write_card(folder: pathlib.Path, text: str, *, base: str | None) -> None:
-    """Writes the model card README.md."""
+def write_card(
+    folder: pathlib.Path, text: str, *, base: str | None, library: str = "transformers"
+) -> None:
+    """Writes the model card README.md of weights that `library` loads."""
     from huggingface_hub import ModelCard, ModelCardData
 
     data = ModelCardData(
-        library_name="transformers",
+        library_name=library,
         pipeline_tag="text-generation",
         base_model=base,
         tags=["t5", "specialize", "chain-of-thought", "distillation"],

@@ -9,7 +9,7 @@ leaf. Our `opt_state/0/mu` is T5X's `param_states/0/mu`.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,13 +18,19 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import unflatten_dict
 
-from specialize.checkpoints import enclosure, step_folder
-from specialize.checkpoints.formats import t5x, zarr_arrays
+from specialize.checkpoints import enclosure, names, step_folder
+from specialize.checkpoints.formats import adapters, t5x, zarr_arrays
 from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, LazyTensor, from_array
-from specialize.checkpoints.source import Source, opened
+from specialize.checkpoints.source import Source, check, opened
 from specialize.errors import InputError
 
 _METADATA = "_METADATA"
+# The field of the optimizer's state that holds an average of the weights
+# (`training.optimization.averaging`).
+_EMA = "ema"
+
+# Opens the weights that adapters name.
+OpenBase = Callable[[str], Source]
 
 
 def is_folder(path: epath.Path) -> bool:
@@ -35,12 +41,19 @@ def is_folder(path: epath.Path) -> bool:
 
 
 def open_folder(
-    path: epath.Path, *, activation: str | None = None, settings: Any = None
+    path: epath.Path,
+    *,
+    open_base: OpenBase,
+    activation: str | None = None,
+    settings: Any = None,
 ) -> Source:
     """Opens one step of T5X or of a run and reads only the metadata of its arrays.
 
+    A run of adapters is opened with their base, as one whole checkpoint.
+
     Args:
         path: the step's folder, or the `state` inside it; local or in a bucket.
+        open_base: opens the base of adapters by its name.
         activation: activation of the feed-forward block, if no config.json has it.
         settings: the network in a config.json beside the checkpoint, or None.
 
@@ -59,7 +72,40 @@ def open_folder(
         return t5x.source_of(
             "orbax", where, leaves, activation=activation, settings=settings
         )
-    return _source_of_run(folder.parent, where, leaves, activation, settings)
+    return _source_of_run(folder.parent, where, leaves, activation, settings, open_base)
+
+
+def averaged(source: Source) -> Source:
+    """The moving average of the weights that a checkpoint has beside its last ones.
+
+    Raises:
+        InputError: it has none.
+    """
+    found: dict[str, LazyTensor] = {}
+    prefix = ""
+    for name, tensor in source.optimizer.items():
+        before, mark, parameter = name.rpartition(f"/{_EMA}/")
+        if mark and tensor is not None and parameter in source.stored:
+            prefix, found[parameter] = f"{before}{mark}", tensor
+    if not found:
+        raise InputError(
+            f"{source.path} has no average of the weights: its run had no EMA_DECAY. "
+            f"Name it without #{_EMA}."
+        )
+    changes: dict[str, Any] = {
+        "optimizer": {},
+        "stored": found,
+        "saved_under": "opt_state/" + prefix.removeprefix("param_states/"),
+        "notes": (*source.notes, "the moving average of the weights"),
+    }
+    if (own := source.adapters) is not None and own.record is not None:
+        averages = adapters.of_run(found, own.record, own.base, source.path)
+        again = adapters.merged(averages, path=source.path, format=source.format)
+        return dataclasses.replace(again, step=source.step, **changes)
+    tables = source.config.relpos_per_layer
+    tensors = names.unrolled(found, source.path, table_per_layer=tables)
+    check(tensors, source.config, source.path)
+    return dataclasses.replace(source, tensors=tensors, **changes)
 
 
 def write_folder(
@@ -175,8 +221,13 @@ def _source_of_run(
     leaves: Mapping[str, Any],
     activation: str | None,
     settings: Any,
+    open_base: OpenBase,
 ) -> Source:
-    """Makes a `Source` from one step of a run of ours."""
+    """Makes a `Source` from one step of a run of ours.
+
+    Raises:
+        DamagedCheckpointError: it has adapters, but no metadata that name their base.
+    """
     stored = {
         name.removeprefix("params/"): tensor
         for name, tensor in leaves.items()
@@ -187,10 +238,32 @@ def _source_of_run(
             f"{where} has parameters neither under 'target' (T5X) nor under 'params' "
             f"(ours); found: {', '.join(list(leaves)[:5]) or 'nothing'}."
         )
+    optimizer = {
+        "param_states/" + name.removeprefix("opt_state/"): tensor
+        for name, tensor in leaves.items()
+        if name.startswith("opt_state/")
+    }
+    metadata: Mapping[str, Any] = {}
     try:
-        step = step_folder.read_metadata(folder)[0]["step"]
-    except step_folder.DamagedCheckpointError:
+        metadata, _ = step_folder.read_metadata(folder)
+        step = metadata["step"]
+    except step_folder.DamagedCheckpointError as damage:
         step = t5x.step_in(leaves.get("step"), where)
+        if adapters.are_in(stored):
+            raise step_folder.DamagedCheckpointError(
+                f"{where} has adapters, but what says of which weights is damaged: "
+                f"{damage}. Name an older checkpoint."
+            ) from damage
+    if record := adapters.record_in(metadata, where):
+        base = open_base(record.base)
+        return adapters.merged(
+            adapters.of_run(stored, record, base, where),
+            format="specialize",
+            path=where,
+            stored=stored,
+            step=step,
+            optimizer=optimizer,
+        )
     return opened(
         "specialize",
         where,
@@ -198,9 +271,5 @@ def _source_of_run(
         activation=activation,
         settings=settings,
         step=step,
-        optimizer={
-            "param_states/" + name.removeprefix("opt_state/"): tensor
-            for name, tensor in leaves.items()
-            if name.startswith("opt_state/")
-        },
+        optimizer=optimizer,
     )
