@@ -39,7 +39,14 @@ XXL = [
     ("xxl", "v5e:4x4", {**ISSUE, "BATCH_SIZE": 32, **ADAFACTOR}),
     ("xxl", "v5e:2x4", {**ISSUE, "BATCH_SIZE": 16, **ADAFACTOR}),
 ]
-TABLES = {"xxl": XXL, "sizes": BY_SIZE}
+# `recipes/ablations/lora.gin`.
+LORA = {**ISSUE, "BATCH_SIZE": 8, "LORA_RANK": 16, "LORA_DROPOUT": 0.05}
+ADAPTERS = [
+    ("xxl", "v5e:2x2", {**LORA, "MESH": {"data": 1, "fsdp": 1, "model": 4}}),
+    ("xxl", "v5e:2x2", {**LORA, "MESH": {"data": 1, "fsdp": 4, "model": 1}}),
+    ("xxl", "v5p:1x1x1", {**LORA, "MESH": {"data": 1, "fsdp": 1, "model": 1}}),
+]
+TABLES = {"xxl": XXL, "sizes": BY_SIZE, "adapters": ADAPTERS}
 HEAD = (
     "| model | optimizer | slice | mesh | batch | remat | state | temporaries "
     "| total | peak | fits | s/step | hours |"
@@ -57,7 +64,7 @@ def line(size: str, found: estimates.Row) -> str:
     mesh = " ".join(f"{k}={v}" for k, v in found.mesh.items() if v > 1)
     cells = [
         f"Flan-T5 {size}",
-        found.optimizer,
+        found.optimizer + ", LoRA" * (found.trained < found.parameters),
         found.topology,
         mesh,
         f"{found.batch_size} x {found.lengths['inputs']}/{found.lengths['targets']}",

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from specialize.judging.spec import JudgeSpec as JudgeSpec
     from specialize.judging.text import judge as judge
     from specialize.mesh import MeshSpec as MeshSpec
+    from specialize.student.adapters.spec import AdapterSpec as AdapterSpec
     from specialize.training.data.spec import DataSpec as DataSpec
     from specialize.training.logging.spec import LoggingSpec as LoggingSpec
     from specialize.training.loop.spec import PeriodicEvaluation as PeriodicEvaluation
@@ -57,6 +58,7 @@ _HOMES = {
     "merge": "checkpoints.merging",
     "DataSpec": "training.data.spec",
     "OptimizerSpec": "training.optimization.spec",
+    "AdapterSpec": "student.adapters.spec",
     "RolloutSpec": "training.rollouts.spec",
     "CheckpointSpec": "checkpoints.spec",
     "PeriodicEvaluation": "training.loop.spec",

@@ -319,6 +319,9 @@ def described(run: str, arguments: Flat) -> Flat:
     return flat
 
 
+_NO_ADAPTERS = ("adapters", None)
+
+
 def of_student(student: Student) -> Flat:
     """The network, its loss, and how the loss is applied and divided."""
     network: Any = student.module.config
@@ -326,7 +329,8 @@ def of_student(student: Student) -> Flat:
     for part, record in (("network", network), ("loss", student.loss)):
         for field in dataclasses.fields(record):
             value = getattr(record, field.name)
-            if (field.name, value) != ("relpos_per_layer", False):  # only umT5's
+            # Only umT5's; and `train` adds what the optimizer says.
+            if (field.name, value) not in (("relpos_per_layer", False), _NO_ADAPTERS):
                 flat[f"{part}.{field.name}"] = _literal(value)
     flat["network.dtype"] = jnp.dtype(network.dtype).name
     flat["loss.fused"] = student.fused
@@ -346,8 +350,12 @@ def decoding_of_student(student: Student) -> Flat:
 
 def of_optimizer(spec: OptimizerSpec) -> Flat:
     """The settings, and what they do: rates by step, updates of a small tree."""
-    fields = [f.name for f in dataclasses.fields(spec) if f.name != "options"]
+    fields = [f.name for f in dataclasses.fields(spec)]
+    fields = [name for name in fields if name not in ("options", "adapters")]
     flat = {f"optimizer.{name}": getattr(spec, name) for name in fields}
+    if spec.adapters is not None and spec.adapters.rank:
+        own = dataclasses.asdict(spec.adapters)
+        flat |= {f"adapters.{name}": value for name, value in own.items()}
     optimizer = make_optimizer(spec)
     key = tuple(sorted(flat.items()))
     if key not in _EFFECTS:

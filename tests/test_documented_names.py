@@ -54,7 +54,7 @@ FOREIGN_FLAGS = {
 }
 # Modules of other projects, and fields of JSON files that formats.md describes.
 FOREIGN_MODULES = {"AutoModelForSeq2SeqLM", "seqio", "t5x", "tf", "transformers"}
-FOREIGN_MODULES |= {"content", "fingerprint"}
+FOREIGN_MODULES |= {"PeftModel", "content", "fingerprint", "jax"}
 # Variables of the pages' Python, and their classes.
 VARIABLES = {"student": "LoadedStudent"}
 # A dotted name that ends so is a file that some command writes or reads.
@@ -67,8 +67,9 @@ ENDINGS = {
     "jsonl",
     "md",
     "model",
-    "py",
     "pkl",
+    "py",
+    "safetensors",
     "toml",
 }
 

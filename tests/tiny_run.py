@@ -6,6 +6,7 @@ Imported by the tests, and started by them as a process:
 
 import json
 import os
+import pathlib
 import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -71,7 +72,7 @@ def source(examples=None, **fields):
     return BatchSource(examples, DataSpec(examples, LENGTHS, **fields))
 
 
-def student(dropout=0.0, heads=4, rows=VOCABULARY, loss=None):
+def student(dropout=0.0, heads=4, rows=VOCABULARY, loss=None, **fields):
     from specialize.student import model
     from specialize.student.loss import losses
     from specialize.student.network import transformer
@@ -86,9 +87,30 @@ def student(dropout=0.0, heads=4, rows=VOCABULARY, loss=None):
         mlp_dim=32,
         mlp_activations=("gelu", "linear"),
         dropout_rate=dropout,
+        **fields,
     )
     loss = losses.LossConfig(**(loss or {}))
     return model.Student(transformer.Transformer(config), loss=loss)
+
+
+def base(folder, seed=0):
+    """A Hugging Face folder of random weights for the tiny student; returns it."""
+    import numpy as np
+
+    from specialize.checkpoints import names
+    from specialize.checkpoints.formats import huggingface, huggingface_companions
+    from specialize.checkpoints.lazy_tensors import from_array
+
+    os.makedirs(folder)
+    network, rng = student().module.config, np.random.default_rng(seed)
+    weights = {
+        name: rng.standard_normal(shape, np.float32) * shape[0] ** -0.5
+        for name, shape in names.shapes(network).items()
+    }
+    path = pathlib.Path(folder)
+    huggingface.write_weights(path, {n: from_array(a) for n, a in weights.items()})
+    huggingface_companions.write_settings(path, network, "float32")
+    return str(folder)
 
 
 def run(
@@ -100,6 +122,8 @@ def run(
     optimizer="adamw",
     learning_rate=1e-3,
     ema_decay=None,
+    adapters=None,
+    scan_layers=False,
     period=5,
     log_period=4,
     data=None,
@@ -112,11 +136,12 @@ def run(
 ):
     """Trains the tiny student; everything off that would cost a second.
 
-    `data`, `rollouts`, `loss`, `checkpoints` and `evaluation` hold fields of these
-    specifications. With `rollouts`, even without any, the student has bytes. With
+    `data`, `rollouts`, `loss`, `checkpoints`, `evaluation` and `adapters` hold fields
+    of these specifications. With `rollouts`, even without any, the student has bytes. With
     `questions` every record answers a question of GSM8K's training file.
     """
     from specialize.checkpoints.spec import CheckpointSpec
+    from specialize.student.adapters.spec import AdapterSpec
     from specialize.training.data.spec import DataSpec
     from specialize.training.logging.spec import LoggingSpec
     from specialize.training.loop.spec import PeriodicEvaluation
@@ -130,7 +155,12 @@ def run(
         rollouts = {"vocabulary_path": "byt5", "batch_size": 8, **rollouts}
         fields["rollouts"] = RolloutSpec(**rollouts)
     return train(
-        student(dropout, rows=VOCABULARY if rollouts is None else BYTES, loss=loss),
+        student(
+            dropout,
+            rows=VOCABULARY if rollouts is None else BYTES,
+            loss=loss,
+            scan_layers=scan_layers,
+        ),
         DataSpec(feature_lengths=LENGTHS, **fields),
         OptimizerSpec(
             optimizer,
@@ -140,6 +170,7 @@ def run(
             total_steps=1000,
             warmup_steps=3,
             ema_decay=ema_decay,
+            adapters=adapters and AdapterSpec(**adapters),
         ),
         model_dir=model_dir,
         total_steps=steps,

@@ -68,18 +68,28 @@ def shuffle(data: Any) -> bool:
 
 
 def optimizer(
-    name: str, ema_decay: float | None = None, **kinds: Callable[[], Any]
+    name: str,
+    ema_decay: float | None = None,
+    lora_rank: int = 0,
+    **kinds: Callable[[], Any],
 ) -> Any:
     """Calls the constructor of T5X's optimizer of this name.
 
     Args:
         name: One of the keywords.
         ema_decay: None; T5X's trainer keeps no average of the weights.
+        lora_rank: 0; T5X's trainer saves and trains all parameters.
         **kinds: Constructors by name.
 
     Raises:
-        InputError: No constructor has that name, or an average is asked for.
+        InputError: No constructor has that name, or an average or adapters are asked
+            for.
     """
+    if lora_rank:
+        raise InputError(
+            f"LORA_RANK = {lora_rank!r}: T5X's trainer trains all parameters and saves "
+            "them. Train adapters with 'specialize train', or set LORA_RANK = 0."
+        )
     if ema_decay is not None:
         raise InputError(
             f"EMA_DECAY = {ema_decay!r}: T5X's trainer keeps no average of the "

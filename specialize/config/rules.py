@@ -64,6 +64,7 @@ def lint(
         problems += length_problems(config, data)
     problems += vocabulary_problems(config)
     problems += average_problems(config, specs.made)
+    problems += adapter_problems(config, specs.made)
     return problems + batch_problems(config, data, devices=devices)
 
 
@@ -127,6 +128,28 @@ def average_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
         return []
     text = "EVAL_WEIGHTS = 'ema', but no average is kept. Set EMA_DECAY, such as 0.999."
     return [Problem("value", text, config.origin("EVAL_WEIGHTS"))]
+
+
+def adapter_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
+    """Adapters without a base, or of projections that the network does not have."""
+    optimizer, network = made.get("OptimizerSpec"), made.get("T5Config")
+    adapters = None if optimizer is None else optimizer.adapters
+    if adapters is None or not adapters.rank:
+        return []
+    problems = []
+    if config.value("INITIAL_CHECKPOINT_PATH") is None:
+        text = (
+            f"LORA_RANK = {adapters.rank}, but INITIAL_CHECKPOINT_PATH names no "
+            "weights to adapt. Name a checkpoint, or set LORA_RANK = 0."
+        )
+        problems.append(Problem("value", text, config.origin("LORA_RANK")))
+    try:
+        if network is not None:
+            adapters.check(network)
+    except InputError as error:
+        text = f"LORA_TARGETS: {error}"
+        problems.append(Problem("value", text, config.origin("LORA_TARGETS")))
+    return problems
 
 
 def batch_problems(

@@ -5,14 +5,21 @@ import importlib.util
 import json
 import math
 
+import jax
 import pytest
 
 from specialize import cli
-from specialize.cost.plan import estimates, topologies
+from specialize.cost.plan import estimates, program, topologies
 from specialize.cost.plan import planning as planning
 from specialize.cost.plan.compiling import Verdict
 from specialize.cost.plan.program import Memory
 from specialize.errors import InputError
+from specialize.student.adapters.spec import AdapterSpec
+from specialize.student.model import Student
+from specialize.student.network import T5Config, Transformer
+from specialize.training.data.spec import DataSpec
+from specialize.training.logging import throughput
+from specialize.training.optimization.spec import OptimizerSpec
 
 TINY = "recipes/tiny_gsm8k.gin"
 SHALLOW = ("--gin_bindings", "network.T5Config.num_encoder_layers = 1")
@@ -138,6 +145,7 @@ def compiler(*, limit, batch=8, remat="full", kind="train"):
             optimizer="adamw",
             remat_policy=policy,
             parameters=1,
+            trained=1,
             verdict=verdict,
             hbm_bytes=float(limit),
             flops=1.0,
@@ -204,6 +212,45 @@ def test_a_gpus_stand_in_has_as_many_chips():
 def test_a_topology_that_cannot_be_is_refused(text, said):
     with pytest.raises(InputError, match=said):
         topologies.parse(text)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_have_an_optimizers_state_and_the_base_has_none(dtype):
+    """Lowered, not compiled: what the step takes follows from its arguments."""
+    network = T5Config(
+        *(64, dtype, 16, 2, 1, 1, 8, 32, ("gelu", "linear")), scan_layers=True
+    )
+    lengths = {"inputs": 16, "targets": 8}
+
+    def lowered(adapters):
+        return program.train_program(
+            Student(Transformer(network)),
+            DataSpec("any", lengths, 2),
+            OptimizerSpec(total_steps=99, adapters=adapters),
+            jax.devices()[:1],
+        )
+
+    spec = AdapterSpec(rank=2, targets=("query", "wo"))
+    found, whole = lowered(spec), lowered(None)
+    # Three attentions of 16 x 16, and two MLPs of 32 x 16.
+    assert found.trained == 3 * 2 * 32 + 2 * 2 * 48
+    assert found.num_params == whole.num_params + found.trained
+    assert whole.trained == whole.num_params
+    # Two moments of what is trained, and a few counters.
+    for one in (found, whole):
+        assert one.state - one.params == pytest.approx(8 * one.trained, abs=24)
+    least = 4 if dtype == "float32" else 2
+    frozen = found.params - 4 * found.trained
+    assert frozen == pytest.approx(least * whole.num_params, rel=0.15)
+    # Backward, a frozen matrix has one product and not two.
+    sizes = (2, *lengths.values())
+    part = throughput.training_flops(
+        dataclasses.replace(network, adapters=spec), *sizes
+    )
+    assert 2 / 3 < part / throughput.training_flops(network, *sizes) < 1
+    assert throughput.training_flops(
+        dataclasses.replace(network, adapters=AdapterSpec()), *sizes
+    ) == throughput.training_flops(network, *sizes)
 
 
 def test_a_share_above_one_is_refused():

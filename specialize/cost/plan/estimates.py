@@ -16,6 +16,8 @@ from specialize.cost.plan.compiling import Verdict
 from specialize.cost.plan.topologies import Topology
 from specialize.progress import say
 from specialize.training.logging import throughput
+from specialize.training.optimization.optimizers import make_optimizer
+from specialize.training.optimization.state import adapted
 
 ENTRIES = {
     "train": "specialize.training.loop.train.train",
@@ -83,6 +85,7 @@ class Row:
         optimizer: name of the optimizer, or the decoding method.
         remat_policy: which activations are stored for the backward pass.
         parameters: number of parameters.
+        trained: number of them that are trained; 0 for an evaluation.
         verdict: the compilation result.
         hbm_bytes: memory of one chip.
         flops: model FLOPs of a step (of decoding one batch, for an evaluation).
@@ -103,6 +106,7 @@ class Row:
     optimizer: str
     remat_policy: str
     parameters: int
+    trained: int
     verdict: Verdict
     hbm_bytes: float
     flops: float
@@ -134,6 +138,8 @@ def train_row(request: Request, *, cache: bool = True, **overrides: Any) -> Row:
 
     arguments = _arguments(request, "train", train.train, overrides)
     devices = topologies.devices(topologies.stand_in(request.topology))
+    made = make_optimizer(arguments["optimizer"])
+    arguments["model"] = adapted(arguments["model"], made)
     model, data = arguments["model"], arguments["data"]
     taken = ("model", "data", "optimizer", "mesh", "rules")
     lowered = program.train_program(
@@ -230,8 +236,11 @@ def _row(
     network = model.module.config
     mesh = dict(lowered.mesh.shape)
     say(
-        f"{topology.text}: {lowered.num_params / 1e6:,.0f}M parameters, mesh {mesh}, "
-        f"batch {known['batch_size']}, remat {network.remat_policy}: compiling"
+        f"{topology.text}: {lowered.num_params / 1e6:,.0f}M parameters"
+        + f" ({lowered.trained / 1e6:,.1f}M trained)"
+        * (0 < lowered.trained < lowered.num_params)
+        + f", mesh {mesh}, batch {known['batch_size']}, remat {network.remat_policy}: "
+        "compiling"
     )
     verdict = compiling.judge(lowered, compiled_for, cache=cache)
     verdict = compiling.with_teacher(
@@ -257,6 +266,7 @@ def _row(
         mesh=mesh,
         remat_policy=network.remat_policy,
         parameters=lowered.num_params,
+        trained=lowered.trained,
         verdict=verdict,
         hbm_bytes=topology.chip.hbm_bytes,
         step_seconds=seconds,

@@ -22,7 +22,7 @@ from specialize.training.data import packing
 from specialize.training.data.spec import DataSpec
 from specialize.training.optimization.optimizers import make_optimizer
 from specialize.training.optimization.spec import OptimizerSpec
-from specialize.training.optimization.state import lower_step, plan_state
+from specialize.training.optimization.state import adapted, lower_step, plan_state
 from specialize.typed_json import Count
 
 # K of the published corpora.
@@ -34,7 +34,7 @@ class Memory:
     """Bytes on one chip.
 
     Attributes:
-        params: float32 master weights.
+        params: weights: in float32, or frozen ones beside adapters.
         optimizer: the rest of the state.
         batch: the input of the step.
         temporaries: everything that exists only during the step: gradients, stored
@@ -67,6 +67,7 @@ class Program:
         state: bytes of weights and optimizer on one chip.
         batch: bytes of input on one chip.
         num_params: number of parameters.
+        trained: number of them that are trained.
         decoder: bytes of weights on one chip that each decoded token reads.
         teacher: bytes of a teacher's weights on one chip.
     """
@@ -77,6 +78,7 @@ class Program:
     state: int
     batch: int
     num_params: int
+    trained: int = 0
     decoder: int = 0
     teacher: int = 0
 
@@ -124,17 +126,18 @@ def train_program(
         for name, leaf in shapes.items()
     }
     made = make_optimizer(optimizer)
+    model = adapted(model, made)
     layout = plan_state(model, made, hollow, mesh, rules)
     _, lowered = lower_step(model, made, data, layout, batch)
+    trained, frozen = layout.abstract["params"], layout.frozen
     return Program(
         lowered=lowered,
         mesh=mesh,
-        params=bytes_per_chip(layout.abstract["params"]),
-        state=bytes_per_chip(layout.abstract),
+        params=bytes_per_chip((trained, frozen)),
+        state=bytes_per_chip((layout.abstract, frozen)),
         batch=bytes_per_chip(batch),
-        num_params=sum(
-            leaf.size for leaf in jax.tree.leaves(layout.abstract["params"])
-        ),
+        num_params=_number((trained, frozen)),
+        trained=_number(trained),
     )
 
 
@@ -183,9 +186,13 @@ def decode_program(
         params=bytes_per_chip(params),
         state=bytes_per_chip(params),
         batch=bytes_per_chip(tokens),
-        num_params=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        num_params=_number(params),
         decoder=bytes_per_chip(params["decoder"]),
     )
+
+
+def _number(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _placed(tree: Any, shardings: Any) -> Any:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from specialize import chips
+from specialize.student.adapters.spec import projections
 
 
 def training_flops(
@@ -16,19 +17,47 @@ def training_flops(
     """Model FLOPs of one training step (Chowdhery et al., 2022, appendix B).
 
     Counts matrix products, forward once and backward twice, padding included and
-    rematerialisation excluded, of a batch of B `rows` with the lengths S and L.
+    rematerialisation excluded, of a batch of B `rows` with the lengths S and L. Frozen
+    weights have no gradient: with adapters their products are counted backward once,
+    and the adapters' own products, of all projections that have one, are added.
     `network` is the `T5Config`.
     """
     s, t = input_length, target_length
     joined_kv = network.num_heads * network.head_dim
     attention = 4 * network.emb_dim * joined_kv
     mlp = (len(network.mlp_activations) + 1) * network.emb_dim * network.mlp_dim
-    encoder = s * (attention + mlp) + 2 * s * s * joined_kv
     # Cross-attention: queries and outputs on targets, keys and values on inputs.
-    cross = (t + s) * attention / 2 + 2 * s * t * joined_kv
-    decoder = t * (attention + mlp) + 2 * t * t * joined_kv + cross
+    encoder = s * (attention + mlp)
+    decoder = t * (attention + mlp) + (t + s) * attention / 2
     layers = network.num_encoder_layers * encoder + network.num_decoder_layers * decoder
-    return 6.0 * rows * (layers + t * network.emb_dim * network.vocab_size)
+    weights = layers + t * network.emb_dim * network.vocab_size
+    scores = joined_kv * (
+        network.num_encoder_layers * 2 * s * s
+        + network.num_decoder_layers * (2 * t * t + 2 * s * t)
+    )
+    if network.adapters is None or not network.adapters.rank:
+        return 6.0 * rows * (weights + scores)
+    own = _adapter_products(network, s, t)
+    return 2.0 * rows * (2 * weights + 3 * (scores + own))
+
+
+def _adapter_products(network: Any, s: int, t: int) -> float:
+    """Multiplications of a sequence's tokens with the adapters' matrices."""
+    width, joined_kv = network.emb_dim, network.num_heads * network.head_dim
+    total = 0.0
+    for name in filter(network.adapters.adapts, projections(network)):
+        stack, block, *_ = name.split("/")
+        last = name.rpartition("/")[2]
+        sizes = width + (network.mlp_dim if block == "mlp" else joined_kv)
+        layers, tokens = network.num_decoder_layers, t
+        if stack == "encoder":
+            layers, tokens = network.num_encoder_layers, s
+        elif block == "encoder_decoder_attention" and last in ("key", "value"):
+            tokens = s
+        elif block == last:  # the head
+            layers, sizes = 1, width + network.vocab_size
+        total += layers * tokens * sizes * network.adapters.rank
+    return total
 
 
 def peak_flops(devices: int) -> tuple[float, str]:

@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from specialize import checks, config
+from specialize.checkpoints.source import AdapterRecord
 from specialize.errors import InputError
+from specialize.student.adapters.spec import AdapterSpec
 from specialize.training.data.batches import BatchSource
 from specialize.training.data.spec import DataSpec
 
 # Settings that are checked otherwise, or that say only where files are.
 _ELSEWHERE = ("CheckpointSpec.dir", "PeriodicEvaluation.mixture")
 _NOT_READ = "train.initial_checkpoint_path"
+_RANK = "AdapterSpec.rank"
 # What follows from the number and lengths of the examples and from the batch.
 _DERIVED = ("window_rows", "window_examples")
 
@@ -41,6 +44,21 @@ def about(
     }
 
 
+def about_adapters(spec: AdapterSpec, base: str, fingerprint: str) -> dict[str, Any]:
+    """What a checkpoint of adapters says beside what `about` says.
+
+    Args:
+        spec: The adapters.
+        base: Name of the weights that they adapt.
+        fingerprint: The weights' fingerprint.
+
+    Returns:
+        "adapters": a `checkpoints.source.AdapterRecord`, as JSON values.
+    """
+    record = AdapterRecord(base, fingerprint, spec.rank, spec.alpha, spec.targets)
+    return {"adapters": dataclasses.asdict(record)}
+
+
 def _settings(*specifications: Any, **others: Any) -> dict[str, str]:
     found = {f"train.{name}": value for name, value in others.items()}
     waiting = list(specifications)
@@ -64,9 +82,10 @@ def _settings(*specifications: Any, **others: Any) -> dict[str, str]:
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """A line for each setting that changed, by the name of its macro if it has one."""
     macros = config.macros_of_parameters()
+    not_read = _NOT_READ if now.get(_RANK, "0") == "0" else None
     lines = [
         f"{macros.get(name, name)} was {before[name]}, now it is {value}"
-        + " (a resumed run does not read it)" * (name == _NOT_READ)
+        + " (a resumed run does not read it)" * (name == not_read)
         for name, value in now.items()
         if before.get(name, value) != value
     ]
@@ -98,6 +117,7 @@ def check(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     was, wanted = (one.get("settings", {}).get(optimizer) for one in (saved, now))
     if was is not None and wanted is not None and was != wanted:
         lines.append(f"the optimizer was {was}, is {wanted}, which has another state")
+    lines += _other_adapters(saved.get("adapters"), now.get("adapters"))
     if line := _other_average(saved.get("settings", {}), now.get("settings", {})):
         lines.append(line)
     if not lines:
@@ -113,6 +133,31 @@ def check(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         "or name another MODEL_DIR (INITIAL_CHECKPOINT_PATH can take its weights)."
         f"{more}"
     )
+
+
+def _other_adapters(
+    saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None
+) -> list[str]:
+    """Lines about adapters, or a base, that are not those of the checkpoint."""
+    if not saved or not now:
+        whole, wanted = ("adapters" if one else "whole weights" for one in (saved, now))
+        return [] if whole == wanted else [f"it has {whole}, wanted are {wanted}"]
+    lines = [
+        f"the adapters' {name} was {saved[name]}, is {now[name]}"
+        for name in ("rank", "alpha", "targets")
+        if _listed(saved[name]) != _listed(now[name])
+    ]
+    if saved["fingerprint"] != now["fingerprint"]:
+        lines.append(
+            f"the base weights were those of {saved['base']} (fingerprint "
+            f"{saved['fingerprint']}), are those of {now['base']} "
+            f"({now['fingerprint']})"
+        )
+    return lines
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _other_average(saved: Mapping[str, str], now: Mapping[str, str]) -> str | None:

@@ -14,6 +14,7 @@ from specialize import memory, sharding
 from specialize.checkpoints.spec import CheckpointSpec
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.checkpoints.store import CheckpointStore
+from specialize.student.adapters import trees
 from specialize.training.data import feed
 from specialize.training.data.batches import BatchSource
 from specialize.training.logging.run_log import MetricSums
@@ -32,7 +33,7 @@ class Progress:
 
     Attributes:
         state: weights, optimizer and number of steps, on the mesh.
-        about: the run's "run", "tasks" and "settings" (`resuming.check`).
+        about: the run's "run", "tasks", "settings" and "adapters" (`resuming.about`).
         step: number of optimizer steps taken.
         sums: metrics since the last log line.
         metrics: latest metrics of training and of evaluations.
@@ -103,7 +104,8 @@ class Loop:
     Attributes:
         model_dir: the run's folder, or its URL.
         progress: progress of the run, which every step changes.
-        take_step: (state, healthy, batch) -> (state, healthy, results), compiled.
+        take_step: (state, healthy, batch, frozen) -> (state, healthy, results),
+            compiled.
         source: the batches.
         mesh: the device mesh.
         store: the checkpoints.
@@ -113,6 +115,7 @@ class Loop:
         evaluation: how often the evaluations are made, and of which weights.
         total_steps: number of steps of the whole run.
         own: what changes if the student writes texts.
+        frozen: the parameters beside the adapters, on the mesh; {} if all are trained.
         scores: metrics of the evaluation after the current step, if there was one.
     """
 
@@ -128,6 +131,7 @@ class Loop:
     evaluation: PeriodicEvaluation
     total_steps: int
     own: "OwnTexts"
+    frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def run(self, stop: Stop, profiler: Profiler) -> bool:
@@ -157,7 +161,7 @@ class Loop:
             for number, batch, layout in batches:
                 profiler.before(number)
                 run.state, healthy, results = self.take_step(
-                    run.state, healthy, {**batch, **self.own.fixed}
+                    run.state, healthy, {**batch, **self.own.fixed}, self.frozen
                 )
                 self.results.enter(number, results, layout)
                 if one_at_a_time:
@@ -179,7 +183,8 @@ class Loop:
             last = self.total_steps
             if self.own.begin is not None:
                 self.results.settle()  # else the time of a step would count here
-                last = min(last, self.own.begin(run.step, run.state["params"]))
+                weights = trees.join(run.state["params"], self.frozen)
+                last = min(last, self.own.begin(run.step, weights))
             yield from feed.feed(self.source, self.mesh, run.step, last)
 
     def _evaluate_and_save(self, stopped: bool) -> None:
@@ -205,7 +210,8 @@ class Loop:
 
     def _evaluate(self) -> None:
         run = self.progress
-        weights = averaging.weights_of(run.state, self.evaluation.weights)
+        trained = averaging.weights_of(run.state, self.evaluation.weights)
+        weights = trees.join(trained, self.frozen)
         for evaluator in self.evaluators:
             self.scores.update(evaluator(weights, run.step))
         memory.return_freed()

@@ -18,11 +18,13 @@ import jax
 from jax.sharding import Mesh
 
 from specialize import checks, config, outputs, paths, run_folder, sharding
+from specialize.checkpoints import opening
 from specialize.checkpoints.spec import CheckpointSpec
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 from specialize.mesh import MeshSpec
 from specialize.progress import say
+from specialize.student.adapters import trees
 from specialize.training.data import feed
 from specialize.training.data.batches import BatchSource
 from specialize.training.data.mixtures import Mixture, load_mixture
@@ -41,7 +43,9 @@ from specialize.training.optimization.optimizers import Optimizer, make_optimize
 from specialize.training.optimization.spec import OptimizerSpec
 from specialize.training.optimization.state import (
     StateLayout,
+    adapted,
     create_state,
+    load_frozen,
     lower_step,
     plan_state,
 )
@@ -68,7 +72,8 @@ class TrainResult:
             "train/".
         stopped: True if a signal ended the run before its last step.
         model_dir: the run's folder, or its URL.
-        params: the weights, on the mesh.
+        params: the weights, on the mesh; those of the base and of the adapters, if
+            adapters are trained.
     """
 
     step: int
@@ -101,7 +106,8 @@ def train(
         optimizer: the optimizer and schedule, or an optax chain as an `Optimizer`.
         model_dir: the run's folder, new or of an earlier run; or its URL.
         total_steps: total number of optimizer steps, those of an earlier run included.
-        initial_checkpoint_path: weights in any layout that `convert` reads, or None.
+        initial_checkpoint_path: weights in any layout that `convert` reads, or None;
+            the base of `OptimizerSpec.adapters`, which a resumed run reads again.
         mesh: the device mesh, in any spelling that `MeshSpec.read` takes.
         rules: the sharding rules.
         checkpoints: where checkpoints are stored, and which are kept.
@@ -114,7 +120,8 @@ def train(
 
     Raises:
         InputError: the folder was not made by `train` or belongs to a run with other
-            settings, or mesh and microbatches do not divide the batch.
+            settings or base, mesh and microbatches do not divide the batch, or adapters
+            have no base.
         NonFiniteError: a step was not finite; the state before it was saved.
 
     Example:
@@ -136,6 +143,7 @@ def train(
     mesh = sharding.read_mesh(mesh)
     data.check_batch(sharding.batch_shards(mesh))
     chain = _chain(optimizer)
+    model = adapted(model, chain)
     where = _where(model_dir)
 
     with contextlib.ExitStack() as exits:
@@ -149,28 +157,26 @@ def train(
             total_steps=total_steps,
             initial_checkpoint_path=initial_checkpoint_path,
             mesh=str(MeshSpec(**mesh.shape)),
-        )
+        ) | _adapters(chain, initial_checkpoint_path)
 
         # -- 3. State, from the newest checkpoint, from given weights, or random. -----
         exits.enter_context(interruptions.full_disk(work.path))
         stop = exits.enter_context(interruptions.stop_on_signals())
         store = exits.enter_context(_open_store(checkpoints, where))
         layout = _planned(model, chain, source, mesh, rules, evaluation)
+        start = (model, layout, source.padding(), data.seed, initial_checkpoint_path)
         run = _resumed(store, layout, about, where)
-        if run is None:
-            start = (source.padding(), data.seed, initial_checkpoint_path)
-            run = Progress(create_state(model, layout, *start), about)
+        run = run or Progress(create_state(*start), about)
+        frozen = load_frozen(layout, initial_checkpoint_path)
         if run.step >= total_steps:
             _say(f"{where} is complete: {run.step} of {total_steps} steps")
-            return _result(run, where, stopped=False)
+            return _result(run, frozen, where, stopped=False)
 
         # -- 4. The step, compiled once, and the evaluations. -------------------------
         began = time.perf_counter()
         own = _own_texts(source, data, model, mesh, work, store, where)
         names, compiled = _compiled(own, chain, data, layout, source)
-        if jax.process_index() == 0:  # after the last check
-            config.save(work.path)  # all values and their origins
-            config.save_operative(work.path)  # with defaults
+        _save_configuration(work.path)  # after the last check
         measured = measurements(evaluation, data, held_out, model, layout, work.path)
         log = _open_log(logging, model, data, mesh, work, run.step, total_steps)
         exits.callback(log.close)
@@ -192,12 +198,41 @@ def train(
             evaluation=evaluation,
             total_steps=total_steps,
             own=own,
+            frozen=frozen,
         )
-        if stopped := loop.run(stop, profiler):
-            _say(f"stopped: step {run.step} is saved; the same command resumes the run")
-        if left_out := source.left_out(0, run.step):
-            _say(f"packing left out {left_out} examples")
-        return _result(run, where, stopped=stopped)
+        stopped = loop.run(stop, profiler)
+        _say_how_it_ended(source, run.step, stopped=stopped)
+        return _result(run, frozen, where, stopped=stopped)
+
+
+def _save_configuration(folder: pathlib.Path) -> None:
+    if jax.process_index() == 0:
+        config.save(folder)  # all values and their origins
+        config.save_operative(folder)  # with defaults
+
+
+def _say_how_it_ended(source: BatchSource, step: int, *, stopped: bool) -> None:
+    if stopped:
+        _say(f"stopped: step {step} is saved; the same command resumes the run")
+    if left_out := source.left_out(0, step):
+        _say(f"packing left out {left_out} examples")
+
+
+def _adapters(chain: Optimizer, base: str | None) -> dict[str, Any]:
+    """What a checkpoint of adapters says about them and their base; {} without any.
+
+    Raises:
+        InputError: the base is not named, cannot be opened, or has adapters itself.
+    """
+    if chain.adapters is None:
+        return {}
+    if base is None:
+        raise InputError(
+            "Adapters need weights to adapt, but no checkpoint is named. Set "
+            "INITIAL_CHECKPOINT_PATH (initial_checkpoint_path), or LORA_RANK = 0."
+        )
+    name, fingerprint = sharding.by_leader(lambda: opening.identified(base))
+    return resuming.about_adapters(chain.adapters, name, fingerprint)
 
 
 def _batched(model: Any, mixture: Mixture, data: DataSpec) -> tuple[Any, BatchSource]:
@@ -362,8 +397,14 @@ def _summary(mixture: Mixture, data: DataSpec, mesh: Mesh, seconds: float) -> st
     )
 
 
-def _result(run: Progress, where: pathlib.Path | str, *, stopped: bool) -> TrainResult:
-    params = run.state["params"]
+def _result(
+    run: Progress,
+    frozen: Mapping[str, Any],
+    where: pathlib.Path | str,
+    *,
+    stopped: bool,
+) -> TrainResult:
+    params = trees.join(run.state["params"], frozen)
     return TrainResult(run.step, run.metrics, stopped, where, params)
 
 

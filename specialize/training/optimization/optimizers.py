@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from specialize.errors import InputError
+from specialize.student.adapters.spec import AdapterSpec
 from specialize.training.optimization.averaging import with_ema
 from specialize.training.optimization.factored import scale_by_factored_rms
 from specialize.training.optimization.spec import OptimizerSpec
@@ -32,11 +33,13 @@ class Optimizer:
         name: "adamw" or "adafactor".
         learning_rate: step -> rate, for the log; the chain contains it already.
         build: flax's "params_axes" collection, or None -> the chain.
+        adapters: the adapters whose matrices the chain trains, or None.
     """
 
     name: str
     learning_rate: Schedule
     build: Callable[[Any], optax.GradientTransformation]
+    adapters: AdapterSpec | None = None
 
     def with_axes(self, params_axes: Any) -> optax.GradientTransformation:
         """The chain for parameters with these logical axes."""
@@ -75,6 +78,8 @@ def make_optimizer(spec: OptimizerSpec) -> Optimizer:
         )
     decay, clip = spec.weight_decay, spec.clip_norm
     made = make(rate, weight_decay=decay, clip_norm=clip, **spec.options)
+    if spec.adapters is not None and spec.adapters.rank:
+        made = dataclasses.replace(made, adapters=spec.adapters)
     if (ema_decay := spec.ema_decay) is None:
         return made
     return dataclasses.replace(

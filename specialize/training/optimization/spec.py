@@ -6,6 +6,7 @@ from typing import Any
 
 from specialize import checks
 from specialize.errors import InputError
+from specialize.student.adapters.spec import AdapterSpec
 
 SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
 OPTIMIZERS = ("adamw", "adafactor")
@@ -28,6 +29,8 @@ class OptimizerSpec:
         clip_norm: largest global norm of the gradient. None: no clipping.
         ema_decay: decay per step of a moving average of the weights, which is kept
             beside them (`averaging`). None: no average.
+        adapters: low-rank adapters, which are trained instead of the weights. None, or
+            of rank 0: all weights are trained.
         options: further arguments of `optimizers.adamw` or `optimizers.adafactor`.
 
     Raises:
@@ -47,6 +50,7 @@ class OptimizerSpec:
     weight_decay: float = 0.0
     clip_norm: float | None = None
     ema_decay: float | None = None
+    adapters: AdapterSpec | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -1,5 +1,11 @@
-"""The state of a run: its shapes, its shardings, its initial values and its step."""
+"""The state of a run: its shapes, its shardings, its initial values and its step.
 
+With adapters only these are state: optimizer and checkpoints hold them alone. The other
+parameters, the base, are an argument of the step that it never changes.
+"""
+
+import copy
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -11,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Shaped
 
 from specialize import sharding
+from specialize.student.adapters import trees
 from specialize.training.data.spec import DataSpec
 from specialize.training.optimization.optimizers import Optimizer
 from specialize.training.optimization.step import (
@@ -30,6 +37,8 @@ class StateLayout(NamedTuple):
         chain: the optimizer for this model.
         abstract: the state as `jax.ShapeDtypeStruct`s with shardings.
         shardings: the shardings of the state.
+        frozen: the parameters beside the adapters, which are no part of the state; {}
+            if all are trained. What the network casts has its type already.
     """
 
     mesh: Mesh
@@ -37,6 +46,21 @@ class StateLayout(NamedTuple):
     chain: optax.GradientTransformation
     abstract: Any
     shardings: Any
+    frozen: Mapping[str, Any]
+
+
+def adapted(model: Any, optimizer: Optimizer) -> Any:
+    """The student with the adapters that an optimizer trains, if it trains any.
+
+    Raises:
+        InputError: they name projections that the network does not have.
+    """
+    if optimizer.adapters is None:
+        return model
+    network = dataclasses.replace(model.module.config, adapters=optimizer.adapters)
+    changed = copy.copy(model)
+    changed.module = model.module.clone(config=network)
+    return changed
 
 
 def plan_state(
@@ -48,22 +72,46 @@ def plan_state(
 ) -> StateLayout:
     """Derives shapes and shardings of the whole state, without computing it.
 
-    Only the shapes and types of `batch`, a global batch, are used.
+    Only the shapes and types of `batch`, a global batch, are used. If the optimizer
+    trains adapters, `model` has them (`adapted`).
     """
     variables = jax.eval_shape(_variables(model, batch), jax.random.key(0))
-    params, axes = variables["params"], variables["params_axes"]
-    fitting = sharding.fit_rules(mesh, params, axes, rules)
+    axes = variables["params_axes"]
+    fitting = sharding.fit_rules(mesh, variables["params"], axes, rules)
+    params, frozen = trees.split(variables["params"])
     chain = optimizer.with_axes(axes)
     state = jax.eval_shape(lambda values: initial_state(values, chain), params)
     places = sharding.state_shardings(mesh, params, axes, fitting, abstract_state=state)
-    abstract = jax.tree.map(
+    if frozen:
+        frozen = _placed(
+            trees.in_type(frozen, model.module.config.dtype),
+            sharding.state_shardings(mesh, frozen, axes, fitting),
+        )
+    return StateLayout(mesh, fitting, chain, _placed(state, places), places, frozen)
+
+
+def _placed(tree: Any, places: Any) -> Any:
+    """Shapes with their shardings."""
+    return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=place
         ),
-        state,
+        tree,
         places,
     )
-    return StateLayout(mesh, fitting, chain, abstract, places)
+
+
+def load_frozen(layout: StateLayout, base: str | None) -> Mapping[str, Any]:
+    """Restores the parameters beside the adapters, on the mesh; {} if there are none.
+
+    Raises:
+        InputError: as for `checkpoints.load_params`.
+    """
+    if not layout.frozen or base is None:
+        return {}
+    from specialize.checkpoints import load_params
+
+    return load_params(base, layout.frozen)
 
 
 def create_state(
@@ -76,16 +124,17 @@ def create_state(
     """Makes the state before the first step, on the mesh.
 
     The weights are those of `initial_checkpoint_path`, in any layout that `load_params`
-    reads. If it is None, they are random; a seed gives the same ones on every mesh.
+    reads. If it is None, they are random; a seed gives the same ones on every mesh. So
+    are adapters, whose base `load_frozen` reads.
 
     Raises:
         InputError: as for `checkpoints.load_params`.
     """
     with sharding.activate(layout.mesh, layout.rules):
-        if initial_checkpoint_path is None:
+        if initial_checkpoint_path is None or layout.frozen:
             variables = _variables(model, batch)
             draw = jax.jit(
-                lambda key: variables(key)["params"],
+                lambda key: trees.split(variables(key)["params"])[0],
                 out_shardings=layout.shardings["params"],
             )
             params = draw(jax.random.key(seed))
@@ -122,6 +171,7 @@ def lower_step(
         )
     )
     mesh = layout.mesh
+    frozen = jax.tree.map(lambda leaf: leaf.sharding, layout.frozen)
     whole, rows = sharding.replicated(mesh), sharding.batch_sharding(mesh)
     healthy = jax.ShapeDtypeStruct((), jnp.bool_, sharding=whole)
     places = dict.fromkeys(batch, rows)
@@ -130,10 +180,10 @@ def lower_step(
     with sharding.activate(mesh, layout.rules):
         lowered = jax.jit(
             step,
-            in_shardings=(layout.shardings, whole, places),
+            in_shardings=(layout.shardings, whole, places, frozen),
             out_shardings=(layout.shardings, whole, whole),
             donate_argnums=0,
-        ).lower(layout.abstract, healthy, batch)
+        ).lower(layout.abstract, healthy, batch, layout.frozen)
     return names, lowered
 
 

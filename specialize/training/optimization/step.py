@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from specialize.student.adapters.trees import join
+
 Batch = Mapping[str, Array]
 Metrics = dict[str, tuple[Array, Array]]
 # (params, batch, dropout key) -> sums over target positions (`losses.LossSums`).
@@ -81,7 +83,7 @@ def make_train_step(
     seed: int,
     microbatches: int = 1,
     learning_rate: Callable[[Any], Any] | None = None,
-) -> Callable[[Any, Bool[Array, ""], Batch], tuple[Any, Bool[Array, ""], Metrics]]:
+) -> Callable[..., tuple[Any, Bool[Array, ""], Metrics]]:
     """Makes the function of one optimizer step, ready for `jax.jit`.
 
     Args:
@@ -92,18 +94,24 @@ def make_train_step(
         learning_rate: step -> rate, for the metrics; the chain has its own.
 
     Returns:
-        (state, healthy, batch) -> (state, healthy, metrics). The state is a dict of
-        "params", "opt_state" and "step" (int32, number of steps taken). `healthy` is
-        False after the first step that is not finite. Metrics are (sum, count) pairs.
+        (state, healthy, batch, frozen=None) -> (state, healthy, metrics). The state is
+        a dict of "params", "opt_state" and "step" (int32, number of steps taken).
+        `frozen` has the parameters that do not change, if "params" has adapters.
+        `healthy` is False after the first step that is not finite. Metrics are (sum,
+        count) pairs.
     """
 
     def train_step(
-        state: dict[str, Any], healthy: Bool[Array, ""], batch: Batch
+        state: dict[str, Any],
+        healthy: Bool[Array, ""],
+        batch: Batch,
+        frozen: Mapping[str, Any] | None = None,
     ) -> tuple[dict[str, Any], Bool[Array, ""], Metrics]:
         number = state["step"]
         key = jax.random.fold_in(jax.random.key(seed), number)
         sums, gradient = gradient_sums(
-            loss_sums, state["params"], batch, key, microbatches
+            lambda params, *rest: loss_sums(join(params, frozen), *rest),
+            *(state["params"], batch, key, microbatches),
         )
         # The one division. A batch without targets (all weights 0) changes nothing.
         weight = jnp.maximum(sums.weight, jnp.finfo(jnp.float32).tiny)
@@ -148,9 +156,9 @@ def stack_metrics(
     names: list[str] = []
 
     def stacked(
-        state: dict[str, Any], healthy: Bool[Array, ""], batch: Batch
+        state: dict[str, Any], healthy: Bool[Array, ""], batch: Batch, *frozen: Any
     ) -> tuple[dict[str, Any], Bool[Array, ""], Float[Array, "n 2"]]:
-        state, healthy, metrics = train_step(state, healthy, batch)
+        state, healthy, metrics = train_step(state, healthy, batch, *frozen)
         names[:] = sorted(metrics)
         rows = [jnp.stack([v.astype(jnp.float32) for v in metrics[n]]) for n in names]
         return state, healthy, jnp.stack(rows)
