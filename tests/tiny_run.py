@@ -137,8 +137,8 @@ def run(
     """Trains the tiny student; everything off that would cost a second.
 
     `data`, `rollouts`, `loss`, `checkpoints`, `evaluation` and `adapters` hold fields
-    of these specifications. With `rollouts`, even without any, the student has bytes. With
-    `questions` every record answers a question of GSM8K's training file.
+    of these specifications. With `rollouts`, even without any, the student has bytes.
+    With `questions` every record answers a question of GSM8K's training file.
     """
     from specialize.checkpoints.spec import CheckpointSpec
     from specialize.student.adapters.spec import AdapterSpec

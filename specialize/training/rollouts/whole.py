@@ -51,7 +51,7 @@ class WholeStudent(Student):
         weights = batch.get("decoder_loss_weights", targets > 0).astype(jnp.float32)
         hidden = self._apply(params, batch, dropout_rng, return_hidden=True)
         states = self._teacher._apply(teacher, batch, None, return_hidden=True)
-        head = head_kernel(params)
+        head = head_kernel(params, self.module.config)
         of_rows = losses.fused_distillation_loss(
             hidden,
             head,
@@ -67,7 +67,7 @@ class WholeStudent(Student):
             hidden,
             head,
             jax.lax.stop_gradient(states),
-            head_kernel(teacher),
+            head_kernel(teacher, self._teacher.module.config),
             targets,
             weights * own,
             formats,
