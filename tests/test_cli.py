@@ -1,5 +1,6 @@
 """The command line as a newcomer meets it."""
 
+import json
 import os
 import re
 import subprocess
@@ -57,6 +58,42 @@ def test_help_imports_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+HEAVY = "jax flax orbax tensorflow seqio t5x transformers scipy numpy torch".split()
+
+
+@pytest.mark.parametrize(
+    ("code", "needed"),
+    [
+        # Judging a file of predictions, as whole as it is called.
+        (
+            "from specialize.cli import main\n"
+            "assert main(['evaluate', '--predictions', 'p.jsonl', '--split', 'all', "
+            "'--benchmarks', '.', '--json', 'out.json']) == 0",
+            "",
+        ),
+        ("import specialize.checkpoints.convert", "flax jax numpy orbax"),
+        ("import specialize.corpus.building.pipeline", "numpy"),
+        ("import specialize.evaluation.report.report", "numpy"),
+    ],
+    ids=["evaluate --predictions", "convert", "corpus build", "report"],
+)
+def test_a_command_imports_only_what_it_uses(code, needed, tmp_path):
+    (tmp_path / "gsm8k").mkdir()
+    problem = {"question": "1 + 1?", "answer": "1 + 1 = 2\n#### 2"}
+    (tmp_path / "gsm8k" / "test.jsonl").write_text(json.dumps(problem))
+    said = {"suite": "gsm8k", "id": "gsm8k-test-0", "prediction": "The answer is 2."}
+    (tmp_path / "p.jsonl").write_text(json.dumps(said))
+    code += f"\nimport sys; print(*sorted({set(HEAVY)!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == needed
 
 
 @pytest.mark.parametrize("command", COMMANDS)

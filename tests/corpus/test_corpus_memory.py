@@ -11,7 +11,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from specialize.corpus.building import passes, pipeline, stages
+from specialize.corpus.building import passes, pipeline, stages, verdicts
 from specialize.corpus.importing.numbering import Numbers
 from specialize.corpus.spec import (
     AcceptanceSpec,
@@ -75,9 +75,20 @@ def hold(monkeypatch):
     return most
 
 
-def test_verdicts_of_more_completions_take_no_more_memory(world, tmp_path, hold):
+def test_verdicts_of_more_completions_take_no_more_memory(
+    world, tmp_path, hold, monkeypatch
+):
     hold(100)
     few, many = (repeated(world, tmp_path / f"{n}", n) for n in (150, 650))
+    held: list[int] = []
+    decide = verdicts.Verdicts.decide
+
+    def seen(self, acceptance):
+        found = decide(self, acceptance)
+        held.append(tracemalloc.get_traced_memory()[0])
+        return found
+
+    monkeypatch.setattr(verdicts.Verdicts, "decide", seen)
 
     def run(path):
         stages.verify(
@@ -87,10 +98,10 @@ def test_verdicts_of_more_completions_take_no_more_memory(world, tmp_path, hold)
             processes=1,
         )
 
-    run(few)  # what is made once: caches, imported modules
-    few_bytes, many_bytes = peak(lambda: run(few)), peak(lambda: run(many))
-    # A verification that is held takes over 500 bytes.
-    assert many_bytes - few_bytes < 60 * 500
+    for path in (many, few, few, many):  # first what is made once, such as caches
+        peak(lambda path=path: run(path))
+    # A verification that is held takes over 300 bytes.
+    assert held[3] - held[2] < 30 * 500
 
 
 def test_the_order_of_more_records_takes_no_more_memory(tmp_path, hold):
