@@ -18,6 +18,9 @@ from rich.progress import (
 
 T = TypeVar("T")
 
+# Seconds after which a log shows that something is done.
+_FIRST_S = 1.0
+
 # Results go to standard output; progress and remarks go to standard error.
 console = Console(stderr=True)
 
@@ -59,8 +62,8 @@ def track(
 ) -> Iterator[T]:
     """Yields `items` and shows the progress.
 
-    On a terminal this is a bar. In a log it is one line on standard error, at most
-    every `log_every_s` seconds and once at the end:
+    On a terminal this is a bar. In a log it is one line on standard error, first after
+    a second, then every `log_every_s` seconds and once at the end:
     `align completions: 12 of 50 in 3.1 s`.
 
     Args:
@@ -76,15 +79,16 @@ def track(
         with bars() as progress:
             yield from progress.track(items, description=description, total=total)
         return
-    start = last = time.monotonic()
+    start = time.monotonic()
+    due = start + min(_FIRST_S, log_every_s)
     done = 0
     for done, item in enumerate(items, start=1):  # noqa: B007 (used after the loop)
         yield item
         now = time.monotonic()
-        if now - last >= log_every_s:
-            last = now
+        if now >= due:
+            due = now + log_every_s
             _log_line(description, done, total, now - start)
-    if time.monotonic() - start > 1.0:
+    if time.monotonic() - start > _FIRST_S:
         _log_line(description, done, total, time.monotonic() - start)
 
 
