@@ -223,3 +223,29 @@ def test_the_lint_and_t5x_refuse_what_cannot_be():
     assert neutral.optimizer("adamw", None, 0, adamw=lambda: "made") == "made"
     with pytest.raises(InputError, match="LORA_RANK = 8: T5X's trainer trains all"):
         neutral.optimizer("adamw", None, 8, adamw=lambda: "made")
+
+
+def test_adapters_learn_from_texts_that_the_adapted_student_wrote(
+    tmp_path, same_parameters
+):
+    """Its base may be its teacher; and it goes on within a window as if not stopped."""
+    base = tiny_run.base(tmp_path / "hf", rows=tiny_run.BYTES)
+    for whole in (False, True):
+        options = {
+            "adapters": ADAPTERS,
+            "initial_checkpoint_path": base,
+            "rollouts": {
+                "share": 1.0, "teacher": base, "steps": 4, "whole_vocabulary": whole,
+            },
+            "log_period": 1,
+            "period": 3,
+            "learning_rate": 1e-2,
+        }  # fmt: skip
+        straight = tiny_run.run(tmp_path / f"straight-{whole}", 6, **options)
+        tiny_run.run(tmp_path / f"stopped-{whole}", 3, **options)
+        resumed = tiny_run.run(tmp_path / f"stopped-{whole}", 6, **options)
+        same_parameters(*map(tiny_run.parameters, (resumed, straight)))
+        lines = tiny_run.lines(tmp_path / f"straight-{whole}")
+        # At first it is its teacher; after some steps on other parts it is not.
+        assert lines[0]["train"]["on_policy/kl"] == pytest.approx(0, abs=1e-5)
+        assert all(line["train"]["on_policy/share"] == 1 for line in lines)
