@@ -21,8 +21,8 @@ _ROWS = 4096
 DIGITS = 16
 # Number of concurrent reads in `of`; each holds one tensor.
 _READERS = 2
-# Checkpoint -> (its files, its fingerprint) of the calls of `of` in this process.
-_KNOWN: dict[str, tuple[Any, str]] = {}
+# (checkpoint, part) -> (its files, the fingerprint) of the calls in this process.
+_KNOWN: dict[tuple[str, str], tuple[Any, str]] = {}
 
 
 class WeightFingerprint:
@@ -73,7 +73,7 @@ def _digest(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def of(tensors: Mapping[str, LazyTensor], where: str) -> str:
+def of(tensors: Mapping[str, LazyTensor], where: str, part: str) -> str:
     """The fingerprint of tensors by canonical name, each of which is read once.
 
     Files of this machine that have not changed since the last call are not read again.
@@ -81,10 +81,11 @@ def of(tensors: Mapping[str, LazyTensor], where: str) -> str:
     Args:
         tensors: the tensors.
         where: path of their checkpoint.
+        part: which of the weights of the checkpoint they are, such as its average.
     """
-    stamp = _stamp(where)
-    if stamp is not None and _KNOWN.get(where, (None, ""))[0] == stamp:
-        return _KNOWN[where][1]
+    stamp, key = _stamp(where), (where, part)
+    if stamp is not None and _KNOWN.get(key, (None, ""))[0] == stamp:
+        return _KNOWN[key][1]
     found = WeightFingerprint()
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         observed = [found.observed(name, tensor) for name, tensor in tensors.items()]
@@ -93,7 +94,7 @@ def of(tensors: Mapping[str, LazyTensor], where: str) -> str:
             pass
     digits = found.digits()
     if stamp is not None:
-        _KNOWN[where] = (stamp, digits)
+        _KNOWN[key] = (stamp, digits)
     return digits
 
 

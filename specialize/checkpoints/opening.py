@@ -314,7 +314,7 @@ def identified(source: str) -> tuple[str, str]:
     if "://" in source or pathlib.Path(_without_average(source)).expanduser().exists():
         average = source[len(_without_average(source)) :]
         name = opened.path + average
-    return name, fingerprint.of(opened.tensors, opened.path)
+    return name, fingerprint.of(opened.tensors, opened.path, opened.saved_under)
 
 
 def _without_average(source: str) -> str:

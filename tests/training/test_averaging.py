@@ -10,7 +10,7 @@ import tiny_run
 from specialize import config
 from specialize.checkpoints.convert import convert
 from specialize.checkpoints.merging import merge
-from specialize.checkpoints.opening import open_checkpoint, verify_run
+from specialize.checkpoints.opening import identified, open_checkpoint, verify_run
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.config import neutral
 from specialize.errors import InputError
@@ -94,6 +94,9 @@ def test_it_is_converted_merged_and_begun_from_by_its_name(run, tmp_path):
         np.testing.assert_array_equal(tensor.read(), expected[name], err_msg=name)
     last = convert(str(folder), None, activation="gelu").fingerprint
     assert done.fingerprint != last
+    known = [identified(one) for one in (named, str(folder))]
+    place = str(folder / "checkpoints" / "8")
+    assert known == [(f"{place}#ema", done.fingerprint), (place, last)]
     same = merge([named, named], str(tmp_path / "twice"), activation="gelu")
     assert same.fingerprint == done.fingerprint
     begun = tiny_run.run(

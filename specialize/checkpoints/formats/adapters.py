@@ -128,7 +128,7 @@ def check_base(opened: Source) -> None:
     own = opened.adapters
     if own is None or own.record is None:
         return  # PEFT's folders do not say
-    found = fingerprint.of(own.base.tensors, own.base.path)
+    found = fingerprint.of(own.base.tensors, own.base.path, own.base.saved_under)
     if found != own.record.fingerprint:
         raise InputError(
             f"{opened.path} has adapters of weights with the fingerprint "
