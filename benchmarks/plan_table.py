@@ -40,10 +40,12 @@ XXL = [
     ("xxl", "v5e:2x4", {**ISSUE, "BATCH_SIZE": 16, **ADAFACTOR}),
 ]
 # `recipes/ablations/lora.gin`.
-LORA = {**ISSUE, "BATCH_SIZE": 8, "LORA_RANK": 16, "LORA_DROPOUT": 0.05}
+LORA = {
+    **{**ISSUE, "BATCH_SIZE": 8, "LEARNING_RATE": 1e-3},
+    **{"LORA_RANK": 16, "LORA_ALPHA": 32.0, "LORA_DROPOUT": 0.05},
+}
 ADAPTERS = [
     ("xxl", "v5e:2x2", {**LORA, "MESH": {"data": 1, "fsdp": 1, "model": 4}}),
-    ("xxl", "v5e:2x2", {**LORA, "MESH": {"data": 1, "fsdp": 4, "model": 1}}),
     ("xxl", "v5p:1x1x1", {**LORA, "MESH": {"data": 1, "fsdp": 1, "model": 1}}),
 ]
 TABLES = {"xxl": XXL, "sizes": BY_SIZE, "adapters": ADAPTERS}
