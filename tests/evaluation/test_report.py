@@ -121,6 +121,23 @@ def test_samples_with_reasoning_apart_are_shown_where_there_are_some(runs, tmp_p
     assert "with reasoning apart" not in (tmp_path / "r.html").read_text()
 
 
+def test_texts_that_a_student_wrote_in_training_are_drawn(runs, tmp_path):
+    _, small, _ = runs
+    report([small], tmp_path / "r.html")
+    assert "that the student wrote" not in (tmp_path / "r.html").read_text()
+    with open(small / "metrics.jsonl", "a", encoding="utf-8") as file:
+        for at in (61, 62, 63):
+            own = {"share": 0.5, "ended": 0.9, "length": 30 + at, "teacher_tokens": 40}
+            train = {f"on_policy/{name}": value for name, value in own.items()}
+            file.write(json.dumps({"step": at * 10, "train": train}) + "\n")
+    report([small], tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    parsed(text)
+    assert "Texts that the student wrote" in text
+    assert "Tokens of the texts that the student wrote" in text
+    assert "did not fit" not in text  # no such metric
+
+
 class Balance(html.parser.HTMLParser):
     """Counts tags, so that a page with an unclosed element is found."""
 

@@ -23,6 +23,24 @@ DIAGNOSTICS = {
     "top1_agreement": "top-1 agreement with the teacher",
     "topk_overlap": "top-K overlap with the teacher",
 }
+# Drawings of the texts that a student wrote in training: title, unit, curves.
+OWN_TEXTS = (
+    (
+        "texts that the student wrote",
+        "share",
+        {
+            "on_policy/share": "of the examples",
+            "on_policy/ended": "ended",
+            "on_policy/right": "right",
+            "on_policy/left_out": "did not fit",
+        },
+    ),
+    (
+        "tokens of the texts that the student wrote",
+        "tokens",
+        {"on_policy/length": "written", "on_policy/teacher_tokens": "scored"},
+    ),
+)
 _CURVE_POINTS = 300
 
 
@@ -129,6 +147,13 @@ def curves(runs: Sequence[Run]) -> Section:
             if points:
                 series.append(Series(name.replace("_", " "), points))
         svg = figures.lines(series, title=words, x_title="step", y_title=words)
+        if svg:
+            drawn.append((words[0].upper() + words[1:], Markup(svg)))
+    for words, unit, names in OWN_TEXTS:
+        found = [
+            Series(n, points) for m, n in names.items() if (points := _curve(lines, m))
+        ]
+        svg = figures.lines(found, title=words, x_title="step", y_title=unit)
         if svg:
             drawn.append((words[0].upper() + words[1:], Markup(svg)))
     return Section(
