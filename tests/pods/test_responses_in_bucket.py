@@ -27,6 +27,10 @@ from specialize.paths import store as objects
 from fault_server import FaultServer  # isort: skip
 
 CONCURRENCY = 2
+# What depends little on the store is shown with both in the slow tests only.
+MOSTLY_S3 = pytest.mark.parametrize(
+    "store", ["s3", pytest.param("gs", marks=pytest.mark.slow)], indirect=True
+)
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ def uploaded(url):
 
 
 def until_uploaded(url, process, count):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while True:
         with_database = objects.stat(url) is not None
         if with_database and len(found := uploaded(url)) >= count:
@@ -152,6 +156,7 @@ def test_after_kill_9_nothing_that_was_uploaded_or_is_left_here_is_asked_again(
     assert exported(url, tmp_path) == exported(tmp_path / "calm.sqlite", tmp_path)
 
 
+@MOSTLY_S3
 def test_what_a_killed_command_left_is_added_to_what_another_machine_did(
     server, problems, root, tmp_path, monkeypatch
 ):
@@ -183,6 +188,7 @@ def test_what_a_killed_command_left_is_added_to_what_another_machine_did(
     assert sorted(exported(url, tmp_path).splitlines()) == sorted(calm.splitlines())
 
 
+@MOSTLY_S3
 def test_every_stage_from_the_database_to_the_corpus_is_in_the_bucket(
     server, problems, data, root, tmp_path
 ):
@@ -210,12 +216,13 @@ def test_every_stage_from_the_database_to_the_corpus_is_in_the_bucket(
     assert min(lines.values()) > 0 and sum(lines.values()) == 16
 
 
+@MOSTLY_S3
 def test_a_signal_uploads_at_once_and_ends_with_what_was_under_way(
     server, problems, data, root
 ):
     url = f"{root}/r.sqlite"
     server.delay_s = 0.5
-    stopped = start(server, data, url)
+    stopped = start(server, data, url, "--upload_every", "3000")
     while len(server.requests) < 3:
         assert stopped.poll() is None, stopped.stdout.read()
         time.sleep(0.02)
@@ -225,7 +232,7 @@ def test_a_signal_uploads_at_once_and_ends_with_what_was_under_way(
         time.sleep(0.02)
     stopped.terminate()
     assert len(until_uploaded(url, stopped, 2)) < len(server.requests)
-    said = stopped.communicate(timeout=60)[0]
+    said = stopped.communicate(timeout=300)[0]
     assert stopped.returncode == 1 and "Run the same command again" in said
     assert uploaded(url) == {r.key[:2] for r in server.requests}
 
@@ -241,6 +248,7 @@ def test_a_busy_store_delays_uploads_and_loses_nothing(
     assert len(uploaded(url)) == len(server.requests) == 16
 
 
+@MOSTLY_S3
 def test_a_store_that_fails_ends_the_sampling_with_one_message(
     server, problems, root, monkeypatch
 ):
@@ -256,7 +264,7 @@ def test_a_store_that_fails_ends_the_sampling_with_one_message(
         if request.number == 4:
             failing.set()
 
-    server.fault, server.delay_s = fault, 0.2
+    server.fault, server.delay_s = fault, 0.5
     with monkeypatch.context() as broken:
         broken.setattr(ReplacedObject, "replace", fail)
         with pytest.raises(InputError, match="the same command on this machine adds"):

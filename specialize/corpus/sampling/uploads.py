@@ -91,7 +91,7 @@ class Uploads:
         Raises:
             InputError: An upload has failed.
         """
-        failed: list[InputError] = []
+        failed: list[Exception] = []
 
         async def upload() -> None:
             while not failed:
@@ -102,7 +102,7 @@ class Uploads:
                         await asyncio.wait_for(stopping.wait(), self.pause_s)
                 try:
                     await asyncio.to_thread(self.now)
-                except InputError as error:
+                except Exception as error:
                     failed.append(error)
                     stopping.set()
 
@@ -138,20 +138,28 @@ def opened(
             yield store, None
         return
     with replaced_object(responses) as place:
-        with _working_copy(place, responses) as (store, is_there):
-            uploads = Uploads(store, place, every_s, is_uploaded=is_there)
-            try:
-                yield store, uploads
-            finally:
+        is_kept = True
+        try:
+            with _working_copy(place, responses) as (store, is_there):
+                uploads = Uploads(store, place, every_s, is_uploaded=is_there)
                 try:
-                    uploads.now()
-                except InputError as error:
-                    raise InputError(
-                        f"{error} What was not uploaded is kept in {place.folder}; the "
-                        "same command on this machine adds it."
-                    ) from error
-                # It is not needed any more, whatever has ended the block.
+                    yield store, uploads
+                finally:
+                    _upload_the_rest(uploads, place)
+                    is_kept = False  # it is all uploaded, whatever has ended the block
+        finally:
+            if not is_kept:
                 shutil.rmtree(place.folder, ignore_errors=True)
+
+
+def _upload_the_rest(uploads: Uploads, place: ReplacedObject) -> None:
+    try:
+        uploads.now()
+    except InputError as error:
+        raise InputError(
+            f"{error} What was not uploaded is kept in {place.folder}; the same "
+            "command on this machine adds it."
+        ) from error
 
 
 @contextlib.contextmanager
