@@ -27,6 +27,9 @@ def questions(tmp_path):
         }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "store", ["s3", pytest.param("gs", marks=pytest.mark.slow)], indirect=True
+)
 def test_another_machine_goes_on_and_asks_nothing_twice(
     root, questions, tmp_path, monkeypatch
 ):

@@ -2,6 +2,7 @@
 
 import operator
 
+import pytest
 from sums import write_predictions, write_task
 
 from specialize import cli
@@ -19,6 +20,9 @@ MEASURES = {'sums': 'sums:zero_shot_cot'}
 """
 
 
+@pytest.mark.parametrize(
+    "store", ["s3", pytest.param("gs", marks=pytest.mark.slow)], indirect=True
+)
 def test_cells_are_run_one_by_one_gathered_and_reported(root, tmp_path, capsys):
     rows = write_task(tmp_path, 8)
     for name, said in (("good", "a"), ("bad", "q")):

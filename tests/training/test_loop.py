@@ -339,7 +339,7 @@ def taught(request, tmp_path):
 def test_three_random_kills_leave_no_trace(tmp_path, start, same_parameters, taught):
     """Of a run that writes texts, whose windows end between two checkpoints."""
     taught["rollouts"]["steps"] = 4
-    survive_kills(tmp_path, start, same_parameters, 3, steps=60, seed=0, **taught)
+    survive_kills(tmp_path, start, same_parameters, 3, steps=40, seed=0, **taught)
     check_texts(tmp_path)
 
 

@@ -216,6 +216,7 @@ def test_a_served_teacher_is_asked_for_every_text_once(server, problems, tmp_pat
     assert len(server.requests) == before  # the database has all
 
 
+@pytest.mark.slow
 def test_process_0_asks_the_server_for_all(
     server, problems, tmp_path, start, same_parameters
 ):
