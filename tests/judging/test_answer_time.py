@@ -23,9 +23,13 @@ PIECES = [
 
 
 def seconds(text: str, answer_type: str) -> float:
-    begin = time.process_time()
-    judge(text, ["7"], answer_type)
-    return time.process_time() - begin
+    """The better of two times: one may have collected the garbage of other tests."""
+    times = []
+    for _ in range(2):
+        begin = time.thread_time()
+        judge(text, ["7"], answer_type)
+        times.append(time.thread_time() - begin)
+    return min(times)
 
 
 @pytest.mark.parametrize("number", range(len(PIECES)))
