@@ -22,7 +22,6 @@ from specialize.training.data.spec import DataSpec
 from specialize.training.optimization.step import TEACHER
 from specialize.training.rollouts.keeping import Keeper
 from specialize.training.rollouts.mesh_teacher import MeshTeacher, load_teacher
-from specialize.training.rollouts.served_teacher import ServedTeacher
 from specialize.training.rollouts.spec import RolloutSpec
 from specialize.training.rollouts.whole import WholeStudent
 from specialize.training.rollouts.windows import (
@@ -112,6 +111,9 @@ class Rollouts:
                 self.fixed = {TEACHER: loaded.params}
                 self._teacher = _InTheStep(source.k)
         else:
+            # It needs the extra `teacher`, which other runs do without.
+            from specialize.training.rollouts.served_teacher import ServedTeacher
+
             self._teacher = ServedTeacher(
                 *(spec, self._problems, self._vocabulary, responses, source.k)
             )
