@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -243,6 +244,14 @@ def test_a_server_that_scores_nothing_ends_the_run_at_once(server, problems, tmp
         )
     with pytest.raises(InputError, match="OpenAI does not report"):
         options = served(server, problems) | {"server": "https://api.openai.com/v1"}
+        tiny_run.run(tmp_path / "run", 4, questions=True, rollouts=options)
+
+
+def test_a_server_needs_the_extra_for_teachers(server, problems, tmp_path, monkeypatch):
+    name = "specialize.training.rollouts.served_teacher"
+    monkeypatch.setitem(sys.modules, name, None)  # as if it could not be imported
+    with pytest.raises(InputError, match="pip install 'specialize.teacher.'"):
+        options = served(server, problems)
         tiny_run.run(tmp_path / "run", 4, questions=True, rollouts=options)
 
 

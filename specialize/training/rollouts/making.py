@@ -14,6 +14,7 @@ from specialize import config, paths, sharding
 from specialize.corpus.records import Problem
 from specialize.corpus.tasks.known import find, index, read_problems
 from specialize.corpus.vocabulary import read_vocabulary
+from specialize.errors import InputError
 from specialize.inference.weights import weights_digest
 from specialize.judging.answers import verdict
 from specialize.judging.spec import JudgeSpec
@@ -111,10 +112,7 @@ class Rollouts:
                 self.fixed = {TEACHER: loaded.params}
                 self._teacher = _InTheStep(source.k)
         else:
-            # It needs the extra `teacher`, which other runs do without.
-            from specialize.training.rollouts.served_teacher import ServedTeacher
-
-            self._teacher = ServedTeacher(
+            self._teacher = _served()(
                 *(spec, self._problems, self._vocabulary, responses, source.k)
             )
         self._keeper = Keeper(folder, source.identity(), publish)
@@ -192,6 +190,18 @@ class Rollouts:
                 text = self._vocabulary.decode(ids.tolist())
                 found[number] = verdict(text, problem.answers, self._judge).correct
         return found
+
+
+def _served() -> Any:
+    """`ServedTeacher`, which needs what other runs do without."""
+    try:
+        from specialize.training.rollouts.served_teacher import ServedTeacher
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "asking a server needs the extra 'teacher': pip install "
+            "'specialize[teacher]'."
+        ) from error
+    return ServedTeacher
 
 
 def _problems(spec: RolloutSpec) -> tuple[dict[str, Problem], JudgeSpec]:
