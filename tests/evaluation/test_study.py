@@ -1,5 +1,6 @@
 """A study: cells, resumption, several processes, statistics, verdicts and its page."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -320,6 +321,24 @@ def test_processes_share_the_cells(asked):
     assert [one.returncode for one in both] == [0, 0], said
     assert sum(one.count("done in") for one in said) == 6, said
     assert outcome.load(asked / "out").done == 6
+
+
+def test_the_last_outcome_that_is_written_has_every_cell(asked, monkeypatch):
+    """Also if another process finishes a cell between gathering and writing."""
+    made = []
+    study(spec_of(asked), out=asked / "out", command=in_this_process(made))
+    gather, missing = outcome.gather, []
+
+    def late(spec, out):
+        found = gather(spec, out)
+        if not missing:  # as this process saw it before the other one was done
+            missing.append(True)
+            found = dataclasses.replace(found, done=found.done - 1)
+        return found
+
+    monkeypatch.setattr(outcome, "gather", late)
+    found = study(spec_of(asked), out=asked / "out", command=in_this_process(made))
+    assert found.done == 6 and outcome.load(asked / "out").done == 6
 
 
 def test_a_process_takes_another_seed_while_a_stage_is_made(asked):

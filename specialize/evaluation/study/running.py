@@ -67,8 +67,12 @@ def study(
     for cell in runner.elsewhere:  # unless that process has died meanwhile
         if not runner.attempt(cell, waits=False):
             say(f"{cell} is run by another process.")
-    found = outcome.gather(spec, out)
-    outputs.write_json(paths.joined(out, outcome.FILE), dataclasses.asdict(found))
+    found, newer = None, outcome.gather(spec, out)
+    while found is None or newer.done > found.done:
+        # Another process may have written a later outcome since these were gathered.
+        found = newer
+        outputs.write_json(paths.joined(out, outcome.FILE), dataclasses.asdict(found))
+        newer = outcome.gather(spec, out)
     if failed:
         name, why = next(iter(failed.items()))
         raise InputError(
