@@ -53,6 +53,15 @@ def load_student(
             is invalid.
     """
     mesh = sharding.read_mesh(mesh)
+    params = load_params(checkpoint, abstract_weights(model, mesh))
+    return Loaded(params, mesh, _step(checkpoint))
+
+
+def abstract_weights(model: Any, mesh: Mesh) -> Any:
+    """The weights of a model as `jax.ShapeDtypeStruct`s, sharded over a mesh.
+
+    Its devices need not exist.
+    """
     shapes = {"encoder_input_tokens": (1, 8), "decoder_input_tokens": (1, 8)}
     types = dict.fromkeys(shapes, jnp.int32)
     variables = jax.eval_shape(
@@ -61,14 +70,13 @@ def load_student(
     abstract, axes = variables["params"], variables["params_axes"]
     rules = sharding.fit_rules(mesh, abstract, axes, sharding.DEFAULT_RULES)
     places = sharding.state_shardings(mesh, abstract, axes, rules)
-    wanted = jax.tree.map(
+    return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=place
         ),
         abstract,
         places,
     )
-    return Loaded(load_params(checkpoint, wanted), mesh, _step(checkpoint))
 
 
 def load_engine(

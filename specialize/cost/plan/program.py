@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.core import unfreeze
 from jax.sharding import Mesh
 
 from specialize import sharding
 from specialize.errors import InputError
 from specialize.inference.spec import DecodingSpec
+from specialize.inference.weights import abstract_weights
 from specialize.student.decoding import decoding
 from specialize.training.data import packing
 from specialize.training.data.spec import DataSpec
@@ -160,13 +160,7 @@ def decode_program(
             f"{sharding.batch_shards(mesh)} devices along data x fsdp of mesh "
             f"{dict(mesh.shape)}. Use a multiple of it."
         )
-    shapes = {"encoder_input_tokens": (1, 8), "decoder_input_tokens": (1, 8)}
-    abstract = jax.eval_shape(
-        lambda key: model.get_initial_variables(key, shapes), jax.random.key(0)
-    )
-    axes, params = unfreeze(abstract["params_axes"]), unfreeze(abstract["params"])
-    rules = sharding.fit_rules(mesh, params, axes)
-    params = _placed(params, sharding.state_shardings(mesh, params, axes, rules))
+    params = abstract_weights(model, mesh)
     tokens = jax.ShapeDtypeStruct(
         (rows, length), jnp.int32, sharding=sharding.batch_sharding(mesh)
     )
@@ -193,15 +187,6 @@ def decode_program(
 
 def _number(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def _placed(tree: Any, shardings: Any) -> Any:
-    """Shapes with their shardings."""
-    return jax.tree.map(
-        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
-        tree,
-        shardings,
-    )
 
 
 def batch_shapes(

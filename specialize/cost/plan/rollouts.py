@@ -5,14 +5,13 @@ import os
 from typing import Any
 
 import jax
-from flax.core import unfreeze
 from jax.sharding import Mesh
 
-from specialize import sharding
 from specialize.checkpoints.opening import open_checkpoint
 from specialize.config import scanning
 from specialize.cost.plan.program import bytes_per_chip
 from specialize.errors import InputError
+from specialize.inference.weights import abstract_weights
 from specialize.student.model import Student
 from specialize.student.network.architecture import T5Config
 from specialize.student.network.transformer import Transformer
@@ -88,19 +87,7 @@ def network_of(checkpoint: str) -> T5Config:
 
 
 def _weights(network: T5Config, mesh: Mesh) -> int:
-    model = Student(Transformer(network))
-    shapes = {"encoder_input_tokens": (1, 8), "decoder_input_tokens": (1, 8)}
-    abstract = jax.eval_shape(
-        lambda key: model.get_initial_variables(key, shapes), jax.random.key(0)
-    )
-    axes, params = unfreeze(abstract["params_axes"]), unfreeze(abstract["params"])
-    rules = sharding.fit_rules(mesh, params, axes)
-    places = sharding.state_shardings(mesh, params, axes, rules)
-    placed = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(
-            leaf.shape, network.dtype, sharding=place
-        ),
-        params,
-        places,
-    )
-    return bytes_per_chip(placed)
+    """Bytes of a teacher's weights on one chip, in the type of the activations."""
+    weights = abstract_weights(Student(Transformer(network)), mesh)
+    kept = jax.tree.map(lambda leaf: leaf.update(dtype=network.dtype), weights)
+    return bytes_per_chip(kept)
