@@ -16,6 +16,7 @@ from specialize.training.data.spec import DataSpec
 from specialize.training.rollouts.spec import RolloutSpec
 from specialize.training.rollouts.windows import (
     RolloutSource,
+    Rows,
     Written,
     loss_with_parts,
 )
@@ -39,12 +40,14 @@ def written(found, number, seed=0):
     return Written(
         lengths=lengths,
         ids=rng.integers(100, 200, total).astype(np.int32),
-        teacher_ids=np.tile(np.arange(found.k, dtype=np.int32), (total, 1)),
-        teacher_probs=probs[:, :-1],
-        teacher_tail=probs[:, -1],
+        rows=Rows(
+            np.tile(np.arange(found.k, dtype=np.int32), (total, 1)),
+            probs[:, :-1],
+            probs[:, -1],
+            lengths,
+        ),
         ended=rng.random(count) < 0.5,
         right=np.where(rng.random(count) < 0.5, np.nan, 1.0),
-        scored=lengths,
         seconds=np.asarray([2.0, 4.0]),
     )
 
@@ -60,7 +63,7 @@ def test_every_written_text_is_whole_and_where_its_example_was(share, number, se
         f"{record}/rollout-{number}.{i}": (
             inputs,
             texts.ids[starts[i] : starts[i] + texts.lengths[i]].tolist(),
-            texts.teacher_tail[starts[i] : starts[i] + texts.lengths[i]].tolist(),
+            texts.rows.teacher_tail[starts[i] : starts[i] + texts.lengths[i]].tolist(),
         )
         for i, (inputs, record) in enumerate(
             zip(asked.inputs, asked.records, strict=True)

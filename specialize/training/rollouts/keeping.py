@@ -18,9 +18,10 @@ import jax
 import numpy as np
 
 from specialize import outputs, run_folder, sharding, typed_json, versions
-from specialize.training.rollouts.windows import Written
+from specialize.training.rollouts.windows import Rows, Written
 
 _ABOUT = "about"
+_OWN = tuple(name for name in Written._fields if name != "rows")
 
 
 class Keeper:
@@ -47,7 +48,9 @@ class Keeper:
         about = {"version": versions.ROLLOUTS.writes, "run": self._run}
         text = json.dumps({**about, "window": number, "weights": weights})
         with outputs.staged_file(self._path(number)) as staged, open(staged, "wb") as f:
-            np.savez(f, **{_ABOUT: np.asarray(text)}, **written._asdict())
+            arrays = {**written._asdict(), **written.rows._asdict()}
+            del arrays["rows"]
+            np.savez(f, **{_ABOUT: np.asarray(text)}, **arrays)
         self._publish()
 
     def read(self, number: int, weights: str | None) -> Written | None:
@@ -87,7 +90,7 @@ class Keeper:
                 about = typed_json.decode(
                     str(file[_ABOUT]).encode(), typed_json.Object, self._path(number)
                 )
-                for name in Written._fields:
+                for name in (*_OWN, *Rows._fields):
                     file[name]  # compares its checksum
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
             return False  # cut by a kill, or changed: the texts are written again
@@ -100,7 +103,8 @@ class Keeper:
 
 def _arrays(content: bytes) -> Written:
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        return Written(**{name: file[name] for name in Written._fields})
+        rows = Rows(**{name: file[name] for name in Rows._fields})
+        return Written(rows=rows, **{name: file[name] for name in _OWN})
 
 
 def _digest(value: Any) -> str:

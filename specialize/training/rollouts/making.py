@@ -156,10 +156,10 @@ class Rollouts:
         return Written(
             lengths=np.asarray([len(ids) for ids in texts.ids], np.int64),
             ids=np.concatenate(texts.ids).astype(np.int32),
+            rows=rows,
             ended=texts.ended,
             right=self._rights(texts),
             seconds=np.asarray([read - began, done - read]),
-            **rows._asdict(),
         )
 
     def _write(self, number: int, params: Any, asked: Asked) -> Texts:

@@ -56,7 +56,7 @@ class Written(NamedTuple):
     Attributes:
         lengths: tokens of each of the M texts, EOS included if it was written.
         ids: ids of all texts, one after the other.
-        teacher_ids: as in `Rows`, as are `teacher_probs`, `teacher_tail` and `scored`.
+        rows: what the teacher says about them.
         ended: whether the student ended the text.
         right: 1 or 0 as the text was judged, NaN if it was not.
         seconds: duration of writing, and of the teacher's reading.
@@ -64,12 +64,9 @@ class Written(NamedTuple):
 
     lengths: Int[np.ndarray, " M"]
     ids: Int[np.ndarray, " T"]
-    teacher_ids: Int[np.ndarray, "T K"]
-    teacher_probs: Float[np.ndarray, "T K"]
-    teacher_tail: Float[np.ndarray, " T"]
+    rows: Rows
     ended: Bool[np.ndarray, " M"]
     right: Float[np.ndarray, " M"]
-    scored: Int[np.ndarray, " M"]
     seconds: Float[np.ndarray, " 2"]
 
 
@@ -235,7 +232,7 @@ class RolloutSource(BatchSource):
             f"{ON_POLICY}/length": of_written(written.lengths),
             f"{ON_POLICY}/ended": of_written(written.ended),
             f"{ON_POLICY}/right": of_written(written.right),
-            f"{ON_POLICY}/teacher_tokens": of_written(written.scored),
+            f"{ON_POLICY}/teacher_tokens": of_written(written.rows.scored),
             f"{ON_POLICY}/left_out": of_all(lost),
             f"{SPEED}writing_seconds": of_all(writing),
             f"{SPEED}scoring_seconds": of_all(scoring),
@@ -253,12 +250,14 @@ def nothing(k: int) -> Written:
     return Written(
         lengths=np.zeros(0, np.int64),
         ids=np.zeros(0, np.int32),
-        teacher_ids=np.zeros((0, k), np.int32),
-        teacher_probs=np.zeros((0, k), np.float32),
-        teacher_tail=np.zeros(0, np.float32),
+        rows=Rows(
+            np.zeros((0, k), np.int32),
+            np.zeros((0, k), np.float32),
+            np.zeros(0, np.float32),
+            np.zeros(0, np.int64),
+        ),
         ended=np.zeros(0, bool),
         right=np.zeros(0),
-        scored=np.zeros(0, np.int64),
         seconds=np.zeros(2),
     )
 
@@ -302,8 +301,8 @@ def _of_written(
     return {
         "inputs": inputs.astype(np.int32),
         "targets": written.ids.astype(np.int32),
-        "teacher_ids": written.teacher_ids.astype(np.int32),
-        "teacher_probs": written.teacher_probs.astype(np.float32),
-        "teacher_tail": written.teacher_tail.astype(np.float32),
+        "teacher_ids": written.rows.teacher_ids.astype(np.int32),
+        "teacher_probs": written.rows.teacher_probs.astype(np.float32),
+        "teacher_tail": written.rows.teacher_tail.astype(np.float32),
         "format_id": np.repeat(formats, written.lengths).astype(np.int32),
     }
