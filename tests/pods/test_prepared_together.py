@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 
 LENGTHS = dict.fromkeys(("inputs", "targets"), 64)
 TEACHER = ("teacher_ids", "teacher_probs", "teacher_tail", "format_id")
+TASKS = ("specialize_gsm8k_zero_shot_cot", "specialize_gsm8k_zero_shot_answer_only")
 CODE = f"""
 import os, sys
 import seqio
@@ -31,17 +32,17 @@ def noted(task, split, lengths, staged, part):
     prepare(task, split, lengths, staged, part)
     if killed == index:
         os._exit(9)
-    print("prepared", part, flush=True)
+    print("prepared", task.name, part, flush=True)
 
 examples._prepare = noted
 with processes.ending_together(), processes.naming_the_lost():
     sharding.initialize_distributed(address, int(count), int(index))
-    task = seqio.get_mixture_or_task("specialize_gsm8k_zero_shot_cot")
+    tasks = [seqio.get_mixture_or_task(name) for name in {TASKS!r}]
     lengths = {LENGTHS | dict.fromkeys(TEACHER, 64)!r}
-    found = examples.load_examples(
-        task, "train", lengths, folder, exchange=exchange or None
+    found = examples.load_tasks(
+        tasks, "train", lengths, folder, exchange=exchange or None
     )
-    print("digest", found.digest, flush=True)
+    print("digests", *(one.digest for one in found), flush=True)
 """
 
 
@@ -77,9 +78,14 @@ def start(corpus, folders, exchange, killed=""):
 
 
 def content(folder):
-    """The files of the examples in a folder: name -> bytes."""
-    (found,) = (one for one in folder.iterdir() if one.name.startswith("specialize"))
-    return {file.name: file.read_bytes() for file in found.iterdir()}
+    """The files of the examples in a folder: path -> bytes."""
+    found = [one for one in folder.iterdir() if one.name.startswith("specialize")]
+    assert len(found) == len(TASKS)
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for one in found
+        for file in one.iterdir()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +103,8 @@ def test_processes_with_a_common_folder_make_the_same_bytes(
     said, status = start(corpus, [tmp_path] * count, tmp_path)
     assert status == [0] * count, said
     for index, text in enumerate(said):
-        assert f"prepared ({index}, {count})" in text
+        for name in TASKS:
+            assert f"prepared {name} ({index}, {count})" in text
     assert content(tmp_path) == alone
 
 
@@ -108,7 +115,7 @@ def test_machines_exchange_their_parts_in_a_bucket(corpus, alone, root, tmp_path
     assert [content(folder) for folder in folders] == [alone, alone]
     later = [tmp_path / "c", folders[1]]  # a machine was replaced
     said, status = start(corpus, later, f"{root}/examples")
-    assert status == [0, 0] and "prepared (" not in "".join(said)
+    assert status == [0, 0] and "prepared " not in "".join(said)
     assert content(later[0]) == alone
     assert objects.names(f"{root}/examples")
 
@@ -117,7 +124,15 @@ def test_after_a_kill_only_what_is_missing_is_prepared_again(corpus, alone, tmp_
     said, status = start(corpus, [tmp_path] * 2, tmp_path, killed="1")
     assert status[1] == 9 and status[0] == 1
     assert "process 1 of 2 was killed or is unreachable" in said[0]
+    made = [
+        {part.parent.name for part in tmp_path.glob(f"*.parts/{index}-of-2")}
+        for index in range(2)
+    ]
+    assert made[0] and not made[1]
     said, status = start(corpus, [tmp_path] * 2, tmp_path)
     assert status == [0, 0], said
-    assert "prepared (" not in said[0] and "prepared (1, 2)" in said[1]
+    for index, text in enumerate(said):
+        for name in TASKS:
+            there = any(one.startswith(f"{name}-train") for one in made[index])
+            assert (f"prepared {name} ({index}, 2)" in text) is not there
     assert content(tmp_path) == alone

@@ -16,7 +16,7 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,14 +58,30 @@ def load_examples(
     reuse: bool = True,
     exchange: str | os.PathLike[str] | None = None,
 ) -> Examples:
-    """Reads the prepared examples of a task, after preparing them if necessary.
+    """The prepared examples of one task, as `load_tasks` gives them."""
+    (found,) = load_tasks(
+        [task], split, feature_lengths, cache_dir, reuse=reuse, exchange=exchange
+    )
+    return found
+
+
+def load_tasks(
+    tasks: Sequence["seqio.Task"],
+    split: str,
+    feature_lengths: Mapping[str, int],
+    cache_dir: str | os.PathLike[str],
+    *,
+    reuse: bool = True,
+    exchange: str | os.PathLike[str] | None = None,
+) -> list[Examples]:
+    """Reads the prepared examples of tasks, after preparing them if necessary.
 
     All processes of a run call it together.
 
     Args:
-        task: a SeqIO task.
-        split: split of the task.
-        feature_lengths: greatest length of each feature. The task's preprocessors cut
+        tasks: SeqIO tasks.
+        split: split of the tasks.
+        feature_lengths: greatest length of each feature. A task's preprocessors cut
             longer examples, or SeqIO at the right end.
         cache_dir: folder of the prepared examples, local to the machine or shared.
         reuse: whether examples that were prepared earlier may be used.
@@ -73,50 +89,62 @@ def load_examples(
             or in a bucket. None: each machine prepares all.
 
     Returns:
-        The examples, mapped into memory.
+        The examples of each task, mapped into memory.
 
     Raises:
-        InputError: the task has no such split or no examples, lacks "inputs" or
+        InputError: a task has no such split or no examples, lacks "inputs" or
             "targets", or has an example without input or target tokens.
     """
-    if split not in task.splits:
-        raise InputError(
-            f"task {task.name!r} has no split {split!r}; it has "
-            f"{', '.join(sorted(task.splits)) or 'none'}."
-        )
-    key, repeatable = _key(task, split, feature_lengths)
-    name = f"{task.name}-{split}-{key}"
-    folder = pathlib.Path(cache_dir) / name
-
-    def is_ready() -> bool:
-        return reuse and repeatable and (folder / META).exists()
-
-    def fill() -> None:
-        if not is_ready():
-            _fill(task, split, feature_lengths, folder)
-            _remove_copies_of_0_1(folder)
-
-    if exchange is None:
-        fill()
-    elif reuse and repeatable and (parts := sharing.number_of_parts(task)) > 1:
-        if not sharding.all_agree(is_ready()):
-
-            def prepare(staged: pathlib.Path, index: int) -> None:
-                _prepare(task, split, feature_lengths, staged, (index, parts))
-
+    folders, shared = [], []
+    for task in tasks:
+        if split not in task.splits:
+            raise InputError(
+                f"task {task.name!r} has no split {split!r}; it has "
+                f"{', '.join(sorted(task.splits)) or 'none'}."
+            )
+        key, repeatable = _key(task, split, feature_lengths)
+        name = f"{task.name}-{split}-{key}"
+        folder = pathlib.Path(cache_dir) / name
+        folders.append(folder)
+        ready = reuse and repeatable and (folder / META).exists()
+        parts = sharing.number_of_parts(task) if reuse and repeatable else 1
+        if exchange is None or parts == 1:
+            _fill(task, split, feature_lengths, folder, reuse and repeatable, exchange)
+        elif not sharding.all_agree(ready):
             place = os.path.join(exchange, f"{sharding.from_leader(name)}.parts")
-            sharing.prepare_together(place, folder, parts, prepare)
-    elif paths.in_bucket(exchange):
-        # Machines without a common disk prepare at the same time, each for itself.
-        with paths.locked(folder):
-            fill()
-    else:
-        with sharding.one_after_another():
-            fill()
-    return open_examples(folder, task.name)
+            prepare = functools.partial(_prepare, task, split, feature_lengths)
+            shared.append(sharing.Work(place, folder, parts, prepare))
+    sharing.prepare_together(shared)
+    return [
+        open_examples(folder, task.name)
+        for folder, task in zip(folders, tasks, strict=True)
+    ]
 
 
 def _fill(
+    task: "seqio.Task",
+    split: str,
+    feature_lengths: Mapping[str, int],
+    folder: pathlib.Path,
+    reuse: bool,
+    exchange: str | os.PathLike[str] | None,
+) -> None:
+    """Prepares a task in one piece, unless its folder is there and may be used."""
+    turn: contextlib.AbstractContextManager[None]
+    if exchange is None:
+        turn = contextlib.nullcontext()
+    elif paths.in_bucket(exchange):
+        # Machines without a common disk prepare at the same time, each for itself.
+        turn = paths.locked(folder)
+    else:
+        turn = sharding.one_after_another()
+    with turn:
+        if not (reuse and (folder / META).exists()):
+            _fill_alone(task, split, feature_lengths, folder)
+            _remove_copies_of_0_1(folder)
+
+
+def _fill_alone(
     task: "seqio.Task",
     split: str,
     feature_lengths: Mapping[str, int],

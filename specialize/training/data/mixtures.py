@@ -8,7 +8,7 @@ from typing import Any
 from specialize.config import neutral
 from specialize.corpus.vocabulary import check_rows
 from specialize.errors import InputError
-from specialize.training.data.examples import Examples, load_examples, report
+from specialize.training.data.examples import Examples, load_tasks, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +55,11 @@ def load_mixture(
         reuse: whether examples that were prepared earlier may be used.
         tasks: task files, whose names the mixture may have.
         rows: embedding rows of the network. None: any number.
-        exchange: as for `load_examples`.
+        exchange: as for `load_tasks`.
 
     Raises:
         InputError: the name is unknown, no task has this split or a positive rate, the
-            vocabulary has more ids than `rows`, or as for `load_examples`.
+            vocabulary has more ids than `rows`, or as for `load_tasks`.
     """
     import seqio
 
@@ -93,10 +93,12 @@ def load_mixture(
         for key, value in feature_lengths.items()
         if key in asked[0][0].output_features
     }
-    loaded = [
-        load_examples(task, split, lengths, cache_dir, reuse=reuse, exchange=exchange)
-        for task, _ in asked
-    ]
+    loaded = load_tasks(
+        [task for task, _ in asked],
+        *(split, lengths, cache_dir),
+        reuse=reuse,
+        exchange=exchange,
+    )
     for examples in loaded:
         report(examples)
     return Mixture(name, loaded, [rate for _, rate in asked])

@@ -7,6 +7,7 @@ machine if the run's folder is in a bucket. A part is complete or absent, so aft
 kill only the missing parts are prepared again.
 """
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -44,44 +45,68 @@ def number_of_parts(task: Any) -> int:
     return max(1, min(jax.process_count(), MOST_PARTS, records() // FEWEST_RECORDS))
 
 
-def prepare_together(
-    exchange: Path,
-    folder: pathlib.Path,
-    parts: int,
-    prepare: Callable[[pathlib.Path, int], None],
-) -> None:
-    """Makes a folder of examples; all processes of the run call it.
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A folder of examples that the processes make together.
 
-    Args:
+    Attributes:
         exchange: New folder for the parts, which every process can read and write;
             local or in a bucket.
         folder: Folder of all examples, of this machine or shared.
         parts: Number of parts.
-        prepare: Writes a part into a folder.
+        prepare: Writes a part, (its index, the number of parts), into a folder.
+    """
+
+    exchange: Path
+    folder: pathlib.Path
+    parts: int
+    prepare: Callable[[pathlib.Path, tuple[int, int]], None]
+
+    @property
+    def places(self) -> list[str]:
+        """The folder of each part."""
+        names = (f"{n}-of-{self.parts}" for n in range(self.parts))
+        return [os.path.join(self.exchange, name) for name in names]
+
+
+def prepare_together(works: Sequence[Work]) -> None:
+    """Makes folders of examples; all processes of the run call it.
+
+    A process prepares its part of every folder before it waits for the others, and
+    then joins the parts of every n-th folder if there are n processes.
 
     Raises:
-        InputError: No example is left, or as `prepare`.
+        InputError: No example of a folder is left, or as `Work.prepare`.
     """
-    index, remote = jax.process_index(), paths.in_bucket(exchange)
-    places = [os.path.join(exchange, f"{n}-of-{parts}") for n in range(parts)]
-    if index < parts and outputs.kind_of(places[index]) is None:
-        with outputs.staged_directory(places[index], "part") as staged:
-            prepare(staged, index)
+    if not works:
+        return
+    index, count = jax.process_index(), jax.process_count()
+    for work in works:
+        if index < work.parts and outputs.kind_of(work.places[index]) is None:
+            with outputs.staged_directory(work.places[index], "part") as staged:
+                work.prepare(staged, (index, work.parts))
     sharding.barrier("parts are prepared")
-    if index == 0 or remote:
-        _join_once(places, folder)
+    # Processes that share a machine but no disk with the others begin with another
+    # folder each.
+    turns = [(index + n) % len(works) for n in range(len(works))]
+    for n in turns:
+        if n % count == index or paths.in_bucket(works[n].exchange):
+            _join_once(works[n])
     sharding.barrier("parts are joined")
-    _join_once(places, folder)  # on a disk that process 0 does not write to
+    for n in turns:
+        _join_once(works[n])  # on a disk that no other process writes to
     sharding.barrier("parts are not needed")
-    if index == 0 and not remote:
-        shutil.rmtree(exchange, ignore_errors=True)
+    for n, work in enumerate(works):
+        if n % count == index and not paths.in_bucket(work.exchange):
+            shutil.rmtree(work.exchange, ignore_errors=True)
 
 
-def _join_once(places: Sequence[str], folder: pathlib.Path) -> None:
+def _join_once(work: Work) -> None:
+    folder = work.folder
     with paths.locked(folder):
         if not (folder / META).exists():
             with outputs.staged_directory(folder, "examples", replace=True) as staged:
-                join([paths.local(place) for place in places], staged)
+                join([paths.local(place) for place in work.places], staged)
 
 
 def join(parts: Sequence[pathlib.Path], folder: pathlib.Path) -> None:
