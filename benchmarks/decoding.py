@@ -1,18 +1,23 @@
-"""Greedy tokens per second against Hugging Face's `generate`, same weights.
+"""Greedy tokens per second against Hugging Face or CTranslate2, same weights.
 
     python benchmarks/decoding.py [--lengths 128 704] [--batch 32] [--new 128]
     python benchmarks/decoding.py --data ../shared/data [--prompts zero_shot_cot]
+    python benchmarks/decoding.py --data ../shared/data --peer ctranslate2
 
 A random T5 1.1 of 4+4 layers, D 256, vocabulary 32128, float32. Without `--data` the
 prompts are random ids, equally long, and nothing ends early, so both decode batch x new
-tokens. With it GSM8K's test questions are asked, from texts to texts: ours by the
-engine that evaluation uses, Hugging Face's in the file's order, each batch padded to
-its longest prompt; what a sequence has after its end counts for neither. Hugging Face
-needs torch in the environment; without it only ours is measured. One line of JSON a
-measurement; checks that both decode the same tokens.
+tokens. With it GSM8K's test questions are asked, from texts to texts, in turns: ours by
+the engine that evaluation uses, Hugging Face's in the file's order, each batch padded
+to its longest prompt, and CTranslate2's in its own batches of as many prompts, sorted
+by length; what a sequence has after its end counts for none. The peers need torch and
+transformers in the environment, and CTranslate2 the package `ctranslate2`; without
+torch only ours is measured. One line of JSON a measurement; checks that both decode
+the same.
 """
 
 import argparse
+import importlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -26,30 +31,99 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "tests" / "student"))
 
 
-def measure(call, repetitions):
-    call()  # compiles, warms up
-    wall = []
+def measure(*calls, repetitions):
+    """The median seconds and the result of each call; they take turns."""
+    results = [call() for call in calls]  # compiles, warms up
+    wall = [[] for _ in calls]
     for _ in range(repetitions):
-        began = time.perf_counter()
-        result = call()
-        wall.append(time.perf_counter() - began)
-    return statistics.median(wall), result
+        for seconds, call in zip(wall, calls, strict=True):
+            began = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - began)
+    return [statistics.median(seconds) for seconds in wall], results
 
 
-def asked(arguments, prompt, module, params, theirs):
+def hugging_face(arguments, vocabulary, config, params, folder):
+    """Texts from prompts, by transformers."""
+    import hf_t5
+
+    model = hf_t5.build(config, params, folder)
+
+    def answer(prompts):
+        found = []
+        for begin in range(0, len(prompts), arguments.batch):
+            ids = [
+                vocabulary.encode(text)
+                for text in prompts[begin : begin + arguments.batch]
+            ]
+            x = np.zeros((len(ids), 1 + max(map(len, ids))), np.int32)
+            for row, tokens in enumerate(ids):
+                x[row, : len(tokens) + 1] = [*tokens, vocabulary.eos_id]
+            found += [
+                vocabulary.decode(tokens)
+                for tokens in hf_t5.generate(model, x, arguments.new)
+            ]
+        return found
+
+    return answer
+
+
+def ctranslate2(arguments, vocabulary, config, params, folder):
+    """Texts from prompts, by CTranslate2, from our export to Hugging Face."""
+    import ctranslate2
+    import hf_t5
+
+    from specialize.checkpoints.formats import exact_tokenizer
+
+    hf_t5.build(config, params, folder / "hf")
+    spiece = pathlib.Path(arguments.data) / "t5/spiece.model"
+    exact_tokenizer.write(spiece, folder / "hf", rows=config.vocab_size)
+    converter = ctranslate2.converters.TransformersConverter(str(folder / "hf"))
+    converter.convert(str(folder / "ct2"))
+    words = json.loads((folder / "ct2/shared_vocabulary.json").read_text())
+    ids_of = {word: number for number, word in enumerate(words)}
+    model = ctranslate2.Translator(
+        str(folder / "ct2"),
+        compute_type=arguments.compute_type,
+        intra_threads=len(os.sched_getaffinity(0)),
+    )
+
+    def answer(prompts):
+        asked = [
+            [*map(vocabulary.piece, vocabulary.encode(text)), "</s>"]
+            for text in prompts
+        ]
+        found = model.translate_batch(
+            asked,
+            beam_size=1,
+            max_batch_size=arguments.batch,
+            max_decoding_length=arguments.new,
+            max_input_length=0,
+        )
+        return [vocabulary.decode(map(ids_of.get, one.hypotheses[0])) for one in found]
+
+    return answer
+
+
+PIECES = 32_000
+PEERS = {"hf": hugging_face, "ctranslate2": ctranslate2}
+
+
+def asked(arguments, prompt, module, params, vocabulary, theirs):
     """One row: GSM8K's questions in one prompt format, from texts to texts."""
     import jax
 
     from specialize import sharding
-    from specialize.corpus.vocabulary import Vocabulary
     from specialize.evaluation.suites.loading import load_suite
     from specialize.inference.engine import Engine
     from specialize.inference.spec import DecodingSpec
 
-    data = pathlib.Path(arguments.data)
-    vocabulary = Vocabulary(data / "t5/spiece.model")
     suite = load_suite(
-        "gsm8k", data, prompt=prompt, split="all", max_examples=arguments.count
+        "gsm8k",
+        pathlib.Path(arguments.data),
+        prompt=prompt,
+        split="all",
+        max_examples=arguments.count,
     )
     prompts = [example.inputs for example in suite.examples]
     engine = Engine(
@@ -63,24 +137,10 @@ def asked(arguments, prompt, module, params, theirs):
     def ours():
         return sorted(engine.generate(prompts), key=lambda found: found.index)
 
-    def hugging_face():
-        import hf_t5
-
-        found = []
-        for begin in range(0, len(prompts), arguments.batch):
-            ids = vocabulary.encode_batch(prompts[begin : begin + arguments.batch])
-            x = np.zeros((len(ids), 1 + max(map(len, ids))), np.int32)
-            for row, tokens in enumerate(ids):
-                x[row, : len(tokens) + 1] = [*tokens, vocabulary.eos_id]
-            found += [
-                vocabulary.decode(tokens)
-                for tokens in hf_t5.generate(theirs, x, arguments.new)
-            ]
-        return found
-
-    lengths = [1 + len(ids) for ids in vocabulary.encode_batch(prompts)]
-    seconds, generated = measure(ours, arguments.repetitions)
-    produced = sum(one.num_tokens[0] for one in generated)
+    lengths = [1 + len(vocabulary.encode(text)) for text in prompts]
+    calls = [ours] if theirs is None else [ours, lambda: theirs(prompts)]
+    seconds, results = measure(*calls, repetitions=arguments.repetitions)
+    produced = sum(one.num_tokens[0] for one in results[0])
     row = dict(
         prompts=f"gsm8k {prompt}",
         questions=len(prompts),
@@ -89,14 +149,15 @@ def asked(arguments, prompt, module, params, theirs):
         batch=arguments.batch,
         new=arguments.new,
         produced=produced,
-        specialize_tokens_per_s=round(produced / seconds),
+        specialize_tokens_per_s=round(produced / seconds[0]),
     )
     if theirs is not None:
-        seconds, found = measure(hugging_face, arguments.repetitions)
-        row["hf_tokens_per_s"] = round(produced / seconds)
-        texts = [one.texts[0] for one in generated]
+        row["peer"] = arguments.peer
+        row["peer_tokens_per_s"] = round(produced / seconds[1])
+        row["ratio"] = round(seconds[1] / seconds[0], 3)
+        texts = [one.texts[0] for one in results[0]]
         row["same_texts"] = statistics.mean(
-            a == b for a, b in zip(texts, found, strict=True)
+            a == b for a, b in zip(texts, results[1], strict=True)
         )
     return row
 
@@ -113,6 +174,8 @@ def main():
         "--prompts", nargs="+", default=["zero_shot_cot", "few_shot_cot"]
     )
     parser.add_argument("--count", type=int, default=256, help="questions asked")
+    parser.add_argument("--peer", choices=[*PEERS], default="hf")
+    parser.add_argument("--compute_type", default="float32", help="of CTranslate2")
     arguments = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -134,24 +197,34 @@ def main():
         **reference_t5.FAMILIES["t5_1_1"],
     )
     params = reference_t5.random_params(config, 0)
+    # CTranslate2 has one name for several of the ids after the pieces; these are never
+    # the likeliest now.
+    params["decoder"]["logits_dense"]["kernel"][:, PIECES:] = 0.0
     module = Transformer(config)
-    try:
-        import hf_t5
-        import torch
+    placed = jax.device_put(params)
+    torch = importlib.util.find_spec("torch") and importlib.import_module("torch")
+    if arguments.data:
+        from specialize.corpus.vocabulary import Vocabulary
 
+        vocabulary = Vocabulary(pathlib.Path(arguments.data) / "t5/spiece.model")
         with tempfile.TemporaryDirectory() as folder:
-            theirs = hf_t5.build(config, params, pathlib.Path(folder))
-    except ImportError:
-        theirs = None
+            theirs = None
+            if torch:
+                build = PEERS[arguments.peer]
+                place = pathlib.Path(folder)
+                theirs = build(arguments, vocabulary, config, params, place)
+            for name in arguments.prompts:
+                row = asked(arguments, name, module, placed, vocabulary, theirs)
+                print(json.dumps(row), flush=True)
+        return
     spec = GenerationSpec()
     if arguments.beams > 1:
         spec = GenerationSpec("beam", num_beams=arguments.beams)
-    placed = jax.device_put(params)
-    if arguments.data:
-        for name in arguments.prompts:
-            row = asked(arguments, name, module, placed, theirs)
-            print(json.dumps(row), flush=True)
-        return
+    if torch:
+        import hf_t5
+
+        with tempfile.TemporaryDirectory() as folder:
+            theirs = hf_t5.build(config, params, pathlib.Path(folder))
     run = jax.jit(
         lambda params, x: (
             decoding.generate(
@@ -170,25 +243,24 @@ def main():
             cores=len(os.sched_getaffinity(0)),
             jax=jax.__version__,
         )
-        seconds, ours = measure(
-            lambda x=x: np.asarray(run(placed, x)), arguments.repetitions
-        )
-        produced = arguments.batch * arguments.new
-        row["specialize_tokens_per_s"] = round(produced / seconds)
-        if theirs is not None:
-            seconds, found = measure(
+        calls = [lambda x=x: np.asarray(run(placed, x))]
+        if torch:
+            calls.append(
                 lambda x=x: hf_t5.generate(
                     theirs,
                     x,
                     arguments.new,
                     eos_token_id=None,
                     num_beams=arguments.beams,
-                ),
-                arguments.repetitions,
+                )
             )
+        seconds, found = measure(*calls, repetitions=arguments.repetitions)
+        produced = arguments.batch * arguments.new
+        row["specialize_tokens_per_s"] = round(produced / seconds[0])
+        if torch:
             row["torch"] = torch.__version__
-            row["hf_tokens_per_s"] = round(produced / seconds)
-            row["same_tokens"] = float(np.mean(found == ours))
+            row["peer_tokens_per_s"] = round(produced / seconds[1])
+            row["same_tokens"] = float(np.mean(found[0] == found[1]))
         print(json.dumps(row), flush=True)
 
 
