@@ -3,6 +3,7 @@
     python benchmarks/decoding.py [--lengths 128 704] [--batch 32] [--new 128]
     python benchmarks/decoding.py --data ../shared/data [--prompts zero_shot_cot]
     python benchmarks/decoding.py --data ../shared/data --peer ctranslate2
+    python benchmarks/decoding.py --data ../shared/data --weights int8 --peer none
 
 A random T5 1.1 of 4+4 layers, D 256, vocabulary 32128, float32. Without `--data` the
 prompts are random ids, equally long, and nothing ends early, so both decode batch x new
@@ -126,19 +127,27 @@ def asked(arguments, prompt, module, params, vocabulary, theirs):
         max_examples=arguments.count,
     )
     prompts = [example.inputs for example in suite.examples]
-    engine = Engine(
-        module,
-        params,
-        vocabulary,
-        sharding.make_mesh(devices=jax.devices()[:1]),
-        DecodingSpec(batch_size=arguments.batch, output_length=arguments.new),
-    )
 
-    def ours():
-        return sorted(engine.generate(prompts), key=lambda found: found.index)
+    def ours(weights):
+        engine = Engine(
+            module,
+            params,
+            vocabulary,
+            sharding.make_mesh(devices=jax.devices()[:1]),
+            DecodingSpec(
+                batch_size=arguments.batch,
+                output_length=arguments.new,
+                weights=weights,
+            ),
+        )
+        return lambda: sorted(engine.generate(prompts), key=lambda one: one.index)
 
     lengths = [1 + len(vocabulary.encode(text)) for text in prompts]
-    calls = [ours] if theirs is None else [ours, lambda: theirs(prompts)]
+    calls = [ours(arguments.weights)]
+    if theirs is not None:
+        calls.append(lambda: theirs(prompts))
+    if arguments.weights != "float":
+        calls.append(ours("float"))
     seconds, results = measure(*calls, repetitions=arguments.repetitions)
     produced = sum(one.num_tokens[0] for one in results[0])
     row = dict(
@@ -159,6 +168,11 @@ def asked(arguments, prompt, module, params, vocabulary, theirs):
         row["same_texts"] = statistics.mean(
             a == b for a, b in zip(texts, results[1], strict=True)
         )
+    if arguments.weights != "float":
+        row["weights"] = arguments.weights
+        produced = sum(one.num_tokens[0] for one in results[-1])
+        row["float_tokens_per_s"] = round(produced / seconds[-1])
+        row["ratio_to_float"] = round(seconds[-1] / seconds[0], 3)
     return row
 
 
@@ -174,7 +188,8 @@ def main():
         "--prompts", nargs="+", default=["zero_shot_cot", "few_shot_cot"]
     )
     parser.add_argument("--count", type=int, default=256, help="questions asked")
-    parser.add_argument("--peer", choices=[*PEERS], default="hf")
+    parser.add_argument("--peer", choices=[*PEERS, "none"], default="hf")
+    parser.add_argument("--weights", choices=["float", "int8"], default="float")
     parser.add_argument("--compute_type", default="float32", help="of CTranslate2")
     arguments = parser.parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -203,6 +218,8 @@ def main():
     module = Transformer(config)
     placed = jax.device_put(params)
     torch = importlib.util.find_spec("torch") and importlib.import_module("torch")
+    if arguments.peer == "none":
+        torch = None
     if arguments.data:
         from specialize.corpus.vocabulary import Vocabulary
 

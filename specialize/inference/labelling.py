@@ -22,7 +22,6 @@ from specialize.corpus.storage.cards import Card
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
 from specialize.corpus.vocabulary import Vocabulary
-from specialize.errors import InputError
 from specialize.inference.prompts import read_prompts
 from specialize.inference.resumable import decode_to_file, unfinished
 from specialize.inference.spec import DecodingSpec
@@ -64,11 +63,7 @@ def label(
         InputError: the prompts, the checkpoint or a setting is invalid, or no answer
             ended within the output length.
     """
-    if decoding.method == "beam":
-        raise InputError(
-            "DECODING = 'beam': a beam search keeps no distributions. Use 'sample' or "
-            "'greedy'."
-        )
+    decoding.check_distributions()
     shards.check_output(folder.path, replace=folder.replace)
     asked = read_prompts(prompts_path)
     engine, vocabulary = load_engine(

@@ -8,7 +8,7 @@ from specialize.student.decoding.spec import GenerationSpec
 
 # Fields that version 0.1 did not store. At their defaults they are left out, so that
 # the predictions of that version are reused.
-_LATER = ("top_k", "length_penalty", "early_stopping")
+_LATER = ("top_k", "length_penalty", "early_stopping", "weights")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,7 @@ class DecodingSpec(GenerationSpec):
     """How texts are generated from prompts.
 
     `GenerationSpec` has the fields that apply to one sequence: method, temperature,
-    top_p, num_samples, num_beams, top_k, length_penalty and early_stopping.
+    top_p, num_samples, num_beams, top_k, length_penalty, early_stopping and weights.
 
     Attributes:
         seed: random seed of sampling.

@@ -354,6 +354,7 @@ def sample_checkpoint(
     decoding = dataclasses.replace(
         decoding, method="sample", num_samples=sampling.samples_per_request
     )
+    decoding.check_distributions()
     engine, vocabulary = load_engine(
         model, checkpoint, decoding, vocabulary_path=vocabulary_path, mesh=mesh
     )

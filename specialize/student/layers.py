@@ -18,6 +18,7 @@ from flax.linen import partitioning, spmd
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from specialize.student import int8
 from specialize.student.adapters.spec import AdapterSpec
 from specialize.student.adapters.trees import LORA_A, LORA_B
 
@@ -69,22 +70,11 @@ class Dense(nn.Module):
         self, inputs: Float[Array, "*B I"], deterministic: bool = True
     ) -> Float[Array, "*B O"]:
         """Returns inputs @ kernel; `deterministic` is whether dropout is off."""
-        kernel = partitioning.param_with_axes(
-            "kernel",
-            self.init,
-            (inputs.shape[-1], self.features),
-            jnp.float32,
-            axes=self.axes,
-        )
         # With one axis of tokens the kernel's gradient is a plain product. With two
         # axes XLA transposes the cotangent first, which takes longer on a CPU than the
         # product itself (the gradient of a gated MLP takes 2.5 times as long).
         tokens = inputs.astype(self.dtype).reshape(-1, inputs.shape[-1])
-        result = jnp.matmul(
-            tokens,
-            jnp.asarray(kernel, self.dtype),
-            preferred_element_type=self.out_dtype,
-        )
+        result = self._product(tokens)
         if self.adapters is not None and self.adapters.adapts("/".join(self.path)):
             if not deterministic and self.adapters.dropout > 0.0:
                 drop = nn.Dropout(self.adapters.dropout, broadcast_dims=(-2,))
@@ -92,6 +82,25 @@ class Dense(nn.Module):
                 tokens = dropped.reshape(tokens.shape)
             result = result + self._adapted(tokens, self.adapters)
         return result.reshape(*inputs.shape[:-1], self.features)
+
+    def _product(self, tokens: Float[Array, "N I"]) -> Float[Array, "N O"]:
+        """Returns tokens @ kernel."""
+        if self.has_variable("params", int8.CODES):  # only in decoding
+            codes = self.get_variable("params", int8.CODES)
+            scales = self.get_variable("params", int8.SCALES)
+            return int8.product(tokens, codes, scales, self.out_dtype)
+        kernel = partitioning.param_with_axes(
+            "kernel",
+            self.init,
+            (tokens.shape[-1], self.features),
+            jnp.float32,
+            axes=self.axes,
+        )
+        return jnp.matmul(
+            tokens,
+            jnp.asarray(kernel, self.dtype),
+            preferred_element_type=self.out_dtype,
+        )
 
     def _adapted(
         self, tokens: Float[Array, "N I"], adapters: AdapterSpec
@@ -181,6 +190,12 @@ class Embed(nn.Module):
 
     def attend(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Returns hidden @ table.T, accumulated in float32."""
+        if self.has_variable("params", int8.CODES):  # only in decoding
+            codes = self.get_variable("params", int8.CODES)
+            scales = self.get_variable("params", int8.SCALES)
+            tokens = hidden.reshape(-1, hidden.shape[-1])
+            logits = int8.product(tokens, codes, scales, jnp.float32)
+            return logits.reshape(*hidden.shape[:-1], self.rows)
         return jnp.einsum(
             "bld,vd->blv",
             hidden.astype(self.dtype),

@@ -360,5 +360,5 @@ def test_alternatives_beyond_the_vocabulary_or_of_beams_are_refused():
     module, params = model()
     with pytest.raises(InputError, match=r"alternatives = 10000.*the vocabulary"):
         generate(module, params, prompts(), max_length=2, alternatives=10_000)
-    with pytest.raises(InputError, match="beam search are not kept"):
+    with pytest.raises(InputError, match="beam search keeps no"):
         generate(module, params, prompts(), max_length=2, method="beam", alternatives=2)

@@ -67,16 +67,14 @@ def generate(
             f"alternatives = {alternatives}; it must be from 0 (none) to the size of "
             f"the vocabulary, {vocabulary}."
         )
-    if alternatives and spec.method == "beam":
-        raise InputError(
-            "alternatives of a beam search are not kept. Use 'greedy' or 'sample'."
-        )
+    if alternatives:
+        spec.check_distributions()
     choose = None
     if spec.method == "sample":
         if rng is None:
             raise InputError("Sampling needs a random key. Pass rng.")
         choose = single.sampled(spec, rng)
-    source = Source(module, params, encoder_input_tokens, max_length)
+    source = Source(module, params, encoder_input_tokens, max_length, spec.weights)
     wanted = 1 if spec.method == "greedy" else spec.num_samples
     if spec.method == "beam":
         tokens, scores = beams.search(source, spec, eos_id)

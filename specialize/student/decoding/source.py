@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from specialize.student import int8
 from specialize.student.adapters.trees import CAST
 from specialize.student.attention import cache
 from specialize.student.attention.attention import MASKED
@@ -27,14 +28,22 @@ class Source:
     """The encoded prompts and one step of the decoder, ready for a loop."""
 
     def __init__(
-        self, module: Transformer, params: PyTree, tokens: jax.Array, length: int
+        self,
+        module: Transformer,
+        params: PyTree,
+        tokens: jax.Array,
+        length: int,
+        weights: str = "float",
     ):
         # Unrolled, because a scan would copy the whole cache at every step.
         config = dataclasses.replace(
             module.config, scan_layers=False, remat_policy="none"
         )
         self.module = module.clone(config=config)
-        self.params = _in_compute_dtype(unroll_params(params), config.dtype)
+        unrolled = unroll_params(params)
+        if weights == "int8":
+            unrolled = int8.with_codes(unrolled)
+        self.params = _in_compute_dtype(unrolled, config.dtype)
         self.config = config
         self.rows = tokens.shape[0]
         self.length = length

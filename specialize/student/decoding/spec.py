@@ -6,6 +6,7 @@ from specialize import checks
 from specialize.errors import InputError
 
 METHODS = ("greedy", "sample", "beam")
+WEIGHTS = ("float", "int8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,8 @@ class GenerationSpec:
             when the best running beam, at its current length, cannot beat the worst
             finished sequence. True: as soon as `num_beams` sequences are finished.
             "never": as False, with the most favourable length.
+        weights: "float" computes as the network states; "int8" multiplies by 8-bit
+            weights, faster and inexact (`student.int8`).
 
     Raises:
         InputError: an unknown method, or a value outside its range.
@@ -39,6 +42,7 @@ class GenerationSpec:
     top_k: int = 0
     length_penalty: float = 1.0
     early_stopping: bool | str = False
+    weights: str = "float"
 
     def __post_init__(self) -> None:
         checks.one_of("method", self.method, METHODS)
@@ -53,6 +57,7 @@ class GenerationSpec:
         checks.whole("num_beams", self.num_beams)
         checks.whole("top_k", self.top_k, 0)
         checks.real("length_penalty", self.length_penalty)
+        checks.one_of("weights", self.weights, WEIGHTS)
         if self.early_stopping not in (True, False, "never"):
             raise InputError(
                 f"early_stopping = {self.early_stopping!r}; it can be True, False or "
@@ -62,4 +67,21 @@ class GenerationSpec:
             raise InputError(
                 f"num_samples = {self.num_samples} is more than num_beams = "
                 f"{self.num_beams}. Raise num_beams, or lower num_samples."
+            )
+
+    def check_distributions(self) -> None:
+        """Checks that the distributions of the generated tokens can be kept.
+
+        Raises:
+            InputError: a beam search keeps none, or they would not be the model's.
+        """
+        if self.method == "beam":
+            raise InputError(
+                "DECODING = 'beam': a beam search keeps no distributions. Use 'sample' "
+                "or 'greedy'."
+            )
+        if self.weights != "float":
+            raise InputError(
+                f"DECODING_WEIGHTS = {self.weights!r}: its distributions are not those "
+                "of the checkpoint. Use 'float'."
             )
