@@ -261,3 +261,28 @@ def write_weights(root: pathlib.Path) -> None:
                 {"<x>": 151} if name.startswith("added") else {"pad_token": "<pad>"}
             )
             (root / "tokens" / name).write_text(json.dumps(content))
+
+
+def write_adapters(root: pathlib.Path) -> None:
+    """A folder of PEFT, whose adapters adapt the weights of v0_1 in `hf`."""
+    import numpy as np
+
+    from specialize.checkpoints import opening
+    from specialize.checkpoints.formats import peft
+    from specialize.checkpoints.lazy_tensors import from_array
+    from specialize.checkpoints.source import AdapterPair, Adapters
+
+    base = opening.open_checkpoint(str(root / "hf"))
+    rng = np.random.default_rng(0)
+
+    def matrix(*shape: int) -> Any:
+        return from_array(rng.standard_normal(shape, np.float32))
+
+    pairs = {
+        name: AdapterPair(matrix(tensor.shape[0], 2), matrix(2, tensor.shape[1]), 1.0)
+        for name, tensor in base.tensors.items()
+        if name.endswith("/kernel") and "logits" not in name
+    }
+    adapters = Adapters(pairs, base, "hf")
+    (root / "peft").mkdir()
+    peft.write_folder(root / "peft", peft.matrices_of(adapters), adapters, "hf")

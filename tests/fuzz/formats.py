@@ -430,6 +430,19 @@ FORMATS = [
         ["convert --source parts --target OUT/hf --to hf", "convert --source parts"],
     ),
     Format(
+        "peft",
+        [
+            ("peft/adapter_config.json", json_value),
+            ("peft/adapter_model.safetensors", containers.safetensors),
+        ],
+        [
+            "convert --source peft --target OUT/hf --to hf",
+            "convert --source peft",
+            "convert --source peft --base hf --target OUT/peft --to peft",
+        ],
+        share=15,
+    ),
+    Format(
         "tokenizer",
         [
             ("tokens/added_tokens.json", json_value),
@@ -544,6 +557,7 @@ def make(root: pathlib.Path) -> None:
     )
     doors.write_sampled(root)
     doors.write_weights(root)
+    doors.write_adapters(root)
     doors.write_parquet(root)
 
 
