@@ -89,7 +89,7 @@ def build(data: pathlib.Path, folder: str, formats: list[str]) -> None:
         return targets[key]
 
     passes.verify_as_spelt = verified
-    rendering.Renderer.align = aligned
+    rendering.Renderer.align = aligned  # pyright: ignore[reportAttributeAccessIssue]
     words = ["corpus", "build", "--problems", str(data / "gsm8k" / "train.jsonl")]
     words += ["--vocabulary", str(data / "t5" / "spiece.model"), "--no_rationales"]
     words += ["--completions", f"{folder}/completions.jsonl"]

@@ -32,7 +32,7 @@ def build(shape, which):
     # From memory, without a Python generator: as fast as SeqIO can be fed.
     dataset = tf.data.Dataset.from_tensor_slices(
         {
-            side: tf.RaggedTensor.from_row_lengths(
+            side: tf.RaggedTensor.from_row_lengths(  # pyright: ignore[reportAttributeAccessIssue]
                 stored.features[side], sizes[:, column]
             )
             for column, side in enumerate(("inputs", "targets"))
