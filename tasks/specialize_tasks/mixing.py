@@ -10,6 +10,7 @@ one-hot rows, so that KL and cross-entropy are the same for them. The format ids
 example say which part of the mixture it is from (`student.loss.spec.PART`).
 """
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -39,6 +40,7 @@ _REMEDY = (
     "Write {'CORPUS': 9, 'TEXT.jsonl': 1}: folders of 'specialize corpus build', files "
     "of JSON lines and names of SeqIO tasks, each with its share of the examples."
 )
+_SIDES = ("inputs", "targets")
 # What a part contributes: (what it is, its SeqIO name, its rate).
 _Found = Iterator[tuple[str, str, float]]
 
@@ -168,20 +170,44 @@ def _text(path: str, k: int, part: int) -> _Found:
 
 
 def _registered(name: str, k: int, part: int) -> _Found:
-    """Registers the tasks of a SeqIO task or mixture with teacher rows and a part."""
+    """Registers the tasks of a SeqIO task or mixture with teacher rows and a part.
+
+    A task without a split "train" has no share: SeqIO would leave it out, and the whole
+    part would be drawn less often than it should be.
+    """
     provider = seqio.get_mixture_or_task(name)
-    for task in seqio.get_subtasks(provider):
-        rate = 1.0
-        if isinstance(provider, seqio.Mixture):
-            rate = float(provider.get_rate(task))
-        if rate > 0:
-            new = f"{task.name}_part{part}_k{k}"
-            yield task.name, _with_rows(task, new, k, part), rate
+    tasks = [task for task in seqio.get_subtasks(provider) if "train" in task.splits]
+    rates = [(task, rate) for task in tasks if (rate := _rate(provider, task)) > 0]
+    if not rates:
+        raise InputError(
+            f"the SeqIO task or mixture {name!r} has no task with a split 'train' and "
+            f"a positive rate: there is nothing to train on. {_REMEDY}"
+        )
+    for task, rate in rates:
+        new = f"{task.name}_part{part}_k{k}"
+        yield task.name, _with_rows(task, new, k, part), rate
+
+
+def _rate(provider: Any, task: Any) -> float:
+    """The rate of a task in what is registered, which may be a function of a user."""
+    if not isinstance(provider, seqio.Mixture):
+        return 1.0
+    try:
+        rate = float(provider.get_rate(task))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the SeqIO mixture {provider.name!r} gives no rate of the task "
+            f"{task.name!r} ({type(error).__name__}: {error}). Give it a number."
+        ) from error
+    checks.real(f"the rate of {task.name!r} in {provider.name!r}", rate, least=0)
+    return rate
 
 
 def _with_rows(task: Any, name: str, k: int, part: int) -> str:
     features = task.output_features
-    for side in ("inputs", "targets"):
+    for side in _SIDES:
         words = getattr(features.get(side), "vocabulary", None)
         if locations.VOCABULARY != words:
             raise InputError(
@@ -189,27 +215,43 @@ def _with_rows(task: Any, name: str, k: int, part: int) -> str:
                 f"vocabulary {locations.vocabulary_file()} (it has {words}). Register "
                 "it with specialize_tasks.locations.VOCABULARY."
             )
+    # Its preprocessors append EOS where its own features say so.
+    sides = {
+        side: dataclasses.replace(features[side], vocabulary=locations.VOCABULARY)
+        for side in _SIDES
+    }
+    steps = list(task.preprocessors)
     if "teacher_ids" in features:
         of_part = functools.partial(preprocessors.name_part, part=part)
-        return _register(name, task.source, [*task.preprocessors, of_part])
-    return _add(name, task.source, list(task.preprocessors), k, part)
+        return _register(name, task.source, [*steps, of_part], sides)
+    return _add(name, task.source, steps, k, part, sides)
 
 
 def _add(
-    name: str, source: Any, steps: list[Callable[..., Any]], k: int, part: int
+    name: str,
+    source: Any,
+    steps: list[Callable[..., Any]],
+    k: int,
+    part: int,
+    sides: Mapping[str, seqio.Feature] = {},
 ) -> str:
     rows = functools.partial(preprocessors.certain, k=k)
     of_part = functools.partial(preprocessors.name_part, part=part)
-    return _register(name, source, [*steps, rows, of_part])
+    return _register(name, source, [*steps, rows, of_part], sides)
 
 
-def _register(name: str, source: Any, steps: list[Callable[..., Any]]) -> str:
+def _register(
+    name: str,
+    source: Any,
+    steps: list[Callable[..., Any]],
+    sides: Mapping[str, seqio.Feature],
+) -> str:
     if name not in seqio.TaskRegistry.names():
         seqio.TaskRegistry.add(
             name,
             source=source,
             preprocessors=steps,
-            output_features=distill.output_features(),
+            output_features={**distill.output_features(), **sides},
             metric_fns=[],
         )
     return name

@@ -1,13 +1,14 @@
-"""T5X trains on a corpus and with a vocabulary that are in a bucket.
+"""T5X trains, evaluates and infers with paths in a bucket.
 
-Our tasks copy them once to the machine (`specialize_tasks.locations`), so T5X's own
-file systems do not matter. What T5X reads and writes itself may be in `gs://`, which
-TensorFlow and TensorStore have clients for; TensorFlow 2.21 has none for `s3://`. The
-stores are emulators (`tests/pods`).
+Our tasks copy what they read once to the machine (`specialize_tasks.locations`), so
+T5X's own file systems do not matter for it. What T5X reads and writes itself may be in
+`gs://`, which TensorFlow and TensorStore have clients for; TensorFlow 2.21 has none for
+`s3://`. The stores are emulators (`tests/pods`).
 """
 
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 pytest.importorskip("t5x.train")
 
 import t5x_cases as cases
+from own_task_cases import read_lines
 from store_emulators import Store
 from test_t5x_engine import events, gin
 
@@ -52,26 +54,73 @@ def two_steps(model_dir, initial, place):
     ]
 
 
+def asked(checkpoint, place):
+    """Words that ask the checkpoint the same questions with eval and with infer."""
+    return [
+        "--gin_file=t5x_configs/recipes/quickstart_evaluate.gin",
+        *gin(
+            CHECKPOINT_PATH=str(checkpoint),
+            BENCHMARKS_DIR=f"{place}/world",
+            VOCABULARY_PATH=f"{place}/spiece.model",
+            SUITES=("gsm8k",),
+            EVAL_BATCH_SIZE=8,
+            OUTPUT_LENGTH=24,
+            MAX_EXAMPLES=16,
+        ),
+    ]
+
+
+def commands(place, initial, out):
+    """Words that train two steps, then evaluate and infer with what was trained."""
+    questions = asked(f"{out}/run/checkpoint_2", place)
+    runs = "--gin_file=t5x_configs/runs/t5x_"
+    return [
+        two_steps(f"{out}/run", initial, place),
+        ["t5x.eval", f"{runs}evaluate.gin", *questions, *gin(OUTPUT_DIR=f"{out}/eval")],
+        ["t5x.infer", f"{runs}infer.gin", *questions, *gin(OUTPUT_DIR=f"{out}/infer")],
+    ]
+
+
 @pytest.fixture(scope="module")
-def losses_of(initial, run, tmp_path_factory):
-    """Trains, and gives the losses of both steps."""
-    folder = tmp_path_factory.mktemp("steps")
-
-    def losses_of(place, name):
-        run(*two_steps(folder / name, initial, place))
-        return events(folder / name)["loss"]
-
-    return losses_of
+def on_this_machine(world, initial, run, tmp_path_factory):
+    """The folder in which train, eval and infer wrote with local paths."""
+    folder = tmp_path_factory.mktemp("here")
+    for words in commands(world, initial, folder):
+        run(*words)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def local(losses_of, world):
-    return losses_of(world, "local")
+def in_the_store(world, initial, one_device, tmp_path_factory):
+    """A copy of the bucket after the same three commands, every path being in it."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("TensorFlow finds no emulator without namespaces (root on Linux)")
+    folder = tmp_path_factory.mktemp("store")
+    for name in ("corpus", "world"):
+        shutil.copytree(world / name, folder / "in" / name)
+    shutil.copy(world / "spiece.model", folder / "in")
+    shutil.copytree(initial, folder / "in/initial" / initial.name)
+    place, python = "gs://bucket", sys.executable
+    lines = [
+        shlex.join([python, "-m", *words])
+        for words in commands(place, f"{place}/initial/{initial.name}", place)
+    ]
+    done = subprocess.run(
+        [python, f"{HERE}/google_here.py", folder, "bash", "-c", " && ".join(lines)],
+        cwd=ROOT,
+        env=one_device | {"SPECIALIZE_CACHE_DIR": str(folder / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    assert not (ROOT / "gs:").exists()
+    return folder / "out"
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
 def test_a_corpus_in_a_bucket_trains_as_a_local_one(
-    world, local, losses_of, one_device, scheme, tmp_path, monkeypatch
+    world, initial, on_this_machine, run, one_device, scheme, tmp_path, monkeypatch
 ):
     store = Store(scheme, tmp_path)
     store.start()
@@ -83,33 +132,41 @@ def test_a_corpus_in_a_bucket_trains_as_a_local_one(
         monkeypatch.setitem(one_device, "SPECIALIZE_CACHE_DIR", cache)
         for file in (world / "spiece.model", *(world / "corpus").iterdir()):
             objects.upload(file, f"{store.root}/{file.relative_to(world)}")
-        found = losses_of(store.root, scheme)
-        assert len(found) == 2 and found == local
+        run(*two_steps(tmp_path / "run", initial, store.root))
+        losses = events(tmp_path / "run")["loss"]
+        assert losses == events(on_this_machine / "run")["loss"]
         assert os.listdir(f"{cache}/buckets")
     finally:
         store.stop()
 
 
-def test_everything_of_t5x_may_be_in_googles_store(
-    world, local, initial, one_device, tmp_path
+def test_t5x_trains_the_same_with_every_path_in_googles_store(
+    on_this_machine, in_the_store
 ):
-    if os.geteuid() != 0 or shutil.which("unshare") is None:
-        pytest.skip("TensorFlow finds no emulator without namespaces (root on Linux)")
-    given = tmp_path / "in"
-    shutil.copytree(world / "corpus", given / "corpus")
-    shutil.copy(world / "spiece.model", given)
-    shutil.copytree(initial, given / "initial" / initial.name)
-    place, python = "gs://bucket", sys.executable
-    words = two_steps(f"{place}/run", f"{place}/initial/{initial.name}", place)
-    done = subprocess.run(
-        [python, f"{HERE}/google_here.py", tmp_path, python, "-m", *words],
-        cwd=ROOT,
-        env=one_device | {"SPECIALIZE_CACHE_DIR": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    assert events(tmp_path / "out/run")["loss"] == local
-    assert (tmp_path / "out/run/checkpoint_2").is_dir()
-    assert not (ROOT / "gs:").exists()
+    losses = events(in_the_store / "run")["loss"]
+    assert losses == events(on_this_machine / "run")["loss"]
+    assert len(losses) == 2
+    assert (in_the_store / "run/checkpoint_2").is_dir()
+
+
+def test_t5x_evaluates_the_same_with_every_path_in_googles_store(
+    on_this_machine, in_the_store
+):
+    """The figures of the judge, and every prediction."""
+    task = "specialize_eval_gsm8k_zero_shot_cot"
+    for kind in ("metrics", "000002"):
+        [here] = (on_this_machine / "eval").rglob(f"{task}-{kind}.jsonl")
+        there = in_the_store / here.relative_to(on_this_machine)
+        assert there.read_text() == here.read_text()
+        lines = read_lines(here)
+        assert len(lines) == (1 if kind == "metrics" else 16)
+    assert len({row["prediction"] for row in lines}) > 1
+
+
+def test_t5x_infers_the_same_with_every_path_in_googles_store(
+    on_this_machine, in_the_store
+):
+    [here] = [p for p in (on_this_machine / "infer").iterdir() if ".jsonl" in p.name]
+    there = in_the_store / here.relative_to(on_this_machine)
+    assert there.read_text() == here.read_text()
+    assert len(read_lines(here)) == 16

@@ -188,11 +188,11 @@ def plain_task(place):
         pairs = {"inputs": [f"Name {w}." for w in THINGS], "targets": list(THINGS)}
         return tf.data.Dataset.from_tensor_slices(pairs)
 
-    def add(name, vocabulary):
+    def add(name, vocabulary, split="train"):
         feature = seqio.Feature(vocabulary, add_eos=True)
         seqio.TaskRegistry.add(
             name,
-            source=seqio.FunctionDataSource(dataset, splits=["train"]),
+            source=seqio.FunctionDataSource(dataset, splits=[split]),
             preprocessors=[
                 seqio.preprocessors.tokenize,
                 seqio.preprocessors.append_eos,
@@ -202,10 +202,17 @@ def plain_task(place):
         return name
 
     add("flan_like_other", seqio.ByteVocabulary())
+    held_out = add("flan_like_held_out", locations.VOCABULARY, "test")
     seqio.MixtureRegistry.add(
         "flan_like_mixture",
-        [(add("flan_like_a", locations.VOCABULARY), 3.0)],
+        [(add("flan_like_a", locations.VOCABULARY), 3.0), (held_out, 5.0)],
     )
+    for name, rate in {
+        "of_zero": 0.0,
+        "without_rate": lambda task: task.num_input_examples("train") * 1.0,
+        "below_zero": lambda task: -1.0,
+    }.items():
+        seqio.MixtureRegistry.add(f"flan_like_{name}", [("flan_like_a", rate)])
     return "flan_like_a"
 
 
@@ -246,6 +253,10 @@ def test_a_registered_task_gets_rows_and_a_part_beside_a_corpus(
         ({"flan_like_b": 1.0}, "Did you mean 'flan_like_a'"),
         ({"corpus": 1.0, "flan_like_other": 1.0}, "not the student's|no 'inputs' in"),
         ({"flan_like_a": 1.0, "flan_like_mixture": 1.0}, "twice"),
+        ({"corpus": 1.0, "flan_like_held_out": 1.0}, "no task with a split 'train'"),
+        ({"corpus": 1.0, "flan_like_of_zero": 1.0}, "and a positive rate"),
+        ({"corpus": 1.0, "flan_like_without_rate": 1.0}, "gives no rate of the task"),
+        ({"corpus": 1.0, "flan_like_below_zero": 1.0}, "-1.0; it must be"),
     ],
 )
 def test_a_registered_task_that_cannot_be_mixed_is_one_message(
