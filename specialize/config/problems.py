@@ -210,6 +210,8 @@ def name_problems(scan: Scan) -> list[Problem]:
                 if not isinstance(error, ImportError):
                     reason = f"the import ends with {type(error).__name__} ({reason})"
                 text = f"cannot import {item.module!r}: {reason}."
+                if getattr(error, "name", None) == item.module.partition(".")[0]:
+                    text += " Install it, or set PYTHONPATH to its folder."
                 problems.append(Problem("import", text, item.origin))
     checked: set[tuple[str, str]] = set()
     for name in scan.names:

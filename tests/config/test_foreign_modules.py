@@ -100,6 +100,11 @@ def test_a_module_that_ends_while_it_is_imported_is_one_message(
     assert f"a.gin:2: cannot import '{name}'" in found["import"]
 
 
+def test_the_message_for_a_module_that_is_not_found_says_where_it_may_be(tmp_path):
+    found = lint(tmp_path, f"import no_such_tasks\n{USE}", "import no_such_tasks")
+    assert "Install it, or set PYTHONPATH to its folder." in found["import"]
+
+
 def test_config_says_what_would_be_called(tmp_path, capsys):
     path = tmp_path / "a.gin"
     path.write_text(

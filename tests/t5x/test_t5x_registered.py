@@ -1,7 +1,8 @@
 """Tasks of SeqIO that a user's module registers, in a mixture with a corpus, under T5X.
 
 The module has tasks and a mixture of a mixture with rates of their own, one of them a
-function. A gin file imports it, and the mixture names it beside a corpus.
+function. A gin file imports it, or the command line, and the mixture of the run names
+them beside a corpus.
 """
 
 import collections
@@ -78,11 +79,10 @@ LENGTHS = lengths(160, 64)
 SPEC = OptimizerSpec("adamw", 1e-2, schedule="constant")
 WEIGHTS = {"registered_alone": 0.5}
 SETTINGS = f"""
-import registered_by_a_user
 SCAN_LAYERS = False
 DTYPE = 'float32'
 DROPOUT_RATE = 0.0
-BATCH_SIZE = 8
+BATCH_SIZE = 16
 LEARNING_RATE = {SPEC.learning_rate}
 SCHEDULE = '{SPEC.schedule}'
 WARMUP_STEPS = 0
@@ -104,6 +104,7 @@ def place(world, tmp_path_factory, one_device):
         f"VOCABULARY_PATH = '{world / 'spiece.model'}'\n"
     )
     (folder / "recipe.gin").write_text(recipe(LENGTHS, settings, tiny=False))
+    (folder / "import.gin").write_text("import registered_by_a_user\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(one_device, "PYTHONPATH", str(folder))
         patch.syspath_prepend(str(folder))
@@ -153,6 +154,7 @@ def trained(place, initial, run):
         "t5x.train",
         "--gin_file=t5x_configs/runs/t5x_train.gin",
         f"--gin_file={folder / 'recipe.gin'}",
+        f"--gin_file={folder / 'import.gin'}",
         f"--gin.MODEL_DIR={str(folder / 'run')!r}",
         f"--gin.INITIAL_CHECKPOINT_PATH={str(initial)!r}",
     )
@@ -168,7 +170,7 @@ def test_t5xs_steps_on_registered_tasks_are_ours_on_the_same_batches(
         mixture_or_task_name=neutral.mixture_name(shares),
         task_feature_lengths=LENGTHS,
         split="train",
-        batch_size=8,
+        batch_size=16,
         shuffle=True,
         seed=0,
         pack=True,
@@ -185,7 +187,11 @@ def test_t5xs_steps_on_registered_tasks_are_ours_on_the_same_batches(
             for name, tensor in opened.tensors.items()
         }
     )
-    own = optimizers.make_optimizer(SPEC)
+    shapes = {name: spec.shape for name, spec in batches.element_spec.items()}
+    axes = jax.eval_shape(
+        lambda: model.get_initial_variables(jax.random.key(0), shapes)
+    )["params_axes"]
+    own = optimizers.make_optimizer(SPEC).with_axes(axes)
     state = step.initial_state(params, own)
     train_step = jax.jit(step.make_train_step(model.loss_sums, own, seed=0))
     for number, batch in enumerate(batches.take(2).as_numpy_iterator()):
@@ -214,6 +220,7 @@ def test_our_engine_trains_on_the_same_recipe(place, initial, trained, run, tmp_
     folder, _ = place
     run(
         *("specialize", "train", "--gin_file", folder / "recipe.gin"),
+        *("--gin_bindings", "import registered_by_a_user"),
         f"--gin.MODEL_DIR={str(tmp_path / 'run')!r}",
         f"--gin.INITIAL_CHECKPOINT_PATH={str(initial)!r}",
     )

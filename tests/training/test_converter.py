@@ -112,6 +112,22 @@ def test_fewer_rows_are_needed_than_seqio_needs():
     assert counts[0] >= tokens / LENGTHS["targets"]
 
 
+def test_short_examples_are_packed_into_rows_of_the_whole_window():
+    """Half of them are short, and a long one fills a row."""
+    examples = random_examples(7, 600)
+    for number, example in enumerate(examples):
+        size = 4 if number % 2 else LENGTHS["inputs"]
+        example["inputs"] = np.full(size, 7, np.int32)
+    rows = converter.SpecializeFeatureConverter(pack=True)(
+        as_dataset(examples), teacher_lengths()
+    ).as_numpy_iterator()
+    several = [row["encoder_segment_ids"].max() > 1 for row in rows]
+    quarter = len(several) // 4
+    for first in range(0, 4 * quarter, quarter):
+        share = sum(several[first : first + quarter]) / sum(several)
+        assert 0.1 < share < 0.4, first
+
+
 def test_without_packing_each_example_is_padded_alone():
     examples = random_examples(3, 5)
     rows = list(

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from specialize.errors import InputError
 from specialize.training.data import packing
-from specialize.training.data.order import hashed
+from specialize.training.data.order import hashed, shuffled
 
 Spec = seqio.FeatureConverter.FeatureSpec
 
@@ -147,8 +147,8 @@ def pack_windows(
         seed: seed of the packing.
 
     Returns:
-        Sequences with every feature, "<inputs|targets>_segment_ids" and "_positions".
-        The layout of a sequence is SeqIO's.
+        Sequences in random order, with every feature, "<inputs|targets>_segment_ids"
+        and "_positions". The layout of a sequence is SeqIO's.
     """
     names = list(lengths)
     given: Any = ds.element_spec
@@ -205,10 +205,12 @@ def _pack(
     table = np.stack([input_sizes, target_sizes], axis=1)
     key = int(hashed(1, seed, len(table), int(table.sum()))[0] >> np.uint64(1))
     rows = packing.assign_rows(table, [lengths[part] for part in PARTS], None, seed=key)
+    count = int(rows.max()) + 1
+    # Packing begins with the longest examples; kinds of examples would share batches.
+    rows = shuffled(count, key)[rows]
     order = np.argsort(rows, kind="stable")
     starts = {part: (np.cumsum(size) - size)[order] for part, size in sizes.items()}
     ordered = {part: size[order] for part, size in sizes.items()}
-    count = int(rows.max()) + 1
     batch = packing.pack(features, starts, ordered, rows[order], count, lengths)
     keys = {
         "inputs": "encoder_input_tokens",
