@@ -180,12 +180,17 @@ def param_shardings(
     abstract_params: Any,
     params_axes: Any,
     rules: Rules = DEFAULT_RULES,
+    *,
+    fit: bool = True,
 ) -> Any:
     """The tree of `abstract_params` with one NamedSharding per parameter.
 
-    The arguments are those of `fit_rules`, which drops the rules that do not divide.
+    The arguments are those of `fit_rules`, which drops the rules that do not divide;
+    with `fit=False` all rules are taken as they are.
     """
-    fitting = fit_rules(mesh, abstract_params, params_axes, rules)
+    fitting = rules
+    if fit:
+        fitting = fit_rules(mesh, abstract_params, params_axes, rules)
     axes = _flat_axes(params_axes)
     flat = {
         name: NamedSharding(
@@ -195,6 +200,13 @@ def param_shardings(
         for name in flatten_dict(unfreeze(abstract_params))
     }
     return unflatten_dict(flat)
+
+
+def number_of_shards(place: NamedSharding, axis: int) -> int:
+    """Into how many parts a sharding divides an axis of an array."""
+    names = (*place.spec, *(None,) * (axis + 1))[axis]
+    names = (names,) if isinstance(names, str) else names or ()
+    return math.prod(place.mesh.shape[name] for name in names)
 
 
 def state_shardings(

@@ -220,6 +220,10 @@ def run_and_save(save_as=None, **options):
     if save_as:
         values = jax.device_get(sharding.gathered(outcome.params))
         if jax.process_index() == 0:
+            # The file has no bfloat16, which every float32 can hold.
+            values = jax.tree.map(
+                lambda x: x.astype("float32") if x.dtype == "bfloat16" else x, values
+            )
             np.savez(save_as, **flatten_dict(values, sep="/"))
     print("stopped" if outcome.stopped else "done", outcome.step, flush=True)
 

@@ -32,6 +32,13 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="the weights that the source's adapters adapt, if they are not where the "
         "adapters say; those of a run need the same fingerprint",
     )
+    parser.add_argument(
+        "--quantized-base",
+        action="store_true",
+        help="add adapters that were trained on a quantised base "
+        "(LORA_QUANTIZE_BASE) to what it was in training, which gives exactly the "
+        "trained student; default: to the base as it was before",
+    )
     parser.add_argument("--target", help="a new or empty folder")
     parser.add_argument(
         "--to",
@@ -136,6 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.target,
         rows=arguments.rows,
         base=arguments.base,
+        quantized_base=arguments.quantized_base,
         **_export(arguments),
     )
     _print(summary)

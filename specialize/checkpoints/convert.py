@@ -10,6 +10,7 @@ from specialize import paths
 from specialize.checkpoints import names, vocabulary_rows
 from specialize.checkpoints.fingerprint import WeightFingerprint
 from specialize.checkpoints.formats import (
+    adapters,
     cards,
     exact_tokenizer,
     huggingface,
@@ -126,6 +127,7 @@ def convert(
     activation: str | None = None,
     max_shard_bytes: int = 5 * 10**9,
     base: str | None = None,
+    quantized_base: bool = False,
 ) -> ConversionSummary:
     """Converts a checkpoint; adapters are merged into the weights that they adapt.
 
@@ -143,6 +145,8 @@ def convert(
         max_shard_bytes: maximum size of a safetensors file.
         base: the weights that the source's adapters adapt, if they are not where the
             adapters say.
+        quantized_base: whether adapters that were trained on a quantised base are added
+            to what its codes mean, as in training, instead of to the base itself.
 
     Raises:
         InputError: the source cannot be read, the target cannot be written, or they do
@@ -164,6 +168,7 @@ def convert(
         )
     if opened.format == "specialize":
         verify_run(opened)
+    opened = adapters.for_export(opened, quantized_base=quantized_base)
     if to == "peft":
         return _write_peft(opened, target, export, base)
     return write(opened, target, export, base=_base(source))
@@ -191,6 +196,8 @@ def _write_peft(
             f"PEFT needs the base as a Hugging Face folder, which {name} is not: "
             "convert it, and name the folder in base_model_name_or_path (--base)"
         )
+    if (stored := found.stored_as()) is not None:
+        notes.append(f"they were trained beside a base that was {stored}")
     matrices = peft.matrices_of(found)
     if export.dtype is not None:
         matrices = {n: tensor.cast(export.dtype) for n, tensor in matrices.items()}
@@ -202,7 +209,11 @@ def _write_peft(
     else:
         with staged_directory(target, KIND) as staged:
             peft.write_folder(staged, observed, found, name)
-            text = cards.ADAPTERS.format(base=name, fingerprint=fingerprint.digits())
+            text = cards.ADAPTERS.format(
+                base=name,
+                fingerprint=fingerprint.digits(),
+                notes="".join(f"\nNote: {note}.\n" for note in notes),
+            )
             huggingface_companions.write_card(
                 staged, text, base=_base(name), library="peft"
             )

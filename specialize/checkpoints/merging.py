@@ -23,7 +23,7 @@ from specialize.checkpoints.convert import (
     check_target,
     write,
 )
-from specialize.checkpoints.formats import tokenizer_files
+from specialize.checkpoints.formats import adapters, tokenizer_files
 from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, Index, LazyTensor
 from specialize.checkpoints.opening import (
     open_checkpoint,
@@ -203,7 +203,7 @@ def _opened(source: str, activation: str | None) -> Source:
     opened = open_checkpoint(source, activation=activation)
     if opened.format == "specialize":
         verify_run(opened)
-    return opened
+    return adapters.for_export(opened)
 
 
 def merged(opened: Sequence[Source], weights: Sequence[float]) -> Source:

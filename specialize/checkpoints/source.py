@@ -11,6 +11,7 @@ from specialize.checkpoints import names
 from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.corpus.vocabulary import SpecialIds
 from specialize.errors import InputError
+from specialize.student.adapters.spec import AdapterSpec
 from specialize.student.network.architecture import T5Config
 
 # The published models differ only in the activation, which no T5X tree contains.
@@ -27,6 +28,8 @@ class AdapterRecord:
         rank: size between the two matrices of an adapter.
         alpha: the adapters' result is multiplied by alpha / rank.
         targets: the projections that have adapters (`AdapterSpec`).
+        quantize_base: how the base was stored in training (`AdapterSpec`).
+        quantize_block: number of inputs that shared a scale then.
     """
 
     base: str
@@ -34,6 +37,14 @@ class AdapterRecord:
     rank: int
     alpha: float
     targets: Sequence[str]
+    quantize_base: str = "none"
+    quantize_block: int = 64
+
+    def spec(self) -> AdapterSpec:
+        """The adapters that were trained, but for their dropout."""
+        fields = {field.name for field in dataclasses.fields(AdapterSpec)}
+        own = dataclasses.asdict(self)
+        return AdapterSpec(**{name: own[name] for name in own if name in fields})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +71,21 @@ class Adapters:
         base: the weights.
         name: path or hub name of the weights, as the adapters name them.
         record: what a run of ours saved about them; None if they are not of a run.
+        as_trained: whether they are added to the base as it was stored in training, if
+            that was quantised; else to the base itself.
     """
 
     pairs: Mapping[str, AdapterPair]
     base: "Source"
     name: str
     record: AdapterRecord | None = None
+    as_trained: bool = True
+
+    def stored_as(self) -> str | None:
+        """How the base was quantised in training, in words; None if it was not."""
+        if self.record is None or self.record.quantize_base == "none":
+            return None
+        return f"{self.record.quantize_base} in blocks of {self.record.quantize_block}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,7 +131,7 @@ def average_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
 
 
 def adapter_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
-    """Adapters without a base, or of projections that the network does not have."""
+    """Adapters without a base, or that do not fit the network."""
     optimizer, network = made.get("OptimizerSpec"), made.get("T5Config")
     adapters = None if optimizer is None else optimizer.adapters
     if adapters is None or not adapters.rank:
@@ -147,8 +147,9 @@ def adapter_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
         if network is not None:
             adapters.check(network)
     except InputError as error:
-        text = f"LORA_TARGETS: {error}"
-        problems.append(Problem("value", text, config.origin("LORA_TARGETS")))
+        blocks = str(error).startswith("quantize_block")
+        macro = "LORA_QUANTIZE_BLOCK" if blocks else "LORA_TARGETS"
+        problems.append(Problem("value", f"{macro}: {error}", config.origin(macro)))
     return problems
 
 

@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from specialize.student import int8
+from specialize.student.adapters import quantization
 from specialize.student.adapters.spec import AdapterSpec
 from specialize.student.adapters.trees import LORA_A, LORA_B
 
@@ -74,7 +75,10 @@ class Dense(nn.Module):
         # axes XLA transposes the cotangent first, which takes longer on a CPU than the
         # product itself (the gradient of a gated MLP takes 2.5 times as long).
         tokens = inputs.astype(self.dtype).reshape(-1, inputs.shape[-1])
-        result = self._product(tokens)
+        if self.adapters is not None and self.adapters.quantizes("/".join(self.path)):
+            result = self._quantized(tokens, self.adapters)
+        else:
+            result = self._product(tokens)
         if self.adapters is not None and self.adapters.adapts("/".join(self.path)):
             if not deterministic and self.adapters.dropout > 0.0:
                 drop = nn.Dropout(self.adapters.dropout, broadcast_dims=(-2,))
@@ -101,6 +105,32 @@ class Dense(nn.Module):
             jnp.asarray(kernel, self.dtype),
             preferred_element_type=self.out_dtype,
         )
+
+    def _quantized(
+        self, tokens: Float[Array, "N I"], adapters: AdapterSpec
+    ) -> Float[Array, "N O"]:
+        """Returns tokens @ kernel, of a kernel that is stored quantised."""
+        inputs, kind = tokens.shape[-1], adapters.quantize_base
+        stored = (
+            (
+                quantization.CODES,
+                quantization.code_type(kind),
+                quantization.per_byte(kind),
+            ),
+            (quantization.SCALES, quantization.SCALE_TYPE, adapters.block_of(inputs)),
+        )
+        # Zeros: a base is read from a checkpoint, never drawn.
+        codes, scales = (
+            partitioning.param_with_axes(
+                name,
+                nn.initializers.zeros,
+                (inputs // of, self.features),
+                dtype,
+                axes=self.axes,
+            )
+            for name, dtype, of in stored
+        )
+        return quantization.product(tokens, codes, scales, kind, self.out_dtype)
 
     def _adapted(
         self, tokens: Float[Array, "N I"], adapters: AdapterSpec

@@ -57,6 +57,8 @@ WRONG = {
     "LORA_ALPHA": (*REAL, *NONE, "0"),
     "LORA_DROPOUT": (*REAL, *NONE, "1"),
     "LORA_TARGETS": ("'query'", "5", "()", "[1]", "None", "('nonsense',)", "['']"),
+    "LORA_QUANTIZE_BASE": (*WORD, *NONE, "'nf4'"),  # the last without adapters
+    "LORA_QUANTIZE_BLOCK": (*WHOLE, *NONE, "1", "3"),
     "LOSS_MODE": (*WORD, *NONE),
     "KL_WEIGHT": (*REAL, *NONE),
     "CE_WEIGHT": (*REAL, *NONE),

@@ -253,6 +253,27 @@ def test_adapters_have_an_optimizers_state_and_the_base_has_none(dtype):
     ) == throughput.training_flops(network, *sizes)
 
 
+def test_a_quantised_base_is_counted_by_its_weights_and_takes_its_bytes():
+    network = T5Config(
+        *(64, "bfloat16", 64, 4, 2, 2, 16, 128, ("gelu", "linear")), scan_layers=True
+    )
+
+    def lowered(kind):
+        return program.train_program(
+            Student(Transformer(network)),
+            DataSpec("any", {"inputs": 16, "targets": 8}, 2),
+            OptimizerSpec(total_steps=99, adapters=AdapterSpec(2, quantize_base=kind)),
+            jax.devices()[:1],
+        )
+
+    none = lowered("none")
+    # Three attentions of four kernels and two MLPs of three, in two layers.
+    weights = 2 * (12 * 64 * 64 + 6 * 64 * 128)
+    found = lowered("nf4")
+    assert (found.num_params, found.trained) == (none.num_params, none.trained)
+    assert none.params - found.params == weights * (16 - 4.25) / 8
+
+
 def test_a_share_above_one_is_refused():
     request = estimates.Request((TINY,), (), (), topologies.parse("cpu:8"))
     with pytest.raises(InputError, match="above 0 and at most 1"):

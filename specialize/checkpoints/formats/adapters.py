@@ -1,7 +1,9 @@
 """The whole weights that low-rank adapters make with their base: W + scale · A B.
 
-They are computed in float64 when a tensor is read, one block of rows at a time, so that
-whoever reads a checkpoint reads adapters as he reads whole weights.
+If the base was quantised in training, W is what its codes mean, as in training, unless
+the weights are written for others (`for_export`). They are computed in float64 when
+a tensor is read, one block of rows at a time, so that whoever reads a checkpoint reads
+adapters as he reads whole weights.
 """
 
 import dataclasses
@@ -16,6 +18,8 @@ from specialize.checkpoints import fingerprint, names
 from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, Index, LazyTensor
 from specialize.checkpoints.source import AdapterPair, AdapterRecord, Adapters, Source
 from specialize.errors import InputError
+from specialize.student.adapters.quantization import dequantize, quantize
+from specialize.student.adapters.spec import AdapterSpec
 from specialize.student.adapters.trees import LORA_A, LORA_B, MATRICES
 
 _FETCH = "Fetch or write the checkpoint again."
@@ -82,6 +86,7 @@ def merged(adapters: Adapters, **fields: Any) -> Source:
         InputError: an adapter does not fit the base (all are named).
     """
     base, where = adapters.base, fields["path"]
+    record = adapters.record
     lines = _misfits(adapters)
     if lines:
         raise InputError(
@@ -93,14 +98,24 @@ def merged(adapters: Adapters, **fields: Any) -> Source:
     types = {tensor.dtype for tensor in base.tensors.values()}
     wide = np.dtype(np.float64)
     dtype = wide if wide in types else np.dtype(np.float32)
+    stored = dict(base.tensors)
+    if adapters.stored_as() and adapters.as_trained and record is not None:
+        stored = _as_stored(stored, record.spec())
     tensors = {
         name: _changed(tensor, adapters.pairs[name], dtype)
         if name in adapters.pairs
         else tensor.cast(dtype)
-        for name, tensor in base.tensors.items()
+        for name, tensor in stored.items()
     }
     notes = [*base.notes, f"adapters of {len(adapters.pairs)} projections are added"]
     notes[-1] += f" to {adapters.name}"
+    if (how := adapters.stored_as()) is not None:
+        notes[-1] += f", which was {how} in training: " + (
+            "these are the weights that were trained"
+            if adapters.as_trained
+            else "these are its original weights with the adapters, another function "
+            "than in training (--quantized-base writes that of training)"
+        )
     if types != {dtype}:
         notes.append(f"the weights are {dtype.name}: the base's type could round them")
     return dataclasses.replace(
@@ -117,6 +132,63 @@ def merged(adapters: Adapters, **fields: Any) -> Source:
             **fields,
         },
     )
+
+
+def for_export(opened: Source, *, quantized_base: bool = False) -> Source:
+    """A checkpoint as it is written for others: adapters are added to the base itself.
+
+    Users of PEFT train on a quantised base and merge into the original one, which is
+    nearer to the weights that were pretrained, but not exactly what was trained.
+
+    Args:
+        opened: any checkpoint; without such adapters it is returned as it is.
+        quantized_base: whether the adapters are added to the base as in training.
+
+    Raises:
+        InputError: `quantized_base` is asked for, but the base was not quantised.
+    """
+    own = opened.adapters
+    if own is None or own.stored_as() is None:
+        if quantized_base:
+            raise InputError(
+                f"--quantized-base: {opened.path} has no adapters that were trained on "
+                "a quantised base. Leave --quantized-base out."
+            )
+        return opened
+    if quantized_base:
+        return opened
+    again = merged(
+        dataclasses.replace(own, as_trained=False),
+        path=opened.path,
+        format=opened.format,
+    )
+    return dataclasses.replace(
+        opened, tensors=again.tensors, adapters=again.adapters, notes=again.notes
+    )
+
+
+def _as_stored(
+    tensors: Mapping[str, LazyTensor], spec: AdapterSpec
+) -> dict[str, LazyTensor]:
+    """The tensors of a base as they were in training, some of them quantised."""
+    result = dict(tensors)
+    for name, tensor in tensors.items():
+        place, _, last = name.rpartition("/")
+        if last == "kernel" and spec.quantizes(place):
+            load = functools.partial(_load_quantized, tensor, spec)
+            result[name] = LazyTensor(tensor.shape, np.dtype(np.float32), load)
+    return result
+
+
+def _load_quantized(tensor: LazyTensor, spec: AdapterSpec, index: Index) -> np.ndarray:
+    """Quantises the blocks that have the wanted rows; returns what the codes mean."""
+    rows, columns = index
+    block = spec.block_of(tensor.shape[0])
+    start, stop = rows.start // block * block, -(-rows.stop // block) * block
+    part = tensor.read((slice(start, stop), columns))
+    kind = spec.quantize_base
+    meant = dequantize(*quantize(part, kind, block), kind)
+    return meant[rows.start - start : rows.stop - start]
 
 
 def check_base(opened: Source) -> None:

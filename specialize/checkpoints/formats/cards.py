@@ -13,7 +13,7 @@ ADAPTERS = """# Adapters (LoRA) of a T5 encoder-decoder
 
 Written by `specialize convert --to peft`. They belong to the weights `{base}`. The
 fingerprint of the matrices is `{fingerprint}`.
-
+{notes}
 ## Use
 
 ```python

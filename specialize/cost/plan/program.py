@@ -17,6 +17,7 @@ from specialize import sharding
 from specialize.errors import InputError
 from specialize.inference.spec import DecodingSpec
 from specialize.inference.weights import abstract_weights
+from specialize.student.adapters.quantization import number_of_weights
 from specialize.student.decoding import decoding
 from specialize.training.data import packing
 from specialize.training.data.spec import DataSpec
@@ -34,7 +35,7 @@ class Memory:
     """Bytes on one chip.
 
     Attributes:
-        params: weights: in float32, or frozen ones beside adapters.
+        params: weights: in float32, or frozen (and quantised) ones beside adapters.
         optimizer: the rest of the state.
         batch: the input of the step.
         temporaries: everything that exists only during the step: gradients, stored
@@ -186,7 +187,9 @@ def decode_program(
 
 
 def _number(tree: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+    """The number of weights, however they are stored."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return number_of_weights((path[-1].key, leaf) for path, leaf in leaves)
 
 
 def batch_shapes(

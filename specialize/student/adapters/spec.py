@@ -1,6 +1,7 @@
 """Which projections have low-rank adapters, and of what size; light, for the lint."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ _ATTENTIONS = {
 _PROJECTIONS = ("query", "key", "value", "out")
 _INNER = ("wi", "wi_0", "wi_1")
 _HEAD = "decoder/logits_dense"
+# How the kernels beside which adapters are trained may be stored (`quantization`).
+QUANTIZATIONS = ("none", "int8", "int4", "nf4")
 # What a target may say: a stack, a block of its layers, a projection, or the head.
 _WORDS = (
     *("encoder", "decoder", "attention", "self_attention"),
@@ -41,6 +44,12 @@ class AdapterSpec:
             "encoder_decoder_attention", "mlp"), a stack ("encoder", "decoder"), or
             several of them from the outside in ("decoder/attention/value"). "wi" is
             each of the inner matrices of an MLP.
+        quantize_base: how the frozen kernels of all attentions and MLPs are stored:
+            "none" (in the type of the activations), "int8", "int4" or "nf4" (QLoRA,
+            `quantization`). The head, the embedding, norms and relative biases are
+            never quantised: they are few, and their errors reach every logit.
+        quantize_block: number of inputs of a kernel that share a scale; a kernel with
+            fewer inputs is one block.
 
     Raises:
         InputError: a field has another type or is outside its range.
@@ -55,6 +64,8 @@ class AdapterSpec:
     alpha: float = 16.0
     dropout: float = 0.0
     targets: Sequence[str] = ("attention", "mlp")
+    quantize_base: str = "none"
+    quantize_block: int = 64
 
     def __post_init__(self) -> None:
         checks.whole("rank", self.rank, 0, most=2**16)
@@ -76,6 +87,19 @@ class AdapterSpec:
                         f"words of {', '.join(_WORDS)}, with / between them."
                         f"{did_you_mean(word, _WORDS)}"
                     )
+        checks.one_of("quantize_base", self.quantize_base, QUANTIZATIONS)
+        checks.whole("quantize_block", self.quantize_block, 2, most=2**16)
+        if self.quantize_block % 2:
+            raise InputError(
+                f"quantize_block = {self.quantize_block}; it must be even, because two "
+                "codes are one byte."
+            )
+        if self.quantized and not self.rank:
+            raise InputError(
+                f"quantize_base = {self.quantize_base!r} with rank = 0: all weights "
+                "would be trained, and only frozen ones can be quantised. Train "
+                "adapters (LORA_RANK), or set LORA_QUANTIZE_BASE = 'none'."
+            )
         # A list from gin would make the configuration of the network unhashable.
         object.__setattr__(self, "targets", tuple(self.targets))
 
@@ -83,6 +107,19 @@ class AdapterSpec:
     def scale(self) -> float:
         """The factor of x A B."""
         return self.alpha / self.rank
+
+    @property
+    def quantized(self) -> bool:
+        """Whether frozen kernels are quantised."""
+        return self.quantize_base != "none"
+
+    def quantizes(self, projection: str) -> bool:
+        """Whether the kernel of a projection is quantised; paths as for `adapts`."""
+        return self.quantized and not _matches("logits_dense", projection.split("/"))
+
+    def block_of(self, inputs: int) -> int:
+        """Size of the blocks of a quantised kernel with this number of inputs."""
+        return min(self.quantize_block, inputs)
 
     def adapts(self, projection: str) -> bool:
         """Whether a projection has an adapter.
@@ -95,7 +132,12 @@ class AdapterSpec:
         return self.rank > 0 and any(_matches(one, parts) for one in self.targets)
 
     def check(self, network: Any) -> None:
-        """Raises an `InputError` if a target names no projection of a `T5Config`."""
+        """Checks the adapters of a network, a `T5Config`.
+
+        Raises:
+            InputError: a target names no projection of it, or blocks do not divide its
+                kernels.
+        """
         known = projections(network)
         for target in self.targets:
             if not any(_matches(target, one.split("/")) for one in known):
@@ -103,6 +145,31 @@ class AdapterSpec:
                     f"targets: {target!r} names no projection of this network, which "
                     f"has {', '.join(known)}."
                 )
+        if self.quantized:
+            self._check_blocks(network)
+
+    def _check_blocks(self, network: Any) -> None:
+        inputs = {
+            "emb_dim": network.emb_dim,
+            "num_heads x head_dim": network.num_heads * network.head_dim,
+            "mlp_dim": network.mlp_dim,
+        }
+        wrong = [
+            f"{name} = {size}"
+            for name, size in inputs.items()
+            if size % self.block_of(size) or self.block_of(size) % 2
+        ]
+        if wrong:
+            common = math.gcd(*inputs.values())
+            fitting = [n for n in range(2, common + 1, 2) if common % n == 0]
+            near = max((n for n in fitting if n <= 64), default=None)
+            remedy = "Set LORA_QUANTIZE_BASE = 'none'."
+            if near is not None:
+                remedy = f"Set LORA_QUANTIZE_BLOCK = {near}."
+            raise InputError(
+                f"quantize_block = {self.quantize_block} does not divide the inputs of "
+                f"kernels into blocks of an even size: {', '.join(wrong)}. {remedy}"
+            )
 
 
 def projections(network: Any) -> list[str]:

@@ -15,6 +15,7 @@ from specialize.training.data.spec import DataSpec
 _ELSEWHERE = ("CheckpointSpec.dir", "PeriodicEvaluation.mixture")
 _NOT_READ = "train.initial_checkpoint_path"
 _RANK = "AdapterSpec.rank"
+_QUANTIZATION = ("quantize_base", "quantize_block")
 # What follows from the number and lengths of the examples and from the batch.
 _DERIVED = ("window_rows", "window_examples")
 
@@ -55,7 +56,15 @@ def about_adapters(spec: AdapterSpec, base: str, fingerprint: str) -> dict[str, 
     Returns:
         "adapters": a `checkpoints.source.AdapterRecord`, as JSON values.
     """
-    record = AdapterRecord(base, fingerprint, spec.rank, spec.alpha, spec.targets)
+    record = AdapterRecord(
+        base,
+        fingerprint,
+        spec.rank,
+        spec.alpha,
+        spec.targets,
+        spec.quantize_base,
+        spec.quantize_block,
+    )
     return {"adapters": dataclasses.asdict(record)}
 
 
@@ -142,9 +151,17 @@ def _other_adapters(
     if not saved or not now:
         whole, wanted = ("adapters" if one else "whole weights" for one in (saved, now))
         return [] if whole == wanted else [f"it has {whole}, wanted are {wanted}"]
+    # An older checkpoint does not say that its base was not quantised.
+    saved = {name: now[name] for name in _QUANTIZATION} | {
+        "quantize_base": "none",
+        **saved,
+    }
+    compared = ["rank", "alpha", "targets", "quantize_base"]
+    if saved["quantize_base"] != "none":
+        compared.append("quantize_block")
     lines = [
         f"the adapters' {name} was {saved[name]}, is {now[name]}"
-        for name in ("rank", "alpha", "targets")
+        for name in compared
         if _listed(saved[name]) != _listed(now[name])
     ]
     if saved["fingerprint"] != now["fingerprint"]:

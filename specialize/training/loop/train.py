@@ -167,7 +167,7 @@ def train(
         start = (model, layout, source.padding(), data.seed, initial_checkpoint_path)
         run = _resumed(store, layout, about, where)
         run = run or Progress(create_state(*start), about)
-        frozen = load_frozen(layout, initial_checkpoint_path)
+        frozen = load_frozen(layout, initial_checkpoint_path, chain.adapters)
         if run.step >= total_steps:
             _say(f"{where} is complete: {run.step} of {total_steps} steps")
             return _result(run, frozen, where, stopped=False)

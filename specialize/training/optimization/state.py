@@ -13,11 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.core import unfreeze
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from jaxtyping import Shaped
 
 from specialize import sharding
+from specialize.errors import InputError
 from specialize.student.adapters import trees
+from specialize.student.adapters.quantization import SCALES
+from specialize.student.adapters.spec import AdapterSpec
 from specialize.training.data.spec import DataSpec
 from specialize.training.optimization.optimizers import Optimizer
 from specialize.training.optimization.step import (
@@ -74,10 +79,13 @@ def plan_state(
 
     Only the shapes and types of `batch`, a global batch, are used. If the optimizer
     trains adapters, `model` has them (`adapted`).
+
+    Raises:
+        InputError: the mesh would cut the blocks of quantised kernels.
     """
     variables = jax.eval_shape(_variables(model, batch), jax.random.key(0))
     axes = variables["params_axes"]
-    fitting = sharding.fit_rules(mesh, variables["params"], axes, rules)
+    fitting = _fitting_rules(model, batch, variables, mesh, rules)
     params, frozen = trees.split(variables["params"])
     chain = optimizer.with_axes(axes)
     state = jax.eval_shape(lambda values: initial_state(values, chain), params)
@@ -88,6 +96,60 @@ def plan_state(
             sharding.state_shardings(mesh, frozen, axes, fitting),
         )
     return StateLayout(mesh, fitting, chain, _placed(state, places), places, frozen)
+
+
+def _fitting_rules(
+    model: Any,
+    batch: Mapping[str, Shaped[np.ndarray, "B ..."]],
+    variables: Mapping[str, Any],
+    mesh: Mesh,
+    rules: sharding.Rules,
+) -> sharding.Rules:
+    """The rules that divide a model; quantised kernels must be divided between blocks.
+
+    Raises:
+        InputError: the mesh would cut blocks.
+    """
+    network = model.module.config
+    if network.adapters is None or not network.adapters.quantized:
+        axes = variables["params_axes"]
+        return sharding.fit_rules(mesh, variables["params"], axes, rules)
+    # Rules are those of the kernels, as if they were not quantised.
+    plain = copy.copy(model)
+    whole = dataclasses.replace(network.adapters, quantize_base="none")
+    network = dataclasses.replace(network, adapters=whole)
+    plain.module = model.module.clone(config=network)
+    kernels = jax.eval_shape(_variables(plain, batch), jax.random.key(0))
+    fitting = sharding.fit_rules(mesh, kernels["params"], kernels["params_axes"], rules)
+    _check_blocks(mesh, variables, fitting)
+    return fitting
+
+
+def _check_blocks(
+    mesh: Mesh, variables: Mapping[str, Any], rules: sharding.Rules
+) -> None:
+    """Refuses a mesh whose shards would hold parts of the blocks of quantised kernels.
+
+    Raises:
+        InputError: kernels have a number of blocks that their shards do not divide.
+    """
+    leaves: dict[Any, Any] = flatten_dict(unfreeze(variables["params"]))
+    scales = {path: leaf for path, leaf in leaves.items() if path[-1] == SCALES}
+    tree = unflatten_dict(scales)
+    places = sharding.param_shardings(
+        mesh, tree, variables["params_axes"], rules, fit=False
+    )
+    shardings: dict[Any, Any] = flatten_dict(places)
+    for path, place in shardings.items():
+        blocks = scales[path].shape[0]
+        shards = sharding.number_of_shards(place, axis=0)
+        if blocks % shards:
+            raise InputError(
+                f"The mesh {dict(mesh.shape)} divides the inputs of "
+                f"{'/'.join(path[:-1])} among {shards} devices, but they are {blocks} "
+                "quantised blocks, which cannot be cut. Set a smaller "
+                "LORA_QUANTIZE_BLOCK, or use another MESH."
+            )
 
 
 def _placed(tree: Any, places: Any) -> Any:
@@ -101,8 +163,12 @@ def _placed(tree: Any, places: Any) -> Any:
     )
 
 
-def load_frozen(layout: StateLayout, base: str | None) -> Mapping[str, Any]:
+def load_frozen(
+    layout: StateLayout, base: str | None, adapters: AdapterSpec | None
+) -> Mapping[str, Any]:
     """Restores the parameters beside the adapters, on the mesh; {} if there are none.
+
+    They are quantised while they are read, if `adapters` say so.
 
     Raises:
         InputError: as for `checkpoints.load_params`.
@@ -111,7 +177,8 @@ def load_frozen(layout: StateLayout, base: str | None) -> Mapping[str, Any]:
         return {}
     from specialize.checkpoints import load_params
 
-    return load_params(base, layout.frozen)
+    kind = "none" if adapters is None else adapters.quantize_base
+    return load_params(base, layout.frozen, quantization=kind)
 
 
 def create_state(
