@@ -44,9 +44,15 @@ LORA = {
     **{**ISSUE, "BATCH_SIZE": 8, "LEARNING_RATE": 1e-3},
     **{"LORA_RANK": 16, "LORA_ALPHA": 32.0, "LORA_DROPOUT": 0.05},
 }
+ONE_CHIP = {"data": 1, "fsdp": 1, "model": 1}
 ADAPTERS = [
     ("xxl", "v5e:2x2", {**LORA, "MESH": {"data": 1, "fsdp": 1, "model": 4}}),
-    ("xxl", "v5p:1x1x1", {**LORA, "MESH": {"data": 1, "fsdp": 1, "model": 1}}),
+    ("xxl", "v5p:1x1x1", {**LORA, "MESH": ONE_CHIP}),
+    # `recipes/ablations/qlora.gin`, and the other kinds of codes.
+    *(
+        ("xxl", "v5e:1x1", {**LORA, "MESH": ONE_CHIP, "LORA_QUANTIZE_BASE": kind})
+        for kind in ("nf4", "int4", "int8")
+    ),
 ]
 TABLES = {"xxl": XXL, "sizes": BY_SIZE, "adapters": ADAPTERS}
 HEAD = (
@@ -55,8 +61,8 @@ HEAD = (
 )
 
 
-def line(size: str, found: estimates.Row) -> str:
-    """One row of the table; GiB a chip."""
+def line(size: str, found: estimates.Row, base: str | None) -> str:
+    """One row of the table; GiB a chip. `base` is how frozen weights are stored."""
     memory, used = found.verdict.memory, found.verdict.used
     state = temporaries = "-"
     if memory is not None:
@@ -66,7 +72,9 @@ def line(size: str, found: estimates.Row) -> str:
     mesh = " ".join(f"{k}={v}" for k, v in found.mesh.items() if v > 1)
     cells = [
         f"Flan-T5 {size}",
-        found.optimizer + ", LoRA" * (found.trained < found.parameters),
+        found.optimizer
+        + ", LoRA" * (found.trained < found.parameters)
+        + (f" on {base}" if base else ""),
         found.topology,
         mesh,
         f"{found.batch_size} x {found.lengths['inputs']}/{found.lengths['targets']}",
@@ -102,7 +110,8 @@ def main() -> None:
                 search_paths=(),
                 topology=topologies.parse(chips),
             )
-            lines.append(line(size, estimates.train_row(request, **values)))
+            row = estimates.train_row(request, **values)
+            lines.append(line(size, row, values.get("LORA_QUANTIZE_BASE")))
             print(lines[-1], flush=True)
         begin, end = BEGIN.format(name), END.format(name)
         before, rest = page.split(begin)
