@@ -177,8 +177,11 @@ def test_t5xs_steps_on_registered_tasks_are_ours_on_the_same_batches(
     )
     batches = utils.get_dataset(settings, 0, 1, SpecializeFeatureConverter)
     opened = open_checkpoint(str(initial))
+    network = opened.config.replace(
+        dtype="float32", scan_layers=False, dropout_rate=0.0
+    )
     model = student.Student(
-        Transformer(opened.config.replace(dtype="float32", scan_layers=False)),
+        Transformer(network),
         loss=LossConfig(parts=neutral.parts(shares, WEIGHTS)),
     )
     params = unflatten_dict(
