@@ -225,8 +225,9 @@ def state_shardings(
         params_axes: As in `param_shardings`.
         rules: As in `param_shardings`.
         abstract_state: A tree. A leaf whose path ends with the path of a parameter and
-            that has its shape is sharded as that parameter; every other leaf is
-            replicated. None: the parameters themselves.
+            that has its shape is sharded as that parameter. If it has as many axes, it
+            is sharded along those that the mesh divides too (scales of blocks). Every
+            other leaf is replicated. None: the parameters themselves.
     """
     shardings = param_shardings(mesh, abstract_params, params_axes, rules)
     if abstract_state is None:
@@ -241,7 +242,7 @@ def state_shardings(
         for start in range(len(keys)):
             name = keys[start:]
             if name in shapes:
-                return flat_shardings[name] if shapes[name] == leaf.shape else whole
+                return _of_shape(flat_shardings[name], shapes[name], leaf.shape)
         return whole
 
     return jax.tree_util.tree_map_with_path(choose, abstract_state)
@@ -401,6 +402,23 @@ def one_after_another() -> Iterator[None]:
     yield
     if jax.process_index() == 0:
         barrier("prepared by process 0")
+
+
+def _of_shape(
+    sharding: NamedSharding, shape: tuple[int, ...], other: tuple[int, ...]
+) -> NamedSharding:
+    """The sharding of a parameter's shape, for state that has another shape."""
+    if other == shape:
+        return sharding
+    if len(other) != len(shape):
+        return replicated(sharding.mesh)
+    spec = (*sharding.spec, *[None] * len(shape))[: len(shape)]
+    kept = []
+    for size, axes in zip(other, spec, strict=True):
+        names = (axes,) if isinstance(axes, str) else axes or ()
+        parts = math.prod(sharding.mesh.shape[name] for name in names)
+        kept.append(axes if size % parts == 0 else None)
+    return NamedSharding(sharding.mesh, PartitionSpec(*kept))
 
 
 def _flat_axes(params_axes: Any) -> dict[tuple[str, ...], tuple[str, ...]]:

@@ -72,19 +72,19 @@ def source(examples=None, **fields):
     return BatchSource(examples, DataSpec(examples, LENGTHS, **fields))
 
 
-def student(dropout=0.0, heads=4, rows=VOCABULARY, loss=None, **fields):
+def student(dropout=0.0, heads=4, rows=VOCABULARY, loss=None, width=16, **fields):
     from specialize.student import model
     from specialize.student.loss import losses
     from specialize.student.network import transformer
 
     config = transformer.T5Config(
         vocab_size=rows,
-        emb_dim=16,
+        emb_dim=width,
         num_heads=heads,
         num_encoder_layers=1,
         num_decoder_layers=1,
         head_dim=4,
-        mlp_dim=32,
+        mlp_dim=2 * width,
         mlp_activations=("gelu", "linear"),
         dropout_rate=dropout,
         **fields,
@@ -121,9 +121,11 @@ def run(
     dropout=0.0,
     optimizer="adamw",
     learning_rate=1e-3,
+    lean=None,
     ema_decay=None,
     adapters=None,
     scan_layers=False,
+    width=16,
     period=5,
     log_period=4,
     data=None,
@@ -137,7 +139,8 @@ def run(
     """Trains the tiny student; everything off that would cost a second.
 
     `data`, `rollouts`, `loss`, `checkpoints`, `evaluation` and `adapters` hold fields
-    of these specifications. With `rollouts`, even without any, the student has bytes.
+    of these specifications, and `lean` further ones of the optimizer's. With
+    `rollouts`, even without any, the student has bytes.
     With `questions` every record answers a question of GSM8K's training file.
     """
     from specialize.checkpoints.spec import CheckpointSpec
@@ -160,6 +163,7 @@ def run(
             rows=VOCABULARY if rollouts is None else BYTES,
             loss=loss,
             scan_layers=scan_layers,
+            width=width,
         ),
         DataSpec(feature_lengths=LENGTHS, **fields),
         OptimizerSpec(
@@ -171,6 +175,7 @@ def run(
             warmup_steps=3,
             ema_decay=ema_decay,
             adapters=adapters and AdapterSpec(**adapters),
+            **(lean or {}),
         ),
         model_dir=model_dir,
         total_steps=steps,
@@ -183,11 +188,16 @@ def run(
 
 
 def parameters(result):
-    """The weights by name, on the host."""
+    """The weights by name, on the host, in float32, which has every bfloat16."""
+    return on_host(result.params)
+
+
+def on_host(params):
     import jax
+    import numpy as np
     from flax.traverse_util import flatten_dict
 
-    return flatten_dict(jax.device_get(result.params), sep="/")
+    return jax.tree.map(np.float32, flatten_dict(jax.device_get(params), sep="/"))
 
 
 def average(model_dir):
@@ -212,19 +222,14 @@ def run_and_save(save_as=None, **options):
     """A run whose weights the test that started this process can read."""
     import jax
     import numpy as np
-    from flax.traverse_util import flatten_dict
 
     from specialize import sharding
 
     outcome = run(**options)
     if save_as:
-        values = jax.device_get(sharding.gathered(outcome.params))
+        values = on_host(sharding.gathered(outcome.params))
         if jax.process_index() == 0:
-            # The file has no bfloat16, which every float32 can hold.
-            values = jax.tree.map(
-                lambda x: x.astype("float32") if x.dtype == "bfloat16" else x, values
-            )
-            np.savez(save_as, **flatten_dict(values, sep="/"))
+            np.savez(save_as, **values)
     print("stopped" if outcome.stopped else "done", outcome.step, flush=True)
 
 

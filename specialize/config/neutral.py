@@ -71,6 +71,7 @@ def optimizer(
     name: str,
     ema_decay: float | None = None,
     lora_rank: int = 0,
+    param_dtype: str = "float32",
     **kinds: Callable[[], Any],
 ) -> Any:
     """Calls the constructor of T5X's optimizer of this name.
@@ -79,11 +80,12 @@ def optimizer(
         name: One of the keywords.
         ema_decay: None; T5X's trainer keeps no average of the weights.
         lora_rank: 0; T5X's trainer saves and trains all parameters.
+        param_dtype: "float32"; T5X's trainer rounds to nearest.
         **kinds: Constructors by name.
 
     Raises:
-        InputError: No constructor has that name, or an average or adapters are asked
-            for.
+        InputError: No constructor has that name, or an average, adapters or narrow
+            weights are asked for.
     """
     if lora_rank:
         raise InputError(
@@ -94,6 +96,12 @@ def optimizer(
         raise InputError(
             f"EMA_DECAY = {ema_decay!r}: T5X's trainer keeps no average of the "
             "weights. Train with 'specialize train', or set EMA_DECAY = None."
+        )
+    if param_dtype != "float32":
+        raise InputError(
+            f"PARAM_DTYPE = {param_dtype!r}: T5X's trainer rounds no weight "
+            "stochastically. Train with 'specialize train', or set PARAM_DTYPE = "
+            "'float32'."
         )
     if name not in kinds:
         raise InputError(

@@ -65,6 +65,7 @@ def lint(
     problems += vocabulary_problems(config)
     problems += average_problems(config, specs.made)
     problems += adapter_problems(config, specs.made)
+    problems += rounding_problems(config, specs.made)
     return problems + batch_problems(config, data, devices=devices)
 
 
@@ -151,6 +152,20 @@ def adapter_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
         macro = "LORA_QUANTIZE_BLOCK" if blocks else "LORA_TARGETS"
         problems.append(Problem("value", f"{macro}: {error}", config.origin(macro)))
     return problems
+
+
+def rounding_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
+    """A rounding of weights that are not rounded."""
+    optimizer = made.get("OptimizerSpec")
+    if optimizer is None or optimizer.param_dtype != "float32":
+        return []
+    if optimizer.stochastic_rounding:
+        return []
+    text = (
+        "STOCHASTIC_ROUNDING = False, but weights with PARAM_DTYPE = 'float32' are not "
+        "rounded. Set PARAM_DTYPE = 'bfloat16', or STOCHASTIC_ROUNDING = True."
+    )
+    return [Problem("value", text, config.origin("STOCHASTIC_ROUNDING"))]
 
 
 def batch_problems(

@@ -53,6 +53,8 @@ WRONG = {
     "WEIGHT_DECAY": (*REAL, *NONE),
     "CLIP_NORM": (*REAL, "0"),
     "EMA_DECAY": (*REAL, "0", "1"),
+    "PARAM_DTYPE": (*WORD, *NONE, "'float16'", "'int8'"),
+    "STOCHASTIC_ROUNDING": FLAG,
     "LORA_RANK": (*FROM_0, *NONE),
     "LORA_ALPHA": (*REAL, *NONE, "0"),
     "LORA_DROPOUT": (*REAL, *NONE, "1"),

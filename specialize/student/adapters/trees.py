@@ -3,7 +3,7 @@
 The adapters of a projection are beside its kernel: `encoder/layers_0/mlp/wo/lora_a`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,11 +45,11 @@ def join(trained: Any, frozen: Mapping[str, Any] | None) -> Any:
     return unflatten_dict(flatten_dict(unfreeze(trained)) | flatten_dict(frozen))
 
 
-def in_type(shapes: Mapping[str, Any], dtype: Any) -> Any:
-    """Shapes of parameters, of which those that the network casts have its type."""
+def in_type(shapes: Mapping[str, Any], dtype: Any, names: Sequence[str] = CAST) -> Any:
+    """Shapes of parameters, of which those with one of the names have the type."""
 
     def cast(path: tuple[Any, ...], leaf: Any) -> Any:
-        kept = path[-1].key not in CAST
+        kept = path[-1].key not in names
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if kept else dtype)
 
     return jax.tree_util.tree_map_with_path(cast, shapes)

@@ -127,6 +127,7 @@ def check(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if was is not None and wanted is not None and was != wanted:
         lines.append(f"the optimizer was {was}, is {wanted}, which has another state")
     lines += _other_adapters(saved.get("adapters"), now.get("adapters"))
+    lines += _other_types(saved.get("settings", {}), now.get("settings", {}))
     if line := _other_average(saved.get("settings", {}), now.get("settings", {})):
         lines.append(line)
     if not lines:
@@ -175,6 +176,15 @@ def _other_adapters(
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _other_types(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """A line if weights are trained in another type than they were."""
+    name = "OptimizerSpec.param_dtype"
+    if name not in now:
+        return []  # an optax chain of the caller
+    was, wanted = saved.get(name, "'float32'"), now[name]
+    return [] if was == wanted else [f"PARAM_DTYPE was {was}, is {wanted}"]
 
 
 def _other_average(saved: Mapping[str, str], now: Mapping[str, str]) -> str | None:

@@ -64,21 +64,26 @@ def weights_of(state: Any, which: str) -> Any:
     return found[0]
 
 
+def _copied(leaf: Any) -> Any:
+    return jnp.array(leaf, jnp.promote_types(leaf.dtype, jnp.float32), copy=True)
+
+
 def _is_average(part: Any) -> bool:
     return isinstance(part, EmaState)
 
 
 def _average(decay: float) -> optax.GradientTransformation:
     def init(params: Any) -> EmaState:
-        # Copies: the step donates weights and average as two buffers.
-        return EmaState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
+        # Copies: the step donates weights and average as two buffers. They are wide,
+        # because a step changes an average by less than a bfloat16 can show.
+        return EmaState(jnp.zeros((), jnp.int32), jax.tree.map(_copied, params))
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         count = jnp.asarray(optax.safe_increment(state.count))
         kept = jnp.minimum(decay, (1.0 + count) / (10.0 + count))
         new = optax.apply_updates(params, updates)
         ema = jax.tree.map(
-            lambda old, now: (kept * old + (1.0 - kept) * now).astype(old.dtype),
+            lambda old, now: kept * old + (1.0 - kept) * now.astype(old.dtype),
             state.ema,
             new,
         )

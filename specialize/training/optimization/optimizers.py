@@ -16,7 +16,9 @@ import optax
 from specialize.errors import InputError
 from specialize.student.adapters.spec import AdapterSpec
 from specialize.training.optimization.averaging import with_ema
+from specialize.training.optimization.eight_bit import scale_by_adam_8bit
 from specialize.training.optimization.factored import scale_by_factored_rms
+from specialize.training.optimization.rounding import with_rounding
 from specialize.training.optimization.spec import OptimizerSpec
 
 Schedule = Callable[[Any], Any]
@@ -30,16 +32,18 @@ class Optimizer:
     of optax can use it too.
 
     Attributes:
-        name: "adamw" or "adafactor".
+        name: one of `spec.OPTIMIZERS`.
         learning_rate: step -> rate, for the log; the chain contains it already.
         build: flax's "params_axes" collection, or None -> the chain.
         adapters: the adapters whose matrices the chain trains, or None.
+        param_dtype: type of the projections' weights that the chain trains.
     """
 
     name: str
     learning_rate: Schedule
     build: Callable[[Any], optax.GradientTransformation]
     adapters: AdapterSpec | None = None
+    param_dtype: str = "float32"
 
     def with_axes(self, params_axes: Any) -> optax.GradientTransformation:
         """The chain for parameters with these logical axes."""
@@ -69,7 +73,7 @@ def make_optimizer(spec: OptimizerSpec) -> Optimizer:
         "linear": functools.partial(linear, **ends),
         "cosine": functools.partial(cosine, **ends),
     }[spec.schedule](spec.learning_rate, warmup_steps=spec.warmup_steps)
-    make = {"adamw": adamw, "adafactor": adafactor}[spec.name]
+    make = {"adamw": adamw, "adamw_8bit": adamw_8bit, "adafactor": adafactor}[spec.name]
     known = inspect.signature(make).parameters
     if unknown := sorted(set(spec.options) - set(known)):
         raise InputError(
@@ -77,13 +81,23 @@ def make_optimizer(spec: OptimizerSpec) -> Optimizer:
             f"{', '.join(known)}."
         )
     decay, clip = spec.weight_decay, spec.clip_norm
-    made = make(rate, weight_decay=decay, clip_norm=clip, **spec.options)
-    if spec.adapters is not None and spec.adapters.rank:
-        made = dataclasses.replace(made, adapters=spec.adapters)
-    if (ema_decay := spec.ema_decay) is None:
-        return made
+    options = {"seed": spec.seed} | dict(spec.options)
+    given = {name: value for name, value in options.items() if name in known}
+    made = make(rate, weight_decay=decay, clip_norm=clip, **given)
+
+    def build(axes: Any) -> optax.GradientTransformation:
+        chain = made.build(axes)
+        if spec.param_dtype != "float32":
+            chain = with_rounding(
+                chain, seed=spec.seed, stochastic=spec.stochastic_rounding
+            )
+        return chain if spec.ema_decay is None else with_ema(chain, spec.ema_decay)
+
+    adapters = (
+        spec.adapters if spec.adapters is not None and spec.adapters.rank else None
+    )
     return dataclasses.replace(
-        made, build=lambda axes: with_ema(made.build(axes), ema_decay)
+        made, build=build, adapters=adapters, param_dtype=spec.param_dtype
     )
 
 
@@ -115,6 +129,37 @@ def adamw(
         optax.adamw(rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay),
     )
     return Optimizer("adamw", rate, lambda axes: chain)
+
+
+def adamw_8bit(
+    learning_rate: float | Schedule = 5e-4,
+    *,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    seed: int = 0,
+) -> Optimizer:
+    """AdamW with moments in 8 bits (`eight_bit`); arguments as `adamw`.
+
+    Args:
+        learning_rate: a rate or a schedule.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        eps: number added to the root of the second moment.
+        weight_decay: decay per step, multiplied by the learning rate.
+        clip_norm: greatest global norm of the gradient. None: no clipping.
+        seed: seed of the rounding of the moments.
+    """
+    rate = _schedule(learning_rate)
+    chain = optax.chain(
+        _clip(clip_norm),
+        scale_by_adam_8bit(b1=b1, b2=b2, eps=eps, seed=seed),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(rate),
+    )
+    return Optimizer("adamw_8bit", rate, lambda axes: chain)
 
 
 def adafactor(

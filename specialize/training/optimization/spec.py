@@ -9,7 +9,8 @@ from specialize.errors import InputError
 from specialize.student.adapters.spec import AdapterSpec
 
 SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
-OPTIMIZERS = ("adamw", "adafactor")
+OPTIMIZERS = ("adamw", "adamw_8bit", "adafactor")
+PARAM_DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,12 @@ class OptimizerSpec:
             beside them (`averaging`). None: no average.
         adapters: low-rank adapters, which are trained instead of the weights. None, or
             of rank 0: all weights are trained.
-        options: further arguments of `optimizers.adamw` or `optimizers.adafactor`.
+        param_dtype: type of the projections' weights while they are trained and saved,
+            one of `PARAM_DTYPES`; the other parameters are float32 (`rounding`).
+        stochastic_rounding: whether updates of bfloat16 weights are rounded
+            stochastically; otherwise to nearest, which loses small ones.
+        seed: seed of what is rounded stochastically.
+        options: further arguments of the optimizer's function in `optimizers`.
 
     Raises:
         InputError: a field has another type or is outside its range.
@@ -51,6 +57,9 @@ class OptimizerSpec:
     clip_norm: float | None = None
     ema_decay: float | None = None
     adapters: AdapterSpec | None = None
+    param_dtype: str = "float32"
+    stochastic_rounding: bool = True
+    seed: int = 0
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -65,6 +74,16 @@ class OptimizerSpec:
             checks.real("clip_norm", self.clip_norm, above=0)
         if self.ema_decay is not None:
             checks.real("ema_decay", self.ema_decay, above=0, most=1 - 1e-7)
+        checks.one_of("param_dtype", self.param_dtype, PARAM_DTYPES)
+        checks.flag("stochastic_rounding", self.stochastic_rounding)
+        checks.whole("seed", self.seed, 0)
+        if self.param_dtype != "float32" and self.adapters and self.adapters.rank:
+            raise InputError(
+                f"param_dtype = {self.param_dtype!r}, but the weights that are trained "
+                f"are adapters (rank {self.adapters.rank}), which are few and float32. "
+                "Leave param_dtype as 'float32'; the frozen weights have the type of "
+                "the activations already."
+            )
         if self.schedule not in ("linear", "cosine"):
             return
         if self.total_steps is None:

@@ -25,6 +25,7 @@ from specialize.student.adapters.quantization import SCALES
 from specialize.student.adapters.spec import AdapterSpec
 from specialize.training.data.spec import DataSpec
 from specialize.training.optimization.optimizers import Optimizer
+from specialize.training.optimization.rounding import ROUNDED
 from specialize.training.optimization.step import (
     TEACHER,
     initial_state,
@@ -87,6 +88,8 @@ def plan_state(
     axes = variables["params_axes"]
     fitting = _fitting_rules(model, batch, variables, mesh, rules)
     params, frozen = trees.split(variables["params"])
+    if optimizer.param_dtype != "float32":
+        params = trees.in_type(params, optimizer.param_dtype, ROUNDED)
     chain = optimizer.with_axes(axes)
     state = jax.eval_shape(lambda values: initial_state(values, chain), params)
     places = sharding.state_shardings(mesh, params, axes, fitting, abstract_state=state)
@@ -200,8 +203,13 @@ def create_state(
     with sharding.activate(layout.mesh, layout.rules):
         if initial_checkpoint_path is None or layout.frozen:
             variables = _variables(model, batch)
+            types = jax.tree.map(lambda leaf: leaf.dtype, layout.abstract["params"])
             draw = jax.jit(
-                lambda key: trees.split(variables(key)["params"])[0],
+                lambda key: jax.tree.map(
+                    lambda leaf, dtype: leaf.astype(dtype),
+                    trees.split(variables(key)["params"])[0],
+                    types,
+                ),
                 out_shardings=layout.shardings["params"],
             )
             params = draw(jax.random.key(seed))

@@ -44,10 +44,11 @@ def split_rows(batch: Batch, microbatches: int) -> dict[str, Shaped[Array, "M b 
 def gradient_sums(
     loss_sums: LossSums, params: Any, batch: Batch, key: Array, microbatches: int
 ) -> tuple[Any, Any]:
-    """Returns (sums over a batch, gradient of the loss sum), in float32.
+    """Returns (sums over a batch, gradient of the loss sum).
 
     The microbatches, which must divide the batch, are processed one after another; each
-    folds its number into the dropout key.
+    folds its number into the dropout key. The gradient has the parameters' types; the
+    sum of several microbatches is float32.
     """
 
     def part_sums(part: Batch, number: Any) -> tuple[Any, Any]:
@@ -72,7 +73,11 @@ def gradient_sums(
     first = {**jax.tree.map(lambda values: values[0], parts), **whole}
     rest = jax.tree.map(lambda values: values[1:], parts)
     numbers = jnp.arange(1, microbatches)
-    total, _ = jax.lax.scan(add, part_sums(first, 0), (rest, numbers))
+    sums, gradient = part_sums(first, 0)
+    wide = jax.tree.map(
+        lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), gradient
+    )
+    total, _ = jax.lax.scan(add, (sums, wide), (rest, numbers))
     return total
 
 
