@@ -6,6 +6,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from specialize.config import add_flags, words_of_flags
+from specialize.errors import InputError
 
 if TYPE_CHECKING:
     from specialize.cost.plan.estimates import Row
@@ -26,10 +27,18 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     command.add_argument(
         "--topology",
         action="append",
-        required=True,
+        default=[],
         metavar="KIND:SHAPE",
         help="kind and number of chips, such as v5e:16x4, v5p:4x4x4, v4:2x2x1, "
         "v6e:4x4, h200:8 or cpu:8; repeatable",
+    )
+    command.add_argument(
+        "--smallest",
+        action="append",
+        default=[],
+        metavar="KIND",
+        help="kind of chip, such as v5e or h200, whose smallest slice that fits is "
+        "searched for; repeatable",
     )
     command.add_argument(
         "--for",
@@ -84,21 +93,28 @@ def run(flags: argparse.Namespace) -> int:
     from specialize.cost.plan import topologies
 
     files, bindings, folders = words_of_flags(flags)
-    wanted = [topologies.parse(text) for text in flags.topology]
+    wanted = [[topologies.parse(text)] for text in flags.topology]
+    wanted += [topologies.slices(kind) for kind in flags.smallest]
+    if not wanted:
+        raise InputError(
+            "plan needs chips. Name a slice, such as --topology v5e:4x4, or a kind of "
+            "which the smallest slice is searched for, such as --smallest v5e."
+        )
     # The number of CPU devices can be set only once: the largest topology sets it.
-    for topology in sorted(wanted, key=lambda one: -one.chips):
+    every = [topology for group in wanted for topology in group]
+    for topology in sorted(every, key=lambda one: -one.chips):
         topologies.prepare(topology)
     from specialize import outputs
     from specialize.cost.plan import planning
     from specialize.cost.plan.estimates import Request
 
     plans: list[Plan] = []
-    for topology in wanted:
+    for group in wanted:
         request = Request(
             gin_files=tuple(files),
             bindings=tuple(bindings),
             search_paths=tuple(folders),
-            topology=topology,
+            topology=group[0],
             mfu=flags.mfu,
             price=flags.price,
             peak_flops=flags.peak_flops,
@@ -106,8 +122,9 @@ def run(flags: argparse.Namespace) -> int:
             questions=flags.questions,
         )
         plans.append(
-            planning.plan(
+            planning.smallest(
                 request,
+                group,
                 command=flags.command_planned,
                 search=not flags.as_written,
                 cache=not flags.no_cache,
@@ -116,8 +133,7 @@ def run(flags: argparse.Namespace) -> int:
     show(plans)
     if flags.json:
         outputs.write_json(pathlib.Path(flags.json), [p.to_json() for p in plans])
-    fits = any((p.largest or p.cheapest or p.as_written).verdict.fits for p in plans)
-    return 0 if fits else 1
+    return 0 if any(found.fits for found in plans) else 1
 
 
 COLUMNS = (

@@ -101,6 +101,16 @@ def judge(program: Program, topology: Topology, *, cache: bool = True) -> Verdic
     return verdict
 
 
+def too_large(program: Program, topology: Topology) -> Verdict:
+    """The result for a program whose state does not fit; nothing is compiled.
+
+    `used` is the size of the state, which is less than the program would use.
+    """
+    used = program.state + program.teacher
+    name = compiler_of(topology)
+    return Verdict(False, None, used, None, None, 0.0, False, name)
+
+
 def with_teacher(verdict: Verdict, teacher: int, limit: float) -> Verdict:
     """The result with a teacher's weights beside the program.
 

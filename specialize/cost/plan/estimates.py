@@ -4,6 +4,7 @@ A compiler reports the memory. Time and price are computed from an assumed MFU. 
 here was run on the chips.
 """
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from specialize.cost.plan import compiling, program, rollouts, topologies
 from specialize.cost.plan.compiling import Verdict
 from specialize.cost.plan.topologies import Topology
 from specialize.progress import say
+from specialize.student.attention import fused_attention
 from specialize.training.logging import throughput
 from specialize.training.optimization.optimizers import make_optimizer
 from specialize.training.optimization.state import adapted
@@ -142,11 +144,12 @@ def train_row(request: Request, *, cache: bool = True, **overrides: Any) -> Row:
     arguments["model"] = adapted(arguments["model"], made)
     model, data = arguments["model"], arguments["data"]
     taken = ("model", "data", "optimizer", "mesh", "rules")
-    lowered = program.train_program(
-        **{name: arguments[name] for name in taken if name in arguments},
-        devices=devices,
-        teacher_k=request.teacher_k,
-    )
+    with _kernels_of(request.topology):
+        lowered = program.train_program(
+            **{name: arguments[name] for name in taken if name in arguments},
+            devices=devices,
+            teacher_k=request.teacher_k,
+        )
     extra = rollouts.of_run(model, data, lowered.mesh)
     lowered = dataclasses.replace(lowered, teacher=extra.teacher)
     return _row(
@@ -176,9 +179,10 @@ def evaluate_row(request: Request, *, cache: bool = True, **overrides: Any) -> R
     arguments = _arguments(request, "evaluate", evaluate.evaluate, overrides)
     devices = topologies.devices(topologies.stand_in(request.topology))
     spec = arguments["evaluation"].decoding
-    lowered = program.decode_program(
-        arguments["model"], spec, devices, mesh=arguments.get("mesh")
-    )
+    with _kernels_of(request.topology):
+        lowered = program.decode_program(
+            arguments["model"], spec, devices, mesh=arguments.get("mesh")
+        )
     lengths = {"inputs": spec.input_length, "targets": spec.output_length}
     # Every token reads the decoder's weights once: a lower bound of the time.
     read = lengths["targets"] * lowered.decoder / request.topology.chip.bandwidth
@@ -217,6 +221,13 @@ def _arguments(
     return configuration.arguments(function)
 
 
+def _kernels_of(topology: Topology) -> contextlib.AbstractContextManager[None]:
+    """Fused attention where a GPU has it, with another compiler."""
+    if topology.compiler == "modelled":
+        return fused_attention.planned()
+    return contextlib.nullcontext()
+
+
 def _forward(model: Any, rows: int, lengths: Mapping[str, int]) -> float:
     """Model FLOPs of a forward pass, or of decoding with a cache."""
     sizes = lengths["inputs"], lengths["targets"]
@@ -235,21 +246,26 @@ def _row(
     topology, compiled_for = request.topology, topologies.stand_in(request.topology)
     network = model.module.config
     mesh = dict(lowered.mesh.shape)
+    limit = topology.chip.hbm_bytes
+    too_large = lowered.state + lowered.teacher > limit
     say(
         f"{topology.text}: {lowered.num_params / 1e6:,.0f}M parameters"
         + f" ({lowered.trained / 1e6:,.1f}M trained)"
         * (0 < lowered.trained < lowered.num_params)
         + f", mesh {mesh}, batch {known['batch_size']}, remat {network.remat_policy}: "
-        "compiling"
+        + ("the state alone is too large" if too_large else "compiling")
     )
-    verdict = compiling.judge(lowered, compiled_for, cache=cache)
-    verdict = compiling.with_teacher(
-        verdict, lowered.teacher, compiled_for.chip.hbm_bytes
-    )
+    if too_large:
+        verdict = compiling.too_large(lowered, compiled_for)
+    else:
+        verdict = compiling.judge(lowered, compiled_for, cache=cache)
+        verdict = compiling.with_teacher(
+            verdict, lowered.teacher, compiled_for.chip.hbm_bytes
+        )
     source = f"{verdict.compiler} for {compiled_for.text}"
     if compiled_for is not topology:
         source = f"modelled ({source}, the same mesh)"
-        fits = verdict.used is not None and verdict.used <= topology.chip.hbm_bytes
+        fits = verdict.used is not None and verdict.used <= limit
         verdict = dataclasses.replace(verdict, fits=fits)
     peak = request.peak_flops or topology.chip.peak_flops
     seconds = known["flops"] / (topology.chips * peak * request.mfu)
@@ -268,7 +284,7 @@ def _row(
         parameters=lowered.num_params,
         trained=lowered.trained,
         verdict=verdict,
-        hbm_bytes=topology.chip.hbm_bytes,
+        hbm_bytes=limit,
         step_seconds=seconds,
         hours=hours,
         price=price,

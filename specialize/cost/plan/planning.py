@@ -8,12 +8,14 @@ MFU and are labelled so. Nothing in a plan was measured on the chips.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from specialize.cost.plan import estimates, topologies
 from specialize.cost.plan.estimates import Request, Row
+from specialize.cost.plan.topologies import Topology
 from specialize.errors import InputError
+from specialize.progress import say
 from specialize.student.network import architecture
 
 # From the least recomputation to the least memory.
@@ -36,6 +38,11 @@ class Plan:
     cheapest: Row | None
     largest: Row | None
     assumptions: dict[str, Any]
+
+    @property
+    def fits(self) -> bool:
+        """Whether any of its rows fits."""
+        return (self.largest or self.cheapest or self.as_written).verdict.fits
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -90,6 +97,48 @@ def plan(
     else:
         assumptions["teacher_k"] = request.teacher_k
     return Plan(written, cheapest, largest, assumptions)
+
+
+def smallest(
+    request: Request,
+    slices: Sequence[Topology],
+    *,
+    command: str = "train",
+    search: bool = True,
+    cache: bool = True,
+) -> Plan:
+    """Plans a run for the first of some topologies on which it fits.
+
+    A topology is left out if the recipe's mesh or batch does not divide over it.
+
+    Args:
+        request: recipe and assumptions; its topology is not used.
+        slices: topologies, from the smallest.
+        command: as for `plan`.
+        search: whether other remat policies are tried, and larger batches on the
+            topology that is found.
+        cache: as for `plan`.
+
+    Returns:
+        The plan for the first that fits; if there is none, for the last.
+
+    Raises:
+        InputError: as for `plan`, or the recipe can be divided over none of them.
+    """
+    found, refused = None, None
+    for topology in slices:
+        ask = dataclasses.replace(request, topology=topology)
+        try:
+            found = plan(ask, command=command, search=search, cache=cache)
+        except InputError as error:
+            refused = refused or error
+            say(f"{topology.text}: left out ({error})")
+            continue
+        if found.fits:
+            return found
+    if found is None:
+        raise refused or InputError("--smallest: there are no topologies to try.")
+    return found
 
 
 def cheapest_remat(ask: Callable[..., Row], written: Row) -> Row | None:

@@ -84,6 +84,29 @@ def parse(text: str) -> Topology:
     return topology
 
 
+# Numbers of chips, from the smallest slice, with the shapes that clouds rent out.
+_SHAPES = {
+    0: "1 2 4 8 16 32 64 128 256",
+    2: "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16",
+    3: "1x1x1 2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8",
+}
+
+
+def slices(kind: str) -> list[Topology]:
+    """Topologies of one kind of chip, from the smallest to the largest.
+
+    Raises:
+        InputError: the chip is unknown, or it is a CPU, whose memory has no size.
+    """
+    chip = PLANNED.get(kind.strip().lower())
+    if chip is None or math.isinf(chip.hbm_bytes):
+        known = [name for name, one in PLANNED.items() if one.hbm_bytes < math.inf]
+        raise InputError(
+            f"--smallest {shown(kind)}: the chip must be one of {', '.join(known)}."
+        )
+    return [parse(f"{chip.name}:{shape}") for shape in _SHAPES[chip.axes].split()]
+
+
 def stand_in(topology: Topology) -> Topology:
     """The topology to compile for: v5p chips in the place of GPUs.
 

@@ -5,10 +5,12 @@ mesh every device works on its own sequences and heads; only the gradient of the
 exchanged.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +29,9 @@ def suits(queries: Float[Array, "B Q H d"], keys: Float[Array, "B K H d"]) -> bo
 
     They are not for a few positions, which would fill a small part of a tile.
     """
-    if platform_of(ambient_mesh()) not in ("gpu", "cuda") or not _multiplies_bfloat16():
+    if not _planned.get() and (
+        platform_of(ambient_mesh()) not in ("gpu", "cuda") or not _multiplies_bfloat16()
+    ):
         return False
     kernel = _kernel()
     split = _Split.of(queries)
@@ -45,11 +49,29 @@ def takes(depth: int) -> bool:
     return 16 <= depth <= 128 and depth & (depth - 1) == 0
 
 
+# Whether a plan for GPUs is made.
+_planned = contextvars.ContextVar("planned for GPUs", default=False)
+
+
+@contextlib.contextmanager
+def planned() -> Iterator[None]:
+    """Traces programs that are compiled for another device to plan those of GPUs.
+
+    They have functions that need as much memory in the place of the kernels, and must
+    not be run.
+    """
+    token = _planned.set(True)
+    try:
+        yield
+    finally:
+        _planned.reset(token)
+
+
 def _kernel() -> Any:
     # Importing Pallas takes a tenth of the network's import time, and few runs use it.
-    from specialize.student.attention import gpu_kernels
+    from specialize.student.attention import gpu_kernels, planned_kernels
 
-    return gpu_kernels
+    return planned_kernels if _planned.get() else gpu_kernels
 
 
 @functools.cache
