@@ -22,6 +22,7 @@ from own_task_cases import read_lines
 from store_emulators import Store
 from test_t5x_engine import events, gin
 
+from specialize.evaluation.suites import loading
 from specialize.paths import store as objects
 
 HERE = pathlib.Path(__file__).parent
@@ -62,7 +63,7 @@ def asked(checkpoint, place):
             CHECKPOINT_PATH=str(checkpoint),
             BENCHMARKS_DIR=f"{place}/world",
             VOCABULARY_PATH=f"{place}/spiece.model",
-            SUITES=("gsm8k",),
+            SUITES=("gsm8k:in_context_cot",),
             EVAL_BATCH_SIZE=8,
             OUTPUT_LENGTH=24,
             MAX_EXAMPLES=16,
@@ -153,7 +154,7 @@ def test_t5x_evaluates_the_same_with_every_path_in_googles_store(
     on_this_machine, in_the_store
 ):
     """The figures of the judge, and every prediction."""
-    task = "specialize_eval_gsm8k_zero_shot_cot"
+    task = "specialize_eval_gsm8k_in_context_cot"
     for kind in ("metrics", "000002"):
         [here] = (on_this_machine / "eval").rglob(f"{task}-{kind}.jsonl")
         there = in_the_store / here.relative_to(on_this_machine)
@@ -175,3 +176,21 @@ def test_t5x_infers_the_same_with_every_path_in_googles_store(
     [written] = [name for name in here if name.suffix != ".COMPLETED"]
     assert there[written].read_text() == here[written].read_text()
     assert len(read_lines(here[written])) == 16
+
+
+def test_t5x_asks_the_questions_that_we_ask(world, on_this_machine):
+    """The same questions and prompts, by MAX_EXAMPLES and DEMONSTRATIONS."""
+    prompt = "in_context_cot"
+    ours = loading.load_suite(
+        *("gsm8k", str(world / "world")),
+        **{"prompt": prompt, "split": "all", "max_examples": 16, "demonstrations": 1},
+    )
+    out = on_this_machine
+    [written] = (out / "eval").rglob(f"specialize_eval_gsm8k_{prompt}-0*.jsonl")
+    asked = [row["input"] for row in read_lines(written)]
+    assert [row["id"] for row in asked] == [one.id for one in ours.examples]
+    prompts = [one.inputs for one in ours.examples]
+    assert [row["inputs_pretokenized"] for row in asked] == prompts
+    [inferred] = (out / "infer").glob("*-predict.jsonl-00000-of-00001")
+    asked = [row["inputs"]["inputs_pretokenized"] for row in read_lines(inferred)]
+    assert asked == prompts
