@@ -199,6 +199,7 @@ def test_the_loss_falls_about_as_beside_the_base_itself(base, tmp_path):
     np.testing.assert_allclose(ends["nf4"], ends["none"], rtol=0.15)
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_no_trace(tmp_path, start, same_parameters, base):
     adapters = {"adapters": ADAPTERS, "initial_checkpoint_path": base}
     survive_kills(
@@ -206,6 +207,7 @@ def test_a_kill_leaves_no_trace(tmp_path, start, same_parameters, base):
     )
 
 
+@pytest.mark.slow
 def test_adapters_learn_from_texts_that_the_quantised_student_wrote(
     tmp_path, same_parameters
 ):
