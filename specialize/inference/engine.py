@@ -114,7 +114,8 @@ class Engine:
         self.tokenizer = tokenizer
         self.mesh = mesh
         self.decoding = decoding
-        self._sharding = NamedSharding(mesh, PartitionSpec(axes))
+        # In the order of `sharding.DEFAULT_RULES`, which says why.
+        self._sharding = NamedSharding(mesh, PartitionSpec(axes[::-1]))
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._compiled: dict[int, Callable[..., Any]] = {}
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from specialize import sharding
 from specialize.errors import InputError
+from specialize.student import layers
 from specialize.student.attention.relative_bias import RelativeBias, relative_buckets
 from specialize.student.network.transformer import T5Config, Transformer, head_kernel
 
@@ -440,5 +441,22 @@ def test_logical_constraints_shard_activations_under_rules():
         logits = jax.jit(
             lambda p, x, y: module.apply({"params": p}, x, y, y, enable_dropout=False)
         )(params, np.asarray(x), np.asarray(y))
-    assert logits.sharding.spec[0] == ("data", "fsdp")
+    assert logits.sharding.spec[0] == ("fsdp", "data")
     assert {shard.data.shape for shard in logits.addressable_shards} == {(1, 7, 61)}
+
+
+@pytest.mark.parametrize("lookup", ["gather", "one_hot"])
+def test_a_mesh_of_three_axes_embeds_every_row_where_it_is(lookup):
+    """XLA mixes up rows if the batch is over (data, fsdp); only some sizes show it."""
+    embed = layers.Embed(48, 64, lookup=lookup)
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 48, (8, 16)), jnp.int32)
+    variables = embed.init(jax.random.key(0), ids)
+    mesh = sharding.make_mesh(2, 2, 2)
+    params, axes = variables["params"], variables["params_axes"]
+    places = sharding.param_shardings(mesh, params, axes)
+    rows = sharding.batch_sharding(mesh)
+    with sharding.activate(mesh):
+        found = jax.jit(
+            lambda p, x: embed.apply({"params": p}, x), in_shardings=(places, rows)
+        )(params, ids)
+    np.testing.assert_allclose(found, np.asarray(params["embedding"])[ids], rtol=1e-6)
