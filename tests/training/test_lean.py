@@ -246,23 +246,23 @@ def test_projections_are_saved_in_bfloat16_and_the_rest_in_float32(run):
     assert any("m_scale" in name and "wi_0" in name for name in saved)
 
 
-def test_it_is_the_trajectory_of_float32(run, tmp_path):
-    tiny_run.run(tmp_path / "wide", 12, **{**LEAN, "lean": {}, "optimizer": "adamw"})
-    wide, lean = losses(tmp_path / "wide"), losses(run[1])
+def test_it_is_the_trajectory_of_float32(tmp_path):
+    options = {**LEAN, "dropout": 0.0}
+    tiny_run.run(tmp_path / "lean", 12, **options)
+    tiny_run.run(tmp_path / "wide", 12, **{**options, "lean": {}, "optimizer": "adamw"})
+    wide, lean = losses(tmp_path / "wide"), losses(tmp_path / "lean")
     np.testing.assert_allclose(lean, wide, rtol=2e-3)
-    assert wide[-1] < wide[0] - 0.1
+    assert np.mean(wide[-4:]) < np.mean(wide[:4]) - 0.1
     assert lean != wide
 
 
-def test_the_trajectory_on_a_mesh_is_that_of_one_device(run, tmp_path):
+def test_the_trajectory_on_a_mesh_is_that_of_one_device(tmp_path):
     options = {**LEAN, "scan_layers": True}
     for name, mesh in (("one", "1"), ("eight", "2x2x2")):
         found = tiny_run.run(tmp_path / name, 12, mesh=mesh, **options)
     np.testing.assert_allclose(
         losses(tmp_path / "eight"), losses(tmp_path / "one"), rtol=1e-3
     )
-    # The layout of the layers changes the random numbers, but little else.
-    np.testing.assert_allclose(losses(tmp_path / "one"), losses(run[1]), rtol=2e-3)
     leaves = jax.tree.leaves(found.params)
     assert any(not leaf.sharding.is_fully_replicated for leaf in leaves)
 

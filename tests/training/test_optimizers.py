@@ -71,7 +71,7 @@ def test_constant_and_rsqrt_have_no_horizon():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"name": "adam"}, "adamw, adafactor"),
+        ({"name": "adam"}, "adamw, adamw_8bit, adafactor"),
         ({"schedule": "step"}, "constant, linear, cosine, rsqrt"),
         ({"schedule": "cosine"}, "needs total_steps"),
         ({"total_steps": 5, "warmup_steps": 5}, "must be more than warmup_steps = 5"),
