@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,9 @@ from specialize.outputs import DISK_FULL, free_space, is_full
 from specialize.paths import arrays
 from specialize.paths import store as objects
 from specialize.progress import say
+
+# Seconds in which the threads of a save that failed end.
+_LAST_WRITES = 10.0
 
 
 class CheckpointStore:
@@ -313,10 +317,18 @@ class CheckpointStore:
 
     def _remove_unfinished(self) -> None:
         """Removes the step whose save failed: it may take most of the disk."""
-        if self._failed and jax.process_index() == 0:
-            for unfinished in self.directory.glob("*.orbax-checkpoint-tmp"):
+        if not self._failed or jax.process_index() != 0:
+            return
+        # Orbax reports a failure while other threads still write; they may make the
+        # folder anew. It is gone if it is absent twice.
+        absent, deadline = 0, time.monotonic() + _LAST_WRITES
+        while absent < 2 and time.monotonic() < deadline:
+            found = list(self.directory.glob("*.orbax-checkpoint-tmp"))
+            absent = 0 if found else absent + 1
+            for unfinished in found:
                 with contextlib.suppress(OSError):
                     unfinished.rmtree()
+            time.sleep(0.1)
 
     def _guarded(self, action: Any) -> None:
         try:

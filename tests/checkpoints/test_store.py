@@ -1,5 +1,6 @@
 """The store: what is kept, what is restored, and what damage does to it."""
 
+import contextlib
 import pathlib
 import random
 import resource
@@ -7,6 +8,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -306,6 +309,28 @@ def test_a_save_at_any_moment_of_a_full_disk_is_one_message_and_no_half_step(
         again.save(9, state, {})
         again.wait()
         assert again.latest() == 9
+
+
+def test_a_thread_that_still_writes_leaves_no_unfinished_step(tmp_path):
+    unfinished = tmp_path / "checkpoints/0.orbax-checkpoint-tmp"
+    until = time.monotonic() + 0.6
+
+    def write():
+        number = 0
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                (unfinished / "d").mkdir(parents=True, exist_ok=True)
+                (unfinished / "d" / str(number)).write_bytes(b"x")
+            number += 1
+            time.sleep(0.001)
+
+    store = CheckpointStore(tmp_path / "checkpoints")
+    store._failed = True
+    writer = threading.Thread(target=write)
+    writer.start()
+    store._remove_unfinished()
+    writer.join()
+    assert not unfinished.exists()
 
 
 KILLED = """
