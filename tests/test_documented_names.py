@@ -37,8 +37,6 @@ NOT_MACROS = {
     "JAX_ENABLE_COMPILATION_CACHE",
     *("AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST"),
     *("END", "JOB", "PIP_EXTRA_INDEX_URL", "PYTHONPATH", "SBATCH", "TERM"),
-    # A name in a module of one's own.
-    "FEATURES",
     # Words of messages that a page quotes.
     *("CPU", "MPI", "RESOURCE_EXHAUSTED", "TPU", "URL"),
     "SPCZ",  # the application id of a response database

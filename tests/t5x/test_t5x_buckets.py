@@ -63,7 +63,7 @@ def asked(checkpoint, place):
             CHECKPOINT_PATH=str(checkpoint),
             BENCHMARKS_DIR=f"{place}/world",
             VOCABULARY_PATH=f"{place}/spiece.model",
-            SUITES=("gsm8k:in_context_cot",),
+            SUITES=("gsm8k:few_shot_cot",),
             EVAL_BATCH_SIZE=8,
             OUTPUT_LENGTH=24,
             MAX_EXAMPLES=16,
@@ -154,7 +154,7 @@ def test_t5x_evaluates_the_same_with_every_path_in_googles_store(
     on_this_machine, in_the_store
 ):
     """The figures of the judge, and every prediction."""
-    task = "specialize_eval_gsm8k_in_context_cot"
+    task = "specialize_eval_gsm8k_few_shot_cot"
     for kind in ("metrics", "000002"):
         [here] = (on_this_machine / "eval").rglob(f"{task}-{kind}.jsonl")
         there = in_the_store / here.relative_to(on_this_machine)
@@ -180,7 +180,7 @@ def test_t5x_infers_the_same_with_every_path_in_googles_store(
 
 def test_t5x_asks_the_questions_that_we_ask(world, on_this_machine):
     """The same questions and prompts, by MAX_EXAMPLES and DEMONSTRATIONS."""
-    prompt = "in_context_cot"
+    prompt = "few_shot_cot"
     ours = loading.load_suite(
         *("gsm8k", str(world / "world")),
         **{"prompt": prompt, "split": "all", "max_examples": 16, "demonstrations": 1},

@@ -101,7 +101,11 @@ CASES = [
 def test_one_batch_and_state_give_the_same_step_on_both_engines(mode, scan, name):
     """Loss, gradients and updated parameters to 1e-5, packed; rate 1e-3, decay 0.01."""
     batch = packed_batch()
-    spec = OptimizerSpec(name, 1e-3, schedule="constant", weight_decay=0.01)
+    # With eps = 1e-8, AdamW's first update of a gradient near 0 is its rounding error.
+    options = {"eps": 1e-4} if name == "adamw" else {}
+    spec = OptimizerSpec(
+        *(name, 1e-3), schedule="constant", weight_decay=0.01, options=options
+    )
     chain = optimizers.make_optimizer(spec)
     if name == "adamw":
         theirs = t5x_optimizers.OptaxWrapper(chain)

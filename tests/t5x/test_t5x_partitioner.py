@@ -12,6 +12,8 @@ from specialize.config import neutral
 
 # Named by T5X's own networks only.
 THEIRS_ALONE = {"abspos_buckets"}
+# Of adapters, which T5X's run file refuses.
+OURS_ALONE = {"lora_rank"}
 # Arrays of more than one axis; a norm's scale T5X splits over model, we over fsdp.
 ARRAYS = [
     ("batch", "length", "embed"),
@@ -31,7 +33,7 @@ def ours(mesh: dict[str, int]) -> list[tuple[str, str | None]]:
     rules = []
     for name, axes in sharding.DEFAULT_RULES:
         first = axes[0] if isinstance(axes, tuple) else axes
-        if first is None or first in t5x_axis:
+        if name not in OURS_ALONE and (first is None or first in t5x_axis):
             rules.append((name, first and t5x_axis[first]))
     return rules
 
