@@ -412,7 +412,7 @@ def _of_shape(
     if other == shape:
         return sharding
     if len(other) != len(shape):
-        return replicated(sharding.mesh)
+        return NamedSharding(sharding.mesh, PartitionSpec())
     spec = (*sharding.spec, *[None] * len(shape))[: len(shape)]
     kept = []
     for size, axes in zip(other, spec, strict=True):

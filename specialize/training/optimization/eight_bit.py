@@ -138,8 +138,8 @@ def encode_m(
     """
     share, scale = _shares(jnp.abs(m))
     below = jnp.clip(jnp.floor(127.0 * jnp.sqrt(jnp.sqrt(share))), 0.0, 126.0)
-    ends = [jnp.square(jnp.square((below + up) / 127.0)) for up in (0.0, 1.0)]
-    code = below + _goes_up(share, *ends, bits)
+    low, high = (jnp.square(jnp.square((below + up) / 127.0)) for up in (0.0, 1.0))
+    code = below + _goes_up(share, low, high, bits)
     return (jnp.sign(m) * code).astype(jnp.int8), scale
 
 
@@ -159,8 +159,8 @@ def encode_v(
     smallest = 2.0**-_OCTAVES
     inside = jnp.maximum(share, smallest)
     below = jnp.clip(jnp.floor(255.0 + jnp.log2(inside) / _STEP), 1.0, 254.0)
-    ends = [jnp.exp2((below + up - 255.0) * _STEP) for up in (0.0, 1.0)]
-    code = below + _goes_up(inside, *ends, bits)
+    low, high = (jnp.exp2((below + up - 255.0) * _STEP) for up in (0.0, 1.0))
+    code = below + _goes_up(inside, low, high, bits)
     return jnp.where(share > 0.0, code, 0.0).astype(jnp.uint8), scale
 
 
