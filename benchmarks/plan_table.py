@@ -54,7 +54,12 @@ ADAPTERS = [
         for kind in ("nf4", "int4", "int8")
     ),
 ]
-TABLES = {"xxl": XXL, "sizes": BY_SIZE, "adapters": ADAPTERS}
+NARROW = {**ISSUE, "BATCH_SIZE": 8, "PARAM_DTYPE": "bfloat16"}
+LEAN = [
+    ("xl", "v5e:1x1", {**NARROW, **ADAFACTOR, "MESH": ONE_CHIP}),
+    ("xl", "v5e:1x2", {**NARROW, "OPTIMIZER": "adamw_8bit"}),
+]
+TABLES = {"xxl": XXL, "sizes": BY_SIZE, "adapters": ADAPTERS, "lean": LEAN}
 HEAD = (
     "| model | optimizer | slice | mesh | batch | remat | state | temporaries "
     "| total | peak | fits | s/step | hours |"

@@ -6,10 +6,11 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from specialize import cli
-from specialize.cost.plan import estimates, program, topologies
+from specialize.cost.plan import compiling, estimates, program, topologies
 from specialize.cost.plan import planning as planning
 from specialize.cost.plan.compiling import Verdict
 from specialize.cost.plan.program import Memory
@@ -278,3 +279,88 @@ def test_a_share_above_one_is_refused():
     request = estimates.Request((TINY,), (), (), topologies.parse("cpu:8"))
     with pytest.raises(InputError, match="above 0 and at most 1"):
         planning.plan(dataclasses.replace(request, mfu=40.0))
+
+
+def test_the_smallest_slice_that_fits_is_found(monkeypatch):
+    slices = topologies.slices("v5e")
+    assert [one.chips for one in slices] == [1, 4, 8, 16, 32, 64, 128, 256]
+    asked, needed = [], [1]
+
+    def plan(request, **options):
+        asked.append(request.topology.text)
+        if request.topology.chips == 4:
+            raise InputError("BATCH_SIZE does not divide")
+        _, row, _ = compiler(limit=139 + (request.topology.chips >= needed[0]))
+        return planning.Plan(row, None, None, {})
+
+    monkeypatch.setattr(planning, "plan", plan)
+    request = estimates.Request((TINY,), (), (), slices[0])
+    for needed[0], found in ((1, 1), (2, 3), (8, 3), (256, 8)):
+        asked.clear()
+        assert planning.smallest(request, slices).fits
+        assert asked == [one.text for one in slices[:found]]
+    needed[0] = 512
+    assert not planning.smallest(request, slices).fits
+    with pytest.raises(InputError, match="does not divide"):
+        planning.smallest(request, slices[1:2])
+    for kind in ("cpu", "v7"):
+        with pytest.raises(InputError, match="must be one of v4, v5e"):
+            topologies.slices(kind)
+    assert [one.chips for one in topologies.slices("h200")][:3] == [1, 2, 4]
+
+
+def test_chips_must_be_named(capsys):
+    assert cli.main(["plan", "--gin_file", TINY]) == 2
+    assert "--smallest v5e" in capsys.readouterr().err
+
+
+@needs_libtpu
+def test_a_state_that_is_too_large_is_not_compiled(cache, tmp_path, capsys):
+    words = ["plan", "--gin_file", "recipes/flan_t5_xxl.gin", "--topology", "v5e:1x1"]
+    words += ["--gin_bindings", "MESH = '1'", "--as_written"]
+    words += ["--gin_bindings", "network.T5Config.num_encoder_layers = 4"]
+    words += ["--gin_bindings", "network.T5Config.num_decoder_layers = 4"]
+    assert cli.main([*words, "--json", str(tmp_path / "plan.json")]) == 1
+    (found,) = json.loads((tmp_path / "plan.json").read_text())
+    verdict = found["as_written"]["verdict"]
+    assert verdict["used"] > 12 * found["as_written"]["parameters"]
+    assert verdict["memory"] is None and verdict["seconds"] == 0
+    assert "too large" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("Used 20.50G of 15.75G hbm", (20.5, 15.75)),
+        ("HLO temporaries (97.5G) exceeds available HBM (95.75G).", (99.5, 95.75)),
+        ("no numbers", (None, None)),
+    ],
+)
+def test_what_a_compiler_refuses_has_a_size(message, expected):
+    found = compiling._numbers(message, 2 * 2**30)
+    assert found == tuple(one and one * 2**30 for one in expected)
+
+
+def test_a_gpu_is_planned_without_scores():
+    """The stand-ins of the kernels take and return what the kernels do."""
+    from specialize.student.attention import fused_attention, gpu_kernels
+    from specialize.student.attention import planned_kernels as planned
+
+    rows = jnp.ones((2, 128, 4, 16), "bfloat16")
+    bias, mask = jnp.ones((1, 4, 128, 128)), jnp.ones((2, 1, 128, 128), "bool")
+    given = [rows, rows, rows, bias, mask]
+    for name in ("forward", "gradients"):
+        real, other = (
+            jax.eval_shape(getattr(one, name), *given) for one in (gpu_kernels, planned)
+        )
+        assert jax.tree.map(lambda a: (a.shape, a.dtype), real) == jax.tree.map(
+            lambda a: (a.shape, a.dtype), other
+        )
+        given += [*real, rows]
+    with fused_attention.planned():
+        assert fused_attention.suits(rows, rows)
+        lowered = jax.jit(
+            jax.grad(lambda *x: fused_attention.attend(*x).sum().astype("float32"))
+        ).lower(*given[:5])
+    assert not fused_attention.suits(rows, rows)
+    assert "2x4x128x128" not in lowered.as_text()

@@ -20,7 +20,12 @@ from specialize.errors import InputError
 from specialize.typed_json import Count
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# All that a program needs, or its temporaries alone: bytes and the limit of both.
 _USED = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?)i?B? of ([\d.]+)([KMGT]?)i?B? hbm")
+_TEMPORARIES = re.compile(
+    r"HLO temporaries \(([\d.]+)([KMGT]?)i?B?\) exceeds available HBM "
+    r"\(([\d.]+)([KMGT]?)i?B?\)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +92,7 @@ def judge(program: Program, topology: Topology, *, cache: bool = True) -> Verdic
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used, limit = _numbers(str(error))
+        used, limit = _numbers(str(error), program.state + program.batch)
         memory = peak = None
     else:
         memory = memory_of(compiled, program)
@@ -176,9 +181,17 @@ def _load(file: pathlib.Path) -> Verdict | None:
         return None  # missing, or of another version of this module: compile again
 
 
-def _numbers(message: str) -> tuple[int | None, int | None]:
-    found = _USED.search(message)
-    if not found:
+def _numbers(message: str, arguments: int) -> tuple[int | None, int | None]:
+    """Bytes that a program needs, and that it may use, from the compiler's refusal.
+
+    Args:
+        message: the refusal.
+        arguments: bytes of state and batch.
+    """
+    if found := _USED.search(message):
+        arguments = 0
+    elif not (found := _TEMPORARIES.search(message)):
         return None, None
     used, unit, limit, other = found.groups()
-    return int(float(used) * _UNITS[unit]), int(float(limit) * _UNITS[other])
+    used = int(float(used) * _UNITS[unit]) + arguments
+    return used, int(float(limit) * _UNITS[other])

@@ -266,7 +266,7 @@ def _row(
     if compiled_for is not topology:
         source = f"modelled ({source}, the same mesh)"
         fits = verdict.used is not None and verdict.used <= limit
-        verdict = dataclasses.replace(verdict, fits=fits)
+        verdict = dataclasses.replace(verdict, fits=fits, limit=None)
     peak = request.peak_flops or topology.chip.peak_flops
     seconds = known["flops"] / (topology.chips * peak * request.mfu)
     seconds = None if math.isnan(seconds) else max(seconds, least_seconds)
