@@ -1,5 +1,6 @@
 """Eight simulated devices, strict shapes, and where the real data lie."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -17,11 +18,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 # Threads enough for eight devices to meet in a collective (specialize/sharding.py).
 os.environ.setdefault("PJRT_NPROC", "32")
-# A small program runs for less time than LLVM takes to optimise it.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
-)
+# A small program runs for less time than LLVM takes to optimise it. libtpu ends the
+# process if it does not know a flag.
+FLAGS = ["--xla_backend_optimization_level=0"]
+if importlib.util.find_spec("libtpu") is None:
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
