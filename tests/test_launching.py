@@ -32,7 +32,7 @@ with open(os.environ["CALLS"], "a") as file:
     file.write(json.dumps([name, *sys.argv[1:]]) + "\\n")
 os.execvp("bash", ["bash", "-c", os.environ.get(name.upper(), "true"), *sys.argv])
 """
-# What stands for the programs: $0 is the program, "$@" its words.
+# Shell commands instead of the programs: $0 is the program's name, "$@" its arguments.
 ELSEWHERE = {
     "GCLOUD": 'for word; do [[ $word != --command=* ]] || bash -c "${word#*=}"; done',
     "SRUN": 'while [[ $1 == -* ]]; do shift; done; "$@"',

@@ -16,10 +16,19 @@ VOCABULARY = 48
 BYTES = 384
 LENGTHS = {"inputs": 24, "targets": 12}
 K = 3
+# What the tests of adapters train with.
+ADAPTED = {
+    "scan_layers": True,
+    "dropout": 0.2,
+    "ema_decay": 0.9,
+    "learning_rate": 1e-2,
+    "log_period": 1,
+    "period": 100,
+}
 
 
 def examples(name="tiny", count=96, seed=0, teacher=True, longest=(14, 8)):
-    """Random records in memory, as `load_examples` would give them."""
+    """Random records in memory, as `load_tasks` would give them."""
     import numpy as np
 
     from specialize.training.data.examples import Examples
@@ -216,6 +225,25 @@ def lines(model_dir):
     for record in records:
         record.pop("speed", None)
     return records
+
+
+def losses(model_dir):
+    """The loss of each of the run's training lines."""
+    return [line["train"]["loss"] for line in lines(model_dir) if "train" in line]
+
+
+def observed(model_dir, steps, **options):
+    """A run with an average: (result, folder, the average as evaluators saw it)."""
+    import jax
+
+    seen = []
+    result = run(
+        *(model_dir, steps),
+        evaluators=[lambda params, _: seen.append(jax.device_get(params)) or {}],
+        evaluation={"period": steps, "weights": "ema"},
+        **options,
+    )
+    return result, model_dir, seen
 
 
 def run_and_save(save_as=None, **options):

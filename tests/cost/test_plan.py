@@ -342,7 +342,7 @@ def test_what_a_compiler_refuses_has_a_size(message, expected):
 
 
 def test_a_gpu_is_planned_without_scores():
-    """The stand-ins of the kernels take and return what the kernels do."""
+    """Arguments and results of the planned kernels are those of the kernels."""
     from specialize.student.attention import fused_attention, gpu_kernels
     from specialize.student.attention import planned_kernels as planned
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_run
 from test_loop import survive_kills
+from tiny_run import losses
 
 from specialize import config
 from specialize.checkpoints import load_params, step_folder
@@ -25,15 +26,7 @@ from specialize.training.optimization.spec import OptimizerSpec
 from specialize.training.optimization.state import adapted, plan_state
 
 ADAPTERS = {"rank": 4, "dropout": 0.1, "targets": ("query", "value", "mlp")}
-OPTIONS = {
-    "adapters": ADAPTERS,
-    "scan_layers": True,
-    "dropout": 0.2,
-    "ema_decay": 0.9,
-    "learning_rate": 1e-2,
-    "log_period": 1,
-    "period": 100,
-}
+OPTIONS = {"adapters": ADAPTERS, **tiny_run.ADAPTED}
 STEPS = 12
 
 
@@ -44,21 +37,8 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, base):
-    """A finished run on one device: (result, folder, what an evaluator saw)."""
-    folder, seen = tmp_path_factory.mktemp("runs") / "one", []
-    result = tiny_run.run(
-        folder,
-        STEPS,
-        initial_checkpoint_path=base,
-        evaluators=[lambda params, _: seen.append(jax.device_get(params)) or {}],
-        evaluation={"period": STEPS, "weights": "ema"},
-        **OPTIONS,
-    )
-    return result, folder, seen
-
-
-def losses(folder):
-    return [line["train"]["loss"] for line in tiny_run.lines(folder) if "train" in line]
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    return tiny_run.observed(folder, STEPS, initial_checkpoint_path=base, **OPTIONS)
 
 
 def test_only_the_adapters_change_and_only_they_are_saved(run, base):

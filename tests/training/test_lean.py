@@ -8,6 +8,7 @@ import pytest
 import tiny_run
 from hypothesis import given, settings, strategies
 from test_loop import survive_kills
+from tiny_run import losses
 
 from specialize import config, sharding
 from specialize.checkpoints import step_folder
@@ -221,21 +222,8 @@ def test_blocks_are_divided_over_a_mesh_as_the_parameter_is():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run on one device, and what an evaluator of the average saw."""
-    folder, seen = tmp_path_factory.mktemp("lean") / "one", []
-    result = tiny_run.run(
-        *(folder, 12),
-        period=100,
-        evaluators=[lambda params, _: seen.append(jax.device_get(params)) or {}],
-        evaluation={"period": 12, "weights": "ema"},
-        **LEAN,
-    )
-    return result, folder, seen
-
-
-def losses(folder):
-    found = [line["train"] for line in tiny_run.lines(folder) if "train" in line]
-    return [line["loss"] for line in found]
+    folder = tmp_path_factory.mktemp("lean") / "one"
+    return tiny_run.observed(folder, 12, period=100, **LEAN)
 
 
 def test_projections_are_saved_in_bfloat16_and_the_rest_in_float32(run):
@@ -263,7 +251,9 @@ def test_the_trajectory_on_a_mesh_is_that_of_one_device(tmp_path):
     for name, mesh in (("one", "1"), ("eight", "2x2x2")):
         found = tiny_run.run(tmp_path / name, 12, mesh=mesh, **options)
     np.testing.assert_allclose(
-        losses(tmp_path / "eight"), losses(tmp_path / "one"), rtol=1e-3
+        losses(tmp_path / "eight"),
+        losses(tmp_path / "one"),
+        rtol=1e-3,
     )
     leaves = jax.tree.leaves(found.params)
     assert any(not leaf.sharding.is_fully_replicated for leaf in leaves)

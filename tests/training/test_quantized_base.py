@@ -3,13 +3,13 @@
 import dataclasses
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
 from flax.traverse_util import flatten_dict
 from test_loop import survive_kills
+from tiny_run import losses
 
 from specialize import config, sharding
 from specialize.checkpoints import step_folder
@@ -34,15 +34,7 @@ ADAPTERS = {
     "quantize_base": "nf4",
     "quantize_block": 4,
 }
-OPTIONS = {
-    "adapters": ADAPTERS,
-    "scan_layers": True,
-    "dropout": 0.2,
-    "ema_decay": 0.9,
-    "learning_rate": 1e-2,
-    "log_period": 1,
-    "period": 100,
-}
+OPTIONS = {"adapters": ADAPTERS, **tiny_run.ADAPTED}
 STEPS = 6
 
 
@@ -53,22 +45,10 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, base):
-    """A finished run on one device: (result, folder, what an evaluator saw)."""
-    folder, seen = tmp_path_factory.mktemp("runs") / "one", []
-    result = tiny_run.run(
-        folder,
-        STEPS,
-        initial_checkpoint_path=base,
-        data={"microbatches": 2},
-        evaluators=[lambda params, _: seen.append(jax.device_get(params)) or {}],
-        evaluation={"period": STEPS, "weights": "ema"},
-        **OPTIONS,
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    return tiny_run.observed(
+        folder, STEPS, initial_checkpoint_path=base, data={"microbatches": 2}, **OPTIONS
     )
-    return result, folder, seen
-
-
-def losses(folder):
-    return [line["train"]["loss"] for line in tiny_run.lines(folder) if "train" in line]
 
 
 def test_the_base_is_codes_and_scales_and_only_adapters_are_saved(run, base):
