@@ -47,13 +47,15 @@ _widen_thread_pool()
 
 Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
 
+# The batch is over fsdp first: over (data, fsdp), on a mesh with three axes, XLA
+# (jaxlib 0.10.2) multiplies a device's rows by the embedding of others.
+BATCH_AXES = ("fsdp", "data")
 # In order of precedence: "batch" takes its mesh axes before "embed", so that the
 # embedding axis of a parameter is sharded over fsdp and that of an activation between
 # layers over model. Activations kept for the backward pass are then stored once, and
-# not `model` times. The batch is over fsdp first: over (data, fsdp), on a mesh with
-# three axes, XLA (jaxlib 0.10.2) multiplies a device's rows by the embedding of others.
+# not `model` times.
 DEFAULT_RULES: Rules = (
-    ("batch", ("fsdp", "data")),
+    ("batch", BATCH_AXES),
     ("vocab", "model"),
     ("mlp", "model"),
     ("heads", "model"),
@@ -109,8 +111,8 @@ def make_mesh(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Splits the first axis of an array over fsdp and data, as `DEFAULT_RULES`."""
-    return NamedSharding(mesh, PartitionSpec(("fsdp", "data")))
+    """Splits the first axis of an array over `BATCH_AXES`."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -136,7 +138,7 @@ def gathered(tree: Any) -> Any:
 
 def batch_shards(mesh: Mesh) -> int:
     """Number of parts of a batch."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return _parts(mesh, BATCH_AXES)
 
 
 def fit_rules(
@@ -205,9 +207,7 @@ def param_shardings(
 
 def number_of_shards(place: NamedSharding, axis: int) -> int:
     """Into how many parts a sharding divides an axis of an array."""
-    names = (*place.spec, *(None,) * (axis + 1))[axis]
-    names = (names,) if isinstance(names, str) else names or ()
-    return math.prod(place.mesh.shape[name] for name in names)
+    return _parts(place.mesh, (*place.spec, *(None,) * (axis + 1))[axis])
 
 
 def state_shardings(
@@ -414,12 +414,17 @@ def _of_shape(
     if len(other) != len(shape):
         return NamedSharding(sharding.mesh, PartitionSpec())
     spec = (*sharding.spec, *[None] * len(shape))[: len(shape)]
-    kept = []
-    for size, axes in zip(other, spec, strict=True):
-        names = (axes,) if isinstance(axes, str) else axes or ()
-        parts = math.prod(sharding.mesh.shape[name] for name in names)
-        kept.append(axes if size % parts == 0 else None)
+    kept = (
+        axes if size % _parts(sharding.mesh, axes) == 0 else None
+        for size, axes in zip(other, spec, strict=True)
+    )
     return NamedSharding(sharding.mesh, PartitionSpec(*kept))
+
+
+def _parts(mesh: Any, axes: Any) -> int:
+    """Into how many parts one or several axes of a mesh, or None, divide."""
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(mesh.shape[name] for name in names)
 
 
 def _flat_axes(params_axes: Any) -> dict[tuple[str, ...], tuple[str, ...]]:

@@ -12,8 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
+from specialize import sharding
 from specialize.errors import InputError
 from specialize.inference.spec import DecodingSpec
 from specialize.student.decoding.decoding import Generated, generate
@@ -101,8 +102,7 @@ class Engine:
         mesh: Mesh,
         decoding: DecodingSpec = DecodingSpec(),
     ):
-        axes = tuple(name for name in mesh.axis_names if name != "model")
-        ways = int(np.prod([mesh.shape[name] for name in axes]))
+        ways = sharding.batch_shards(mesh)
         if decoding.batch_size % ways:
             raise InputError(
                 f"batch_size={decoding.batch_size} does not divide over the {ways} "
@@ -114,9 +114,8 @@ class Engine:
         self.tokenizer = tokenizer
         self.mesh = mesh
         self.decoding = decoding
-        # In the order of `sharding.DEFAULT_RULES`, which says why.
-        self._sharding = NamedSharding(mesh, PartitionSpec(axes[::-1]))
-        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._sharding = sharding.batch_sharding(mesh)
+        self._replicated = sharding.replicated(mesh)
         self._compiled: dict[int, Callable[..., Any]] = {}
 
     def buckets(self, prompts: Sequence[str]) -> tuple[list[list[int]], list[Bucket]]:

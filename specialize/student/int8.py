@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int8, PyTree
@@ -74,6 +75,14 @@ def product(
     )
     result = sums.astype(jnp.float32) * own_scales * scales
     return result.astype(out_dtype or tokens.dtype)
+
+
+def stored(module: nn.Module) -> tuple[jax.Array, jax.Array] | None:
+    """The codes and scales among a module's parameters; None if it has none."""
+    if not module.has_variable("params", CODES):
+        return None
+    codes, scales = (module.get_variable("params", name) for name in (CODES, SCALES))
+    return codes, scales
 
 
 def _quantize(values: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:

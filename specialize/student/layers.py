@@ -89,10 +89,8 @@ class Dense(nn.Module):
 
     def _product(self, tokens: Float[Array, "N I"]) -> Float[Array, "N O"]:
         """Returns tokens @ kernel."""
-        if self.has_variable("params", int8.CODES):  # only in decoding
-            codes = self.get_variable("params", int8.CODES)
-            scales = self.get_variable("params", int8.SCALES)
-            return int8.product(tokens, codes, scales, self.out_dtype)
+        if (found := int8.stored(self)) is not None:  # only in decoding
+            return int8.product(tokens, *found, self.out_dtype)
         kernel = partitioning.param_with_axes(
             "kernel",
             self.init,
@@ -220,11 +218,9 @@ class Embed(nn.Module):
 
     def attend(self, hidden: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Returns hidden @ table.T, accumulated in float32."""
-        if self.has_variable("params", int8.CODES):  # only in decoding
-            codes = self.get_variable("params", int8.CODES)
-            scales = self.get_variable("params", int8.SCALES)
+        if (found := int8.stored(self)) is not None:  # only in decoding
             tokens = hidden.reshape(-1, hidden.shape[-1])
-            logits = int8.product(tokens, codes, scales, jnp.float32)
+            logits = int8.product(tokens, *found, jnp.float32)
             return logits.reshape(*hidden.shape[:-1], self.rows)
         return jnp.einsum(
             "bld,vd->blv",

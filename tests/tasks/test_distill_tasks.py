@@ -124,12 +124,12 @@ def test_an_example_whose_question_does_not_fit_is_left_out_and_counted(
 ):
     import seqio
 
-    from specialize.training.data.examples import load_examples
+    from specialize.training.data.examples import load_tasks
 
     sizes = [len(r.input_ids) + 1 for r in records(corpus, "zero_shot_cot").values()]
     limit = int(np.median(sizes))
     task = seqio.get_mixture_or_task("specialize_gsm8k_zero_shot_cot")
-    stored = load_examples(task, "train", lengths(limit, 400), tmp_path)
+    (stored,) = load_tasks([task], "train", lengths(limit, 400), tmp_path)
     kept = sum(size <= limit for size in sizes)
     assert 0 < kept < len(sizes)
     assert len(stored) == kept
@@ -160,10 +160,10 @@ def test_prepared_examples_are_those_of_the_task_and_are_made_once(
 ):
     import seqio
 
-    from specialize.training.data.examples import load_examples
+    from specialize.training.data.examples import load_tasks
 
     task = seqio.get_mixture_or_task("specialize_gsm8k_in_context_cot")
-    stored = load_examples(task, "train", lengths(), tmp_path)
+    (stored,) = load_tasks([task], "train", lengths(), tmp_path)
     for index, example in enumerate(examples(task.name, lengths())):
         assert stored.record_id(index) == example["record_id"].decode()
         for name in ("inputs", "targets", *TEACHER):
@@ -173,13 +173,13 @@ def test_prepared_examples_are_those_of_the_task_and_are_made_once(
             np.testing.assert_array_equal(values, example[name])
     (folder,) = tmp_path.iterdir()
     written = (folder / "examples.json").stat().st_mtime_ns
-    again = load_examples(task, "train", lengths(), tmp_path)
+    (again,) = load_tasks([task], "train", lengths(), tmp_path)
     assert again.digest == stored.digest
     assert (folder / "examples.json").stat().st_mtime_ns == written
     # Other lengths, or records held out, are other examples.
-    load_examples(task, "train", lengths(300), tmp_path)
+    load_tasks([task], "train", lengths(300), tmp_path)
     gin.parse_config("specialize_tasks.distill.held_out.fraction = 0.5")
-    load_examples(task, "train", lengths(), tmp_path)
+    load_tasks([task], "train", lengths(), tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -196,7 +196,7 @@ def test_parts_are_joined_to_the_bytes_that_one_process_makes(
     found = records(corpus, "zero_shot_cot").values()
     limit = int(np.median([len(record.input_ids) for record in found]))
     sizes = lengths(limit, 100)  # some are left out, and some are cut
-    examples.load_examples(task, "train", sizes, tmp_path / "one")
+    examples.load_tasks([task], "train", sizes, tmp_path / "one")
     (one,) = (tmp_path / "one").iterdir()
     wanted = {file.name: file.read_bytes() for file in one.iterdir()}
     counts = json.loads(wanted["examples.json"])["counts"]

@@ -16,9 +16,9 @@ LENGTHS = dict.fromkeys(("inputs", "targets", *TEACHER), 128)
 START = f"""
 import sys, seqio
 import specialize_tasks
-from specialize.training.data.examples import load_examples
+from specialize.training.data.examples import load_tasks
 task = seqio.get_mixture_or_task({TASK!r})
-print(load_examples(task, "train", {LENGTHS!r}, sys.argv[1]).digest)
+print(load_tasks([task], "train", {LENGTHS!r}, sys.argv[1])[0].digest)
 """
 
 

@@ -49,22 +49,6 @@ _PLAIN = ("seqio.preprocessors.tokenize", "seqio.preprocessors.append_eos")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
-def load_examples(
-    task: "seqio.Task",
-    split: str,
-    feature_lengths: Mapping[str, int],
-    cache_dir: str | os.PathLike[str],
-    *,
-    reuse: bool = True,
-    exchange: str | os.PathLike[str] | None = None,
-) -> Examples:
-    """The prepared examples of one task, as `load_tasks` gives them."""
-    (found,) = load_tasks(
-        [task], split, feature_lengths, cache_dir, reuse=reuse, exchange=exchange
-    )
-    return found
-
-
 def load_tasks(
     tasks: Sequence["seqio.Task"],
     split: str,

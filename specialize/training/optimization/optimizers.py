@@ -141,7 +141,7 @@ def adamw_8bit(
     clip_norm: float | None = None,
     seed: int = 0,
 ) -> Optimizer:
-    """AdamW with moments in 8 bits (`eight_bit`); arguments as `adamw`.
+    """AdamW with moments in 8 bits (`eight_bit`).
 
     Args:
         learning_rate: a rate or a schedule.
