@@ -144,13 +144,17 @@ def adapter_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
             "weights to adapt. Name a checkpoint, or set LORA_RANK = 0."
         )
         problems.append(Problem("value", text, config.origin("LORA_RANK")))
-    try:
-        if network is not None:
-            adapters.check(network)
-    except InputError as error:
-        blocks = str(error).startswith("quantize_block")
-        macro = "LORA_QUANTIZE_BLOCK" if blocks else "LORA_TARGETS"
-        problems.append(Problem("value", f"{macro}: {error}", config.origin(macro)))
+    if network is None:
+        return problems
+    checked = {
+        "LORA_TARGETS": adapters.check_targets,
+        "LORA_QUANTIZE_BLOCK": adapters.check_blocks,
+    }
+    for macro, check in checked.items():
+        try:
+            check(network)
+        except InputError as error:
+            problems.append(Problem("value", f"{macro}: {error}", config.origin(macro)))
     return problems
 
 

@@ -135,9 +135,13 @@ class AdapterSpec:
         """Checks the adapters of a network, a `T5Config`.
 
         Raises:
-            InputError: a target names no projection of it, or blocks do not divide its
-                kernels.
+            InputError: as `check_targets` and `check_blocks`.
         """
+        self.check_targets(network)
+        self.check_blocks(network)
+
+    def check_targets(self, network: Any) -> None:
+        """Raises an `InputError` if a target names no projection of a `T5Config`."""
         known = projections(network)
         for target in self.targets:
             if not any(_matches(target, one.split("/")) for one in known):
@@ -145,10 +149,11 @@ class AdapterSpec:
                     f"targets: {target!r} names no projection of this network, which "
                     f"has {', '.join(known)}."
                 )
-        if self.quantized:
-            self._check_blocks(network)
 
-    def _check_blocks(self, network: Any) -> None:
+    def check_blocks(self, network: Any) -> None:
+        """Raises an `InputError` if blocks do not divide a `T5Config`'s kernels."""
+        if not self.quantized:
+            return
         inputs = {
             "emb_dim": network.emb_dim,
             "num_heads x head_dim": network.num_heads * network.head_dim,
