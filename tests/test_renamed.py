@@ -59,7 +59,7 @@ GONE = {
     "student.loss_rows": "Rows",
     "student.losses": "cross_entropy_loss fused_cross_entropy_loss",
     "training.batches": "Plan",
-    "training.examples": "LAYOUT remove",
+    "training.examples": "LAYOUT load_examples remove",
     "training.feed": "place put",
     "training.ledger": "Ledger",
     "training.loop": "CHECKPOINTS",
