@@ -32,9 +32,14 @@ def ours(mesh: dict[str, int]) -> list[tuple[str, str | None]]:
         t5x_axis["fsdp"] = "data"
     rules = []
     for name, axes in sharding.DEFAULT_RULES:
-        first = axes[0] if isinstance(axes, tuple) else axes
-        if name not in OURS_ALONE and (first is None or first in t5x_axis):
-            rules.append((name, first and t5x_axis[first]))
+        if name in OURS_ALONE:
+            continue
+        several = axes if isinstance(axes, tuple) else (axes,)
+        # A batch is divided over axes that T5X has as one.
+        known = dict.fromkeys(t5x_axis[axis] for axis in several if axis in t5x_axis)
+        rules += [(name, axis) for axis in known]
+        if axes is None:
+            rules.append((name, None))
     return rules
 
 
