@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from specialize import sharding
 from specialize.errors import InputError
 from specialize.student import int8
+from specialize.student.attention import cache
 from specialize.student.decoding import decoding
 from specialize.student.decoding.spec import GenerationSpec
 from specialize.student.network.transformer import T5Config, Transformer
@@ -92,6 +93,87 @@ def test_what_is_not_finite_stays_so(wrong):
     assert np.isnan(found[1]).all()
 
 
+# Few, because each is compiled: batch, heads, rows, positions, width.
+SIZES = st.sampled_from([(1, 1, 1, 1, 1), (2, 3, 1, 20, 8), (3, 2, 3, 7, 9)])
+
+
+@given(st.integers(0, 10**6), SIZES, st.sampled_from([1e-20, 1.0, 1e15]))
+def test_queries_and_weights_have_15_bits(seed, sizes, size):
+    batch, heads, rows, positions, width = sizes
+    rng = np.random.default_rng(seed)
+    kept = int8.vectors(
+        jnp.asarray(rng.standard_normal((batch, heads, positions, width)) * size)
+    )
+    known = np.asarray(kept.codes, np.float64) * np.asarray(kept.scales, np.float64)
+    for product, letters, length in (
+        (int8.scores, "bhnd,bhtd->bhnt", width),
+        (int8.mixed, "bhnt,bhtd->bhnd", positions),
+    ):
+        asked = rng.standard_normal((batch, heads, rows, length)).astype(np.float32)
+        asked[rng.integers(batch)] = 0
+        scaled = asked
+        if product is int8.mixed:  # a value's scale is a part of its weight
+            scaled = asked * np.asarray(kept.scales).swapaxes(2, 3)
+            ones = np.asarray(kept.codes, np.float64)
+        else:
+            ones = known
+        half = np.abs(scaled).max(-1, keepdims=True) / (4 * 127**2)
+        bound = np.einsum(letters, half * np.ones_like(scaled), np.abs(ones))
+        found = np.asarray(product(jnp.asarray(asked), kept))
+        error = np.abs(found - np.einsum(letters, asked.astype(float), known))
+        # Beside it, the rounding of float32.
+        near = 1e-6 * np.einsum(letters, np.abs(scaled), np.abs(ones))
+        assert (error <= bound * 1.01 + near + 1e-30).all()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_key_that_is_not_finite_is_seen(wrong):
+    keys = int8.vectors(jnp.ones((1, 1, 3, 4)).at[0, 0, 1, 2].set(wrong))
+    found = int8.scores(jnp.ones((1, 1, 1, 4)), keys)[0, 0, 0]
+    assert np.isnan(found).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_the_three_ways_to_read_a_cache_agree_with_float(beams):
+    rng = np.random.default_rng(beams)
+    batch, heads, room, size = 2, 3, 7, 8
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    past = cache.KeysValues(*(draw(batch * beams, heads, room, size) for _ in "kv"))
+    source = cache.KeysValues(*(draw(batch, heads, 5, size) for _ in "kv"))
+    queries, bias = draw(batch, beams, heads, size), draw(batch, 5)
+    view = cache.View(jnp.int32(room - 1), draw(heads, room), bias)
+    own = jnp.broadcast_to(jnp.arange(beams)[None, :, None], (batch, beams, room))
+    mixing = jnp.asarray(rng.integers(0, beams, (batch, beams, room)))
+    for known in (view, view._replace(ancestors=own), view._replace(ancestors=mixing)):
+        exact = cache.attend_own(queries, past, known)
+        found = cache.attend_own(queries, past.in_8_bits(), known)
+        np.testing.assert_allclose(found, exact, atol=0.05)
+    np.testing.assert_allclose(
+        cache.attend_own(queries, past.in_8_bits(), view),
+        cache.attend_own(queries, past.in_8_bits(), view._replace(ancestors=own)),
+        atol=1e-5,
+    )
+    np.testing.assert_allclose(
+        cache.attend_shared(queries, source.in_8_bits(), bias),
+        cache.attend_shared(queries, source, bias),
+        atol=0.05,
+    )
+
+
+def test_what_is_appended_and_grown_is_what_a_whole_cache_has():
+    rng = np.random.default_rng(0)
+    new = jnp.asarray(rng.standard_normal((2, 2, 3, 8)), jnp.float32)
+    past = cache.empty(4, 3, 2, 8, jnp.dtype("float32")).in_8_bits()
+    for position in range(2):
+        past = cache.append(past, new + position, new - position, jnp.int32(position))
+    past = cache.grow(past, 5)
+    assert past.room == 5
+    whole = int8.vectors(new.reshape(4, 3, 8) + 1)
+    for found, expected in zip(past.keys, whole, strict=True):
+        np.testing.assert_array_equal(found[:, :, 1], expected)
+        assert not np.asarray(found[:, :, 2:]).any()
+
+
 @pytest.mark.parametrize("family", sorted(reference_t5.FAMILIES))
 def test_logits_are_near_those_of_the_network(family):
     module, params = model(family)
@@ -134,6 +216,8 @@ def test_most_greedy_tokens_are_those_of_float():
     exact = np.asarray(run(params, x).tokens)
     found = np.asarray(decode(module, params)(params, x).tokens)
     assert np.mean(exact[:, 0] == found[:, 0]) > 0.8
+    one = decode(module, params, method="beam", num_beams=1)(params, x)
+    np.testing.assert_array_equal(one.tokens, found)
     scores = decode(module, params, method="beam", num_beams=3)(params, x).scores
     assert np.isfinite(np.asarray(scores)).all()
 

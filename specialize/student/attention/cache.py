@@ -7,22 +7,34 @@ and shared by its continuations.
 The axes of a cache are those of the batched product that reads it. With one more axis,
 even of size 1, XLA writes each new position twice, once for the product and once for
 the next step, and copies the whole cache four times (half of a step's time on a CPU).
+
+With 8-bit weights the keys and values have 8 bits, too (`student.int8`).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from specialize.student import int8
 from specialize.student.attention.attention import MASKED
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of one layer. M = B for those of the encoder."""
+    """Keys and values of one layer, [M, H, T, d]. M = B for those of the encoder."""
 
-    keys: Float[Array, "M H T d"]
-    values: Float[Array, "M H T d"]
+    keys: Float[Array, "M H T d"] | int8.Vectors
+    values: Float[Array, "M H T d"] | int8.Vectors
+
+    @property
+    def room(self) -> int:
+        """The number of positions T."""
+        return jax.tree.leaves(self.keys)[0].shape[2]
+
+    def in_8_bits(self) -> "KeysValues":
+        """Returns the same, quantised."""
+        return KeysValues(int8.vectors(self.keys), int8.vectors(self.values))
 
 
 class View(NamedTuple):
@@ -59,9 +71,8 @@ def empty(
 
 def grow(past: KeysValues, length: int) -> KeysValues:
     """Returns `past` with room for `length` positions."""
-    extra = length - past.keys.shape[2]
-    widths = ((0, 0), (0, 0), (0, extra), (0, 0))
-    return KeysValues(jnp.pad(past.keys, widths), jnp.pad(past.values, widths))
+    widths = ((0, 0), (0, 0), (0, length - past.room), (0, 0))
+    return jax.tree.map(lambda x: jnp.pad(x, widths), past)
 
 
 def append(
@@ -72,13 +83,18 @@ def append(
 ) -> KeysValues:
     """Returns `past` with the keys and values of one position."""
 
+    def of_one_position(new: jax.Array) -> jax.Array:
+        return new.reshape(-1, *new.shape[2:])[:, :, None]
+
     def write(kept: jax.Array, new: jax.Array) -> jax.Array:
-        new = new.reshape(-1, *new.shape[2:])[:, :, None]
         return jax.lax.dynamic_update_slice_in_dim(
             kept, new.astype(kept.dtype), position, axis=2
         )
 
-    return KeysValues(write(past.keys, keys), write(past.values, values))
+    new = KeysValues(of_one_position(keys), of_one_position(values))
+    if isinstance(past.keys, int8.Vectors):
+        new = new.in_8_bits()
+    return jax.tree.map(write, past, new)
 
 
 def attend_own(
@@ -88,6 +104,11 @@ def attend_own(
     if view.ancestors is not None:
         return _attend_ancestors(queries, past, view)
     each = queries.reshape(-1, *queries.shape[2:])
+    if isinstance(past.keys, int8.Vectors):
+        scores = int8.scores(each[:, :, None], past.keys) + view.past[None, :, None]
+        weights = jax.nn.softmax(scores, axis=-1)
+        mixed = int8.mixed(weights, past.values)
+        return mixed.astype(queries.dtype).reshape(queries.shape)
     scores = jnp.einsum(
         "mhd,mhtd->mht", each, past.keys, preferred_element_type=jnp.float32
     )
@@ -102,23 +123,51 @@ def _attend_ancestors(
     # Beams exchange histories at every step. Attending to all slots and masking those
     # of other beams reads the cache once; reordering it would read and write it too.
     assert view.ancestors is not None
-    by_row = (queries.shape[0], -1, *past.keys.shape[1:])
-    keys, values = past.keys.reshape(by_row), past.values.reshape(by_row)
-    slots = jnp.arange(keys.shape[1])
+    slots = jnp.arange(queries.shape[1])
     own = view.ancestors[:, :, None, :] == slots[None, None, :, None]  # B N M T
-    scores = jnp.einsum(
-        "bnhd,bmhtd->bnhmt", queries, keys, preferred_element_type=jnp.float32
-    )
-    scores = scores + view.past[None, None, :, None]
+    scores = _scores_of_slots(queries, past.keys) + view.past[None, None, :, None]
     scores = jnp.where(own[:, :, None], scores, jnp.float32(MASKED))
     weights = jax.nn.softmax(scores, axis=(-2, -1)).astype(queries.dtype)
-    return jnp.einsum("bnhmt,bmhtd->bnhd", weights, values)
+    return _mix_slots(weights, past.values)
+
+
+def _scores_of_slots(
+    queries: Float[Array, "B N H d"], keys: Any
+) -> Float[Array, "B N H M T"]:
+    batch, beams, heads, size = queries.shape
+    if not isinstance(keys, int8.Vectors):
+        keys = keys.reshape(batch, beams, *keys.shape[1:])
+        return jnp.einsum(
+            "bnhd,bmhtd->bnhmt", queries, keys, preferred_element_type=jnp.float32
+        )
+    asked = jnp.swapaxes(queries, 1, 2)[:, None]
+    asked = jnp.broadcast_to(asked, (batch, beams, heads, beams, size))
+    scores = int8.scores(asked.reshape(-1, heads, beams, size), keys)
+    return jnp.einsum("bmhnt->bnhmt", scores.reshape(batch, beams, *scores.shape[1:]))
+
+
+def _mix_slots(
+    weights: Float[Array, "B N H M T"], values: Any
+) -> Float[Array, "B N H d"]:
+    batch, beams = weights.shape[:2]
+    if not isinstance(values, int8.Vectors):
+        values = values.reshape(batch, beams, *values.shape[1:])
+        return jnp.einsum("bnhmt,bmhtd->bnhd", weights, values)
+    each = jnp.einsum("bnhmt->bmhnt", weights)
+    mixed = int8.mixed(each.reshape(-1, *each.shape[2:]), values)
+    mixed = mixed.reshape(batch, beams, *mixed.shape[1:])
+    return jnp.einsum("bmhnd->bnhd", mixed).astype(weights.dtype)
 
 
 def attend_shared(
     queries: Float[Array, "B N H d"], source: KeysValues, bias: Float[Array, "B S"]
 ) -> Float[Array, "B N H d"]:
     """Attends from every continuation to the keys and values of its prompt."""
+    if isinstance(source.keys, int8.Vectors):
+        scores = int8.scores(jnp.swapaxes(queries, 1, 2), source.keys)
+        weights = jax.nn.softmax(scores + bias[:, None, None], axis=-1)
+        mixed = int8.mixed(weights, source.values).astype(queries.dtype)
+        return jnp.swapaxes(mixed, 1, 2)
     scores = jnp.einsum(
         "bnhd,bhsd->bhns", queries, source.keys, preferred_element_type=jnp.float32
     )

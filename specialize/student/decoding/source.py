@@ -50,7 +50,10 @@ class Source:
         real = tokens > 0
         self.empty_rows = ~jnp.any(real, axis=1)
         encoded = self._apply("encode", tokens, enable_dropout=False)
-        self.layers = self._apply("remember", encoded)
+        self.weights = weights
+        self.layers = [
+            self._stored(layer) for layer in self._apply("remember", encoded)
+        ]
         self.bias = jnp.where(real, 0.0, MASKED).astype(jnp.float32)
         self.distances = self._apply("position_biases", length)
 
@@ -58,6 +61,9 @@ class Source:
         return self.module.apply(
             {"params": self.params}, *args, method=method, **kwargs
         )
+
+    def _stored(self, known: cache.KeysValues) -> cache.KeysValues:
+        return known.in_8_bits() if self.weights == "int8" else known
 
     def stretches(self) -> list[int]:
         """The number of positions in the cache in each stretch of the loop."""
@@ -76,7 +82,7 @@ class Source:
             jnp.dtype(self.config.dtype),
         )
         axes = ("batch", "heads", "length", "kv")
-        past = jax.tree.map(lambda x: constrain(x, *axes), past)
+        past = jax.tree.map(lambda x: constrain(x, *axes), self._stored(past))
         return [past] * self.config.num_decoder_layers
 
     def step(
@@ -87,7 +93,7 @@ class Source:
         ancestors: Int[Array, "B N T"] | None = None,
     ) -> tuple[Float[Array, "B N V"], list[cache.KeysValues]]:
         """Returns the logits after `tokens` at `position`, and the longer past."""
-        room = pasts[0].keys.shape[2]
+        room = pasts[0].room
 
         def view(distances: jax.Array) -> cache.View:
             # The distance of slot t is t - position; the table ends at distance 0.
