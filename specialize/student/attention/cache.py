@@ -34,7 +34,7 @@ class KeysValues(NamedTuple):
 
     def in_8_bits(self) -> "KeysValues":
         """Returns the same, quantised."""
-        return KeysValues(int8.vectors(self.keys), int8.vectors(self.values))
+        return jax.tree.map(int8.vectors, self)
 
 
 class View(NamedTuple):
@@ -104,16 +104,17 @@ def attend_own(
     if view.ancestors is not None:
         return _attend_ancestors(queries, past, view)
     each = queries.reshape(-1, *queries.shape[2:])
-    if isinstance(past.keys, int8.Vectors):
-        scores = int8.scores(each[:, :, None], past.keys) + view.past[None, :, None]
+    keys, values = past
+    if isinstance(keys, int8.Vectors) and isinstance(values, int8.Vectors):
+        scores = int8.scores(each[:, :, None], keys) + view.past[None, :, None]
         weights = jax.nn.softmax(scores, axis=-1)
-        mixed = int8.mixed(weights, past.values)
+        mixed = int8.mixed(weights, values)
         return mixed.astype(queries.dtype).reshape(queries.shape)
     scores = jnp.einsum(
-        "mhd,mhtd->mht", each, past.keys, preferred_element_type=jnp.float32
+        "mhd,mhtd->mht", each, keys, preferred_element_type=jnp.float32
     )
     weights = jax.nn.softmax(scores + view.past[None], axis=-1)
-    mixed = jnp.einsum("mht,mhtd->mhd", weights.astype(queries.dtype), past.values)
+    mixed = jnp.einsum("mht,mhtd->mhd", weights.astype(queries.dtype), values)
     return mixed.reshape(queries.shape)
 
 
@@ -163,14 +164,15 @@ def attend_shared(
     queries: Float[Array, "B N H d"], source: KeysValues, bias: Float[Array, "B S"]
 ) -> Float[Array, "B N H d"]:
     """Attends from every continuation to the keys and values of its prompt."""
-    if isinstance(source.keys, int8.Vectors):
-        scores = int8.scores(jnp.swapaxes(queries, 1, 2), source.keys)
+    keys, values = source
+    if isinstance(keys, int8.Vectors) and isinstance(values, int8.Vectors):
+        scores = int8.scores(jnp.swapaxes(queries, 1, 2), keys)
         weights = jax.nn.softmax(scores + bias[:, None, None], axis=-1)
-        mixed = int8.mixed(weights, source.values).astype(queries.dtype)
+        mixed = int8.mixed(weights, values).astype(queries.dtype)
         return jnp.swapaxes(mixed, 1, 2)
     scores = jnp.einsum(
-        "bnhd,bhsd->bhns", queries, source.keys, preferred_element_type=jnp.float32
+        "bnhd,bhsd->bhns", queries, keys, preferred_element_type=jnp.float32
     )
     weights = jax.nn.softmax(scores + bias[:, None, None], axis=-1)
     weights = weights.astype(queries.dtype)
-    return jnp.einsum("bhns,bhsd->bnhd", weights, source.values)
+    return jnp.einsum("bhns,bhsd->bnhd", weights, values)
