@@ -110,9 +110,7 @@ def attend_own(
         weights = jax.nn.softmax(scores, axis=-1)
         mixed = int8.mixed(weights, values)
         return mixed.astype(queries.dtype).reshape(queries.shape)
-    scores = jnp.einsum(
-        "mhd,mhtd->mht", each, keys, preferred_element_type=jnp.float32
-    )
+    scores = jnp.einsum("mhd,mhtd->mht", each, keys, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(scores + view.past[None], axis=-1)
     mixed = jnp.einsum("mht,mhtd->mhd", weights.astype(queries.dtype), values)
     return mixed.reshape(queries.shape)
