@@ -1,5 +1,6 @@
 """A served teacher scores given texts: exact tokens, resumable, refused by name."""
 
+import asyncio
 import json
 import math
 
@@ -14,7 +15,15 @@ import specialize
 from specialize import cli
 from specialize.corpus.completions import read_completions
 from specialize.corpus.prompts import solution, teacher_prompt
-from specialize.corpus.sampling.scoring import as_choice, scored
+from specialize.corpus.sampling import sample
+from specialize.corpus.sampling.responses import ResponseStore
+from specialize.corpus.sampling.scoring import ScoringTeacher, as_choice, scored
+from specialize.corpus.sampling.spec import (
+    Endpoint,
+    PaceSpec,
+    RequestSpec,
+    SamplingSpec,
+)
 from specialize.corpus.sampling.wire import parse_body
 from specialize.corpus.tasks.known import read_problems
 from specialize.errors import InputError
@@ -139,6 +148,37 @@ def test_several_texts_of_a_question_and_a_changed_text(server, problems, capsys
     score(server, problems, "--texts", str(texts), status=2)
     said = capsys.readouterr().err
     assert "has changed since it was scored" in said and "'The answer is 2'" in said
+
+
+def test_only_the_given_numbers_are_asked_for(server, problems):
+    """A refused text leaves a gap in the numbers of its question."""
+    asked = read_problems(problems, "gsm8k")[:2]
+    texts = {
+        (asked[0].id, 2): "So 1.",
+        (asked[0].id, 5): "So 2.",
+        (asked[1].id, 1): "3",
+    }
+    endpoint = Endpoint(server.url, "m", request=RequestSpec(top_logprobs=2, stop=()))
+    found = problems.parent / "r.sqlite"
+
+    def ask(given):
+        given = {key: texts[key] for key in given}
+        spec = SamplingSpec(samples_per_request=1, pace=PaceSpec(concurrency=2))
+        run = sample.run(
+            *(asked, ScoringTeacher(endpoint, given), found, spec),
+            convention="before_temperature",
+            texts=given,
+            log_every_s=None,
+        )
+        return asyncio.run(run)
+
+    first, *rest = texts
+    assert ask([first]).done == 1
+    tally = ask(texts)
+    assert (tally.cached, tally.done, tally.failed) == (1, 2, 0)
+    with ResponseStore(found) as store:
+        stored = {(one.problem_id, one.sample): one.text for one in store.completions()}
+    assert stored == texts and len(server.requests) == 3
 
 
 def test_servers_that_cannot_are_refused_with_those_that_can(server, problems, capsys):

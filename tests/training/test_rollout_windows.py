@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
@@ -20,7 +21,7 @@ from specialize.training.rollouts.windows import (
     Written,
     loss_with_parts,
 )
-from specialize.training.rollouts.writing import lengths_of
+from specialize.training.rollouts.writing import lengths_of, of_texts
 
 
 def source(share=0.5, mixture=None, parts=0, **fields):
@@ -182,6 +183,14 @@ def test_a_part_of_a_mixture_keeps_its_name():
 def test_a_text_ends_at_eos_or_before_padding(tokens, length, ended):
     found = lengths_of(np.asarray([tokens]), 1)
     assert [one.tolist() for one in found] == [[length], [ended]]
+
+
+def test_what_the_teacher_reads_is_the_text_that_is_learnt():
+    drawn = [[0, 7, 1, 0], [5, 0, 9, 1], [5, 9, 1, 0], [40, 7, 1, 0], [5, 40, 7, 1]]
+    read = np.asarray(of_texts(jnp.asarray(drawn), eos_id=1, readable=40))
+    sizes, _ = lengths_of(read, 1)
+    texts = [row[:size].tolist() for row, size in zip(read, sizes, strict=True)]
+    assert texts == [[1], [5], [5, 9, 1], [1], [5]]
 
 
 @pytest.mark.parametrize(

@@ -87,12 +87,38 @@ def test_texts_that_no_run_resumes_with_are_removed(tmp_path):
         keeper.read(2, None)
 
 
-def test_another_teacher_is_another_run(whole, tmp_path):
+def test_another_teacher_is_another_run(whole, teacher, tmp_path):
     folder, _ = whole
     with pytest.raises(InputError, match="rollouts was .*'share': 0.5.* is .*0.25"):
-        run(folder, 8, share=0.25, teacher="elsewhere")
+        run(folder, 8, share=0.25, teacher=teacher)
     with pytest.raises(InputError, match="rollouts was .*, is None"):
         tiny_run.run(folder, 8, rollouts={}, data={"window_rows": 32})
+
+
+def test_a_teacher_whose_weights_were_replaced_is_another_run(tmp_path):
+    one = tiny_run.base(tmp_path / "teacher", seed=1, rows=tiny_run.BYTES)
+    run(tmp_path / "run", 1, teacher=one)
+    shutil.rmtree(one)
+    tiny_run.base(one, seed=2, rows=tiny_run.BYTES)
+    with pytest.raises(
+        InputError, match="teacher's weights were those of .* are those"
+    ):
+        run(tmp_path / "run", 2, teacher=one)
+
+
+@pytest.mark.parametrize("more", [-100, 28])
+def test_a_teacher_may_have_other_rows_after_the_pieces(tmp_path, more):
+    """A random student draws ids of all its rows; pieces and bytes are the first."""
+    other = tiny_run.base(tmp_path / "teacher", rows=tiny_run.BYTES + more)
+    run(tmp_path / "run", 3, share=1.0, teacher=other)
+    for line in tiny_run.lines(tmp_path / "run"):
+        assert np.isfinite(line["train"]["on_policy/kl"])
+        assert line["train"]["on_policy/teacher_tokens"] >= 1
+    with np.load(tmp_path / "run/rollouts/0.npz") as found:
+        assert found["ids"].max() < tiny_run.BYTES + min(more, 0)
+        assert found["teacher_ids"].max() < tiny_run.BYTES + min(more, 0)
+    with pytest.raises(InputError, match="ROLLOUT_WHOLE_VOCABULARY = False"):
+        run(tmp_path / "whole", 1, teacher=other, whole_vocabulary=True)
 
 
 def test_a_mesh_writes_and_learns_the_same(whole, teacher, tmp_path, same_parameters):

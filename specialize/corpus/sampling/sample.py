@@ -180,16 +180,16 @@ async def run(
         with opened(responses, upload_every_s) as (store, uploads):
             store.configure(settings)
             store.add_questions(problems)
-            numbers = None
+            given = None
             if texts is not None:
                 scoring.check_texts(store, texts)
-                numbers = collections.Counter(problem_id for problem_id, _ in texts)
+                given = collections.defaultdict[str, set[int]](set)
+                for problem_id, number in texts:
+                    given[problem_id].add(number)
             if store.noted("licence") not in (None, licence):
                 licence = f"{cards.UNKNOWN}: questions of files with other licences"
             store.note("licence", licence)
-            sampler = Sampler(
-                problems, teacher, store, prompt_prefix, sampling, numbers
-            )
+            sampler = Sampler(problems, teacher, store, prompt_prefix, sampling, given)
             asks = isinstance(teacher, OpenAITeacher)
             sampler.tally.one_hot = asks and settings["top_logprobs"] == 0
             if store.noted("teacher") is None:

@@ -16,7 +16,7 @@ import itertools
 import random
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from specialize.corpus.plain_text.counting import SpellingCounts
@@ -143,7 +143,7 @@ class Sampler:
         store: the response database.
         prompt_prefix: text before each question, such as demonstrations; may be empty.
         sampling: how many samples, at which pace and price.
-        numbers: question -> number of its samples, if these differ.
+        given: question -> the samples that are asked for, whatever `sampling` says.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Sampler:
         store: ResponseStore,
         prompt_prefix: str,
         sampling: SamplingSpec,
-        numbers: Mapping[str, int] | None = None,
+        given: Mapping[str, Collection[int]] | None = None,
     ):
         """Finds out what is missing."""
         self.tally = Tally(questions=len(problems))
@@ -162,7 +162,7 @@ class Sampler:
         self._store = store
         self._prompt_prefix = prompt_prefix
         self._sampling = sampling
-        self._numbers = numbers
+        self._given = given
         self._student = sampling.student and writer_of(sampling.student)
         pace = sampling.pace
         self._limits = Limits(pace.requests_per_minute, pace.tokens_per_minute)
@@ -227,15 +227,18 @@ class Sampler:
             tally.cached += len(standing.samples)
             tally.right += standing.right
             due = self._due(problem.id, standing)
-            tally.planned += max(due, len(standing.samples))
+            tally.planned += max(len(due), len(standing.samples))
             self._enqueue(problem.id, due)
             if not self._missing[problem.id] and standing.samples:
                 tally.unsolved += not standing.solved
 
-    def _due(self, identity: str, standing: Standing) -> int:
-        """How many samples a question should have, as far as is known."""
-        if self._numbers is not None:
-            return self._numbers[identity]
+    def _due(self, identity: str, standing: Standing) -> Collection[int]:
+        """Which samples a question should have, as far as is known."""
+        if self._given is not None:
+            return self._given[identity]
+        return range(self._number_due(standing))
+
+    def _number_due(self, standing: Standing) -> int:
         sampling = self._sampling
         if sampling.max_samples is None or len(standing.samples) < sampling.samples:
             return sampling.samples
@@ -249,11 +252,11 @@ class Sampler:
             return sampling.samples
         return min(sampling.max_samples, (begun // block + 1) * block)
 
-    def _enqueue(self, identity: str, due: int) -> None:
-        """Queues requests for the missing samples below `due`."""
+    def _enqueue(self, identity: str, due: Collection[int]) -> None:
+        """Queues requests for those samples of `due` that are missing."""
         have = self._standings[identity].samples
         size = self._sampling.samples_per_request
-        missing = [sample for sample in range(due) if sample not in have]
+        missing = sorted(sample for sample in due if sample not in have)
         # Consecutive samples have equal differences to their places in `missing`.
         runs = itertools.groupby(
             enumerate(missing), lambda pair: (pair[1] - pair[0], pair[1] // size)
@@ -370,10 +373,9 @@ class Sampler:
         standing = self._standings[identity]
         if standing.solved:
             return
-        have = len(standing.samples)
         due = self._due(identity, standing)
-        if due > have:
-            self.tally.planned += due - have
+        if more := sum(sample not in standing.samples for sample in due):
+            self.tally.planned += more
             self._enqueue(identity, due)
         else:
             self.tally.unsolved += 1

@@ -127,6 +127,7 @@ def check(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if was is not None and wanted is not None and was != wanted:
         lines.append(f"the optimizer was {was}, is {wanted}, which has another state")
     lines += _other_adapters(saved.get("adapters"), now.get("adapters"))
+    lines += _other_teacher(saved.get("teacher"), now.get("teacher"))
     lines += _other_types(saved.get("settings", {}), now.get("settings", {}))
     if line := _other_average(saved.get("settings", {}), now.get("settings", {})):
         lines.append(line)
@@ -165,13 +166,28 @@ def _other_adapters(
         for name in compared
         if _listed(saved[name]) != _listed(now[name])
     ]
-    if saved["fingerprint"] != now["fingerprint"]:
-        lines.append(
-            f"the base weights were those of {saved['base']} (fingerprint "
-            f"{saved['fingerprint']}), are those of {now['base']} "
-            f"({now['fingerprint']})"
-        )
-    return lines
+    weights = ((one["base"], one["fingerprint"]) for one in (saved, now))
+    return lines + _other_weights("base weights", *weights)
+
+
+def _other_teacher(
+    saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None
+) -> list[str]:
+    """A line if the teacher of the student's own texts has other weights."""
+    if not saved or not now:  # an older checkpoint, or another kind of teacher
+        return []
+    weights = ((one["name"], one["fingerprint"]) for one in (saved, now))
+    return _other_weights("teacher's weights", *weights)
+
+
+def _other_weights(what: str, was: tuple[str, str], now: tuple[str, str]) -> list[str]:
+    """A line if the weights that a run reads have another fingerprint."""
+    if was[1] == now[1]:
+        return []
+    return [
+        f"the {what} were those of {was[0]} (fingerprint {was[1]}), are those of "
+        f"{now[0]} ({now[1]})"
+    ]
 
 
 def _listed(value: Any) -> list[Any]:

@@ -157,7 +157,8 @@ def train(
             total_steps=total_steps,
             initial_checkpoint_path=initial_checkpoint_path,
             mesh=str(MeshSpec(**mesh.shape)),
-        ) | _adapters(chain, initial_checkpoint_path)
+        )
+        about |= _adapters(chain, initial_checkpoint_path) | _teacher(data)
 
         # -- 3. State, from the newest checkpoint, from given weights, or random. -----
         exits.enter_context(interruptions.full_disk(work.path))
@@ -233,6 +234,19 @@ def _adapters(chain: Optimizer, base: str | None) -> dict[str, Any]:
         )
     name, fingerprint = sharding.by_leader(lambda: opening.identified(base))
     return resuming.about_adapters(chain.adapters, name, fingerprint)
+
+
+def _teacher(data: DataSpec) -> dict[str, Any]:
+    """What a checkpoint says about a teacher on the mesh; {} without one.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    source = data.rollouts.teacher
+    if not data.rollouts.on or source is None:
+        return {}
+    name, fingerprint = sharding.by_leader(lambda: opening.identified(source))
+    return {"teacher": {"name": name, "fingerprint": fingerprint}}
 
 
 def _batched(model: Any, mixture: Mixture, data: DataSpec) -> tuple[Any, BatchSource]:

@@ -99,14 +99,16 @@ class Rollouts:
         self._vocabulary = read_vocabulary(path, network=network)
         self._problems, self._judge = _problems(spec)
         self._source, self._mesh = source, mesh
-        self._writer = Writer(
-            model.module, self._vocabulary, mesh, data, source.usual_texts
-        )
         self.model, self.fixed = model, dict[str, Any]()
         self._teacher: Teacher
+        rows = network.vocab_size
         if spec.teacher is not None:
-            loaded = load_teacher(spec.teacher, self._vocabulary, mesh, network.dtype)
-            self._teacher = MeshTeacher(loaded, mesh, source.k)
+            loaded = load_teacher(
+                *(spec.teacher, self._vocabulary, mesh, network.dtype),
+                rows if spec.whole_vocabulary else None,
+            )
+            self._teacher = MeshTeacher(loaded, mesh, source.k, rows)
+            rows = min(rows, loaded.module.config.vocab_size)
             if spec.whole_vocabulary:
                 self.model = WholeStudent(model, loaded.module)
                 self.fixed = {TEACHER: loaded.params}
@@ -115,6 +117,9 @@ class Rollouts:
             self._teacher = _served()(
                 *(spec, self._problems, self._vocabulary, responses, source.k)
             )
+        self._writer = Writer(
+            *(model.module, self._vocabulary, mesh, data, source.usual_texts), rows
+        )
         self._keeper = Keeper(folder, source.identity(), publish)
         self._checkpoints = checkpoints
 
@@ -176,8 +181,6 @@ class Rollouts:
             sizes, whole = lengths_of(tokens, self._vocabulary.eos_id)
             for row, example in enumerate(group.examples):
                 ids[example] = tokens[row, : sizes[row]]
-                if not ids[example][0]:  # padding, which no text begins with
-                    ids[example] = np.asarray([self._vocabulary.eos_id], np.int32)
                 ended[example] = whole[row]
         return Texts(asked, groups, ids, ended)
 

@@ -42,7 +42,11 @@ class LoadedTeacher(NamedTuple):
 
 
 def load_teacher(
-    checkpoint: str, vocabulary: Vocabulary, mesh: Mesh, dtype: Any
+    checkpoint: str,
+    vocabulary: Vocabulary,
+    mesh: Mesh,
+    dtype: Any,
+    rows: int | None = None,
 ) -> LoadedTeacher:
     """Loads a teacher of the student's vocabulary.
 
@@ -51,12 +55,21 @@ def load_teacher(
         vocabulary: the student's vocabulary.
         mesh: the devices of the run.
         dtype: type of weights and activations.
+        rows: number of vocabulary rows that it must have. None: any; those after the
+            pieces are of no text.
 
     Raises:
-        InputError: there is no such checkpoint, or it has another vocabulary.
+        InputError: there is no such checkpoint, it has another vocabulary, or another
+            number of rows.
     """
     opened = open_checkpoint(checkpoint)
     _check_vocabulary(checkpoint, opened, vocabulary)
+    if rows not in (None, opened.config.vocab_size):
+        raise InputError(
+            f"the teacher {checkpoint} has {opened.config.vocab_size:,} vocabulary "
+            f"rows, the student has {rows:,}; whole distributions are compared row by "
+            "row. Set ROLLOUT_WHOLE_VOCABULARY = False, or name a teacher with as many."
+        )
     network = dataclasses.replace(
         opened.config, dtype=dtype, dropout_rate=0.0, scan_layers=False
     )
@@ -78,12 +91,15 @@ class MeshTeacher:
         loaded: the teacher.
         mesh: the devices of the run.
         k: number of entries of a row.
+        rows: number of the student's vocabulary rows. What the teacher says of later
+            ones belongs to the tail.
     """
 
-    def __init__(self, loaded: LoadedTeacher, mesh: Mesh, k: int) -> None:
+    def __init__(self, loaded: LoadedTeacher, mesh: Mesh, k: int, rows: int) -> None:
         self._module, self._params = loaded
         self._mesh, self._k = mesh, k
-        self._kept = min(k, self._module.config.vocab_size)
+        self._rows = min(rows, self._module.config.vocab_size)
+        self._kept = min(k, self._rows)
         whole = sharding.replicated(mesh)
         self._score = jax.jit(self._likeliest, out_shardings=whole)
 
@@ -141,7 +157,7 @@ class MeshTeacher:
             states, ids = part
             logits = jnp.matmul(states, head, preferred_element_type=jnp.float32)
             logprobs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-            values, likeliest = jax.lax.top_k(logprobs, self._kept)
+            values, likeliest = jax.lax.top_k(logprobs[:, : self._rows], self._kept)
             mine = jnp.take_along_axis(logprobs, ids[:, None], axis=-1)[:, 0]
             return likeliest, values, mine
 

@@ -5,6 +5,7 @@ number in it. It therefore depends on neither the batch in which it is written n
 number of processes, except for the rounding of sums.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -63,10 +64,17 @@ class Writer:
         mesh: the devices.
         data: lengths, seed and rollouts of the run.
         usual: number of texts of most windows, which are divided evenly.
+        readable: number of the first ids that the teacher can read.
     """
 
     def __init__(
-        self, module: Any, tokenizer: Tokenizer, mesh: Mesh, data: DataSpec, usual: int
+        self,
+        module: Any,
+        tokenizer: Tokenizer,
+        mesh: Mesh,
+        data: DataSpec,
+        usual: int,
+        readable: int,
     ) -> None:
         shards = sharding.batch_shards(mesh)
         groups = -(-usual // data.rollouts.batch_size)
@@ -80,6 +88,10 @@ class Writer:
             output_length=data.lengths["targets"],
         )
         self._engine = Engine(module, None, tokenizer, mesh, decoding)
+        self._texts = jax.jit(
+            functools.partial(of_texts, eos_id=tokenizer.eos_id, readable=readable),
+            out_shardings=sharding.replicated(mesh),
+        )
 
     def write(
         self, params: Any, number: int, inputs: Sequence[Sequence[int]]
@@ -104,7 +116,7 @@ class Writer:
                 length,
                 self._keys(number, rows),
             )
-            yield Group(chosen, padded, found.tokens)
+            yield Group(chosen, padded, self._texts(found.tokens))
         engine.params = None  # the next step takes their memory
 
     def _keys(self, number: int, examples: Int[np.ndarray, " B"]) -> jax.Array:
@@ -113,6 +125,18 @@ class Writer:
         return jax.vmap(lambda one: jax.random.fold_in(base, one))(
             jnp.asarray(examples, jnp.uint32)
         )
+
+
+def of_texts(
+    tokens: Int[jax.Array, "B L"], *, eos_id: int, readable: int
+) -> Int[jax.Array, "B L"]:
+    """Drawn ids as those of texts, which the teacher reads and the student learns.
+
+    An id that the teacher cannot read is padding, which no text holds: the text is cut
+    before it (`lengths_of`). One that would begin with padding is EOS alone.
+    """
+    tokens = jnp.where(tokens < readable, tokens, 0)
+    return tokens.at[:, 0].set(jnp.where(tokens[:, 0] == 0, eos_id, tokens[:, 0]))
 
 
 def lengths_of(
