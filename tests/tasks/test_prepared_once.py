@@ -1,5 +1,6 @@
 """Prepared examples are found again by what they were made from, in any process."""
 
+import functools
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -73,7 +75,7 @@ class Scale:
         return dataset
 
 
-def key(file, argument):
+def key(file, argument, step=Scale):
     """The key of a task over one file with one step, and whether it can be reused."""
     seqio = pytest.importorskip("seqio")
     from specialize.training.data.examples import _key
@@ -81,7 +83,7 @@ def key(file, argument):
     task = seqio.Task(
         "task",
         source=seqio.TextLineDataSource({"train": str(file)}),
-        preprocessors=[Scale(argument)],
+        preprocessors=[step(argument)],
         output_features={"targets": seqio.Feature(seqio.PassThroughVocabulary(8))},
     )
     return _key(task, "train", {"targets": 8})
@@ -97,9 +99,127 @@ def test_a_key_follows_from_the_contents_of_a_steps_arguments(tmp_path):
     assert key(file, 2)[0] != two[0]
 
 
+def closed(argument):
+    def inner(dataset):
+        return dataset.take(argument)
+
+    def step(dataset):
+        return inner(dataset)
+
+    return step
+
+
+def bound(argument):
+    gin = pytest.importorskip("gin")
+    step = configurable(gin)
+    with gin.unlock_config():
+        gin.bind_parameter("bound_step.factor", argument)
+    return step
+
+
+@functools.cache
+def configurable(gin):
+    @gin.configurable
+    def bound_step(dataset, factor):
+        return dataset.take(factor)
+
+    return bound_step
+
+
+KINDS = {
+    "of an object": Scale,
+    "of its method": lambda argument: Scale(argument).__call__,
+    "of a closure": closed,
+    "of a partial": lambda argument: functools.partial(closed, argument),
+    "of gin": bound,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "values",
+    [
+        (2, 3),
+        ("a", "b"),
+        ([1, {"x": 2}], [1, {"x": 3}]),
+        (np.zeros(5000), np.arange(5000) == 2500),
+        (np.zeros(9), np.zeros(9, np.int32)),
+        (closed(1), closed(2)),
+    ],
+)
+def test_every_kind_of_argument_is_in_the_key(tmp_path, kind, values):
+    file = tmp_path / "records.txt"
+    file.write_text("one")
+    one, other = values
+    first, again, second = (key(file, v, KINDS[kind]) for v in (one, one, other))
+    assert first == again and first[1] is True
+    assert first[0] != second[0]
+
+
 def test_what_shows_only_its_address_keeps_one_folder_and_is_never_reused(tmp_path):
     file = tmp_path / "records.txt"
     file.write_text("one")
     arguments = [object(), object()]  # at two addresses
     first, second = (key(file, argument) for argument in arguments)
     assert first == second and first[1] is False
+
+
+def made_of(tensors):
+    """A task of tensors, which has no files."""
+    seqio = pytest.importorskip("seqio")
+    import tensorflow as tf
+
+    def read(split, shuffle_files, seed=None):
+        return tf.data.Dataset.from_tensor_slices(tensors())
+
+    words = seqio.Feature(seqio.PassThroughVocabulary(300))
+    return seqio.Task(
+        "made",
+        source=seqio.FunctionDataSource(read, splits=["train"]),
+        preprocessors=[],
+        output_features={name: words for name in ("inputs", "targets")},
+    )
+
+
+def loaded(task, folder, **more):
+    from specialize.training.data.examples import load_tasks
+
+    lengths = {"inputs": 8, "targets": 8}
+    (found,) = load_tasks([task], "train", lengths, folder, **more)
+    return found
+
+
+def test_examples_of_one_shape_are_like_others(tmp_path):
+    inputs, targets = [[4, 5, 1], [3, 2, 1]], [[6, 1], [7, 1]]
+
+    def ragged():
+        import tensorflow as tf
+
+        each = {"inputs": inputs, "targets": targets}
+        return {name: tf.ragged.constant(value) for name, value in each.items()}
+
+    plain = loaded(made_of(lambda: {"inputs": inputs, "targets": targets}), tmp_path)
+    other = loaded(made_of(ragged), tmp_path / "ragged")
+    for name in ("inputs", "targets"):
+        np.testing.assert_array_equal(plain.features[name], other.features[name])
+    np.testing.assert_array_equal(plain.lengths, other.lengths)
+    assert plain.lengths.tolist() == [[3, 2], [3, 2]]
+
+
+def test_what_is_not_reused_is_prepared_once_by_each_run(tmp_path, monkeypatch):
+    """Each of a run's processes on one disk calls it; another run prepares anew."""
+    from specialize import sharding
+    from specialize.training.data import examples
+
+    task = made_of(lambda: {"inputs": [[4, 1]], "targets": [[6, 1]]})
+    made = []
+    real = examples._prepare
+    monkeypatch.setattr(examples, "_prepare", lambda *a: (made.append(1), real(*a)))
+    for run in ("first", "second"):
+        monkeypatch.setattr(sharding, "from_leader", lambda value, run=run: run)
+        for _ in range(3):
+            assert len(loaded(task, tmp_path, exchange=tmp_path / "shared")) == 1
+    assert len(made) == 2
+    for _ in range(2):  # one process alone never knows
+        loaded(task, tmp_path)
+    assert len(made) == 4

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -82,3 +84,21 @@ def test_tasks_alternate_within_a_window():
 def test_empty_tasks_and_rates_that_are_not_positive_are_refused(sizes, rates):
     with pytest.raises(InputError):
         MixtureOrder(sizes, rates, seed=0)
+
+
+@pytest.mark.parametrize(
+    "rates", [[1.0, 1e-7], [1e-7, 1e-7], [1.4e-6, 2.6e-6], [1e-300, 3e-300], [1e9, 1.0]]
+)
+def test_small_rates_are_as_exact_as_others(rates):
+    shares = MixtureOrder([10, 10], rates, 0).shares
+    assert sum(shares) == 1
+    for share, rate in zip(shares, rates, strict=True):
+        assert float(share) == pytest.approx(rate / sum(rates), rel=1e-6)
+    assert MixtureOrder([10, 10], rates, 0).window(0, 20)[0].size == 20
+
+
+def test_decimal_rates_are_as_they_were_written():
+    assert MixtureOrder([9, 9], [0.1, 0.2], 0).shares == (
+        Fraction(1, 3),
+        Fraction(2, 3),
+    )

@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     import seqio
 
 RECORD_ID = "record_id"
+# The file that names the run whose processes alone may use prepared examples.
+_RUN = "run"
 READ_BATCH = 512
 # Preprocessors of SeqIO in our tasks.
 _PLAIN = ("seqio.preprocessors.tokenize", "seqio.preprocessors.append_eos")
@@ -113,19 +116,29 @@ def _fill(
     reuse: bool,
     exchange: str | os.PathLike[str] | None,
 ) -> None:
-    """Prepares a task in one piece, unless its folder is there and may be used."""
-    turn: contextlib.AbstractContextManager[None]
-    if exchange is None:
-        turn = contextlib.nullcontext()
-    elif paths.in_bucket(exchange):
+    """Prepares a task in one piece, unless its folder is there and may be used.
+
+    What is not reused is prepared once by each run that shares a disk.
+    """
+    turn: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if exchange is not None and not paths.in_bucket(exchange):
         # Machines without a common disk prepare at the same time, each for itself.
-        turn = paths.locked(folder)
-    else:
         turn = sharding.one_after_another()
-    with turn:
-        if not (reuse and (folder / META).exists()):
-            _fill_alone(task, split, feature_lengths, folder)
-            _remove_copies_of_0_1(folder)
+    run = None
+    if exchange is not None and not reuse:
+        run = sharding.from_leader(uuid.uuid4().hex)
+    with turn, contextlib.nullcontext() if exchange is None else paths.locked(folder):
+        ours = run is not None and _made_by(folder) == run
+        if (folder / META).exists() and (reuse or ours):
+            return
+        _fill_alone(task, split, feature_lengths, folder, run)
+        _remove_copies_of_0_1(folder)
+
+
+def _made_by(folder: pathlib.Path) -> str | None:
+    """The run that prepared examples which no other may use."""
+    file = folder / _RUN
+    return file.read_text() if file.is_file() else None
 
 
 def _fill_alone(
@@ -133,12 +146,15 @@ def _fill_alone(
     split: str,
     feature_lengths: Mapping[str, int],
     folder: pathlib.Path,
+    run: str | None,
 ) -> None:
     try:
         with outputs.staged_directory(folder, "examples", replace=True) as staged:
             _prepare(task, split, feature_lengths, staged, (0, 1))
             if read_meta(staged).examples == 0:
                 raise none_left(read_meta(staged))
+            if run is not None:
+                (staged / _RUN).write_text(run)
     except OSError:
         # Another process of this run has made the same folder meanwhile.
         if not (folder / META).exists():
@@ -185,6 +201,18 @@ def _prepare(
 
     dataset = dataset.map(keep)
     dataset = dataset.ragged_batch(READ_BATCH)
+
+    @as_written
+    def ragged(batch: Mapping[str, Any]) -> dict[str, Any]:
+        # Examples of a shape that is known come as plain tensors.
+        return {
+            name: tf.RaggedTensor.from_tensor(value)
+            if name in names and isinstance(value, tf.Tensor)
+            else value
+            for name, value in batch.items()
+        }
+
+    dataset = dataset.map(ragged)
     known = task.source.num_input_examples(split)
     if known is not None:
         first, last = (known * n // part[1] for n in (part[0], part[0] + 1))
@@ -379,15 +407,22 @@ def _vocabulary_key(vocabulary: Any) -> list[Any]:
 
 
 def _source_key(step: Any) -> list[str]:
+    """What a function does: its source file, bound arguments and gin's bindings."""
     bound: list[str] = []
-    while hasattr(step, "func"):
-        bound += [repr(step.args), repr(sorted(step.keywords.items()))]
+    while isinstance(step, functools.partial):
+        bound += [_shown(step.args), _shown(sorted(step.keywords.items()))]
         step = step.func
+    if bindings := _gin_bindings(step):
+        bound.append(_shown(sorted(bindings.items())))
     step = inspect.unwrap(step)
     function = step if hasattr(step, "__qualname__") else type(step)
     if function is not step:
         # A callable object: its fields are its arguments.
-        bound.append(repr(getattr(step, "__dict__", step)))
+        bound.append(_shown(getattr(step, "__dict__", step)))
+    if inspect.ismethod(step):
+        bound.append(_shown(step.__self__))
+    cells = getattr(step, "__closure__", None) or ()
+    bound += [_shown(cell.cell_contents) for cell in cells]
     try:
         file = inspect.getsourcefile(function)
         source = pathlib.Path(file).read_bytes() if file else b""
@@ -395,6 +430,41 @@ def _source_key(step: Any) -> list[str]:
         source = b""
     name = f"{function.__module__}.{function.__qualname__}"
     return [name, hashlib.sha256(source).hexdigest(), *bound]
+
+
+def _gin_bindings(step: Any) -> dict[str, Any]:
+    import gin
+
+    try:
+        return gin.get_bindings(step)
+    except ValueError:  # nothing that gin configures
+        return {}
+
+
+def _shown(value: Any) -> str:
+    """A text that differs if the value does, or has an address if that is unknown."""
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.ascontiguousarray(value)
+        digest = hashlib.sha256(array.tobytes()).hexdigest()
+        return f"{array.dtype}{array.shape}{digest}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_shown(k)}: {_shown(v)}' for k, v in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, tuple) and type(value) is tuple:
+        return f"({', '.join(map(_shown, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(_shown, value)))}}}"
+    if inspect.isroutine(value) or isinstance(value, functools.partial):
+        return str(_source_key(value))
+    if hasattr(value, "vocab_size"):
+        return str(_vocabulary_key(value))
+    text = repr(value)
+    if _ADDRESS.search(text) and hasattr(value, "__dict__"):
+        # Its fields say what it is, unless they lead back to it.
+        with contextlib.suppress(RecursionError):
+            return f"{type(value).__qualname__}{_shown(vars(value))}"
+    return text
 
 
 def _kind(feature: Any) -> Any:

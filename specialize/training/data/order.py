@@ -55,6 +55,13 @@ def questions_of(tasks: Sequence[Any]) -> list[Int[np.ndarray, " _"]]:
     ]
 
 
+def _exact(rate: float) -> Fraction:
+    """A rate as it was written: 0.1 is a tenth. Small or long ones are as they are."""
+    found = Fraction(rate)
+    written = found.limit_denominator(10**6)
+    return written if abs(written - found) * 10**6 <= found else found
+
+
 class MixtureOrder:
     """An endless stream of several tasks' examples, mixed at exact rates.
 
@@ -89,7 +96,7 @@ class MixtureOrder:
                 f"task sizes {list(sizes)} and rates {list(rates)} must be positive. "
                 "Leave empty tasks out of the mixture."
             )
-        exact = [Fraction(rate).limit_denominator(10**6) for rate in map(float, rates)]
+        exact = [_exact(float(rate)) for rate in rates]
         self.sizes = tuple(int(size) for size in sizes)
         self.shares = tuple(rate / sum(exact) for rate in exact)
         self.seed = seed
