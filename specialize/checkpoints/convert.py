@@ -370,6 +370,8 @@ def _optimizer(
     reason = "a Hugging Face folder has no place for it"
     if opened.adapters is not None:
         reason = "it is that of the adapters"
+    elif to != "hf" and any(one.shape and one.dtype.kind in "iu" for one in arrays):
+        reason = "T5X has no AdamW with moments in 8 bits"
     elif to != "hf":
         reason = "the number of vocabulary rows changes"
         if rows is None or rows == opened.config.vocab_size:

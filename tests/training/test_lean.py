@@ -295,6 +295,8 @@ def test_every_reader_reads_it(run, tmp_path):
         np.testing.assert_array_equal(
             np.float32(leaf), np.asarray(expected).astype(np.float32)
         )
+    under_t5x = convert(str(folder), str(tmp_path / "t5x"), to="t5x")
+    assert any("dropped: T5X has no AdamW with mom" in note for note in under_t5x.notes)
     begun = tiny_run.run(
         tmp_path / "wide", 1, learning_rate=0.0, width=64,
         initial_checkpoint_path=str(folder),
