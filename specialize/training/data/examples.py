@@ -202,11 +202,13 @@ def _prepare(
     dataset = dataset.map(keep)
     dataset = dataset.ragged_batch(READ_BATCH)
 
+    ragged_tensor: Any = tf.RaggedTensor
+
     @as_written
     def ragged(batch: Mapping[str, Any]) -> dict[str, Any]:
         # Examples of a shape that is known come as plain tensors.
         return {
-            name: tf.RaggedTensor.from_tensor(value)
+            name: ragged_tensor.from_tensor(value)
             if name in names and isinstance(value, tf.Tensor)
             else value
             for name, value in batch.items()
