@@ -13,7 +13,7 @@ import pytest
 
 from specialize import cli, outputs
 from specialize.errors import InputError
-from specialize.outputs import hidden_folders, replacing
+from specialize.outputs import hidden_folders, replacing, streams
 
 
 def write_folder(path, *, replace=False, name="data", text="new", during=None):
@@ -162,7 +162,7 @@ def test_a_fifo_receives_the_text_and_stays_a_fifo(tmp_path):
 
 
 def test_a_fifo_that_nobody_reads_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(outputs, "_READER_OPENS", 0.2)
+    monkeypatch.setattr(streams, "_READER_OPENS", 0.2)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     with pytest.raises(InputError, match="nothing reads from"):

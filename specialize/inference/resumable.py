@@ -49,12 +49,17 @@ def unfinished(
 
     It is beside the output. In a bucket it is in a folder of that name, from which any
     machine resumes, and which is removed when the block succeeds.
+
+    Raises:
+        InputError: Another command goes on with it.
     """
     name = f"{os.fspath(out)}.decoded.jsonl"
-    if not paths.in_bucket(out):
-        yield pathlib.Path(name), lambda: None
-        return
     leader = jax.process_index() == 0
+    if not paths.in_bucket(out):
+        file = pathlib.Path(name)
+        with outputs.only_writer_of(file) if leader else contextlib.nullcontext():
+            yield file, lambda: None
+        return
     with outputs.working_folder(name, "decoded", leader=leader) as working:
         yield working.path / "decoded.jsonl", working.publish
     if leader:

@@ -7,21 +7,18 @@ follow the umask, also those of files that a library creates for their owner onl
 
 Work in progress is in hidden folders beside the output, which their process locks. A
 folder without a lock is what a killed process left, and the next command removes it.
+A folder in which a command writes until it ends is locked too (`one_writer`).
 
 A path may be a URL of a bucket (`in_buckets`).
 """
 
 import contextlib
 import dataclasses
-import errno
 import json
 import os
 import pathlib
-import re
-import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -40,7 +37,9 @@ from specialize.outputs.hidden_folders import (
     scratch,
     writing,
 )
+from specialize.outputs.one_writer import only_writer_in, only_writer_of
 from specialize.outputs.replacing import contents, fill, put, recover
+from specialize.outputs.streams import is_stream, pour
 from specialize.paths import MARKER, scheme_of
 
 __all__ = [
@@ -56,6 +55,7 @@ __all__ = [
     "is_stream",
     "kind_of",
     "make_parent",
+    "only_writer_of",
     "place_of_work",
     "recover",
     "refuse_url",
@@ -72,10 +72,6 @@ __all__ = [
 Path = str | os.PathLike[str]
 
 _VERSION = {"version": versions.FOLDER.writes}
-# Files of this process that are open already, whatever they are.
-_OPEN = re.compile(r"/dev/(?:fd/(\d+)|std(out|err))")
-# Seconds that the reader of a FIFO has to open it.
-_READER_OPENS = 5.0
 
 
 def refuse_url(path: Path, name: str = "The output") -> None:
@@ -126,20 +122,9 @@ def staged_file(path: Path) -> Iterator[pathlib.Path]:
                 os.fsync(written.fileno())
         with writing(target):
             if stream:
-                _pour(staged, target)
+                pour(staged, target)
             else:
                 os.replace(staged, target)
-
-
-def is_stream(path: Path) -> bool:
-    """Whether a path is a FIFO or device, which is written to but never replaced."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError):
-        return False
-    if _OPEN.fullmatch(os.fspath(path)):
-        return True
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -227,24 +212,32 @@ def claim(path: Path, kind: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def claimed(path: Path, kind: str) -> Iterator[pathlib.Path]:
-    """`claim`, which is taken back if the block raises before it has written a file.
+    """`claim`, in which no other command writes while the block runs.
 
-    Empty folders in it, and folders that were made for it, are removed too.
+    It is taken back if the block raises before it has written a file; empty folders in
+    it, and folders that were made for it, are removed too.
+
+    Raises:
+        InputError: As for `check_writable`; or another command writes in the folder.
     """
     folder = _resolved(path)
-    ours = check_writable(folder, kind)
+    check_writable(folder, kind)
     made = [one for one in (folder, *folder.parents) if not one.exists()]
-    claim(folder, kind)
-    try:
-        yield folder
-    except BaseException:
-        inside = sorted(folder.rglob("*"), reverse=True)
-        if not ours and [p for p in inside if not p.is_dir()] == [folder / MARKER]:
-            with contextlib.suppress(OSError):
-                (folder / MARKER).unlink()
-                for one in (*filter(pathlib.Path.is_dir, inside), *made):
-                    one.rmdir()
-        raise
+    with only_writer_in(folder) as lock:
+        ours = check_writable(folder, kind)
+        try:
+            claim(folder, kind)
+            yield folder
+        except BaseException:
+            inside = sorted(folder.rglob("*"), reverse=True)
+            files = {one for one in inside if not one.is_dir()}
+            if not ours and files <= {folder / MARKER, lock}:
+                with contextlib.suppress(OSError):
+                    (folder / MARKER).unlink(missing_ok=True)
+                    lock.unlink(missing_ok=True)
+                    for one in (*filter(pathlib.Path.is_dir, inside), *made):
+                        one.rmdir()
+            raise
 
 
 @contextlib.contextmanager
@@ -322,8 +315,8 @@ def working_folder(
 ) -> Iterator[Working]:
     """`claimed`, also for a folder in a bucket.
 
-    A process that is not the leader claims nothing; if the folder is in a bucket, it
-    gets an empty one of its own, which is removed in the end.
+    A process that is not the leader claims and locks nothing; if the folder is in a
+    bucket, it gets an empty one of its own, which is removed in the end.
 
     Args:
         path: The folder.
@@ -332,7 +325,7 @@ def working_folder(
         but: Patterns of names that are not copied from a bucket.
 
     Raises:
-        InputError: As for `check_writable`; or another command writes in the bucket.
+        InputError: As for `check_writable`; or another command writes in the folder.
     """
     if not paths.in_bucket(path):
         with claimed(path, kind) if leader else contextlib.nullcontext():
@@ -386,30 +379,6 @@ def _resolved(path: Path) -> pathlib.Path:
         if real.is_symlink():
             raise InputError(f"{target} is a loop of links. Name another output.")
         return real
-
-
-def _pour(staged: pathlib.Path, target: pathlib.Path) -> None:
-    """Writes a file into a FIFO or device."""
-    end = time.monotonic() + _READER_OPENS
-    known = _OPEN.fullmatch(os.fspath(target))
-    while True:
-        try:
-            if known:  # a copy has the same position in a file
-                stream = os.dup(int(known[1] or 1 + (known[2] == "err")))
-            else:
-                stream = os.open(target, os.O_WRONLY | os.O_NONBLOCK)
-            break
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            if time.monotonic() > end:
-                raise InputError(
-                    f"nothing reads from {target}. Start its reader first."
-                ) from error
-            time.sleep(0.05)
-    os.set_blocking(stream, True)
-    with open(staged, "rb") as source, open(stream, "wb") as sink:
-        shutil.copyfileobj(source, sink)
 
 
 def _open_to_all(folder: pathlib.Path) -> None:

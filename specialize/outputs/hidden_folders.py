@@ -22,7 +22,9 @@ Path = str | os.PathLike[str]
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Bytes of the name of a file or folder, on every common file system.
 LONGEST_NAME = 255
-WORK = re.compile(r"\..*\.[0-9a-z_]{8}\.(partial|spool|staging)")
+# The file in a folder that the only command that writes in it locks (`one_writer`).
+LOCK = ".specialize.lock"
+WORK = re.compile(rf"\..*\.[0-9a-z_]{{8}}\.(partial|spool|staging)|{re.escape(LOCK)}")
 
 
 @contextlib.contextmanager
