@@ -58,11 +58,21 @@ def local(
             beside the copy, if there is one.
 
     Raises:
-        InputError: There is nothing at the URL, or it cannot be read or copied.
+        InputError: There is nothing at the URL, it cannot be read or copied, or it was
+            changed twice while it was.
     """
     if not in_bucket(path):
         return pathlib.Path(path)
     url = checked(path)
+    try:
+        return _local(url, only, but, companion)
+    except store.ChangedError:  # what is there now may stay
+        return _local(url, only, but, companion)
+
+
+def _local(
+    url: str, only: Sequence[str], but: Sequence[str], companion: str | None
+) -> pathlib.Path:
     entry = store.stat(url)
     if entry is not None:
         other = store.stat(f"{url}{companion}") if companion else None

@@ -46,6 +46,10 @@ class TakenError(InputError):
     """Another process has written the object first."""
 
 
+class ChangedError(InputError):
+    """An object was replaced or removed while it was read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """An object.
@@ -247,8 +251,11 @@ def upload(file: Path, url: Path) -> None:
 def download(url: Path, file: pathlib.Path, entry: Entry) -> None:
     """Copies an object into a new file of this machine.
 
+    The libraries read a large object in parts, so it is compared after the last one.
+
     Raises:
-        InputError: It is no longer what `entry` says.
+        ChangedError: It is no longer what `entry` says.
+        InputError: It cannot be read.
     """
     url, fs = checked(url), filesystem(url)
 
@@ -257,6 +264,8 @@ def download(url: Path, file: pathlib.Path, entry: Entry) -> None:
             fs.get_file(url, os.fspath(file))
         except FileNotFoundError as error:
             raise _changed(url) from error
+        if stat(url) != entry:
+            raise _changed(url)
         if file.stat().st_size != entry.size:
             raise ConnectionError(f"{file.stat().st_size} of {entry.size} bytes")
 
@@ -303,8 +312,8 @@ def reason_of(error: BaseException | None) -> str | None:
     return None
 
 
-def _changed(url: str) -> InputError:
-    return InputError(
+def _changed(url: str) -> ChangedError:
+    return ChangedError(
         f"{url} was changed or removed while it was read. Run the same command again."
     )
 

@@ -91,6 +91,35 @@ def test_a_file_and_a_folder_are_copied_once_and_again_when_they_change(root):
     assert paths.local("a/local/path").parts == ("a", "local", "path")
 
 
+@pytest.mark.parametrize("changes", [1, 2])
+def test_a_copy_is_of_one_version_though_files_of_the_same_size_replace_others(
+    root, changes, monkeypatch
+):
+    def write(text):
+        for name in ("a", "b"):
+            objects.write_bytes(f"{root}/d/{name}", f"{text} {name}".encode())
+
+    write("old")
+    fs = objects.filesystem(root)
+    get, left = fs.get_file, list(range(changes))
+
+    def get_file(url, file):
+        if left and url.endswith("b"):
+            write(f"n{left.pop()}w")
+        return get(url, file)
+
+    monkeypatch.setattr(fs, "get_file", get_file)
+    if changes == 1:
+        found = paths.local(f"{root}/d")
+        assert {one.read_text() for one in found.iterdir()} == {"n0w a", "n0w b"}
+        return
+    with pytest.raises(objects.ChangedError, match="d/b was changed .* it was read"):
+        paths.local(f"{root}/d")
+    found = paths.local(f"{root}/d")
+    assert {one.read_text() for one in found.iterdir()} == {"n0w a", "n0w b"}
+    assert not list(cache.copies().glob("*.partial"))
+
+
 def test_old_copies_that_nobody_uses_are_removed_when_there_is_no_room(
     root, tmp_path, monkeypatch
 ):
