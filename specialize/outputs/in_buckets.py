@@ -101,6 +101,7 @@ def staged_directory(
             except BaseException:
                 held.keep = True
                 with contextlib.suppress(InputError):
+                    held.check()  # what is there may be of another command
                     _remove(url, set(store.find(url)) - {paths.WRITING})
                     held.keep = False
                 raise
@@ -221,6 +222,7 @@ def working_copy(
             except BaseException:
                 with contextlib.suppress(InputError):
                     uploads.finish()
+                    held.check()
                     if not ours and set(store.names(url)) <= {marker, paths.WRITING}:
                         store.remove([joined(url, marker)])
                 raise

@@ -23,6 +23,8 @@ from specialize.paths import WRITING, joined, store
 
 # Seconds between two renewals, and without one until the writer counts as killed.
 RENEWAL, EXPIRY = 10.0, 45.0
+# Sleep of the machine counts, too.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,50 +53,75 @@ class Lease:
         self._what = url if is_file else f"in {url}"
         self._url = f"{url}.{WRITING}" if is_file else joined(url, WRITING)
         self._ended = threading.Event()
+        self._renewing = threading.Lock()
         self._lost = self.inherited = self.keep = False
-        self._version = self._taken()
+        # What was written since a renewal was confirmed; any of it may have arrived.
+        self._written: list[bytes] = []
+        self._version, self._confirmed = self._taken()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raises an `InputError` if another process has taken this one's place."""
+        """Raises an `InputError` unless no other process can have begun to write.
+
+        A lease that was not renewed in time is renewed now, or is not valid: another
+        process may have taken it, and this one would not know.
+        """
+        if not self._lost and _seconds() - self._confirmed >= EXPIRY:
+            self._renew_once()
         if self._lost:
             raise InputError(
                 f"another command has begun to write {self._what}, because this "
                 f"one had not reached the store for {EXPIRY:.0f} s. This one ends; its "
                 "last files may be missing there."
             )
+        if _seconds() - self._confirmed >= EXPIRY:
+            raise InputError(
+                f"the store was not reached for {EXPIRY:.0f} s, so another command may "
+                f"have begun to write {self._what}. This one ends; its last files may "
+                "be missing there. Run it again when the store answers."
+            )
 
     def release(self) -> None:
         """Lets others write."""
         self._ended.set()
         self._thread.join()
-        if not (self._lost or self.keep):
+        if not self.keep:
             with contextlib.suppress(InputError):
+                self.check()  # what is there may be the lease of another
                 store.remove([self._url])
 
-    def _taken(self) -> str:
+    def _taken(self) -> tuple[str, float]:
+        """The version of the object, and when it began to be written."""
         for _ in range(100):
-            data = _content()
+            data, began = _content(), _seconds()
+            self._written = [data]
             try:
                 store.create(self._url, data)
-                return self._own(data)
+                return self._own(), began
             except store.TakenError:
                 before = store.stat(self._url)
             if before is None or not self._is_dead(before):
                 continue  # it has just ended; or it was, and is being replaced
+            began = _seconds()
             try:
                 store.replace(self._url, data, before.version)
-                self.inherited = True
-                return self._own(data)
+                version = self._own()
             except store.TakenError:
                 continue
+            self.inherited = True
+            return version, began
         raise InputError(f"{self._url} changes all the time. Name another output.")
 
-    def _own(self, data: bytes) -> str:
+    def _own(self) -> str:
+        """The version of the object, which is what this lease has written.
+
+        Raises:
+            TakenError: It is not.
+        """
         entry = store.stat(self._url)
-        if entry is None or store.read_bytes(self._url) != data:
-            raise InputError(f"{self._url} was removed by another command.")
+        if entry is None or store.read_bytes(self._url) not in self._written:
+            raise store.TakenError(f"{self._url} was written by another command.")
         return entry.version
 
     def _is_dead(self, before: store.Entry) -> bool:
@@ -129,14 +156,24 @@ class Lease:
             self._renew_once()
 
     def _renew_once(self) -> None:
-        data = _content()
         # Until the store answers again, others cannot reach it either.
-        with contextlib.suppress(InputError):
+        with self._renewing, contextlib.suppress(InputError):
             try:
-                store.replace(self._url, data, self._version)
-                self._version = self._own(data)
+                try:
+                    self._replace()
+                except store.TakenError:
+                    # An earlier renewal of ours may have arrived unconfirmed.
+                    self._version = self._own()
+                    self._replace()
             except store.TakenError:
                 self._lost = True
+
+    def _replace(self) -> None:
+        data, began = _content(), _seconds()
+        self._written.append(data)
+        store.replace(self._url, data, self._version)
+        self._version = self._own()
+        self._written, self._confirmed = [data], began
 
 
 @contextlib.contextmanager
@@ -149,17 +186,22 @@ def leased(url: str, *, is_file: bool = False) -> Iterator[Lease]:
         lease.release()
 
 
+def _seconds() -> float:
+    return time.clock_gettime(_CLOCK)
+
+
 def _content() -> bytes:
     writer = {"host": _host(), "process": os.getpid(), "unique": uuid.uuid4().hex}
     return json.dumps(writer).encode()
 
 
 def _host() -> str:
-    """The machine since its last start: process numbers are unique in it."""
+    """The machine since its last start, or its container: it numbers its processes."""
     boot = "/proc/sys/kernel/random/boot_id"
     with contextlib.suppress(OSError), open(boot, encoding="ascii") as file:
-        return f"{socket.gethostname()} ({file.read(8)})"
-    return socket.gethostname()
+        numbers = os.stat("/proc/self/ns/pid").st_ino
+        return f"{socket.gethostname()} ({file.read(8)}-{numbers})"
+    return f"{socket.gethostname()} ({uuid.getnode():x})"
 
 
 def _is_running(process: int) -> bool:

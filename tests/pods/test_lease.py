@@ -1,0 +1,127 @@
+"""The lease of a folder in a bucket: who may write is never in doubt."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from specialize import outputs, paths
+from specialize.errors import InputError
+from specialize.outputs import lease
+from specialize.paths import store as objects
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Makes a lease of another machine, which is renewed only by the test."""
+    monkeypatch.setattr(lease, "RENEWAL", 3600)
+
+    def make(url):
+        with pytest.MonkeyPatch.context() as machine:
+            machine.setattr(lease, "_host", lambda: "another machine")
+            return lease.Lease(url)
+
+    return make
+
+
+# What does not depend on the store is tested with one.
+one_store = pytest.mark.parametrize("store", ["s3"], indirect=True)
+
+
+def cut_off(*_, **__):
+    raise InputError("the store does not answer")
+
+
+@one_store
+def test_a_lease_that_was_not_renewed_in_time_is_not_valid(
+    root, elsewhere, monkeypatch
+):
+    first = elsewhere(root)
+    monkeypatch.setattr(lease, "EXPIRY", 1.2)
+    first.check()
+    with pytest.MonkeyPatch.context() as network:
+        network.setattr(objects, "replace", cut_off)
+        time.sleep(1.3)
+        with pytest.raises(InputError, match="not reached for .* may have begun"):
+            first.check()
+    first.check()  # the store answers again, and nobody has taken its place
+    second = lease.Lease(root)
+    assert second.inherited
+    with pytest.raises(InputError, match="another command has begun to write in"):
+        first.check()
+    first.release()
+    second.check()
+    second.release()
+    assert objects.names(root) == []
+
+
+@one_store
+def test_the_end_of_a_lease_that_has_expired_leaves_that_of_another(
+    root, elsewhere, monkeypatch
+):
+    first = elsewhere(root)
+    monkeypatch.setattr(lease, "EXPIRY", 1.2)
+    second = lease.Lease(root)
+    first.release()
+    second.check()
+    second.release()
+
+
+@pytest.mark.parametrize("lost", ["stat", "read_bytes"])
+def test_a_renewal_that_arrived_and_was_not_confirmed_is_ones_own(
+    root, elsewhere, lost
+):
+    one = elsewhere(root)
+    before = objects.stat(f"{root}/{paths.WRITING}")
+    with pytest.MonkeyPatch.context() as network:
+        network.setattr(objects, lost, cut_off)
+        one._renew_once()
+    arrived = objects.stat(f"{root}/{paths.WRITING}")
+    assert arrived != before
+    one._renew_once()
+    one.check()
+    # Whoever watches the unconfirmed one must see a change.
+    assert objects.stat(f"{root}/{paths.WRITING}") != arrived
+    one.release()
+    assert objects.names(root) == []
+
+
+def test_processes_of_two_containers_are_told_apart_where_the_names_are_equal():
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare")
+    code = "from specialize.outputs import lease; print(lease._host())"
+    line = [sys.executable, "-c", code]
+    inside = subprocess.run(
+        ["unshare", "-p", "-f", *line], capture_output=True, text=True
+    )
+    if inside.returncode:
+        pytest.skip(f"no new PID namespace here: {inside.stderr}")
+    host = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    assert host.strip() == lease._host() != inside.stdout.strip()
+    assert host.split()[0] == inside.stdout.split()[0]
+
+
+def build(url, text, during=lambda: None):
+    with outputs.staged_directory(url, "corpus", replace=True) as folder:
+        (folder / "data").write_text(text)
+        during()
+
+
+@one_store
+def test_a_writer_that_has_lost_its_place_removes_nothing(root, monkeypatch):
+    url = f"{root}/corpus"
+    upload = objects.upload
+
+    def taken(file, place):
+        upload(file, place)
+        content = objects.read_bytes(f"{url}/{paths.WRITING}")
+        objects.write_bytes(f"{url}/{paths.WRITING}", content + b" ")
+        monkeypatch.setattr(lease, "EXPIRY", 0.0)
+
+    monkeypatch.setattr(objects, "upload", taken)
+    with pytest.raises(InputError, match="another command has begun"):
+        build(url, "new")
+    assert [*objects.find(url)] == ["data", paths.WRITING]
