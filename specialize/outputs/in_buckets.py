@@ -80,15 +80,19 @@ def staged_directory(
 
     While it is uploaded, readers find no folder: neither the old nor the new one.
     """
-    before = set(store.find(url))
+    before = store.find(url)
     with scratch(place_of_work(url)) as work:
         yield work
         with lease.leased(url) as held:
-            old = set(store.find(url)) - {paths.WRITING}
-            if (arrived := sorted(old - before)) and not held.inherited:
+            old = store.find(url)
+            old.pop(paths.WRITING, None)
+            arrived = [name for name in old if old[name] != before.get(name)]
+            # A killed command may have left files, but not the marker that ends them.
+            if arrived and (not held.inherited or marker in arrived):
                 raise InputError(
                     f"{joined(url, arrived[0])} was written by another command while "
-                    "this one ran. Nothing was changed; name another output."
+                    "this one ran. Nothing was changed; run this one again when the "
+                    "other is finished."
                 )
             # Without its marker, the rest is not trusted.
             _remove(url, sorted(old, key=lambda name: name != marker))

@@ -110,6 +110,40 @@ def build(url, text, during=lambda: None):
         during()
 
 
+def test_of_two_commands_that_replace_a_folder_the_last_is_refused(root):
+    url = f"{root}/corpus"
+    build(url, "old")
+    with pytest.raises(InputError, match="written by another command while"):
+        build(url, "begun first", lambda: build(url, "ended first"))
+    assert objects.read_bytes(f"{url}/data") == b"ended first"
+    assert [*objects.find(url)] == ["data", paths.MARKER]
+
+
+@one_store
+def test_what_a_killed_command_left_is_replaced_but_not_what_it_has_finished(
+    root, elsewhere, monkeypatch
+):
+    url = f"{root}/corpus"
+    build(url, "old")
+    killed = []
+
+    def left(*, finished):
+        killed.append(elsewhere(url))
+        objects.write_bytes(f"{url}/data", b"other")
+        objects.remove([f"{url}/{paths.MARKER}"])
+        if finished:
+            objects.write_bytes(f"{url}/{paths.MARKER}", b'{"kind": "corpus"}')
+        monkeypatch.setattr(lease, "EXPIRY", 1.0)
+
+    with pytest.raises(InputError, match="written by another command while"):
+        build(url, "new", lambda: left(finished=True))
+    assert objects.read_bytes(f"{url}/data") == b"other"
+    build(url, "new", lambda: left(finished=False))
+    assert objects.read_bytes(f"{url}/data") == b"new"
+    for one in killed:
+        one.release()
+
+
 @one_store
 def test_a_writer_that_has_lost_its_place_removes_nothing(root, monkeypatch):
     url = f"{root}/corpus"
