@@ -37,6 +37,8 @@ CACHE_DIR, CACHE_GB = "SPECIALIZE_CACHE_DIR", "SPECIALIZE_CACHE_GB"
 _DEFAULT_GB = "100"
 # What makes a folder one of ours, written last; and what its writer holds meanwhile.
 MARKER, WRITING = "specialize.json", "specialize.writing.json"
+# How the name of a copy ends that is not complete.
+_PARTIAL = ".partial"
 # Locks of the copies that this process uses, until it ends.
 _in_use: dict[pathlib.Path, int] = {}
 
@@ -148,7 +150,7 @@ def _copy(url: str, entries: dict[str, store.Entry]) -> pathlib.Path:
     with locked(made / "all"):
         _use(place)
     if not place.is_dir():
-        with locked(place.with_suffix(".making")):
+        with locked(_making(place)):
             if not place.is_dir():
                 _make(place, url, entries)
     os.utime(place)
@@ -156,12 +158,12 @@ def _copy(url: str, entries: dict[str, store.Entry]) -> pathlib.Path:
 
 
 def _make(place: pathlib.Path, url: str, entries: dict[str, store.Entry]) -> None:
-    for old in place.parent.glob(f"{place.name}.*.partial"):
+    for old in place.parent.glob(f"{place.name}.*{_PARTIAL}"):
         shutil.rmtree(old, ignore_errors=True)  # of a killed process: we have the lock
     needed = sum(entry.size for entry in entries.values())
     with locked(place.parent / "all"):
         _make_room(place.parent, needed)
-    partial = place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = place.with_name(f"{place.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
     try:
         (partial / name_of(url)).parent.mkdir(parents=True)
         if "" not in entries:
@@ -184,6 +186,11 @@ def _make(place: pathlib.Path, url: str, entries: dict[str, store.Entry]) -> Non
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _making(place: pathlib.Path) -> pathlib.Path:
+    """What the process that makes a copy has locked, from the copy or a part of it."""
+    return place.with_name(f"{place.name.partition('.')[0]}.making")
+
+
 def _use(place: pathlib.Path) -> None:
     """Prevents, until this process ends, that others remove a copy."""
     if place not in _in_use:
@@ -193,21 +200,28 @@ def _use(place: pathlib.Path) -> None:
 
 
 def _make_room(copies: pathlib.Path, needed: int) -> None:
-    """Removes copies that nobody uses until `needed` bytes more are allowed."""
+    """Removes copies that nobody uses until `needed` bytes more are allowed.
+
+    Its caller has locked `copies`; other processes may be making copies, or giving up.
+    """
     limit = _limit()
-    found = sorted(
-        (one.stat().st_mtime, one) for one in copies.iterdir() if one.is_dir()
-    )
-    sizes = {one: _size(one) for _, one in found}
+    used: dict[pathlib.Path, float] = {}
+    for one in copies.iterdir():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            if one.is_dir():
+                used[one] = one.stat().st_mtime
+    sizes = {one: _size(one) for one in used}
     total = sum(sizes.values()) + needed
-    for _, one in found:
+    for one in sorted(used, key=lambda one: (used[one], one)):
         if total <= limit:
             return
-        descriptor = os.open(_lock_of(one), os.O_RDWR | os.O_CREAT, 0o666)
+        # Who makes a copy has locked its making, and who uses it the copy itself.
+        lock = _making(one) if one.suffix == _PARTIAL else one
+        descriptor = os.open(_lock_of(lock), os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            continue  # it is in use
+            continue
         else:
             shutil.rmtree(one, ignore_errors=True)
             total -= sizes[one]
@@ -227,7 +241,13 @@ def _limit() -> float:
 
 
 def _size(place: pathlib.Path) -> int:
-    return sum(one.lstat().st_size for one in place.rglob("*") if one.is_file())
+    """Bytes of the files in a folder, which may be removed meanwhile."""
+    total = 0
+    for folder, _, files in os.walk(place):
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(folder, file)).st_size
+    return total
 
 
 def _lock_of(place: pathlib.Path) -> pathlib.Path:
