@@ -28,6 +28,9 @@ from specialize.errors import InputError
 from specialize.mesh import MeshSpec
 from specialize.paths import programs
 
+# Bytes that one process sends to all at once; several devices hold copies of them.
+_SENT_AT_ONCE = 1 << 28
+
 
 def _widen_thread_pool() -> None:
     """Gives simulated CPU devices enough threads for collectives.
@@ -354,16 +357,24 @@ def from_leader(value: Any) -> Any:
 
 
 def bytes_from_leader(data: bytes) -> bytes:
-    """The bytes that process 0 has; those of the others are not used."""
+    """The bytes that process 0 has, however many; those of the others are not used."""
     if jax.process_count() == 1:
         return data
-    from jax.experimental import multihost_utils
+    from jax.experimental.multihost_utils import broadcast_one_to_all
 
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(data))))
-    sent = np.zeros(size, np.uint8)
-    if jax.process_index() == 0:
-        sent[:] = np.frombuffer(data, np.uint8)
-    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent)))
+    leader = jax.process_index() == 0
+    # Without x64, JAX has no integer for 2 GiB and more.
+    high, low = broadcast_one_to_all(np.array(divmod(len(data), 2**31), np.int32))
+    size = int(high) * 2**31 + int(low)
+    parts = []
+    for start in range(0, size, _SENT_AT_ONCE):
+        count = min(_SENT_AT_ONCE, size - start)
+        if leader:
+            broadcast_one_to_all(np.frombuffer(data, np.uint8, count, start))
+        else:
+            part = broadcast_one_to_all(np.zeros(count, np.uint8))
+            parts.append(np.asarray(part).tobytes())
+    return data if leader else b"".join(parts)
 
 
 def by_leader(make: Callable[[], Any]) -> Any:

@@ -7,7 +7,12 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
+
+from specialize import sharding
 
 # A command line with one command, which notices a loss sooner.
 COMMAND = """
@@ -44,6 +49,10 @@ def run(flags):
             else:
                 print(messages.receive(), flush=True)
             sharding.barrier("talked")
+        sharding._SENT_AT_ONCE = 1000
+        for size in (0, 2500):
+            data = bytes(range(250)) * (size // 250)
+            assert sharding.bytes_from_leader(data if first else b"other") == data
         if first:
             time.sleep(6)  # longer than LOST: the others wait at the end
         return 0
@@ -197,3 +206,26 @@ def test_messages_arrive_in_order_and_processes_wait_for_each_other_at_the_end(s
         f"{{'number': {number}}}" for number in range(3)
     ]
     assert [one.wait(timeout=60) for one in processes] == [0, 0]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_more_bytes_than_jax_can_count_are_sent_in_parts(monkeypatch, first):
+    data = np.zeros(2**31 + 5, np.uint8).data  # takes no memory until it is written
+    sent = []
+
+    def broadcast(value):
+        sent.append(value)
+        if len(sent) == 1:
+            assert value.dtype == np.int32
+            return value if first else np.array([1, 5], np.int32)
+        assert value.dtype == np.uint8
+        return value[:0]
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 0 if first else 1)
+    monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", broadcast)
+    found = sharding.bytes_from_leader(data if first else b"")
+    assert found is data if first else found == b""
+    assert sent[0].tolist() == ([1, 5] if first else [0, 0])
+    assert sum(map(len, sent[1:])) == 2**31 + 5
+    assert max(map(len, sent[1:])) < 2**31
