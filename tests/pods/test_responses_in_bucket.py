@@ -45,11 +45,11 @@ def server(problems):
         yield server
 
 
-def ask(server, problems, responses, *, upload_every_s=30.0, **pace):
+def ask(server, problems, responses, *, upload_every_s=30.0, max_tokens=256, **pace):
     pace = {"concurrency": CONCURRENCY, "backoff_s": 0.01} | pace
     return sample.sample(
         problems,
-        Endpoint(server.url, "tiny", request=RequestSpec()),
+        Endpoint(server.url, "tiny", request=RequestSpec(max_tokens=max_tokens)),
         responses,
         SamplingSpec(2, samples_per_request=1, pace=PaceSpec(**pace)),
         convention="unknown",
@@ -186,6 +186,40 @@ def test_what_a_killed_command_left_is_added_to_what_another_machine_did(
     calm = exported(tmp_path / "calm.sqlite", tmp_path)
     # Questions are in the order in which they were first asked.
     assert sorted(exported(url, tmp_path).splitlines()) == sorted(calm.splitlines())
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+def test_what_a_killed_command_left_is_kept_while_the_bucket_has_other_settings(
+    server, problems, root, tmp_path, monkeypatch, capfd
+):
+    url, problems = f"{root}/r.sqlite", problems[:2]
+
+    def replaced(**settings):
+        """Somebody on another machine removes the object and begins anew."""
+        objects.remove([url])
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setenv("SPECIALIZE_CACHE_DIR", str(tmp_path / "another"))
+            ask(server, problems[:1], url, **settings)
+
+    def fail(self, file):
+        raise InputError("s3://b/r.sqlite cannot be written: HTTP 503.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(uploads.Uploads, "now", lambda self: None)
+        broken.setattr(uploads, "_upload_the_rest", fail)
+        with pytest.raises(InputError, match="HTTP 503"):
+            ask(server, problems, url)
+    replaced(max_tokens=7)
+    capfd.readouterr()
+    for _ in range(2):  # the second finds nothing but what is kept
+        ask(server, problems, url, max_tokens=7)
+        said = " ".join(capfd.readouterr().err.split())
+        assert "4 responses of a killed command have other settings" in said
+    replaced()
+    asked = len(server.requests)
+    tally = ask(server, problems, url)
+    assert (tally.cached, len(server.requests)) == (4, asked)
+    assert list((paths.folder() / "outputs").iterdir()) == []
 
 
 @MOSTLY_S3

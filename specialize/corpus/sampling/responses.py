@@ -210,21 +210,21 @@ class ResponseStore:
                 database, row, ((one, choice.index) for one, choice in samples)
             )
 
-    def adopt(self, other: "ResponseStore") -> int:
+    def adopt(self, other: "ResponseStore") -> int | None:
         """Adds the responses of another database whose samples are all missing here.
 
         Args:
             other: a database of the same sampling.
 
         Returns:
-            Number of responses that were added; 0 if settings or questions differ.
+            Number of responses that were added; None if settings or questions differ.
         """
         known, theirs = self._questions(), other._questions()
         same = self.settings() == other.settings()
         if not same or any(
             known.get(one, text) != text for one, text in theirs.items()
         ):
-            return 0
+            return None
         self._add_questions(theirs)
         query = "SELECT response, question, sample, choice FROM samples ORDER BY 1, 3"
         have = {key[1:3] for key in self._rows(query, tuple[int, str, int, int])}

@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import AsyncGenerator, Generator
 
 from specialize import paths
@@ -25,6 +26,9 @@ _SHARE = 1 / 3
 # Seconds between two uploads after a signal: what is under way may still arrive, and
 # the machine may be taken away at any moment.
 _ENDING_S = 2.0
+# The copy that is written, and how the names of those begin that a killed command has
+# left and that do not fit what is in the bucket.
+_LOCAL, _KEPT = "responses.sqlite", "kept"
 
 
 class Uploads:
@@ -148,7 +152,9 @@ def opened(
                     _upload_the_rest(uploads, place)
                     is_kept = False  # it is all uploaded, whatever has ended the block
         finally:
-            if not is_kept:
+            if not is_kept and _kept(place.folder):
+                _remove(place.folder / _LOCAL)
+            elif not is_kept:
                 shutil.rmtree(place.folder, ignore_errors=True)
 
 
@@ -170,7 +176,7 @@ def _working_copy(
 
     Also whether it is in the bucket already.
     """
-    local, left = place.folder / "responses.sqlite", place.folder / "left.sqlite"
+    local, left = place.folder / _LOCAL, place.folder / "left.sqlite"
     fetched = place.folder / "fetched.sqlite"
     fetched.unlink(missing_ok=True)
     is_there = place.download(fetched)
@@ -183,17 +189,38 @@ def _working_copy(
         _remove(local)
         _remove(left)
     with ResponseStore(local, create=True, name=responses) as store:
-        if left.exists():
-            _adopt(store, left)
+        for one in (left, *_kept(place.folder)):
+            if is_there and one.exists():
+                _adopt(store, one)
         yield store, is_there
 
 
+def _kept(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The databases of killed commands that did not fit what was in the bucket."""
+    return sorted(folder.glob(f"{_KEPT}.*.sqlite"))
+
+
 def _adopt(store: ResponseStore, left: pathlib.Path) -> None:
-    try:
+    """Adds the responses that a killed command has left, or keeps its database.
+
+    Somebody may have replaced the object in the bucket by one with other settings, and
+    what is left is paid for.
+    """
+    kept, count = 0, 0
+    with contextlib.suppress(InputError):  # killed before it had stored anything
         with ResponseStore(left) as other:
             count = store.adopt(other)
-    except InputError:  # it was killed before it had stored anything
-        count = 0
+            kept = other.usage().responses
+    if count is None and kept:
+        if not left.name.startswith(_KEPT):
+            place = left.with_name(f"{_KEPT}.{uuid.uuid4().hex[:8]}.sqlite")
+            _move(left, place)
+            left = place
+        say(
+            f"{store.path}: {kept:,} responses of a killed command have other settings "
+            f"or questions than those in the bucket; they are kept in {left}"
+        )
+        return
     if count:
         say(f"{store.path}: {count:,} responses of a killed command were added")
     _remove(left)
