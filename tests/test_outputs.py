@@ -329,3 +329,44 @@ def test_a_folder_that_cannot_be_marked_is_not_left(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="nothing was left behind"):
             outputs.claim(folder, "run")
     assert names(tmp_path) == ["empty"] and names(tmp_path / "empty") == []
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_folder_is_on_the_disk_before_it_has_its_name(
+    tmp_path, system, monkeypatch, replace
+):
+    fsync, out, found = os.fsync, tmp_path / "out", []
+
+    def flushed(descriptor):
+        state = os.fstat(descriptor)
+        found.append((state.st_ino, state.st_size, (out / "new").exists()))
+        fsync(descriptor)
+
+    if replace:
+        write_folder(out)
+    monkeypatch.setattr(os, "fsync", flushed)
+    with outputs.staged_directory(out, "corpus", replace=replace) as staged:
+        (staged / "deep").mkdir()
+        (staged / "deep/data").write_text("12345")
+        (staged / "new").symlink_to("deep")
+    assert {
+        (state.st_ino, state.st_size, False)
+        for path in (out, *out.rglob("*"))
+        if path.name != "new" and (state := path.stat())
+    } <= set(found)
+
+
+def test_a_disk_that_is_full_when_a_folder_is_flushed_keeps_the_old_one(
+    tmp_path, monkeypatch
+):
+    def full(descriptor):
+        if os.fstat(descriptor).st_size == len("new"):
+            raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    write_folder(tmp_path / "out", text="old")
+    with pytest.raises(InputError, match="out cannot be written: Disk quota exceeded"):
+        with outputs.staged_directory(tmp_path / "out", "corpus", replace=True) as new:
+            (new / "data").write_text("new")
+            monkeypatch.setattr(replacing.os, "fsync", full)
+    assert (tmp_path / "out/data").read_text() == "old"
+    assert names(tmp_path) == ["out"]

@@ -38,7 +38,7 @@ from specialize.outputs.hidden_folders import (
     writing,
 )
 from specialize.outputs.one_writer import only_writer_in, only_writer_of
-from specialize.outputs.replacing import contents, fill, put, recover
+from specialize.outputs.replacing import contents, fill, flush, put, recover
 from specialize.outputs.streams import is_stream, pour
 from specialize.paths import MARKER, scheme_of
 
@@ -284,6 +284,7 @@ def staged_directory(
             yield staged
             write_json(staged / MARKER, {"kind": kind} | _VERSION)
             _open_to_all(staged)
+            flush(staged)
         with writing(target):
             if inside:
                 fill(target, staged, last=MARKER)

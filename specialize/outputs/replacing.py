@@ -1,5 +1,6 @@
 """Puts a finished folder in the place of another, in one step and losing no file."""
 
+import concurrent.futures
 import contextlib
 import ctypes
 import errno
@@ -28,6 +29,29 @@ def recover(folder: pathlib.Path) -> None:
     with contextlib.suppress(OSError):
         if not os.path.lexists(folder) and retired.is_dir():
             os.rename(retired, folder)
+
+
+def flush(folder: pathlib.Path) -> None:
+    """Waits until everything in a folder is on the disk.
+
+    Otherwise a machine that loses its power after a rename may have the name of a
+    complete folder, and files without their content. At once, because a file system
+    then writes its journal once for many files.
+    """
+    found = [folder, *(one for one in folder.rglob("*") if not one.is_symlink())]
+    with concurrent.futures.ThreadPoolExecutor(16) as threads:
+        list(threads.map(_flush_one, found))
+
+
+def _flush_one(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some file systems cannot do it for folders
+        if error.errno not in (errno.EINVAL, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def put(target: pathlib.Path, staged: pathlib.Path, before: Contents) -> None:
