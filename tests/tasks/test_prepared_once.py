@@ -78,7 +78,7 @@ class Scale:
 def key(file, argument, step=Scale):
     """The key of a task over one file with one step, and whether it can be reused."""
     seqio = pytest.importorskip("seqio")
-    from specialize.training.data.examples import _key
+    from specialize.training.data.example_keys import key_of
 
     task = seqio.Task(
         "task",
@@ -86,7 +86,7 @@ def key(file, argument, step=Scale):
         preprocessors=[step(argument)],
         output_features={"targets": seqio.Feature(seqio.PassThroughVocabulary(8))},
     )
-    return _key(task, "train", {"targets": 8})
+    return key_of(task, "train", {"targets": 8})
 
 
 def test_a_key_follows_from_the_contents_of_a_steps_arguments(tmp_path):

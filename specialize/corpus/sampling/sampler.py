@@ -234,18 +234,17 @@ class Sampler:
 
     def _due(self, identity: str, standing: Standing) -> Collection[int]:
         """Which samples a question should have, as far as is known."""
-        if self._given is not None:
-            return self._given[identity]
-        return range(self._number_due(standing))
+        given = self._given
+        return range(self._number_due(standing)) if given is None else given[identity]
 
     def _number_due(self, standing: Standing) -> int:
-        sampling = self._sampling
-        if sampling.max_samples is None or len(standing.samples) < sampling.samples:
+        sampling, have = self._sampling, standing.samples
+        if sampling.max_samples is None or len(have) < sampling.samples:
             return sampling.samples
         # After `samples` there are only whole blocks. Each is decided on when the block
         # before it is complete; a block that was begun is finished.
         block = sampling.samples_per_request
-        begun = max(standing.samples) + 1
+        begun = max(have) + 1
         if begun > sampling.samples and begun % block:
             return min(sampling.max_samples, -(-begun // block) * block)
         if standing.solved:

@@ -157,8 +157,7 @@ def train(
             total_steps=total_steps,
             initial_checkpoint_path=initial_checkpoint_path,
             mesh=str(MeshSpec(**mesh.shape)),
-        )
-        about |= _adapters(chain, initial_checkpoint_path) | _teacher(data)
+        ) | _others_weights(chain, initial_checkpoint_path, data)
 
         # -- 3. State, from the newest checkpoint, from given weights, or random. -----
         exits.enter_context(interruptions.full_disk(work.path))
@@ -217,6 +216,13 @@ def _say_how_it_ended(source: BatchSource, step: int, *, stopped: bool) -> None:
         _say(f"stopped: step {step} is saved; the same command resumes the run")
     if left_out := source.left_out(0, step):
         _say(f"packing left out {left_out} examples")
+
+
+def _others_weights(
+    chain: Optimizer, base: str | None, data: DataSpec
+) -> dict[str, Any]:
+    """What a checkpoint says about weights that are read and not trained."""
+    return _adapters(chain, base) | _teacher(data)
 
 
 def _adapters(chain: Optimizer, base: str | None) -> dict[str, Any]:
