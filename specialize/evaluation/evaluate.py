@@ -25,8 +25,13 @@ from specialize.evaluation.scoring.averages import averages
 from specialize.evaluation.spec import EvaluationSpec
 from specialize.evaluation.suites.loading import suites_of
 from specialize.inference.engine import Engine
-from specialize.inference.resumable import decode_to_file
-from specialize.inference.weights import load_student, weights_digest
+from specialize.inference.resumable import decode_to_file, names_network
+from specialize.inference.weights import (
+    decoding_settings,
+    load_student,
+    prompts_digest,
+)
+from specialize.progress import say
 
 
 def evaluate_weights(
@@ -66,20 +71,19 @@ def evaluate_weights(
     vocabulary = read_vocabulary(evaluation.vocabulary(), network=module.config)
     decoding = evaluation.decoding
     engine = Engine(module, params, vocabulary, mesh, decoding)
-    weights = weights_digest(params)
+    common = decoding_settings(engine, vocabulary)
+    _say_what_is_not_reused(folder / "decoded")
     scores: dict[str, judging.SuiteScore] = {}
     files: dict[str, str] = {}
     for key, suite in loaded.items():
         prompts = [example.inputs for example in suite.examples]
         settings = {
             "suite": key,
-            "prompts": digest(prompts),
-            "weights": weights,
-            "vocabulary": vocabulary.sha256,
-            **decoding.to_json(),
+            "prompts": prompts_digest(prompts),
+            **common,
         }
-        # Other weights or settings give other predictions, so they get another file,
-        # and a return to the old ones finds theirs unchanged.
+        # Another network, other weights or settings give other predictions, so they
+        # get another file, and a return to the old ones finds theirs unchanged.
         stem = file_stem(key)
         raw = folder / "decoded" / f"{stem}.{digest(settings)[:12]}.jsonl"
         decoded = decode_to_file(
@@ -98,7 +102,7 @@ def evaluate_weights(
         {
             **(model or {}),
             "parameters": sum(x.size for x in jax.tree.leaves(params)),
-            "weights_digest": weights,
+            "weights_digest": common["weights"],
         },
         {
             "split": evaluation.split,
@@ -183,6 +187,20 @@ def evaluate(
             if json_path is not None:
                 _beside(results, json_path).save(json_path)
     return results
+
+
+def _say_what_is_not_reused(folder: pathlib.Path) -> None:
+    """Says that there are texts of which nobody knows which network decoded them."""
+    if jax.process_index() != 0 or not folder.is_dir():
+        return
+    old = [file for file in folder.glob("*.jsonl") if not names_network(file)]
+    if old:
+        say(
+            f"{folder} has texts of an earlier version (number of files: {len(old)}), "
+            "which did not record the network that decoded them. They are not used; "
+            f"what is asked is decoded again. Remove {old[0].name} and the like to "
+            "hear no more of it."
+        )
 
 
 def _beside(results: Results, path: str | os.PathLike[str]) -> Results:

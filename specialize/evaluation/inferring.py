@@ -10,7 +10,11 @@ from specialize import outputs, paths
 from specialize.inference.prompts import read_prompts
 from specialize.inference.resumable import decode_to_file, unfinished
 from specialize.inference.spec import DecodingSpec
-from specialize.inference.weights import decoding_settings, load_engine
+from specialize.inference.weights import (
+    decoding_settings,
+    load_engine,
+    prompts_digest,
+)
 from specialize.progress import console
 
 
@@ -53,7 +57,8 @@ def infer(
         model, checkpoint, decoding, vocabulary_path=vocabulary_path, mesh=mesh
     )
     prompts = [line["input"] for line in asked]
-    settings = decoding_settings(engine, vocabulary, prompts)
+    settings = decoding_settings(engine, vocabulary)
+    settings["prompts"] = prompts_digest(prompts)
     with unfinished(out) as (progress, publish):
         decoded = decode_to_file(engine, prompts, progress, settings, publish=publish)
         if jax.process_index() == 0:

@@ -25,7 +25,11 @@ from specialize.corpus.vocabulary import Vocabulary
 from specialize.inference.prompts import read_prompts
 from specialize.inference.resumable import decode_to_file, unfinished
 from specialize.inference.spec import DecodingSpec
-from specialize.inference.weights import decoding_settings, load_engine
+from specialize.inference.weights import (
+    decoding_settings,
+    load_engine,
+    prompts_digest,
+)
 
 
 def label(
@@ -70,7 +74,8 @@ def label(
         model, checkpoint, decoding, vocabulary_path=vocabulary_path, mesh=mesh
     )
     prompts = [line["input"] for line in asked]
-    settings = decoding_settings(engine, vocabulary, prompts)
+    settings = decoding_settings(engine, vocabulary)
+    settings["prompts"] = prompts_digest(prompts)
     settings["top_logprobs"] = top_logprobs
     with unfinished(folder.path) as (progress, publish):
         decoded = decode_to_file(

@@ -159,17 +159,17 @@ def _read(file: pathlib.Path, settings: dict[str, Any]) -> dict[int, dict[str, A
     # JSON has no tuples, so compare what a file can hold.
     wanted = msgspec.json.decode(msgspec.json.encode(settings))
     before = head.settings
-    names = [n for n in {**wanted, **before} if before.get(n) != wanted.get(n)]
-    if names:
-        differing = "; ".join(
-            f"other {name}"
-            if name in _DIGESTS
-            else f"{name} was {shown(before.get(name))}, now {shown(wanted.get(name))}"
-            for name in names
-        )
+    if "network" in wanted and "network" not in before:
         raise InputError(
-            f"{file} was decoded with other settings: {differing}. Set these back to "
-            "continue it, or remove it to decode again, or name another output."
+            f"{file} was begun by an earlier version, which did not record the network "
+            "that decoded it. Finish it with that version, or remove it to decode "
+            "again, or name another output."
+        )
+    if differing := _differing(before, wanted):
+        raise InputError(
+            f"{file} was decoded with other settings: {'; '.join(differing)}. Set "
+            "these back to continue it, or remove it to decode again, or name another "
+            "output."
         )
     found: dict[int, dict[str, Any]] = {}
     for where, line in lines:
@@ -177,6 +177,35 @@ def _read(file: pathlib.Path, settings: dict[str, Any]) -> dict[int, dict[str, A
         found[one.index] = dataclasses.asdict(one)
         if not one.steps:
             del found[one.index]["steps"]
+    return found
+
+
+def names_network(file: pathlib.Path) -> bool:
+    """Whether a file of decoded texts says which network decoded them.
+
+    Versions before 0.2 did not say it. A file that cannot be read is for `_read`.
+    """
+    try:
+        with open(file, "rb") as stream:
+            head = msgspec.json.decode(stream.readline(), type=_Head)
+    except (OSError, msgspec.MsgspecError):
+        return True
+    return "network" in head.settings
+
+
+def _differing(before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Which settings differ, in words; of the network its fields."""
+    found = []
+    for name in dict.fromkeys((*wanted, *before)):
+        old, new = before.get(name), wanted.get(name)
+        if old == new:
+            continue
+        if name in _DIGESTS:
+            found.append(f"other {name}")
+        elif isinstance(old, dict) and isinstance(new, dict):
+            found += [f"{name}.{text}" for text in _differing(old, new)]
+        else:
+            found.append(f"{name} was {shown(old)}, now {shown(new)}")
     return found
 
 

@@ -7,7 +7,7 @@ from specialize import checks
 from specialize.student.decoding.spec import GenerationSpec
 
 # Fields that version 0.1 did not store. At their defaults they are left out, so that
-# the predictions of that version are reused.
+# the results of that version state the same settings.
 _LATER = ("top_k", "length_penalty", "early_stopping", "weights")
 
 

@@ -126,6 +126,7 @@ class T5Teacher:
         return {
             "teacher": self.name,
             "weights": self._weights,
+            "network": self._engine.module.config.identity(),
             "vocabulary_sha256": self._vocabulary.sha256,
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,

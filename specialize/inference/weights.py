@@ -110,16 +110,23 @@ def load_engine(
     return engine, vocabulary
 
 
-def decoding_settings(
-    engine: Engine, vocabulary: Vocabulary, prompts: Sequence[str]
-) -> dict[str, Any]:
-    """Everything that the texts of an engine depend on, as JSON values."""
+def decoding_settings(engine: Engine, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Everything but the prompts that an engine's texts depend on, as JSON values.
+
+    Whoever reuses texts compares these. The mesh is not among them: on another one
+    sums are rounded in another order, which the same weights and network permit.
+    """
     return {
-        "prompts": value_digest(list(prompts)),
         "weights": weights_digest(engine.params),
+        "network": engine.module.config.identity(),
         "vocabulary": vocabulary.sha256,
         **engine.decoding.to_json(),
     }
+
+
+def prompts_digest(prompts: Sequence[str]) -> str:
+    """The digest of prompts in their order, for the settings of decoded texts."""
+    return value_digest(list(prompts))
 
 
 def _step(checkpoint: str) -> int | None:

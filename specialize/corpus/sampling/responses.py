@@ -146,7 +146,7 @@ class ResponseStore:
             self._set("settings", wanted)
             return
         differing = [
-            f"{name} was {before.get(name)!r}, now {wanted.get(name)!r}"
+            f"{name} was {before.get(name, 'not recorded')!r}, now {wanted.get(name)!r}"
             for name in sorted(before.keys() | wanted.keys())
             if before.get(name) != wanted.get(name)
         ]

@@ -1,10 +1,12 @@
 """The configuration of a T5: sizes, activations, and how its layers are compiled."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from specialize.errors import InputError
@@ -87,6 +89,19 @@ class T5Config:
     relpos_per_layer: bool = False
     norm_epsilon: float = 1e-6
     adapters: AdapterSpec | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What the network computes with given weights, dropout aside, as JSON values.
+
+        Fields that change the rounding only, such as `attention`, are part of it.
+        """
+        found = dataclasses.asdict(self)
+        for name in ("dropout_rate", "remat_policy"):  # training alone uses them
+            del found[name]
+        found["dtype"] = np.dtype(self.dtype).name
+        if self.adapters is not None:
+            del found["adapters"]["dropout"]
+        return found
 
     def __post_init__(self):
         # A list from gin would make the configuration unhashable.
