@@ -1,7 +1,6 @@
 """Loads a student's weights, from any checkpoint, onto a mesh for inference."""
 
 import dataclasses
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -9,12 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
 from specialize import config, run_folder, sharding
-from specialize.checkpoints import load_params
+from specialize.checkpoints import integrity, load_params
 from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
 from specialize.digests import value_digest
 from specialize.inference.engine import Engine
@@ -144,20 +142,18 @@ def _step(checkpoint: str) -> int | None:
 
 
 def weights_digest(params: Any) -> str:
-    """A digest of the values of a tree of weights, computed on their devices.
+    """A digest of a tree of weights, which changes with every change of one weight.
 
-    It is made of sums and sums of squares of every array, in float32: enough to tell
-    checkpoints apart without copying the weights to the host.
+    It is made of the checksums by which a checkpoint is verified (`integrity`), with
+    name, type and shape of each array. They are computed on the devices and are the
+    same for every mesh and number of processes.
     """
-    values = np.asarray(_moments(params))
-    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
-
-
-@jax.jit
-def _moments(tree: Any) -> jax.Array:
-    return jnp.stack(
-        [
-            jnp.stack([jnp.sum(x, dtype=jnp.float32), jnp.sum(jnp.square(x))])
-            for x in jax.tree.leaves(tree)
-        ]
-    ).astype(jnp.float32)
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    described = {
+        name: [str(leaves[name].dtype), list(leaves[name].shape), found]
+        for name, found in integrity.checksums(leaves).items()
+    }
+    return value_digest(described)[:16]
