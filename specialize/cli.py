@@ -34,8 +34,6 @@ ROOMS = (
     "specialize.cost.bench.commands",
 )
 _OVERRIDE = "--gin."
-# The options that name a file or folder to write, of all commands.
-OUTPUTS = ("out", "json", "html", "rejected", "responses", "target")
 # The options that name a file or folder to read; one in a bucket is copied first.
 INPUTS = (
     *("problems", "completions", "demonstrations_from", "corpus", "vocabulary"),
@@ -183,8 +181,10 @@ def _allow_open_files() -> None:
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Refuses an output at a URL where the command cannot write, before any work."""
+    from specialize.config import words
+
     in_buckets = getattr(arguments, "in_buckets", ())
-    given = [(name, getattr(arguments, name, None)) for name in OUTPUTS]
+    given = [(name, getattr(arguments, name, None)) for name in words.OUTPUTS]
     for name, value in given:
         if isinstance(value, str):  # --json of some commands is a switch
             from specialize import outputs, paths

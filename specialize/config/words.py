@@ -6,6 +6,8 @@ import re
 import warnings
 from typing import Any
 
+# The options that name a file or folder to write, of all commands.
+OUTPUTS = ("out", "json", "html", "rejected", "responses", "target")
 # A text without quotes: a word, path or URL, without a character of gin's grammar.
 _BARE = re.compile(r"^[\w./~:+=,-]+$")
 

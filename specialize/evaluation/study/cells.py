@@ -9,6 +9,7 @@ from typing import Any
 from specialize import paths, typed_json
 from specialize.errors import InputError
 from specialize.evaluation.study import spec
+from specialize.evaluation.study.inputs import Inputs, differences, inputs_of
 from specialize.evaluation.study.spec import StudySpec
 
 DONE = "done.json"
@@ -18,11 +19,15 @@ _REMEDY = "Remove it to run it again."
 
 
 @dataclasses.dataclass(frozen=True)
-class _Done:
-    """The content of a marker."""
+class Done:
+    """The content of a marker.
+
+    Earlier versions did not record the inputs.
+    """
 
     commands: list[list[str]]
     seconds: float
+    inputs: list[Inputs] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Work:
         marker: The file that says that it is made, and by which commands.
         commands: The words of each command, after `specialize`.
         record: The same for any folder of the study, for the marker.
+        study: The folder of the study.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Work:
     marker: str
     commands: tuple[tuple[str, ...], ...]
     record: list[list[str]]
+    study: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,20 +109,20 @@ def is_done(work: Work) -> bool:
     """Whether it was made by the same commands.
 
     Raises:
-        InputError: It was made by other commands.
+        InputError: It was made by other commands, or with another configuration.
     """
-    return seconds_of(work) is not None
+    return done_of(work) is not None
 
 
-def seconds_of(work: Work) -> float | None:
-    """Seconds in which it was made by the same commands; None if it is not made.
+def done_of(work: Work) -> Done | None:
+    """The marker of what was made by the same commands; None if it is not made.
 
     Raises:
-        InputError: It was made by other commands.
+        InputError: It was made by other commands, or with another configuration.
     """
     if not paths.exists(work.marker):
         return None
-    found = typed_json.read(paths.local(work.marker), _Done, remedy=_REMEDY)
+    found = typed_json.read(paths.local(work.marker), Done, remedy=_REMEDY)
     if found.commands != work.record:
         new = [words for words in work.record if words not in found.commands]
         old = [words for words in found.commands if words not in work.record]
@@ -124,7 +131,18 @@ def seconds_of(work: Work) -> float | None:
             f"{_shown(old)} instead of {_shown(new)}. Name another --out, or remove "
             "its folder to run it again."
         )
-    return found.seconds
+    for command, words, before in zip(
+        work.commands, work.record, found.inputs or (), strict=False
+    ):
+        differing = differences(before, inputs_of(command, work.study), command)
+        if differing:
+            more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+            raise InputError(
+                f"{work.marker}: {work.name} was made with another configuration: "
+                f"{'; '.join(differing[:3])}{more}, in '{shlex.join(words)}'. Set this "
+                "back, name another --out, or remove its folder to run it again."
+            )
+    return found
 
 
 def _shown(commands: Sequence[Sequence[str]]) -> str:
@@ -161,7 +179,9 @@ def _work(
     else:
         marker = paths.joined(out, f"shared/seed-{seed}/{stage}.{DONE}")
     made = commands(os.fspath(out))
-    return Work(name, key, marker, tuple(map(tuple, made)), commands(_ANYWHERE))
+    return Work(
+        name, key, marker, tuple(map(tuple, made)), commands(_ANYWHERE), os.fspath(out)
+    )
 
 
 def _words(

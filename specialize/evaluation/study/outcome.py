@@ -17,7 +17,7 @@ from specialize import paths, typed_json, versions
 from specialize.errors import InputError
 from specialize.evaluation.results import scores_in
 from specialize.evaluation.scoring.statistics import CONFIDENCE
-from specialize.evaluation.study.cells import cells_of, seconds_of
+from specialize.evaluation.study.cells import cells_of, done_of
 from specialize.evaluation.study.spec import StudySpec
 
 FILE = versions.STUDY.file
@@ -119,15 +119,16 @@ def gather(spec: StudySpec, out: str | os.PathLike[str]) -> Outcome:
         out: Its folder.
 
     Raises:
-        InputError: A result is missing or malformed, or was made by other commands.
+        InputError: A result is missing or malformed, or was made by other commands
+            or with another configuration.
     """
     found: dict[tuple[str, str], dict[int, float]] = {}
     cells, done, seconds = cells_of(spec, out), 0, 0.0
     for cell in cells:
-        taken = seconds_of(cell.work)
-        if taken is None:
+        made = done_of(cell.work)
+        if made is None:
             continue
-        done, seconds = done + 1, seconds + taken
+        done, seconds = done + 1, seconds + made.seconds
         files: dict[str, Mapping[str, Any]] = {}
         for measure in spec.measures:
             file, key = spec.place_of(measure)

@@ -21,7 +21,15 @@ from collections.abc import Callable, Iterator, Sequence
 from specialize import checks, outputs, paths
 from specialize.errors import InputError
 from specialize.evaluation.study import outcome
-from specialize.evaluation.study.cells import Cell, Work, cells_of, is_done
+from specialize.evaluation.study.cells import (
+    Cell,
+    Done,
+    Work,
+    cells_of,
+    done_of,
+    is_done,
+)
+from specialize.evaluation.study.inputs import Inputs, inputs_of
 from specialize.evaluation.study.spec import StudySpec
 from specialize.progress import say
 
@@ -49,14 +57,20 @@ def study(
 
     Raises:
         InputError: There is no such cell, `out` is not ours, a cell was run by other
-            commands, or a command failed; the other cells are run all the same.
+            commands or with another configuration, or a command failed; the other
+            cells are run all the same.
     """
     every = cells_of(spec, out)
     cells = chosen(every, only)
     _claim(out)
-    for one in every:  # refuses what other commands have made, before any work
-        for work in (one.work, *one.needs):
-            is_done(work)
+    # Refuses what other commands have made, before any work.
+    every_work = {w.key: w for one in every for w in (one.work, *one.needs)}
+    made = [one for one in map(done_of, every_work.values()) if one is not None]
+    if before := sum(one.inputs is None for one in made):
+        say(
+            f"{before} of {len(made)} finished parts of {out} are by an earlier "
+            "version, which did not record configurations: their commands are compared."
+        )
     runner = _Runner(out, command or _in_a_process)
     waits, pending = False, cells
     while pending:
@@ -161,8 +175,10 @@ class _Runner:
 
 def _make(work: Work, held: Sequence[int], command: Command) -> None:
     began = time.monotonic()
+    inputs: list[Inputs] = []
     for words in work.commands:
         say(f"{work.name}: specialize {shlex.join(words)}")
+        inputs.append(inputs_of(words, work.study))
         status = command(words, held)
         if status:
             raise InputError(
@@ -170,7 +186,8 @@ def _make(work: Work, held: Sequence[int], command: Command) -> None:
                 "message says why."
             )
     seconds = round(time.monotonic() - began, 1)
-    outputs.write_json(work.marker, {"commands": work.record, "seconds": seconds})
+    done = Done(work.record, seconds, inputs)
+    outputs.write_json(work.marker, dataclasses.asdict(done))
     say(f"{work.name}: done in {seconds:,.0f} s")
 
 
