@@ -95,6 +95,11 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         default="hf",
         help="as in 'convert' (default: hf)",
     )
+    parser.add_argument(
+        "--quantized-base",
+        action="store_true",
+        help="as in 'convert', of the checkpoints that have such adapters",
+    )
     _add_export(parser)
     parser.set_defaults(run=run_merge, in_buckets=("target",))
 
@@ -162,6 +167,7 @@ def run_merge(arguments: argparse.Namespace) -> int:
             arguments.sources,
             target,
             weights=weights,
+            quantized_base=arguments.quantized_base,
             **export,
         )
         _print(summary)

@@ -69,19 +69,30 @@ def load_params(
         InputError: the source cannot be read, or tensors are missing, unexpected or
             have wrong shapes for this network (all are named).
     """
+    # No weight depends on the activation, which T5X's checkpoints do not tell.
+    opened = open_checkpoint(source, activation="gelu")
+    return load_opened(opened, abstract_params, quiet=quiet, quantization=quantization)
+
+
+def load_opened(
+    opened: Source,
+    abstract_params: Mapping[str, Any],
+    *,
+    quiet: bool = False,
+    quantization: str = "none",
+) -> Any:
+    """As `load_params`, of a checkpoint that is opened."""
     frozen = isinstance(abstract_params, FrozenDict)
     wanted: dict[str, Any] = {
         "/".join(key): leaf for key, leaf in flatten_dict(dict(abstract_params)).items()
     }
-    # No weight depends on the activation, which T5X's checkpoints do not tell.
-    opened = open_checkpoint(source, activation="gelu")
     shapes = kernel_shapes(wanted, quantization)
     tensors, notes = _for_network(opened, wanted, shapes)
     if opened.adapters is not None:
         _verify_adapters(opened)
     if not quiet and jax.process_index() == 0:
         for note in [*opened.notes, *notes]:
-            say(f"{source}: {note}")
+            say(f"{opened.path}: {note}")
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         read = functools.partial(_read, tensors, wanted, quantization)
         parts = track(

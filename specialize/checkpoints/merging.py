@@ -11,10 +11,11 @@ import decimal
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from specialize import checks
+from specialize import checks, sharding
 from specialize.checkpoints import names, vocabulary_rows
 from specialize.checkpoints.convert import (
     MERGED,
@@ -25,6 +26,7 @@ from specialize.checkpoints.convert import (
 )
 from specialize.checkpoints.formats import adapters, tokenizer_files
 from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, Index, LazyTensor
+from specialize.checkpoints.loading import load_opened
 from specialize.checkpoints.opening import (
     open_checkpoint,
     verify_run,
@@ -52,6 +54,7 @@ def merge(
     vocabulary: str | None = None,
     activation: str | None = None,
     max_shard_bytes: int = 5 * 10**9,
+    quantized_base: bool = False,
 ) -> ConversionSummary:
     """Writes the weighted mean of checkpoints, one tensor in memory at a time.
 
@@ -69,6 +72,8 @@ def merge(
         vocabulary: a SentencePiece model, or "byt5", if no source has a tokenizer.
         activation: "relu", "gelu" or "silu", if the sources do not contain it.
         max_shard_bytes: maximum size of a safetensors file.
+        quantized_base: whether adapters that were trained on a quantised base are added
+            to what its codes mean, as in training, instead of to the base itself.
 
     Raises:
         InputError: a source cannot be read, the sources do not fit each other, the
@@ -85,7 +90,7 @@ def merge(
     if target is not None:
         check_target(target)
     opened = [_opened(source, activation) for source in sources]
-    mean = merged(opened, shares)
+    mean = merged(_for_export(opened, quantized_base), shares)
     if vocabulary is None and mean.companions is None:
         found = next(filter(None, map(_vocabulary, opened)), None)
         export = dataclasses.replace(export, vocabulary=found)
@@ -203,7 +208,58 @@ def _opened(source: str, activation: str | None) -> Source:
     opened = open_checkpoint(source, activation=activation)
     if opened.format == "specialize":
         verify_run(opened)
-    return adapters.for_export(opened)
+    return opened
+
+
+def _for_export(opened: Sequence[Source], quantized_base: bool) -> list[Source]:
+    """The checkpoints with adapters added to the base itself, or as in training.
+
+    Raises:
+        InputError: `quantized_base` is asked for, but no base was quantised.
+    """
+    if not quantized_base:
+        return [adapters.for_export(one) for one in opened]
+    if not any(map(adapters.of_quantized_base, opened)):
+        raise InputError(
+            "--quantized-base: none of the checkpoints has adapters that were trained "
+            "on a quantised base. Leave --quantized-base out."
+        )
+    return list(opened)
+
+
+def load_mean(
+    sources: Sequence[str],
+    weights: Sequence[float],
+    abstract_params: Mapping[str, Any],
+    *,
+    activation: str,
+) -> Any:
+    """The weighted mean of checkpoints on the shardings of a network.
+
+    It is what `merge` writes, bit for bit in the type of the sources. Adapters of a
+    quantised base are added as with its `quantized_base`.
+
+    Args:
+        sources: two or more, each anything that `convert` reads.
+        weights: one number for each source; their sum is 1.
+        abstract_params: as for `load_params`.
+        activation: the network's, for sources that do not contain it.
+
+    Raises:
+        InputError: as `merge`.
+    """
+    opened = [open_checkpoint(source, activation=activation) for source in sources]
+    for one in opened:
+        if one.format == "specialize":
+            sharding.by_leader(functools.partial(verify_run, one))
+    return load_opened(
+        merged(opened, _checked(sources, weights)), abstract_params, quiet=True
+    )
+
+
+def has_quantized_base(source: str, activation: str) -> bool:
+    """Whether a checkpoint has adapters that were trained on a quantised base."""
+    return adapters.of_quantized_base(open_checkpoint(source, activation=activation))
 
 
 def merged(opened: Sequence[Source], weights: Sequence[float]) -> Source:

@@ -7,14 +7,15 @@ for both abilities; one is chosen by the rule and tested once.
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from rich.table import Table
 
-from specialize import checks, outputs, run_folder
+from specialize import checks, outputs, run_folder, sharding
+from specialize.checkpoints import merging
 from specialize.corpus.tasks.known import index
 from specialize.errors import InputError
 from specialize.evaluation import tables
@@ -24,7 +25,7 @@ from specialize.evaluation.results import CHOICE, Results
 from specialize.evaluation.selection import criterion, steps_of
 from specialize.evaluation.spec import EvaluationSpec
 from specialize.evaluation.suites.loading import suites_of
-from specialize.inference.weights import load_student
+from specialize.inference.weights import abstract_weights, load_student
 from specialize.progress import console
 
 
@@ -178,7 +179,7 @@ def select_pareto(
             outputs.write_json(working.path / CHOICE, written)
             if json_path is not None:
                 outputs.write_json(json_path, written)
-            _show(choice, rule, target, retain)
+            _show(choice, rule, target, retain, _activation(model))
     return choice
 
 
@@ -222,24 +223,22 @@ def _name_of(path: str) -> str:
 
 def _weights(model: Any, candidate: Candidate, mesh: Any) -> tuple[Any, Any]:
     """The weighted mean of a candidate's checkpoints, and its mesh."""
-    (path, weight), *others = candidate.parts
-    first = load_student(model, path, mesh)
-    if not others:
-        return first.params, first.mesh
+    if len(candidate.parts) == 1:
+        found = load_student(model, candidate.parts[0][0], mesh)
+        return found.params, found.mesh
+    sources, weights = zip(*candidate.parts, strict=True)
+    mesh = sharding.read_mesh(mesh)
+    params = merging.load_mean(
+        sources,
+        weights,
+        abstract_weights(model, mesh),
+        activation=_activation(model),
+    )
+    return params, mesh
 
-    @jax.jit
-    def scaled(tree: Any, by: float) -> Any:
-        return jax.tree.map(lambda x: x.astype(jnp.float32) * by, tree)
 
-    @jax.jit
-    def added(total: Any, tree: Any, by: float) -> Any:
-        return jax.tree.map(lambda t, x: t + x.astype(jnp.float32) * by, total, tree)
-
-    total = scaled(first.params, weight)
-    for path, weight in others:
-        total = added(total, load_student(model, path, mesh).params, weight)
-    total = jax.tree.map(lambda t, x: t.astype(x.dtype), total, first.params)
-    return total, first.mesh
+def _activation(model: Any) -> str:
+    return str(model.module.config.mlp_activations[0])
 
 
 def _scored(
@@ -309,7 +308,9 @@ def _written(
     }
 
 
-def _show(choice: ParetoChoice, rule: Rule, target: str, retain: str) -> None:
+def _show(
+    choice: ParetoChoice, rule: Rule, target: str, retain: str, activation: str
+) -> None:
     columns = ("candidate", target, retain, f"change of {retain}", "front", "")
     shown = Table(*columns, title=choice.rule)
     for one in choice.scored:
@@ -335,10 +336,12 @@ def _show(choice: ParetoChoice, rule: Rule, target: str, retain: str) -> None:
             "(docs/how-to/forgetting.md)."
         )
     elif len(parts) > 1:
-        paths = " ".join(path for path, _ in parts)
+        paths = [path for path, _ in parts]
+        as_trained = any(merging.has_quantized_base(path, activation) for path in paths)
+        more = " --quantized-base" if as_trained else ""
         console.print(
-            f"Write these weights with: specialize merge {paths} --alpha "
-            f"{parts[-1][1]:g} --target DIR",
+            f"Write these weights with: specialize merge {shlex.join(paths)} --alpha "
+            f"{parts[-1][1]:g}{more} --target DIR",
             soft_wrap=True,
             markup=False,
             highlight=False,

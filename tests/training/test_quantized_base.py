@@ -11,12 +11,13 @@ from flax.traverse_util import flatten_dict
 from test_loop import survive_kills
 from tiny_run import losses
 
-from specialize import config, sharding
-from specialize.checkpoints import step_folder
+from specialize import cli, config, sharding
+from specialize.checkpoints import merging, step_folder
 from specialize.checkpoints.convert import convert
 from specialize.checkpoints.merging import merge
 from specialize.checkpoints.opening import open_checkpoint
 from specialize.errors import InputError
+from specialize.evaluation import pareto
 from specialize.inference.weights import load_student
 from specialize.student.adapters import quantization, trees
 from specialize.student.adapters.spec import AdapterSpec
@@ -139,6 +140,61 @@ def test_what_is_read_is_the_student_that_was_trained(run, base, tmp_path):
     assert convert(str(tmp_path / "peft"), None).fingerprint == whole
     with pytest.raises(InputError, match="no adapters that were trained on a quantis"):
         convert(base, None, quantized_base=True)
+
+
+def test_a_merge_that_pareto_scores_is_the_one_that_its_command_writes(
+    run, base, tmp_path, capsys
+):
+    student, kept = tiny_run.student(), str(run[1] / "checkpoints" / str(STEPS))
+    half = convert(base, str(tmp_path / "bf16"), to="hf", dtype="bfloat16").target
+
+    def written(*sources, share, **options):
+        target = str(tmp_path / f"m{len(list(tmp_path.iterdir()))}")
+        words = ["merge", *sources, "--alpha", str(share), "--target", target]
+        assert cli.main([*words, *options.get("more", ())]) == 0
+        return tiny_run.parameters(load_student(student, target, "1"))
+
+    def scored(*sources, share):
+        parts = tuple(zip(sources, (1 - share, share), strict=True))
+        params, mesh = pareto._weights(student, pareto.Candidate("m", parts), "2x2")
+        assert dict(mesh.shape)["model"] == 2
+        return {"/".join(k): np.asarray(v) for k, v in flatten_dict(params).items()}
+
+    for sources, more in (
+        ((base, kept), ["--quantized-base"]),
+        ((half, half), []),  # of one type, in which a mean is rounded
+        ((half, base), []),
+    ):
+        expected = scored(*sources, share=0.3)
+        found = written(*sources, share=0.3, more=more)
+        assert expected.keys() == found.keys()
+        for name, array in expected.items():
+            np.testing.assert_array_equal(array, found[name], err_msg=name)
+    other = written(base, kept, share=0.3)  # with the original base
+    kernel = "encoder/layers_0/mlp/wo/kernel"
+    assert np.abs(other[kernel] - scored(base, kept, share=0.3)[kernel]).max() > 1e-3
+    assert merging.has_quantized_base(kept, "gelu")
+    assert not merging.has_quantized_base(base, "gelu")
+    refused = ["merge", base, half, "--quantized-base", "--target", str(tmp_path / "n")]
+    assert cli.main(refused) == 2 and not (tmp_path / "n").exists()
+    assert "none of the checkpoints has adapters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+def test_the_command_of_a_choice_names_the_base_of_training(
+    run, base, quantized, monkeypatch, capsys
+):
+    kept = str(run[1] / "checkpoints" / str(STEPS)) if quantized else base
+    start = pareto.Candidate("start", ((base, 1.0),))
+    mean = pareto.Candidate("alpha_0.3", ((base, 0.7), (kept, 0.3)))
+    score = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "n": 3}
+    monkeypatch.setattr(pareto.tables, "show", lambda results: None)
+    scored = [pareto.Scored(one, score, score, "none") for one in (start, mean)]
+    choice = pareto.ParetoChoice("rule", mean, scored, None)
+    pareto._show(choice, pareto.Rule(), "a", "b", "gelu")
+    said = " ".join(capsys.readouterr().err.split())
+    more = "--alpha 0.3 --quantized-base --target" if quantized else "0.3 --target DIR"
+    assert f"merge {base} {kept} " in said and more in said
 
 
 def test_another_quantisation_is_refused_and_the_same_goes_on(run, base, tmp_path):

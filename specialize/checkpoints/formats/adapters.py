@@ -148,7 +148,7 @@ def for_export(opened: Source, *, quantized_base: bool = False) -> Source:
         InputError: `quantized_base` is asked for, but the base was not quantised.
     """
     own = opened.adapters
-    if own is None or own.stored_as() is None:
+    if own is None or not of_quantized_base(opened):
         if quantized_base:
             raise InputError(
                 f"--quantized-base: {opened.path} has no adapters that were trained on "
@@ -165,6 +165,11 @@ def for_export(opened: Source, *, quantized_base: bool = False) -> Source:
     return dataclasses.replace(
         opened, tensors=again.tensors, adapters=again.adapters, notes=again.notes
     )
+
+
+def of_quantized_base(opened: Source) -> bool:
+    """Whether a checkpoint has adapters that were trained on a quantised base."""
+    return opened.adapters is not None and opened.adapters.stored_as() is not None
 
 
 def _as_stored(
