@@ -64,6 +64,10 @@ def lint(
         problems += length_problems(config, data)
     problems += vocabulary_problems(config)
     problems += average_problems(config, specs.made)
+    problems += metric_problems(config, specs.made)
+    problems += whole_vocabulary_problems(config, specs.made)
+    if imports and data is not None:
+        problems += split_problems(config, data, specs.made.get("PeriodicEvaluation"))
     problems += adapter_problems(config, specs.made)
     problems += rounding_problems(config, specs.made)
     return problems + batch_problems(config, data, devices=devices)
@@ -129,6 +133,68 @@ def average_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
         return []
     text = "EVAL_WEIGHTS = 'ema', but no average is kept. Set EMA_DECAY, such as 0.999."
     return [Problem("value", text, config.origin("EVAL_WEIGHTS"))]
+
+
+def metric_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
+    """A metric of the best checkpoint that nothing measures."""
+    checkpoints, evaluation = made.get("CheckpointSpec"), made.get("PeriodicEvaluation")
+    if checkpoints is None or evaluation is None or checkpoints.best_metric is None:
+        return []
+    loss, data = made.get("LossConfig"), made.get("DataSpec")
+    # A run whose student writes texts has a part more.
+    whole = loss is not None and data is not None and not data.rollouts.on
+    parts = [name for name, _ in loss.parts] if whole else None
+    try:
+        evaluation.check_metric(checkpoints.best_metric, parts)
+    except InputError as error:
+        return [Problem("value", str(error), config.origin("BEST_METRIC"))]
+    return []
+
+
+def whole_vocabulary_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
+    """A loss without a form over the whole vocabulary, which is to be compared."""
+    loss, data = made.get("LossConfig"), made.get("DataSpec")
+    if loss is None or data is None:
+        return []
+    if not (data.rollouts.on and data.rollouts.whole_vocabulary):
+        return []
+    try:
+        loss.check_whole_vocabulary()
+    except InputError as error:
+        return [Problem("value", f"LOSS_MODE: {error}", config.origin("LOSS_MODE"))]
+    return []
+
+
+def split_problems(config: Config, data: Any, evaluation: Any) -> list[Problem]:
+    """A split of the evaluation that no task of the mixture has."""
+    if evaluation is None or evaluation.split is None:
+        return []
+    mixture = evaluation.mixture or data.mixture
+    if mixture is None or not _imports(config, "specialize_tasks"):
+        return []
+    try:
+        splits = task_splits(neutral.mixture_name(mixture, data.tasks))
+    except (InputError, NotNamedError):
+        return []  # `length_problems` says so
+    # Whether problems are held out is known to gin only when it has the configuration.
+    if splits is None or (evaluation.split == "validation" and _holds_out(config)):
+        return []
+    if evaluation.split in splits:
+        return []
+    text = (
+        f"EVAL_SPLIT = {evaluation.split!r}, but no task of the mixture has this "
+        f"split; they have {', '.join(splits)}."
+        f"{did_you_mean(evaluation.split, splits)} A corpus has 'validation' if "
+        "specialize_tasks.distill.held_out.fraction is above 0."
+    )
+    return [Problem("task", text, config.origin("EVAL_SPLIT"))]
+
+
+def _holds_out(config: Config) -> bool:
+    return any(
+        one.selector.endswith("distill.held_out") and one.parameter == "fraction"
+        for one in config.scan.effective().values()
+    )
 
 
 def adapter_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
@@ -295,6 +361,22 @@ def task_features(name: str) -> set[str] | None:
     except ValueError:
         return None
     return set(task.output_features)
+
+
+def task_splits(name: str) -> list[str] | None:
+    """Splits of a registered task, or of the tasks of a mixture; None if unknown.
+
+    They are unknown where a data set would be opened to know them.
+    """
+    import seqio
+
+    try:
+        tasks = seqio.get_subtasks(seqio.get_mixture_or_task(name))
+    except ValueError:
+        return None
+    if any(isinstance(task.source, seqio.TfdsDataSource) for task in tasks):
+        return None
+    return sorted({split for task in tasks for split in task.splits})
 
 
 def _task_names() -> list[str]:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 
+from specialize.corpus.tasks.known import known_suites
 from specialize.errors import InputError
 from specialize.evaluation import predictions, tables
 from specialize.evaluation.results import Results
@@ -11,7 +12,6 @@ from specialize.evaluation.scoring.averages import averages
 from specialize.evaluation.spec import EvaluationSpec
 from specialize.evaluation.suites.loading import (
     Suite,
-    known_suites,
     own_tasks,
     suites_of,
 )

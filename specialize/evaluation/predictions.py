@@ -27,11 +27,12 @@ from typing import Annotated, Any
 import msgspec
 
 from specialize import typed_json, versions
+from specialize.corpus.tasks.known import mistyped
 from specialize.corpus.tasks.rows import read_rows
 from specialize.errors import InputError
 from specialize.evaluation import lm_eval
 from specialize.evaluation.example_ids import ExampleIds
-from specialize.evaluation.suites.loading import Suite, mistyped
+from specialize.evaluation.suites.loading import Suite
 
 # The beginning of a prompt's last question, and what may follow it. A question may
 # itself begin with "Question:" (web_of_lies), so the last few beginnings are tried.

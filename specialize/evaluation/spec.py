@@ -8,7 +8,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from specialize import checks, config
+from specialize import checks, config, paths
+from specialize.corpus.tasks import known as known_tasks
 from specialize.errors import InputError
 from specialize.inference.spec import DecodingSpec
 from specialize.judging.spec import JudgeSpec
@@ -80,12 +81,68 @@ class EvaluationSpec:
         object.__setattr__(self, "suites", tuple(self.suites))
         checks.task_files("tasks", self.tasks)
         object.__setattr__(self, "tasks", tuple(self.tasks))
+        self._check_suites()
         checks.path("benchmarks_dir", self.benchmarks_dir)
         checks.path("vocabulary_path", self.vocabulary_path)
         checks.one_of("prompt", self.prompt, PROMPTS)
         checks.one_of("split", self.split, SPLITS)
         checks.whole("max_examples", self.max_examples, optional=True)
         checks.whole("demonstrations", self.demonstrations)
+
+    def metrics(self) -> list[str] | None:
+        """The names of the accuracies of the suites and of their averages.
+
+        They are those of `Results.metrics`. None if a task file cannot be read now.
+        """
+        own = self._own_tasks()
+        if own is None:
+            return None
+        index = known_tasks.index()
+        asked: dict[tuple[str, str], None] = {}  # suites and averages, with prompts
+        for written in self.suites:
+            name, _, prompt = written.partition(":")
+            prompt = prompt or self.prompt
+            for one in index.groups.get(name, (name,)):
+                task = own.get(one)
+                if task is None and one in index.tasks:
+                    task = known_tasks.shipped(one)
+                asked[one, prompt] = None
+                for subtask in () if task is None else task.subtasks:
+                    asked[f"{one}/{subtask}", prompt] = None
+                if "/" in one:  # several are averaged
+                    asked[one.partition("/")[0], prompt] = None
+        for group in index.averages:
+            for prompt in dict.fromkeys(prompt for _, prompt in asked):
+                if all((one, prompt) in asked for one in index.groups[group]):
+                    asked[group, prompt] = None
+        names = [name for name, _ in asked] + [f"{n}/{prompt}" for n, prompt in asked]
+        return [f"{name}/accuracy" for name in dict.fromkeys(names)]
+
+    def _own_tasks(self) -> dict[str, Any] | None:
+        """The tasks of `tasks` by name; None if one cannot be read now."""
+        try:
+            if any(map(paths.in_bucket, self.tasks)):
+                return None  # nothing is fetched to check a name
+            found = map(known_tasks.find, self.tasks)
+            return {task.name: task for task in found}
+        except (InputError, OSError):
+            return None  # not made yet; else its reader says what is wrong
+
+    def _check_suites(self) -> None:
+        own = self._own_tasks()
+        if own is None:
+            return
+        known = [*known_tasks.index().tasks, *known_tasks.index().groups, *own]
+        for written in self.suites:
+            name, colon, prompt = written.partition(":")
+            family = name.partition("/")[0]
+            if family not in known:
+                names = [*known_tasks.known_suites([*own]), *known]
+                raise InputError(
+                    f"suites: unknown suite {name!r}{known_tasks.mistyped(name, names)}"
+                )
+            if colon:
+                checks.one_of(f"suites: the prompt of {written!r}", prompt, PROMPTS)
 
     def benchmarks(self) -> Any:
         """The folder of the benchmarks.

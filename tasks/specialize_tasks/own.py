@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import seqio
 
-from specialize.corpus.tasks.known import find, index
+from specialize.corpus.tasks.known import find, index, known_suites, mistyped
 from specialize.corpus.tasks.spec import TaskSpec
 from specialize.errors import InputError
 from specialize.evaluation.spec import PROMPTS
@@ -63,16 +63,14 @@ def suite_task(suite: str, prompt: str, tasks: Sequence[Path] = ()) -> str:
     """
     own = register(*tasks)
     if prompt not in PROMPTS:
-        raise InputError(
-            f"unknown prompt {prompt!r}{loading.mistyped(prompt, PROMPTS)}"
-        )
+        raise InputError(f"unknown prompt {prompt!r}{mistyped(prompt, PROMPTS)}")
     if suite.partition("/")[0] in own:
         name = benchmarks.own_name(suite, prompt)
     else:
         name = benchmarks.task_name(suite, prompt)
     if name not in _names():
-        known = [*loading.known_suites(own), *index().groups]
-        raise InputError(f"unknown suite {suite!r}{loading.mistyped(suite, known)}")
+        known = [*known_suites(own), *index().groups]
+        raise InputError(f"unknown suite {suite!r}{mistyped(suite, known)}")
     return name
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from specialize import cli
+from specialize.corpus.tasks.known import known_suites
 from specialize.errors import InputError
 from specialize.evaluation import lm_eval
 from specialize.evaluation.predictions import match_predictions, read_predictions
@@ -82,7 +83,7 @@ def test_samples_of_lm_eval_are_known_by_their_questions(
     # Two filters write each sample twice.
     lines += [{**line, "filter": "flexible-extract"} for line in lines]
     file = tmp_path / "samples_gsm8k_cot_2025-01-02T03-04-05.678.jsonl"
-    found = matched(write(file, lines), suite, known=loading.known_suites())
+    found = matched(write(file, lines), suite, known=known_suites())
     assert found == [(one.id,) for one in suite.examples]
 
 
@@ -101,7 +102,7 @@ def test_samples_of_lm_eval_are_known_by_their_questions(
     ],
 )
 def test_the_name_of_a_file_says_its_suite(name, suite):
-    assert lm_eval.suite_of(name, loading.known_suites(["cold"])) == suite
+    assert lm_eval.suite_of(name, known_suites(["cold"])) == suite
 
 
 def test_a_sample_of_several_columns_is_known_by_its_row_and_a_column(

@@ -1,3 +1,5 @@
+import dataclasses
+import inspect
 import math
 
 import jax
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 from specialize.errors import InputError
-from specialize.training.optimization import factored, optimizers
+from specialize.training.optimization import factored, optimizers, spec
 from specialize.training.optimization.spec import OptimizerSpec
 
 
@@ -68,6 +70,15 @@ def test_constant_and_rsqrt_have_no_horizon():
     np.testing.assert_allclose([root(100), root(400)], [0.5, 0.25], rtol=1e-6)
 
 
+def test_every_argument_of_an_optimizer_is_a_field_or_an_option():
+    fields = {field.name for field in dataclasses.fields(OptimizerSpec)}
+    for name, options in spec.OPTIONS.items():
+        known = inspect.signature(getattr(optimizers, name)).parameters
+        assert known.keys() - fields == options.keys()
+        values = {one: known[one].default for one in options}
+        OptimizerSpec(name, schedule="constant", options=values)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -80,7 +91,20 @@ def test_constant_and_rsqrt_have_no_horizon():
         ({"schedule": "constant", "learning_rate": math.nan}, "learning_rate = nan"),
         (
             {"schedule": "constant", "options": {"beta1": 0.9}},
-            "adamw has no option beta1. Its options are learning_rate, b1, b2",
+            "adamw has no option 'beta1'. Its options are b1, b2, eps",
+        ),
+        *(
+            ({"schedule": "constant", "name": name, "options": options}, said)
+            for name, options, said in (
+                ("adamw", {"weight_decay": 0.1}, "Set the field weight_decay"),
+                ("adamw_8bit", {"seed": 1}, "Set the field seed of OptimizerSpec"),
+                ("adamw", {"learning_rate": 1.0}, "Set the field learning_rate"),
+                ("adamw", {"zz": None}, "no option 'zz'"),
+                ("adamw", {"b1": "x"}, r"options\['b1'\] = 'x'; it must be a number"),
+                ("adamw_8bit", {"b2": 1.0}, "must be a number below 1"),
+                ("adafactor", {"decay_rate": None}, "must be a number above 0"),
+                ("adafactor", {"b1": 0.9}, "adafactor has no option 'b1'"),
+            )
         ),
     ],
 )

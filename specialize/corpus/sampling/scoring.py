@@ -13,27 +13,16 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from specialize.corpus.records import Completion, Problem, TeacherToken
 from specialize.corpus.sampling.endpoint import OpenAITeacher
 from specialize.corpus.sampling.responses import ResponseStore
-from specialize.corpus.sampling.spec import Endpoint
+from specialize.corpus.sampling.spec import CAN_SCORE, Endpoint, check_scores
 from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
 from specialize.corpus.sampling.wire import echoed_tokens, token_counts
 from specialize.corpus.spelling import spell
 from specialize.errors import InputError
 
-_CAN = "vLLM, SGLang and llama-cpp-python (--logits_all true) can"
-# Hosted servers that do not report the log-probabilities of a given text.
-_CANNOT = {
-    "api.openai.com": "OpenAI",
-    "api.anthropic.com": "Anthropic",
-    "generativelanguage.googleapis.com": "Gemini",
-    "api.groq.com": "Groq",
-    "api.mistral.ai": "Mistral",
-    "api.deepseek.com": "DeepSeek",
-}
 # What refusals of `echo` say.
 _REFUSES_ECHO = re.compile(r"\becho\b|logits_all|prompt.logprobs", re.IGNORECASE)
 
@@ -53,12 +42,7 @@ class ScoringTeacher(OpenAITeacher):
     """
 
     def __init__(self, endpoint: Endpoint, texts: Texts):
-        host = urlsplit(endpoint.base_url).hostname or ""
-        if host in _CANNOT:
-            raise InputError(
-                f"{_CANNOT[host]} does not report the probabilities of a given text; "
-                f"{_CAN}. Name such a server with --base_url."
-            )
+        check_scores(endpoint.base_url, "--base_url")
         super().__init__(endpoint)
         self._texts = texts
 
@@ -84,7 +68,7 @@ class ScoringTeacher(OpenAITeacher):
         except Unusable as error:
             if error.reason == "refused" and _REFUSES_ECHO.search(str(error)):
                 raise InputError(
-                    f"the server does not score given texts ({error}); {_CAN}."
+                    f"the server does not score given texts ({error}); {CAN_SCORE}."
                 ) from error
             raise
         seconds = time.monotonic() - began
@@ -111,7 +95,7 @@ def scored(body: bytes, prompt: str, text: str, where: str) -> list[TeacherToken
     if not sent.startswith(prompt + text):
         raise InputError(
             f"{where}: the server has not sent the given text back, so it does not "
-            f"score texts; {_CAN}."
+            f"score texts; {CAN_SCORE}."
         )
     # A mark of the beginning, or the space that SentencePiece puts there, perhaps as
     # several bytes that the server has lost, is not in the text.

@@ -10,6 +10,18 @@ from specialize.corpus.spec import AlignmentSpec
 from specialize.errors import InputError
 from specialize.judging.spec import JudgeSpec
 
+# The end of a message.
+CAN_SCORE = "vLLM, SGLang and llama-cpp-python (--logits_all true) can"
+# Hosted servers that do not report the log-probabilities of a given text.
+_CANNOT = {
+    "api.openai.com": "OpenAI",
+    "api.anthropic.com": "Anthropic",
+    "generativelanguage.googleapis.com": "Gemini",
+    "api.groq.com": "Groq",
+    "api.mistral.ai": "Mistral",
+    "api.deepseek.com": "DeepSeek",
+}
+
 # Fields of a request that have options, or would change the response.
 _OURS = frozenset(
     "model n temperature top_p max_tokens stop seed prompt messages logprobs "
@@ -53,6 +65,16 @@ def check_url(url: str, name: str = "base_url") -> None:
             "host, perhaps a port of 1 to 65535 and a path, and nothing after it, "
             "for example http://localhost:8000/v1. What was given is not printed: it "
             "may hold a password."
+        )
+
+
+def check_scores(url: str, name: str) -> None:
+    """Refuses a hosted server that does not score given texts."""
+    host = urllib.parse.urlsplit(url).hostname or ""
+    if host in _CANNOT:
+        raise InputError(
+            f"{name}: {_CANNOT[host]} does not report the probabilities of a given "
+            f"text; {CAN_SCORE}. Name such a server."
         )
 
 

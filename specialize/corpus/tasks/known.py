@@ -5,11 +5,11 @@ import functools
 import os
 import pathlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from specialize.digests import file_digest
-from specialize.errors import InputError, did_you_mean
+from specialize.errors import InputError, did_you_mean, nearest, suggestion
 
 if TYPE_CHECKING:
     from specialize.corpus.records import Problem
@@ -102,6 +102,27 @@ def read_problems(
 
     spec = find(task)
     return problems.read_problems(path, of_file(spec, path))
+
+
+def known_suites(own: Sequence[str] = ()) -> list[str]:
+    """Names of suites: tasks of one's own, shipped tasks, and their sub-tasks."""
+    found = [*own, *index().tasks]
+    for one in index().tasks:
+        found += [f"{one}/{part}" for part in shipped(one).subtasks]
+    return found
+
+
+def mistyped(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+    """The end of a message about a mistyped name."""
+    names = list(dict.fromkeys(known))
+    close = nearest(name, names, count=3, cutoff=0.5)
+    if not close:
+        # "navigate" for "bbh/navigate".
+        close = [one for one in names if one.rpartition("/")[2] == name.lower()]
+    if close:
+        return f".{suggestion(close)}"
+    short = [one for one in names if "/" not in one]
+    return f". Known: {', '.join(short)}."
 
 
 def __getattr__(name: str) -> Any:

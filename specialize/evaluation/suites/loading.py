@@ -19,9 +19,17 @@ from typing import Any
 
 from specialize import typed_json
 from specialize.corpus.records import Problem
-from specialize.corpus.tasks.known import find, index, of_file, read_problems, shipped
+from specialize.corpus.tasks.known import (
+    find,
+    index,
+    known_suites,
+    mistyped,
+    of_file,
+    read_problems,
+    shipped,
+)
 from specialize.corpus.tasks.spec import TaskSpec
-from specialize.errors import InputError, nearest, suggestion
+from specialize.errors import InputError
 from specialize.evaluation.spec import (
     DEFAULT_DEMONSTRATIONS,
     DEFAULT_PROMPT,
@@ -296,14 +304,6 @@ def own_tasks(tasks: Sequence[str | os.PathLike[str]]) -> dict[str, TaskSpec]:
     return found
 
 
-def known_suites(own: Sequence[str] = ()) -> list[str]:
-    """Names of suites: tasks of one's own, shipped tasks, and their sub-tasks."""
-    found = [*own, *index().tasks]
-    for one in index().tasks:
-        found += [f"{one}/{part}" for part in shipped(one).subtasks]
-    return found
-
-
 def expand(
     name: str, place: pathlib.Path, own: Mapping[str, TaskSpec] | None = None
 ) -> list[str]:
@@ -347,19 +347,6 @@ def expand(
     raise InputError(
         f"unknown suite {name!r} (benchmarks: {place}){mistyped(name, known)}"
     )
-
-
-def mistyped(name: str, known: Sequence[str] | dict[str, Any]) -> str:
-    """The end of a message about a mistyped name."""
-    names = list(dict.fromkeys(known))
-    close = nearest(name, names, count=3, cutoff=0.5)
-    if not close:
-        # "navigate" for "bbh/navigate".
-        close = [one for one in names if one.rpartition("/")[2] == name.lower()]
-    if close:
-        return f".{suggestion(close)}"
-    short = [one for one in names if "/" not in one]
-    return f". Known: {', '.join(short)}."
 
 
 def _task(name: str, own: Mapping[str, TaskSpec]) -> TaskSpec:

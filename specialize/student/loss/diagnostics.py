@@ -15,7 +15,13 @@ from specialize.student.loss.divergences import (
     sample_nll,
     tail_kl,
 )
-from specialize.student.loss.spec import FORMATS, LossConfig
+from specialize.student.loss.spec import (
+    FORMATS,
+    METRICS,
+    ROW_METRICS,
+    Z_LOSS,
+    LossConfig,
+)
 from specialize.student.loss.teacher_rows import TeacherRows
 from specialize.student.loss.whole_vocabulary import WholeRows
 
@@ -105,13 +111,8 @@ def tabulate(
 
 def names(config: LossConfig, slots: int) -> tuple[str, ...]:
     """The columns of `tabulate`, in order, for teacher rows with this many slots."""
-    result = ["loss", "ce", "accuracy"]
-    if config.z_loss:
-        result.append("z_loss")
-    if slots:
-        result += ["kl", "soft_kl", "soft_share", "teacher_entropy", "kept_mass"]
-        result += ["student_mass", "top1_agreement", "topk_overlap"]
-    return tuple(result)
+    of_loss = (Z_LOSS,) if config.z_loss else ()
+    return (*METRICS, *of_loss, *(ROW_METRICS if slots else ()))
 
 
 def label(

@@ -172,7 +172,7 @@ def whole_vocabulary_loss(
         InputError: the mode has no form over the whole vocabulary, the vocabularies
             have different sizes, or `chunk` is below 1.
     """
-    whole_vocabulary.check(config)
+    config.check_whole_vocabulary()
     if head.shape[1] != teacher_head.shape[1]:
         raise InputError(
             f"the student has {head.shape[1]} vocabulary rows and the teacher "

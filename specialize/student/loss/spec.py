@@ -19,6 +19,16 @@ MODES = (
     *("tail", "paper", "renormalize", "conditional"),
     *("reverse", "jsd", "skew", "sample"),
 )
+# Those that have a form where the teacher reports all probabilities.
+WHOLE_VOCABULARY_MODES = ("tail", "reverse", "jsd", "skew", "sample")
+# Metrics of target positions, in all and per format and part; the second need teacher
+# rows, the third is there if `z_loss` is (`diagnostics`).
+METRICS = ("loss", "ce", "accuracy")
+ROW_METRICS = (
+    *("kl", "soft_kl", "soft_share", "teacher_entropy", "kept_mass"),
+    *("student_mass", "top1_agreement", "topk_overlap"),
+)
+Z_LOSS = "z_loss"
 
 
 def parts_with(metric: str, names: Iterable[str]) -> list[str]:
@@ -107,4 +117,13 @@ class LossConfig:
             raise InputError(
                 "mode 'conditional' ignores the mass that the student puts off the "
                 "teacher's ids. Give ce_weight a positive value, or use mode 'tail'."
+            )
+
+    def check_whole_vocabulary(self) -> None:
+        """Raises an `InputError` if the mode has no form over the whole vocabulary."""
+        if self.mode not in WHOLE_VOCABULARY_MODES:
+            raise InputError(
+                f"loss mode {self.mode!r} is for the K known probabilities of a row; a "
+                "teacher with all probabilities (ROLLOUT_WHOLE_VOCABULARY) has "
+                f"{', '.join(WHOLE_VOCABULARY_MODES)}. Choose one."
             )

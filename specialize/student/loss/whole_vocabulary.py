@@ -10,12 +10,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from specialize.errors import InputError
 from specialize.student.loss.divergences import log_mixture
 from specialize.student.loss.logit_statistics import WHOLE, Vocabulary
 from specialize.student.loss.spec import LossConfig
 
-MODES = ("tail", "reverse", "jsd", "skew", "sample")
 Metrics = dict[str, tuple[Float[Array, " N"], Float[Array, " N"]]]
 
 
@@ -35,15 +33,6 @@ class WholeRows(NamedTuple):
     weights: Float[Array, " N"]
     formats: Int[Array, " N"]
     parts: Int[Array, " N"]
-
-
-def check(config: LossConfig) -> None:
-    """Raises an `InputError` if the mode has no form over the whole vocabulary."""
-    if config.mode not in MODES:
-        raise InputError(
-            f"loss mode {config.mode!r} is for the K known probabilities of a row; a "
-            f"teacher with all probabilities has {', '.join(MODES)}. Choose one."
-        )
 
 
 def compare(

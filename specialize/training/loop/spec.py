@@ -1,13 +1,19 @@
 """Evaluations during training. A light module, which gin and the lint read quickly."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from specialize import checks
+from specialize.errors import InputError, did_you_mean
 from specialize.evaluation.spec import EvaluationSpec
 from specialize.inference.spec import DecodingSpec
 from specialize.judging.spec import JudgeSpec
+from specialize.student.loss.spec import FORMATS, METRICS, ROW_METRICS, Z_LOSS
 from specialize.training.data.spec import DataSpec
+
+# Number of metrics that a message names.
+_SHOWN = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +57,41 @@ class PeriodicEvaluation:
         checks.whole("batch_size", self.batch_size)
         checks.whole("max_examples", self.max_examples, optional=True)
         checks.one_of("weights", self.weights, ("last", "ema"))
+
+    def check_metric(self, metric: str, parts: Sequence[str] | None = None) -> None:
+        """Checks that an evaluation measures a metric, as that of the best checkpoint.
+
+        Args:
+            metric: the name, such as "held_out/zero_shot_cot/kl" or "gsm8k/accuracy".
+            parts: names of the parts of the mixture. None: any.
+
+        Raises:
+            InputError: nothing measures it; with what is measured.
+        """
+        known: list[str] = []
+        if self.split is not None or hasattr(self.mixture, "tasks"):
+            known += [f"held_out/{name}" for name in (*METRICS, Z_LOSS, *ROW_METRICS)]
+        of_suites = [] if self.suites is None else self.suites.metrics()
+        if of_suites is None:
+            return  # the names of its tasks are in files that cannot be read now
+        known += of_suites
+        # "held_out/kl" of "held_out/zero_shot_cot/kl", of a format or part.
+        first, _, last = metric.rpartition("/")
+        part = first.removeprefix("held_out/")
+        right = parts is None or part in (*FORMATS, *parts)
+        of_all = f"held_out/{last}" if part != first and right else metric
+        if metric in known or of_all in known:
+            return
+        if not known:
+            raise InputError(
+                f"best_metric = {checks.shown(metric)}, but nothing is measured. Set "
+                "EVAL_SPLIT or SUITES, or BEST_METRIC = None."
+            )
+        more = ", ..." if len(known) > _SHOWN else ""
+        raise InputError(
+            f"best_metric = {checks.shown(metric)} is not measured. These are: "
+            f"{', '.join(known[:_SHOWN])}{more}.{did_you_mean(metric, known)}"
+        )
 
     def rows(self, shards: int) -> int:
         """`batch_size`, rounded up to a multiple of the devices that split a batch."""

@@ -142,6 +142,8 @@ def train(
     checks.whole("total_steps", total_steps)
     mesh = sharding.read_mesh(mesh)
     data.check_batch(sharding.batch_shards(mesh))
+    if checkpoints.best_metric is not None and not evaluators:
+        evaluation.check_metric(checkpoints.best_metric)
     chain = _chain(optimizer)
     model = adapted(model, chain)
     where = _where(model_dir)

@@ -1,16 +1,55 @@
 """The optimizer and its rate. A light module, which gin and the lint read quickly."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from specialize import checks
-from specialize.errors import InputError
+from specialize.errors import InputError, did_you_mean
 from specialize.student.adapters.spec import AdapterSpec
 
 SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
 OPTIMIZERS = ("adamw", "adamw_8bit", "adafactor")
 PARAM_DTYPES = ("float32", "bfloat16")
+
+
+def _decay(name: str, value: Any) -> None:
+    checks.real(name, value, least=0)
+    if value >= 1:
+        raise InputError(f"{name} = {value}; it must be a number below 1.")
+
+
+def _least_0(name: str, value: Any) -> None:
+    checks.real(name, value, least=0)
+
+
+def _above_0(name: str, value: Any) -> None:
+    checks.real(name, value, above=0)
+
+
+def _threshold(name: str, value: Any) -> None:
+    if value is not None:
+        _above_0(name, value)
+
+
+def _from_0(name: str, value: Any) -> None:
+    checks.whole(name, value, 0)
+
+
+_OF_ADAM = {"b1": _decay, "b2": _decay, "eps": _least_0}
+# Optimizer -> option -> its check: arguments of the functions in `optimizers` for which
+# `OptimizerSpec` has no field.
+OPTIONS: dict[str, dict[str, Callable[[str, Any], None]]] = {
+    "adamw": _OF_ADAM,
+    "adamw_8bit": _OF_ADAM,
+    "adafactor": {
+        "decay_rate": _above_0,
+        "step_offset": _from_0,
+        "clipping_threshold": _threshold,
+        "multiply_by_parameter_scale": checks.flag,
+        "min_dim_size_to_factor": checks.whole,
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +76,8 @@ class OptimizerSpec:
         stochastic_rounding: whether updates of bfloat16 weights are rounded
             stochastically; otherwise to nearest, which loses small ones.
         seed: seed of what is rounded stochastically.
-        options: further arguments of the optimizer's function in `optimizers`.
+        options: further arguments of the optimizer's function in `optimizers`, of
+            those that are in `OPTIONS`.
 
     Raises:
         InputError: a field has another type or is outside its range.
@@ -77,6 +117,7 @@ class OptimizerSpec:
         checks.one_of("param_dtype", self.param_dtype, PARAM_DTYPES)
         checks.flag("stochastic_rounding", self.stochastic_rounding)
         checks.whole("seed", self.seed, 0)
+        self._check_options()
         if self.param_dtype != "float32" and self.adapters and self.adapters.rank:
             raise InputError(
                 f"param_dtype = {self.param_dtype!r}, but the weights that are trained "
@@ -94,4 +135,24 @@ class OptimizerSpec:
             raise InputError(
                 f"total_steps = {self.total_steps} must be more than warmup_steps = "
                 f"{self.warmup_steps}: the schedule would end before it begins to fall."
+            )
+
+    def _check_options(self) -> None:
+        if not isinstance(self.options, Mapping):
+            raise InputError(
+                f"options is {checks.shown(self.options)}, expected a dictionary such "
+                "as {'b2': 0.98}."
+            )
+        known = OPTIONS[self.name]
+        fields = {field.name for field in dataclasses.fields(self)}
+        for name, value in self.options.items():
+            if name in known:
+                known[name](f"options[{name!r}]", value)
+                continue
+            remedy = did_you_mean(name, known) if isinstance(name, str) else ""
+            if name in fields:
+                remedy = f" Set the field {name} of OptimizerSpec instead."
+            raise InputError(
+                f"options: {self.name} has no option {checks.shown(name)}. Its options "
+                f"are {', '.join(known)}.{remedy}"
             )

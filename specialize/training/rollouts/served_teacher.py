@@ -80,7 +80,7 @@ class ServedTeacher:
             request=RequestSpec(temperature=1.0, top_logprobs=spec.top_k, stop=()),
             api_key_env=spec.api_key_env,
         )
-        ScoringTeacher(self._endpoint, {})  # a server that cannot score is refused now
+        ScoringTeacher(self._endpoint, {})  # refuses what no server can do, now
         self._problems = {
             name: dataclasses.replace(one, wording=_with_break(one.wording))
             for name, one in problems.items()

@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from specialize import checks
-from specialize.corpus.sampling.spec import check_url
+from specialize.corpus.sampling.spec import check_scores, check_url
 from specialize.corpus.tasks.known import find
 from specialize.errors import InputError
 
@@ -89,6 +89,7 @@ class RolloutSpec:
             find(self.task)  # a shipped task
         if self.server is not None:
             check_url(self.server, "server")
+            check_scores(self.server, "server")
         checks.text("api_key_env", self.api_key_env)
         if not (self.api_key_env or "").isidentifier():
             raise InputError(

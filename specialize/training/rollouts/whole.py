@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from specialize.student.loss import losses, whole_vocabulary
+from specialize.student.loss import losses
 from specialize.student.loss.losses import LossSums
 from specialize.student.loss.spec import PART
 from specialize.student.model import Student
@@ -31,7 +31,7 @@ class WholeStudent(Student):
     """
 
     def __init__(self, student: Student, teacher: Transformer) -> None:
-        whole_vocabulary.check(student.loss)
+        student.loss.check_whole_vocabulary()
         self.__dict__.update(vars(student))
         self._teacher = Student(teacher)
 
