@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import tiny_run
 
 from specialize import config
 from specialize.errors import InputError
@@ -46,7 +47,7 @@ def problems(*bindings, imports=False):
             "OpenAI does not report the probabilities of a given text",
         ),
         (("SUITES = ('nosuch',)",), "unknown suite 'nosuch'"),
-        (("SUITES = ('gsm8k', 'svmap')",), "Did you mean 'svamp'?"),
+        (("SUITES = ('gsm8k', 'svmap')",), "Did you mean 'svamp'"),
         (("SUITES = ('gsm8k:zero_shot',)",), "Did you mean 'zero_shot_cot'?"),
         (("BEST_METRIC = 'gsm8k/accuracy'",), "nothing is measured. Set EVAL_SPLIT"),
         (
@@ -144,3 +145,14 @@ def test_the_lint_of_these_rules_imports_neither_jax_nor_tensorflow():
         "assert not {'jax', 'tensorflow', 'seqio', 'torch'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_refuses_a_metric_that_nothing_measures(tmp_path):
+    for evaluation in ({}, {"split": "validation"}):
+        with pytest.raises(InputError, match="best_metric = 'gsm8k/accuracyy'"):
+            tiny_run.run(
+                *(tmp_path / "run", 2),
+                checkpoints={"best_metric": "gsm8k/accuracyy"},
+                evaluation=evaluation,
+            )
+        assert not (tmp_path / "run").exists()

@@ -139,11 +139,9 @@ def train(
     """
     # -- 1. Check the arguments, before anything is written or compiled. --------------
     outputs.check_writable(model_dir, "run")
-    checks.whole("total_steps", total_steps)
+    _check(total_steps, checkpoints, evaluation, evaluators)
     mesh = sharding.read_mesh(mesh)
     data.check_batch(sharding.batch_shards(mesh))
-    if checkpoints.best_metric is not None and not evaluators:
-        evaluation.check_metric(checkpoints.best_metric)
     chain = _chain(optimizer)
     model = adapted(model, chain)
     where = _where(model_dir)
@@ -205,6 +203,18 @@ def train(
         stopped = loop.run(stop, profiler)
         _say_how_it_ended(source, run.step, stopped=stopped)
         return _result(run, frozen, where, stopped=stopped)
+
+
+def _check(
+    total_steps: int,
+    checkpoints: CheckpointSpec,
+    evaluation: PeriodicEvaluation,
+    evaluators: Sequence[Evaluator],
+) -> None:
+    checks.whole("total_steps", total_steps)
+    # Nobody knows what other evaluators measure.
+    if checkpoints.best_metric is not None and not evaluators:
+        evaluation.check_metric(checkpoints.best_metric)
 
 
 def _save_configuration(folder: pathlib.Path) -> None:
