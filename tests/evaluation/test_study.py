@@ -469,6 +469,16 @@ def test_a_study_is_checked_where_it_is_made(asked, changes, words):
         spec_of(asked, **changes)
 
 
+def test_an_arm_does_not_replace_one_of_the_grid(asked):
+    levels = {"good": {}, "bad": {}}
+    for grid, arm in (
+        ({"one": levels}, "bad"),
+        ({"one": levels, "two": {"x": {"A": 1}}}, "good.x"),
+    ):
+        with pytest.raises(InputError, match=f"the arm '{arm}' is in arms and in the"):
+            spec_of(asked, grid=grid, arms={arm: {"A": 2}}, reference=None, claims={})
+
+
 def test_a_mistake_in_a_study_names_its_line(asked, capsys):
     text = (asked / "study.gin").read_text().replace("'bad': {}", "'bd': {}")
     (asked / "study.gin").write_text(text)

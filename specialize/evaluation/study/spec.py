@@ -129,6 +129,11 @@ class StudySpec:
                 found[".".join(levels)] = merged
         for name, settings in self.arms.items():
             _mapping(f"arms[{name!r}]", settings)
+            if name in found:
+                raise InputError(
+                    f"the arm {name!r} is in arms and in the grid, of which it is a "
+                    "combination of levels. Rename the arm or a level."
+                )
             found[name] = {**self.settings, **settings}
         return found
 
