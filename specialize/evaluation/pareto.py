@@ -7,6 +7,7 @@ for both abilities; one is chosen by the rule and tested once.
 
 import dataclasses
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -217,8 +218,10 @@ def _candidates(checkpoint: str, rule: Rule) -> list[Candidate]:
 
 def _name_of(path: str) -> str:
     """The name of a further checkpoint: the last parts of its path."""
-    folders = [part for part in path.replace("#", "/").split("/") if part]
-    return "_".join(folders[-3:])
+    folders = [part for part in re.split("[/#]", path) if part not in ("", ".", "..")]
+    if not folders:  # such as "..": a name, never a step out of the folder
+        folders = [part for part in os.path.abspath(path).split("/") if part]
+    return "_".join(folders[-3:]) or "root"
 
 
 def _weights(model: Any, candidate: Candidate, mesh: Any) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ from specialize import cli
 from specialize.checkpoints.store import CheckpointStore
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
+from specialize.evaluation import pareto
 from specialize.evaluation.suites import loading
 from specialize.inference.engine import Engine
 from specialize.quickstart import miniature
@@ -437,3 +438,12 @@ def test_a_folder_without_checkpoints_is_refused(kept, capsys, tmp_path):
     ]
     assert cli.main(words) == 2
     assert "has no checkpoints to choose from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["..", ".", "./..", "../..", "/", "#", "a/..", "//x"])
+def test_a_candidate_has_a_name_that_stays_in_its_folder(path, monkeypatch, tmp_path):
+    (tmp_path / "one" / "two").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "one" / "two")
+    name = pareto._name_of(path)
+    assert name and "/" not in name and name not in (".", "..")
+    assert pareto._name_of("runs/student#ema") == "runs_student_ema"
