@@ -160,14 +160,16 @@ def run_merge(arguments: argparse.Namespace) -> int:
     from specialize.checkpoints import merging
 
     export = _export(arguments)
-    for target, weights in merging.requested(
+    asked = merging.requested(
         len(arguments.sources), arguments.target, arguments.alpha, arguments.weights
-    ):
+    )
+    for target, weights in asked:
         summary = merging.merge(
             arguments.sources,
             target,
             weights=weights,
             quantized_base=arguments.quantized_base,
+            keep_finished=len(asked) > 1,
             **export,
         )
         _print(summary)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from specialize import checks, sharding
+from specialize import checks, outputs, paths, sharding, typed_json
 from specialize.checkpoints import names, vocabulary_rows
 from specialize.checkpoints.convert import (
     MERGED,
@@ -43,6 +43,18 @@ _FREE = {
 }
 
 
+# What was merged, in the folder of a merge.
+_RECORD = "merge.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """The content of `merge.json`: what was asked for, and the fingerprint."""
+
+    request: typed_json.Object
+    fingerprint: str
+
+
 def merge(
     sources: Sequence[str],
     target: str | None,
@@ -55,6 +67,7 @@ def merge(
     activation: str | None = None,
     max_shard_bytes: int = 5 * 10**9,
     quantized_base: bool = False,
+    keep_finished: bool = False,
 ) -> ConversionSummary:
     """Writes the weighted mean of checkpoints, one tensor in memory at a time.
 
@@ -74,6 +87,8 @@ def merge(
         max_shard_bytes: maximum size of a safetensors file.
         quantized_base: whether adapters that were trained on a quantised base are added
             to what its codes mean, as in training, instead of to the base itself.
+        keep_finished: whether a target that holds this very merge is kept, as when a
+            series of merges was killed.
 
     Raises:
         InputError: a source cannot be read, the sources do not fit each other, the
@@ -87,14 +102,53 @@ def merge(
     """
     shares = _checked(sources, weights)
     export = Export(to, dtype, layers, None, vocabulary, max_shard_bytes)
-    if target is not None:
+    request = {
+        "sources": list(sources),
+        "weights": list(shares),
+        "options": {**dataclasses.asdict(export), "quantized_base": quantized_base},
+    }
+    finished = target if keep_finished and _is_merge(target) else None
+    if target is not None and finished is None:
         check_target(target)
     opened = [_opened(source, activation) for source in sources]
     mean = merged(_for_export(opened, quantized_base), shares)
     if vocabulary is None and mean.companions is None:
         found = next(filter(None, map(_vocabulary, opened)), None)
         export = dataclasses.replace(export, vocabulary=found)
-    return write(mean, target, export)
+    if finished is not None:
+        return _kept(finished, request, write(mean, None, export))
+    done = write(mean, target, export)
+    if target is not None:
+        record = {"request": request, "fingerprint": done.fingerprint}
+        outputs.write_json(paths.joined(target, _RECORD), record)
+    return done
+
+
+def _is_merge(target: str | None) -> bool:
+    """Whether a folder says which merge was written to it."""
+    return target is not None and paths.exists(paths.joined(target, _RECORD))
+
+
+def _kept(
+    target: str, request: Mapping[str, Any], wanted: ConversionSummary
+) -> ConversionSummary:
+    """The summary of a finished folder, which holds what is wanted now.
+
+    Raises:
+        InputError: the folder holds another merge.
+    """
+    file = paths.local(paths.joined(target, _RECORD))
+    found = typed_json.read(file, _Record, remedy="Remove the folder to merge again.")
+    other = [name for name in request if found.request.get(name) != request[name]]
+    if other or found.fingerprint != wanted.fingerprint:
+        what = f"with other {', '.join(other)}" if other else "of other weights"
+        raise InputError(
+            f"{target} already holds a merge {what} ({_RECORD}). Name another folder, "
+            "or remove it."
+        )
+    notes = (*wanted.notes, "kept: this merge was finished before")
+    to = request["options"]["to"]
+    return dataclasses.replace(wanted, target=target, target_format=to, notes=notes)
 
 
 def requested(
@@ -126,7 +180,8 @@ def requested(
     several = len(shares) > 1
     folders = [f"{target}/alpha_{share:f}" if several else target for share in shares]
     for folder in folders:
-        check_target(folder)
+        if not (several and _is_merge(folder)):  # `merge` compares it
+            check_target(folder)
     pairs = [[float(1 - share), float(share)] for share in shares]
     return list(zip(folders, pairs, strict=True))
 
@@ -255,11 +310,6 @@ def load_mean(
     return load_opened(
         merged(opened, _checked(sources, weights)), abstract_params, quiet=True
     )
-
-
-def has_quantized_base(source: str, activation: str) -> bool:
-    """Whether a checkpoint has adapters that were trained on a quantised base."""
-    return adapters.of_quantized_base(open_checkpoint(source, activation=activation))
 
 
 def merged(opened: Sequence[Source], weights: Sequence[float]) -> Source:

@@ -17,6 +17,8 @@ from rich.table import Table
 
 from specialize import checks, outputs, run_folder, sharding
 from specialize.checkpoints import merging
+from specialize.checkpoints.formats.adapters import of_quantized_base
+from specialize.checkpoints.opening import open_checkpoint
 from specialize.corpus.tasks.known import index
 from specialize.errors import InputError
 from specialize.evaluation import tables
@@ -340,7 +342,10 @@ def _show(
         )
     elif len(parts) > 1:
         paths = [path for path, _ in parts]
-        as_trained = any(merging.has_quantized_base(path, activation) for path in paths)
+        as_trained = any(
+            of_quantized_base(open_checkpoint(path, activation=activation))
+            for path in paths
+        )
         more = " --quantized-base" if as_trained else ""
         console.print(
             f"Write these weights with: specialize merge {shlex.join(paths)} --alpha "

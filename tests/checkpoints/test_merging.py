@@ -195,3 +195,38 @@ def test_a_full_target_is_refused_before_anything_is_read(pair, tmp_path, capsys
     assert "alpha_0.5" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "grid").iterdir()] == ["alpha_0.5"]
     assert (taken / "kept").read_text() == "mine"
+
+
+def test_a_series_that_was_killed_keeps_what_it_finished(
+    pair, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "grid"
+    words = ["merge", *pair, "--alpha", "0:1:0.5", "--target", str(out)]
+    real = merging.write
+
+    def killed(mean, target, export):
+        if target and target.endswith("alpha_0.5"):
+            raise KeyboardInterrupt
+        return real(mean, target, export)
+
+    monkeypatch.setattr(merging, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        for target, weights in merging.requested(2, str(out), "0:1:0.5", None):
+            merge(pair, target, weights=weights, keep_finished=True)
+    assert [path.name for path in out.iterdir()] == ["alpha_0"]
+    before = {p: p.stat().st_mtime_ns for p in (out / "alpha_0").iterdir()}
+    monkeypatch.setattr(merging, "write", real)
+    assert cli.main(words) == 0
+    assert {p: p.stat().st_mtime_ns for p in (out / "alpha_0").iterdir()} == before
+    assert len(list(out.iterdir())) == 3
+    assert capsys.readouterr().out.count("kept: this merge was finished") == 1
+    assert read(out / "alpha_0.5").keys() == read(pair[0]).keys()
+    # Neither another merge nor one of other weights is taken for it.
+    assert cli.main([*words, "--dtype", "bfloat16"]) == 2
+    assert "with other options (merge.json)" in capsys.readouterr().err
+    assert cli.main(["merge", *reversed(pair), *words[3:]]) == 2
+    assert "with other sources" in capsys.readouterr().err
+    shutil.rmtree(pair[1])
+    shutil.copytree(pair[0], pair[1])
+    assert cli.main(words) == 2
+    assert "alpha_0.5 already holds a merge of other weights" in capsys.readouterr().err
