@@ -24,6 +24,17 @@ def test_the_changelog_and_the_citation_name_this_version_and_one_date():
     assert newest[0] == specialize.__version__
 
 
+def test_the_message_that_the_page_of_formats_shows_names_this_version():
+    page = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"specialize (\d+\.\d+\.\d+) reads version", page)
+    assert shown == specialize.__version__
+
+
+def test_the_changelog_has_one_list_per_section():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert not re.search(r"^(?:- |  ).*\n\n- ", changelog, re.M)
+
+
 def test_the_build_reads_the_version_of_the_package():
     done = subprocess.run(
         [sys.executable, "setup.py", "--version"],
