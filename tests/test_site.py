@@ -5,8 +5,10 @@
 
 import ast
 import functools
+import importlib.util
 import pathlib
 import re
+from types import ModuleType
 
 import pytest
 
@@ -66,12 +68,44 @@ def test_relative_links_lead_to_files(page):
 
 
 def test_every_macro_has_a_comment_that_the_reference_shows():
-    for name in ("runs/values.gin", "data/locations.gin", "data/text_to_text.gin"):
+    for name in (
+        *("runs/values.gin", "runs/study.gin"),
+        *("data/locations.gin", "data/text_to_text.gin"),
+    ):
         lines = (scanning.package_folder() / name).read_text().splitlines()
         for number, line in enumerate(lines):
             if re.match(r"[A-Z_]+ = ", line) and not line.startswith("MIXTURE"):
                 above = lines[number - 1]
                 assert re.match(r"# [^-].*", above), f"{name}:{number + 1}: {line}"
+
+
+def hook(name: str) -> ModuleType:
+    """A module that generates pages of the site; it needs no mkdocs."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / "hooks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_macros_and_files_of_studies_are_in_the_references(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    pages = hook("gin_files")
+    macros, recipes = pages.macros(), pages.recipes()
+    for name in ("SEEDS", "PREPARE", "CELL", "ARMS", "GRID", "CLAIMS", "FRONT"):
+        assert macros.count(f'id="{name}"') == 1
+    assert "*required* by `study`" in macros
+    for path in (scanning.package_folder() / "studies").glob("*.gin"):
+        assert f"### `studies/{path.name}`" in recipes
+
+
+def test_a_help_text_in_the_reference_of_commands_makes_no_tag():
+    pages = hook("commands").pages()
+    assert "as &lt;unk&gt;" in pages["corpus"]
+    ours = re.compile(r'</?(code|div)( (id|class)="[^"]*"( markdown)?)?>')
+    for page in pages.values():
+        text = re.sub(r"```.*?```|`[^`]*`", "", page, flags=re.DOTALL)
+        assert "<" not in ours.sub("", text)
 
 
 def test_the_judge_reads_numbers_as_the_page_on_judging_says():

@@ -10,9 +10,10 @@ from specialize import cli
 
 OVERVIEW = """# Commands
 
-Every command answers `--help`. The exit status is 0 after success, 2 after an error in
-the input, and 130 after an interrupt. An error in the input ends with one message,
-which says what is wrong, where, and what to do.
+Every command answers `--help`. The exit status is 0 after success, 1 if the result is
+negative (no plan fits, samples are missing, or another process was lost), 2 after an
+error in the input, and 130 after an interrupt. An error in the input ends with one
+message, which says what is wrong, where, and what to do.
 
 A command that reads gin files also takes `--gin.NAME=VALUE` anywhere on the line. The
 [macro reference](../macros.md) lists the names.
@@ -130,9 +131,16 @@ def _given(action: argparse.Action) -> str:
 
 
 def _sentence(text: str) -> str:
-    """`text` with a capital letter and a full stop."""
+    """`text` as markdown, with a capital letter and a full stop."""
     first, space, rest = text.strip().partition(" ")
     if first.isalpha() and first.islower():
         first = first.capitalize()
-    text = first + space + rest
+    text = _escaped(first + space + rest)
     return text if not text or text[-1] in ".:!?" else f"{text}."
+
+
+def _escaped(text: str) -> str:
+    """Text in which "<unk>" is no tag; markdown escapes code by itself."""
+    parts = re.split(r"(`[^`]*`)", text)
+    parts[::2] = [html.escape(part, quote=False) for part in parts[::2]]
+    return "".join(parts)

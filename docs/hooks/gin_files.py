@@ -8,6 +8,7 @@ from specialize.config import scanning
 
 # The files that give macros their defaults, and the run files that require some.
 DEFAULTS = ("t5x_configs/runs/values.gin", "t5x_configs/data/text_to_text.gin")
+STUDY = "t5x_configs/runs/study.gin"
 RUNS = ("train", "evaluate", "infer", "sample", "label")
 SECTION = re.compile(r"# -+ (.*?) -+$")
 NAME = re.compile(r"\b[A-Z]+(?:_[A-Z]+)+\b")
@@ -17,36 +18,51 @@ MACROS = """# Gin macros
 A macro is a name in capitals. Set it in a recipe (`BATCH_SIZE = 32`) or on the command
 line (`--gin.BATCH_SIZE=32`). Every command that reads gin files knows every macro, so
 one recipe serves training and evaluation on both engines. [Configure a
-run](../how-to/configuration.md) explains files, their order, and errors.
+run](../how-to/configuration.md) explains files, their order, and errors. The macros of
+a [study](#studies) are set in the file of the study.
 """
 RECIPES = """# Recipes
 
 A recipe is a gin file that people launch. The text of each is the comment at its head.
-An ablation is given after a recipe and changes one thing of it.
+An ablation is given after a recipe and changes one thing of it. `specialize study` runs a
+[study](../how-to/study.md).
 """
 TABLE = '<div class="stacked" markdown>\n\n| macro | meaning | default |\n|---|---|---|'
 
 
 def macros() -> str:
     """The page of all macros, in the order and the sections of the files."""
-    bindings: dict[str, scanning.Binding] = {}
-    for binding in scanning.scan(DEFAULTS).bindings:
-        if binding.is_macro:
-            bindings.setdefault(binding.name, binding)
+    bindings = _macros_of(DEFAULTS)
+    studies = _macros_of([STUDY])
     needed = _required()
+    needed |= {
+        name: ["study"]
+        for name, binding in studies.items()
+        if binding.value == scanning.Macro(scanning.REQUIRED)
+    }
     lines, last = [MACROS], None
-    for name, binding in bindings.items():
+    for name, binding in (bindings | studies).items():
         section, meaning = _comment(binding.origin)
+        section = "Studies" if name in studies else section or "Plain text"
         if section != last:
             closed = "" if last is None else "\n</div>\n"
-            lines.append(f"{closed}\n## {section or 'Plain text'}\n\n{TABLE}")
+            lines.append(f"{closed}\n## {section}\n\n{TABLE}")
             last = section
         default = f"`{binding.value!r}`"
         if name in needed:
             default = f"*required* by {', '.join(f'`{run}`' for run in needed[name])}"
-        meaning = _marked_up(meaning, bindings)
+        meaning = _marked_up(meaning, bindings | studies)
         lines.append(f'| <code id="{name}">{name}</code> | {meaning} | {default} |')
     return "\n".join([*lines, "\n</div>\n"])
+
+
+def _macros_of(files: Sequence[str]) -> dict[str, scanning.Binding]:
+    """The first binding of every macro of some files, in their order."""
+    found: dict[str, scanning.Binding] = {}
+    for binding in scanning.scan(files).bindings:
+        if binding.is_macro:
+            found.setdefault(binding.name, binding)
+    return found
 
 
 def _required() -> dict[str, list[str]]:
@@ -86,6 +102,7 @@ def recipes() -> str:
     for title, found in (
         ("Recipes", folder.glob("*.gin")),
         ("Ablations", (folder / "ablations").glob("*.gin")),
+        ("Studies", (folder.parent / "studies").glob("*.gin")),
     ):
         lines.append(f"## {title}\n")
         for path in sorted(found):

@@ -54,6 +54,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         return entries if item == "COMMANDS" else item
 
     config.nav = filled(config.nav)
+    # Its links begin at the root of a server, so in a folder of one they lead nowhere.
+    config.theme.static_templates.discard("404.html")
     return config
 
 
