@@ -1,10 +1,12 @@
 """Checks of a specification's fields; the error has the value and the remedy."""
 
+import argparse
 import contextlib
 import math
 import numbers
 import os
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from specialize.errors import InputError, did_you_mean
@@ -17,6 +19,24 @@ def shown(value: Any) -> str:
     except (ValueError, RecursionError):  # thousands of digits, or of brackets
         return f"a very long {type(value).__name__}"
     return text if len(text) <= 120 else f"{text[:80]} ... {text[-30:]}"
+
+
+@contextlib.contextmanager
+def called(**names: str) -> Iterator[None]:
+    """Names fields in the message of an `InputError` as the user gave them.
+
+    Args:
+        **names: Name of the field -> its option, as in `samples="--n"`.
+
+    Raises:
+        InputError: The block raised one.
+    """
+    try:
+        yield
+    except InputError as error:
+        fields = rf"\b({'|'.join(names)})(?= =| is\b| holds\b| sets\b| \(|s? \[)"
+        said = re.sub(fields, lambda found: names[found[1]], str(error))
+        raise InputError(said) from None
 
 
 def flag(name: str, value: Any) -> None:
@@ -116,3 +136,39 @@ def real(
         return
     limits = f" {' and '.join(ends)}" if ends else ""
     raise InputError(f"{name} = {shown(value)}; it must be a number{limits}.")
+
+
+# ---- Numbers of a command line -------------------------------------------------------
+
+
+def count(text: str) -> int:
+    """Reads a whole number of 1 or more, as the `type` of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    if len(text) > 9 or not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(
+            f"= {shown(text)}; it must be a whole number, at least 1"
+        )
+    return int(text)
+
+
+def few(text: str) -> int:
+    """`count` of processes, at most 1,024."""
+    if count(text) > 1024:
+        raise argparse.ArgumentTypeError(f"= {text}; it must be at most 1024")
+    return int(text)
+
+
+def pause(text: str) -> float:
+    """Reads a number of seconds from 0.1 to a day, as `count`."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError(
+            f"= {shown(text)}; it must be a number of seconds, 0.1 to 86400"
+        )
+    return seconds

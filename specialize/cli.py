@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from specialize import __version__, processes
-from specialize.errors import InputError, message
+from specialize.checks import shown
+from specialize.errors import InputError, did_you_mean, message
 
 # In the order of use, which is the order of `--help`.
 ROOMS = (
@@ -49,12 +50,104 @@ _OF_THE_SYSTEM = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO),
 )
 # A path in the home folder, which the shell replaces only at the beginning of a word.
-_HOME = re.compile(r"^(--[\w.]+=)?~(?=/|$)")
+_HOME = re.compile(r"^(--[\w.-]+=)?~(?=/|$)")
+# What argparse says -> what we say.
+_SAID = (
+    (r"^argument ([^\s:/]+)[^\s:]*: ", r"\1 "),
+    (r"^the following arguments are required: (.*)$", r"missing: \1"),
+    (r"^ambiguous option: (\S+) could match ", r"\1 is ambiguous: it may be "),
+    (r"expected one argument$", "needs a value"),
+    (r"expected at least one argument$", "needs at least one value"),
+    (r"ignored explicit argument", "takes no value, and has"),
+    (r"not allowed with argument ([^\s/]+)\S*$", r"cannot be given beside \1"),
+)
 
 
-def parser() -> argparse.ArgumentParser:
+def default_of(action: argparse.Action) -> str | None:
+    """The default of an option as help shows it; None if there is none to show."""
+    value = action.default
+    if action.required or not action.option_strings or value == argparse.SUPPRESS:
+        return None
+    if value is None or value is False or value in ([], (), {}):
+        return None
+    if isinstance(value, list | tuple):
+        return " ".join(map(repr, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Help with the default of each option whose text does not name it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text, value = action.help, default_of(action)
+        if text is None or value is None or "default" in text.lower():
+            return text
+        return f"{text} (default: {value.replace('%', '%%')})"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Keeps the lines of a description that has lines."""
+        if "\n" in text:
+            return "".join(f"{indent}{line}\n" for line in text.strip().split("\n"))
+        return super()._fill_text(text, width, indent)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose error is one message, also of a command inside a command."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """As for `argparse.ArgumentParser`."""
+        super().__init__(*args, **{"formatter_class": _Formatter, **options})
+
+    def error(self, message: str) -> NoReturn:
+        """Raises an `InputError` in the words of our other messages."""
+        for pattern, replacement in _SAID:
+            message = re.sub(pattern, replacement, message)
+        nested = any(isinstance(a, argparse._SubParsersAction) for a in self._actions)
+        what = "commands" if nested else "options"
+        stop = "" if message.endswith((".", "?")) else "."
+        raise InputError(f"{message}{stop} '{self.prog} --help' lists the {what}.")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Any = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Parses; words that are left are an error of the innermost command.
+
+        The result also has `output_files`, the names of the options that are files.
+        """
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            word = next((one for one in rest if one.startswith("-")), None)
+            if word is None:
+                self.error(f"{self.prog!r} takes no {' '.join(rest)!r}")
+            name = word.partition("=")[0]
+            known = [flag for action in self._actions for flag in action.option_strings]
+            self.error(
+                f"{self.prog!r} has no option {name}.{did_you_mean(name, known)}"
+            )
+        if not hasattr(found, "output_files"):
+            found.output_files = {a.dest for a in self._actions if a.metavar == "FILE"}
+        return found, rest
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        kinds = {int: "a whole number", float: "a number"}
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError:
+            if action.type not in kinds:
+                raise
+            text = f"= {shown(arg_string)}; it must be {kinds[action.type]}"
+            raise argparse.ArgumentError(action, text) from None
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = list(map(str, action.choices))
+            text = f"is {shown(value)}, expected one of {', '.join(known)}."
+            raise argparse.ArgumentError(action, text + did_you_mean(str(value), known))
+
+
+def parser() -> Parser:
     """The whole command line, with every room's commands."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="specialize",
         description="Specialise small Flan-T5 models towards multi-step reasoning.",
         epilog="'specialize COMMAND --help' shows a command's options.",
@@ -180,7 +273,7 @@ def _allow_open_files() -> None:
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Refuses an output at a URL where the command cannot write, before any work."""
+    """Refuses an output that the command cannot write, before any work."""
     from specialize.config import words
 
     in_buckets = getattr(arguments, "in_buckets", ())
@@ -191,8 +284,13 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 
             if name in in_buckets and paths.in_bucket(value):
                 paths.checked(value, f"--{name}")
-            else:
-                outputs.refuse_url(value, f"--{name}")
+                continue
+            outputs.refuse_url(value, f"--{name}")
+            if name in arguments.output_files and os.path.isdir(value):
+                raise InputError(
+                    f"--{name}: {value} is a folder, expected the name of a file to "
+                    "write."
+                )
 
 
 def _copy_inputs(arguments: argparse.Namespace) -> None:
@@ -234,6 +332,28 @@ def _complain(text: str) -> int:
 def at_home(word: str) -> str:
     """A word of the command line, with the home folder for "~" as in `--out=~/x`."""
     return _HOME.sub(lambda found: (found[1] or "") + os.path.expanduser("~"), word)
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The options of all commands of a parser."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from _options(command)
+
+
+def with_underscores(parser: Parser, words: Sequence[str]) -> list[str]:
+    """The words of a command line, with "_" for "-" in the names of options."""
+    known = set(_options(parser))
+    end = words.index("--") if "--" in words else len(words)
+    found = list(words)
+    for place, word in enumerate(words[:end]):
+        name, equals, value = word.partition("=")
+        meant = name[:2] + name[2:].replace("-", "_")
+        if meant in known:
+            found[place] = meant + equals + value
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -291,9 +411,13 @@ def _run(argv: Sequence[str] | None) -> int:
     words = [at_home(word) for word in given]
     overrides = [word for word in words if word.startswith(_OVERRIDE)]
     top = parser()
-    arguments = top.parse_args([word for word in words if word not in overrides])
+    others = [word for word in words if word not in overrides]
+    arguments = top.parse_args(with_underscores(top, others))
     if overrides and not hasattr(arguments, "gin_file"):
-        top.error(f"{arguments.command} takes no gin settings: {' '.join(overrides)}")
+        raise InputError(
+            f"'specialize {arguments.command}' takes no gin settings: "
+            f"{' '.join(overrides)}. Leave them out."
+        )
     _check_outputs(arguments)
     _allow_open_files()
     arguments.gin_overrides = overrides

@@ -1,5 +1,6 @@
 """The command line as a newcomer meets it."""
 
+import argparse
 import json
 import os
 import re
@@ -107,17 +108,107 @@ def test_every_command_explains_itself(command, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["trian"], "invalid choice: 'trian'"),
-        (["train", "--gin_fiel", "x.gin"], "unrecognized arguments"),
-        (["corpus", "stats", "--corpus", "x", "--gin.SEED=1"], "takes no gin settings"),
-        ([], "required: COMMAND"),
+        ("trian", "COMMAND is 'trian', expected one of quickstart, corpus,"),
+        ("trian", "Did you mean 'train'? 'specialize --help' lists the commands."),
+        ("", "missing: COMMAND. 'specialize --help' lists the commands."),
+        ("corpus", "missing: STEP. 'specialize corpus --help' lists the commands."),
+        (
+            "train --gin_fiel x",
+            "'specialize train' has no option --gin_fiel. Did you mean",
+        ),
+        ("train --steps 3", "'specialize train --help' lists the options."),
+        ("corpus stats --corpus x y", "'specialize corpus stats' takes no 'y'."),
+        (
+            "corpus stats --corpus x --gin.SEED=1",
+            "takes no gin settings: --gin.SEED=1.",
+        ),
+        ("corpus build --k abc", "--k = 'abc'; it must be a whole number, at least 1."),
+        ("corpus build --k 0", "--k = '0'; it must be a whole number, at least 1."),
+        ("label --k 0", "--k = '0'; it must be a whole number, at least 1."),
+        ("corpus build --processes 0", "--processes = '0'; it must be a whole number"),
+        (
+            "corpus build --processes 1025",
+            "--processes = 1025; it must be at most 1024.",
+        ),
+        ("corpus build --shards x", "--shards = 'x'; it must be a whole number. 'spec"),
+        ("corpus sample --top_p x", "--top_p = 'x'; it must be a number. 'specialize"),
+        (
+            "corpus sample --log_every x",
+            "--log_every = 'x'; it must be a number of sec",
+        ),
+        (
+            "corpus sample --extra_body {",
+            "--extra_body must be a JSON object; what was",
+        ),
+        (
+            "corpus sample --api cht",
+            "expected one of completions, chat. Did you mean 'c",
+        ),
+        ("corpus sample --ma 3", "--ma is ambiguous: it may be --max_n, --max_tokens,"),
+        (
+            "corpus build --task",
+            "--task needs a value. 'specialize corpus build --help'",
+        ),
+        ("report", "missing: RUN. 'specialize report --help' lists the options."),
+        ("quickstart --prepare=3", "--prepare takes no value, and has '3'."),
+        (
+            "merge a b --target c --alpha 1 --weights 1",
+            "--weights cannot be given beside --alpha.",
+        ),
     ],
 )
-def test_a_line_that_cannot_be_read_ends_with_2(words, said, capsys):
-    with pytest.raises(SystemExit) as end:
-        cli.main(words)
-    assert end.value.code == 2
-    assert said in capsys.readouterr().err
+def test_a_line_that_cannot_be_read_is_one_message(words, said, capsys):
+    assert cli.main(words.split()) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and len(shown.err.splitlines()) == 1
+    assert shown.err.startswith("error: ") and said in shown.err
+
+
+def test_what_an_option_with_a_json_object_holds_is_not_printed(capsys):
+    assert cli.main(["corpus", "sample", "--extra_body", '["HUNTER2"']) == 2
+    assert "HUNTER2" not in capsys.readouterr().err
+
+
+def actions(parser):
+    """(program, action) of every command."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                yield from actions(inner)
+        else:
+            yield parser.prog, action
+
+
+def test_every_option_says_what_it_means_and_its_default_once():
+    for program, action in actions(cli.parser()):
+        where = program, action.dest
+        if action.help == argparse.SUPPRESS:
+            continue
+        assert action.help, where
+        shown = cli.Parser(prog="x")._get_formatter()._expand_help(action)
+        # The text itself names only a default that is computed.
+        assert shown.lower().count("default") <= 1, where
+        assert not re.search(r"None|\[\]|\{\}|\(\)|False", shown), where
+        value = cli.default_of(action)
+        if value is not None:
+            assert shown.endswith(f"(default: {value})"), where
+
+
+def test_an_option_is_documented_with_underscores_and_read_with_dashes_too():
+    parser = cli.parser()
+    names = [name for _, one in actions(parser) for name in one.option_strings]
+    assert [name for name in names if "-" in name.lstrip("-")] == []
+    words = "convert --source a-b --shard-size 3 --quantized-base --target=--x-y"
+    assert cli.with_underscores(parser, words.split()) == [
+        *("convert", "--source", "a-b", "--shard_size", "3", "--quantized_base"),
+        "--target=--x-y",
+    ]
+    # A value with a space is no option, and nothing after "--" is.
+    words = ["--beam", "--my-runner=x --flink-master=y", "--", "--a-b"]
+    assert cli.with_underscores(parser, words) == words
+    words = cli.with_underscores(parser, ["evaluate", "--max-examples=3"])
+    flags = parser.parse_args(words)
+    assert flags.max_examples == 3
 
 
 @pytest.mark.parametrize(

@@ -74,18 +74,54 @@ def test_a_url_as_output_is_refused_and_nothing_is_made(
     if (words, option) in IN_BUCKETS and url == "gs://b/x":
         url = "gs://b/../x"
     monkeypatch.chdir(tmp_path)
+    assert cli.main(line_with(words, option, url)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {option} is ")
+    assert "a URL" in said or "names no bucket" in said or "'..'" in said
+    assert "HUNTER2" not in said
+    assert os.listdir() == []
+
+
+def line_with(words, option, value):
+    """A command line with what a command must be given, and one more option."""
     (options,) = [found for one, found in commands(cli.parser()) if one == words]
     line = list(words)
     for action in options:
         positional = not action.option_strings and action.nargs not in ("*", "?")
         if (action.required or positional) and option not in action.option_strings:
             line += value_of(action)
-    assert cli.main([*line, f"{option}={url}"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"error: {option} is ")
-    assert "a URL" in said or "names no bucket" in said or "'..'" in said
-    assert "HUNTER2" not in said
-    assert os.listdir() == []
+    return [*line, f"{option}={value}"]
+
+
+def is_file(words, option):
+    """Whether an output is a file, not a folder."""
+    (options,) = [found for one, found in commands(cli.parser()) if one == words]
+    return any(
+        option in one.option_strings and one.metavar == "FILE" for one in options
+    )
+
+
+FILES = [case for case in CASES if is_file(*case)]
+
+
+def test_the_outputs_that_are_files_are_found():
+    for case in (("infer",), "--out"), (("plan",), "--json"), (("bench",), "--json"):
+        assert case in FILES
+    assert (("corpus", "build"), "--out") not in FILES
+    assert (("evaluate",), "--json") in FILES
+
+
+@pytest.mark.parametrize(("words", "option"), FILES, ids=lambda one: str(one))
+def test_a_folder_where_a_file_is_written_is_refused_before_the_work(
+    words, option, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    assert cli.main(line_with(words, option, "folder")) == 2
+    assert capsys.readouterr().err == (
+        f"error: {option}: folder is a folder, expected the name of a file to write.\n"
+    )
+    assert os.listdir() == ["folder"]
 
 
 @pytest.mark.parametrize("path", ["a:b", "C:", "x/y:/z", "gs", "./gs://b", "7z:/x"])

@@ -123,11 +123,8 @@ def _given(action: argparse.Action) -> str:
     """The default, as a table shows it."""
     if action.required or not action.option_strings and action.default is None:
         return "*required*"
-    if action.default is None or action.default is False:
-        return ""
-    if isinstance(action.default, list | tuple):
-        return ", ".join(f"`{value!r}`" for value in action.default)
-    return "" if action.default == argparse.SUPPRESS else f"`{action.default}`"
+    value = cli.default_of(action)
+    return "" if value is None else f"`{value}`"
 
 
 def _sentence(text: str) -> str:

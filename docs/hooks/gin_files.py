@@ -24,8 +24,8 @@ a [study](#studies) are set in the file of the study.
 RECIPES = """# Recipes
 
 A recipe is a gin file that people launch. The text of each is the comment at its head.
-An ablation is given after a recipe and changes one thing of it. `specialize study` runs a
-[study](../how-to/study.md).
+An ablation is given after a recipe and changes one thing of it. `specialize study` runs
+a [study](../how-to/study.md).
 """
 TABLE = '<div class="stacked" markdown>\n\n| macro | meaning | default |\n|---|---|---|'
 

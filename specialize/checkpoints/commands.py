@@ -33,19 +33,19 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "adapters say; those of a run need the same fingerprint",
     )
     parser.add_argument(
-        "--quantized-base",
+        "--quantized_base",
         action="store_true",
         help="add adapters that were trained on a quantised base "
         "(LORA_QUANTIZE_BASE) to what it was in training, which gives exactly the "
-        "trained student; default: to the base as it was before",
+        "trained student (default: to the base as it was before)",
     )
     parser.add_argument("--target", help="a new or empty folder")
     parser.add_argument(
         "--to",
         choices=("hf", "t5x", "orbax", "peft"),
         help="hf: safetensors, config and tokenizer; t5x: msgpack and zarr; orbax: "
-        "newer T5X; peft: the adapters of the source alone. Default: t5x from Hugging "
-        "Face, hf from everything else",
+        "newer T5X; peft: the adapters of the source alone (default: t5x from Hugging "
+        "Face, hf from everything else)",
     )
     _add_export(parser)
     parser.add_argument(
@@ -93,7 +93,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--to",
         choices=("hf", "t5x", "orbax"),
         default="hf",
-        help="as in 'convert' (default: hf)",
+        help="as in 'convert'",
     )
     parser.add_argument(
         "--quantized-base",
@@ -116,7 +116,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         default="unrolled",
         help="layout of a T5X target: unrolled as layers_0, layers_1, ...; scanned as "
         "in the student with scan_layers; scalable as in T5X's scalable_t5 with "
-        "scan_layers (default: unrolled)",
+        "scan_layers",
     )
     parser.add_argument(
         "--vocabulary",
@@ -131,11 +131,11 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "(T5X)",
     )
     parser.add_argument(
-        "--shard-size",
+        "--shard_size",
         type=float,
         default=5.0,
         metavar="GB",
-        help="maximum size of a safetensors file in 10^9 bytes (default: 5)",
+        help="maximum size of a safetensors file in 10^9 bytes",
     )
 
 
@@ -184,7 +184,7 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     from specialize import checks
 
-    checks.real("--shard-size", arguments.shard_size, above=0, most=10**6)
+    checks.real("--shard_size", arguments.shard_size, above=0, most=10**6)
     return {
         "to": arguments.to,
         "dtype": arguments.dtype,

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 
 from specialize import checks
@@ -36,17 +37,25 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     command.add_argument(
         "--for",
         dest="entry",
-        choices=sorted(name.rpartition(".")[2] for name in RUN_FILES),
+        choices=[*entries()],
         help="put the run file of this command first, if no run file is given",
     )
     command.set_defaults(run=run)
 
 
+def entries() -> dict[str, str]:
+    """Command -> the function that its run file is for, a key of `RUN_FILES`."""
+    found = {
+        os.path.basename(file).partition(".")[0]: k for k, file in RUN_FILES.items()
+    }
+    # 'select' evaluates, with the same run file.
+    return {**found, "select": found["evaluate"]}
+
+
 def run(flags: argparse.Namespace) -> int:
     """Prints the configuration; returns the exit status, 2 if there are problems."""
     checks.whole("--devices", flags.devices, optional=True)
-    entries = {name.rpartition(".")[2]: name for name in RUN_FILES}
-    config = read(*words_of_flags(flags), entry=entries.get(flags.entry))
+    config = read(*words_of_flags(flags), entry=entries().get(flags.entry))
     problems = lint(config, devices=flags.devices, imports=not flags.no_imports)
     if flags.json:
         report = {

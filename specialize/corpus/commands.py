@@ -6,7 +6,6 @@ from specialize.corpus import options
 from specialize.corpus.importing import commands as importing_commands
 from specialize.corpus.inspection import commands as inspection_commands
 from specialize.corpus.sampling import commands as sampling_commands
-from specialize.corpus.spec import AlignmentSpec
 
 
 def register(subparsers: options.Commands) -> None:
@@ -14,6 +13,10 @@ def register(subparsers: options.Commands) -> None:
     corpus = subparsers.add_parser(
         "corpus",
         help="sample a teacher, verify, align, and write what a student learns",
+        description="Makes a corpus: problems, the completions of a teacher and its "
+        "probabilities become the records that a student is trained on. 'build' runs "
+        "all stages after sampling. The other commands run one stage each, or read "
+        "what a stage wrote.",
     )
     commands = corpus.add_subparsers(metavar="STEP", required=True, dest="step")
     sampling_commands.register_sample(commands)
@@ -177,7 +180,11 @@ def _register_import_released(commands: options.Commands) -> None:
         "turn the pickles that the paper's authors released into a corpus",
     )
     parser.add_argument(
-        "--pickles", required=True, nargs="+", metavar="FILE", help="one per format"
+        "--pickles",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="one file per format",
     )
     parser.add_argument(
         "--problems",
@@ -188,11 +195,13 @@ def _register_import_released(commands: options.Commands) -> None:
     parser.add_argument(
         "--vocabulary", required=True, metavar="FILE", help="T5's SentencePiece model"
     )
-    parser.add_argument("--rows", type=int, default=None, help="embedding rows")
-    parser.add_argument("--teacher", default="code-davinci-002", help="teacher's name")
+    options.add_rows(parser)
     parser.add_argument(
-        "--k", type=int, default=AlignmentSpec.k, help="entries of a teacher row"
+        "--teacher",
+        default="code-davinci-002",
+        help="name of the teacher on the card",
     )
+    options.add_k(parser)
     options.add_output(parser)
     options.add_processes(parser)
 

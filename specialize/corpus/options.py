@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from specialize import typed_json
+from specialize import checks, typed_json
 from specialize.corpus.choices import (
     ALIGNMENTS,
     DIGITS,
@@ -45,10 +45,7 @@ def add(
 ) -> argparse.ArgumentParser:
     """Adds a sub-command that calls `run`."""
     parser = commands.add_parser(
-        name,
-        help=help,
-        description=help[0].upper() + help[1:] + ".",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        name, help=help, description=help[0].upper() + help[1:] + "."
     )
     parser.set_defaults(run=run)
     return parser
@@ -80,15 +77,18 @@ def add_completions(parser: argparse.ArgumentParser) -> None:
         help="files of teacher completions (exports or notebook dumps)",
     )
     parser.add_argument(
-        "--teacher", default=None, help="name of the teacher; default: from their cards"
+        "--teacher",
+        default=None,
+        help="name of the teacher on the card (default: as the cards of the "
+        "completions say)",
     )
     parser.add_argument(
         "--reasoning",
         choices=REASONING,
         default=None,
         help="what to do with reasoning before an answer (<think> and the like): drop "
-        "it, keep it before the answer, or refuse the sample; default: as the card of "
-        "the completions says, or else drop",
+        "it, keep it before the answer, or refuse the sample (default: as the card of "
+        "the completions says, or else drop)",
     )
 
 
@@ -140,10 +140,15 @@ def add_asking(parser: argparse.ArgumentParser, *, numbers: bool = True) -> None
         "--prompt",
         default=None,
         metavar="FILE",
-        help="prompt prefix: text before each question, such as demonstrations",
+        help="prompt prefix: text before each question, such as demonstrations "
+        "(default: none)",
     )
     parser.add_argument(
-        "--limit", type=count, default=None, help="ask only the first N questions"
+        "--limit",
+        type=checks.count,
+        default=None,
+        metavar="N",
+        help="ask only the first N questions (default: all)",
     )
     if numbers:
         parser.add_argument(
@@ -153,7 +158,8 @@ def add_asking(parser: argparse.ArgumentParser, *, numbers: bool = True) -> None
             "--max_n",
             type=int,
             default=None,
-            help="most samples of a question that has no right one yet",
+            help="most samples of a question that has no right one yet (default: as "
+            "many as --n)",
         )
         parser.add_argument(
             "--n_per_request",
@@ -168,27 +174,30 @@ def add_asking(parser: argparse.ArgumentParser, *, numbers: bool = True) -> None
         help="alternatives per token",
     )
     parser.add_argument(
-        "--log_every", type=pause, default=30.0, help="seconds between progress lines"
+        "--log_every",
+        type=checks.pause,
+        default=30.0,
+        help="seconds between progress lines",
     )
     parser.add_argument(
         "--upload_every",
-        type=pause,
+        type=checks.pause,
         default=UPLOAD_EVERY_S,
         metavar="SECONDS",
-        help="seconds between uploads of a database in a bucket, whose answers the "
-        "loss of this machine may lose",
+        help="seconds between uploads of a database in a bucket; if this machine is "
+        "lost, responses since the last upload are lost",
     )
     parser.set_defaults(in_buckets=("responses",))
 
 
 def sampling(arguments: argparse.Namespace) -> SamplingSpec:
     """What `add_asking` and `add_answer_type` read."""
-    return SamplingSpec(
-        arguments.n,
-        arguments.max_n,
-        arguments.n_per_request,
-        judge=judging(arguments),
-    )
+    judge = judging(arguments)
+    names = {"samples": "--n", "max_samples": "--max_n"}
+    with checks.called(samples_per_request="--n_per_request", **names):
+        return SamplingSpec(
+            arguments.n, arguments.max_n, arguments.n_per_request, judge=judge
+        )
 
 
 def add_judging(parser: argparse.ArgumentParser) -> None:
@@ -200,22 +209,25 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SIMILARITY",
         default=None,
-        help="reject samples at least this similar to an earlier one (0 to 1)",
+        help="reject samples at least this similar to an earlier one, 0 to 1 "
+        "(default: none)",
     )
     group.add_argument(
         "--max_samples",
         type=int,
         metavar="N",
         default=None,
-        help="keep at most N right samples per question",
+        help="keep at most N right samples per question (default: all)",
     )
 
 
 def acceptance(arguments: argparse.Namespace) -> AcceptanceSpec:
     """What `add_judging` read."""
-    return AcceptanceSpec(
-        judging(arguments), arguments.near_duplicates, arguments.max_samples
-    )
+    judge = judging(arguments)
+    with checks.called(
+        near_duplicates="--near_duplicates", max_samples="--max_samples"
+    ):
+        return AcceptanceSpec(judge, arguments.near_duplicates, arguments.max_samples)
 
 
 def add_answer_type(group: "argparse._ArgumentGroup") -> None:
@@ -224,14 +236,14 @@ def add_answer_type(group: "argparse._ArgumentGroup") -> None:
         "--answer_type",
         default=None,
         choices=ANSWER_TYPES,
-        help="kind of final answer of the questions; default: that of the task",
+        help="kind of final answer of the questions (default: that of the task)",
     )
     group.add_argument(
         "--rule",
         default=None,
         choices=JUDGES,
-        help="the judge: exact (ours), or reference (as the paper's code); default: "
-        "that of the task",
+        help="the judge: exact (ours), or reference (as the paper's code) (default: "
+        "that of the task)",
     )
 
 
@@ -275,18 +287,34 @@ def add_alignment(parser: argparse.ArgumentParser) -> None:
         help="numbers in targets: as the vocabulary spells them (whole, the default), "
         "or digit by digit (single)",
     )
+    add_rows(group)
+    add_k(group)
+    group.add_argument(
+        "--alignment",
+        default=AlignmentSpec.method,
+        choices=ALIGNMENTS,
+        help="how tokens of the teacher become pieces of the student",
+    )
+
+
+def add_rows(group: "argparse._ArgumentGroup | argparse.ArgumentParser") -> None:
+    """Adds `--rows`."""
     group.add_argument(
         "--rows",
-        type=int,
+        type=checks.count,
         default=None,
-        help="embedding rows of the student; default: the vocabulary rounded up to "
-        "a multiple of 128 (32128 for T5)",
+        help="embedding rows of the student (default: the vocabulary rounded up to "
+        "a multiple of 128; 32128 for T5)",
     )
+
+
+def add_k(group: "argparse._ArgumentGroup | argparse.ArgumentParser") -> None:
+    """Adds `--k`."""
     group.add_argument(
-        "--k", type=int, default=AlignmentSpec.k, help="entries of a teacher row"
-    )
-    group.add_argument(
-        "--alignment", default=AlignmentSpec.method, choices=ALIGNMENTS, help="method"
+        "--k",
+        type=checks.count,
+        default=AlignmentSpec.k,
+        help="entries of a teacher row, which corpora that are mixed must share",
     )
 
 
@@ -299,10 +327,9 @@ def alignment(arguments: argparse.Namespace) -> AlignmentSpec:
         "unwritable": getattr(arguments, "unwritable", None),
         "digits": getattr(arguments, "digits", None),
     }
-    return AlignmentSpec(
-        arguments.vocabulary,
-        **{name: value for name, value in chosen.items() if value is not None},
-    )
+    given = {name: value for name, value in chosen.items() if value is not None}
+    with checks.called(**{name: f"--{name}" for name in ("rows", "k")}):
+        return AlignmentSpec(arguments.vocabulary, **given)
 
 
 def student(arguments: argparse.Namespace) -> AlignmentSpec | None:
@@ -323,7 +350,7 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="FORMAT",
         default=None,
-        help="prompt formats to write; default: all four",
+        help=f"prompt formats to write, of {', '.join(FORMATS)} (default: all four)",
     )
     group.add_argument(
         "--demonstrations",
@@ -335,36 +362,49 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
         "--demonstrations_from",
         metavar="FILE",
         default=None,
-        help="file of the task to draw demonstrations from; default: the problems",
+        help="file of the task to draw demonstrations from (default: the problems)",
     )
     group.add_argument(
         "--seed", type=int, default=RecordsSpec.seed, help="seed of the draw"
     )
     group.add_argument(
-        "--max_input_tokens", type=int, default=None, help="leave out longer inputs"
+        "--max_input_tokens",
+        type=int,
+        default=None,
+        metavar="N",
+        help="leave out records with more tokens of input (default: no limit)",
     )
     group.add_argument(
-        "--max_target_tokens", type=int, default=None, help="leave out longer targets"
+        "--max_target_tokens",
+        type=int,
+        default=None,
+        metavar="N",
+        help="leave out records with more tokens of target (default: no limit)",
     )
 
 
 def records(arguments: argparse.Namespace) -> RecordsSpec:
     """What `add_formats` read."""
-    return RecordsSpec(
-        arguments.formats or FORMATS,
-        arguments.demonstrations,
-        arguments.demonstrations_from,
-        arguments.seed,
-        arguments.max_input_tokens,
-        arguments.max_target_tokens,
-    )
+    names = ("formats", "demonstrations", "max_input_tokens", "max_target_tokens")
+    with checks.called(**{name: f"--{name}" for name in names}):
+        return RecordsSpec(
+            arguments.formats or FORMATS,
+            arguments.demonstrations,
+            arguments.demonstrations_from,
+            arguments.seed,
+            arguments.max_input_tokens,
+            arguments.max_target_tokens,
+        )
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the corpus folder."""
     parser.add_argument("--out", required=True, metavar="DIR", help="the corpus folder")
     parser.add_argument(
-        "--shards", type=int, default=FolderSpec.num_shards, help="files per format"
+        "--shards",
+        type=int,
+        default=FolderSpec.num_shards,
+        help="number of file shards per format",
     )
     parser.add_argument(
         "--replace", action="store_true", help="replace an earlier corpus in DIR"
@@ -374,46 +414,26 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 def folder(arguments: argparse.Namespace) -> FolderSpec:
     """What `add_output` read."""
-    return FolderSpec(arguments.out, arguments.shards, arguments.replace)
-
-
-def count(text: str) -> int:
-    """Reads a whole number of 1 or more."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}, expected 1 or more")
-    return int(text)
-
-
-def few(text: str) -> int:
-    """Reads a whole number of 1 to 1,024, of processes."""
-    if count(text) > 1024:
-        raise argparse.ArgumentTypeError(f"{text}, expected 1 to 1,024")
-    return int(text)
-
-
-def pause(text: str) -> float:
-    """Reads a number of seconds from 0.1 to a day."""
-    seconds = float(text)
-    if not 0.1 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text}, expected 0.1 to 86,400 seconds")
-    return seconds
+    with checks.called(num_shards="--shards"):
+        return FolderSpec(arguments.out, arguments.shards, arguments.replace)
 
 
 def json_object(text: str) -> dict[str, Any]:
     """Reads a JSON object; its values, which may be secret, are in no message."""
     try:
-        return typed_json.decode(text, dict[str, Any], "the object")
+        return typed_json.decode(text, dict[str, Any], "what was given")
     except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(f"must be a JSON object; {error}") from error
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
     """Adds `--processes`."""
     parser.add_argument(
         "--processes",
-        type=few,
+        type=checks.few,
         default=None,
-        help="processes to use; default: one per core. Does not change the result",
+        help="number of processes, which does not change the result (default: one per "
+        "core)",
     )
 
 

@@ -45,14 +45,14 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         dest="command_planned",
         choices=("train", "evaluate"),
         default="train",
-        help="command that will run the recipe (default: train)",
+        help="command that will run the recipe",
     )
     command.add_argument(
         "--questions",
         type=int,
         default=1319,
         metavar="N",
-        help="number of questions of an evaluation (default: 1319, GSM8K's test set)",
+        help="number of questions of an evaluation, such as GSM8K's test set of 1319",
     )
     command.add_argument(
         "--as_written",
@@ -64,7 +64,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=float,
         default=0.4,
         metavar="SHARE",
-        help="assumed share of the chips' peak FLOP/s (default: 0.4)",
+        help="assumed share of the chips' peak FLOP/s",
     )
     command.add_argument(
         "--price",

@@ -9,6 +9,7 @@ from specialize.corpus.tasks.known import index
 from specialize.errors import InputError
 from specialize.evaluation.spec import DEFAULT_SPLIT, SPLITS
 from specialize.evaluation.study import commands as study
+from specialize.inference import prompts
 from specialize.judging.choices import JUDGES
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ def _register_select(subparsers: Commands) -> None:
         default=None,
         metavar="SUITE",
         help="suite whose accuracy decides, or a group with an average "
-        f"({', '.join(index().averages)}); or 'pareto', which weighs two abilities; "
-        f"default: {index().default}",
+        f"({', '.join(index().averages)}); or 'pareto', which weighs two abilities "
+        f"(default: {index().default})",
     )
     weighing = select.add_argument_group(
         "with --by pareto",
@@ -150,9 +151,11 @@ def _register_infer(subparsers: Commands) -> None:
         "--prompts",
         required=True,
         metavar="FILE",
-        help='JSON lines with "input" (and "id"), or plain text, one prompt per line',
+        help=prompts.HELP,
     )
-    infer.add_argument("--out", required=True, metavar="FILE", help="JSON lines")
+    infer.add_argument(
+        "--out", required=True, metavar="FILE", help="file to write: JSON lines"
+    )
     infer.set_defaults(run=_infer, in_buckets=("out",))
 
 
@@ -165,7 +168,9 @@ def _register_report(subparsers: Commands) -> None:
     )
     report.add_argument("runs", nargs="+", metavar="RUN", help="run folders or results")
     report.add_argument("--base", metavar="RUN", help="run or results of the base")
-    report.add_argument("--out", default="report.html", metavar="FILE")
+    report.add_argument(
+        "--out", default="report.html", metavar="FILE", help="page to write"
+    )
     report.set_defaults(run=_report, in_buckets=("out",))
 
 

@@ -4,6 +4,7 @@ import argparse
 
 from specialize import config, memory
 from specialize.corpus import options
+from specialize.inference import prompts
 
 
 def register(subparsers: options.Commands) -> None:
@@ -34,8 +35,8 @@ def _register_label(subparsers: options.Commands) -> None:
         "student's vocabulary, as gin files say, into a corpus of plain texts with the "
         "checkpoint's exact probabilities. With the student's initial weights, this is "
         "what a specialist must not forget: train on it beside its corpus, as "
-        "MIXTURE_OR_TASK_NAME = {'CORPUS': 85, 'OUT': 15} says. A rerun goes on where "
-        "a killed one stopped.",
+        "MIXTURE_OR_TASK_NAME = {'CORPUS': 85, 'OUT': 15} says. A rerun resumes "
+        "where a killed one stopped.",
     )
     config.add_flags(command)
     config.add_process_flags(command)
@@ -43,24 +44,19 @@ def _register_label(subparsers: options.Commands) -> None:
         "--prompts",
         required=True,
         metavar="FILE",
-        help="JSON lines with 'inputs' (or 'input'), whose answers are not read, or "
-        "plain text with a prompt per line",
+        help=prompts.HELP,
     )
     options.add_output(command)
-    command.add_argument(
-        "--k",
-        type=options.count,
-        default=5,
-        help="entries of a teacher row, which corpora that are mixed must share "
-        "(default: 5)",
-    )
+    options.add_k(command)
     _add_teacher(command)
     command.set_defaults(run=_label)
 
 
 def _add_teacher(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--teacher", default=None, help="its name, for cards (default: CHECKPOINT_PATH)"
+        "--teacher",
+        default=None,
+        help="name of the teacher on the card (default: CHECKPOINT_PATH)",
     )
 
 

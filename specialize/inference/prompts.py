@@ -9,6 +9,12 @@ from typing import Any
 from specialize import typed_json
 from specialize.errors import InputError
 
+# What the option of a command that reads prompts says.
+HELP = (
+    "JSON lines with a text in 'input' or 'inputs', and perhaps an 'id', or plain text "
+    "with one prompt per line; answers in the lines are not read"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Prompt:

@@ -53,10 +53,12 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "quickstart",
         help="watch a tiny student become a specialist, in ten minutes on a CPU",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
-        "--out", default="runs/quickstart", help="folder for all results"
+        "--out",
+        default="runs/quickstart",
+        metavar="DIR",
+        help="folder for all results",
     )
     command.add_argument("--seed", type=int, default=0, help="random seed of the run")
     command.add_argument(

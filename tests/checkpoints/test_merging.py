@@ -149,7 +149,7 @@ def test_alphas_are_decimal_and_both_ends_count(tmp_path, alpha, count):
         (["--weights", "1e999,0"], "no list of numbers"),
         (["--weights", "infinity,0"], "no list of numbers"),
         (["--vocabulary", "nowhere.model"], "nowhere.model does not exist"),
-        (["--shard-size", "0"], "--shard-size"),
+        (["--shard-size", "0"], "--shard_size"),
     ],
 )
 def test_what_a_command_line_may_not_ask_for(pair, tmp_path, capsys, words, said):

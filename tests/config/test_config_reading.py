@@ -8,7 +8,7 @@ import gin
 import pytest
 
 from specialize import cli, config, errors
-from specialize.config import neutral, reading
+from specialize.config import commands, neutral, reading
 from specialize.errors import InputError
 
 
@@ -143,6 +143,16 @@ def test_a_search_path_comes_before_the_installed_files(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "tiny.gin").write_text("MINE = 1\n")
     assert config.read(["models/tiny.gin"], (), [str(tmp_path)]).value("MINE") == 1
+
+
+def test_config_knows_the_run_file_of_every_command_with_one():
+    found = commands.entries()
+    names = "train evaluate select infer sample label study".split()
+    assert sorted(found) == sorted(names)
+    assert found["sample"].endswith("sample_checkpoint")
+    assert found["select"] == found["evaluate"]
+    flags = cli.parser().parse_args(["config", "--for", "select"])
+    assert flags.entry == "select"
 
 
 def test_a_recipe_alone_gets_the_run_file_of_the_command():

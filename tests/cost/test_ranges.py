@@ -98,7 +98,7 @@ def test_a_plan_of_impossible_numbers_is_refused(words, capsys):
 @pytest.mark.parametrize(
     ("line", "option", "values"),
     [
-        ("convert --source x --target y", "--shard-size", "nan inf 0 -1 1e9"),
+        ("convert --source x --target y", "--shard_size", "nan inf 0 -1 1e9"),
         ("config --gin_file recipes/tiny_gsm8k.gin", "--devices", "0 -1"),
         ("corpus inspect --corpus x --vocabulary v", "--index", "-1"),
         ("quickstart --out q", "--seed", "-1 4294967296"),

@@ -114,7 +114,7 @@ def merged(adapters: Adapters, **fields: Any) -> Source:
             "these are the weights that were trained"
             if adapters.as_trained
             else "these are its original weights with the adapters, another function "
-            "than in training (--quantized-base writes that of training)"
+            "than in training (--quantized_base writes that of training)"
         )
     if types != {dtype}:
         notes.append(f"the weights are {dtype.name}: the base's type could round them")
@@ -151,8 +151,8 @@ def for_export(opened: Source, *, quantized_base: bool = False) -> Source:
     if own is None or not of_quantized_base(opened):
         if quantized_base:
             raise InputError(
-                f"--quantized-base: {opened.path} has no adapters that were trained on "
-                "a quantised base. Leave --quantized-base out."
+                f"--quantized_base: {opened.path} has no adapters that were trained on "
+                "a quantised base. Leave --quantized_base out."
             )
         return opened
     if quantized_base:

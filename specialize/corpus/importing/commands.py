@@ -29,7 +29,7 @@ def register_import(commands: options.Commands) -> None:
         "--layout",
         choices=LAYOUTS,
         default=None,
-        help="layout of the files; default: found out for every object",
+        help="layout of the files (default: found out for every object)",
     )
     for name, help in (
         ("question", "the question"),
@@ -59,7 +59,7 @@ def register_import(commands: options.Commands) -> None:
         "--logprobs_are",
         default="unknown",
         choices=CONVENTIONS[1:],
-        help="whether the server applied the temperature to them",
+        help="whether the server applied the temperature to its log-probabilities",
     )
     judging = parser.add_argument_group("verification")
     options.add_answer_type(judging)

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from typing import Any
 
+from specialize import checks
 from specialize.corpus import options
 from specialize.corpus.sampling.spec import (
     APIS,
@@ -24,8 +25,12 @@ def register_sample(commands: options.Commands) -> None:
     options.add_problems(parser)
     options.add_asking(parser)
     _add_server(parser, default="https://api.openai.com/v1")
-    parser.add_argument("--api", default=Endpoint.api, choices=APIS, help="endpoint")
-    parser.add_argument("--system", default=None, help="system message (chat)")
+    parser.add_argument(
+        "--api", default=Endpoint.api, choices=APIS, help="API of the server"
+    )
+    parser.add_argument(
+        "--system", default=None, help="system message, with --api chat (default: none)"
+    )
     ask = parser.add_argument_group("requests")
     ask.add_argument(
         "--temperature",
@@ -34,7 +39,10 @@ def register_sample(commands: options.Commands) -> None:
         help="sampling temperature",
     )
     ask.add_argument(
-        "--top_p", type=float, default=RequestSpec.top_p, help="nucleus of sampling"
+        "--top_p",
+        type=float,
+        default=RequestSpec.top_p,
+        help="nucleus sampling: the smallest set of tokens with this probability",
     )
     ask.add_argument(
         "--max_tokens",
@@ -43,7 +51,11 @@ def register_sample(commands: options.Commands) -> None:
         help="longest completion in tokens",
     )
     ask.add_argument(
-        "--stop", nargs="*", default=RequestSpec.stop, help="stop sequences"
+        "--stop",
+        nargs="*",
+        default=RequestSpec.stop,
+        metavar="TEXT",
+        help="texts at which a completion ends",
     )
     ask.add_argument("--seed", type=int, default=SamplingSpec.seed, help="random seed")
     ask.add_argument(
@@ -59,7 +71,8 @@ def register_sample(commands: options.Commands) -> None:
         "--logprobs_are",
         default="auto",
         choices=CONVENTIONS,
-        help="whether the server applies the temperature to them; auto finds out",
+        help="whether the server applies the temperature to its log-probabilities; "
+        "auto finds out",
     )
     _add_pace(parser)
     judging = parser.add_argument_group("verification")
@@ -77,8 +90,8 @@ def register_score(commands: options.Commands) -> None:
         "--texts",
         default=None,
         metavar="FILE",
-        help="JSON lines {problem_id, sample, text}, as of 'corpus export'; default: "
-        "the human rationales of the problems",
+        help="JSON lines {problem_id, sample, text}, as of 'corpus export' (default: "
+        "the human rationales of the problems)",
     )
     options.add_asking(parser, numbers=False)
     _add_server(parser, default=None)
@@ -113,16 +126,30 @@ def _add_pace(parser: argparse.ArgumentParser) -> None:
     pace.add_argument(
         "--concurrency", type=int, default=PaceSpec.concurrency, help="requests at once"
     )
-    pace.add_argument("--requests_per_minute", type=float, default=None, help="limit")
-    pace.add_argument("--tokens_per_minute", type=float, default=None, help="limit")
+    for what in ("requests", "tokens"):
+        pace.add_argument(
+            f"--{what}_per_minute",
+            type=float,
+            default=None,
+            metavar="N",
+            help=f"most {what} in a minute (default: no limit)",
+        )
     pace.add_argument(
         "--attempts", type=int, default=PaceSpec.attempts, help="attempts per request"
     )
     pace.add_argument(
-        "--backoff", type=float, default=PaceSpec.backoff_s, help="first wait, seconds"
+        "--backoff",
+        type=float,
+        default=PaceSpec.backoff_s,
+        metavar="SECONDS",
+        help="seconds before the second attempt; they double with each attempt",
     )
     pace.add_argument(
-        "--timeout", type=float, default=Endpoint.timeout_s, help="seconds per attempt"
+        "--timeout",
+        type=float,
+        default=Endpoint.timeout_s,
+        metavar="SECONDS",
+        help="most seconds of an attempt",
     )
     pace.add_argument(
         "--price_input",
@@ -136,20 +163,55 @@ def _add_pace(parser: argparse.ArgumentParser) -> None:
         default=PriceSpec.per_output,
         help="price of a million completion tokens",
     )
-    pace.add_argument("--max_cost", type=float, default=None, help="stop at this cost")
+    pace.add_argument(
+        "--max_cost",
+        type=float,
+        default=None,
+        metavar="COST",
+        help="stop at this cost (default: no limit)",
+    )
 
 
 def _pace(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `_add_pace` read, as fields of `SamplingSpec`."""
-    pace = PaceSpec(
-        concurrency=arguments.concurrency,
-        requests_per_minute=arguments.requests_per_minute,
-        tokens_per_minute=arguments.tokens_per_minute,
-        attempts=arguments.attempts,
-        backoff_s=arguments.backoff,
-    )
-    price = PriceSpec(arguments.price_input, arguments.price_output, arguments.max_cost)
+    names = ("concurrency", "requests_per_minute", "tokens_per_minute", "attempts")
+    names += ("price_input", "price_output", "max_cost")
+    with checks.called(backoff_s="--backoff", **{name: f"--{name}" for name in names}):
+        pace = PaceSpec(
+            concurrency=arguments.concurrency,
+            requests_per_minute=arguments.requests_per_minute,
+            tokens_per_minute=arguments.tokens_per_minute,
+            attempts=arguments.attempts,
+            backoff_s=arguments.backoff,
+        )
+        price = PriceSpec(
+            arguments.price_input, arguments.price_output, arguments.max_cost
+        )
     return {"pace": pace, "price": price}
+
+
+def _endpoint(
+    arguments: argparse.Namespace, request: dict[str, Any], **more: Any
+) -> Endpoint:
+    """What `_add_server` and `_add_pace` read.
+
+    Args:
+        arguments: the parsed options.
+        request: fields of `RequestSpec`.
+        **more: further fields of `Endpoint`.
+    """
+    names = ("temperature", "top_p", "max_tokens", "stop", "top_logprobs")
+    names += ("base_url", "extra_body", "model", "system")
+    with checks.called(timeout_s="--timeout", **{name: f"--{name}" for name in names}):
+        return Endpoint(
+            base_url=arguments.base_url,
+            model=arguments.model,
+            request=RequestSpec(**request),
+            timeout_s=arguments.timeout,
+            api_key_env=arguments.api_key_env,
+            extra_body=arguments.extra_body,
+            **more,
+        )
 
 
 def _score(arguments: argparse.Namespace) -> int:
@@ -166,14 +228,8 @@ def _score(arguments: argparse.Namespace) -> int:
         found = [Completion(one.id, 0, solution(one)) for one in solved]
     else:
         found = [one.completion for one in read_completions(arguments.texts, problems)]
-    endpoint = Endpoint(
-        base_url=arguments.base_url,
-        model=arguments.model,
-        request=RequestSpec(top_logprobs=arguments.top_logprobs),
-        send_seed=False,
-        timeout_s=arguments.timeout,
-        api_key_env=arguments.api_key_env,
-        extra_body=arguments.extra_body,
+    endpoint = _endpoint(
+        arguments, {"top_logprobs": arguments.top_logprobs}, send_seed=False
     )
     tally = sample.score(
         problems,
@@ -196,24 +252,19 @@ def _sample(arguments: argparse.Namespace) -> int:
 
     task = find(arguments.task)
     problems = read_problems(arguments.problems, task)
-    request = RequestSpec(
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        max_tokens=arguments.max_tokens,
-        stop=tuple(text.replace("\\n", "\n") for text in arguments.stop),
-        top_logprobs=arguments.top_logprobs,
-        logprobs=not arguments.without_logprobs,
-    )
-    endpoint = Endpoint(
-        base_url=arguments.base_url,
-        model=arguments.model,
+    request = {name: getattr(arguments, name) for name in ("temperature", "top_p")}
+    request |= {
+        "max_tokens": arguments.max_tokens,
+        "stop": tuple(text.replace("\\n", "\n") for text in arguments.stop),
+        "top_logprobs": arguments.top_logprobs,
+        "logprobs": not arguments.without_logprobs,
+    }
+    endpoint = _endpoint(
+        arguments,
+        request,
         api=arguments.api,
         system=arguments.system,
-        request=request,
         send_seed=not arguments.no_seed,
-        timeout_s=arguments.timeout,
-        api_key_env=arguments.api_key_env,
-        extra_body=arguments.extra_body,
     )
     tally = sample.sample(
         problems[: arguments.limit],
@@ -240,7 +291,9 @@ def register_export(commands: options.Commands) -> None:
     parser = options.add(
         commands, "export", _export, "write a response database as sorted JSON lines"
     )
-    parser.add_argument("--responses", required=True, metavar="FILE", help="database")
+    parser.add_argument(
+        "--responses", required=True, metavar="FILE", help="response database"
+    )
     options.add_out(parser)
     parser.set_defaults(in_buckets=("responses", "out"))
 

@@ -104,21 +104,26 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "installed here, or in the interpreters that SPECIALIZE_T5X_PYTHON, "
         "SPECIALIZE_TORCH_PYTHON and SPECIALIZE_SEQIO_PYTHON name.",
     )
-    command.add_argument("what", choices=[*WORDS, "all"])
+    command.add_argument(
+        "what",
+        choices=[*WORDS, "all"],
+        metavar="WHAT",
+        help=f"what to measure: {', '.join(WORDS)} or all",
+    )
     command.add_argument(
         "--shape",
         default="small",
         metavar="NAME[:KEY=VALUE,...]",
         help=f"network and batch: one of {', '.join(SHAPES)}, with changes such as "
-        "'xl:batch=32,remat_policy=none' (default: small, which has 4 + 4 layers of "
-        "width 256 and 8 sequences of 256/128 tokens)",
+        "'xl:batch=32,remat_policy=none'; small has 4 + 4 layers of width 256 and 8 "
+        "sequences of 256/128 tokens",
     )
     command.add_argument(
         "--repetitions",
         type=int,
         default=LEAST_REPETITIONS,
         metavar="N",
-        help=f"number of timed steps, at least {LEAST_REPETITIONS} (the default)",
+        help=f"number of timed steps, at least {LEAST_REPETITIONS}",
     )
     command.add_argument("--peers", action="store_true", help="also time the baselines")
     command.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
