@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import functools
 import importlib
+import logging
 import os
 import pathlib
 import random
@@ -68,12 +69,15 @@ def prepare() -> None:
 
     `etils.epath`, which Orbax uses, would choose TensorFlow's file systems if
     TensorFlow is installed, and these know no `s3://`. Listings are never cached.
-    An emulator that fsspec is told of is told to TensorStore, too.
+    An emulator that fsspec is told of is told to TensorStore, too. gcsfs logs the
+    traceback of every error that it raises; our message about it is enough.
     """
     import fsspec
     import fsspec.config
     from etils.epath import gpath
 
+    if "GCSFS_DEBUG" not in os.environ:  # with which gcsfs is told to log
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL + 1)
     os.environ["EPATH_USE_TF"] = "false"
     gpath._is_tf_installed.cache_clear()  # a path may have been asked before
     for protocol in ("gs", "gcs", "s3", "s3a"):
@@ -341,7 +345,8 @@ def repeated(url: str, verb: str, call: Callable[[], T]) -> T:
                 time.sleep(delay * random.uniform(0.7, 1.3))
                 continue
             if _is_known(error):
-                raise InputError(f"{url} cannot be {verb}: {_reason(error)}") from error
+                reason = _reason(error, anonymous=_is_anonymous(url))
+                raise InputError(f"{url} cannot be {verb}: {reason}") from error
             raise
     raise AssertionError("the last try returns or raises")
 
@@ -392,16 +397,25 @@ def _is_known(error: BaseException) -> bool:
     )
 
 
-def _reason(error: BaseException) -> str:
+def _is_anonymous(url: str) -> bool:
+    """Whether Google is asked without credentials, because none were found."""
+    if scheme_of(url) != "gs" or os.environ.get("STORAGE_EMULATOR_HOST"):
+        return False
+    credentials = getattr(filesystem(url), "credentials", None)
+    return getattr(credentials, "method", None) == "anon"
+
+
+def _reason(error: BaseException, *, anonymous: bool = False) -> str:
     """Why a call failed and what to do, without anything that may be secret."""
     kind = type(error).__name__
     if isinstance(error, FileNotFoundError):
         return "there is no such bucket or object. Check its name."
-    if "Credentials" in kind or "RefreshError" in kind:
+    if anonymous or "Credentials" in kind or "RefreshError" in kind:
+        without = f" Asked without any, it fails ({_cause(error)})." if anonymous else ""
         return (
             "no valid credentials were found. Set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY for s3://; for gs:// run 'gcloud auth "
-            "application-default login' or set GOOGLE_APPLICATION_CREDENTIALS."
+            "application-default login' or set GOOGLE_APPLICATION_CREDENTIALS." + without
         )
     if isinstance(error, PermissionError) or "Forbidden" in str(error):
         return "access is denied. Give this account the right to it, or name another."

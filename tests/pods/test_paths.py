@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+import types
 
 import pytest
 
@@ -304,6 +306,38 @@ def test_a_store_that_does_not_answer_is_one_message(root, store, monkeypatch):
     store.faults(status=503)
     with pytest.raises(InputError, match="cannot be read: .*Run the same command"):
         objects.read_bytes(f"{root}/a")
+
+
+def test_google_asked_without_credentials_is_the_message_of_missing_ones(monkeypatch):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setattr(objects, "DELAYS", ())
+    asked = types.SimpleNamespace(credentials=types.SimpleNamespace(method="anon"))
+    monkeypatch.setattr(objects, "filesystem", lambda url: asked)
+
+    def fail():
+        raise ConnectionError(-2, "Name or service not known")
+
+    with pytest.raises(InputError) as caught:
+        objects.repeated("gs://b/x", "read", fail)
+    assert str(caught.value) == (
+        "gs://b/x cannot be read: no valid credentials were found. Set AWS_PROFILE or "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://; for gs:// run 'gcloud "
+        "auth application-default login' or set GOOGLE_APPLICATION_CREDENTIALS. Asked "
+        "without any, it fails (Name or service not known)."
+    )
+    asked.credentials.method = "google_default"
+    with pytest.raises(InputError, match="not known. Run the same command again"):
+        objects.repeated("gs://b/x", "read", fail)
+
+
+def test_what_gcsfs_logs_beside_our_message_is_not_shown(monkeypatch):
+    logger = logging.getLogger("gcsfs")
+    level = logger.level
+    monkeypatch.delenv("GCSFS_DEBUG", raising=False)
+    objects.prepare()
+    assert not logger.isEnabledFor(logging.ERROR)
+    assert not logging.getLogger("gcsfs.credentials").isEnabledFor(logging.ERROR)
+    logger.setLevel(level)
 
 
 def test_a_running_log_is_uploaded_and_continued(root, monkeypatch):
