@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from specialize import __version__, processes
 from specialize.checks import shown
-from specialize.errors import InputError, did_you_mean, message
+from specialize.errors import InputError, TerminatedError, did_you_mean, message
 
 # In the order of use, which is the order of `--help`.
 ROOMS = (
@@ -170,7 +170,7 @@ def _cleaning_up() -> Iterator[None]:
     def leave(number: int, frame: Any) -> NoReturn:
         del frame
         signal.signal(number, signal.SIG_IGN)  # a second one must not cut this short
-        raise SystemExit(128 + number)
+        raise TerminatedError(128 + number)
 
     taken = [
         number
@@ -298,6 +298,13 @@ def _copy_inputs(arguments: argparse.Namespace) -> None:
     from specialize import paths
 
     def copied(name: str, value: Any) -> Any:
+        if isinstance(value, str) and "://" in value and not paths.in_bucket(value):
+            scheme = paths.scheme_of(value)
+            if scheme is not None:
+                raise InputError(
+                    f"--{name} is {paths.shown(value)}: {scheme}:// is not read here; "
+                    "only gs://, s3:// and local files are. Copy it first."
+                )
         if not paths.in_bucket(value):
             return value
         companion = None

@@ -23,6 +23,10 @@ class NotNamedError(InputError):
     """Data are needed whose place nothing names yet, as when only a recipe is read."""
 
 
+class TerminatedError(SystemExit):
+    """A signal asks the process to end: no module that exits by itself."""
+
+
 def visible(text: str) -> str:
     r"""A text of others with its control characters as escapes, such as `\x1b`.
 

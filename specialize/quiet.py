@@ -1,13 +1,21 @@
-"""The first import of TensorFlow: silent, and without accelerators.
+"""First imports of libraries that would print, or take accelerators.
 
 SeqIO uses TensorFlow for its input pipelines. On import its C++ code writes lines to
 standard error that no setting stops, and on a GPU machine it would take the memory that
 the training step needs.
 """
 
+import importlib
 import os
 import sys
 import tempfile
+from types import ModuleType
+
+
+def import_transformers() -> ModuleType:
+    """Imports transformers, which advises to install PyTorch where it is absent."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    return importlib.import_module("transformers")
 
 
 def import_tensorflow() -> None:

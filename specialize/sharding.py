@@ -297,9 +297,12 @@ def initialize_distributed(
             return jax.process_count() > 1
         return False
     if not all(given):
+        options = ("--coordinator_address", "--process_count", "--process_index")
+        named = [name for name, one in zip(options, given, strict=True) if one]
+        others = [name for name in options if name not in named]
         raise InputError(
-            f"coordinator={coordinator!r}, num_processes={num_processes}, "
-            f"process_id={process_id}: give all three or none."
+            f"{' and '.join(named)} {'need' if named[1:] else 'needs'} "
+            f"{' and '.join(others)}. Give all three or none."
         )
     assert num_processes is not None and process_id is not None
     assert coordinator is not None
@@ -311,8 +314,8 @@ def initialize_distributed(
         )
     if not 0 <= process_id < num_processes:
         raise InputError(
-            f"process_id={process_id} must be in 0..{num_processes - 1} "
-            f"(num_processes={num_processes})."
+            f"--process_index is {process_id} and --process_count {num_processes}; the "
+            "processes of a run are numbered from 0 to one less than their count."
         )
     jax.distributed.initialize(
         coordinator_address=coordinator,

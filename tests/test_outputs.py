@@ -248,6 +248,40 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_uses_is_not
     assert names(tmp_path) == ["another", "out"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("weights", "holds weights of specialize, not a run "),
+        ("evaluation", "holds an evaluation of specialize, not a run "),
+        ("examples", "holds prepared examples of specialize, not a run "),
+        ("corpus", "holds a corpus of specialize, not a run "),
+    ],
+)
+def test_a_folder_of_another_kind_is_named_in_words(tmp_path, kind, said):
+    outputs.claim(tmp_path / kind, kind)
+    with pytest.raises(InputError, match=said):
+        outputs.check_writable(tmp_path / kind, "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="must be a folder. Name another folder."):
+        outputs.check_writable(tmp_path / "file", "run")
+
+
+def test_a_signal_during_an_import_is_no_problem_of_the_configuration(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "asks_to_end.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(9)\n"
+    )
+    (tmp_path / "a.gin").write_text("import asks_to_end\nSEED = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["config", "--gin_file", str(tmp_path / "a.gin")]
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left:
+        cli.main([*words, "--gin_bindings", "import asks_to_end"])
+    assert left.value.code == 128 + signal.SIGTERM
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_terminated_command_leaves_nothing(tmp_path, monkeypatch, number):
     def command(arguments):

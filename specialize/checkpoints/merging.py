@@ -168,7 +168,9 @@ def requested(
             outside [0, 1], or one of several folders cannot be written.
     """
     if weights is not None:
-        return [(target, [float(one) for one in _numbers("--weights", weights)])]
+        return [
+            (target, [float(one) for one in _numbers("--weights", weights, "0.5,0.5")])
+        ]
     if alpha is None:
         return [(target, None)]
     if count != 2:
@@ -192,13 +194,15 @@ def alphas(option: str, text: str) -> list[decimal.Decimal]:
     Raises:
         InputError: the text is no such list, or a share is outside [0, 1].
     """
-    shares = list(dict.fromkeys(_range(option, text) or _numbers(option, text)))
+    examples = "0.3, 0:1:0.1 or 0.2,0.5"
+    found = _range(option, text, examples) or _numbers(option, text, examples)
+    shares = list(dict.fromkeys(found))
     if outside := [share for share in shares if not 0 <= share <= 1]:
         raise InputError(f"{option} {outside[0]} is outside [0, 1].")
     return shares
 
 
-def _range(option: str, text: str) -> list[decimal.Decimal]:
+def _range(option: str, text: str, examples: str) -> list[decimal.Decimal]:
     """The numbers of first:last:step; [] for another form.
 
     Raises:
@@ -206,7 +210,7 @@ def _range(option: str, text: str) -> list[decimal.Decimal]:
     """
     if ":" not in text:
         return []
-    ends = _numbers(option, text, ":")
+    ends = _numbers(option, text, examples, separator=":")
     if len(ends) != 3 or ends[2] <= 0 or ends[1] < ends[0]:
         raise InputError(
             f"{option} {text:.80}: write first:last:step, as in 0:1:0.1, with last not "
@@ -219,16 +223,16 @@ def _range(option: str, text: str) -> list[decimal.Decimal]:
     return [(first + step * number).normalize() for number in range(count)]
 
 
-def _numbers(option: str, text: str, separator: str = ",") -> list[decimal.Decimal]:
+def _numbers(
+    option: str, text: str, examples: str, *, separator: str = ","
+) -> list[decimal.Decimal]:
     try:
         found = [decimal.Decimal(part).normalize() for part in text.split(separator)]
     except decimal.InvalidOperation:
         found = []
     # Decimal also reads "NaN" and "Infinity", and 1e999, which no float holds.
     if not found or not all(one.is_finite() and abs(one) < 1000 for one in found):
-        raise InputError(
-            f"{option} {text:.80} is no list of numbers; write 0.5{separator}0.5."
-        )
+        raise InputError(f"{option} {text:.80}: write {examples}.")
     return found
 
 

@@ -115,10 +115,19 @@ def _open(
             near = "" if remote else did_you_mean(source)
             raise InputError(f"{source} does not exist.{near} Name {_KINDS}.")
         path = epath.Path(_download(source))
+    named = path
     if path.is_file():
         # T5X's msgpack file or a safetensors file names its folder.
         path = path.parent
     folder = _step_folder(path)
+    if (
+        folder is None
+        and named != path
+        and not any(
+            (path / name).exists() for name in ("config.json", "adapter_config.json")
+        )
+    ):
+        raise InputError(f"{named} is a file; name the folder of a checkpoint.")
     if folder is None:
         return _open_huggingface(epath.Path(paths.local(path)), open_base)
     companions = _companions(folder, path)

@@ -295,7 +295,8 @@ class _Reader:
         path = find(name, self.search_paths)
         if path is None:
             hint = did_you_mean(name, available(self.search_paths))
-            folders = ", ".join(map(str, (".", *self.search_paths, package_folder())))
+            every = (".", *self.search_paths, package_folder())
+            folders = ", ".join(dict.fromkeys(map(str, every)))
             raise InputError(
                 f"{where}gin file {name!r} not found in {folders}.{hint} "
                 "Add its folder with --gin_search_paths."

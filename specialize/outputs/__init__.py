@@ -165,7 +165,7 @@ def check_writable(path: Path, kind: str) -> bool:
             if not folder.is_dir():
                 raise InputError(
                     f"{folder} is a file; the output must be a folder. Name another "
-                    "--out."
+                    "folder."
                 )
             found = kind_of(folder)
             inside = (one.name for one in folder.iterdir())
@@ -174,7 +174,7 @@ def check_writable(path: Path, kind: str) -> bool:
         return True
     if found is not None:
         raise InputError(
-            f"{folder} holds a {found!r} of specialize, not a {kind!r} "
+            f"{folder} holds {_in_words(found)} of specialize, not {_in_words(kind)} "
             f"({folder}/{MARKER}). Name another output folder."
         )
     if others:
@@ -263,7 +263,7 @@ def staged_directory(
     ours = check_writable(target, kind)
     if ours and not replace:
         raise InputError(
-            f"{target} already holds a {kind!r}. Name another output folder, or "
+            f"{target} already holds {_in_words(kind)}. Name another output folder, or "
             "remove it if it is no longer needed."
         )
     if paths.in_bucket(path):
@@ -274,8 +274,8 @@ def staged_directory(
     inside = is_a_place_of_its_own(target)
     if ours and inside:
         raise InputError(
-            f"{target} is a mount point or in a folder that cannot be written, so its "
-            f"{kind!r} cannot be replaced in one step. Name a folder in it as output, "
+            f"{target} is a mount point or in a folder that cannot be written, so what "
+            "it holds cannot be replaced in one step. Name a folder in it as output, "
             "or empty it."
         )
     before = contents(target)
@@ -394,6 +394,13 @@ def _open_to_all(folder: pathlib.Path) -> None:
             new = old & ~0o777 | (allowed if path.is_dir() else allowed & 0o666)
             if new != old:
                 path.chmod(new)
+
+
+def _in_words(kind: str) -> str:
+    """A kind of folder as a sentence names it, such as "an evaluation"."""
+    if kind in ("weights", "examples"):  # of several things
+        return {"examples": "prepared examples"}.get(kind, kind)
+    return f"{'an' if kind[:1] in tuple('aeiou') else 'a'} {kind}"
 
 
 def kind_of(folder: Path) -> str | None:

@@ -411,11 +411,14 @@ def _reason(error: BaseException, *, anonymous: bool = False) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such bucket or object. Check its name."
     if anonymous or "Credentials" in kind or "RefreshError" in kind:
-        without = f" Asked without any, it fails ({_cause(error)})." if anonymous else ""
+        without = (
+            f" Asked without any, it fails ({_cause(error)})." if anonymous else ""
+        )
         return (
             "no valid credentials were found. Set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY for s3://; for gs:// run 'gcloud auth "
-            "application-default login' or set GOOGLE_APPLICATION_CREDENTIALS." + without
+            "application-default login' or set GOOGLE_APPLICATION_CREDENTIALS."
+            + without
         )
     if isinstance(error, PermissionError) or "Forbidden" in str(error):
         return "access is denied. Give this account the right to it, or name another."

@@ -121,7 +121,7 @@ class _Watch:
     def _end(self, found: str, seconds: float) -> None:
         self.verdict = (
             f"{found.rstrip('.')}. All processes end. Run the same command again: it "
-            "goes on from what is finished."
+            "resumes from what is finished."
         )
         self._found.set()
         if not self.over.wait(seconds):  # the main thread waits in a collective

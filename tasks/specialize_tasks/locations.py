@@ -97,21 +97,34 @@ def vocabulary_digest() -> str:
     return digests.vocabulary_digest(vocabulary_file())
 
 
+_MAKERS = {
+    corpus_dir: "'specialize corpus build'",
+    base_answers_dir: "'specialize label'",
+}
+
+
 def _located(what: str, named: Callable[[], str | None], variable: str) -> str:
-    binding, path = f"specialize_tasks.locations.{named.__name__}.path", named()
-    origin = f"gin's {binding}"
+    # The macro of data/locations.gin has the name of the function.
+    path, origin = named(), named.__name__.upper()
     if not path:
         path, origin = os.environ.get(variable), variable
     if not path:
         raise NotNamedError(
-            f"No {what} is named. Bind {binding} in gin or set {variable}."
+            f"No {what} is named. Set {named.__name__.upper()} in gin (the parameter "
+            f"specialize_tasks.locations.{named.__name__}.path), or {variable} in the "
+            "environment."
         )
     if named is vocabulary_path and digests.is_bytes(path):
         return path
     # Absolute: SeqIO keeps what it loads by name.
     path = os.path.abspath(copied(path, f"{origin}, the {what},"))
     if not os.path.exists(path):
-        raise InputError(f"The {what} {path} does not exist (named by {origin}).")
+        raise InputError(
+            f"The {what} {path} does not exist ({origin}). Check the path, or make it "
+            f"with {_MAKERS[named]}."
+            if named in _MAKERS
+            else f"The {what} {path} does not exist ({origin}). Check the path."
+        )
     return path
 
 

@@ -1,12 +1,16 @@
 """An exported tokenizer gives the pieces of its SentencePiece model."""
 
 import io
+import os
+import pathlib
+import re
 
 import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from specialize import quiet
 from specialize.checkpoints.formats import exact_tokenizer, tokenizer_files
 from specialize.corpus.piece_models import parsed
 from specialize.corpus.vocabulary import Vocabulary
@@ -150,3 +154,12 @@ def test_a_damaged_tokenizer_file_is_one_error(tmp_path, content):
     (tmp_path / "added_tokens.json").write_text(content, encoding="latin-1")
     with pytest.raises(InputError, match="added_tokens.json"):
         tokenizer_files.check_rows(tmp_path, 10)
+
+
+def test_transformers_does_not_advise_to_install_what_is_not_needed(monkeypatch):
+    monkeypatch.delenv("TRANSFORMERS_NO_ADVISORY_WARNINGS", raising=False)
+    assert hasattr(quiet.import_transformers(), "AutoTokenizer")
+    assert os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] == "1"
+    folder = pathlib.Path(exact_tokenizer.__file__).parents[2]
+    for path in folder.rglob("*.py"):
+        assert not re.search(r"^ +import transformers", path.read_text(), re.M), path

@@ -36,6 +36,13 @@ def refused(path, match):
     return str(refusal.value)
 
 
+def test_a_file_that_is_no_checkpoint_is_named_and_not_its_folder(tmp_path):
+    (tmp_path / "text.txt").write_text("text")
+    refused(
+        tmp_path / "text.txt", "text.txt is a file; name the folder of a checkpoint"
+    )
+
+
 def test_all_missing_unexpected_and_misshaped_tensors_are_named(hf_folder):
     folder = hf_folder(UNTIED)
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")

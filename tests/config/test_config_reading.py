@@ -112,8 +112,9 @@ def test_text_without_quotes_on_the_command_line_is_told_how_to_quote(write):
 
 
 def test_a_missing_file_names_the_nearest_and_a_missing_include_its_line(write):
-    with pytest.raises(InputError, match="Did you mean 'runs/train.gin'"):
-        config.read(["runs/tain.gin"])
+    with pytest.raises(InputError, match="Did you mean 'runs/train.gin'") as caught:
+        config.read(["runs/tain.gin"], (), ["/x", "/x"])
+    assert str(caught.value).count("/x,") == 1
     path = write("a.gin", "A = 1\ninclude 'nowhere.gin'\n")
     with pytest.raises(InputError, match=r"a.gin:2: gin file 'nowhere.gin' not found"):
         config.read([path])

@@ -111,7 +111,17 @@ def words_of(world, place, command, **changes):
 
 CASES = [
     ("sample", {"--problems": "bad/half.jsonl"}, "half.jsonl:1: not JSON"),
-    ("sample", {"--problems": "bad/absent"}, "absent does not exist"),
+    ("sample", {"--problems": "bad/absent"}, "absent does not exist. Check the path."),
+    (
+        "build",
+        {"--problems": "https://x/p.jsonl"},
+        "https:// is not read here; only gs",
+    ),
+    (
+        "verify",
+        {"--completions": "ftp://u:pw@x/c"},
+        "--completions is ftp:/...: ftp://",
+    ),
     ("sample", {"--responses": "bad/text.txt"}, "text.txt is not a database"),
     ("sample", {"--prompt": "bad/absent"}, "cannot be read as a prompt"),
     ("sample", {"--temperature": 9}, "temperature = 9"),
@@ -249,6 +259,7 @@ def built(world, tmp_path_factory):
 ALIGNED = {"--aligned": "built/aligned.jsonl"}
 CORPUS = {"--corpus": "built/corpus"}
 PICKLE = {"--pickles": "built/short.pkl"}
+OTHER = "Name the one that it was built with."
 BUILT_CASES = [
     ("align", {"--completions": "built/corpus"}, "corpus is a folder"),
     ("write", {"--aligned": "built/half.jsonl"}, "half.jsonl:72: not JSON"),
@@ -263,7 +274,7 @@ BUILT_CASES = [
     ("import-released", {"--vocabulary": "bad/text.txt", **PICKLE}, "not a Sentence"),
     ("import-released", {"--problems": "bad/half.jsonl", **PICKLE}, "not JSON"),
     ("import-released", {"--out": "bad/theirs", **PICKLE}, "not written by specialize"),
-    ("inspect", {**CORPUS, "--vocabulary": "built/other.model"}, "vocabulary_sha256"),
+    ("inspect", {**CORPUS, "--vocabulary": "built/other.model"}, OTHER),
     ("inspect", {**CORPUS, "--vocabulary": "bad/text.txt"}, "not a SentencePiece"),
     ("inspect", {**CORPUS, "--id": "nobody/0/zero_shot_cot"}, "has no 'nobody/0"),
     ("inspect", {**CORPUS, "--index": 99999}, "has no record 99999"),

@@ -209,6 +209,9 @@ def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
         read_run(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         read_run(tmp_path / "nowhere")
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')  # Hugging Face's
+    with pytest.raises(InputError, match="is not a run: its config.json is not one of"):
+        read_run(tmp_path)
 
 
 def test_a_metrics_line_cut_by_a_kill_is_left_out(runs):

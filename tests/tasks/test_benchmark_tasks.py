@@ -213,7 +213,10 @@ def test_a_location_is_asked_for_on_use_and_refused_by_name(seqio, monkeypatch):
         with pytest.raises(InputError, match=f"/nowhere/at/all.*{variable}"):
             ask()
         gin.bind_parameter(f"specialize_tasks.locations.{gin_name}.path", "/elsewhere")
-        with pytest.raises(InputError, match="/elsewhere.*named by gin"):
+        with pytest.raises(
+            InputError,
+            match=rf"/elsewhere does not exist \({gin_name.upper()}\). Check the path",
+        ):
             ask()
         gin.clear_config()
 

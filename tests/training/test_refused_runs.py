@@ -91,12 +91,21 @@ def test_a_coordinator_without_a_port_is_one_message(coordinator):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (("host:1", None, None), "give all three or none"),
-        ((None, 2, None), "give all three or none"),
-        ((None, None, 0), "give all three or none"),
-        (("host:1", 2, 2), r"must be in 0\.\.1"),
-        (("host:1", 2, -1), r"must be in 0\.\.1"),
-        (("host:1", 0, 0), "num_processes=0"),
+        (
+            ("host:1", None, None),
+            "--coordinator_address needs --process_count and --process_index. Give all",
+        ),
+        (
+            (None, 2, None),
+            "--process_count needs --coordinator_address and --process_index. Give all",
+        ),
+        (
+            ("host:1", None, 0),
+            "--coordinator_address and --process_index need --process_count. Give all",
+        ),
+        (("host:1", 2, 2), "--process_index is 2 and --process_count 2; the processes"),
+        (("host:1", 2, -1), "--process_index is -1 and --process_count 2"),
+        (("host:1", 0, 0), "--process_index is 0 and --process_count 0"),
     ],
 )
 def test_processes_that_contradict_each_other_are_one_message(given, said):

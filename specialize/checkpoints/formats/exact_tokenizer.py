@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from specialize import quiet
 from specialize.corpus.piece_models import (
     CONTROL,
     NORMAL,
@@ -56,7 +57,7 @@ def write(vocabulary: pathlib.Path, folder: pathlib.Path, *, rows: int) -> Speci
         InputError: `vocabulary` is not a SentencePiece model of a T5, it has more ids
             than rows, or transformers cannot tokenize as it does.
     """
-    import transformers
+    transformers = quiet.import_transformers()
 
     original = read_vocabulary(vocabulary, rows=rows)
     if original.bytes_are_pieces:
@@ -80,7 +81,7 @@ def write(vocabulary: pathlib.Path, folder: pathlib.Path, *, rows: int) -> Speci
 def _compare(
     folder: pathlib.Path, original: Vocabulary, scores: Sequence[float]
 ) -> None:
-    import transformers
+    transformers = quiet.import_transformers()
 
     loaded = transformers.AutoTokenizer.from_pretrained(folder)
     found = difference(loaded, original, scores)
@@ -159,7 +160,8 @@ def _texts(vocabulary: Vocabulary, special: set[str]) -> Iterator[str]:
 def _build(model: Any, original: Vocabulary) -> Any:
     """The tokenizer of transformers that follows the model's own settings."""
     import tokenizers
-    import transformers
+
+    transformers = quiet.import_transformers()
     from tokenizers import processors
 
     normal = model.normalizer_spec

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from specialize import typed_json
+from specialize import quiet, typed_json
 from specialize.checkpoints import enclosure
 from specialize.checkpoints.formats import relatives, tokenizer_files
 from specialize.corpus.vocabulary import SpecialIds
@@ -203,7 +203,7 @@ def settings_of(
     special: SpecialIds = _SPECIAL[0],
 ) -> dict[str, Any]:
     """The config.json of a network with tensors of type `dtype`, as `network` reads."""
-    import transformers
+    transformers = quiet.import_transformers()
 
     kind = kind_of(config, kind)
     activation, *gate = config.mlp_activations
@@ -263,7 +263,7 @@ def write_settings(
         kind: the `model_type` of the source, which is kept if the network fits it.
         special: the ids of padding and EOS.
     """
-    import transformers
+    transformers = quiet.import_transformers()
 
     written = settings_of(config, dtype, kind=kind, special=special)
     write_json(folder / "config.json", written)

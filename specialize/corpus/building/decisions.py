@@ -122,9 +122,10 @@ def decide_question(
 def nothing_kept(funnel: Funnel) -> InputError:
     """The error to raise if no sample is kept, with the reasons and a remedy."""
     total = funnel.total()
-    rejected = total.to_json()["rejected"]
+    rejected = total.to_json()["rejected"].items()
+    reasons = ", ".join(f"{name}: {number}" for name, number in rejected)
     return InputError(
-        f"none of {total.read} samples is kept: {rejected}. Compare one of "
+        f"none of {total.read} samples is kept ({reasons}). Compare one of "
         "them with its question's gold answer ('specialize corpus verify --rejected' "
         "lists the reasons), and check that completions and problems belong together "
         "and that no length limit is too low."

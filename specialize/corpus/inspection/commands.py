@@ -48,8 +48,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
     problems = []
     if arguments.problems:
         problems = read_problems(arguments.problems, arguments.task)
-    elif arguments.completions or not arguments.corpus:
+    elif arguments.completions:
         raise InputError("--problems is needed to read completions. Name their file.")
+    elif not arguments.corpus:
+        raise InputError(
+            "There is nothing to show. Name --corpus, or --completions with --problems."
+        )
     if arguments.corpus:
         shown = lookup.look_at_record(
             arguments.corpus,

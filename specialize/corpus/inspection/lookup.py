@@ -20,6 +20,7 @@ from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.funnel import Funnel
 from specialize.corpus.storage.manifest import Manifest
+from specialize.corpus.vocabulary import read_vocabulary
 from specialize.errors import InputError
 
 Path = str | os.PathLike[str]
@@ -48,6 +49,12 @@ def look_at_record(
         InputError: there is no such record, or the vocabulary is another one.
     """
     manifest = Manifest.load(corpus)
+    given = read_vocabulary(vocabulary_path)
+    if given.sha256 != manifest.fingerprint.vocabulary_sha256:
+        raise InputError(
+            f"{vocabulary_path} is not the vocabulary of {corpus}. Name the one that "
+            "it was built with."
+        )
     spelling = of_description(manifest.fingerprint.spelling)
     writer = writer_of(
         AlignmentSpec(

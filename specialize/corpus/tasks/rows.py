@@ -51,6 +51,8 @@ def read_rows(
             names the line or row.
     """
     file = pathlib.Path(path)
+    if not os.path.lexists(file):
+        raise InputError(f"{file} does not exist. Check the path.")
     if os.path.isfile(file / "dataset_info.json"):
         return _arrow(file)
     name = file.name.removesuffix(".gz")

@@ -225,6 +225,11 @@ def _values(path: pathlib.Path) -> dict[str, Any]:
         return {}
     remedy = "Remove it; the report does not need it."
     content = typed_json.read(path, typed_json.Object, remedy=remedy)
+    if "values" not in content:  # that of a Hugging Face folder, for example
+        raise InputError(
+            f"{path.parent} is not a run: its {path.name} is not one of 'specialize "
+            "train'. Name the MODEL_DIR of 'specialize train'."
+        )
     versions.CONFIGURATION.check(content.get("version", 1), path)
     saved = typed_json.convert(content, _Saved, path, remedy=remedy)
     return {row.name: row.value for row in saved.values}

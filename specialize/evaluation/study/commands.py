@@ -17,7 +17,7 @@ def register(
         help="run arms with several seeds; means, intervals and verdicts on claims",
         description="Runs the cells of a study (every arm with every seed) that are "
         "not done, and prints means over seeds with intervals, paired differences and "
-        "the verdicts on its claims. A killed study goes on; several processes with "
+        "the verdicts on its claims. A killed study resumes; several processes with "
         "the same --out share the cells.",
     )
     command.add_argument(

@@ -192,7 +192,10 @@ class StudySpec:
 
     def _check_seeds(self) -> None:
         if not isinstance(self.seeds, tuple | list) or not self.seeds:
-            raise InputError(f"seeds is {checks.shown(self.seeds)}, expected (0, 1).")
+            raise InputError(
+                f"seeds is {checks.shown(self.seeds)}, expected a tuple of whole "
+                "numbers, such as (0, 1)."
+            )
         for one in self.seeds:
             checks.whole("a seed", one, 0, most=2**32 - 1)
         if len(set(self.seeds)) < len(self.seeds):
