@@ -299,11 +299,9 @@ def initialize_distributed(
     if not all(given):
         options = ("--coordinator_address", "--process_count", "--process_index")
         named = [name for name, one in zip(options, given, strict=True) if one]
-        others = [name for name in options if name not in named]
-        raise InputError(
-            f"{' and '.join(named)} {'need' if named[1:] else 'needs'} "
-            f"{' and '.join(others)}. Give all three or none."
-        )
+        others = " and ".join(name for name in options if name not in named)
+        verb = "need" if named[1:] else "needs"
+        raise InputError(f"{' and '.join(named)} {verb} {others}. Give all or none.")
     assert num_processes is not None and process_id is not None
     assert coordinator is not None
     host, _, port = coordinator.rpartition(":")

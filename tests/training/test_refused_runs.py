@@ -93,15 +93,15 @@ def test_a_coordinator_without_a_port_is_one_message(coordinator):
     [
         (
             ("host:1", None, None),
-            "--coordinator_address needs --process_count and --process_index. Give all",
+            "--coordinator_address needs --process_count and --process_index.",
         ),
         (
             (None, 2, None),
-            "--process_count needs --coordinator_address and --process_index. Give all",
+            "--process_count needs --coordinator_address and --process_index.",
         ),
         (
             ("host:1", None, 0),
-            "--coordinator_address and --process_index need --process_count. Give all",
+            "--coordinator_address and --process_index need --process_count.",
         ),
         (("host:1", 2, 2), "--process_index is 2 and --process_count 2; the processes"),
         (("host:1", 2, -1), "--process_index is -1 and --process_count 2"),
