@@ -360,7 +360,7 @@ def test_a_folder_that_is_not_ours_is_never_touched(tmp_path: pathlib.Path) -> N
         shards.check_output(tmp_path)
     assert files(tmp_path) == {"thesis.txt": b"years of work"}
     outputs.claim(tmp_path / "run", "run")
-    with pytest.raises(InputError, match="holds a 'run'"):
+    with pytest.raises(InputError, match="holds a run of specialize, not a corpus"):
         shards.check_output(tmp_path / "run", replace=True)
 
 

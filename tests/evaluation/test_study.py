@@ -450,7 +450,7 @@ def test_placeholders_in_macros_words_and_groups_of_words(asked):
         ({"measures": {}}, "needs a measure"),
         ({"measures": {"sums": ("a", "b", "c")}}, "'suite:prompt' or"),
         ({"seeds": (1, 1)}, "each may be once"),
-        ({"seeds": ()}, r"expected \(0, 1\)"),
+        ({"seeds": ()}, r"such as \(0, 1\)"),
         ({"seeds": (-1,)}, "at least 0"),
         ({"seeds": "a"}, r"expected a tuple of whole numbers, such as \(0, 1\)"),
         ({"reference": "god"}, "'good'"),
