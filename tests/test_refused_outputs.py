@@ -6,6 +6,7 @@ import os
 import pytest
 
 from specialize import cli, outputs
+from specialize.config import words as known
 from specialize.errors import InputError
 
 
@@ -31,7 +32,7 @@ CASES = [
     (words, action.option_strings[0])
     for words, options in commands(cli.parser())
     for action in options
-    if action.dest in cli.OUTPUTS and action.nargs is None and action.option_strings
+    if action.dest in known.OUTPUTS and action.nargs is None and action.option_strings
 ]
 
 # These write into a bucket; tests/pods shows it.

@@ -96,7 +96,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="as in 'convert'",
     )
     parser.add_argument(
-        "--quantized-base",
+        "--quantized_base",
         action="store_true",
         help="as in 'convert', of the checkpoints that have such adapters",
     )

@@ -280,8 +280,8 @@ def _for_export(opened: Sequence[Source], quantized_base: bool) -> list[Source]:
         return [adapters.for_export(one) for one in opened]
     if not any(map(adapters.of_quantized_base, opened)):
         raise InputError(
-            "--quantized-base: none of the checkpoints has adapters that were trained "
-            "on a quantised base. Leave --quantized-base out."
+            "--quantized_base: none of the checkpoints has adapters that were trained "
+            "on a quantised base. Leave --quantized_base out."
         )
     return list(opened)
 

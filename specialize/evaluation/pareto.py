@@ -346,7 +346,7 @@ def _show(
             of_quantized_base(open_checkpoint(path, activation=activation))
             for path in paths
         )
-        more = " --quantized-base" if as_trained else ""
+        more = " --quantized_base" if as_trained else ""
         console.print(
             f"Write these weights with: specialize merge {shlex.join(paths)} --alpha "
             f"{parts[-1][1]:g}{more} --target DIR",

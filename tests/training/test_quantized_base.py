@@ -161,7 +161,7 @@ def test_a_merge_that_pareto_scores_is_the_one_that_its_command_writes(
         return {"/".join(k): np.asarray(v) for k, v in flatten_dict(params).items()}
 
     for sources, more in (
-        ((base, kept), ["--quantized-base"]),
+        ((base, kept), ["--quantized_base"]),
         ((half, half), []),  # of one type, in which a mean is rounded
         ((half, base), []),
     ):
@@ -173,7 +173,7 @@ def test_a_merge_that_pareto_scores_is_the_one_that_its_command_writes(
     other = written(base, kept, share=0.3)  # with the original base
     kernel = "encoder/layers_0/mlp/wo/kernel"
     assert np.abs(other[kernel] - scored(base, kept, share=0.3)[kernel]).max() > 1e-3
-    refused = ["merge", base, half, "--quantized-base", "--target", str(tmp_path / "n")]
+    refused = ["merge", base, half, "--quantized_base", "--target", str(tmp_path / "n")]
     assert cli.main(refused) == 2 and not (tmp_path / "n").exists()
     assert "none of the checkpoints has adapters" in capsys.readouterr().err
 
@@ -191,7 +191,7 @@ def test_the_command_of_a_choice_names_the_base_of_training(
     choice = pareto.ParetoChoice("rule", mean, scored, None)
     pareto._show(choice, pareto.Rule(), "a", "b", "gelu")
     said = " ".join(capsys.readouterr().err.split())
-    more = "--alpha 0.3 --quantized-base --target" if quantized else "0.3 --target DIR"
+    more = "--alpha 0.3 --quantized_base --target" if quantized else "0.3 --target DIR"
     assert f"merge {base} {kept} " in said and more in said
 
 
