@@ -168,9 +168,8 @@ def requested(
             outside [0, 1], or one of several folders cannot be written.
     """
     if weights is not None:
-        return [
-            (target, [float(one) for one in _numbers("--weights", weights, "0.5,0.5")])
-        ]
+        given = _numbers("--weights", weights, "0.5,0.5")
+        return [(target, [float(one) for one in given])]
     if alpha is None:
         return [(target, None)]
     if count != 2:

@@ -142,8 +142,9 @@ def metric_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
         return []
     loss, data = made.get("LossConfig"), made.get("DataSpec")
     # A run whose student writes texts has a part more.
-    whole = loss is not None and data is not None and not data.rollouts.on
-    parts = [name for name, _ in loss.parts] if whole else None
+    parts = None
+    if loss is not None and data is not None and not data.rollouts.on:
+        parts = [name for name, _ in loss.parts]
     try:
         evaluation.check_metric(checkpoints.best_metric, parts)
     except InputError as error:

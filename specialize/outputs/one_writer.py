@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from specialize import typed_json
 from specialize.errors import InputError
 from specialize.outputs.hidden_folders import LOCK, LONGEST_NAME, writing
-from specialize.progress import say
 
 # Locked files of this process. Its children must not keep the locks when it is killed.
 _held: set[int] = set()
@@ -94,6 +93,8 @@ def _lock(file: pathlib.Path, what: str) -> int:
                 "another one. Nothing was written."
             ) from None
         except OSError as error:
+            from specialize.progress import say  # rich, which no help text needs
+
             say(
                 f"{file.parent} is on a file system without locks ({error.strerror}), "
                 f"so nothing prevents that another command writes {what}: start none "

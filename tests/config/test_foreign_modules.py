@@ -55,7 +55,7 @@ def test_a_foreign_module_is_refused_and_not_imported(tmp_path, module, text, im
 @pytest.mark.parametrize(
     "call",
     [
-        "from specialize import outputs\nSEED = @outputs.shutil.rmtree()\n",
+        "from specialize import outputs\nSEED = @outputs.tempfile.mkdtemp()\n",
         "from specialize import outputs\nSEED = @outputs.os.system()\n",
         "import specialize.outputs\nSEED = @specialize.outputs.os.getcwd()\n",
         "import seqio\nSEED = @seqio.utils.os.getcwd()\n",
