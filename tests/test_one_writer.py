@@ -95,7 +95,7 @@ def test_what_a_killed_command_left_is_no_content(tmp_path):
     with outputs.staged_directory(tmp_path / "run", "corpus") as staged:
         (staged / "data").write_text("1")
     assert outputs.kind_of(tmp_path / "run") == "corpus"
-    with pytest.raises(InputError, match="holds a 'corpus'"):
+    with pytest.raises(InputError, match="holds a corpus of specialize"):
         in_folder(tmp_path).__enter__()
 
 

@@ -328,7 +328,7 @@ def test_an_address_with_a_password_is_refused_and_not_printed(
 ):
     assert cli.main(words(world, tmp_path, "--base_url", address)) == 2
     said = "".join(capsys.readouterr())
-    assert said.startswith("error: base_url ") and said.count("\n") == 1
+    assert said.startswith("error: --base_url ") and said.count("\n") == 1
     assert "HUNTER2" not in said and not list(tmp_path.iterdir())
 
 

@@ -487,7 +487,7 @@ def test_a_cut_sample_counts_as_wrong_everywhere(server, problems, tmp_path, rea
     sources = Sources(
         problems[0].source.rpartition(":")[0], [path.with_suffix(".jsonl")]
     )
-    with pytest.raises(InputError, match="none of 36 samples .*'cut_off': 36"):
+    with pytest.raises(InputError, match="none of 36 samples .*cut_off: 36"):
         stages.verify(sources, tmp_path / "v.jsonl", processes=1)
 
 
@@ -579,7 +579,9 @@ def test_another_template_of_the_question_is_another_sampling(
     ask(server, problems, tmp_path)
     wording = Wording(teacher="Question: {question}\nLet's think. Say why:")
     others = [dataclasses.replace(one, wording=wording) for one in problems]
-    with pytest.raises(InputError, match="prompt_template was None, now .Question: "):
+    with pytest.raises(
+        InputError, match="prompt_template was not recorded, now .Question: "
+    ):
         ask(server, others, tmp_path)
     _, path = ask(server, others, tmp_path, name="other.sqlite")
     assert server.requests[-1].body["prompt"].endswith("Let's think. Say why:")

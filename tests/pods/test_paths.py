@@ -179,7 +179,7 @@ def test_a_folder_appears_with_its_marker_and_only_once(root):
     assert outputs.kind_of(f"{root}/corpus") == "corpus"
     with pytest.raises(InputError, match="already holds"):
         outputs.staged_directory(f"{root}/corpus", "corpus").__enter__()
-    with pytest.raises(InputError, match="holds a 'corpus'"):
+    with pytest.raises(InputError, match="holds a corpus of specialize"):
         outputs.check_writable(f"{root}/corpus", "run")
     replaced = outputs.staged_directory(f"{root}/corpus", "corpus", replace=True)
     with replaced as folder:

@@ -147,7 +147,7 @@ def test_a_failed_folder_leaves_nothing_behind(tmp_path):
 def test_a_folder_of_another_kind_is_refused(tmp_path):
     outputs.claim(tmp_path / "run", "run")
     assert outputs.claim(tmp_path / "run", "run") == tmp_path / "run"
-    with pytest.raises(InputError, match="holds a 'run'"):
+    with pytest.raises(InputError, match="holds a run of specialize"):
         outputs.claim(tmp_path / "run", "corpus")
 
 

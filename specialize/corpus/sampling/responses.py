@@ -145,8 +145,13 @@ class ResponseStore:
         if before is None:
             self._set("settings", wanted)
             return
+        was, now = (
+            {name: repr(value) for name, value in one.items()}
+            for one in (before, wanted)
+        )
+        no = "not recorded"
         differing = [
-            f"{name} was {before.get(name, 'not recorded')!r}, now {wanted.get(name)!r}"
+            f"{name} was {was.get(name, no)}, now {now.get(name, no)}"
             for name in sorted(before.keys() | wanted.keys())
             if before.get(name) != wanted.get(name)
         ]
