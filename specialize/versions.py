@@ -49,5 +49,6 @@ CHECKPOINT = Format("checkpoint", "name an older checkpoint or another MODEL_DIR
 DECODED = Format("file of decoded texts", "remove it to decode again")
 RESULTS = Format("results file", "evaluate again to replace it")
 STUDY = Format("study", "run the study again to replace it", file="study.json")
+MERGE = Format("record of a merge", "remove the folder", file="merge.json")
 PREDICTIONS = Format("line of predictions", "write the predictions again")
 T5X = Format("checkpoint of T5X", "convert it with T5X", (0, 1, 2, 3))

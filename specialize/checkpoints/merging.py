@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from specialize import checks, outputs, paths, sharding, typed_json
+from specialize import checks, outputs, paths, sharding, typed_json, versions
 from specialize.checkpoints import names, vocabulary_rows
 from specialize.checkpoints.convert import (
     MERGED,
@@ -43,14 +43,11 @@ _FREE = {
 }
 
 
-# What was merged, in the folder of a merge.
-_RECORD = "merge.json"
-
-
 @dataclasses.dataclass(frozen=True)
 class _Record:
     """The content of `merge.json`: what was asked for, and the fingerprint."""
 
+    version: int
     request: typed_json.Object
     fingerprint: str
 
@@ -119,14 +116,17 @@ def merge(
         return _kept(finished, request, write(mean, None, export))
     done = write(mean, target, export)
     if target is not None:
-        record = {"request": request, "fingerprint": done.fingerprint}
-        outputs.write_json(paths.joined(target, _RECORD), record)
+        record = _Record(versions.MERGE.writes, request, done.fingerprint)
+        outputs.write_json(_record_of(target), dataclasses.asdict(record))
     return done
 
 
 def _is_merge(target: str | None) -> bool:
-    """Whether a folder says which merge was written to it."""
-    return target is not None and paths.exists(paths.joined(target, _RECORD))
+    return target is not None and paths.exists(_record_of(target))
+
+
+def _record_of(target: str) -> str:
+    return paths.joined(target, versions.MERGE.file)
 
 
 def _kept(
@@ -137,14 +137,15 @@ def _kept(
     Raises:
         InputError: the folder holds another merge.
     """
-    file = paths.local(paths.joined(target, _RECORD))
+    file = paths.local(_record_of(target))
     found = typed_json.read(file, _Record, remedy="Remove the folder to merge again.")
+    versions.MERGE.check(found.version, file)
     other = [name for name in request if found.request.get(name) != request[name]]
     if other or found.fingerprint != wanted.fingerprint:
         what = f"with other {', '.join(other)}" if other else "of other weights"
         raise InputError(
-            f"{target} already holds a merge {what} ({_RECORD}). Name another folder, "
-            "or remove it."
+            f"{target} already holds a merge {what} ({versions.MERGE.file}). Name "
+            "another folder, or remove it."
         )
     notes = (*wanted.notes, "kept: this merge was finished before")
     to = request["options"]["to"]
@@ -168,8 +169,7 @@ def requested(
             outside [0, 1], or one of several folders cannot be written.
     """
     if weights is not None:
-        given = _numbers("--weights", weights, "0.5,0.5")
-        return [(target, [float(one) for one in given])]
+        return [(target, [*map(float, _numbers("--weights", weights, "0.5,0.5"))])]
     if alpha is None:
         return [(target, None)]
     if count != 2:

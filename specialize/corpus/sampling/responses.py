@@ -145,10 +145,7 @@ class ResponseStore:
         if before is None:
             self._set("settings", wanted)
             return
-        was, now = (
-            {name: repr(value) for name, value in one.items()}
-            for one in (before, wanted)
-        )
+        was, now = ({k: repr(v) for k, v in one.items()} for one in (before, wanted))
         no = "not recorded"
         differing = [
             f"{name} was {was.get(name, no)}, now {now.get(name, no)}"
