@@ -10,7 +10,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from specialize import paths, typed_json
@@ -18,6 +18,7 @@ from specialize.checks import shown
 from specialize.config import reading, scanning, words
 from specialize.digests import file_digest
 from specialize.errors import InputError
+from specialize.evaluation.study.spec import texts_in
 
 # Files up to this size are read for their digest; of larger ones the size is compared.
 _READ = 64 * 2**20
@@ -54,7 +55,7 @@ def inputs_of(command: Sequence[str], out: str | os.PathLike[str]) -> Inputs:
     if config is not None:
         rows = config.rows()
         values = {str(row["name"]): _anywhere(row["value"], out) for row in rows}
-    named = dict.fromkeys([*_named(command), *_texts(values)])
+    named = dict.fromkeys([*_named(command), *texts_in(values)])
     files = {name: state for name in named if (state := _state(name, out))}
     return Inputs(values, files)
 
@@ -164,18 +165,6 @@ def _named(command: Sequence[str]) -> Iterator[str]:
                 yield value
         elif option not in outputs and option != "--gin_file":
             yield word
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, one in value.items():
-            yield from _texts(key)
-            yield from _texts(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _texts(one)
 
 
 def _state(name: str, out: str | os.PathLike[str]) -> str | None:

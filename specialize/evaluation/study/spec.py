@@ -240,7 +240,7 @@ def _check_placeholders(
     where: str, value: Any, built_in: Sequence[str], settings: Mapping[str, Any]
 ) -> None:
     known = {*built_in, *(name for name in settings if not _MACRO.fullmatch(name))}
-    texts, seen = [*_texts(value)], set[str]()
+    texts, seen = [*texts_in(value)], set[str]()
     while texts:
         for one in PLACEHOLDER.findall(texts.pop()):
             if one not in known:
@@ -250,20 +250,20 @@ def _check_placeholders(
                 )
             if one in settings and one not in seen:
                 seen.add(one)
-                texts += _texts(settings[one])
+                texts += texts_in(settings[one])
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_in(value: Any) -> Iterator[str]:
     """The texts in a value of gin."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, one in value.items():
-            yield from _texts(key)
-            yield from _texts(one)
+            yield from texts_in(key)
+            yield from texts_in(one)
     elif isinstance(value, tuple | list):
         for one in value:
-            yield from _texts(one)
+            yield from texts_in(one)
 
 
 def _mapping(name: str, value: Any) -> None:
