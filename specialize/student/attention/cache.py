@@ -106,10 +106,9 @@ def attend_own(
     each = queries.reshape(-1, *queries.shape[2:])
     keys, values = past
     if isinstance(keys, int8.Vectors) and isinstance(values, int8.Vectors):
-        scores = int8.scores(each[:, :, None], keys) + view.past[None, :, None]
-        weights = jax.nn.softmax(scores, axis=-1)
-        mixed = int8.mixed(weights, values)
-        return mixed.astype(queries.dtype).reshape(queries.shape)
+        bias = view.past[None, :, None]
+        mixed = _attend_in_8_bits(each[:, :, None], keys, values, bias)
+        return mixed.reshape(queries.shape)
     scores = jnp.einsum("mhd,mhtd->mht", each, keys, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(scores + view.past[None], axis=-1)
     mixed = jnp.einsum("mht,mhtd->mhd", weights.astype(queries.dtype), values)
@@ -164,13 +163,21 @@ def attend_shared(
     """Attends from every continuation to the keys and values of its prompt."""
     keys, values = source
     if isinstance(keys, int8.Vectors) and isinstance(values, int8.Vectors):
-        scores = int8.scores(jnp.swapaxes(queries, 1, 2), keys)
-        weights = jax.nn.softmax(scores + bias[:, None, None], axis=-1)
-        mixed = int8.mixed(weights, values).astype(queries.dtype)
-        return jnp.swapaxes(mixed, 1, 2)
+        each, bias = jnp.swapaxes(queries, 1, 2), bias[:, None, None]
+        return jnp.swapaxes(_attend_in_8_bits(each, keys, values, bias), 1, 2)
     scores = jnp.einsum(
         "bnhd,bhsd->bhns", queries, keys, preferred_element_type=jnp.float32
     )
     weights = jax.nn.softmax(scores + bias[:, None, None], axis=-1)
     weights = weights.astype(queries.dtype)
     return jnp.einsum("bhns,bhsd->bnhd", weights, values)
+
+
+def _attend_in_8_bits(
+    queries: Float[Array, "B H N d"],
+    keys: int8.Vectors,
+    values: int8.Vectors,
+    bias: Float[Array, "#B #H #N T"],
+) -> Float[Array, "B H N d"]:
+    weights = jax.nn.softmax(int8.scores(queries, keys) + bias, axis=-1)
+    return int8.mixed(weights, values).astype(queries.dtype)
