@@ -182,6 +182,8 @@ def _cleaning_up() -> Iterator[None]:
         signal.signal(number, leave)
     try:
         yield
+    except TerminatedError as ended:
+        raise SystemExit(ended.status) from None
     finally:
         for number in taken:
             if signal.getsignal(number) == leave:

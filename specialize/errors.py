@@ -23,8 +23,18 @@ class NotNamedError(InputError):
     """Data are needed whose place nothing names yet, as when only a recipe is read."""
 
 
-class TerminatedError(SystemExit):
-    """A signal asks the process to end: no module that exits by itself."""
+class TerminatedError(KeyboardInterrupt):
+    """A signal asks the process to end.
+
+    As an interrupt it passes handlers of errors and of `SystemExit`, and asyncio.
+
+    Attributes:
+        status: the exit status.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 def visible(text: str) -> str:

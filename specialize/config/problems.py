@@ -18,7 +18,7 @@ from specialize.config.scanning import (
     Scan,
     leaves,
 )
-from specialize.errors import InputError, TerminatedError, did_you_mean
+from specialize.errors import InputError, did_you_mean
 
 # The packages whose functions a gin file may name. Any other module must be imported
 # on the command line, because a gin file can call any function of a module.
@@ -202,8 +202,6 @@ def name_problems(scan: Scan) -> list[Problem]:
         try:
             with gin.unlock_config():  # an earlier configuration may have locked it
                 importlib.import_module(item.module)
-        except TerminatedError:
-            raise
         except (Exception, SystemExit) as error:
             # `from package import function` names an attribute, not a module.
             if not isinstance(error, ImportError) or target_of(item.module) is None:
@@ -277,8 +275,6 @@ def target_of(dotted: str) -> Any:
     for split in range(len(parts), 0, -1):
         try:
             found = importlib.import_module(".".join(parts[:split]))
-        except TerminatedError:
-            raise
         except (Exception, SystemExit):
             continue
         for name in parts[split:]:

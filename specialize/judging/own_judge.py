@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from specialize.errors import InputError, TerminatedError
+from specialize.errors import InputError
 
 Judge = Callable[[str, Sequence[str]], Any]
 
@@ -40,8 +40,6 @@ def find(name: str) -> Judge:
     place, _, function = name.rpartition(":")
     try:
         module = _module(place)
-    except TerminatedError:
-        raise
     except (Exception, SystemExit) as error:
         raise InputError(
             f"judge {name!r} cannot be imported ({type(error).__name__}: {error}). "
