@@ -31,7 +31,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_one_writer
 with test_one_writer.KINDS[sys.argv[3]](Path(sys.argv[2])):
-    if os.fork():  # the other one outlives its killed parent
+    if not os.fork():  # outlives its killed parent, whose lock it has not kept
         print("holds", flush=True)
     time.sleep(60)
 """
