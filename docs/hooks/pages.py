@@ -99,8 +99,11 @@ def on_page_markdown(
         if not (ROOT / path).is_file():
             log.warning("%s links to '%s', which is no file.", uri, match[1])
             return match[0]
-        target = posixpath.relpath(_uri_of(path), posixpath.dirname(uri) or ".")
-        return f"]({target}{match[2] or ''})"
+        found = _uri_of(path)
+        target = posixpath.relpath(found, posixpath.dirname(uri) or ".")
+        # The page of a file shows its text, in which a heading is no anchor.
+        fragment = "" if found.startswith("source/") else match[2] or ""
+        return f"]({target}{fragment})"
 
     return FENCE.sub(r"\1", LINK.sub(rewritten, markdown))
 
