@@ -256,6 +256,18 @@ def wait_for_line(process, folder, seconds=120):
         time.sleep(0.05)
 
 
+def finish(process, folder, seconds=300):
+    """Returns what the run says on stderr; it may take long, but not stand still."""
+    while True:
+        before = count_lines(folder)
+        try:
+            return process.communicate(timeout=seconds)[1]
+        except subprocess.TimeoutExpired:
+            if count_lines(folder) == before:
+                process.kill()
+                raise
+
+
 def test_sigterm_saves_and_exits_with_0_and_the_run_goes_on(
     tmp_path, start, same_parameters
 ):
@@ -302,7 +314,7 @@ def survive_kills(tmp_path, start, same_parameters, kills, steps, seed, **more):
         process.kill()
         process.wait()
     process = start(**options, save_as=str(tmp_path / "killed.npz"))
-    _, error = process.communicate(timeout=300)
+    error = finish(process, folder)
     assert process.returncode == 0, error
     undisturbed = tiny_run.run(**{**options, "model_dir": tmp_path / "whole"})
     with np.load(tmp_path / "killed.npz") as found:
@@ -324,16 +336,23 @@ def taught(request, tmp_path):
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     server = EchoServer(questions)
-    server.fault = lambda request: "500" if request.number % 29 == 3 else None
+
+    def faulty(request):
+        return request.number % 29 == 3
+
+    server.fault = lambda request: "500" if faulty(request) else None
     with server.running() as url:
         rollouts = {"share": 0.5, "server": url, "model": "m", "top_k": 2}
         rollouts |= {"problems_path": str(file), "concurrency": 2}
         yield {"questions": True, "rollouts": rollouts}
     # Once for the killed run, once for the undisturbed one, and again only where a kill
     # came between the answer and its storing.
-    asked = collections.Counter(r.body["prompt"] for r in server.requests if r.answered)
+    asked = collections.Counter(
+        r.body["prompt"] for r in server.requests if r.answered and not faulty(r)
+    )
     again = sum(number - 2 for number in asked.values() if number > 2)
-    assert len(asked) > 50 and again <= 20 * rollouts["concurrency"]
+    kills = 20 if request.node.get_closest_marker("slow") else 3
+    assert len(asked) > 50 and again <= kills * rollouts["concurrency"]
 
 
 def test_three_random_kills_leave_no_trace(tmp_path, start, same_parameters, taught):
