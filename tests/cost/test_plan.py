@@ -254,6 +254,27 @@ def test_adapters_have_an_optimizers_state_and_the_base_has_none(dtype):
     ) == throughput.training_flops(network, *sizes)
 
 
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "adamw_8bit"])
+def test_a_gpu_is_planned_with_one_more_moment_of_adamw(name, monkeypatch):
+    """The compiler's answer is given; what a GPU adds to it follows from the state."""
+    memory = program.Memory(params=0, optimizer=0, batch=0, temporaries=5, program=0)
+    answer = compiling.Verdict(True, memory, 5, 4, None, 1.0, False, "given")
+    monkeypatch.setattr(compiling, "judge", lambda *_, **__: answer)
+    monkeypatch.setattr(topologies, "devices", lambda _: jax.devices()[:1])
+    values = {"OPTIMIZER": name, "MESH": {"data": 1, "fsdp": 1, "model": 1}}
+
+    def row(topology):
+        asked = estimates.Request((TINY,), (), (), topologies.parse(topology))
+        return estimates.train_row(asked, **values)
+
+    assert row("v5p:1x1x1").verdict == answer
+    found = row("h200:1")
+    more = 4 * found.parameters if name == "adamw" else 0
+    assert (found.verdict.used, found.verdict.peak) == (5 + more, 4 + more)
+    assert found.verdict.memory.temporaries == found.verdict.memory.total == 5 + more
+    assert found.verdict.fits
+
+
 def test_a_quantised_base_is_counted_by_its_weights_and_takes_its_bytes():
     network = T5Config(
         *(64, "bfloat16", 64, 4, 2, 2, 16, 128, ("gelu", "linear")), scan_layers=True

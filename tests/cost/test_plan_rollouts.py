@@ -80,11 +80,11 @@ def test_writing_and_reading_cost_a_forward_pass_each_of_their_share():
 def test_a_step_that_fits_may_not_fit_beside_a_teacher():
     memory = Memory(params=10, optimizer=20, batch=1, temporaries=30, program=2)
     alone = Verdict(True, memory, 63, 60, None, 1.0, False, "compiler")
-    assert compiling.with_teacher(alone, 0, 64) == alone
+    assert compiling.with_more(alone, 64) == alone
     for teacher, fits in ((1, True), (2, False)):
-        found = compiling.with_teacher(alone, teacher, 64)
+        found = compiling.with_more(alone, 64, teacher=teacher)
         assert (found.fits, found.used, found.memory.total) == (
             fits, 63 + teacher, 63 + teacher,
         )  # fmt: skip
     lost = dataclasses.replace(alone, fits=False, memory=None, used=None)
-    assert compiling.with_teacher(lost, 5, 64) == lost
+    assert compiling.with_more(lost, 64, teacher=5) == lost

@@ -116,22 +116,32 @@ def too_large(program: Program, topology: Topology) -> Verdict:
     return Verdict(False, None, used, None, None, 0.0, False, name)
 
 
-def with_teacher(verdict: Verdict, teacher: int, limit: float) -> Verdict:
-    """The result with a teacher's weights beside the program.
+def with_more(
+    verdict: Verdict, limit: float, *, teacher: int = 0, temporaries: int = 0
+) -> Verdict:
+    """The result with what uses memory beside the program.
 
     Args:
         verdict: the result of the program alone.
-        teacher: bytes of the weights on one chip.
         limit: memory of one chip.
+        teacher: bytes of a teacher's weights on one chip.
+        temporaries: bytes that the step needs there beyond those of its compiler.
     """
-    if not teacher or verdict.memory is None or verdict.used is None:
+    more = teacher + temporaries
+    if not more or verdict.used is None:
         return verdict
-    used = verdict.used + teacher
+    used, memory = verdict.used + more, verdict.memory
+    if memory is not None:
+        memory = dataclasses.replace(
+            memory,
+            teacher=memory.teacher + teacher,
+            temporaries=memory.temporaries + temporaries,
+        )
     return dataclasses.replace(
         verdict,
-        memory=dataclasses.replace(verdict.memory, teacher=teacher),
+        memory=memory,
         used=used,
-        peak=None if verdict.peak is None else verdict.peak + teacher,
+        peak=None if verdict.peak is None else verdict.peak + more,
         fits=verdict.fits and used <= limit,
     )
 

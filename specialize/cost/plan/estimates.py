@@ -259,11 +259,14 @@ def _row(
         verdict = compiling.too_large(lowered, compiled_for)
     else:
         verdict = compiling.judge(lowered, compiled_for, cache=cache)
-        verdict = compiling.with_teacher(
-            verdict, lowered.teacher, compiled_for.chip.hbm_bytes
+        verdict = compiling.with_more(
+            verdict, compiled_for.chip.hbm_bytes, teacher=lowered.teacher
         )
     source = f"{verdict.compiler} for {compiled_for.text}"
     if compiled_for is not topology:
+        if not too_large:
+            # What was measured on a GPU (benchmarks/RESULTS.md, "Planned memory").
+            verdict = compiling.with_more(verdict, limit, temporaries=lowered.moment)
         source = f"modelled ({source}, the same mesh)"
         fits = verdict.used is not None and verdict.used <= limit
         verdict = dataclasses.replace(verdict, fits=fits, limit=None)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from specialize import sharding
@@ -71,6 +72,7 @@ class Program:
         trained: number of them that are trained.
         decoder: bytes of weights on one chip that each decoded token reads.
         teacher: bytes of a teacher's weights on one chip.
+        moment: bytes of AdamW's first moment on one chip; 0 without one.
     """
 
     lowered: Any
@@ -82,6 +84,7 @@ class Program:
     trained: int = 0
     decoder: int = 0
     teacher: int = 0
+    moment: int = 0
 
 
 def train_program(
@@ -131,6 +134,7 @@ def train_program(
     layout = plan_state(model, made, hollow, mesh, rules)
     _, lowered = lower_step(model, made, data, layout, batch)
     trained, frozen = layout.abstract["params"], layout.frozen
+    moment = optax.tree.get(layout.abstract["opt_state"], "mu")
     return Program(
         lowered=lowered,
         mesh=mesh,
@@ -139,6 +143,7 @@ def train_program(
         batch=bytes_per_chip(batch),
         num_params=_number((trained, frozen)),
         trained=_number(trained),
+        moment=bytes_per_chip(moment) if optimizer.name == "adamw" else 0,
     )
 
 
