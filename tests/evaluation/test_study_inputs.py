@@ -7,6 +7,7 @@ import tarfile
 
 import pytest
 
+from specialize import cli
 from specialize.errors import InputError
 from specialize.evaluation.study import running
 from specialize.evaluation.study.cells import cells_of
@@ -131,8 +132,27 @@ def test_what_only_a_later_version_sets_is_no_difference(tmp_path):
     assert len(differences(Inputs(changed), now, command)) == 1
 
 
+ARCHIVES = pathlib.Path(__file__).parents[2] / "benchmarks/studies"
+
+
+@pytest.mark.parametrize("name", sorted(one.name for one in ARCHIVES.iterdir()))
+def test_the_published_results_are_those_of_their_study(name, tmp_path, capsys):
+    """Unpacked, they give the tables, and nothing is run."""
+    with tarfile.open(ARCHIVES / name) as stored:
+        for file in stored.getmembers():
+            path = tmp_path / file.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(stored.extractfile(file).read())
+    study = f"studies/{name.removesuffix('.tar.xz')}.gin"
+    assert cli.main(["study", study, "--out", str(tmp_path), "--list"]) == 0
+    cells = capsys.readouterr().out.split("\n")
+    assert cells.pop() == "" and all(line.endswith("\tdone") for line in cells)
+    assert cli.main(["study", study, "--out", str(tmp_path)]) == 0
+    assert f"({len(cells)} of {len(cells)} cells)" in capsys.readouterr().out
+
+
 def test_cells_of_earlier_versions_are_done_with_one_line(tmp_path, capsys):
-    archive = pathlib.Path(__file__).parents[2] / "benchmarks/studies/paper.tar.xz"
+    archive = ARCHIVES / "paper.tar.xz"
     with tarfile.open(archive) as stored:
         for name in ("specialize.json", "cells/base/seed-0/done.json"):
             file = tmp_path / name
