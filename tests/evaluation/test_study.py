@@ -552,7 +552,7 @@ def test_the_studies_that_we_ship_are_valid(tmp_path, capsys):
         line = ["study", f"studies/{file.name}", "--out", str(tmp_path / "x"), "--list"]
         assert cli.main(line) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert len(listed) == 75 + 35 + 25  # the paper's claims, on-policy, adapters
+    assert len(listed) == 75 + 50 + 25  # the paper's claims, on-policy, adapters
     assert not (tmp_path / "x").exists()
 
 
