@@ -260,13 +260,14 @@ def _row(
     else:
         verdict = compiling.judge(lowered, compiled_for, cache=cache)
         verdict = compiling.with_more(
-            verdict, compiled_for.chip.hbm_bytes, teacher=lowered.teacher
+            verdict,
+            compiled_for.chip.hbm_bytes,
+            teacher=lowered.teacher,
+            # As measured on a GPU (benchmarks/RESULTS.md, "Planned memory").
+            temporaries=0 if compiled_for is topology else lowered.moment,
         )
     source = f"{verdict.compiler} for {compiled_for.text}"
     if compiled_for is not topology:
-        if not too_large:
-            # What was measured on a GPU (benchmarks/RESULTS.md, "Planned memory").
-            verdict = compiling.with_more(verdict, limit, temporaries=lowered.moment)
         source = f"modelled ({source}, the same mesh)"
         fits = verdict.used is not None and verdict.used <= limit
         verdict = dataclasses.replace(verdict, fits=fits, limit=None)
