@@ -257,7 +257,7 @@ def wait_for_line(process, folder, seconds=120):
 
 
 def finish(process, folder, seconds=300):
-    """Returns what the run says on stderr; it may take long, but not stand still."""
+    """Returns what a run wrote to stderr; fails after `seconds` without a line."""
     while True:
         before = count_lines(folder)
         try:
