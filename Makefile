@@ -55,6 +55,7 @@ bench: .venv/.done
 # The documentation site, in site/; a warning, a dead link or a dead name is an error.
 docs: .venv/.done
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+	$(BIN)/python -m pytest -q tests/test_documented_names.py
 
 clean:
 	rm -rf .venv .venv-beam .venv-torch build dist site *.egg-info

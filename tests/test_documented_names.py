@@ -94,9 +94,9 @@ def code(page: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def snippets(page: str) -> tuple[str, ...]:
-    """Every piece of code of a page."""
+    """Every piece of code of a page, except a lone flag of XLA (`--xla_NAME=VALUE`)."""
     spans, lines = code(page)
-    return spans + lines
+    return tuple(text for text in spans + lines if not text.startswith("--xla_"))
 
 
 # ---- Macros --------------------------------------------------------------------------
