@@ -7,10 +7,12 @@ and a process that restores an array shard reads that shard.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 Index = tuple[slice, ...]
@@ -140,7 +142,7 @@ class LazyTensor:
         return LazyTensor(
             self.shape,
             to,
-            lambda index: self.load(index).astype(to),
+            lambda index: rounded(self.load(index), to),
             self.parts and ([part.cast(to) for part in self.parts[0]], self.parts[1]),
         )
 
@@ -177,6 +179,24 @@ class LazyTensor:
         return LazyTensor(shape, self.dtype, load)
 
 
+def rounded(values: np.ndarray, dtype: Any) -> np.ndarray:
+    """Values in another type, each rounded to nearest even, and once.
+
+    float64 becomes bfloat16 through float32, whose rounding can make a tie of what was
+    none. So the float32 in between is rounded to odd (Boldo and Melquiond, "When double
+    rounding is odd", 2005): inexact values get a last bit of 1, and no tie arises.
+    """
+    if values.dtype != np.float64 or np.dtype(dtype) != ml_dtypes.bfloat16:
+        return values.astype(dtype)
+    with np.errstate(over="ignore"):
+        between = np.asarray(values.astype(np.float32))
+    inexact = between != values  # also NaN, which an odd bit leaves NaN
+    away = np.abs(between) > np.abs(values)
+    between[away] = np.nextafter(between[away], np.float32(0))
+    between.view(np.uint32)[inexact] |= 1
+    return between.astype(dtype)
+
+
 def from_array(array: np.ndarray) -> LazyTensor:
     """A tensor that is already in memory (a small one, inlined in its file)."""
     return LazyTensor(array.shape, array.dtype, lambda index: array[index])
@@ -197,6 +217,56 @@ def stacked(layers: Sequence[LazyTensor], axis: int) -> LazyTensor:
         return whole
 
     return LazyTensor(shape, first.dtype, load, (layers, axis))
+
+
+def weighted_mean(
+    weights: Sequence[float], tensors: Sequence[LazyTensor], dtype: Any = None
+) -> LazyTensor:
+    """The weighted mean of tensors of one shape, one block in memory at a time.
+
+    Args:
+        weights: one number for each tensor; their sum is 1. Of one tensor the mean is
+            this tensor.
+        tensors: the tensors.
+        dtype: type of the mean (None: the tensors', or float32 if they have several).
+            The sums are float64 and rounded once.
+    """
+    if len(tensors) == 1 and weights[0] == 1:
+        return tensors[0]
+    types = {tensor.dtype for tensor in tensors}
+    common = types.pop() if len(types) == 1 else np.dtype(np.float32)
+    to = common if dtype is None else np.dtype(dtype)
+    load = functools.partial(_load_mean, weights, tensors, to)
+    return LazyTensor(tensors[0].shape, to, load)
+
+
+def _load_mean(
+    weights: Sequence[float],
+    tensors: Sequence[LazyTensor],
+    dtype: np.dtype,
+    index: Index,
+) -> np.ndarray:
+    sizes = [part.stop - part.start for part in index]
+    if not sizes:
+        return rounded(_sum(weights, tensors, index), dtype)
+    result = np.empty(sizes, dtype)
+    # In parts: their sums in float64 are twice as large as the tensor itself.
+    rows = max(1, CHUNK_BYTES * sizes[0] // max(1, result.nbytes))
+    first = index[0].start
+    for start in range(0, sizes[0], rows):
+        stop = min(start + rows, sizes[0])
+        part = (slice(first + start, first + stop), *index[1:])
+        result[start:stop] = rounded(_sum(weights, tensors, part), dtype)
+    return result
+
+
+def _sum(
+    weights: Sequence[float], tensors: Sequence[LazyTensor], index: Index
+) -> np.ndarray:
+    total = np.zeros([part.stop - part.start for part in index])
+    for weight, tensor in zip(weights, tensors, strict=True):
+        total += weight * tensor.load(index).astype(np.float64)
+    return total
 
 
 def cached(

@@ -13,8 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from specialize import checks, outputs, paths, sharding, typed_json, versions
 from specialize.checkpoints import names, vocabulary_rows
 from specialize.checkpoints.convert import (
@@ -25,7 +23,7 @@ from specialize.checkpoints.convert import (
     write,
 )
 from specialize.checkpoints.formats import adapters, tokenizer_files
-from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, Index, LazyTensor
+from specialize.checkpoints.lazy_tensors import LazyTensor, weighted_mean
 from specialize.checkpoints.loading import load_opened
 from specialize.checkpoints.opening import (
     open_checkpoint,
@@ -108,7 +106,7 @@ def merge(
     if target is not None and finished is None:
         check_target(target)
     opened = [_opened(source, activation) for source in sources]
-    mean = merged(_for_export(opened, quantized_base), shares)
+    mean = merged(_for_export(opened, quantized_base), shares, dtype)
     if vocabulary is None and mean.companions is None:
         found = next(filter(None, map(_vocabulary, opened)), None)
         export = dataclasses.replace(export, vocabulary=found)
@@ -315,8 +313,15 @@ def load_mean(
     )
 
 
-def merged(opened: Sequence[Source], weights: Sequence[float]) -> Source:
+def merged(
+    opened: Sequence[Source], weights: Sequence[float], dtype: str | None = None
+) -> Source:
     """The weighted mean of opened checkpoints, as one that can be written.
+
+    Args:
+        opened: the checkpoints.
+        weights: one number for each; their sum is 1.
+        dtype: "float32" or "bfloat16" (None: as in `merge`).
 
     Raises:
         InputError: they are of different networks or vocabularies.
@@ -336,7 +341,10 @@ def merged(opened: Sequence[Source], weights: Sequence[float]) -> Source:
     return Source(
         MERGED,
         " + ".join(f"{w:g} x {s.path}" for w, s in zip(weights, opened, strict=True)),
-        {name: _mean(shares, [one[name] for one in tensors]) for name in tensors[0]},
+        {
+            name: weighted_mean(shares, [one[name] for one in tensors], dtype)
+            for name in tensors[0]
+        },
         first.config,
         step=first.step if len(steps) == 1 else None,
         companions=next((one.companions for one in opened if one.companions), None),
@@ -409,42 +417,3 @@ def _with_rows(
     if note is not None:
         notes.append(f"{source.path}: {note}")
     return tensors
-
-
-def _mean(weights: Sequence[float], tensors: Sequence[LazyTensor]) -> LazyTensor:
-    """The weighted sum of tensors of one shape, in their common type."""
-    if len(tensors) == 1 and weights[0] == 1:
-        return tensors[0]
-    types = {tensor.dtype for tensor in tensors}
-    dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
-    load = functools.partial(_load, weights, tensors, dtype)
-    return LazyTensor(tensors[0].shape, dtype, load)
-
-
-def _load(
-    weights: Sequence[float],
-    tensors: Sequence[LazyTensor],
-    dtype: np.dtype,
-    index: Index,
-) -> np.ndarray:
-    sizes = [part.stop - part.start for part in index]
-    if not sizes:
-        return _sum(weights, tensors, index).astype(dtype)
-    result = np.empty(sizes, dtype)
-    # In parts: their sums in float64 are twice as large as the tensor itself.
-    rows = max(1, CHUNK_BYTES * sizes[0] // max(1, result.nbytes))
-    first = index[0].start
-    for start in range(0, sizes[0], rows):
-        stop = min(start + rows, sizes[0])
-        part = (slice(first + start, first + stop), *index[1:])
-        result[start:stop] = _sum(weights, tensors, part)
-    return result
-
-
-def _sum(
-    weights: Sequence[float], tensors: Sequence[LazyTensor], index: Index
-) -> np.ndarray:
-    total = np.zeros([part.stop - part.start for part in index])
-    for weight, tensor in zip(weights, tensors, strict=True):
-        total += weight * tensor.load(index).astype(np.float64)
-    return total

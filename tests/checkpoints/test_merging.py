@@ -9,7 +9,7 @@ import pytest
 from weight_cases import FAMILIES, random_weights
 
 from specialize import cli
-from specialize.checkpoints import merging
+from specialize.checkpoints import lazy_tensors, merging
 from specialize.checkpoints.convert import convert
 from specialize.checkpoints.lazy_tensors import from_array
 from specialize.checkpoints.merging import merge
@@ -93,10 +93,10 @@ def test_two_types_are_merged_in_float32(hf_folder, tmp_path):
 @pytest.mark.parametrize("shape", [(), (7,), (10, 3), (5, 2, 4)])
 @pytest.mark.parametrize("limit", [1, 40, 10**6])
 def test_tensors_are_summed_in_parts(monkeypatch, shape, limit):
-    monkeypatch.setattr(merging, "CHUNK_BYTES", limit)
+    monkeypatch.setattr(lazy_tensors, "CHUNK_BYTES", limit)
     rng = np.random.default_rng(0)
     one, two = (rng.standard_normal(shape).astype(np.float32) for _ in range(2))
-    mean = merging._mean((0.25, 0.75), [from_array(one), from_array(two)])
+    mean = lazy_tensors.weighted_mean((0.25, 0.75), [from_array(one), from_array(two)])
     expected = 0.25 * one.astype(np.float64) + 0.75 * two.astype(np.float64)
     np.testing.assert_array_equal(mean.read(), expected.astype(np.float32))
     if shape:
@@ -104,6 +104,59 @@ def test_tensors_are_summed_in_parts(monkeypatch, shape, limit):
         np.testing.assert_array_equal(
             mean.read(part), expected.astype(np.float32)[tuple(part)]
         )
+
+
+def near_ties(dtype):
+    """float64 just below, at and just above the middle of two neighbours of a type."""
+    rng = np.random.default_rng(0)
+    numbers = rng.standard_normal(2000) * 2.0 ** rng.integers(-140, 120, 2000)
+    below = numbers.astype(np.float32).astype(dtype)
+    below = below[below != 0]  # a zero has two signs
+    above = np.nextafter(below, np.asarray(np.inf, dtype))
+    assert (above > below).all()
+    low, high = below.astype(np.float64), above.astype(np.float64)
+    middle = (low + high) / 2
+    near = np.nextafter(middle, low), middle, np.nextafter(middle, high)
+    even = np.where(below.view(np.uint16) % 2, above, below)
+    return near, (below, even, above)
+
+
+def test_a_mean_is_rounded_once():
+    near, expected = near_ties(ml_dtypes.bfloat16)
+    assert (near[0].astype(ml_dtypes.bfloat16) != expected[0]).any()  # twice
+    for values, right in zip(near, expected, strict=True):
+        found = lazy_tensors.rounded(values, ml_dtypes.bfloat16)
+        np.testing.assert_array_equal(found.view(np.uint16), right.view(np.uint16))
+
+
+def test_what_is_no_number_is_rounded_too():
+    values = np.array([np.nan, np.inf, -np.inf, 1e39, -1e39, 0.0, -0.0, 1e-300])
+    found = lazy_tensors.rounded(values, ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(
+        found.astype(np.float64), [np.nan, *2 * [np.inf, -np.inf], 0.0, -0.0, 0.0]
+    )
+
+
+@pytest.mark.parametrize("kept", ["float32", "bfloat16"])
+def test_a_merge_in_bfloat16_is_rounded_once(hf_folder, tmp_path, kept):
+    # A tie of two bfloat16 numbers, and what float32 would forget.
+    one, two = random_weights(CONFIG, 1), {}
+    for name, weight in one.items():
+        low = np.abs(weight).astype(ml_dtypes.bfloat16)
+        step = np.nextafter(low, np.asarray(np.inf, low.dtype)) - low
+        one[name] = low.astype(np.float32)
+        two[name] = one[name] + step.astype(np.float32)
+    convert(str(hf_folder(CONFIG, one, name="a")), str(tmp_path / "one"), dtype=kept)
+    convert(str(hf_folder(CONFIG, two, name="b")), str(tmp_path / "two"), dtype=kept)
+    shares = (0.5 - 2**-40, 0.5 + 2**-40)
+    merge(
+        [str(tmp_path / "one"), str(tmp_path / "two")],
+        str(tmp_path / "mean"),
+        weights=shares,
+        dtype="bfloat16",
+    )
+    for name, found in read(tmp_path / "mean").items():
+        np.testing.assert_array_equal(found.astype(np.float32), two[name])
 
 
 def test_the_command_writes_one_folder_for_each_alpha(pair, tmp_path, capsys):
