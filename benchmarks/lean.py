@@ -58,7 +58,7 @@ def main() -> None:
         folder = out / str(number)
         bindings = {**common, **values, "MODEL_DIR": str(folder)}
         command = [sys.executable, "-m", "specialize", "train"]
-        command += ["--gin_file", "recipes/quickstart.gin"]
+        command += ["--gin_file", "recipes/quickstart_study.gin"]
         command += [f"--gin.{name}={value!r}" for name, value in bindings.items()]
         subprocess.run(command, check=True)
         curves[label] = losses(folder)

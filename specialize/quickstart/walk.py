@@ -37,7 +37,7 @@ SPECIALISTS = {
     "student": "base_answers",
 }
 # Of 100 examples, how many are not from the corpus.
-SHARE = 15
+SHARE = 20
 # Demonstrations per in-context prompt; the paper's four would triple the time of a run
 # on two cores, and the student would learn nothing more.
 DEMONSTRATIONS = 1
@@ -65,7 +65,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--base_steps", type=int, default=600, help="steps of the base student"
     )
     command.add_argument(
-        "--steps", type=int, default=500, help="steps of each specialisation"
+        "--steps", type=int, default=750, help="steps of each specialisation"
     )
     command.add_argument(
         "--problems", type=int, default=2000, help="problems that the teacher solves"
@@ -103,7 +103,7 @@ def quickstart(
     command: Command,
     seed: int = 0,
     base_steps: int = 600,
-    steps: int = 500,
+    steps: int = 750,
     problems: int = 2000,
     test_problems: int = 200,
     prepare: bool = False,
