@@ -113,6 +113,7 @@ def real(
     above: float | int = -math.inf,
     least: float | int = -math.inf,
     most: float | int = math.inf,
+    below: float | int = math.inf,
 ) -> None:
     """Raises an `InputError` if `value` is not a finite number in its range.
 
@@ -122,17 +123,21 @@ def real(
         above: Lower limit, which is not valid itself.
         least: Smallest valid number.
         most: Largest valid number.
+        below: Upper limit, which is not valid itself.
     """
     ends = [
         f"{word} {end:g}"
-        for word, end in (("above", above), ("at least", least), ("at most", most))
+        for word, end in (
+            *(("above", above), ("at least", least)),
+            *(("at most", most), ("below", below)),
+        )
         if math.isfinite(end)
     ]
     number = math.nan
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         with contextlib.suppress(OverflowError):  # a whole number of 400 digits
             number = float(value)
-    if math.isfinite(number) and above < number and least <= number <= most:
+    if above < number < below and least <= number <= most and math.isfinite(number):
         return
     limits = f" {' and '.join(ends)}" if ends else ""
     raise InputError(f"{name} = {shown(value)}; it must be a number{limits}.")

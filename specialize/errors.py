@@ -1,6 +1,7 @@
 """The exception for invalid input, and suggestions for mistyped names."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
@@ -17,6 +18,27 @@ class InputError(ValueError):
         ...     print(str(error).partition(".")[0])
         no/such/run does not exist
     """
+
+
+class FieldError(InputError):
+    """A field of a specification is invalid.
+
+    Attributes:
+        field: name of the field.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+@contextlib.contextmanager
+def of_field(field: str) -> Iterator[None]:
+    """Errors of input inside are those of a field, whatever their words."""
+    try:
+        yield
+    except InputError as error:
+        raise FieldError(field, str(error)) from error.__cause__
 
 
 class NotNamedError(InputError):

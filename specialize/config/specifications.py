@@ -110,16 +110,29 @@ class Specifications:
         try:
             made = found(**values)
         except (ValueError, TypeError, ArithmeticError, LookupError) as error:
-            words = [word for word in re.findall(r"\w+", str(error)) if word in bound]
-            if not bound:
-                self.problems.append(Problem("value", f"{reference}: {error}"))
-                return Macro(REQUIRED)
-            binding = bound[(words or list(bound))[0]]
-            name, origin = binding.name, binding.origin
-            if isinstance(binding.value, Macro) and binding.value.name in self._macros:
-                name = binding.value.name
-                origin = self._macros[name].origin
-            self.problems.append(Problem("value", f"{name}: {error}", origin))
+            self.problems.append(self._problem(error, reference, bound))
             return Macro(REQUIRED)
         self.made[found.__name__] = made
         return made
+
+    def _problem(
+        self, error: Exception, reference: Reference, bound: dict[str, Binding]
+    ) -> Problem:
+        """An error of a constructor at the value that it is about.
+
+        That is the field that the error has, or else the first one that it names, or
+        the first macro.
+        """
+        words = re.findall(r"\w+", str(error))
+        fields = [getattr(error, "field", None), *words]
+        for binding in (bound[one] for one in fields if one in bound):
+            value = binding.value
+            if isinstance(value, Macro) and value.name in self._macros:
+                name, origin = value.name, self._macros[value.name].origin
+            else:
+                name, origin = binding.name, binding.origin
+            return Problem("value", f"{name}: {error}", origin)
+        for name in words:
+            if name in self._macros:
+                return Problem("value", str(error), self._macros[name].origin)
+        return Problem("value", f"{reference}: {error}")

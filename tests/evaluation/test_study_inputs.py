@@ -1,5 +1,6 @@
 """Cells of two configurations are refused, whichever file the difference is in."""
 
+import functools
 import json
 import pathlib
 import re
@@ -13,6 +14,21 @@ from specialize.evaluation.study import running
 from specialize.evaluation.study.cells import cells_of
 from specialize.evaluation.study.inputs import Inputs, differences, inputs_of
 from specialize.evaluation.study.spec import StudySpec
+
+ARCHIVES = pathlib.Path(__file__).parents[2] / "benchmarks/studies"
+# Of an archive, for commands that measure nothing.
+MEASURE = "gsm8k:zero_shot_cot"
+
+
+@functools.cache
+def some_results():
+    with tarfile.open(ARCHIVES / "paper.tar.xz") as stored:
+        return stored.extractfile("cells/base/seed-0/results.json").read()
+
+
+def cell_of(words):
+    [run] = (w.split("=")[1] for w in words if w.startswith("--gin.MODEL_DIR="))
+    return pathlib.Path(run).parent
 
 
 class Study:
@@ -32,14 +48,19 @@ class Study:
             f"--task {self.folder}/task.toml --out {self.folder}/made.txt {{macros}}"
         )
         return StudySpec(
-            arms={"a": {"X": 2}}, cell=(words,), measures={"m": "s:p"}, seeds=(0, 1)
+            arms={"a": {"X": 2}}, cell=(words,), measures={"m": MEASURE}, seeds=(0, 1)
         )
+
+    def note(self, words):
+        self.ran.append(words)
+        cell_of(words).mkdir(parents=True, exist_ok=True)
+        (cell_of(words) / "results.json").write_bytes(some_results())
 
     def run(self, *only, out="out"):
         out = self.folder / out
 
         def command(words, held):
-            self.ran.append(words)
+            self.note(words)
             (self.folder / "made.txt").write_text(str(len(self.ran)))  # an output
             return 0
 
@@ -110,7 +131,7 @@ def test_a_study_may_be_moved_and_its_inputs_may_be_gone(asked, capsys):
 
 def test_an_edit_while_cells_are_run_is_not_averaged(asked, monkeypatch, capsys):
     def command(words, held):
-        asked.ran.append(words)
+        asked.note(words)
         asked.edit("recipe.gin", f"include 'own.gin'\nRATE = {len(asked.ran)}\n")
         return 0
 
@@ -130,9 +151,6 @@ def test_what_only_a_later_version_sets_is_no_difference(tmp_path):
         assert len(differences(Inputs(old), now, command)) == count, name
     changed = {**now.configuration, later: "other"}
     assert len(differences(Inputs(changed), now, command)) == 1
-
-
-ARCHIVES = pathlib.Path(__file__).parents[2] / "benchmarks/studies"
 
 
 def unpack(name, folder, files=None):
@@ -159,10 +177,13 @@ def test_the_published_results_are_those_of_their_study(name, tmp_path, capsys):
 
 def test_cells_of_earlier_versions_are_done_with_one_line(tmp_path, capsys):
     done = "cells/base/seed-0/done.json"
-    unpack("paper.tar.xz", tmp_path, ["specialize.json", done])
+    results = done.replace("done", "results")
+    unpack("paper.tar.xz", tmp_path, ["specialize.json", done, results])
     [old] = json.loads((tmp_path / done).read_text())["commands"]
     line = " ".join(f"'{word}'" for word in old)  # {study} in it is a placeholder
-    spec = StudySpec(arms={"base": {}}, cell=(line,), measures={"m": "s:p"}, seeds=(0,))
+    spec = StudySpec(
+        arms={"base": {}}, cell=(line,), measures={"m": MEASURE}, seeds=(0,)
+    )
     [cell] = cells_of(spec, tmp_path)
     assert cell.work.record == [old]
     assert running.study(spec, out=tmp_path, command=None).done == 1

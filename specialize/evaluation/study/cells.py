@@ -19,15 +19,32 @@ _REMEDY = "Remove it to run it again."
 
 
 @dataclasses.dataclass(frozen=True)
-class Done:
-    """The content of a marker.
+class Made:
+    """How something was made: by which commands, and what they read.
 
     Earlier versions did not record the inputs.
     """
 
     commands: list[list[str]]
+    inputs: list[Inputs] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """The content of a marker.
+
+    Attributes:
+        commands: The words of each command.
+        seconds: Seconds of the commands.
+        inputs: What each command read; earlier versions did not record it.
+        stages: Name -> how each stage was made that a cell began with. Earlier versions
+            did not record it.
+    """
+
+    commands: list[list[str]]
     seconds: float
     inputs: list[Inputs] | None = None
+    stages: dict[str, Made] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +58,7 @@ class Work:
         commands: The words of each command, after `specialize`.
         record: The same for any folder of the study, for the marker.
         study: The folder of the study.
+        stages: Stage -> what has to be made before it, once per seed.
     """
 
     name: str
@@ -49,6 +67,7 @@ class Work:
     commands: tuple[tuple[str, ...], ...]
     record: list[list[str]]
     study: str
+    stages: Mapping[str, "Work"] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +80,6 @@ class Cell:
         seed: The seed.
         folder: The folder of the cell.
         work: What it runs.
-        needs: What has to be made before it, once per seed.
     """
 
     number: int
@@ -69,7 +87,6 @@ class Cell:
     seed: int
     folder: str
     work: Work
-    needs: tuple[Work, ...]
 
     def __str__(self) -> str:
         return f"cell {self.number} ({self.work.name})"
@@ -88,20 +105,14 @@ def cells_of(study: StudySpec, out: str | os.PathLike[str]) -> list[Cell]:
         for arm, settings in arms.items():
             folder = paths.joined(out, f"cells/{arm}/seed-{seed}")
             needs = settings.get(spec.NEEDS, tuple(study.prepare))
-            stages = [stage for stage in study.prepare if stage in needs]
-            found.append(
-                Cell(
-                    len(found),
-                    arm,
-                    seed,
-                    folder,
-                    _work(study, out, seed, settings, arm=arm),
-                    tuple(
-                        _work(study, out, seed, study.settings, stage=stage)
-                        for stage in stages
-                    ),
-                )
-            )
+            stages = {
+                stage: _work(study, out, seed, study.settings, stage=stage)
+                for stage in study.prepare
+                if stage in needs
+            }
+            work = _work(study, out, seed, settings, arm=arm)
+            work = dataclasses.replace(work, stages=stages)
+            found.append(Cell(len(found), arm, seed, folder, work))
     return found
 
 
@@ -118,31 +129,55 @@ def done_of(work: Work) -> Done | None:
     """The marker of what was made by the same commands; None if it is not made.
 
     Raises:
-        InputError: It was made by other commands, or with another configuration.
+        InputError: It, or a stage that it began with, was made by other commands, or
+            with another configuration.
     """
     if not paths.exists(work.marker):
         return None
     found = typed_json.read(paths.local(work.marker), Done, remedy=_REMEDY)
-    if found.commands != work.record:
-        new = [words for words in work.record if words not in found.commands]
-        old = [words for words in found.commands if words not in work.record]
+    _check(work, Made(found.commands, found.inputs), f"{work.marker}: {work.name}")
+    for name, made in (found.stages or {}).items():
+        if name in work.stages:
+            stage = work.stages[name]
+            where = f"{work.marker}: {stage.name}, with which {work.name} began,"
+            _check(stage, made, where)
+    return found
+
+
+def made_of(work: Work) -> Made:
+    """How something was made that is done.
+
+    Raises:
+        InputError: It is not done, or as for `done_of`.
+    """
+    found = done_of(work)
+    if found is None:
         raise InputError(
-            f"{work.marker}: {work.name} was made by other commands: "
-            f"{_shown(old)} instead of {_shown(new)}. Name another --out, or remove "
-            "its folder to run it again."
+            f"{work.marker}: {work.name} is not made. Run the study again."
+        )
+    return Made(found.commands, found.inputs)
+
+
+def _check(work: Work, made: Made, where: str) -> None:
+    """Refuses what was made otherwise than it would be made now."""
+    if made.commands != work.record:
+        new = [words for words in work.record if words not in made.commands]
+        old = [words for words in made.commands if words not in work.record]
+        raise InputError(
+            f"{where} was made by other commands: {_shown(old)} instead of "
+            f"{_shown(new)}. Name another --out, or remove its folder to run it again."
         )
     for command, words, before in zip(
-        work.commands, work.record, found.inputs or (), strict=False
+        work.commands, work.record, made.inputs or (), strict=False
     ):
         differing = differences(before, inputs_of(command, work.study), command)
         if differing:
             more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
             raise InputError(
-                f"{work.marker}: {work.name} was made with another configuration: "
+                f"{where} was made with another configuration: "
                 f"{'; '.join(differing[:3])}{more}, in '{shlex.join(words)}'. Set this "
                 "back, name another --out, or remove its folder to run it again."
             )
-    return found
 
 
 def _shown(commands: Sequence[Sequence[str]]) -> str:

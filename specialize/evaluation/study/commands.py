@@ -70,7 +70,7 @@ def _list(flags: argparse.Namespace) -> int:
             state = running.state(cell, flags.out)
             print(cell.number, cell.arm, cell.seed, state, sep="\t")
             continue
-        for work in (*cell.needs, cell.work):
+        for work in (*cell.work.stages.values(), cell.work):
             for words in work.commands:
                 print(f"specialize {shlex.join(words)}")
     sys.stdout.flush()

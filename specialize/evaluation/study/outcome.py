@@ -17,10 +17,12 @@ from specialize import paths, typed_json, versions
 from specialize.errors import InputError
 from specialize.evaluation.results import scores_in
 from specialize.evaluation.scoring.statistics import CONFIDENCE
-from specialize.evaluation.study.cells import cells_of, done_of
+from specialize.evaluation.study.cells import Cell, cells_of, done_of
 from specialize.evaluation.study.spec import StudySpec
 
 FILE = versions.STUDY.file
+# Accuracies are quotients in float64: their sums differ from what they mean by less.
+_ROUNDING = 1e-9
 SUPPORTED, REFUTED, OPEN = "supported", "refuted", "undecided"
 
 
@@ -102,7 +104,7 @@ def load(out: str | os.PathLike[str]) -> Outcome:
     url = paths.joined(out, FILE)
     if not paths.exists(url):
         raise InputError(
-            f"{out} has no {FILE}: no cell was run to its end. Run "
+            f"{out} has no {FILE}, which is written when a cell is done. Run "
             "'specialize study' with this --out."
         )
     file = paths.local(url)
@@ -123,12 +125,14 @@ def gather(spec: StudySpec, out: str | os.PathLike[str]) -> Outcome:
             or with another configuration.
     """
     found: dict[tuple[str, str], dict[int, float]] = {}
-    cells, done, seconds = cells_of(spec, out), 0, 0.0
+    cells, seconds = cells_of(spec, out), 0.0
+    done: list[Cell] = []
     for cell in cells:
         made = done_of(cell.work)
         if made is None:
             continue
-        done, seconds = done + 1, seconds + made.seconds
+        done.append(cell)
+        seconds += made.seconds
         files: dict[str, Mapping[str, Any]] = {}
         for measure in spec.measures:
             file, key = spec.place_of(measure)
@@ -144,6 +148,7 @@ def gather(spec: StudySpec, out: str | os.PathLike[str]) -> Outcome:
                 )
             score = float(files[file][key]["accuracy"])
             found.setdefault((cell.arm, measure), {})[cell.seed] = score
+    _check_complete(spec, cells, done, found)
     arms = list(spec.all_arms())
     scores = {arm: _each(spec, found, {arm: 1.0}) for arm in arms}
     others = [arm for arm in arms if spec.reference and arm != spec.reference]
@@ -153,7 +158,7 @@ def gather(spec: StudySpec, out: str | os.PathLike[str]) -> Outcome:
     return Outcome(
         versions.STUDY.writes,
         list(spec.seeds),
-        done,
+        len(done),
         len(cells),
         round(seconds, 1),
         spec.reference,
@@ -165,6 +170,37 @@ def gather(spec: StudySpec, out: str | os.PathLike[str]) -> Outcome:
 
 
 _Found = Mapping[tuple[str, str], Mapping[int, float]]
+
+
+def _check_complete(
+    spec: StudySpec, cells: Sequence[Cell], done: Sequence[Cell], found: _Found
+) -> None:
+    """Refuses means of some of the cells that are done.
+
+    Not every arm is measured by everything, but all seeds of an arm are measured by the
+    same.
+
+    Raises:
+        InputError: Results of a cell are missing, or nothing has a measure.
+    """
+    for cell in done:
+        its = [m for m in spec.measures if (cell.arm, m) in found]
+        lacks = [m for m in its if cell.seed not in found[cell.arm, m]]
+        if its and not lacks:
+            continue
+        file, _ = spec.place_of((lacks or list(spec.measures))[0])
+        raise InputError(
+            f"{paths.joined(cell.folder, file)} is missing, but {cell} is done. "
+            f"Correct the file's name in the measures, or remove {cell.work.marker} to "
+            "run the cell again."
+        )
+    for measure in spec.measures:
+        if len(done) == len(cells) and all((c.arm, measure) not in found for c in done):
+            file, key = spec.place_of(measure)
+            raise InputError(
+                f"no cell has {file}, where {key!r} of the measure {measure!r} should "
+                "be. Correct the file's name, or leave the measure out."
+            )
 
 
 def _each(
@@ -209,8 +245,8 @@ def estimate(values: Mapping[int, float]) -> Estimate:
     mean = float(numbers.mean())
     error = float(numbers.std(ddof=1)) / math.sqrt(n)
     half = float(special.stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * error
-    if error == 0:
-        p_value = float(mean == 0)
+    if error < _ROUNDING:
+        p_value = float(abs(mean) < _ROUNDING)
     else:
         p_value = float(2 * special.stdtr(n - 1, -abs(mean) / error))
     return Estimate(n, mean, mean - half, mean + half, p_value, written)
@@ -220,9 +256,9 @@ def verdict(one: Estimate, number: float) -> str:
     """Whether a mean surpasses a number: yes or no if its interval is on one side."""
     if one.low is None or one.high is None:
         return OPEN
-    if one.low > number:
+    if one.low > number + _ROUNDING:
         return SUPPORTED
-    return REFUTED if one.high < number else OPEN
+    return REFUTED if one.high < number - _ROUNDING else OPEN
 
 
 def _judged(

@@ -28,6 +28,7 @@ from specialize.evaluation.study.cells import (
     cells_of,
     done_of,
     is_done,
+    made_of,
 )
 from specialize.evaluation.study.inputs import Inputs, inputs_of
 from specialize.evaluation.study.spec import StudySpec
@@ -64,14 +65,21 @@ def study(
     cells = chosen(every, only)
     _claim(out)
     # Refuses what other commands have made, before any work.
-    every_work = {w.key: w for one in every for w in (one.work, *one.needs)}
+    stages = {w.key: w for one in every for w in one.work.stages.values()}
+    every_work = {**stages, **{one.work.key: one.work for one in every}}
     made = [one for one in map(done_of, every_work.values()) if one is not None]
     if before := sum(one.inputs is None for one in made):
         say(
             f"{before} of {len(made)} finished parts of {out} are by an earlier "
             "version, which did not record configurations: their commands are compared."
         )
-    runner = _Runner(out, command or _in_a_process)
+
+    def write() -> None:
+        # A report can be made of a study that is still running, or was killed.
+        with contextlib.suppress(InputError):  # said in the end
+            _write(spec, out)
+
+    runner = _Runner(out, command or _in_a_process, write)
     waits, pending = False, cells
     while pending:
         later = [cell for cell in pending if not runner.attempt(cell, waits=waits)]
@@ -81,18 +89,28 @@ def study(
     for cell in runner.elsewhere:  # unless that process has died meanwhile
         if not runner.attempt(cell, waits=False):
             say(f"{cell} is run by another process.")
-    found, newer = None, outcome.gather(spec, out)
-    while found is None or newer.done > found.done:
-        # Another process may have written a later outcome since these were gathered.
-        found = newer
-        outputs.write_json(paths.joined(out, outcome.FILE), dataclasses.asdict(found))
-        newer = outcome.gather(spec, out)
+    found = _write(spec, out)
     if failed:
         name, why = next(iter(failed.items()))
         raise InputError(
             f"{len(failed)} of {len(cells)} cells failed, {name} first: {why} Run the "
             "study again to go on; what is done is kept."
         )
+    return found
+
+
+def _write(spec: StudySpec, out: str | os.PathLike[str]) -> outcome.Outcome:
+    """Writes `study.json` with what is done.
+
+    Raises:
+        InputError: As for `outcome.gather`.
+    """
+    found, newer = None, outcome.gather(spec, out)
+    while found is None or newer.done > found.done:
+        # Another process may have written a later outcome since these were gathered.
+        found = newer
+        outputs.write_json(paths.joined(out, outcome.FILE), dataclasses.asdict(found))
+        newer = outcome.gather(spec, out)
     return found
 
 
@@ -118,17 +136,22 @@ def state(cell: Cell, out: str | os.PathLike[str]) -> str:
 
 
 class _Runner:
-    """Runs cells one after another, and notes what failed.
+    """Runs cells one after another, calls `after` each, and notes what failed.
 
     Attributes:
         failed: cell -> why.
         elsewhere: cells that were left to another process.
     """
 
-    def __init__(self, out: str | os.PathLike[str], command: Command) -> None:
+    def __init__(
+        self,
+        out: str | os.PathLike[str],
+        command: Command,
+        after: Callable[[], None],
+    ) -> None:
         self.failed: dict[str, str] = {}
         self.elsewhere: list[Cell] = []
-        self._out, self._command = out, command
+        self._out, self._command, self._after = out, command, after
         self._unmade: set[str] = set()  # stages that failed
 
     def attempt(self, cell: Cell, *, waits: bool) -> bool:
@@ -156,7 +179,7 @@ class _Runner:
         return True
 
     def _run(self, cell: Cell, lock: int, waits: bool) -> bool:
-        for stage in cell.needs:
+        for stage in cell.work.stages.values():
             if stage.key in self._unmade:
                 raise InputError(f"it needs {stage.name}, which failed.")
             if is_done(stage):
@@ -170,6 +193,7 @@ class _Runner:
                     _make(stage, held, self._command)
                     self._unmade.remove(stage.key)
         _make(cell.work, [lock] if lock >= 0 else [], self._command)
+        self._after()
         return True
 
 
@@ -186,7 +210,8 @@ def _make(work: Work, held: Sequence[int], command: Command) -> None:
                 "message says why."
             )
     seconds = round(time.monotonic() - began, 1)
-    done = Done(work.record, seconds, inputs)
+    stages = {name: made_of(stage) for name, stage in work.stages.items()}
+    done = Done(work.record, seconds, inputs, stages)
     outputs.write_json(work.marker, dataclasses.asdict(done))
     say(f"{work.name}: done in {seconds:,.0f} s")
 

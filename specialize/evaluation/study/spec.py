@@ -3,11 +3,12 @@
 import dataclasses
 import itertools
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from specialize import checks
-from specialize.errors import InputError, did_you_mean
+from specialize.errors import InputError, did_you_mean, of_field
 
 # Placeholders of the commands that all arms of a seed share, and of those of a cell.
 SHARED = ("study", "shared", "seed")
@@ -15,6 +16,8 @@ BUILT_IN = (*SHARED, "cell", "arm", "macros")
 # Settings of an arm that are not placeholders.
 COMMANDS, NEEDS = "commands", "needs"
 RESULTS = "results.json"
+# A folder and a lock are named after an arm; file systems take names of 255 bytes.
+MOST_LETTERS = 200
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*")
 _MACRO = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -78,55 +81,50 @@ class StudySpec:
 
     def __post_init__(self) -> None:
         for name in ("arms", "measures", "prepare", "grid", "settings", "claims"):
-            _mapping(name, getattr(self, name))
-        for name, levels in self.grid.items():
-            _mapping(f"grid[{name!r}]", levels)
-        _commands("cell", self.cell)
-        for stage, commands in self.prepare.items():
-            _named("stage of prepare", stage)
-            _commands(f"prepare[{stage!r}]", commands)
-            _check_placeholders(f"prepare[{stage!r}]", commands, SHARED, self.settings)
-        self._check_seeds()
-        arms = self.all_arms()
-        if not arms:
-            raise InputError("a study needs an arm: give it arms, or a grid.")
-        for name, settings in arms.items():
-            self._check_arm(name, settings)
-        if not self.measures:
-            raise InputError("a study needs a measure, such as {'math': 'gsm8k:...'}.")
-        for name in self.measures:
-            _named("measure", name)
-            self.place_of(name)
-        if self.reference is not None:
-            checks.one_of("reference", self.reference, arms)
-        if not isinstance(self.front, tuple | list) or len(self.front) not in (0, 2):
-            raise InputError(f"front is {checks.shown(self.front)}, not two measures.")
-        for name in self.front:
-            checks.one_of("front", name, self.measures)
-        for claim, contrasts in self.claims.items():
-            _mapping(f"claims[{claim!r}]", contrasts)
-            if not contrasts:
-                raise InputError(f"the claim {claim!r} has no contrast.")
-            for contrast, number in contrasts.items():
-                self.terms(contrast)
-                checks.real(f"the number of {contrast!r}", number)
+            with of_field(name):
+                _mapping(name, getattr(self, name))
+        with of_field("grid"):
+            self._check_grid()
+        with of_field("cell"):
+            _commands("cell", self.cell)
+        with of_field("prepare"):
+            self._check_stages()
+        with of_field("seeds"):
+            self._check_seeds()
+        with of_field("arms"):
+            arms = self.all_arms()
+            if not arms:
+                raise InputError("a study needs an arm: give it arms, or a grid.")
+            for name, settings in arms.items():
+                self._check_arm(name, settings)
+        with of_field("measures"):
+            self._check_measures()
+        with of_field("reference"):
+            if self.reference is not None:
+                checks.one_of("reference", self.reference, arms)
+        with of_field("front"):
+            self._check_front()
+        with of_field("claims"):
+            self._check_claims()
 
     def all_arms(self) -> dict[str, dict[str, Any]]:
         """The arms with all their settings, those of the grid first."""
         found: dict[str, dict[str, Any]] = {}
-        if self.grid:
-            for levels in itertools.product(*self.grid.values()):
-                each = zip(self.grid.values(), levels, strict=True)
-                parts = [factor[level] for factor, level in each]
-                for part in parts:
-                    _mapping("the settings of a level", part)
-                merged = {**self.settings}
-                for part in parts:
-                    merged |= part
-                needs = [one for part in parts for one in part.get(NEEDS, ())]
-                if needs:
-                    merged[NEEDS] = tuple(dict.fromkeys(needs))
-                found[".".join(levels)] = merged
+        factors = [factor.items() for factor in self.grid.values()]
+        for levels in itertools.product(*factors) if factors else ():
+            merged = {**self.settings}
+            for _, part in levels:
+                merged |= part
+            needs = [one for _, part in levels for one in part.get(NEEDS, ())]
+            if needs:
+                merged[NEEDS] = tuple(dict.fromkeys(needs))
+            name = ".".join(level for level, _ in levels)
+            if name in found:
+                raise InputError(
+                    f"two combinations of levels of the grid are called {name!r}. "
+                    "Rename a level."
+                )
+            found[name] = merged
         for name, settings in self.arms.items():
             _mapping(f"arms[{name!r}]", settings)
             if name in found:
@@ -190,6 +188,48 @@ class StudySpec:
             )
         return terms
 
+    def _check_grid(self) -> None:
+        for factor, levels in self.grid.items():
+            _named("factor of the grid", factor)
+            _mapping(f"grid[{factor!r}]", levels)
+            for level, settings in levels.items():
+                _arm_named("level of the grid", level)
+                _mapping(f"the settings of the level {level!r}", settings)
+                self._check_needs(level, settings)
+
+    def _check_stages(self) -> None:
+        for stage, commands in self.prepare.items():
+            _named("stage of prepare", stage)
+            _commands(f"prepare[{stage!r}]", commands)
+            _check_placeholders(f"prepare[{stage!r}]", commands, SHARED, self.settings)
+
+    def _check_measures(self) -> None:
+        if not self.measures:
+            raise InputError("a study needs a measure, such as {'math': 'gsm8k:...'}.")
+        for name in self.measures:
+            _named("measure", name)
+            self.place_of(name)
+
+    def _check_front(self) -> None:
+        if not isinstance(self.front, tuple | list) or len(self.front) not in (0, 2):
+            raise InputError(f"front is {checks.shown(self.front)}, not two measures.")
+        for name in self.front:
+            checks.one_of("front", name, self.measures)
+
+    def _check_claims(self) -> None:
+        for claim, contrasts in self.claims.items():
+            if not isinstance(claim, str) or not claim.strip():
+                raise InputError(
+                    f"the claim {checks.shown(claim)} has no text. Write it in words, "
+                    "as {'Good is better.': {...}}."
+                )
+            _mapping(f"claims[{claim!r}]", contrasts)
+            if not contrasts:
+                raise InputError(f"the claim {claim!r} has no contrast.")
+            for contrast, number in contrasts.items():
+                self.terms(contrast)
+                checks.real(f"the number of {contrast!r}", number)
+
     def _check_seeds(self) -> None:
         if not isinstance(self.seeds, tuple | list) or not self.seeds:
             raise InputError(
@@ -202,8 +242,7 @@ class StudySpec:
             raise InputError(f"seeds is {checks.shown(self.seeds)}: each may be once.")
 
     def _check_arm(self, name: str, settings: Mapping[str, Any]) -> None:
-        for part in name.split("."):
-            _named("arm", part)
+        _arm_named("arm", name)
         for key in settings:
             if not isinstance(key, str) or not (
                 _MACRO.fullmatch(key) or PLACEHOLDER.fullmatch(f"{{{key}}}")
@@ -219,16 +258,19 @@ class StudySpec:
                 )
         commands = settings.get(COMMANDS, self.cell)
         _commands(f"the commands of {name!r}", commands)
-        needs = settings.get(NEEDS, tuple(self.prepare))
-        if not isinstance(needs, tuple | list):
-            raise InputError(f"{NEEDS} of {name!r} is {checks.shown(needs)}, a tuple?")
-        for stage in needs:
-            checks.one_of(f"{NEEDS} of {name!r}", stage, self.prepare)
+        self._check_needs(name, settings)
         macros = [v for k, v in settings.items() if _MACRO.fullmatch(k)]
         others = {k: v for k, v in settings.items() if not _MACRO.fullmatch(k)}
         for one in (COMMANDS, NEEDS):
             others.pop(one, None)
         _check_placeholders(f"the arm {name!r}", [*commands, macros], BUILT_IN, others)
+
+    def _check_needs(self, name: str, settings: Mapping[str, Any]) -> None:
+        needs = settings.get(NEEDS, ())
+        if not isinstance(needs, tuple | list):
+            raise InputError(f"{NEEDS} of {name!r} is {checks.shown(needs)}, a tuple?")
+        for stage in needs:
+            checks.one_of(f"{NEEDS} of {name!r}", stage, self.prepare)
 
 
 def is_macro(name: str) -> bool:
@@ -239,18 +281,43 @@ def is_macro(name: str) -> bool:
 def _check_placeholders(
     where: str, value: Any, built_in: Sequence[str], settings: Mapping[str, Any]
 ) -> None:
+    """Raises an `InputError` if a text cannot be replaced until it has only words."""
     known = {*built_in, *(name for name in settings if not _MACRO.fullmatch(name))}
-    texts, seen = [*texts_in(value)], set[str]()
-    while texts:
-        for one in PLACEHOLDER.findall(texts.pop()):
-            if one not in known:
-                raise InputError(
-                    f"{where} uses {{{one}}}, which is not one of "
-                    f"{', '.join(sorted(known))}.{did_you_mean(one, known)}"
-                )
-            if one in settings and one not in seen:
-                seen.add(one)
-                texts += texts_in(settings[one])
+    checked: set[str] = set()
+
+    def check(value: Any, inside: tuple[str, ...]) -> None:
+        for text in texts_in(value):
+            names = PLACEHOLDER.findall(text)
+            if "macros" in names and "macros" in known:
+                _check_macros_alone(where, text, in_words=not inside)
+            for one in names:
+                if one not in known:
+                    raise InputError(
+                        f"{where} uses {{{one}}}, which is not one of "
+                        f"{', '.join(sorted(known))}.{did_you_mean(one, known)}"
+                    )
+                if one in inside:
+                    circle = " -> ".join((*inside[inside.index(one) :], one))
+                    raise InputError(
+                        f"{where} uses {{{one}}}, which uses itself: {circle}. Write "
+                        "one of these settings without the next."
+                    )
+                if one in settings and one not in checked:
+                    check(settings[one], (*inside, one))
+                    checked.add(one)
+
+    check(value, ())
+
+
+def _check_macros_alone(where: str, text: str, *, in_words: bool) -> None:
+    """`{macros}` is several words, so it cannot be a part of one."""
+    words = shlex.split(text) if in_words else [text]
+    for word in words:
+        if "{macros}" in word and word != "{macros}":
+            raise InputError(
+                f"{where} has {{macros}} inside {checks.shown(word)}. It stands for "
+                "several words, so write it as a word of a command, or of a tuple."
+            )
 
 
 def texts_in(value: Any) -> Iterator[str]:
@@ -279,6 +346,17 @@ def _named(kind: str, name: Any) -> None:
         )
 
 
+def _arm_named(kind: str, name: Any) -> None:
+    """Names of folders, of which a combination of levels has several."""
+    for part in name.split(".") if isinstance(name, str) else [name]:
+        _named(kind, part)
+    if len(name) > MOST_LETTERS:
+        raise InputError(
+            f"the {kind} {checks.shown(name)} has {len(name)} letters; names of "
+            f"folders have at most {MOST_LETTERS} here. Shorten it."
+        )
+
+
 def _commands(name: str, value: Any) -> None:
     if (
         not isinstance(value, tuple | list)
@@ -289,3 +367,11 @@ def _commands(name: str, value: Any) -> None:
             f"{name} is {checks.shown(value)}, expected a tuple of commands of "
             "specialize, such as ('train ...', 'evaluate ...')."
         )
+    for one in value:
+        try:
+            shlex.split(one)
+        except ValueError as error:
+            raise InputError(
+                f"{name} has {checks.shown(one)}, which is no line of words "
+                f"({error}). Close the quotation marks, or escape them."
+            ) from error

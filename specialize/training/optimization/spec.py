@@ -113,7 +113,7 @@ class OptimizerSpec:
         if self.clip_norm is not None:
             checks.real("clip_norm", self.clip_norm, above=0)
         if self.ema_decay is not None:
-            checks.real("ema_decay", self.ema_decay, above=0, most=1 - 1e-7)
+            checks.real("ema_decay", self.ema_decay, above=0, below=1)
         checks.one_of("param_dtype", self.param_dtype, PARAM_DTYPES)
         checks.flag("stochastic_rounding", self.stochastic_rounding)
         checks.whole("seed", self.seed, 0)
