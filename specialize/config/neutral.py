@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from specialize.errors import InputError
+from specialize import checks
+from specialize.errors import InputError, of_field
 from specialize.mesh import MeshSpec
 
 
@@ -155,21 +156,11 @@ def parts(
         The names are those of the files and folders, as metrics show them.
 
     Raises:
-        InputError: A weight is of no part.
+        InputError: A weight is of no part, or not above 0.
     """
     given = [*mixture] if isinstance(mixture, Mapping) else []
-    if not isinstance(weights, Mapping):
-        raise InputError(
-            f"the weights of parts are {weights!r}, expected a dictionary such as "
-            "{'more.jsonl': 0.5}."
-        )
-    for name in weights:
-        if name not in given:
-            known = ", ".join(map(repr, given)) or "one task"
-            raise InputError(
-                f"the weights of parts name {name!r}, but the mixture is {known}. Use "
-                "the same names (PART_WEIGHTS, MIXTURE_OR_TASK_NAME)."
-            )
+    with of_field("weights"):
+        _check_weights(given, weights)
     paths = [part_of_mixture(str(one))[0].rstrip("/") for one in given]
     stems = [os.path.basename(path).partition(".")[0] for path in paths]
     names = [
@@ -204,3 +195,19 @@ def evaluation_task(
     name, _, own = suites[0].partition(":")
     registry = importlib.import_module("specialize_tasks.own")
     return registry.suite_task(name, own or prompt, tasks)
+
+
+def _check_weights(given: Sequence[Any], weights: Any) -> None:
+    if not isinstance(weights, Mapping):
+        raise InputError(
+            f"the weights of parts are {weights!r}, expected a dictionary such as "
+            "{'more.jsonl': 0.5}."
+        )
+    for name, weight in weights.items():
+        if name not in given:
+            known = ", ".join(map(repr, given)) or "one task"
+            raise InputError(
+                f"the weights of parts name {name!r}, but the mixture is {known}. Use "
+                "the same names (PART_WEIGHTS, MIXTURE_OR_TASK_NAME)."
+            )
+        checks.real(f"the loss weight of {name!r}", weight, above=0)

@@ -156,3 +156,23 @@ def test_a_run_refuses_a_metric_that_nothing_measures(tmp_path):
                 evaluation=evaluation,
             )
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("imports", [False, True])
+@pytest.mark.parametrize(
+    ("macro", "value"),
+    [
+        ("PART_WEIGHTS", "{'more': -1}"),
+        ("PART_WEIGHTS", "{'other': 1}"),
+        ("PART_WEIGHTS", "[1]"),
+        ("EMA_DECAY", "1"),
+        ("EMA_DECAY", "1.5"),
+        ("JSD_BETA", "2"),
+        ("ON_POLICY_SHARE", "-1"),
+    ],
+)
+def test_an_error_is_said_of_the_value_that_it_is_about(macro, value, imports):
+    mixture = "MIXTURE_OR_TASK_NAME = {'a/corpus': 1, 'more': 1}"
+    found = problems(mixture, f"{macro} = {value}", imports=imports)
+    [about] = [one for one in found if one.partition(": ")[2].startswith(f"{macro}: ")]
+    assert about.startswith(f"--gin.{macro}: ") and "most 1." not in about
