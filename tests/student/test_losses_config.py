@@ -31,6 +31,8 @@ compiled = jax.jit(distillation_loss, static_argnums=7)
         ({"mode": "conditional"}, "Give ce_weight a positive value"),
         ({"mode": "jsd", "jsd_beta": 0.0}, "jsd_beta = 0.0; .* above 0"),
         ({"mode": "jsd", "jsd_beta": 1.0}, "jsd_beta = 1.0; .* below 1"),
+        ({"mode": "jsd", "jsd_beta": 9e-31}, "9e-31; .* at least 1e-30 and below 1"),
+        ({"mode": "skew", "skew_alpha": 5e-324}, "skew_alpha = 5e-324; .* mode 'tail'"),
         ({"mode": "skew", "skew_alpha": float("nan")}, "skew_alpha = nan"),
         ({"mode": "reverse", "temperature": 2.0}, "Use mode 'renormalize'"),
         ({"kl_weight": -1.0}, "kl_weight = -1.0"),

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from specialize.student.loss import mixtures
 from specialize.student.loss.spec import LossConfig
 from specialize.student.loss.teacher_rows import SMALLEST_TAIL, TeacherRows
 
@@ -160,14 +161,9 @@ def jensen_shannon(
     b -> 1; undivided it would vanish. (Agarwal et al., arXiv 2306.13649, without the
     division.)
     """
-    beta = config.jsd_beta
     events = _events(statistics, rows.probs, rows.tail)
-    p, q = jnp.exp(events.teacher), jnp.exp(events.student)
-    odds = events.teacher - events.student
-    over_q = jnp.where(q > 0, log_mixture(odds, beta), 0)  # log m/q
-    over_p = jnp.where(p > 0, log_mixture(-odds, 1 - beta), 0)  # log m/p
-    value = -jnp.sum(p * over_p / (1 - beta) + q * over_q / beta, axis=-1)
-    return value, _cotangent(q, -over_q / beta)
+    terms, slope = mixtures.jensen_shannon(*events, config.jsd_beta)
+    return jnp.sum(terms, axis=-1), _cotangent(jnp.exp(events.student), slope)
 
 
 def skewed_kl(statistics: Statistics, rows: TeacherRows, config: LossConfig = DEFAULT):
@@ -175,13 +171,9 @@ def skewed_kl(statistics: Statistics, rows: TeacherRows, config: LossConfig = DE
 
     (Lee, ACL 1999; Ko et al., arXiv 2402.03898, for distillation.)
     """
-    alpha = config.skew_alpha
     events = _events(statistics, rows.probs, rows.tail)
-    p, q = jnp.exp(events.teacher), jnp.exp(events.student)
-    over_p = log_mixture(events.student - events.teacher, 1 - alpha)  # log m/p
-    over_p = jnp.where(p > 0, over_p, 0)
-    slope = jnp.where(p > 0, -(1 - alpha) * jnp.exp(-over_p), 0)
-    return -jnp.sum(p * over_p, axis=-1), _cotangent(q, slope)
+    terms, slope = mixtures.skewed(*events, config.skew_alpha)
+    return jnp.sum(terms, axis=-1), _cotangent(jnp.exp(events.student), slope)
 
 
 def _events(
@@ -195,17 +187,6 @@ def _events(
     return Events(
         jnp.concatenate([known, rest[:, None]], -1),
         jnp.concatenate([on, off[:, None]], -1),
-    )
-
-
-def log_mixture(odds: Float[Array, "N E"], share: float) -> Float[Array, "N E"]:
-    """log(1 - share + share exp(odds)), exact near 0 and finite for large odds."""
-    small = jnp.minimum(odds, 0)
-    large = jnp.maximum(odds, 0)
-    return jnp.where(
-        odds <= 0,
-        jnp.log1p(share * jnp.expm1(small)),
-        large + jnp.log1p((1 - share) * jnp.expm1(-large)),
     )
 
 

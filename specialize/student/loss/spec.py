@@ -21,6 +21,9 @@ MODES = (
 )
 # Those that have a form where the teacher reports all probabilities.
 WHOLE_VOCABULARY_MODES = ("tail", "reverse", "jsd", "skew", "sample")
+# Least weight of the teacher in a mixture. In float32 the odds of two events end at
+# about 1e37, and with a smaller weight the mixture would depend on that end.
+LEAST_SHARE = 1e-30
 # Metrics of target positions, in all and per format and part; the second need teacher
 # rows, the third is there if `z_loss` is (`diagnostics`).
 METRICS = ("loss", "ce", "accuracy")
@@ -63,9 +66,9 @@ class LossConfig:
         ce_weight: weight of the cross-entropy on the target ids.
         z_loss: weight of the squared logsumexp, which keeps logits from drifting.
         temperature: loss temperature of teacher and student, for `renormalize` only.
-        jsd_beta: weight of the teacher in the mixture of `jsd`: near 0 it is `tail`,
-            near 1 `reverse`.
-        skew_alpha: weight of the teacher in the mixture of `skew`.
+        jsd_beta: weight of the teacher in the mixture of `jsd`, from `LEAST_SHARE` to
+            below 1: near 0 it is `tail`, near 1 `reverse`.
+        skew_alpha: weight of the teacher in the mixture of `skew`, in the same range.
         parts: name and weight of each part of a mixture, in its order
             (`specialize_tasks.mixing`). The positions of a part count this often in the
             loss, and have metrics under its name.
@@ -99,6 +102,12 @@ class LossConfig:
             if getattr(self, name) >= 1:
                 raise InputError(
                     f"{name} = {getattr(self, name)}; it must be a number below 1."
+                )
+            if getattr(self, name) < LEAST_SHARE:
+                raise InputError(
+                    f"{name} = {getattr(self, name)}; it must be at least "
+                    f"{LEAST_SHARE:g} and below 1. The limit for smaller values is "
+                    "mode 'tail'."
                 )
         for name, weight in self.parts:
             if name in FORMATS:

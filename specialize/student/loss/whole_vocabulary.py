@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from specialize.student.loss.divergences import log_mixture
+from specialize.student.loss import mixtures
 from specialize.student.loss.logit_statistics import WHOLE, Vocabulary
 from specialize.student.loss.spec import LossConfig
 
@@ -78,15 +78,11 @@ def compare(
         if config.mode == "reverse":
             cost, slope = reverse, log_q - log_p
         elif config.mode == "jsd":
-            beta = config.jsd_beta
-            over_q = log_mixture(log_p - log_q, beta)
-            over_p = log_mixture(log_q - log_p, 1 - beta)
-            cost = -total(p * over_p / (1 - beta) + q * over_q / beta)
-            slope = -over_q / beta
+            terms, slope = mixtures.jensen_shannon(log_p, log_q, config.jsd_beta)
+            cost = total(terms)
         else:
-            over_p = log_mixture(log_q - log_p, 1 - config.skew_alpha)
-            cost = -total(p * over_p)
-            slope = -(1 - config.skew_alpha) * jnp.exp(-over_p)
+            terms, slope = mixtures.skewed(log_p, log_q, config.skew_alpha)
+            cost = total(terms)
         gradient = q * (slope - total(q * slope)[:, None])
     ce_weight = config.ce_weight
     if config.mode == "sample":
