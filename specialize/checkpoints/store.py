@@ -114,13 +114,10 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """The finished steps that are not known to be damaged, oldest first."""
         if self._manager is not None:
-            found = set(self._manager.all_steps())
-        elif self.directory.exists():
-            names = ocp.step.standard_name_format()
-            found = {folder.step for folder in names.find_all(self.directory)}
+            found = self._manager.all_steps()
         else:
-            found = set()
-        return sorted(found - set(self._damaged))
+            found = step_folder.finished_steps(self.directory)
+        return sorted(set(found) - set(self._damaged))
 
     def latest(self) -> int | None:
         """The newest of `steps()`, or None."""

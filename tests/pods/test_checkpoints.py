@@ -4,13 +4,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from specialize import cli
 from specialize.checkpoints import names, step_folder
 from specialize.checkpoints.convert import convert
-from specialize.checkpoints.formats import huggingface, huggingface_companions
+from specialize.checkpoints.formats import (
+    huggingface,
+    huggingface_companions,
+    step_choice,
+    t5x,
+)
 from specialize.checkpoints.lazy_tensors import from_array
 from specialize.checkpoints.store import CheckpointStore
+from specialize.errors import InputError
+from specialize.evaluation.selection import steps_of
+from specialize.inference import weights
+from specialize.paths import arrays
 from specialize.paths import store as objects
 from specialize.student.network.architecture import T5Config
 
@@ -60,6 +70,51 @@ def test_a_step_that_was_not_finished_is_none(root, state):
         store.save(2, state, {})
         store.wait()
         assert store.steps() == [1, 2]
+
+
+def test_every_reader_of_a_run_sees_its_finished_steps_only(root, state):
+    run, marker = f"{root}/run", arrays.COMMIT
+    place = f"{run}/checkpoints"
+    with CheckpointStore(place) as store:
+        store.save(1, state, {})
+    whole = objects.find(f"{place}/1")
+    fs = objects.filesystem(root)
+    for step, left in {
+        "4": whole,  # all but the object that ends it
+        "10": [name for name in whole if "/d/" not in name],
+        "20": [name for name in whole if name.startswith("state/")],
+        "04": [marker],  # no name of a step
+        "\N{SUPERSCRIPT TWO}": [marker],
+        "5.damaged": [],
+    }.items():
+        for name in left:
+            if name != marker or not step.isdecimal() or step == "04":
+                fs.cp_file(f"{place}/1/{name}", f"{place}/{step}/{name}")
+    objects.write_bytes(f"{place}/30", b"a file")
+    assert CheckpointStore(place, read_only=True).steps() == [1]
+    assert steps_of(run) == [1] and weights._step(run) == 1
+    for named in (run, place, f"{place}/1", f"{place}/1/state"):
+        found = step_choice.step_in(epath.Path(named))
+        assert "checkpoints/1" in str(found)
+    for named in ("4", "10", "20", "4/state"):
+        with pytest.raises(InputError, match=f"is not finished .*{marker}"):
+            step_choice.step_in(epath.Path(f"{place}/{named}"))
+    objects.remove([f"{place}/1/{marker}"])
+    with pytest.raises(InputError, match="is not finished"):
+        step_choice.step_in(epath.Path(run))
+    with pytest.raises(InputError, match="has no checkpoints"):
+        steps_of(run)
+
+
+def test_the_newest_finished_checkpoint_of_t5x_is_read(root):
+    for step in (1, 2, 3):
+        objects.write_bytes(f"{root}/checkpoint_{step}/_METADATA", b"{}")
+    place = epath.Path(root)  # copied from a disk
+    assert sorted(t5x.steps(place)) == [1, 2, 3]
+    for step in (1, 2):
+        objects.write_bytes(f"{root}/checkpoint_{step}/{arrays.COMMIT}", b"")
+    objects.write_bytes(f"{root}/checkpoint_0/checkpoint", b"older layout")
+    assert sorted(t5x.steps(place)) == [0, 1, 2]
 
 
 def test_weights_are_converted_and_merged_in_buckets(root, tmp_path):

@@ -21,7 +21,7 @@ from flax import serialization
 from flax.traverse_util import unflatten_dict
 
 from specialize import typed_json, versions
-from specialize.checkpoints import enclosure
+from specialize.checkpoints import enclosure, step_folder
 from specialize.checkpoints.formats import zarr_arrays
 from specialize.checkpoints.lazy_tensors import LazyTensor, from_array
 from specialize.checkpoints.source import Source, opened
@@ -51,13 +51,24 @@ def is_folder(path: epath.Path) -> bool:
 
 
 def steps(path: epath.Path) -> dict[int, epath.Path]:
-    """The `checkpoint_<step>` folders below `path`, finished ones only."""
+    """The `checkpoint_<step>` folders below `path`, finished ones only.
+
+    In a bucket, an object ends those that T5X wrote there with Orbax; those that were
+    copied there have none. If some have it, the others are not finished.
+    """
     found = {}
     if path.is_dir():
         for folder in path.iterdir():
             number = folder.name.removeprefix(PREFIX)
             if folder.name.startswith(PREFIX) and number.isdecimal():
                 found[int(number)] = folder
+    ended = {step for step in found if step_folder.is_finished(found[step])}
+    if ended:
+        return {
+            step: folder
+            for step, folder in found.items()
+            if step in ended or is_folder(folder)
+        }
     return found
 
 
