@@ -362,6 +362,37 @@ def test_a_running_log_is_uploaded_and_continued(root, monkeypatch):
     assert objects.read_bytes(f"{root}/run/large/x") == b"x"
 
 
+@pytest.mark.parametrize(
+    ("kept", "copies"),
+    [
+        ("evals/{}-ev", ["evals/{}.json"]),
+        ("evals/deep/{}/ev", ["evals/{}.json"]),
+        ("elsewhere/{}", ["evals/{}.json", "evals/{}"]),
+        ("evals/same-{}", ["{}.json", "evals/same-{}/copy.json", "evals/in/{}.json"]),
+    ],
+)
+def test_results_beside_others_keep_their_own_predictions(root, tmp_path, kept, copies):
+    from specialize.evaluation.evaluate import _beside
+    from specialize.evaluation.results import Results
+
+    key, name = "gsm8k:zero_shot_cot", "gsm8k.zero_shot_cot.jsonl"
+    for who in ("base", "student"):  # what it decoded is in a copy of its folder
+        (tmp_path / who).mkdir()
+        line = {"suite": "gsm8k", "id": "1", "prediction": who, "correct": False}
+        text = json.dumps(line | {"value": None, "how": "none", "golds": ["1"]})
+        (tmp_path / who / name).write_text(text + "\n")
+        url = f"{root}/{kept.format(who)}"
+        objects.upload(tmp_path / who / name, f"{url}/{name}")
+        found = Results({}, {}, {}, {}, {key: name}, 1.0, tmp_path / who)
+        for copy in copies:
+            file = f"{root}/{copy.format(who)}"
+            _beside(found, file, url).save(file)
+    for who in ("base", "student"):
+        for copy in copies:
+            (line,) = Results.load(f"{root}/{copy.format(who)}").lines(key)
+            assert line["prediction"] == who
+
+
 def test_another_machine_goes_on_with_the_texts_that_infer_has_decoded(
     root, tmp_path, monkeypatch
 ):
