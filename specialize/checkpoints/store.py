@@ -70,6 +70,8 @@ class CheckpointStore:
     ) -> None:
         CheckpointSpec(keep=keep, best_mode=best_mode)  # checks both
         if paths.in_bucket(directory):
+            if not read_only:
+                paths.checked_for_checkpoints(directory, "The folder of checkpoints")
             arrays.teach_orbax(directory)
         self.directory = epath.Path(_absolute(directory))
         if self.directory.exists() and not self.directory.is_dir():

@@ -18,6 +18,7 @@ from specialize.paths.cache import (
 from specialize.paths.urls import (
     SCHEMES,
     checked,
+    checked_for_checkpoints,
     in_bucket,
     joined,
     name_of,
@@ -31,6 +32,7 @@ __all__ = [
     "SCHEMES",
     "WRITING",
     "checked",
+    "checked_for_checkpoints",
     "copies",
     "exists",
     "folder",

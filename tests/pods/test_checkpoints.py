@@ -16,6 +16,7 @@ from specialize.checkpoints.formats import (
     t5x,
 )
 from specialize.checkpoints.lazy_tensors import from_array
+from specialize.checkpoints.spec import CheckpointSpec
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 from specialize.evaluation.selection import steps_of
@@ -23,6 +24,7 @@ from specialize.inference import weights
 from specialize.paths import arrays
 from specialize.paths import store as objects
 from specialize.student.network.architecture import T5Config
+from specialize.training.loop import train
 
 
 @pytest.fixture
@@ -70,6 +72,32 @@ def test_a_step_that_was_not_finished_is_none(root, state):
         store.save(2, state, {})
         store.wait()
         assert store.steps() == [1, 2]
+
+
+def test_a_run_in_a_folder_of_an_odd_name_writes_there_only(root, state):
+    # What a shell, a URL or the libraries of the stores may read as something else.
+    name = "a b~ü+%41&c=d'#1"
+    place = f"{root}/{name}/checkpoints"
+    with CheckpointStore(place, keep=1, asynchronous=False) as store:
+        store.save(1, state, {})
+        store.save(2, state, {})
+    found, _ = CheckpointStore(place, read_only=True).restore(None, state)
+    np.testing.assert_array_equal(found["params"]["a"], state["params"]["a"])
+    assert objects.names(place) == ["2"]
+    assert objects.names(root) == [name]
+
+
+@pytest.mark.parametrize("name", ["a?1", "a*", "a[bc]1", "a/b?/c"])
+@pytest.mark.parametrize("root", ["s3://bucket", "gs://bucket"])
+def test_a_run_whose_folder_is_a_pattern_of_others_is_refused_at_once(root, name):
+    place = f"{root}/{name}"
+    for begin in (
+        lambda: CheckpointStore(place),
+        lambda: CheckpointSpec(dir=place),
+        lambda: train._where(place),
+    ):
+        with pytest.raises(InputError, match="a pattern of names"):
+            begin()
 
 
 def test_every_reader_of_a_run_sees_its_finished_steps_only(root, state):
