@@ -14,6 +14,7 @@ from specialize.paths.cache import (
     local,
     locked,
     matches,
+    refuse_clash,
 )
 from specialize.paths.urls import (
     SCHEMES,
@@ -43,6 +44,7 @@ __all__ = [
     "matches",
     "name_of",
     "parent_of",
+    "refuse_clash",
     "scheme_of",
     "shown",
 ]
