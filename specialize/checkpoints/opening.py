@@ -38,7 +38,7 @@ from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.corpus.vocabulary import SpecialIds
 from specialize.digests import is_vocabulary
 from specialize.errors import InputError, nearest, suggestion
-from specialize.paths import arrays
+from specialize.paths import arrays, store
 from specialize.progress import track
 from specialize.student.network.architecture import T5Config
 
@@ -89,7 +89,8 @@ def open_checkpoint(
     def open_base(name: str, where: object, stated: str | None = None) -> Source:
         return _open_base(base or name, where, activation or stated)
 
-    return _open(source, activation, config, open_base)
+    with store.explained(source):
+        return _open(source, activation, config, open_base)
 
 
 def _open(
@@ -318,7 +319,8 @@ def identified(source: str) -> tuple[str, str]:
     Raises:
         InputError: it cannot be opened, or has adapters itself.
     """
-    opened = _open(source, "gelu", None, _refused)
+    with store.explained(source):
+        opened = _open(source, "gelu", None, _refused)
     name = source
     if "://" in source or pathlib.Path(_without_average(source)).expanduser().exists():
         average = source[len(_without_average(source)) :]

@@ -167,6 +167,7 @@ def read_metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, SavedAr
     except InputError:
         raise
     except Exception as error:
+        store.explain(folder / METADATA, "read", error)  # which is no damage
         raise DamagedCheckpointError(
             f"{METADATA} cannot be read: {_one_line(error)}"
         ) from error
@@ -198,6 +199,7 @@ def read_state(
             ),
         )
     except Exception as error:  # Orbax and TensorStore raise many types.
+        store.explain(folder / STATE, "read", error)  # which is no damage
         raise DamagedCheckpointError(
             f"{STATE} cannot be read: {_one_line(error)}"
         ) from error

@@ -16,7 +16,9 @@ from specialize.checkpoints.formats import (
     t5x,
 )
 from specialize.checkpoints.lazy_tensors import from_array
+from specialize.checkpoints.opening import open_checkpoint
 from specialize.checkpoints.spec import CheckpointSpec
+from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 from specialize.evaluation.selection import steps_of
@@ -110,7 +112,6 @@ def test_every_reader_of_a_run_sees_its_finished_steps_only(root, state):
     for step, left in {
         "4": whole,  # all but the object that ends it
         "10": [name for name in whole if "/d/" not in name],
-        "20": [name for name in whole if name.startswith("state/")],
         "04": [marker],  # no name of a step
         "\N{SUPERSCRIPT TWO}": [marker],
         "5.damaged": [],
@@ -124,7 +125,7 @@ def test_every_reader_of_a_run_sees_its_finished_steps_only(root, state):
     for named in (run, place, f"{place}/1", f"{place}/1/state"):
         found = step_choice.step_in(epath.Path(named))
         assert "checkpoints/1" in str(found)
-    for named in ("4", "10", "20", "4/state"):
+    for named in ("4", "10", "4/state"):
         with pytest.raises(InputError, match=f"is not finished .*{marker}"):
             step_choice.step_in(epath.Path(f"{place}/{named}"))
     objects.remove([f"{place}/1/{marker}"])
@@ -132,6 +133,36 @@ def test_every_reader_of_a_run_sees_its_finished_steps_only(root, state):
         step_choice.step_in(epath.Path(run))
     with pytest.raises(InputError, match="has no checkpoints"):
         steps_of(run)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_one_message_and_no_damage(
+    root, store, state, monkeypatch
+):
+    monkeypatch.setattr(objects, "_S3_TRIES", 1)
+    run = f"{root}/run"
+    place = f"{run}/checkpoints"
+    with CheckpointStore(place, asynchronous=False) as kept:
+        kept.save(1, state, {})
+        kept.save(2, state, {})
+    kept = CheckpointStore(place, read_only=True)
+    denied, unknown = "access is denied", "no valid credentials were found"
+    for status, match, read in (
+        (403, "checkpoints", steps_of),
+        (403, "checkpoints", lambda _: CheckpointStore(place)),
+        (403, "state", open_checkpoint),
+        (403, "metadata", lambda _: kept.restore(None, state)),
+        (403, "ocdbt", lambda _: kept.restore(None, state)),
+        (403, "_METADATA", lambda _: open_checkpoint(f"{place}/2")),
+        (401, "checkpoints", open_checkpoint),
+        (401, "ocdbt", open_checkpoint),
+    ):
+        store.faults(status=status, match=match)
+        with pytest.raises(InputError, match=denied if status == 403 else unknown) as e:
+            read(run)
+        assert str(e.value).startswith(run)
+        assert not isinstance(e.value, DamagedCheckpointError)
+    store.faults()
+    assert kept.steps() == [1, 2]
 
 
 def test_the_newest_finished_checkpoint_of_t5x_is_read(root):

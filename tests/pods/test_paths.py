@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -21,7 +22,7 @@ from specialize.config import words
 from specialize.errors import InputError
 from specialize.outputs import lease
 from specialize.outputs.replaced_object import replaced_object
-from specialize.paths import cache
+from specialize.paths import cache, failures
 from specialize.paths import store as objects
 
 
@@ -364,6 +365,42 @@ def test_a_store_that_does_not_answer_is_one_message(root, store, monkeypatch):
         objects.read_bytes(f"{root}/a")
 
 
+@pytest.mark.parametrize("in_cause", [True, False])
+@pytest.mark.parametrize(
+    ("status", "said", "passing"),
+    [
+        (401, "no valid credentials were found", False),
+        (403, "access is denied", False),
+        (503, "the store does not answer", True),
+    ],
+)
+def test_what_a_library_of_a_store_raises_has_one_reason(
+    status, said, passing, in_cause
+):
+    error: Exception = OSError(errno.EIO, "An error occurred")
+    answered = Exception(f"status {status}")
+    answered.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+    if status == 403:
+        error = PermissionError("Forbidden")  # as both libraries say
+    if in_cause:
+        error.__cause__ = answered
+    else:
+        error = answered
+    assert failures.is_passing(error) is passing
+    try:
+        raise ValueError("of Orbax") from error
+    except ValueError as outer:
+        assert said in str(failures.reason_of(outer))
+        with pytest.raises(InputError, match="s3://b/x cannot be read: ") as caught:
+            with objects.explained("s3://b/x"):
+                raise outer
+        assert ("Run the same command again" in str(caught.value)) is passing
+    for defect in (ValueError("x"), KeyError("x"), PermissionError(13, "no", "/file")):
+        with pytest.raises(type(defect)):
+            with objects.explained("s3://b/x"):
+                raise defect
+
+
 def test_google_asked_without_credentials_is_the_message_of_missing_ones(monkeypatch):
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setattr(objects, "DELAYS", ())
@@ -418,33 +455,27 @@ def test_a_running_log_is_uploaded_and_continued(root, monkeypatch):
     assert objects.read_bytes(f"{root}/run/large/x") == b"x"
 
 
-@pytest.mark.parametrize(
-    ("kept", "copies"),
-    [
-        ("evals/{}-ev", ["evals/{}.json"]),
-        ("elsewhere/{}", ["evals/{}.json", "evals/{}-plain"]),
-    ],
-)
-def test_results_beside_others_keep_their_own_predictions(root, tmp_path, kept, copies):
+def test_results_beside_others_keep_their_own_predictions(root, tmp_path):
     from specialize.evaluation.evaluate import _beside
     from specialize.evaluation.results import Results
 
     key, name = "gsm8k:zero_shot_cot", "gsm8k.zero_shot_cot.jsonl"
+    # Beside the predictions, elsewhere, and elsewhere without an ending.
+    copies = ("evals/{}.json", "others/{}.json", "others/{}-plain")
     for who in ("base", "student"):  # what it decoded is in a copy of its folder
         (tmp_path / who).mkdir()
         line = {"suite": "gsm8k", "id": "1", "prediction": who, "correct": False}
         text = json.dumps(line | {"value": None, "how": "none", "golds": ["1"]})
         (tmp_path / who / name).write_text(text + "\n")
-        url = f"{root}/{kept.format(who)}"
+        url = f"{root}/evals/{who}-ev"
         objects.upload(tmp_path / who / name, f"{url}/{name}")
         found = Results({}, {}, {}, {}, {key: name}, 1.0, tmp_path / who)
         for copy in copies:
             file = f"{root}/{copy.format(who)}"
             _beside(found, file, url).save(file)
-    for who in ("base", "student"):
-        for copy in copies:
-            (line,) = Results.load(f"{root}/{copy.format(who)}").lines(key)
-            assert line["prediction"] == who
+    for copy in copies:
+        (line,) = Results.load(f"{root}/{copy.format('base')}").lines(key)
+        assert line["prediction"] == "base"
 
 
 def test_another_machine_goes_on_with_the_texts_that_infer_has_decoded(

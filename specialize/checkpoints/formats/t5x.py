@@ -26,6 +26,7 @@ from specialize.checkpoints.formats import zarr_arrays
 from specialize.checkpoints.lazy_tensors import LazyTensor, from_array
 from specialize.checkpoints.source import Source, opened
 from specialize.errors import InputError
+from specialize.paths.store import explain
 
 FILE = "checkpoint"
 PREFIX = "checkpoint_"
@@ -244,6 +245,7 @@ def _read_msgpack(path: epath.Path) -> dict[str, Any]:
     except InputError:
         raise
     except Exception as error:  # msgpack raises a dozen kinds.
+        explain(path, "read", error)
         raise InputError(
             f"{path} is truncated or not msgpack ({type(error).__name__}: {error}). "
             "Fetch the checkpoint again."
