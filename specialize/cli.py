@@ -286,13 +286,10 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 
             if name in in_buckets and paths.in_bucket(value):
                 paths.checked(value, f"--{name}")
-                continue
-            outputs.refuse_url(value, f"--{name}")
-            if name in arguments.output_files and os.path.isdir(value):
-                raise InputError(
-                    f"--{name}: {value} is a folder, expected the name of a file to "
-                    "write."
-                )
+            else:
+                outputs.refuse_url(value, f"--{name}")
+            if name in arguments.output_files:
+                outputs.check_file(value, f"--{name}")
 
 
 def _copy_inputs(arguments: argparse.Namespace) -> None:

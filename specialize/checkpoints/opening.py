@@ -29,17 +29,17 @@ from specialize.checkpoints.formats import (
     orbax_folders,
     peft,
     relatives,
+    step_choice,
     t5x,
     tokenizer_files,
 )
 from specialize.checkpoints.source import Source
 from specialize.checkpoints.step_folder import DamagedCheckpointError
-from specialize.checkpoints.store import CheckpointStore
 from specialize.corpus.vocabulary import SpecialIds
 from specialize.digests import is_vocabulary
 from specialize.errors import InputError, nearest, suggestion
-from specialize.paths import arrays
-from specialize.progress import say, track
+from specialize.paths import arrays, store
+from specialize.progress import track
 from specialize.student.network.architecture import T5Config
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -89,7 +89,8 @@ def open_checkpoint(
     def open_base(name: str, where: object, stated: str | None = None) -> Source:
         return _open_base(base or name, where, activation or stated)
 
-    return _open(source, activation, config, open_base)
+    with store.explained(source):
+        return _open(source, activation, config, open_base)
 
 
 def _open(
@@ -119,7 +120,7 @@ def _open(
     if path.is_file():
         # T5X's msgpack file or a safetensors file names its folder.
         path = path.parent
-    folder = _step_folder(path)
+    folder = step_choice.step_in(path)
     if (
         folder is None
         and named != path
@@ -318,7 +319,8 @@ def identified(source: str) -> tuple[str, str]:
     Raises:
         InputError: it cannot be opened, or has adapters itself.
     """
-    opened = _open(source, "gelu", None, _refused)
+    with store.explained(source):
+        opened = _open(source, "gelu", None, _refused)
     name = source
     if "://" in source or pathlib.Path(_without_average(source)).expanduser().exists():
         average = source[len(_without_average(source)) :]
@@ -330,24 +332,6 @@ def _without_average(source: str) -> str:
     if pathlib.Path(source).exists():
         return source
     return source.removesuffix(run_folder.AVERAGE)
-
-
-def _step_folder(path: epath.Path) -> epath.Path | None:
-    """The folder of one step that `path` names, or None if it is of another kind."""
-    if t5x.is_folder(path) or orbax_folders.is_folder(path):
-        return path
-    if steps := t5x.steps(path):
-        newest = max(steps)
-        if len(steps) > 1:
-            say(f"{path}: reading the newest of {len(steps)} checkpoints, {newest}")
-        return steps[newest]
-    for folder in (path / run_folder.CHECKPOINTS, path):
-        if folder.is_dir():
-            store = CheckpointStore(folder, read_only=True)
-            for step in reversed(store.steps()):
-                if orbax_folders.is_folder(folder / str(step)):
-                    return folder / str(step)
-    return None
 
 
 def _companions(folder: epath.Path, path: epath.Path) -> pathlib.Path | None:

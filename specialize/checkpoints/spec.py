@@ -35,7 +35,7 @@ class CheckpointSpec:
     def __post_init__(self) -> None:
         checks.path("dir", self.dir)
         if paths.scheme_of(self.dir or ""):
-            paths.checked(self.dir or "", "dir")
+            paths.checked_for_checkpoints(self.dir or "", "dir")
         checks.text("best_metric", self.best_metric)
         checks.whole("period", self.period)
         checks.whole("keep", self.keep)

@@ -1,7 +1,7 @@
-"""The folder of one step: its arrays, and the sealed metadata that describe them.
+"""The folder of one step: whether it is finished, its arrays, and their metadata.
 
-The metadata are shape, type and checksum of every array, the caller's own values, and
-the SHA-256 of all of it.
+The sealed metadata are shape, type and checksum of every array, the caller's own
+values, and the SHA-256 of all of it.
 """
 
 import dataclasses
@@ -9,6 +9,8 @@ import functools
 import hashlib
 import json
 import logging
+import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -20,12 +22,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from specialize import typed_json, versions
+from specialize import paths, typed_json, versions
 from specialize.checkpoints import names
 from specialize.errors import InputError
+from specialize.paths import store
+from specialize.paths.arrays import COMMIT
 
 STATE = "state"
 METADATA = "metadata"
+# How Orbax names the folder of a step.
+_STEP = re.compile(r"0|[1-9][0-9]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,68 @@ class SavedArray:
     shape: tuple[int, ...]
     dtype: str
     sums: str | None = None
+
+
+def finished_steps(directory: str | os.PathLike[str]) -> list[int]:
+    """The steps in a folder whose save has ended, oldest first.
+
+    Every reader of a run asks here which checkpoints it has.
+
+    Args:
+        directory: `<model_dir>/checkpoints`, local or in a bucket; it may be absent.
+
+    Raises:
+        InputError: the store cannot be read.
+    """
+    return [
+        step
+        for step in begun_steps(directory)
+        if is_finished(paths.joined(directory, str(step)))
+    ]
+
+
+def begun_steps(directory: str | os.PathLike[str]) -> list[int]:
+    """As `finished_steps`, with those whose save has not ended."""
+    if paths.in_bucket(directory):
+        inside = store.names(directory)
+    elif os.path.isdir(directory):
+        inside = [entry.name for entry in os.scandir(directory) if entry.is_dir()]
+    else:
+        inside = []
+    return sorted(int(name) for name in inside if is_step(name))
+
+
+def is_step(name: str) -> bool:
+    """Whether a folder of this name is a step of a run of ours."""
+    return bool(_STEP.fullmatch(name))
+
+
+def is_finished(folder: str | os.PathLike[str]) -> bool:
+    """Whether the save into the folder of a step has ended.
+
+    On a disk, the folder gets its name when it has. In a bucket, which cannot rename,
+    it gets one more object.
+
+    Raises:
+        InputError: the store cannot be read.
+    """
+    if not paths.in_bucket(folder):
+        return True
+    return store.stat(paths.joined(folder, COMMIT)) is not None
+
+
+def refuse_unfinished(folder: str | os.PathLike[str]) -> None:
+    """Refuses the folder of a step whose save has not ended.
+
+    Raises:
+        InputError: it has not, or the store cannot be read.
+    """
+    if not is_finished(folder):
+        raise InputError(
+            f"{folder} is not finished (it has no {COMMIT}): its run is saving it, or "
+            "was killed while it did. Name an older checkpoint, or wait. If you have "
+            f"copied it from a disk, where it needs none, add an empty {COMMIT}."
+        )
 
 
 def sealed(
@@ -99,6 +167,7 @@ def read_metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, SavedAr
     except InputError:
         raise
     except Exception as error:
+        store.explain(folder / METADATA, "read", error)  # which is no damage
         raise DamagedCheckpointError(
             f"{METADATA} cannot be read: {_one_line(error)}"
         ) from error
@@ -130,6 +199,7 @@ def read_state(
             ),
         )
     except Exception as error:  # Orbax and TensorStore raise many types.
+        store.explain(folder / STATE, "read", error)  # which is no damage
         raise DamagedCheckpointError(
             f"{STATE} cannot be read: {_one_line(error)}"
         ) from error

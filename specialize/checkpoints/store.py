@@ -26,7 +26,7 @@ from specialize.checkpoints.spec import CheckpointSpec
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.errors import InputError
 from specialize.outputs import DISK_FULL, free_space, is_full
-from specialize.paths import arrays
+from specialize.paths import arrays, failures
 from specialize.paths import store as objects
 from specialize.progress import say
 
@@ -70,19 +70,25 @@ class CheckpointStore:
     ) -> None:
         CheckpointSpec(keep=keep, best_mode=best_mode)  # checks both
         if paths.in_bucket(directory):
+            if not read_only:
+                paths.checked_for_checkpoints(directory, "The folder of checkpoints")
             arrays.teach_orbax(directory)
         self.directory = epath.Path(_absolute(directory))
-        if self.directory.exists() and not self.directory.is_dir():
-            raise InputError(
-                f"{self.directory} is a file; checkpoints need a folder. Name another "
-                "model directory."
-            )
+        with objects.explained(self.directory):
+            if self.directory.exists() and not self.directory.is_dir():
+                raise InputError(
+                    f"{self.directory} is a file; checkpoints need a folder. Name "
+                    "another model directory."
+                )
         self._best_metric = best_metric
         self._sign = 1.0 if best_mode == "max" else -1.0
         self._metrics: dict[int, float | None] = {}
         self._damaged: dict[int, str] = {}
         self._failed = False
-        self._manager = None if read_only else self._new_manager(keep, asynchronous)
+        self._manager = None
+        if not read_only:
+            with objects.explained(self.directory):
+                self._manager = self._new_manager(keep, asynchronous)
 
     def _new_manager(self, keep: int, asynchronous: bool) -> ocp.CheckpointManager:
         step_folder.drop_late_callbacks()
@@ -114,13 +120,10 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """The finished steps that are not known to be damaged, oldest first."""
         if self._manager is not None:
-            found = set(self._manager.all_steps())
-        elif self.directory.exists():
-            names = ocp.step.standard_name_format()
-            found = {folder.step for folder in names.find_all(self.directory)}
+            found = self._manager.all_steps()
         else:
-            found = set()
-        return sorted(found - set(self._damaged))
+            found = step_folder.finished_steps(self.directory)
+        return sorted(set(found) - set(self._damaged))
 
     def latest(self) -> int | None:
         """The newest of `steps()`, or None."""
@@ -339,7 +342,7 @@ class CheckpointStore:
             here = "://" not in os.fspath(self.directory)
             reason = _storage_failure(error)
             if reason is None and not here:
-                reason = objects.reason_of(error)
+                reason = failures.reason_of(error)
             if reason is None and here and is_full(self.directory):
                 reason = _FULL  # what Orbax raises may be a consequence
             if reason is None:

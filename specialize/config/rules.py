@@ -85,7 +85,9 @@ def path_problems(config: Config) -> list[Problem]:
             if value is not None and name in ("MODEL_DIR", "OUTPUT_DIR"):
                 if not paths.in_bucket(value):
                     outputs.refuse_url(value, name)
-                paths.checked(value, name) if paths.scheme_of(value) else None
+                run = name == "MODEL_DIR"
+                check = paths.checked_for_checkpoints if run else paths.checked
+                check(value, name) if paths.scheme_of(value) else None
         except InputError as error:
             problems.append(Problem("value", str(error), binding.origin))
     return problems

@@ -19,7 +19,7 @@ from specialize import outputs, paths, run_folder
 from specialize.corpus.vocabulary import read_vocabulary
 from specialize.digests import value_digest as digest
 from specialize.evaluation import tables
-from specialize.evaluation.results import Results, file_stem, write_judged
+from specialize.evaluation.results import Results, file_stem, own_folder, write_judged
 from specialize.evaluation.scoring import judging
 from specialize.evaluation.scoring.averages import averages
 from specialize.evaluation.spec import EvaluationSpec
@@ -185,7 +185,9 @@ def evaluate(
         if jax.process_index() == 0:
             tables.show(results, before)
             if json_path is not None:
-                _beside(results, json_path).save(json_path)
+                if working is not None:
+                    working.publish(now=True)  # what the copy names is there before it
+                _beside(results, json_path, output_dir).save(json_path)
     return results
 
 
@@ -203,25 +205,50 @@ def _say_what_is_not_reused(folder: pathlib.Path) -> None:
         )
 
 
-def _beside(results: Results, path: str | os.PathLike[str]) -> Results:
-    """The results as `path` keeps them: its predictions are beneath its folder."""
-    if results.folder is None or not results.predictions:
+def _beside(
+    results: Results,
+    path: str | os.PathLike[str],
+    kept: str | os.PathLike[str] | None,
+) -> Results:
+    """The results as `path` keeps them: its predictions are beneath its folder.
+
+    Those that are elsewhere are copied to a folder of its own beside it, apart from
+    those of other results.
+
+    Args:
+        results: Results whose predictions are in `results.folder`.
+        path: The file of the copy.
+        kept: Where that folder stays: itself, or what it is uploaded to.
+    """
+    if results.folder is None or not results.predictions or kept is None:
         return results
-    if paths.in_bucket(path):
-        for name in results.predictions.values():
-            text = (results.folder / name).read_text(encoding="utf-8")
-            outputs.write_text(paths.joined(paths.parent_of(path), name), text)
-        return results
-    file = pathlib.Path(path)
-    folder, here = results.folder.resolve(), file.parent.resolve()
+    if outputs.is_stream(path):
+        return dataclasses.replace(results, predictions={})  # nothing is beside it
     names = results.predictions
-    if folder.is_relative_to(here):
-        start = folder.relative_to(here)
-        names = {key: str(start / name) for key, name in names.items()}
+    start = _beneath(kept, path)
+    if start is not None:
+        names = {key: (start / name).as_posix() for key, name in names.items()}
     else:
-        copies = {key: f"{file.stem}/{name}" for key, name in names.items()}
+        copies = {key: f"{own_folder(path)}/{name}" for key, name in names.items()}
+        bucket = paths.in_bucket(path)
+        here = paths.parent_of(path) if bucket else pathlib.Path(path).parent
         for key, name in copies.items():
-            text = (folder / names[key]).read_text(encoding="utf-8")
-            outputs.write_text(here / name, text)
+            text = (results.folder / names[key]).read_text(encoding="utf-8")
+            outputs.write_text(paths.joined(here, name), text)
         names = copies
     return dataclasses.replace(results, predictions=names)
+
+
+def _beneath(
+    folder: str | os.PathLike[str], file: str | os.PathLike[str]
+) -> pathlib.PurePath | None:
+    """The folder relative to that of the file, or None if it is not in it."""
+    if paths.in_bucket(folder) != paths.in_bucket(file):
+        return None
+    if paths.in_bucket(folder):
+        inside = pathlib.PurePosixPath(os.fspath(folder))
+        here = pathlib.PurePosixPath(paths.parent_of(file))
+    else:
+        inside = pathlib.Path(folder).resolve()
+        here = pathlib.Path(file).parent.resolve()
+    return inside.relative_to(here) if inside.is_relative_to(here) else None

@@ -144,7 +144,7 @@ class Results:
         suites: Mapping[str, Suite],
         scores: Mapping[str, SuiteScore],
     ) -> "Results":
-        """Writes the judged predictions into `<path without ending>/`.
+        """Writes the judged predictions into the file's own folder.
 
         Args:
             path: File in which the results will be saved.
@@ -154,8 +154,8 @@ class Results:
         Returns:
             The results with the names of the files.
         """
-        stem = pathlib.PurePath(paths.name_of(path)).stem
-        names = {key: f"{stem}/{file_stem(key)}.jsonl" for key in suites}
+        own = own_folder(path)
+        names = {key: f"{own}/{file_stem(key)}.jsonl" for key in suites}
         parent: Any = pathlib.Path(path).parent
         if paths.in_bucket(path):
             parent = paths.parent_of(path)
@@ -273,6 +273,12 @@ def scores_in(path: str | os.PathLike[str]) -> dict[str, Mapping[str, Any]]:
         return Results.load(path).scores
     typed_json.convert(test, _Content, file, remedy=_REMEDY)
     return {**test["suites"], **test["averages"]}
+
+
+def own_folder(path: str | os.PathLike[str]) -> str:
+    """The name of the folder beside a results file that has its predictions."""
+    file = pathlib.PurePosixPath(paths.name_of(path))
+    return file.stem if file.suffix else f"{file.name}.predictions"
 
 
 def file_stem(key: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from specialize import outputs, paths, run_folder
+from specialize import outputs, run_folder
+from specialize.checkpoints import step_folder
 from specialize.corpus.tasks.known import index
 from specialize.errors import InputError
 from specialize.evaluation import tables
@@ -21,7 +22,6 @@ from specialize.evaluation.results import Results, file_stem
 from specialize.evaluation.spec import EvaluationSpec
 from specialize.evaluation.suites.loading import suites_of
 from specialize.inference.weights import load_student
-from specialize.paths import store
 from specialize.progress import console
 
 
@@ -154,17 +154,13 @@ def criterion(by: str, evaluation: EvaluationSpec) -> tuple[str, tuple[str, ...]
 
 
 def steps_of(checkpoint: str) -> list[int]:
-    """The steps of the checkpoints that a run kept, ascending.
+    """The steps of the finished checkpoints that a run kept, ascending.
 
     Raises:
         InputError: There is none.
     """
     kept = os.path.join(checkpoint, run_folder.CHECKPOINTS)
-    if paths.in_bucket(kept):
-        names = store.names(kept)
-    else:
-        names = os.listdir(kept) if os.path.isdir(kept) else []
-    steps = sorted(int(name) for name in names if name.isdigit())
+    steps = step_folder.finished_steps(kept)
     if not steps:
         raise InputError(
             f"{checkpoint} has no checkpoints to choose from ({kept}). Name the "

@@ -8,11 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 from jax.sharding import Mesh
 
 from specialize import config, run_folder, sharding
-from specialize.checkpoints import integrity, load_params
+from specialize.checkpoints import integrity, load_params, step_folder
 from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
 from specialize.digests import value_digest
 from specialize.inference.engine import Engine
@@ -133,12 +132,8 @@ def _step(checkpoint: str) -> int | None:
     named = re.search(r"(?:checkpoints/|checkpoint_)(\d+)/*$", checkpoint)
     if named:
         return int(named.group(1))
-    folder = epath.Path(checkpoint) / run_folder.CHECKPOINTS
-    if not folder.is_dir():
-        return None
-    return max(
-        (int(p.name) for p in folder.iterdir() if p.name.isdigit()), default=None
-    )
+    kept = os.path.join(checkpoint, run_folder.CHECKPOINTS)
+    return max(step_folder.finished_steps(kept), default=None)
 
 
 def weights_digest(params: Any) -> str:

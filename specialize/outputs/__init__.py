@@ -47,6 +47,7 @@ __all__ = [
     "LONGEST_NAME",
     "MARKER",
     "Working",
+    "check_file",
     "check_writable",
     "claim",
     "claimed",
@@ -138,6 +139,25 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def check_file(path: Path, name: str) -> None:
+    """Checks that a file can be written at `path`, before the work for it.
+
+    Args:
+        path: A file, which may be absent.
+        name: What the path is of, for the message.
+
+    Raises:
+        InputError: `path` is a folder; or, in a bucket, in a file.
+    """
+    if paths.in_bucket(path):
+        in_buckets.check_file(os.fspath(path), name)
+    elif os.path.isdir(path):
+        raise InputError(
+            f"{name}: {os.fspath(path)} is a folder, expected the name of a file to "
+            "write."
+        )
+
+
 def check_writable(path: Path, kind: str) -> bool:
     """Checks that `path` may become, or already is, our folder of this kind.
 
@@ -154,6 +174,7 @@ def check_writable(path: Path, kind: str) -> bool:
     folder: Any
     if paths.in_bucket(path):
         folder = paths.checked(path, "The output")
+        in_buckets.check_folder(folder)
         found = kind_of(folder)
         others = in_buckets.others(folder)
     else:

@@ -45,10 +45,66 @@ def others(url: str) -> list[str]:
     return [] if paths.WRITING in names else names
 
 
+def check_file(url: str, name: str = "The output") -> str:
+    """Refuses a file that would hide a folder, or be in a file.
+
+    Stores permit both, but no disk to which they are copied does.
+
+    Args:
+        url: URL of the file, which may exist.
+        name: What it is of, for the message.
+
+    Returns:
+        The URL as `paths.checked` returns it.
+
+    Raises:
+        InputError: It is a folder, or in a file.
+    """
+    url = paths.checked(url, name)
+    inside: list[str] = []
+    try:
+        inside = store.names(url)
+    except InputError as error:  # who may only write need not be able to list
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+    if inside:
+        raise InputError(
+            f"{name}: {url} is a folder, expected the name of a file to write."
+        )
+    _check_parents(url, name)
+    return url
+
+
+def check_folder(url: str) -> None:
+    """Refuses a folder whose name is that of a file, or that is in a file.
+
+    Raises:
+        InputError: It is.
+    """
+    if store.stat(url) is not None:
+        raise InputError(
+            f"{url} is a file; the output must be a folder. Name another folder."
+        )
+    _check_parents(url, "The output")
+
+
+def _check_parents(url: str, name: str) -> None:
+    parent = paths.parent_of(url)
+    while parent.count("/") > 2:  # the bucket is no object
+        found = None
+        with contextlib.suppress(InputError):  # only the output may be permitted
+            found = store.stat(parent)
+        if found is not None:
+            raise InputError(
+                f"{name}: {url} is in {parent}, which is a file. Name another place."
+            )
+        parent = paths.parent_of(parent)
+
+
 @contextlib.contextmanager
 def staged_file(url: str) -> Iterator[pathlib.Path]:
     """As `outputs.staged_file`."""
-    url = paths.checked(url, "The output")
+    url = check_file(url)
     with tempfile.TemporaryDirectory() as work:
         staged = pathlib.Path(work) / paths.name_of(url)
         staged.touch()
@@ -215,9 +271,13 @@ def working_copy(
             _remove(url, left)
             claim(url, marker, content)
         with scratch(place_of_work(url)) as folder:
-            for name, entry in store.find(url).items():
-                if name in (marker, paths.WRITING) or paths.matches(name, but):
-                    continue
+            inside = {
+                name: entry
+                for name, entry in store.find(url).items()
+                if name not in (marker, paths.WRITING) and not paths.matches(name, but)
+            }
+            paths.refuse_clash(url, inside)
+            for name, entry in inside.items():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 store.download(joined(url, name), folder / name, entry)
             uploads = Uploads(folder, url, held)

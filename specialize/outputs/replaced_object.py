@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from specialize import paths
 from specialize.errors import InputError
-from specialize.outputs import lease
+from specialize.outputs import in_buckets, lease
 from specialize.paths import conditional, store
 
 
@@ -71,8 +71,8 @@ def replaced_object(url: str | os.PathLike[str]) -> Iterator[ReplacedObject]:
     """The right to replace an object while the block runs.
 
     Raises:
-        InputError: Another command has it.
+        InputError: Another command has it; or it is a folder, or in a file.
     """
-    url = paths.checked(url, "The output")
+    url = in_buckets.check_file(os.fspath(url))
     with lease.leased(url, is_file=True) as held:
         yield ReplacedObject(url, held)

@@ -14,10 +14,12 @@ from specialize.paths.cache import (
     local,
     locked,
     matches,
+    refuse_clash,
 )
 from specialize.paths.urls import (
     SCHEMES,
     checked,
+    checked_for_checkpoints,
     in_bucket,
     joined,
     name_of,
@@ -31,6 +33,7 @@ __all__ = [
     "SCHEMES",
     "WRITING",
     "checked",
+    "checked_for_checkpoints",
     "copies",
     "exists",
     "folder",
@@ -41,6 +44,7 @@ __all__ = [
     "matches",
     "name_of",
     "parent_of",
+    "refuse_clash",
     "scheme_of",
     "shown",
 ]

@@ -41,8 +41,9 @@ def kvstore(url: str) -> dict[str, Any] | None:
 def teach_orbax(url: str | os.PathLike[str]) -> None:
     """Makes Orbax treat `s3://` as it treats `gs://`, and use the same clients as we.
 
-    It changes four functions of Orbax in this process. All of them do what they did
-    for paths that are not `s3://`.
+    It changes five functions of Orbax in this process. All of them do what they did
+    for local paths. A bucket's name is divided as `kvstore` does it: Orbax reads a URL
+    as a browser does, to which "#" and "?" end the name of a folder.
 
     Args:
         url: What Orbax is going to read or write.
@@ -67,7 +68,13 @@ def _teach_orbax() -> None:
             return google_only(path)
         return {**(kvstore(path) or {}), "path": path.split("/", 3)[3]}
 
+    def divided(path: Any, add_trailing_slash: bool = True) -> tuple[str, str]:
+        bucket, _, name = str(path).partition("://")[2].partition("/")
+        more = add_trailing_slash and not name.endswith("/")
+        return bucket, f"{name}/" if more else name
+
     gcs_utils.is_gcs_path = lambda path: paths.in_bucket(path.as_posix())
+    gcs_utils.parse_gcs_path = divided
     gcs_utils.get_kvstore_for_gcs = kvstore_of
     tensorstore_utils._use_gcs_driver = paths.in_bucket
     tensorstore_utils._normalize_path = lambda path: re.sub(

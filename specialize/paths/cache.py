@@ -12,6 +12,7 @@ larger than the limit.
 """
 
 import contextlib
+import errno
 import fcntl
 import fnmatch
 import hashlib
@@ -20,7 +21,7 @@ import os
 import pathlib
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from specialize.errors import InputError
 from specialize.paths import store
@@ -39,6 +40,8 @@ _DEFAULT_GB = "100"
 MARKER, WRITING = "specialize.json", "specialize.writing.json"
 # How the name of a copy ends that is not complete.
 _PARTIAL = ".partial"
+# Errors of a disk that is full.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Locks of the copies that this process uses, until it ends.
 _in_use: dict[pathlib.Path, int] = {}
 
@@ -96,7 +99,29 @@ def _local(
         for name, one in inside.items()
         if name != WRITING and matches(name, only) and not matches(name, but)
     }
+    refuse_clash(url, chosen)
     return _copy(url, chosen) / name_of(url)
+
+
+def refuse_clash(url: str, names: Iterable[str]) -> None:
+    """Refuses a folder that no disk can hold, though a store can.
+
+    Args:
+        url: The folder.
+        names: Its objects, relative to it.
+
+    Raises:
+        InputError: A name is that of an object and of a folder.
+    """
+    known = set(names)
+    for name in sorted(known):
+        parts = name.split("/")
+        for end in range(1, len(parts)):
+            if (parent := "/".join(parts[:end])) in known:
+                raise InputError(
+                    f"{url} cannot be copied to a disk: {parent} is an object and a "
+                    f"folder ({name}) in it. Remove one of the two, or rename it."
+                )
 
 
 def exists(path: Path) -> bool:
@@ -178,9 +203,10 @@ def _make(place: pathlib.Path, url: str, entries: dict[str, store.Entry]) -> Non
             os.utime(target, (seconds, seconds))
         os.rename(partial, place)
     except OSError as error:
+        room = "Make room, or set" if error.errno in _NO_ROOM else "Set"
         raise InputError(
             f"{url} ({needed / 1e6:,.0f} MB) cannot be copied to {place.parent}: "
-            f"{error.strerror}. Make room, or set {CACHE_DIR} to another disk."
+            f"{error.strerror}. {room} {CACHE_DIR} to a folder on another disk."
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
-from specialize.paths import store
+from specialize.paths import failures, store
 from specialize.paths.urls import Path, checked, scheme_of
 
 # Bytes of a part; S3 allows 10,000 parts, and Google multiples of 256 KiB.
@@ -41,7 +41,7 @@ def replace(url: Path, file: pathlib.Path, version: str | None) -> str:
             put = _put_google if scheme_of(url) == "gs" else _put_s3
             return put(fs, url, file, version)
         except OSError as error:
-            if not (store.is_taken(error) or isinstance(error, FileNotFoundError)):
+            if not (failures.is_taken(error) or isinstance(error, FileNotFoundError)):
                 raise
             # After a cut connection, the object may be ours.
             if (ours := _version_of_same(fs, url, file)) is None:

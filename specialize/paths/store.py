@@ -7,22 +7,23 @@ libraries: for `s3://` AWS_* variables and ~/.aws, for `gs://` Google's applicat
 default credentials.
 """
 
+import contextlib
 import dataclasses
-import errno
 import functools
 import importlib
 import logging
 import os
 import pathlib
 import random
-import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from specialize.errors import InputError
-from specialize.paths.urls import Path, checked, scheme_of
+from specialize.paths import failures
+from specialize.paths.failures import is_known, is_passing, is_taken
+from specialize.paths.urls import Path, checked, in_bucket, scheme_of
 
 T = TypeVar("T")
 
@@ -31,15 +32,6 @@ DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
 # Seconds after which a call is not repeated, and s3fs's tries, which take them.
 # (gcsfs tries for as long by itself. Orbax knows only the tries of the libraries.)
 PATIENCE, _S3_TRIES = 30.0, 10
-_PASSING_ERRNO = (
-    errno.EBUSY,
-    errno.EREMOTEIO,
-    errno.EIO,
-    errno.ECONNRESET,
-    errno.EPIPE,
-)
-# 409: S3 has another conditional write of the same object at this moment.
-_PASSING_STATUS = (408, 409, 429, 500, 502, 503, 504)
 _LIBRARIES = {"gs": "gcsfs", "s3": "s3fs"}
 
 
@@ -103,7 +95,7 @@ def filesystem(url: Path) -> Any:
         prepare()
         if scheme == "s3":
             s3fs = importlib.import_module("s3fs.core")
-            s3fs.set_custom_error_handler(_is_passing)
+            s3fs.set_custom_error_handler(is_passing)
             s3fs.S3FileSystem.retries = _S3_TRIES
         return fsspec.filesystem(scheme)
     except ImportError as error:
@@ -304,18 +296,6 @@ def move(folder: Path, target: Path, *, marker: str) -> None:
         remove([source])
 
 
-def reason_of(error: BaseException | None) -> str | None:
-    """Why the store failed, if an error of Orbax comes from it, in a few words."""
-    while error is not None:
-        text = str(error)
-        if _is_passing(error) or re.search(r"UNAVAILABLE|DEADLINE_EXCEEDED", text):
-            return f"the store does not answer ({_cause(error)})"
-        if isinstance(error, PermissionError) or "PERMISSION_DENIED" in text:
-            return "access is denied"
-        error = error.__cause__ or error.__context__
-    return None
-
-
 def _changed(url: str) -> ChangedError:
     return ChangedError(
         f"{url} was changed or removed while it was read. Run the same command again."
@@ -341,60 +321,43 @@ def repeated(url: str, verb: str, call: Callable[[], T]) -> T:
             raise
         except Exception as error:
             late = time.monotonic() > end
-            if delay is not None and not late and _is_passing(error):
+            if delay is not None and not late and is_passing(error):
                 time.sleep(delay * random.uniform(0.7, 1.3))
                 continue
-            if _is_known(error):
-                reason = _reason(error, anonymous=_is_anonymous(url))
+            if is_known(error):
+                reason = failures.reason(error, anonymous=_is_anonymous(url))
                 raise InputError(f"{url} cannot be {verb}: {reason}") from error
             raise
     raise AssertionError("the last try returns or raises")
 
 
-def is_taken(error: BaseException) -> bool:
-    """Whether a precondition of a call was not met."""
-    texts = (str(one) for one in (error, error.__cause__) if one is not None)
-    return isinstance(error, FileExistsError) or any(
-        "PreconditionFailed" in text or "pre-conditions" in text.lower()
-        for text in texts
-    )
+@contextlib.contextmanager
+def explained(url: Path, verb: str = "read") -> Iterator[None]:
+    """Lets the libraries that reach a store themselves fail in our words.
+
+    Raises:
+        InputError: The store has failed in the block.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        explain(url, verb, error)
+        raise
 
 
-def _is_passing(error: BaseException) -> bool:
-    if status := _status(error):
-        return status in _PASSING_STATUS
-    if isinstance(error, FileNotFoundError | PermissionError | FileExistsError):
-        return False
-    if isinstance(error, TimeoutError | ConnectionError):
-        return True
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _PASSING_ERRNO
-    kinds = {f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__}
-    return bool(
-        kinds
-        & {
-            "aiohttp.client_exceptions.ClientError",
-            "botocore.exceptions.ConnectionError",
-            "botocore.exceptions.HTTPClientError",
-            "gcsfs.retry.ChecksumError",
-            "requests.exceptions.RequestException",
-        }
-    )
+def explain(url: Path, verb: str, error: BaseException) -> None:
+    """Raises our message if the cause of a library's error is a failure of the store.
 
-
-def _status(error: BaseException) -> int | None:
-    """The status with which a store has answered."""
-    response = getattr(error, "response", None)  # of botocore
-    answer = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-    status = str(answer.get("HTTPStatusCode") or getattr(error, "code", None))
-    return int(status) if status.isdigit() else None
-
-
-def _is_known(error: BaseException) -> bool:
-    libraries = ("aiohttp", "botocore", "gcsfs", "google", "requests", "s3fs")
-    return isinstance(error, OSError | ValueError) or type(error).__module__.startswith(
-        libraries
-    )
+    Raises:
+        InputError: It is, and `url` is in a bucket.
+    """
+    found = failures.of_store(error) if in_bucket(url) else None
+    if found is not None:
+        text = os.fspath(url)
+        reason = failures.reason(found, anonymous=_is_anonymous(text))
+        raise InputError(f"{text} cannot be {verb}: {reason}") from error
 
 
 def _is_anonymous(url: str) -> bool:
@@ -403,32 +366,3 @@ def _is_anonymous(url: str) -> bool:
         return False
     credentials = getattr(filesystem(url), "credentials", None)
     return getattr(credentials, "method", None) == "anon"
-
-
-def _reason(error: BaseException, *, anonymous: bool = False) -> str:
-    """Why a call failed and what to do, without anything that may be secret."""
-    kind = type(error).__name__
-    if isinstance(error, FileNotFoundError):
-        return "there is no such bucket or object. Check its name."
-    if anonymous or "Credentials" in kind or "RefreshError" in kind:
-        without = (
-            f" Asked without any, it fails ({_cause(error)})." if anonymous else ""
-        )
-        return (
-            "no valid credentials were found. Set AWS_PROFILE or AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY for s3://; for gs:// run 'gcloud auth "
-            "application-default login' or set GOOGLE_APPLICATION_CREDENTIALS."
-            + without
-        )
-    if isinstance(error, PermissionError) or "Forbidden" in str(error):
-        return "access is denied. Give this account the right to it, or name another."
-    return f"{_cause(error)}. Run the same command again when the store answers."
-
-
-def _cause(error: BaseException) -> str:
-    status = _status(error)
-    return (
-        f"HTTP {status}"
-        if status
-        else str(getattr(error, "strerror", None) or type(error).__name__)
-    )

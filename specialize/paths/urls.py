@@ -63,6 +63,25 @@ def checked(path: Path, name: str = "The path") -> str:
     return text.rstrip("/")
 
 
+def checked_for_checkpoints(path: Path, name: str = "The path") -> str:
+    """`checked`, for a folder in which Orbax removes old checkpoints.
+
+    The libraries of the stores remove what fits a pattern, so that of `a?1/run` would
+    take with it that of `ab1/run`.
+
+    Raises:
+        InputError: As for `checked`, or a part is a pattern of names.
+    """
+    url = checked(path, name)
+    if signs := sorted(set("*?[") & set(url)):
+        raise InputError(
+            f"{name} is {url!r}; {' and '.join(map(repr, signs))} in it would be read "
+            "as a pattern of names, and checkpoints of other folders removed with its "
+            "own. Name another folder."
+        )
+    return url
+
+
 def joined(url: Path, *parts: str) -> str:
     """The URL of something in a folder."""
     return "/".join([os.fspath(url).rstrip("/"), *parts])

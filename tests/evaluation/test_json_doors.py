@@ -94,14 +94,17 @@ def test_results_name_no_file_outside_their_folder(tmp_path, kind):
         Results.load(run / "results.json")
 
 
-@pytest.mark.parametrize("place", ["copy.json", "sub/copy.json", "../copy.json"])
+@pytest.mark.parametrize(
+    "place", ["copy.json", "sub/copy.json", "../copy.json", "sub/copy"]
+)
 def test_a_copy_of_results_finds_its_predictions_beneath_itself(tmp_path, place):
-    results = Results.load(write_run(tmp_path / "x" / "run") / "results.json")
+    run = write_run(tmp_path / "x" / "run")
+    results = Results.load(run / "results.json")
     file = tmp_path / "x" / place
-    _beside(results, file).save(file)
+    _beside(results, file, run).save(file)
     assert Results.load(file).lines(KEY) == JUDGED
     elsewhere = tmp_path / "x" / "run" / "deep" / "copy.json"
-    _beside(results, elsewhere).save(elsewhere)
+    _beside(results, elsewhere, run).save(elsewhere)
     assert Results.load(elsewhere).lines(KEY) == JUDGED
 
 

@@ -4,15 +4,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from specialize import cli
 from specialize.checkpoints import names, step_folder
 from specialize.checkpoints.convert import convert
-from specialize.checkpoints.formats import huggingface, huggingface_companions
+from specialize.checkpoints.formats import (
+    huggingface,
+    huggingface_companions,
+    step_choice,
+    t5x,
+)
 from specialize.checkpoints.lazy_tensors import from_array
+from specialize.checkpoints.opening import open_checkpoint
+from specialize.checkpoints.spec import CheckpointSpec
+from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.checkpoints.store import CheckpointStore
+from specialize.errors import InputError
+from specialize.evaluation.selection import steps_of
+from specialize.inference import weights
+from specialize.paths import arrays
 from specialize.paths import store as objects
 from specialize.student.network.architecture import T5Config
+from specialize.training.loop import train
 
 
 @pytest.fixture
@@ -60,6 +74,106 @@ def test_a_step_that_was_not_finished_is_none(root, state):
         store.save(2, state, {})
         store.wait()
         assert store.steps() == [1, 2]
+
+
+def test_a_run_in_a_folder_of_an_odd_name_writes_there_only(root, state):
+    # What a shell, a URL or the libraries of the stores may read as something else.
+    name = "a b~ü+%41&c=d'#1"
+    place = f"{root}/{name}/checkpoints"
+    with CheckpointStore(place, keep=1, asynchronous=False) as store:
+        store.save(1, state, {})
+        store.save(2, state, {})
+    found, _ = CheckpointStore(place, read_only=True).restore(None, state)
+    np.testing.assert_array_equal(found["params"]["a"], state["params"]["a"])
+    assert objects.names(place) == ["2"]
+    assert objects.names(root) == [name]
+
+
+@pytest.mark.parametrize("name", ["a?1", "a*", "a[bc]1", "a/b?/c"])
+@pytest.mark.parametrize("root", ["s3://bucket", "gs://bucket"])
+def test_a_run_whose_folder_is_a_pattern_of_others_is_refused_at_once(root, name):
+    place = f"{root}/{name}"
+    for begin in (
+        lambda: CheckpointStore(place),
+        lambda: CheckpointSpec(dir=place),
+        lambda: train._where(place),
+    ):
+        with pytest.raises(InputError, match="a pattern of names"):
+            begin()
+
+
+def test_every_reader_of_a_run_sees_its_finished_steps_only(root, state):
+    run, marker = f"{root}/run", arrays.COMMIT
+    place = f"{run}/checkpoints"
+    with CheckpointStore(place) as store:
+        store.save(1, state, {})
+    whole = objects.find(f"{place}/1")
+    fs = objects.filesystem(root)
+    for step, left in {
+        "4": whole,  # all but the object that ends it
+        "10": [name for name in whole if "/d/" not in name],
+        "04": [marker],  # no name of a step
+        "\N{SUPERSCRIPT TWO}": [marker],
+        "5.damaged": [],
+    }.items():
+        for name in left:
+            if name != marker or not step.isdecimal() or step == "04":
+                fs.cp_file(f"{place}/1/{name}", f"{place}/{step}/{name}")
+    objects.write_bytes(f"{place}/30", b"a file")
+    assert CheckpointStore(place, read_only=True).steps() == [1]
+    assert steps_of(run) == [1] and weights._step(run) == 1
+    for named in (run, place, f"{place}/1", f"{place}/1/state"):
+        found = step_choice.step_in(epath.Path(named))
+        assert "checkpoints/1" in str(found)
+    for named in ("4", "10", "4/state"):
+        with pytest.raises(InputError, match=f"is not finished .*{marker}"):
+            step_choice.step_in(epath.Path(f"{place}/{named}"))
+    objects.remove([f"{place}/1/{marker}"])
+    with pytest.raises(InputError, match="is not finished"):
+        step_choice.step_in(epath.Path(run))
+    with pytest.raises(InputError, match="has no checkpoints"):
+        steps_of(run)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_one_message_and_no_damage(
+    root, store, state, monkeypatch
+):
+    monkeypatch.setattr(objects, "_S3_TRIES", 1)
+    run = f"{root}/run"
+    place = f"{run}/checkpoints"
+    with CheckpointStore(place, asynchronous=False) as kept:
+        kept.save(1, state, {})
+        kept.save(2, state, {})
+    kept = CheckpointStore(place, read_only=True)
+    denied, unknown = "access is denied", "no valid credentials were found"
+    for status, match, read in (
+        (403, "checkpoints", steps_of),
+        (403, "checkpoints", lambda _: CheckpointStore(place)),
+        (403, "state", open_checkpoint),
+        (403, "metadata", lambda _: kept.restore(None, state)),
+        (403, "ocdbt", lambda _: kept.restore(None, state)),
+        (403, "_METADATA", lambda _: open_checkpoint(f"{place}/2")),
+        (401, "checkpoints", open_checkpoint),
+        (401, "ocdbt", open_checkpoint),
+    ):
+        store.faults(status=status, match=match)
+        with pytest.raises(InputError, match=denied if status == 403 else unknown) as e:
+            read(run)
+        assert str(e.value).startswith(run)
+        assert not isinstance(e.value, DamagedCheckpointError)
+    store.faults()
+    assert kept.steps() == [1, 2]
+
+
+def test_the_newest_finished_checkpoint_of_t5x_is_read(root):
+    for step in (1, 2, 3):
+        objects.write_bytes(f"{root}/checkpoint_{step}/_METADATA", b"{}")
+    place = epath.Path(root)  # copied from a disk
+    assert sorted(t5x.steps(place)) == [1, 2, 3]
+    for step in (1, 2):
+        objects.write_bytes(f"{root}/checkpoint_{step}/{arrays.COMMIT}", b"")
+    objects.write_bytes(f"{root}/checkpoint_0/checkpoint", b"older layout")
+    assert sorted(t5x.steps(place)) == [0, 1, 2]
 
 
 def test_weights_are_converted_and_merged_in_buckets(root, tmp_path):

@@ -1,6 +1,8 @@
 """Files in buckets: read, cached, written by one of several, repeated after faults."""
 
+import argparse
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -15,10 +17,12 @@ import types
 
 import pytest
 
-from specialize import outputs, paths
+from specialize import cli, outputs, paths
+from specialize.config import words
 from specialize.errors import InputError
 from specialize.outputs import lease
-from specialize.paths import cache
+from specialize.outputs.replaced_object import replaced_object
+from specialize.paths import cache, failures
 from specialize.paths import store as objects
 
 
@@ -190,6 +194,59 @@ def test_a_folder_appears_with_its_marker_and_only_once(root):
         outputs.check_writable(f"{root}/foreign", "run")
 
 
+def test_a_file_hides_no_folder_and_a_folder_is_not_in_a_file(root):
+    objects.write_bytes(f"{root}/corpus/in/shard", b"1")
+    objects.write_bytes(f"{root}/file.jsonl", b"2")
+    before = objects.find(root)
+
+    def write_file(url):
+        with outputs.staged_file(url) as staged:
+            staged.write_bytes(b"3")
+
+    def write_folder(url):
+        with outputs.staged_directory(url, "weights", replace=True):
+            raise AssertionError("no work before the refusal")
+
+    def work(url):
+        with outputs.working_folder(url, "run"):
+            raise AssertionError("no work before the refusal")
+
+    def go_on(url):
+        with replaced_object(url):
+            raise AssertionError("no work before the refusal")
+
+    def options(url):
+        for name in words.OUTPUTS:
+            given = {name: url, "output_files": {name}, "in_buckets": (name,)}
+            cli._check_outputs(argparse.Namespace(**given))
+
+    for write in (write_file, go_on, options):
+        for url in (f"{root}/corpus", f"{root}/corpus/in", f"{root}/corpus/"):
+            with pytest.raises(InputError, match="is a folder, expected the name of"):
+                write(url)
+    for write in (write_folder, work):
+        with pytest.raises(InputError, match=r"file.jsonl is a file; the output must"):
+            write(f"{root}/file.jsonl")
+    for write in (write_file, go_on, options, write_folder, work):
+        for name in ("file.jsonl/a", "file.jsonl/a/b", "corpus/in/shard/x"):
+            with pytest.raises(InputError, match="which is a file. Name another place"):
+                write(f"{root}/{name}")
+    assert objects.find(root) == before
+    write_file(f"{root}/file.jsonl")
+    assert objects.read_bytes(f"{root}/file.jsonl") == b"3"
+
+
+def test_a_folder_that_no_disk_can_hold_is_refused_with_its_names(root):
+    for name in ("d/a", "d/a/b/c", "d/a.x", "run/" + paths.MARKER, "run/x", "run/x/y"):
+        objects.write_bytes(f"{root}/{name}", b'{"kind": "run"}')
+    with pytest.raises(InputError, match=r"/d .*: a is an object and a folder \(a/b"):
+        paths.local(f"{root}/d")
+    assert paths.local(f"{root}/d", but=["*/*"]).is_dir()
+    assert paths.local(f"{root}/d/a").is_file()
+    with pytest.raises(InputError, match="x is an object and a folder"):
+        outputs.working_folder(f"{root}/run", "run").__enter__()
+
+
 def test_a_failed_block_leaves_nothing(root):
     with pytest.raises(KeyError):
         with outputs.staged_directory(f"{root}/corpus", "corpus") as folder:
@@ -308,6 +365,42 @@ def test_a_store_that_does_not_answer_is_one_message(root, store, monkeypatch):
         objects.read_bytes(f"{root}/a")
 
 
+@pytest.mark.parametrize("in_cause", [True, False])
+@pytest.mark.parametrize(
+    ("status", "said", "passing"),
+    [
+        (401, "no valid credentials were found", False),
+        (403, "access is denied", False),
+        (503, "the store does not answer", True),
+    ],
+)
+def test_what_a_library_of_a_store_raises_has_one_reason(
+    status, said, passing, in_cause
+):
+    error: Exception = OSError(errno.EIO, "An error occurred")
+    answered = Exception(f"status {status}")
+    answered.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+    if status == 403:
+        error = PermissionError("Forbidden")  # as both libraries say
+    if in_cause:
+        error.__cause__ = answered
+    else:
+        error = answered
+    assert failures.is_passing(error) is passing
+    try:
+        raise ValueError("of Orbax") from error
+    except ValueError as outer:
+        assert said in str(failures.reason_of(outer))
+        with pytest.raises(InputError, match="s3://b/x cannot be read: ") as caught:
+            with objects.explained("s3://b/x"):
+                raise outer
+        assert ("Run the same command again" in str(caught.value)) is passing
+    for defect in (ValueError("x"), KeyError("x"), PermissionError(13, "no", "/file")):
+        with pytest.raises(type(defect)):
+            with objects.explained("s3://b/x"):
+                raise defect
+
+
 def test_google_asked_without_credentials_is_the_message_of_missing_ones(monkeypatch):
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
     monkeypatch.setattr(objects, "DELAYS", ())
@@ -360,6 +453,29 @@ def test_a_running_log_is_uploaded_and_continued(root, monkeypatch):
     with outputs.working_folder(f"{root}/run", "run", but=["large/*"]) as working:
         assert [p.name for p in working.path.iterdir()] == ["log"]
     assert objects.read_bytes(f"{root}/run/large/x") == b"x"
+
+
+def test_results_beside_others_keep_their_own_predictions(root, tmp_path):
+    from specialize.evaluation.evaluate import _beside
+    from specialize.evaluation.results import Results
+
+    key, name = "gsm8k:zero_shot_cot", "gsm8k.zero_shot_cot.jsonl"
+    # Beside the predictions, elsewhere, and elsewhere without an ending.
+    copies = ("evals/{}.json", "others/{}.json", "others/{}-plain")
+    for who in ("base", "student"):  # what it decoded is in a copy of its folder
+        (tmp_path / who).mkdir()
+        line = {"suite": "gsm8k", "id": "1", "prediction": who, "correct": False}
+        text = json.dumps(line | {"value": None, "how": "none", "golds": ["1"]})
+        (tmp_path / who / name).write_text(text + "\n")
+        url = f"{root}/evals/{who}-ev"
+        objects.upload(tmp_path / who / name, f"{url}/{name}")
+        found = Results({}, {}, {}, {}, {key: name}, 1.0, tmp_path / who)
+        for copy in copies:
+            file = f"{root}/{copy.format(who)}"
+            _beside(found, file, url).save(file)
+    for copy in copies:
+        (line,) = Results.load(f"{root}/{copy.format('base')}").lines(key)
+        assert line["prediction"] == "base"
 
 
 def test_another_machine_goes_on_with_the_texts_that_infer_has_decoded(

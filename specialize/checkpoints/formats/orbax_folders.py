@@ -23,6 +23,7 @@ from specialize.checkpoints.formats import adapters, t5x, zarr_arrays
 from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, LazyTensor, from_array
 from specialize.checkpoints.source import Source, check, opened
 from specialize.errors import InputError
+from specialize.paths.store import explain
 
 _METADATA = "_METADATA"
 # The field of the optimizer's state that holds an average of the weights
@@ -178,6 +179,7 @@ def _leaves(folder: epath.Path, where: str) -> dict[str, Any]:
         tree = metadata.tree
         zarr3 = bool(getattr(metadata, "use_zarr3", False))
     except Exception as error:  # Orbax raises a dozen kinds.
+        explain(where, "read", error)
         raise InputError(
             f"{where} cannot be opened as an Orbax checkpoint ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}). Write or fetch it again."

@@ -21,11 +21,12 @@ from flax import serialization
 from flax.traverse_util import unflatten_dict
 
 from specialize import typed_json, versions
-from specialize.checkpoints import enclosure
+from specialize.checkpoints import enclosure, step_folder
 from specialize.checkpoints.formats import zarr_arrays
 from specialize.checkpoints.lazy_tensors import LazyTensor, from_array
 from specialize.checkpoints.source import Source, opened
 from specialize.errors import InputError
+from specialize.paths.store import explain
 
 FILE = "checkpoint"
 PREFIX = "checkpoint_"
@@ -51,13 +52,24 @@ def is_folder(path: epath.Path) -> bool:
 
 
 def steps(path: epath.Path) -> dict[int, epath.Path]:
-    """The `checkpoint_<step>` folders below `path`, finished ones only."""
+    """The `checkpoint_<step>` folders below `path`, finished ones only.
+
+    In a bucket, an object ends those that T5X wrote there with Orbax; those that were
+    copied there have none. If some have it, the others are not finished.
+    """
     found = {}
     if path.is_dir():
         for folder in path.iterdir():
             number = folder.name.removeprefix(PREFIX)
             if folder.name.startswith(PREFIX) and number.isdecimal():
                 found[int(number)] = folder
+    ended = {step for step in found if step_folder.is_finished(found[step])}
+    if ended:
+        return {
+            step: folder
+            for step, folder in found.items()
+            if step in ended or is_folder(folder)
+        }
     return found
 
 
@@ -233,6 +245,7 @@ def _read_msgpack(path: epath.Path) -> dict[str, Any]:
     except InputError:
         raise
     except Exception as error:  # msgpack raises a dozen kinds.
+        explain(path, "read", error)
         raise InputError(
             f"{path} is truncated or not msgpack ({type(error).__name__}: {error}). "
             "Fetch the checkpoint again."

@@ -16,6 +16,7 @@ from specialize.checkpoints import enclosure
 from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, Index, LazyTensor
 from specialize.errors import InputError
 from specialize.paths.arrays import kvstore as kvstore_in_bucket
+from specialize.paths.store import explain
 
 # Chunks are read once; a cache would only use memory.
 _CONTEXT = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
@@ -80,6 +81,7 @@ def open_all(
         try:
             store = future.result()
         except Exception as error:  # TensorStore raises many types.
+            explain(where, "read", error)
             failed.append(f"  {name}: {_short(error)}")
             continue
         stores[name] = store
@@ -181,6 +183,7 @@ def _reader(store: Any, name: str, where: str) -> Callable[[Index], np.ndarray]:
         try:
             return store[index].read().result() if index else store.read().result()
         except Exception as error:
+            explain(where, "read", error)
             raise InputError(
                 f"{where}: {name} cannot be read: {_short(error)}. A file of it is "
                 "missing, truncated or damaged; fetch or write the checkpoint again."

@@ -330,7 +330,7 @@ def _chain(optimizer: OptimizerSpec | Optimizer) -> Optimizer:
 
 def _where(model_dir: str | os.PathLike[str]) -> pathlib.Path | str:
     if paths.in_bucket(model_dir):
-        return paths.checked(model_dir, "model_dir")
+        return paths.checked_for_checkpoints(model_dir, "model_dir")
     return pathlib.Path(model_dir)
 
 
