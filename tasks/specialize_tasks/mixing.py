@@ -10,7 +10,6 @@ one-hot rows, so that KL and cross-entropy are the same for them. The format ids
 example say which part of the mixture it is from (`student.loss.spec.PART`).
 """
 
-import dataclasses
 import functools
 import hashlib
 import os
@@ -27,6 +26,7 @@ from specialize.corpus.choices import RECORD_FORMATS, TEXT
 from specialize.corpus.storage.manifest import Manifest
 from specialize.digests import file_digest
 from specialize.errors import InputError, did_you_mean
+from specialize.training.data.foreign_tasks import SIDES
 
 from . import distill, locations, preprocessors, text
 
@@ -40,7 +40,6 @@ _REMEDY = (
     "Write {'CORPUS': 9, 'TEXT.jsonl': 1}: folders of 'specialize corpus build', files "
     "of JSON lines and names of SeqIO tasks, each with its share of the examples."
 )
-_SIDES = ("inputs", "targets")
 # What a part contributes: (what it is, its SeqIO name, its rate).
 _Found = Iterator[tuple[str, str, float]]
 
@@ -207,7 +206,7 @@ def _rate(provider: Any, task: Any) -> float:
 
 def _with_rows(task: Any, name: str, k: int, part: int) -> str:
     features = task.output_features
-    for side in _SIDES:
+    for side in SIDES:
         words = getattr(features.get(side), "vocabulary", None)
         if locations.VOCABULARY != words:
             raise InputError(
@@ -216,11 +215,12 @@ def _with_rows(task: Any, name: str, k: int, part: int) -> str:
                 "it with specialize_tasks.locations.VOCABULARY."
             )
     # Its preprocessors append EOS where its own features say so.
+    words = locations.VOCABULARY
     sides = {
-        side: dataclasses.replace(features[side], vocabulary=locations.VOCABULARY)
-        for side in _SIDES
+        side: seqio.Feature(words, add_eos=features[side].add_eos) for side in SIDES
     }
-    steps = list(task.preprocessors)
+    of_task = functools.partial(preprocessors.token_ids, task=task.name)
+    steps = [*task.preprocessors, of_task]
     if "teacher_ids" in features:
         of_part = functools.partial(preprocessors.name_part, part=part)
         return _register(name, task.source, [*steps, of_part], sides)
