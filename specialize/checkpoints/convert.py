@@ -200,7 +200,7 @@ def _write_peft(
         notes.append(f"they were trained beside a base that was {stored}")
     matrices = peft.matrices_of(found)
     if export.dtype is not None:
-        matrices = {n: tensor.cast(export.dtype) for n, tensor in matrices.items()}
+        matrices = {n: tensor.cast(export.dtype, n) for n, tensor in matrices.items()}
     fingerprint = WeightFingerprint()
     observed = {n: fingerprint.observed(n, tensor) for n, tensor in matrices.items()}
     if target is None:
@@ -229,7 +229,7 @@ def _write_peft(
         fingerprint=fingerprint.digits(),
         step=opened.step,
         seconds=time.monotonic() - started,
-        notes=tuple(notes),
+        notes=(*notes, *fingerprint.notes()),
     )
 
 
@@ -253,7 +253,7 @@ def write(
     notes = list(opened.notes)
     tensors, config = _adapted(opened, export.rows, notes)
     if export.dtype is not None:
-        tensors = {name: tensor.cast(export.dtype) for name, tensor in tensors.items()}
+        tensors = {n: tensor.cast(export.dtype, n) for n, tensor in tensors.items()}
     if to == "hf" and config.num_decoder_layers > config.num_encoder_layers:
         notes.append(
             "the decoder is deeper than the encoder: transformers 5 generates from "
@@ -314,7 +314,7 @@ def write(
         fingerprint=fingerprint.digits(),
         step=opened.step,
         seconds=time.monotonic() - started,
-        notes=tuple(notes),
+        notes=(*notes, *fingerprint.notes()),
     )
 
 

@@ -35,6 +35,7 @@ class WeightFingerprint:
     def __init__(self, on_tensor: Callable[[], object] = lambda: None) -> None:
         self._lines: dict[str, str] = {}
         self._expected: set[str] = set()
+        self._not_finite: dict[str, int] = {}
         self._on_tensor = on_tensor
 
     def observed(self, name: str, tensor: LazyTensor) -> LazyTensor:
@@ -44,11 +45,25 @@ class WeightFingerprint:
         def load(index: Index) -> np.ndarray:
             array = tensor.load(index)
             if array.shape == tensor.shape and name not in self._lines:
-                self._lines[name] = f"{name} {tensor.shape} {_digest(array)}"
+                digest, count = _digest(array)
+                self._lines[name] = f"{name} {tensor.shape} {digest}"
+                if count:
+                    self._not_finite[name] = count
                 self._on_tensor()
             return array
 
         return LazyTensor(tensor.shape, tensor.dtype, load)
+
+    def notes(self) -> list[str]:
+        """A line about values that are NaN or infinite, if any was read."""
+        if not (found := self._not_finite):
+            return []
+        names = sorted(found)
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return [
+            f"not finite, as in the source: {sum(found.values()):,} weights of "
+            f"{', '.join(names[:3])}{more} are NaN or infinite"
+        ]
 
     def digits(self) -> str:
         """The fingerprint, 16 hexadecimal digits.
@@ -63,14 +78,16 @@ class WeightFingerprint:
         return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
 
 
-def _digest(array: np.ndarray) -> str:
-    digest = hashlib.sha256()
+def _digest(array: np.ndarray) -> tuple[str, int]:
+    """The digest of an array, and the number of its values that are not finite."""
+    digest, count = hashlib.sha256(), 0
     # By rows: a transposed or bfloat16 array is not copied whole.
     flat = array.reshape(1, -1) if array.ndim < 2 else array
     for start in range(0, flat.shape[0], _ROWS):
-        part = flat[start : start + _ROWS]
-        digest.update(np.ascontiguousarray(part, dtype="<f4").data)
-    return digest.hexdigest()
+        part = np.ascontiguousarray(flat[start : start + _ROWS], dtype="<f4")
+        digest.update(part.data)
+        count += part.size - int(np.isfinite(part).sum())
+    return digest.hexdigest(), count
 
 
 def of(tensors: Mapping[str, LazyTensor], where: str, part: str) -> str:

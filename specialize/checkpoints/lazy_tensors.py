@@ -15,6 +15,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from specialize.errors import InputError
+
 Index = tuple[slice, ...]
 
 # Size of the parts in which large tensors are read and written.
@@ -134,17 +136,31 @@ class LazyTensor:
 
         return LazyTensor(shape, self.dtype, load)
 
-    def cast(self, dtype: Any) -> "LazyTensor":
-        """The tensor in another type, rounded to nearest even."""
+    def cast(self, dtype: Any, name: str = "a tensor") -> "LazyTensor":
+        """The tensor in another type, rounded to nearest even.
+
+        Reading it raises an `InputError`, with `name`, if a number is too large for it.
+        """
         to = np.dtype(dtype)
         if to == self.dtype:
             return self
-        return LazyTensor(
-            self.shape,
-            to,
-            lambda index: rounded(self.load(index), to),
-            self.parts and ([part.cast(to) for part in self.parts[0]], self.parts[1]),
-        )
+
+        def load(index: Index) -> np.ndarray:
+            values = self.load(index)
+            result = rounded(values, to)
+            for place in _first(np.isfinite(values) & ~np.isfinite(result)):
+                where = f"{name} has {values[place]:g} at {_absolute(place, index)}"
+                raise _too_large(where, to, "Leave --dtype out")
+            return result
+
+        parts = self.parts
+        if parts is not None:
+            layers = [
+                layer.cast(to, f"layer {number} of {name}")
+                for number, layer in enumerate(parts[0])
+            ]
+            parts = (layers, parts[1])
+        return LazyTensor(self.shape, to, load, parts)
 
     def scaled(self, factor: float) -> "LazyTensor":
         """The tensor times a number."""
@@ -187,7 +203,8 @@ def rounded(values: np.ndarray, dtype: Any) -> np.ndarray:
     rounding is odd", 2005): inexact values get a last bit of 1, and no tie arises.
     """
     if values.dtype != np.float64 or np.dtype(dtype) != ml_dtypes.bfloat16:
-        return values.astype(dtype)
+        with np.errstate(over="ignore"):
+            return values.astype(dtype)
     with np.errstate(over="ignore"):
         between = np.asarray(values.astype(np.float32))
     inexact = between != values  # also NaN, which an odd bit leaves NaN
@@ -220,9 +237,15 @@ def stacked(layers: Sequence[LazyTensor], axis: int) -> LazyTensor:
 
 
 def weighted_mean(
-    weights: Sequence[float], tensors: Sequence[LazyTensor], dtype: Any = None
+    weights: Sequence[float],
+    tensors: Sequence[LazyTensor],
+    dtype: Any = None,
+    name: str = "a tensor",
 ) -> LazyTensor:
     """The weighted mean of tensors of one shape, one block in memory at a time.
+
+    Reading it raises an `InputError` if the mean of finite numbers is too large for its
+    type.
 
     Args:
         weights: one number for each tensor; their sum is 1. Of one tensor the mean is
@@ -230,13 +253,14 @@ def weighted_mean(
         tensors: the tensors.
         dtype: type of the mean (None: the tensors', or float32 if they have several).
             The sums are float64 and rounded once.
+        name: what the error calls the tensor.
     """
     if len(tensors) == 1 and weights[0] == 1:
         return tensors[0]
     types = {tensor.dtype for tensor in tensors}
     common = types.pop() if len(types) == 1 else np.dtype(np.float32)
     to = common if dtype is None else np.dtype(dtype)
-    load = functools.partial(_load_mean, weights, tensors, to)
+    load = functools.partial(_load_mean, weights, tensors, to, name)
     return LazyTensor(tensors[0].shape, to, load)
 
 
@@ -244,11 +268,13 @@ def _load_mean(
     weights: Sequence[float],
     tensors: Sequence[LazyTensor],
     dtype: np.dtype,
+    name: str,
     index: Index,
 ) -> np.ndarray:
+    mean = functools.partial(_mean, weights, tensors, dtype, name)
     sizes = [part.stop - part.start for part in index]
     if not sizes:
-        return rounded(_sum(weights, tensors, index), dtype)
+        return mean(index)
     result = np.empty(sizes, dtype)
     # In parts: their sums in float64 are twice as large as the tensor itself.
     rows = max(1, CHUNK_BYTES * sizes[0] // max(1, result.nbytes))
@@ -256,17 +282,51 @@ def _load_mean(
     for start in range(0, sizes[0], rows):
         stop = min(start + rows, sizes[0])
         part = (slice(first + start, first + stop), *index[1:])
-        result[start:stop] = rounded(_sum(weights, tensors, part), dtype)
+        result[start:stop] = mean(part)
     return result
 
 
-def _sum(
-    weights: Sequence[float], tensors: Sequence[LazyTensor], index: Index
+def _mean(
+    weights: Sequence[float],
+    tensors: Sequence[LazyTensor],
+    dtype: np.dtype,
+    name: str,
+    index: Index,
 ) -> np.ndarray:
     total = np.zeros([part.stop - part.start for part in index])
-    for weight, tensor in zip(weights, tensors, strict=True):
-        total += weight * tensor.load(index).astype(np.float64)
-    return total
+    with np.errstate(over="ignore", invalid="ignore"):
+        for weight, tensor in zip(weights, tensors, strict=True):
+            total += weight * tensor.load(index).astype(np.float64)
+    result = rounded(total, dtype)
+    lost = ~np.isfinite(result)
+    if lost.any():  # unless a source has NaN or infinity there itself
+        for tensor in tensors:
+            lost &= np.isfinite(tensor.load(index))
+    for place in _first(lost):
+        terms = " + ".join(
+            f"{weight:g} x {tensor.load(index)[place]:g}"
+            for weight, tensor in zip(weights, tensors, strict=True)
+        )
+        where = f"the mean of {name} at {_absolute(place, index)} is {terms}"
+        raise _too_large(f"{where} = {total[place]:g}", dtype, "Give smaller --weights")
+    return result
+
+
+def _first(found: np.ndarray) -> list[tuple[int, ...]]:
+    """The place of the first true element, if there is one."""
+    return [tuple(map(int, place)) for place in np.argwhere(found)[:1]]
+
+
+def _absolute(place: tuple[int, ...], index: Index) -> list[int]:
+    return [part.start + one for part, one in zip(index, place, strict=True)]
+
+
+def _too_large(what: str, dtype: np.dtype, remedy: str) -> InputError:
+    most = float(ml_dtypes.finfo(dtype).max)
+    wider = "" if dtype == np.float32 else ", or write float32 (--dtype float32)"
+    return InputError(
+        f"{what}, but the largest number of {dtype.name} is {most:g}. {remedy}{wider}."
+    )
 
 
 def cached(

@@ -7,14 +7,14 @@ checkpoints, or of runs with other seeds, often generalises better than each of 
 """
 
 import dataclasses
-import decimal
 import functools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specialize import checks, outputs, paths, sharding, typed_json, versions
-from specialize.checkpoints import names, vocabulary_rows
+from specialize.checkpoints import names, vocabulary_rows, weighing
 from specialize.checkpoints.convert import (
     MERGED,
     ConversionSummary,
@@ -33,12 +33,15 @@ from specialize.checkpoints.opening import (
 from specialize.checkpoints.source import Source
 from specialize.digests import vocabulary_digest
 from specialize.errors import InputError
+from specialize.paths import store
 
 # Fields of a network that do not change what its weights compute in evaluation.
 _FREE = {
     *("dtype", "dropout_rate", "scan_layers", "remat_policy", "vocab_size"),
     *("attention", "attention_block", "embedding_lookup"),
 }
+# What the name of each folder of several merges begins with.
+_OF_SERIES = "alpha_"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +90,8 @@ def merge(
 
     Raises:
         InputError: a source cannot be read, the sources do not fit each other, the
-            weights do not fit the sources, or the target cannot be written. No part of
-            the target is left.
+            weights do not fit the sources, a mean is too large for its type, or the
+            target cannot be written. No part of the target is left.
 
     Example:
         >>> done = specialize.merge(["runs/student", "runs/student"], "runs/mean")
@@ -164,10 +167,13 @@ def requested(
 
     Raises:
         InputError: a text is no such list, there are not two checkpoints, a share is
-            outside [0, 1], or one of several folders cannot be written.
+            outside [0, 1], one of several folders cannot be written, or the one for
+            them holds something else.
     """
     if weights is not None:
-        return [(target, [*map(float, _numbers("--weights", weights, "0.5,0.5"))])]
+        return [
+            (target, [*map(float, weighing.numbers("--weights", weights, "0.5,0.5"))])
+        ]
     if alpha is None:
         return [(target, None)]
     if count != 2:
@@ -175,62 +181,28 @@ def requested(
             f"--alpha is the share of the second of two checkpoints, but there are "
             f"{count}. Use --weights W,W,... for more."
         )
-    shares = alphas("--alpha", alpha)
-    several = len(shares) > 1
-    folders = [f"{target}/alpha_{share:f}" if several else target for share in shares]
+    asked = weighing.alphas("--alpha", alpha)
+    several = len(asked) > 1
+    if several and not _is_series(target):
+        check_target(target)
+    folders = [target]
+    if several:
+        folders = [f"{target}/{_OF_SERIES}{share:f}" for share in asked]
     for folder in folders:
         if not (several and _is_merge(folder)):  # `merge` compares it
             check_target(folder)
-    pairs = [[float(1 - share), float(share)] for share in shares]
-    return list(zip(folders, pairs, strict=True))
+    return list(zip(folders, map(weighing.weights_of, asked), strict=True))
 
 
-def alphas(option: str, text: str) -> list[decimal.Decimal]:
-    """The shares in "0.3", "0,0.5" or "0:1:0.1" (both ends count), each once.
-
-    Raises:
-        InputError: the text is no such list, or a share is outside [0, 1].
-    """
-    examples = "0.3, 0:1:0.1 or 0.2,0.5"
-    found = _range(option, text, examples) or _numbers(option, text, examples)
-    shares = list(dict.fromkeys(found))
-    if outside := [share for share in shares if not 0 <= share <= 1]:
-        raise InputError(f"{option} {outside[0]} is outside [0, 1].")
-    return shares
-
-
-def _range(option: str, text: str, examples: str) -> list[decimal.Decimal]:
-    """The numbers of first:last:step; [] for another form.
-
-    Raises:
-        InputError: it has such a form, but no numbers, or more than 1,000.
-    """
-    if ":" not in text:
-        return []
-    ends = _numbers(option, text, examples, separator=":")
-    if len(ends) != 3 or ends[2] <= 0 or ends[1] < ends[0]:
-        raise InputError(
-            f"{option} {text:.80}: write first:last:step, as in 0:1:0.1, with last not "
-            "below first and step above 0."
-        )
-    first, last, step = ends
-    count = int((last - first) / step) + 1
-    if count > 1000:
-        raise InputError(f"{option} {text:.80} are {count:,} merges; at most 1,000.")
-    return [(first + step * number).normalize() for number in range(count)]
-
-
-def _numbers(
-    option: str, text: str, examples: str, *, separator: str = ","
-) -> list[decimal.Decimal]:
-    try:
-        found = [decimal.Decimal(part).normalize() for part in text.split(separator)]
-    except decimal.InvalidOperation:
-        found = []
-    # Decimal also reads "NaN" and "Infinity", and 1e999, which no float holds.
-    if not found or not all(one.is_finite() and abs(one) < 1000 for one in found):
-        raise InputError(f"{option} {text:.80}: write {examples}.")
-    return found
+def _is_series(folder: str) -> bool:
+    """Whether a folder was made for the folders of several merges."""
+    if outputs.kind_of(folder) is not None:
+        return False
+    if paths.in_bucket(folder):
+        inside = store.names(folder)
+    else:
+        inside = os.listdir(folder) if os.path.isdir(folder) else []
+    return any(name.startswith(_OF_SERIES) for name in inside)
 
 
 def _checked(
@@ -254,8 +226,8 @@ def _checked(
     total = math.fsum(weights)
     if len(weights) != count or abs(total - 1) > 1e-6:
         raise InputError(
-            f"{len(weights)} weights ({', '.join(f'{w:g}' for w in weights)}; sum "
-            f"{total:g}) for {count} checkpoints; give one for each, with the sum 1."
+            f"{len(weights)} weights ({', '.join(map(repr, weights))}; sum "
+            f"{total!r}) for {count} checkpoints; give one for each, with the sum 1."
         )
     return tuple(map(float, weights))
 
@@ -342,7 +314,7 @@ def merged(
         MERGED,
         " + ".join(f"{w:g} x {s.path}" for w, s in zip(weights, opened, strict=True)),
         {
-            name: weighted_mean(shares, [one[name] for one in tensors], dtype)
+            name: weighted_mean(shares, [one[name] for one in tensors], dtype, name)
             for name in tensors[0]
         },
         first.config,

@@ -442,7 +442,6 @@ def show(manifest: "Manifest") -> int:
     from specialize.corpus.storage.funnel import Funnel
     from specialize.progress import console
 
-    console.print(
-        Funnel.from_json(manifest.funnel, "the corpus").table(manifest.counts())
-    )
+    funnel = Funnel.from_json(manifest.funnel, "the corpus")
+    console.print(funnel.table(manifest.counts(), judged=manifest.judged))
     return 0

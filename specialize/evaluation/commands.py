@@ -253,12 +253,12 @@ _WEIGHING = ("target", "retain", "lose", "start", "alphas", "also")
 
 
 def _rule(flags: argparse.Namespace) -> "Rule":
-    from specialize.checkpoints import merging
+    from specialize.checkpoints import weighing
     from specialize.evaluation.pareto import Rule
 
     given = {name: getattr(flags, name) for name in _WEIGHING}
     if flags.alphas is not None:
-        given["alphas"] = tuple(map(float, merging.alphas("--alphas", flags.alphas)))
+        given["alphas"] = tuple(map(float, weighing.alphas("--alphas", flags.alphas)))
     return Rule(**{name: value for name, value in given.items() if value is not None})
 
 

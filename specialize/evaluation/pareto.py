@@ -16,7 +16,7 @@ import jax
 from rich.table import Table
 
 from specialize import checks, outputs, run_folder, sharding
-from specialize.checkpoints import merging
+from specialize.checkpoints import merging, weighing
 from specialize.checkpoints.formats.adapters import of_quantized_base
 from specialize.checkpoints.opening import open_checkpoint
 from specialize.corpus.tasks.known import index
@@ -202,8 +202,9 @@ def _candidates(checkpoint: str, rule: Rule) -> list[Candidate]:
     found = [Candidate("start", ((str(start), 1.0),))]
     for alpha in dict.fromkeys(rule.alphas):
         if 0 < alpha < 1:
-            parts = ((str(start), 1.0 - alpha), (newest, float(alpha)))
-            found.append(Candidate(f"alpha_{alpha:g}", parts))
+            own, of_newest = weighing.weights_of(alpha)
+            parts = ((str(start), own), (newest, of_newest))
+            found.append(Candidate(f"alpha_{of_newest!r}", parts))
     found += [
         Candidate(f"step_{step}", ((os.path.join(kept, str(step)), 1.0),))
         for step in steps
@@ -332,7 +333,6 @@ def _show(
         )
     console.print(shown)
     tables.show(choice.test)
-    parts = choice.chosen.parts
     if choice.chosen == choice.scored[0].candidate:
         console.print(
             f"No candidate is better at {target} and loses at most {rule.lose:g} "
@@ -340,17 +340,22 @@ def _show(
             "--alphas, allow more with --lose, or train with texts of other tasks "
             "(docs/how-to/forgetting.md)."
         )
-    elif len(parts) > 1:
-        paths = [path for path, _ in parts]
-        as_trained = any(
-            of_quantized_base(open_checkpoint(path, activation=activation))
-            for path in paths
-        )
-        more = " --quantized_base" if as_trained else ""
+    elif len(choice.chosen.parts) > 1:
         console.print(
-            f"Write these weights with: specialize merge {shlex.join(paths)} --alpha "
-            f"{parts[-1][1]:g}{more} --target DIR",
+            f"Write these weights with: {_command(choice.chosen, activation)}",
             soft_wrap=True,
             markup=False,
             highlight=False,
         )
+
+
+def _command(merge: Candidate, activation: str) -> str:
+    """The command that writes a merge, with exactly its weights."""
+    paths = [path for path, _ in merge.parts]
+    as_trained = any(
+        of_quantized_base(open_checkpoint(path, activation=activation))
+        for path in paths
+    )
+    more = " --quantized_base" if as_trained else ""
+    alpha = merge.parts[-1][1]
+    return f"specialize merge {shlex.join(paths)} --alpha {alpha!r}{more} --target DIR"

@@ -31,7 +31,7 @@ def read_prompts(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises:
         InputError: With file and line: the file is unreadable, a line is not JSON or
-            has no "input", an id occurs twice, or there is no prompt.
+            has no "input" or a blank one, an id occurs twice, or there is no prompt.
     """
     file = pathlib.Path(path)
     found: list[dict[str, Any]] = []
@@ -62,6 +62,8 @@ def _lines(file: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
             text = prompt.inputs if prompt.input is None else prompt.input
             if text is None:
                 raise InputError(f'{where}: there is no "input". {remedy}')
+            if not text.strip():
+                raise InputError(f'{where}: the "input" is blank. {remedy}')
             yield where, {**line, "input": text}
         return
     try:

@@ -43,7 +43,9 @@ def _run(flags: argparse.Namespace) -> int:
     try:
         config.call(train.train)
     except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # gin appends lines about its callers.
+        message = str(error).partition("\n  In call to configurable")[0]
+        print(f"error: {message}", file=sys.stderr)
         return 1
     return 0
 

@@ -10,7 +10,6 @@ one-hot rows, so that KL and cross-entropy are the same for them. The format ids
 example say which part of the mixture it is from (`student.loss.spec.PART`).
 """
 
-import dataclasses
 import functools
 import hashlib
 import os
@@ -27,6 +26,7 @@ from specialize.corpus.choices import RECORD_FORMATS, TEXT
 from specialize.corpus.storage.manifest import Manifest
 from specialize.digests import file_digest
 from specialize.errors import InputError, did_you_mean
+from specialize.training.data.foreign_tasks import SIDES, is_ours
 
 from . import distill, locations, preprocessors, text
 
@@ -40,8 +40,7 @@ _REMEDY = (
     "Write {'CORPUS': 9, 'TEXT.jsonl': 1}: folders of 'specialize corpus build', files "
     "of JSON lines and names of SeqIO tasks, each with its share of the examples."
 )
-_SIDES = ("inputs", "targets")
-# What a part contributes: (what it is, its SeqIO name, its rate).
+# What a part contributes: (what its data are, its SeqIO name, its rate).
 _Found = Iterator[tuple[str, str, float]]
 
 
@@ -75,7 +74,7 @@ def mixture(shares: Mapping[str, float]) -> str:
         parts.append((path, formats or ALL, float(share)))
     k = _common_k(corpora | _corpora_of(registered))
     rates: dict[str, float] = {}
-    seen: set[str] = set()
+    seen: dict[str, str] = {}  # what the data are -> the part that has them
     for number, (path, formats, share) in enumerate(parts, start=1):
         if path in corpora:
             found = _corpus(path, corpora[path], _FORMATS[formats], number)
@@ -84,12 +83,13 @@ def mixture(shares: Mapping[str, float]) -> str:
         else:
             found = _text(path, k, number)
         entries = list(found)
-        if twice := [what for what, _, _ in entries if what in seen]:
-            raise InputError(
-                f"{path} is in the mixture twice, or a copy of it is ({twice[0]}). "
-                "Give it one share."
-            )
-        seen |= {what for what, _, _ in entries}
+        for what, name, _ in entries:
+            if what in seen:
+                raise InputError(
+                    f"{path} is in the mixture twice, or a copy of it is: {seen[what]} "
+                    f"has the same data ({name}). Give them one share."
+                )
+        seen |= {what: path for what, _, _ in entries}
         total = sum(rate for _, _, rate in entries)
         rates |= {name: share * rate / total for _, name, rate in entries}
     name = f"specialize_mixture_{_digest(repr(sorted(rates.items())))}"
@@ -148,25 +148,25 @@ def _corpus(
             f"the corpus {path} has no records of {', '.join(formats)}. Choose other "
             "formats, or leave it out."
         )
-    what = _prefix(path, "".join(shard.sha256 for shard in manifest.shards))
-    prefix = f"{what}_part{part}"
+    content = _content(manifest)
+    prefix = f"{_prefix(path, content)}_part{part}"
     if f"{prefix}_{RECORD_FORMATS[0]}" not in seqio.TaskRegistry.names():
         distill.register(prefix, path, part=part)
     for name, count in counts.items():
         if count:
-            yield f"{what}_{name}", f"{prefix}_{name}", float(count)
+            yield f"{content} {name}", f"{prefix}_{name}", float(count)
 
 
 def _text(path: str, k: int, part: int) -> _Found:
     """Registers a text file with one-hot teacher rows."""
-    what = _prefix(path, file_digest(path))
+    content = file_digest(path)
     steps = [
         preprocessors.name_records,
         seqio.preprocessors.tokenize,
         preprocessors.fit_text,
     ]
-    name = _add(f"{what}_part{part}_k{k}", text.JsonLinesSource(path), steps, k, part)
-    yield what, name, 1.0
+    name = f"{_prefix(path, content)}_part{part}_k{k}"
+    yield content, _add(name, text.JsonLinesSource(path), steps, k, part), 1.0
 
 
 def _registered(name: str, k: int, part: int) -> _Found:
@@ -185,7 +185,19 @@ def _registered(name: str, k: int, part: int) -> _Found:
         )
     for task, rate in rates:
         new = f"{task.name}_part{part}_k{k}"
-        yield task.name, _with_rows(task, new, k, part), rate
+        yield _data_of(task), _with_rows(task, new, k, part), rate
+
+
+def _data_of(task: Any) -> str:
+    """What the data of a registered task are: their content, or else its name."""
+    source = task.source
+    if not is_ours(task):  # preprocessors of others may make other data of a file
+        return task.name
+    if isinstance(source, distill.CorpusSource):
+        return f"{_content(Manifest.load(source.folder()))} {source.format}"
+    if isinstance(source, text.JsonLinesSource):
+        return file_digest(*source.list_shards("train"))
+    return task.name
 
 
 def _rate(provider: Any, task: Any) -> float:
@@ -207,7 +219,7 @@ def _rate(provider: Any, task: Any) -> float:
 
 def _with_rows(task: Any, name: str, k: int, part: int) -> str:
     features = task.output_features
-    for side in _SIDES:
+    for side in SIDES:
         words = getattr(features.get(side), "vocabulary", None)
         if locations.VOCABULARY != words:
             raise InputError(
@@ -216,11 +228,12 @@ def _with_rows(task: Any, name: str, k: int, part: int) -> str:
                 "it with specialize_tasks.locations.VOCABULARY."
             )
     # Its preprocessors append EOS where its own features say so.
+    words = locations.VOCABULARY
     sides = {
-        side: dataclasses.replace(features[side], vocabulary=locations.VOCABULARY)
-        for side in _SIDES
+        side: seqio.Feature(words, add_eos=features[side].add_eos) for side in SIDES
     }
-    steps = list(task.preprocessors)
+    of_task = functools.partial(preprocessors.token_ids, task=task.name)
+    steps = [*task.preprocessors, of_task]
     if "teacher_ids" in features:
         of_part = functools.partial(preprocessors.name_part, part=part)
         return _register(name, task.source, [*steps, of_part], sides)
@@ -255,6 +268,11 @@ def _register(
             metric_fns=[],
         )
     return name
+
+
+def _content(manifest: Manifest) -> str:
+    """The digests of all files of a corpus."""
+    return "".join(shard.sha256 for shard in manifest.shards)
 
 
 def _prefix(path: str, content: str) -> str:

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from specialize.corpus.wording import PAPER
 from specialize.student.loss.spec import PART
+from specialize.training.data.foreign_tasks import SIDES, check_tokens
 
 # Text after a demonstration, and before the question of the next one, in the paper's
 # wording (corpus/wording.py).
@@ -45,6 +46,29 @@ def name_part(dataset: tf.data.Dataset, part: int) -> tf.data.Dataset:
     if not part:
         return dataset
     return dataset.map(name, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def token_ids(dataset: tf.data.Dataset, task: str) -> tf.data.Dataset:
+    """Refuses what is no sequence of ids, and makes all ids int32.
+
+    Args:
+        dataset: Elements with "inputs" and "targets" of any type of integers. What
+            int32 cannot hold becomes its largest, an id that no vocabulary has.
+        task: Name of the task that others wrote, for the message.
+
+    Raises:
+        InputError: "inputs" or "targets" is missing, or no vector of integers.
+    """
+    elements: Any = dataset.element_spec
+    check_tokens(task, elements)
+    if all(elements[side].dtype == tf.int32 for side in SIDES):
+        return dataset
+
+    def cast(example: Example) -> Example:
+        ids = {side: tf.saturate_cast(example[side], tf.int32) for side in SIDES}
+        return {**example, **ids}
+
+    return dataset.map(cast, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def certain(dataset: tf.data.Dataset, k: int) -> tf.data.Dataset:

@@ -1,5 +1,6 @@
 """Merges: the formula, its ends bit for bit, and what is refused."""
 
+import decimal
 import pathlib
 import shutil
 
@@ -9,7 +10,7 @@ import pytest
 from weight_cases import FAMILIES, random_weights
 
 from specialize import cli
-from specialize.checkpoints import lazy_tensors, merging
+from specialize.checkpoints import lazy_tensors, merging, weighing
 from specialize.checkpoints.convert import convert
 from specialize.checkpoints.lazy_tensors import from_array
 from specialize.checkpoints.merging import merge
@@ -177,7 +178,7 @@ def test_the_command_writes_one_folder_for_each_alpha(pair, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("alpha", "count"),
-    [("0:1:0.1", 11), ("0:1:0.3", 4), ("0.2,0.5", 2), ("0.5,0.50", 1), ("1", 1)],
+    [("0:1:0.1", 11), ("0.1:1:0.3", 4), ("0.2,0.5", 2), ("0.5,0.50", 1), ("1", 1)],
 )
 def test_alphas_are_decimal_and_both_ends_count(tmp_path, alpha, count):
     found = merging.requested(2, str(tmp_path / "m"), alpha, None)
@@ -194,6 +195,9 @@ def test_alphas_are_decimal_and_both_ends_count(tmp_path, alpha, count):
         (["--alpha", "1:0:0.1"], "first:last:step"),
         (["--alpha", "0:1:0"], "first:last:step"),
         (["--alpha", "0:1:1e-9"], "at most 1,000"),
+        (["--alpha", "0:1:0.3"], "end at 0.9 and miss 1. Write 0:0.9:0.3, a step"),
+        (["--alpha", "0.5:1:0.7"], "end at 0.5 and miss 1"),
+        (["--alpha", "0:1:0.333333"], "end at 0.999999 and miss 1"),
         (["--alpha", "nan"], "--alpha nan: write 0.3, 0:1:0.1 or 0.2,0.5."),
         (["--alpha", "half"], "--alpha half: write 0.3, 0:1:0.1 or 0.2,0.5."),
         (["--alpha", ""], "--alpha : write 0.3, 0:1:0.1 or 0.2,0.5."),
@@ -238,6 +242,122 @@ def test_other_vocabularies_are_refused(hf_folder, tmp_path):
     )
     with pytest.raises(InputError, match="different vocabularies"):
         merge([str(folder) for folder in folders], str(tmp_path / "m"))
+
+
+def test_a_series_ends_where_it_says_or_is_refused():
+    for steps in range(1, 101):
+        step = decimal.Decimal(steps) / 100
+        text = f"0:1:{step}"
+        if 100 % steps:
+            with pytest.raises(InputError, match="--alphas .* and miss 1"):
+                weighing.alphas("--alphas", text)
+        else:
+            found = weighing.alphas("--alphas", text)
+            assert (found[0], found[-1]) == (0, 1) and len(found) == 100 // steps + 1
+
+
+def test_the_weights_of_a_share_are_the_decimal_ones():
+    for number in range(1001):
+        share, rest = number / 1000, (1000 - number) / 1000
+        assert weighing.weights_of(share) == [rest, share]
+        assert weighing.weights_of(decimal.Decimal(str(share))) == [rest, share]
+
+
+def test_a_series_is_not_written_into_a_folder_of_something_else(
+    pair, tmp_path, capsys
+):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "a.txt").write_text("mine")
+    made = tmp_path / "made"
+    merge(pair, str(made))
+    for folder in (*map(pathlib.Path, pair), notes, made):
+        before = sorted(folder.rglob("*"))
+        words = ["merge", *pair, "--alpha", "0.1,0.5", "--target", str(folder)]
+        assert cli.main(words) == 2
+        error = capsys.readouterr().err
+        assert error.count("error:") == 1 and str(folder) in error
+        assert sorted(folder.rglob("*")) == before
+    # A series that it began may have more shares.
+    for alpha in ("0.1,0.5", "0.25,0.5"):
+        words = ["merge", *pair, "--alpha", alpha, "--target", str(tmp_path / "s")]
+        assert cli.main(words) == 0
+    found = [path.name for path in (tmp_path / "s").iterdir()]
+    assert sorted(found) == ["alpha_0.1", "alpha_0.25", "alpha_0.5"]
+
+
+KERNEL = "decoder/layers_0/self_attention/query/kernel"
+
+
+def kept_as(folder, kind, number, hf_folder):
+    """A Hugging Face folder of a type, with a number at one place of a kernel."""
+    weights = random_weights(CONFIG)
+    weights = {name: array.astype(kind) for name, array in weights.items()}
+    weights[KERNEL][2, 3] = number
+    return str(hf_folder(CONFIG, weights, name=folder))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "to"),
+    [
+        (np.float16, None, "hf"),
+        (np.float32, None, "t5x"),
+        (np.float32, "bfloat16", "hf"),
+        (ml_dtypes.bfloat16, None, "orbax"),
+        (np.float64, "float32", "hf"),
+    ],
+)
+def test_a_mean_that_its_type_cannot_hold_is_refused(
+    hf_folder, tmp_path, capsys, kind, dtype, to
+):
+    stored = np.dtype(dtype or kind)
+    most = float(ml_dtypes.finfo(stored).max)
+    pair = [kept_as("a", kind, most / 8, hf_folder), kept_as("b", kind, 0, hf_folder)]
+    words = ["merge", *pair, "--target", str(tmp_path / "m"), "--to", to]
+    words += [] if dtype is None else ["--dtype", dtype]
+    assert cli.main([*words, "--weights", "10,-9"]) == 2
+    captured = capsys.readouterr()
+    errors = [line for line in captured.err.splitlines() if "error:" in line]
+    assert len(errors) == 1 and "Warning" not in captured.err
+    assert f"the mean of {KERNEL} at [2, 3] is 10 x " in errors[0]
+    assert f"of {stored.name} is {most:g}." in errors[0]
+    assert ("--dtype float32" in errors[0]) == (stored != np.float32)
+    assert not (tmp_path / "m").exists()
+    # A number less is no infinity.
+    assert cli.main([*words, "--weights", "7,-6"]) == 0
+    capsys.readouterr()
+    assert np.isfinite(read(tmp_path / "m")[KERNEL].astype(np.float32)).all()
+
+
+def test_a_conversion_to_a_type_that_cannot_hold_a_weight_is_refused(
+    hf_folder, tmp_path, capsys
+):
+    folder = kept_as("a", np.float32, np.finfo(np.float32).max, hf_folder)
+    words = ["convert", "--source", folder, "--dtype", "bfloat16", "--to", "hf"]
+    assert cli.main([*words, "--target", str(tmp_path / "half")]) == 2
+    error = capsys.readouterr().err
+    assert f"{KERNEL} has 3.40282e+38 at [2, 3], but the largest number" in error
+    assert not (tmp_path / "half").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("weights", ["0.5,0.5", "1,0", "10,-9"])
+def test_what_a_source_has_that_is_no_number_is_noted(
+    hf_folder, tmp_path, capsys, value, weights
+):
+    pair = [
+        kept_as("a", np.float32, value, hf_folder),
+        kept_as("b", np.float32, value, hf_folder),
+    ]
+    target = tmp_path / "m"
+    words = ["merge", *pair, "--target", str(target), "--weights", weights]
+    assert cli.main(words) == 0
+    captured = capsys.readouterr()
+    shown = " ".join(captured.out.split())
+    assert f"not finite, as in the source: 1 weights of {KERNEL} are NaN" in shown
+    assert "Warning" not in captured.err
+    (place,) = np.argwhere(~np.isfinite(read(target)[KERNEL]))
+    assert place.tolist() == [2, 3]
 
 
 def test_a_full_target_is_refused_before_anything_is_read(pair, tmp_path, capsys):

@@ -6,6 +6,7 @@ whatever they are asked: how often it is right follows from the files alone.
 
 import functools
 import json
+import shlex
 import shutil
 
 import jax
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from specialize import cli
+from specialize.checkpoints import merging
 from specialize.checkpoints.store import CheckpointStore
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
@@ -365,6 +367,24 @@ def test_pareto_takes_what_keeps_enough_and_tests_it_once(weighed):
     assert weighed["0"]["chosen"] != weighed["100"]["chosen"]
 
 
+ALPHAS = (0.50000012, 0.3000001, 0.3000002, 0.7, 1e-7, 1 / 3, 0.1 + 0.2, 1 - 2**-53)
+
+
+def test_the_printed_command_writes_exactly_the_chosen_merge(kept, tmp_path):
+    run = kept / "run"
+    rule = pareto.Rule(start=str(run / "checkpoints/100"), alphas=ALPHAS)
+    found = [c for c in pareto._candidates(str(run), rule) if len(c.parts) > 1]
+    assert [one.parts[1][1] for one in found] == [*ALPHAS]
+    assert len({one.name for one in found}) == len(ALPHAS)
+    assert "alpha_0.7" in [one.name for one in found]
+    for one in found:
+        words = shlex.split(pareto._command(one, "gelu"))
+        alpha = words[words.index("--alpha") + 1]
+        (asked,) = merging.requested(2, str(tmp_path / "m"), alpha, None)
+        assert asked[1] == [weight for _, weight in one.parts]
+        assert words[2:4] == [path for path, _ in one.parts]
+
+
 def test_a_report_draws_the_choice(kept, weighed, tmp_path):
     from specialize.evaluation.report.report import report
 
@@ -389,6 +409,7 @@ def test_a_report_draws_the_choice(kept, weighed, tmp_path):
         (("--lose", "101"), "lose = 101.0; it must be"),
         (("--lose", "nan"), "lose = nan"),
         (("--alphas", "0:2:1"), "--alphas 2 is outside"),
+        (("--alphas", "0:1:0.3"), "--alphas 0:1:0.3: the steps end at 0.9"),
         (("--also", "nowhere/at/all"), "nowhere/at/all"),
         (("--retain", "svam"), "Did you mean 'svamp'"),
         (("--target", "math"), "a group without an average"),

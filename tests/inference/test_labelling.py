@@ -182,10 +182,14 @@ def test_the_command_writes_what_the_function_does(place, corpus, tmp_path, capf
     assert cli.main(words) == 0
     for file in corpus[0].glob("*.gz"):
         assert file.read_bytes() == (tmp_path / "answers" / file.name).read_bytes()
-    capfd.readouterr()
+    tables = ["".join(capfd.readouterr())]
     assert cli.main(words) == 2
     assert "already holds a corpus" in capfd.readouterr().err
     assert cli.main(["corpus", "stats", "--corpus", str(tmp_path / "answers")]) == 0
+    # Nothing is judged, and no table says so.
+    for table in (*tables, "".join(capfd.readouterr())):
+        assert "questions with a whole answer" in table
+        assert "right" not in table and "verified" not in table
 
 
 @pytest.mark.parametrize(
@@ -194,11 +198,19 @@ def test_the_command_writes_what_the_function_does(place, corpus, tmp_path, capf
         ({"decoding": dataclasses.replace(DECODING, method="beam")}, "a beam search"),
         ({"prompts": "nothing.jsonl"}, "nothing.jsonl"),
         ({"prompts": "odd.jsonl"}, 'there is no "input"'),
+        *(
+            ({"prompts": f"blank{n}.jsonl"}, rf"blank{n}\.jsonl:2: .* blank")
+            for n in "012"
+        ),
         ({"k": 300}, "alternatives = 300"),
     ],
 )
 def test_what_cannot_be_labelled_is_one_message(place, tmp_path, changed, said):
     (place[0] / "odd.jsonl").write_text('{"question": "?"}\n')
+    for number, text in enumerate(("", " \t", "\n\u3000")):
+        lines = [{"input": "Say one."}, {"inputs": text}]
+        file = place[0] / f"blank{number}.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(InputError, match=said):
         written(place, tmp_path / "answers", **changed)
     assert not (tmp_path / "answers").exists()

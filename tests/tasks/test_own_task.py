@@ -1,5 +1,6 @@
 """A task of one's own goes from files to a trained and evaluated student."""
 
+import itertools
 import json
 import shutil
 
@@ -148,6 +149,62 @@ def test_a_mixture_that_cannot_be_is_one_message(shares, said):
 
     with pytest.raises(InputError, match=said):
         mixing.mixture(shares)
+
+
+@pytest.fixture
+def copies(place, monkeypatch):
+    """Copies and links of the corpus and the text, and tasks that read them."""
+    from specialize_tasks import text
+
+    shutil.copytree("corpus", "again/math", dirs_exist_ok=True)
+    shutil.copyfile("more.jsonl", "again/other.txt")
+    for link, target in (("linked", "../corpus"), ("other.jsonl", "../more.jsonl")):
+        if not (place / "again" / link).is_symlink():
+            (place / "again" / link).symlink_to(target)
+    monkeypatch.setenv("SPECIALIZE_CORPUS_DIR", "again/math")
+    monkeypatch.setattr(text, "text_files", lambda: {"train": "again/other.txt"})
+    corpora = ["corpus", "again/math", "again/linked", "specialize_corpus_four_formats"]
+    texts = ["more.jsonl", "again/other.txt", "again/other.jsonl"]
+    return corpora, [*texts, "specialize_text_to_text"]
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_a_copy_is_refused_whatever_its_name(copies, kind):
+    import seqio
+
+    from specialize_tasks import mixing
+
+    for one, two in itertools.permutations(copies[kind], 2):
+        with pytest.raises(InputError) as caught:
+            mixing.mixture({one: 1.0, two: 1.0})
+        message = str(caught.value)
+        assert f"{two} is in the mixture twice, or a copy of it is: {one} has" in (
+            message
+        )
+    # Other formats of a copy are other data, and the names are those of the folders.
+    name = mixing.mixture({"corpus:zero_shot_cot": 1, "again/math:in_context": 1})
+    names = [task.name for task in seqio.get_mixture_or_task(name).tasks]
+    assert {one.partition("_")[0] for one in names} == {"corpus", "math"}
+
+
+def test_tasks_that_make_other_data_of_one_file_are_no_copies(copies):
+    import seqio
+
+    from specialize_tasks import locations, mixing, text
+
+    def turned(dataset):
+        sides = {"inputs": "targets", "targets": "inputs"}
+        return dataset.map(lambda e: {new: e[old] for new, old in sides.items()})
+
+    feature = seqio.Feature(locations.VOCABULARY)
+    if "turned" not in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.add(
+            "turned",
+            source=text.JsonLinesSource("more.jsonl"),
+            preprocessors=[turned, seqio.preprocessors.tokenize],
+            output_features={"inputs": feature, "targets": feature},
+        )
+    assert mixing.mixture({"more.jsonl": 1, "turned": 1})
 
 
 def test_corpora_with_other_spellings_cannot_be_mixed(place):

@@ -189,7 +189,8 @@ def tables(corpus: Path) -> RenderableType:
         origins.add_row(name, *(f"{share:.1f} %" for share in shares))
     parts: list[RenderableType] = [table, lengths, origins]
     if manifest.funnel:
-        parts.insert(0, Funnel.from_json(manifest.funnel, corpus).table())
+        funnel = Funnel.from_json(manifest.funnel, corpus)
+        parts.insert(0, funnel.table(judged=manifest.judged))
     return Group(*parts)
 
 

@@ -180,8 +180,15 @@ class Funnel(Counts):
             )
         return funnel
 
-    def table(self, records: Mapping[str, int] | None = None) -> Table:
-        """The funnel as a table, with the records written per format below it."""
+    def table(
+        self, records: Mapping[str, int] | None = None, *, judged: bool = True
+    ) -> Table:
+        """The funnel as a table, with the records written per format below it.
+
+        Args:
+            records: number of records by format. None: they are not shown.
+            judged: whether the answers were compared with right ones.
+        """
         parts = [self] if self.human is None else [self, self.human]
         table = Table(title="Funnel", title_justify="left", show_header=True)
         table.add_column("samples")
@@ -200,7 +207,8 @@ class Funnel(Counts):
         for stage in ("read", "right", *STAGES[1:]):
             if stage == "right" and not compared:
                 continue  # a text was not compared with its spelling
-            row(stage, [getattr(part, stage) for part in parts], of=self.read)
+            if judged or stage != "verified":
+                row(stage, [getattr(part, stage) for part in parts], of=self.read)
             if stage == "read" and any(part.reasoned for part in parts):
                 reasoned = [part.reasoned for part in parts]
                 row("  with reasoning apart", reasoned, of=self.read)
@@ -219,7 +227,8 @@ class Funnel(Counts):
         table.caption_justify = "left"
         table.add_section()
         row("questions with a sample", [part.questions for part in parts])
-        row("questions with a right one", [part.solved for part in parts])
+        one = "a right one" if judged else "a whole answer"
+        row(f"questions with {one}", [part.solved for part in parts])
         table.add_section()
         both = "" if self.human is None else " of both"
         for name, count in (records or {}).items():

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from specialize import outputs, typed_json, versions
-from specialize.corpus.choices import RECORD_FORMATS
+from specialize.corpus.choices import RECORD_FORMATS, TEXT
 from specialize.corpus.records import ORIGINS, Fingerprint
 from specialize.corpus.storage.funnel import Funnel
 from specialize.errors import InputError
@@ -102,6 +102,11 @@ class Manifest:
     shards: tuple[Shard, ...]
     funnel: dict[str, Any]
     card: dict[str, Any]
+
+    @property
+    def judged(self) -> bool:
+        """Whether its answers were judged, which those to mere prompts are not."""
+        return {*self.formats} != {TEXT}
 
     def counts(self) -> dict[str, int]:
         """Records by format."""

@@ -22,7 +22,7 @@ from jaxtyping import Int
 from specialize import outputs, paths, run_folder, sharding, typed_json
 from specialize.errors import InputError
 from specialize.progress import console, track
-from specialize.training.data import sharing
+from specialize.training.data import foreign_tasks, sharing
 from specialize.training.data.example_keys import key_of
 from specialize.training.data.stored_examples import (
     CUTS,
@@ -43,8 +43,8 @@ RECORD_ID = "record_id"
 # The file that names the run whose processes alone may use prepared examples.
 _RUN = "run"
 READ_BATCH = 512
-# Preprocessors of SeqIO in our tasks.
-_PLAIN = ("seqio.preprocessors.tokenize", "seqio.preprocessors.append_eos")
+# The feature whose vocabulary other ids are of.
+_IDS_OF = {"teacher_ids": "targets"}
 
 
 def load_tasks(
@@ -77,17 +77,20 @@ def load_tasks(
         InputError: a task has no such split or no examples, lacks "inputs" or
             "targets", or has an example without input or target tokens.
     """
-    folders, shared = [], []
-    for task in tasks:
-        if split not in task.splits:
+    folders: dict[str, pathlib.Path] = {}
+    shared: list[sharing.Work] = []
+    # Those of others first: what is wrong with them is said before ours take minutes.
+    for task in sorted(tasks, key=foreign_tasks.is_ours):
+        with foreign_tasks.named_errors(task, split):
+            splits = sorted(task.splits)
+            key, repeatable = key_of(task, split, feature_lengths)
+        if split not in splits:
             raise InputError(
                 f"task {task.name!r} has no split {split!r}; it has "
-                f"{', '.join(sorted(task.splits)) or 'none'}."
+                f"{', '.join(splits) or 'none'}."
             )
-        key, repeatable = key_of(task, split, feature_lengths)
         name = f"{task.name}-{split}-{key}"
-        folder = pathlib.Path(cache_dir) / name
-        folders.append(folder)
+        folders[task.name] = folder = pathlib.Path(cache_dir) / name
         ready = reuse and repeatable and (folder / META).exists()
         parts = sharing.number_of_parts(task) if reuse and repeatable else 1
         if exchange is None or parts == 1:
@@ -97,10 +100,7 @@ def load_tasks(
             prepare = functools.partial(_prepare, task, split, feature_lengths)
             shared.append(sharing.Work(place, folder, parts, prepare))
     sharing.prepare_together(shared)
-    return [
-        open_examples(folder, task.name)
-        for folder, task in zip(folders, tasks, strict=True)
-    ]
+    return [open_examples(folders[task.name], task.name) for task in tasks]
 
 
 def _fill(
@@ -164,11 +164,31 @@ def _prepare(
     part: tuple[int, int],
 ) -> None:
     """Writes the examples of one of several parts of a task's records."""
+    with foreign_tasks.named_errors(task, split):
+        dataset, names = _dataset(task, split, feature_lengths, part)
+        known = task.source.num_input_examples(split)
+    if known is not None:
+        first, last = (known * n // part[1] for n in (part[0], part[0] + 1))
+        known = last - first
+    batches = None if known is None else -(-known // READ_BATCH)
+    words = f"prepare {task.name} ({split}), x{READ_BATCH}"
+    read = _read(track(dataset, words, total=batches), task, split)
+    _write(read, folder, task, split, names, known)
+
+
+def _dataset(
+    task: "seqio.Task",
+    split: str,
+    feature_lengths: Mapping[str, int],
+    part: tuple[int, int],
+) -> tuple[Any, list[str]]:
+    """Batches of ragged features of a part of a task, and the features' names."""
     import tensorflow as tf
 
     source: Any = task.source
     as_written = tf.autograph.experimental.do_not_convert
-    read = as_written(task.get_dataset) if _is_plain(task) else task.get_dataset
+    plain = foreign_tasks.is_plain(task)
+    read = as_written(task.get_dataset) if plain else task.get_dataset
     dataset = read(
         dict(feature_lengths),
         split,
@@ -179,12 +199,13 @@ def _prepare(
     )
     spec = dataset.element_spec
     names = [n for n in task.output_features if n in feature_lengths and n in spec]
-    missing = {"inputs", "targets"} - set(names)
+    missing = {*foreign_tasks.SIDES} - set(names)
     if missing:
         raise InputError(
             f"task {task.name!r} has no feature {sorted(missing)}. Training needs "
             "'inputs' and 'targets', each with a length in feature_lengths."
         )
+    foreign_tasks.check_tokens(task.name, spec)
     kept = [n for n in (*names, RECORD_ID, "cuts") if n in spec]
 
     @as_written
@@ -209,68 +230,12 @@ def _prepare(
             for name, value in batch.items()
         }
 
-    dataset = dataset.map(ragged)
-    known = task.source.num_input_examples(split)
-    if known is not None:
-        first, last = (known * n // part[1] for n in (part[0], part[0] + 1))
-        known = last - first
-    batches = None if known is None else -(-known // READ_BATCH)
-    words = f"prepare {task.name} ({split}), x{READ_BATCH}"
-    with _named_damage(task, split):
-        shown = track(dataset, words, total=batches)
-        _write(shown, folder, task, split, names, known)
+    return dataset.map(ragged), names
 
 
-def _is_plain(task: "seqio.Task") -> bool:
-    """Whether no preprocessor needs AutoGraph, which takes seconds to rewrite them.
-
-    It makes TensorFlow's operations of Python's `if` and `for` over tensors, which
-    others may write. Ours have none.
-    """
-    import seqio
-
-    for step in task.preprocessors:
-        while isinstance(step, functools.partial):
-            step = step.func
-        if isinstance(step, seqio.CacheDatasetPlaceholder):
-            continue
-        home = getattr(step, "__module__", None) or ""
-        name = f"{home}.{getattr(step, '__qualname__', '')}"
-        if home.partition(".")[0] != "specialize_tasks" and name not in _PLAIN:
-            return False
-    return True
-
-
-@contextlib.contextmanager
-def _named_damage(task: "seqio.Task", split: str) -> Iterator[None]:
-    """Turns TensorFlow's error for a damaged file into one that names the file."""
-    import tensorflow as tf
-
-    try:
-        yield
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        damaged = next(
-            filter(_is_damaged, map(str, task.source.list_shards(split))), ""
-        )
-        what = f"{damaged} is damaged" if damaged else "its records cannot be read"
-        reason = str(error.message).partition("\n")[0].rpartition("}} ")[2][:200]
-        raise InputError(
-            f"task {task.name!r} ({split}): {what} ({reason}). Build the corpus again, "
-            "or copy it again from where it is intact."
-        ) from error
-
-
-def _is_damaged(shard: str) -> bool:
-    """Whether a shard is not a file of records, or one of its checksums is wrong."""
-    import tensorflow as tf
-
-    kind = "GZIP" if shard.endswith(".gz") else ""
-    try:
-        for _ in tf.data.TFRecordDataset(shard, compression_type=kind):
-            pass
-    except tf.errors.OpError:
-        return True
-    return False
+def _read(batches: Iterator[Any], task: "seqio.Task", split: str) -> Iterator[Any]:
+    with foreign_tasks.named_errors(task, split):
+        yield from batches
 
 
 def _write(
@@ -282,6 +247,11 @@ def _write(
     known: int | None,
 ) -> None:
     kinds = {name: _kind(task.output_features[name]) for name in names}
+    limits = {
+        name: task.output_features[_IDS_OF.get(name, name)].vocabulary.vocab_size
+        for name in names
+        if kinds[name] != "<f4"
+    }
     files = {name: open(folder / f"{name}.bin", "wb") for name in names}
     shapes: dict[str, tuple[int, ...]] = {}
     lengths: list[np.ndarray] = []
@@ -300,9 +270,13 @@ def _write(
             for name in names:
                 side = 0 if name == "inputs" else 1
                 _check_aligned(task.name, name, batch[name], sizes[:, side], count)
-                values = np.ascontiguousarray(
-                    batch[name].flat_values.numpy(), kinds[name]
-                )
+                found = batch[name].flat_values.numpy()
+                if name in limits:
+                    foreign_tasks.check_ids(
+                        f"task {task.name!r} ({split})",
+                        *(name, found, sizes[:, side], count, limits[name]),
+                    )
+                values = np.ascontiguousarray(found, kinds[name])
                 shapes[name] = values.shape[1:]
                 files[name].write(values.tobytes())
             lengths.append(sizes)
