@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from specialize.errors import named
+
 T = TypeVar("T")
 
 # Seconds after which a log shows that something is done.
@@ -26,8 +28,8 @@ console = Console(stderr=True)
 
 
 def say(text: str) -> None:
-    """Prints a line on standard error, without markup and without folding."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Prints a line on standard error (`named`), without markup and without folding."""
+    console.print(named(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def table_console(width: int) -> Console:
