@@ -341,6 +341,7 @@ def _in_words(error: OSError) -> str:
 
 
 def _complain(text: str) -> int:
+    processes.tell(text)
     with contextlib.suppress(OSError):  # the same full disk
         print(f"error: {message(text)}", file=sys.stderr)
     return 2
@@ -398,7 +399,6 @@ def _main(argv: Sequence[str] | None) -> int:
             if output is not None and output.error is not None:
                 raise output.error
     except InputError as error:
-        processes.tell(error)
         return _complain(str(error))
     except processes.LostError as error:
         if processes.may_say():
