@@ -4,7 +4,7 @@ import operator
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -23,13 +23,22 @@ T = TypeVar("T")
 # Seconds after which a log shows that something is done.
 _FIRST_S = 1.0
 
+
+class _Remarks(Console):
+    """Standard error, on which texts are `named`."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        shown = (named(one) if isinstance(one, str) else one for one in objects)
+        super().print(*shown, **options)
+
+
 # Results go to standard output; progress and remarks go to standard error.
-console = Console(stderr=True)
+console = _Remarks(stderr=True)
 
 
 def say(text: str) -> None:
-    """Prints a line on standard error (`named`), without markup and without folding."""
-    console.print(named(text), markup=False, highlight=False, soft_wrap=True)
+    """Prints a line on standard error, without markup and without folding."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def table_console(width: int) -> Console:

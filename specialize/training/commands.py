@@ -28,6 +28,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _run(flags: argparse.Namespace) -> int:
     from specialize import config, memory, quiet, sharding
+    from specialize.errors import message
 
     memory.keep_freed()
     # Before gin imports modules that might touch a device.
@@ -43,7 +44,7 @@ def _run(flags: argparse.Namespace) -> int:
     try:
         config.call(train.train)
     except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message(error)}", file=sys.stderr)
         return 1
     return 0
 
