@@ -51,7 +51,7 @@ def find(name: str, search_paths: Sequence[str], including: str = "") -> str | N
     beside = [paths.parent_of(including)] if paths.in_bucket(including) else []
     for folder in (*beside, "", *search_paths):
         if paths.in_bucket(folder):
-            url = _in_bucket(folder, name)
+            url = _in_bucket(os.fspath(folder), name)
             if url and store.stat(url):
                 return url
         elif os.path.isfile(candidate := pathlib.Path(folder) / path):

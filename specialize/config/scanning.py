@@ -8,6 +8,7 @@ no T5X, so a recipe can be checked for both engines on any machine.
 
 import dataclasses
 import io
+import os
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -187,6 +188,7 @@ def scan(
         InputError: A file is missing, includes itself, or does not parse, or a text has
             a URL with a password; with the file and line.
     """
+    gin_files, search_paths = ([*map(os.fspath, x)] for x in (gin_files, search_paths))
     for name in gin_files:
         checks.no_credentials("--gin_file", name)
     for folder in search_paths:

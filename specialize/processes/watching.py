@@ -63,12 +63,14 @@ class _Watch:
         self.is_first = state.process_id == 0
         self._found = threading.Event()
         self._unsaid = threading.Semaphore()
-        self._deciding = threading.Lock()
+        self._deciding, self._beating = threading.Lock(), threading.Lock()
         self._client, self._here = state.client, state.process_id
         self._count, self._first = state.num_processes, state.coordinator_address
         self._answered = time.monotonic()
-        # Of every process its last heartbeat, and when it was seen.
-        self._seen = dict.fromkeys(range(self._count), ("", time.monotonic()))
+        # Of every process its last heartbeat, and when it was seen. It may end before
+        # its first one.
+        never: tuple[str | None, float] = (None, time.monotonic())
+        self._seen = dict.fromkeys(range(self._count), never)
         threading.Thread(target=self._run, name="watch", daemon=True).start()
         if not self.is_first:
             aborting.delay_aborts()
@@ -93,6 +95,8 @@ class _Watch:
     def finish(self) -> None:
         """Lets the others know that this process needs no watching any more."""
         self.over.set()
+        # A sign of life that is under way must not come after this one.
+        self._beating.acquire(timeout=TOLD)
         with contextlib.suppress(Exception):
             self._client.key_value_set(
                 f"{_ALIVE}{self._here}", "", allow_overwrite=True
@@ -132,7 +136,9 @@ class _Watch:
             if self.over.wait(PERIOD):
                 return
             number += 1
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), self._beating:
+                if self.over.is_set():
+                    return
                 self._beat(str(number))
                 self._answered = time.monotonic()
             found = self._lost()
