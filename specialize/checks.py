@@ -9,13 +9,13 @@ import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from specialize.errors import InputError, did_you_mean
+from specialize.errors import InputError, credentials, did_you_mean, named
 
 
 def shown(value: Any) -> str:
-    """A value for a message: its `repr`, without the middle of a long one."""
+    """A value for a message: its `repr`, `named`, without the middle of a long one."""
     try:
-        text = repr(value)
+        text = named(repr(value))
     except (ValueError, RecursionError):  # thousands of digits, or of brackets
         return f"a very long {type(value).__name__}"
     return text if len(text) <= 120 else f"{text[:80]} ... {text[-30:]}"
@@ -61,6 +61,22 @@ def path(name: str, value: Any) -> None:
         raise InputError(
             f"{name} = {shown(value)}; it must be the path of a file or folder, or "
             "None."
+        )
+
+
+def no_credentials(name: str, value: str) -> None:
+    """Raises an `InputError` if a text has a URL with a user name or password.
+
+    Args:
+        name: Where the text is: an option, or a file and line.
+        value: The text.
+    """
+    if (url := credentials(value)) is not None:
+        verb = "is" if re.match(r"\s*[A-Za-z][\w+.-]*:/", value) else "has"
+        raise InputError(
+            f"{name} {verb} {url!r}, a URL with a user name or password, which files "
+            "and logs would keep. Remove them: credentials come from the environment "
+            "or the store's own configuration."
         )
 
 

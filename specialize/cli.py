@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from specialize import __version__, processes
-from specialize.checks import shown
+from specialize.checks import no_credentials, shown
 from specialize.errors import InputError, TerminatedError, did_you_mean, message
 
 # In the order of use, which is the order of `--help`.
@@ -38,8 +38,7 @@ _OVERRIDE = "--gin."
 # The options that name a file or folder to read; one in a bucket is copied first.
 INPUTS = (
     *("problems", "completions", "demonstrations_from", "corpus", "vocabulary"),
-    *("gin_file", "predictions", "benchmarks", "prompts", "texts", "prompt"),
-    "requests",
+    *("predictions", "benchmarks", "prompts", "texts", "prompt", "requests"),
 )
 # Numbers of files that a process may open: too few, and as many as we ask for.
 FEWEST_FILES, ENOUGH_FILES = 128, 4096
@@ -274,6 +273,19 @@ def _allow_open_files() -> None:
         )
 
 
+def _refuse_credentials(words: Sequence[str]) -> None:
+    """Refuses a URL with a password in any word, before anything repeats the word."""
+    option = ""
+    for word in words:
+        name, _, value = word.partition("=")
+        if word.startswith("--"):
+            option = name
+            no_credentials(name, value)
+        else:
+            no_credentials(option or "An argument", word)
+            option = ""
+
+
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Refuses an output that the command cannot write, before any work."""
     from specialize.config import words
@@ -284,7 +296,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         if isinstance(value, str):  # --json of some commands is a switch
             from specialize import outputs, paths
 
-            if name in in_buckets and paths.in_bucket(value):
+            if name in in_buckets and paths.scheme_of(value):
                 paths.checked(value, f"--{name}")
             else:
                 outputs.refuse_url(value, f"--{name}")
@@ -297,13 +309,9 @@ def _copy_inputs(arguments: argparse.Namespace) -> None:
     from specialize import paths
 
     def copied(name: str, value: Any) -> Any:
-        if isinstance(value, str) and "://" in value and not paths.in_bucket(value):
-            scheme = paths.scheme_of(value)
-            if scheme is not None:
-                raise InputError(
-                    f"--{name} is {paths.shown(value)}: {scheme}:// is not read here; "
-                    "only gs://, s3:// and local files are. Copy it first."
-                )
+        if isinstance(value, str) and paths.scheme_of(value):
+            if "://" in value or paths.scheme_of(value) in paths.SCHEMES:
+                paths.checked(value, f"--{name}")
         if not paths.in_bucket(value):
             return value
         companion = None
@@ -330,6 +338,7 @@ def _in_words(error: OSError) -> str:
 
 
 def _complain(text: str) -> int:
+    processes.tell(text)
     with contextlib.suppress(OSError):  # the same full disk
         print(f"error: {message(text)}", file=sys.stderr)
     return 2
@@ -387,7 +396,6 @@ def _main(argv: Sequence[str] | None) -> int:
             if output is not None and output.error is not None:
                 raise output.error
     except InputError as error:
-        processes.tell(error)
         return _complain(str(error))
     except processes.LostError as error:
         if processes.may_say():
@@ -415,6 +423,7 @@ def _main(argv: Sequence[str] | None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     words = [at_home(word) for word in given]
+    _refuse_credentials(words)
     overrides = [word for word in words if word.startswith(_OVERRIDE)]
     top = parser()
     others = [word for word in words if word not in overrides]

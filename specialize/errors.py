@@ -1,7 +1,22 @@
-"""The exception for invalid input, and suggestions for mistyped names."""
+"""The exception for invalid input, how messages show it, and what was meant instead."""
 
 import contextlib
+import os
+import re
 from collections.abc import Iterable, Iterator
+
+# A URL inside of a text: its scheme, and the rest up to a space, a quote or the next
+# URL of a list. It may be in a path, where only that of a bucket has lost a "/".
+_URL = re.compile(
+    r"((?<![a-z0-9])[a-z][a-z0-9+.-]*(?=://)|(?<![\w./~+-])[a-z][a-z0-9+.-]*"
+    r"|(?<![a-z0-9])(?:gs|s3))(:/+)"
+    r"((?:(?![,;|=([{][a-z][a-z0-9+.-]*:/)[^\s'\"])*)",
+    re.IGNORECASE,
+)
+# A host with a port, after which a path may have "@" or ":".
+_HOST_AND_PORT = re.compile(r"[\w.-]*:\d{1,5}|\[[\da-fA-F:.]*\](:\d{1,5})?")
+# The local path of a copy, or of work in progress -> the URL that it stands for.
+_copies: dict[str, str] = {}
 
 
 class InputError(ValueError):
@@ -18,6 +33,10 @@ class InputError(ValueError):
         ...     print(str(error).partition(".")[0])
         no/such/run does not exist
     """
+
+    def __str__(self) -> str:
+        """The message, in the names that the user knows (`named`)."""
+        return named(super().__str__())
 
 
 class FieldError(InputError):
@@ -59,6 +78,66 @@ class TerminatedError(KeyboardInterrupt):
         self.status = status
 
 
+def stands_for(copy: str | os.PathLike[str], url: str | os.PathLike[str]) -> None:
+    """Lets messages show a URL in place of the local path that stands for it.
+
+    Args:
+        copy: Absolute path of a copy of what is at the URL, or of the folder in which
+            a command prepares what it uploads there.
+        url: The URL.
+    """
+    for path in {os.fspath(copy), os.path.realpath(copy)}:
+        _copies[path] = os.fspath(url)
+
+
+def named(text: str) -> str:
+    """A text for the user: URLs in place of local copies, and no user information.
+
+    Every message passes through it, so what a user may correct has the name by which
+    the user knows it, and no password is printed.
+    """
+    for copy, url in list(_copies.items()):
+        if copy in text:
+            text = text.replace(copy, url)
+    return _URL.sub(_without_user, text)
+
+
+def credentials(text: str) -> str | None:
+    """The first URL of a text that has user information, without it; None if none has.
+
+    Of a text that is a URL of a bucket as a whole, spaces and quotes are part of it.
+    """
+    whole = re.match(r"\s*(gs|s3)(:/+)(.*)", text, re.DOTALL | re.IGNORECASE)
+    for found in ([whole] if whole else []) + [*_URL.finditer(text)]:
+        if _user(found[1], found[3]):
+            return _without_user(found)
+    return None
+
+
+def _without_user(found: re.Match[str]) -> str:
+    scheme, slashes, rest = found.groups()
+    user = _user(scheme, rest)
+    return f"{scheme}{slashes}...{rest[len(user) :]}" if user else found[0]
+
+
+def _user(scheme: str, rest: str) -> str:
+    """The user information in what follows "scheme://"; "" if there is none.
+
+    A password may have "/" or "@", so it ends at the last "@".
+    """
+    host, slash, path = rest.partition("/")
+    if not slash:
+        host = host.rstrip(":;,.)]}")  # the words of a message go on after a URL
+    if "@" in host:
+        return rest.rpartition("@")[0]
+    if ":" not in host:
+        return ""
+    if scheme.lower() in ("gs", "s3"):  # no bucket has ":"
+        return rest.rpartition("@")[0] or host
+    is_host = _HOST_AND_PORT.fullmatch(host) is not None
+    return "" if is_host or "@" not in path else rest.rpartition("@")[0]
+
+
 def visible(text: str) -> str:
     r"""A text of others with its control characters as escapes, such as `\x1b`.
 
@@ -71,11 +150,11 @@ def visible(text: str) -> str:
 
 
 def message(error: object) -> str:
-    """An error as a terminal shows it: `visible`, and without the middle of long lines.
+    """An error as a terminal shows it: `named`, `visible`, long lines without a middle.
 
     A file may hold a name of 100,000 characters, which a message about it repeats.
     """
-    lines = visible(str(error)).split("\n")
+    lines = visible(named(str(error))).split("\n")
     return "\n".join(
         line if len(line) <= 2_000 else f"{line[:1_000]} ... {line[-500:]}"
         for line in lines

@@ -4,7 +4,7 @@ import operator
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -16,13 +16,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from specialize.errors import named
+
 T = TypeVar("T")
 
 # Seconds after which a log shows that something is done.
 _FIRST_S = 1.0
 
+
+class _Remarks(Console):
+    """Standard error, on which texts are `named`."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        shown = (named(one) if isinstance(one, str) else one for one in objects)
+        super().print(*shown, **options)
+
+
 # Results go to standard output; progress and remarks go to standard error.
-console = Console(stderr=True)
+console = _Remarks(stderr=True)
 
 
 def say(text: str) -> None:

@@ -21,7 +21,7 @@ from specialize import cli, processes, sharding
 from specialize.errors import InputError
 from specialize.processes import watching
 
-watching.LOST, watching.GRACE, watching.FAREWELL = 4.0, 2.0, 2.0
+watching.LOST, watching.GRACE = 4.0, 2.0
 
 def register(subparsers):
     command = subparsers.add_parser("work")
@@ -41,6 +41,18 @@ def run(flags):
         raise InputError("MESH is 'x', which is wrong.")
     if what == "defect" and flags.part == 1:
         raise RuntimeError("a defect")
+    if what.startswith("first_") and what != "first_in_the_middle":
+        if what == "first_after_compilation":
+            def deep(x):
+                for _ in range(300):
+                    x = jax.numpy.sin(x) @ x
+                return x
+            jax.jit(deep).lower(jax.numpy.ones((8, 8))).compile()
+            sharding.barrier("compiled")
+        if first and what == "first_by_the_system":
+            open("/no/such/folder/file")
+        if first:
+            raise InputError("another command writes in s3://b/x.")
     messages = processes.Messages("talk")
     if what == "talk":
         for number in range(3):
@@ -60,7 +72,11 @@ def run(flags):
         messages.receive()
     if what == "abort" and not first:
         os.abort()
+    steps = 0
     while True:
+        steps += 1
+        if what == "first_in_the_middle" and first and steps == 5:
+            raise InputError("another command writes in s3://b/x.")
         if what == "compute" and not first:
             sum(range(10_000_000))  # holds the lock of Python
             continue
@@ -173,6 +189,36 @@ def test_an_error_of_one_process_is_the_message_of_the_others(start):
     assert first == 1
     (line,) = errors(said)
     assert "process 1 of 2 ended with an error: MESH is 'x', which is wrong." in line
+
+
+MOMENTS = ("at_once", "after_compilation", "in_the_middle", "by_the_system")
+
+
+@pytest.mark.parametrize(
+    ("moment", "parts"),
+    [
+        ("at_once", 4),
+        *(
+            pytest.param(moment, parts, marks=pytest.mark.slow)
+            for moment in MOMENTS
+            for parts in (2, 4)
+            for _ in range(3)
+        ),
+    ],
+)
+def test_an_error_of_the_first_process_is_the_message_of_the_others(
+    start, moment, parts
+):
+    error = "another command writes in s3://b/x."
+    if moment == "by_the_system":
+        error = "/no/such/folder/file: No such file or directory. Correct this"
+    (status, first), *others = ends(start(f"first_{moment}", parts))
+    assert status == 2 and errors(first)[0].startswith(f"error: {error}")
+    for status, said in others:
+        assert status == 1
+        (line,) = errors(said)
+        assert f"process 0 of {parts} ended with an error: {error}" in line
+        assert "killed" not in said and "coordination service" not in said, said
 
 
 @pytest.mark.slow

@@ -7,13 +7,11 @@ without problems.
 
 import argparse
 import contextlib
-import functools
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
-from specialize.config import scanning
+from specialize import paths
 from specialize.config.problems import raise_problems
 from specialize.config.reading import Config, read, words_of_flags
 from specialize.config.rules import lint
@@ -102,9 +100,6 @@ def _give_to_gin(config: Config, allow_missing: Sequence[str]) -> None:
     import gin.config
 
     gin.clear_config()
-    for folder in config.search_paths:
-        if folder not in gin.config._LOCATION_PREFIXES:
-            gin.add_config_file_search_path(folder)
     unset = [
         f"{name} = None"
         for name, binding in config.scan.macros().items()
@@ -116,9 +111,9 @@ def _give_to_gin(config: Config, allow_missing: Sequence[str]) -> None:
         if binding.at_home
     ]
     try:
-        with _without_byte_order_marks(gin):
+        with _reading(gin, config.scan.places):
             gin.parse_config_files_and_bindings(
-                [os.fspath(_found(name, config)) for name in config.gin_files],
+                list(config.gin_files),
                 [*config.bindings, *at_home, *unset],
                 finalize_config=True,
             )
@@ -127,22 +122,32 @@ def _give_to_gin(config: Config, allow_missing: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _without_byte_order_marks(gin: Any) -> Iterator[None]:
-    """Lets gin read files that begin with a byte order mark, as we do."""
+def _reading(gin: Any, places: Mapping[tuple[str, str], str]) -> Iterator[None]:
+    """Lets gin read the files that we have found and checked, also from buckets.
+
+    Like us, it then reads files that begin with a byte order mark.
+
+    Args:
+        gin: The module.
+        places: As in `scanning.Scan`.
+    """
+    opened = [""]
+
+    @contextlib.contextmanager
+    def reader(name: str) -> Iterator[TextIO]:
+        place = places[opened[-1], name]
+        opened.append(place)
+        with open(paths.local(place), encoding="utf-8-sig") as file:
+            yield file
+        opened.pop()
+
     readers = gin.config._FILE_READERS
     before = list(readers)
-    readers.insert(0, (functools.partial(open, encoding="utf-8-sig"), os.path.isfile))
+    readers.insert(0, (reader, lambda name: (opened[-1], name) in places))
     try:
         yield
     finally:
         readers[:] = before
-
-
-def _found(name: str, config: Config) -> Any:
-    path = scanning.find(name, config.search_paths)
-    if path is None:
-        raise InputError(f"gin file {name!r} disappeared while it was being read.")
-    return path.resolve()
 
 
 def arguments(function: Callable[..., Any]) -> dict[str, Any]:

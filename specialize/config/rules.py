@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from specialize import checks, outputs, paths, run_folder, versions
+from specialize import checks, paths, run_folder, versions
 from specialize.config import neutral
 from specialize.config.problems import (
     Problem,
@@ -82,12 +82,10 @@ def path_problems(config: Config) -> list[Problem]:
             continue
         try:
             checks.path(name, value)
-            if value is not None and name in ("MODEL_DIR", "OUTPUT_DIR"):
-                if not paths.in_bucket(value):
-                    outputs.refuse_url(value, name)
+            if name in ("MODEL_DIR", "OUTPUT_DIR") and paths.scheme_of(value or ""):
                 run = name == "MODEL_DIR"
                 check = paths.checked_for_checkpoints if run else paths.checked
-                check(value, name) if paths.scheme_of(value) else None
+                check(value, name)
         except InputError as error:
             problems.append(Problem("value", str(error), binding.origin))
     return problems

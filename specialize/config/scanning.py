@@ -6,24 +6,21 @@ with gin's own parser and follows the same includes. It needs no jax, no tensorf
 no T5X, so a recipe can be checked for both engines on any machine.
 """
 
-import codecs
 import dataclasses
-import functools
-import importlib.util
 import io
 import os
-import pathlib
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gin import config_parser
 
-from specialize import typed_json
-from specialize.config import limits, words
+from specialize import checks, paths
+from specialize.config import finding, limits, words
+from specialize.config.finding import PACKAGE as PACKAGE
+from specialize.config.finding import package_folder as package_folder
 from specialize.errors import InputError, did_you_mean
 
-PACKAGE = "t5x_configs"
 REQUIRED = "gin.REQUIRED"
 
 
@@ -136,12 +133,22 @@ class Name:
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """Every statement of some gin files and bindings, in the order gin applies them."""
+    """Every statement of some gin files and bindings, in the order gin applies them.
+
+    Attributes:
+        files: Paths and URLs of the files, in the order in which they are read.
+        bindings: All bindings.
+        imports: All imports.
+        names: All names of configurables.
+        places: (path or URL of the including file, or ""; name in the include or on the
+            command line) -> path or URL.
+    """
 
     files: tuple[str, ...]
     bindings: tuple[Binding, ...]
     imports: tuple[Import, ...]
     names: tuple[Name, ...]
+    places: Mapping[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
     def effective(self) -> dict[Key, Binding]:
         """The effective binding of each key: the last one."""
@@ -165,49 +172,6 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-@functools.cache
-def package_folder() -> pathlib.Path:
-    """The installed folder of gin files, of a wheel or of a checkout."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            f"The package {PACKAGE!r} is not installed beside specialize; install "
-            "specialize again (pip install -e . or its wheel)."
-        )
-    return pathlib.Path(next(iter(spec.submodule_search_locations)))
-
-
-def find(name: str, search_paths: Sequence[str]) -> pathlib.Path | None:
-    """Finds a gin file as gin does, or returns None.
-
-    The order is: here, in the search paths, in an installed package.
-    """
-    path = pathlib.Path(name)
-    if path.is_absolute():
-        return path if os.path.isfile(path) else None
-    for prefix in ("", *search_paths):
-        if os.path.isfile(candidate := pathlib.Path(prefix) / path):
-            return candidate
-    if len(path.parts) > 1:
-        try:  # of the first part alone: for the others Python imports the package
-            spec = importlib.util.find_spec(path.parts[0])
-        except (ImportError, ValueError):
-            return None
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            if os.path.isfile(candidate := pathlib.Path(folder, *path.parts[1:])):
-                return candidate
-    return None
-
-
-def available(search_paths: Sequence[str]) -> list[str]:
-    """Names of all gin files that can be found, for "did you mean"."""
-    names: list[str] = []
-    for folder in (*search_paths, str(package_folder())):
-        root = pathlib.Path(folder)
-        names += [str(path.relative_to(root)) for path in root.glob("*/**/*.gin")]
-    return names + [f"{PACKAGE}/{name}" for name in names]
-
-
 def scan(
     gin_files: Sequence[str],
     bindings: Sequence[str] = (),
@@ -216,21 +180,29 @@ def scan(
     """Reads gin files and their includes, then single bindings.
 
     Args:
-        gin_files: Names for `find`.
+        gin_files: Names for `finding.find`.
         bindings: `NAME = value` strings of the command line.
-        search_paths: Folders for relative names.
+        search_paths: Folders for relative names, local or in buckets.
 
     Raises:
-        InputError: A file is missing, includes itself, or does not parse; with the
-            file and line.
+        InputError: A file is missing, includes itself, or does not parse, or a text has
+            a URL with a password; with the file and line.
     """
+    gin_files, search_paths = ([*map(os.fspath, x)] for x in (gin_files, search_paths))
+    for name in gin_files:
+        checks.no_credentials("--gin_file", name)
+    for folder in search_paths:
+        checks.no_credentials("--gin_search_paths", folder)
+        if finding.is_url(folder):
+            paths.checked(folder, "--gin_search_paths")
     reader = _Reader(search_paths)
     for name in gin_files:
         reader.read_file(name, included_from=None)
     for text in bindings:
         reader.read_binding(text)
     files, bound = tuple(reader.files), tuple(reader.bindings)
-    found = Scan(files, bound, tuple(reader.imports), tuple(reader.names))
+    names = tuple(reader.names)
+    found = Scan(files, bound, tuple(reader.imports), names, reader.places)
     for binding in _too_large(found):
         raise InputError(
             f"{binding.origin}: {binding.name} is made of more than "
@@ -288,29 +260,35 @@ class _Reader:
         self.bindings: list[Binding] = []
         self.imports: list[Import] = []
         self.names: list[Name] = []
-        self.open_files: list[pathlib.Path] = []
+        self.places: dict[tuple[str, str], str] = {}
+        self.open_files: list[str] = []
 
     def read_file(self, name: str, included_from: Origin | None) -> None:
         where = f"{included_from}: " if included_from else ""
-        path = find(name, self.search_paths)
-        if path is None:
-            hint = did_you_mean(name, available(self.search_paths))
-            every = (".", *self.search_paths, package_folder())
-            folders = ", ".join(dict.fromkeys(map(str, every)))
-            raise InputError(
-                f"{where}gin file {name!r} not found in {folders}.{hint} "
-                "Add its folder with --gin_search_paths."
-            )
-        resolved = path.resolve()
-        if resolved in self.open_files:
+        including = self.open_files[-1] if self.open_files else ""
+        place = finding.find(name, self.search_paths, including)
+        if place is None:
+            hint = did_you_mean(name, finding.available(self.search_paths))
+            folders = ", ".join(finding.searched(self.search_paths, including))
+            nowhere = f" in {folders}.{hint} Add its folder with --gin_search_paths."
+            if finding.is_url(name):
+                nowhere = ". Check the name of bucket and file."
+            raise InputError(f"{where}gin file {name!r} not found{nowhere}")
+        if finding.identity(place) in map(finding.identity, self.open_files):
             raise InputError(f"{where}{name!r} includes itself; remove the include.")
-        self.open_files.append(resolved)
-        self.files.append(str(path))
-        self._read(text_of(path), _display(path))
+        self.places[including, name] = place
+        self.open_files.append(place)
+        self.files.append(place)
+        text, file = finding.text_of(place), finding.displayed(place)
+        # The whole text, comments too: the parser prints the line that it refuses.
+        for number, line in enumerate(text.splitlines(), start=1):
+            checks.no_credentials(f"{file}:{number}", line)
+        self._read(text, file)
         self.open_files.pop()
 
     def read_binding(self, text: str) -> None:
         name = text.partition("=")[0].strip()
+        checks.no_credentials(f"--gin.{name}", text)
         known = {name.selector for name in self.names}
         self._read(text, f"--gin.{name}", known_selectors=known, numbered=False)
 
@@ -366,6 +344,8 @@ class _Reader:
         for leaf in leaves(value):
             if isinstance(leaf, Reference):
                 self.names.append(Name(leaf.selector, "", registered, origin))
+            elif isinstance(leaf, str):  # made of several, or of escapes
+                checks.no_credentials(str(origin), leaf)
         scope, selector = statement.scope or "", statement.selector
         parameter = statement.arg_name
         if parameter:
@@ -406,26 +386,6 @@ def _statements(text: str, file: str, numbered: bool) -> Iterator[Any]:
         ) from error
 
 
-def text_of(path: pathlib.Path) -> str:
-    """The text of a gin file; like gin, we read UTF-8 in any locale.
-
-    Raises:
-        InputError: It is not UTF-8, or cannot be read.
-    """
-    data = typed_json.read_bytes(path)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        encoding = ""
-        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            encoding = "; it looks like UTF-16"
-        line = data[: error.start].count(b"\n") + 1
-        raise InputError(
-            f"{_display(path)}:{line}: not UTF-8 (byte {error.start} is "
-            f"0x{data[error.start]:02x}{encoding}). Save the file as UTF-8."
-        ) from error
-
-
 def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:
     """`value` with `function` applied to each of its `leaves`."""
     if isinstance(value, Mapping):
@@ -435,12 +395,3 @@ def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(map_leaves(item, function) for item in value)
     return function(value)
-
-
-def _display(path: pathlib.Path) -> str:
-    """A short name, relative to here or to the installed package."""
-    resolved = path.resolve()
-    for root, prefix in ((pathlib.Path.cwd(), ""), (package_folder(), PACKAGE)):
-        if resolved.is_relative_to(root.resolve()):
-            return str(pathlib.Path(prefix) / resolved.relative_to(root.resolve()))
-    return str(path)

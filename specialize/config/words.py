@@ -8,8 +8,9 @@ from typing import Any
 
 # The options that name a file or folder to write, of all commands.
 OUTPUTS = ("out", "json", "html", "rejected", "responses", "target")
-# A text without quotes: a word, path or URL, without a character of gin's grammar.
-_BARE = re.compile(r"^[\w./~:+=,-]+$")
+# A text without quotes: a word or path without a character of gin's grammar, where "@"
+# begins a reference; or a URL, which begins nothing else.
+_BARE = re.compile(r"^([\w./~:+=,-][\w./~:+=,@-]*|[A-Za-z][\w+.-]*:/.*)$")
 
 
 def binding_of_flag(name: str, value: str) -> str:

@@ -1,9 +1,10 @@
 """Local copies of what is in buckets, shared by the processes of a machine.
 
 A copy is complete or absent. Its name is made of the URL and of the version of every
-object, so a changed object is copied again and an unchanged one never. Copies that no
-process uses are removed, the least recently used first, when all of them together are
-larger than the limit.
+object, so a changed object is copied again and an unchanged one never. Its files are
+read-only, and messages show the URL in its place. Copies that no process uses are
+removed, the least recently used first, when all of them together are larger than the
+limit.
 
 | variable | meaning | default |
 |---|---|---|
@@ -23,7 +24,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 
-from specialize.errors import InputError
+from specialize.errors import InputError, stands_for
 from specialize.paths import store
 from specialize.paths.urls import (
     Path,
@@ -179,6 +180,7 @@ def _copy(url: str, entries: dict[str, store.Entry]) -> pathlib.Path:
             if not place.is_dir():
                 _make(place, url, entries)
     os.utime(place)
+    stands_for(place / name_of(url), url)
     return place
 
 
@@ -201,6 +203,8 @@ def _make(place: pathlib.Path, url: str, entries: dict[str, store.Entry]) -> Non
             digest = hashlib.sha256(entry.version.encode()).digest()
             seconds = 10**9 + int.from_bytes(digest[:3])
             os.utime(target, (seconds, seconds))
+            # What is corrected in a copy would be read on this machine alone.
+            target.chmod(target.stat().st_mode & ~0o222)
         os.rename(partial, place)
     except OSError as error:
         room = "Make room, or set" if error.errno in _NO_ROOM else "Set"

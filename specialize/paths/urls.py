@@ -4,7 +4,7 @@ import os
 import re
 from typing import TypeGuard
 
-from specialize.errors import InputError
+from specialize.errors import InputError, credentials, named
 
 Path = str | os.PathLike[str]
 
@@ -25,10 +25,8 @@ def in_bucket(path: object) -> TypeGuard[Path]:
 
 
 def shown(path: Path) -> str:
-    """A path for a message: of a URL that may contain a password, only the scheme."""
-    text = os.fspath(path)
-    scheme = scheme_of(text)
-    return f"{scheme}:/..." if scheme and "@" in text else text
+    """A path for a message: a URL without a user name and password."""
+    return named(os.fspath(path))
 
 
 def checked(path: Path, name: str = "The path") -> str:
@@ -45,13 +43,14 @@ def checked(path: Path, name: str = "The path") -> str:
     scheme = scheme_of(text)
     if scheme not in SCHEMES:
         raise InputError(
-            f"{name} is {shown(text)!r}, a URL of {scheme}:. Name a local folder, or "
-            "one in a bucket: gs://BUCKET/FOLDER or s3://BUCKET/FOLDER."
+            f"{name} is {shown(text)!r}, a URL of {scheme}:. Name a local file or "
+            "folder, or one in a bucket: gs://BUCKET/NAME or s3://BUCKET/NAME."
         )
     bucket, *parts = text.partition("://")[2].rstrip("/").split("/")
-    if "@" in text or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", bucket):
+    if credentials(text) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", bucket):
+        hidden = credentials(text) or text
         raise InputError(
-            f"{name} is {shown(text)!r}, which names no bucket. Write "
+            f"{name} is {hidden!r}, which names no bucket. Write "
             f"{scheme}://BUCKET/FOLDER; credentials come from the environment or the "
             "store's own configuration."
         )

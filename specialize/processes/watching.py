@@ -34,9 +34,12 @@ GRACE = 8.0
 # which it must accept a connection; and seconds in which a process may then end by
 # itself. Together they are less than the delay of an abort.
 SILENCE, ACCEPTS, HASTE = PERIOD + 0.5, 2.0, 1.0
-# Seconds that process 0 stays after an error, so that the others learn whose it was.
-FAREWELL = 4.0
-_ALIVE, _ENDED = "specialize/alive/", "specialize/ended/"
+# Most seconds that process 0 stays after an error, until the others have read whose it
+# was and have ended; while they load libraries, they read nothing for long.
+FAREWELL = 15.0
+# Seconds in which process 0 is told that another one ends.
+TOLD = 1.0
+_ALIVE, _ENDED, _LEFT = "specialize/alive/", "specialize/ended/", "specialize/left/"
 
 
 class LostError(RuntimeError):
@@ -60,11 +63,14 @@ class _Watch:
         self.is_first = state.process_id == 0
         self._found = threading.Event()
         self._unsaid = threading.Semaphore()
+        self._deciding, self._beating = threading.Lock(), threading.Lock()
         self._client, self._here = state.client, state.process_id
         self._count, self._first = state.num_processes, state.coordinator_address
         self._answered = time.monotonic()
-        # Of every process its last heartbeat, and when it was seen.
-        self._seen = dict.fromkeys(range(self._count), ("", time.monotonic()))
+        # Of every process its last heartbeat, and when it was seen. It may end before
+        # its first one.
+        never: tuple[str | None, float] = (None, time.monotonic())
+        self._seen = dict.fromkeys(range(self._count), never)
         threading.Thread(target=self._run, name="watch", daemon=True).start()
         if not self.is_first:
             aborting.delay_aborts()
@@ -89,10 +95,40 @@ class _Watch:
     def finish(self) -> None:
         """Lets the others know that this process needs no watching any more."""
         self.over.set()
+        # A sign of life that is under way must not come after this one.
+        self._beating.acquire(timeout=TOLD)
         with contextlib.suppress(Exception):
             self._client.key_value_set(
                 f"{_ALIVE}{self._here}", "", allow_overwrite=True
             )
+
+    def leave(self) -> None:
+        """Ends the watch; process 0, whose service tells the others, leaves last."""
+        self.over.set()
+        if not self.is_first:
+            # A call to a service that has ended may never return.
+            told = threading.Thread(target=self._tell_that_it_left, daemon=True)
+            told.start()
+            told.join(TOLD)
+            return
+        end = time.monotonic() + FAREWELL
+        while time.monotonic() < end and not self._all_left():
+            time.sleep(PERIOD / 10)
+
+    def _tell_that_it_left(self) -> None:
+        with contextlib.suppress(Exception):
+            self._client.key_value_set(f"{_LEFT}{self._here}", "")
+
+    def _all_left(self) -> bool:
+        """Whether the others have ended, or were lost before."""
+        now, gone = time.monotonic(), {self._here}
+        with contextlib.suppress(Exception):
+            left = [key for key, _ in self._client.key_value_dir_get(_LEFT)]
+            beats = dict(self._client.key_value_dir_get(_ALIVE))
+            gone |= {int(key.rpartition("/")[2]) for key in left}
+            gone |= {int(k.rpartition("/")[2]) for k, beat in beats.items() if not beat}
+        gone |= {one for one, (_, when) in self._seen.items() if now - when > LOST}
+        return len(gone) >= self._count
 
     def _run(self) -> None:
         found, number = None, 0
@@ -100,11 +136,15 @@ class _Watch:
             if self.over.wait(PERIOD):
                 return
             number += 1
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception), self._beating:
+                if self.over.is_set():
+                    return
                 self._beat(str(number))
                 self._answered = time.monotonic()
             found = self._lost()
-        self._end(found, GRACE)
+        # Process 0 stays for the others, so what they do with it never ends by itself.
+        first_ended = not self.is_first and self._seen[0][1] == -math.inf
+        self._end(found, HASTE if first_ended else GRACE)
 
     def _guard(self) -> None:
         """Notices the end of process 0, after which a heartbeat may never return."""
@@ -119,10 +159,11 @@ class _Watch:
                 return
 
     def _end(self, found: str, seconds: float) -> None:
-        self.verdict = (
-            f"{found.rstrip('.')}. All processes end. Run the same command again: it "
-            "resumes from what is finished."
-        )
+        with self._deciding:  # what was found first is why the rest happened
+            self.verdict = self.verdict or (
+                f"{found.rstrip('.')}. All processes end. Run the same command again: "
+                "it resumes from what is finished."
+            )
         self._found.set()
         if not self.over.wait(seconds):  # the main thread waits in a collective
             if self.may_say():
@@ -241,13 +282,12 @@ def ending_together() -> Iterator[End]:
     if _watch is not None and end.status:
         if end.status > 1:  # 1: a command ended, and something is missing
             tell("its own message says which")
-        _watch.over.set()
         _leave(end.status)
 
 
 def _leave(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    if _watch is None or _watch.is_first:
-        time.sleep(FAREWELL)
+    if _watch is not None:
+        _watch.leave()
     os._exit(status)

@@ -28,6 +28,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _run(flags: argparse.Namespace) -> int:
     from specialize import config, memory, quiet, sharding
+    from specialize.errors import message
 
     memory.keep_freed()
     # Before gin imports modules that might touch a device.
@@ -44,8 +45,8 @@ def _run(flags: argparse.Namespace) -> int:
         config.call(train.train)
     except NonFiniteError as error:
         # gin appends lines about its callers.
-        message = str(error).partition("\n  In call to configurable")[0]
-        print(f"error: {message}", file=sys.stderr)
+        text = str(error).partition("\n  In call to configurable")[0]
+        print(f"error: {message(text)}", file=sys.stderr)
         return 1
     return 0
 

@@ -9,6 +9,7 @@ import pytest
 
 from specialize import cli, config, errors
 from specialize.config import commands, neutral, reading
+from specialize.config.rules import path_problems
 from specialize.errors import InputError
 
 
@@ -267,3 +268,19 @@ def test_a_second_configuration_may_name_a_class_by_another_module(tmp_path):
 )
 def test_a_part_of_a_mixture_is_a_path_and_formats(given, path, formats):
     assert neutral.part_of_mixture(given) == (path, formats)
+
+
+@pytest.mark.parametrize("url", ["s3:///x.jsonl", "gs:/b/x", "az://b/x", "https://h/x"])
+@pytest.mark.parametrize("place", ["MODEL_DIR", "OUTPUT_DIR", "--prompts", "--out"])
+def test_a_url_that_is_not_read_or_written_is_refused_with_what_is(place, url, capsys):
+    words = ["infer", "--gin_file", "recipes/tiny_gsm8k.gin"]
+    if place.startswith("--"):
+        others = {"--prompts": "none", "--out": "none"} | {place: url}
+        assert cli.main([*words, *(w for pair in others.items() for w in pair)]) == 2
+        said = capsys.readouterr().err
+    else:
+        read = config.read(["recipes/tiny_gsm8k.gin"], [f"{place} = '{url}'"])
+        (said,) = map(str, path_problems(read))
+    assert f"{place} is '{url}', " in said
+    assert "gs://" in said.replace(url, "") or "s3://BUCKET" in said
+    assert "mounted folder" not in said and "only gs://" not in said

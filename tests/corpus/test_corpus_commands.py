@@ -115,12 +115,12 @@ CASES = [
     (
         "build",
         {"--problems": "https://x/p.jsonl"},
-        "https:// is not read here; only gs",
+        "--problems is 'https://x/p.jsonl', a URL of https:. Name a local",
     ),
     (
         "verify",
         {"--completions": "ftp://u:pw@x/c"},
-        "--completions is ftp:/...: ftp://",
+        "--completions is 'ftp://...@x/c', a URL with a user name",
     ),
     ("sample", {"--responses": "bad/text.txt"}, "text.txt is not a database"),
     ("sample", {"--prompt": "bad/absent"}, "cannot be read as a prompt"),
