@@ -71,6 +71,7 @@ ENDINGS = {
     "py",
     "safetensors",
     "toml",
+    "txt",
 }
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from specialize import outputs, paths, sharding, typed_json, versions
 from specialize.checks import shown
-from specialize.errors import InputError, stands_for
+from specialize.errors import InputError
 from specialize.inference.engine import Engine
 from specialize.paths import store
 from specialize.progress import track
@@ -61,7 +61,6 @@ def unfinished(
             yield file, lambda: None
         return
     with outputs.working_folder(name, "decoded", leader=leader) as working:
-        stands_for(working.path, name)
         yield working.path / "decoded.jsonl", working.publish
     if leader:
         store.remove(paths.joined(name, one) for one in store.find(name))

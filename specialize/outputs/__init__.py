@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from specialize import paths, typed_json, versions
-from specialize.errors import InputError
+from specialize.errors import InputError, stands_for
 from specialize.outputs import in_buckets
 from specialize.outputs.hidden_folders import (
     DISK_FULL,
@@ -354,6 +354,7 @@ def working_folder(
             yield Working(pathlib.Path(path))
     elif not leader:
         with tempfile.TemporaryDirectory() as folder:
+            stands_for(folder, path)
             yield Working(pathlib.Path(folder))
     else:
         check_writable(path, kind)

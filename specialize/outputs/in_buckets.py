@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from specialize import paths, typed_json, versions
-from specialize.errors import InputError
+from specialize.errors import InputError, stands_for
 from specialize.outputs import lease
 from specialize.outputs.hidden_folders import WORK, scratch
 from specialize.paths import joined, store
@@ -138,6 +138,7 @@ def staged_directory(
     """
     before = store.find(url)
     with scratch(place_of_work(url)) as work:
+        stands_for(work, url)
         yield work
         with lease.leased(url) as held:
             old = store.find(url)
@@ -271,6 +272,7 @@ def working_copy(
             _remove(url, left)
             claim(url, marker, content)
         with scratch(place_of_work(url)) as folder:
+            stands_for(folder, url)
             inside = {
                 name: entry
                 for name, entry in store.find(url).items()

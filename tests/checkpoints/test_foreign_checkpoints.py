@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from weight_cases import FAMILIES
 
-from specialize.checkpoints import enclosure
 from specialize.checkpoints.convert import convert
+from specialize.checkpoints.formats import enclosure
 from specialize.checkpoints.opening import open_checkpoint
 from specialize.cli import main
 from specialize.errors import InputError

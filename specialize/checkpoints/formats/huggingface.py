@@ -20,7 +20,8 @@ import numpy as np
 import safetensors
 
 from specialize import typed_json
-from specialize.checkpoints import enclosure, names, vocabulary_rows
+from specialize.checkpoints import names, vocabulary_rows
+from specialize.checkpoints.formats import enclosure
 from specialize.checkpoints.formats import huggingface_companions as companions
 from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.checkpoints.source import Source, check

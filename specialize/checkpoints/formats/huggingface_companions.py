@@ -12,8 +12,7 @@ from typing import Annotated, Any
 import msgspec
 
 from specialize import quiet, typed_json
-from specialize.checkpoints import enclosure
-from specialize.checkpoints.formats import relatives, tokenizer_files
+from specialize.checkpoints.formats import enclosure, relatives, tokenizer_files
 from specialize.corpus.vocabulary import SpecialIds
 from specialize.errors import InputError
 from specialize.outputs import write_json

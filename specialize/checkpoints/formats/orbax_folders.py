@@ -18,8 +18,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax.traverse_util import unflatten_dict
 
-from specialize.checkpoints import enclosure, names, step_folder
-from specialize.checkpoints.formats import adapters, t5x, zarr_arrays
+from specialize.checkpoints import names, step_folder
+from specialize.checkpoints.formats import adapters, enclosure, t5x, zarr_arrays
 from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, LazyTensor, from_array
 from specialize.checkpoints.source import Source, check, opened
 from specialize.errors import InputError

@@ -14,8 +14,13 @@ from typing import Annotated, Any
 import msgspec
 
 from specialize import typed_json
-from specialize.checkpoints import enclosure, names
-from specialize.checkpoints.formats import adapters, huggingface, huggingface_companions
+from specialize.checkpoints import names
+from specialize.checkpoints.formats import (
+    adapters,
+    enclosure,
+    huggingface,
+    huggingface_companions,
+)
 from specialize.checkpoints.formats.orbax_folders import OpenBase
 from specialize.checkpoints.lazy_tensors import LazyTensor
 from specialize.checkpoints.source import AdapterPair, Adapters, Source

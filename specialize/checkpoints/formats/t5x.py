@@ -21,8 +21,8 @@ from flax import serialization
 from flax.traverse_util import unflatten_dict
 
 from specialize import typed_json, versions
-from specialize.checkpoints import enclosure, step_folder
-from specialize.checkpoints.formats import zarr_arrays
+from specialize.checkpoints import step_folder
+from specialize.checkpoints.formats import enclosure, zarr_arrays
 from specialize.checkpoints.lazy_tensors import LazyTensor, from_array
 from specialize.checkpoints.source import Source, opened
 from specialize.errors import InputError

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from specialize import typed_json
-from specialize.checkpoints import enclosure
+from specialize.checkpoints.formats import enclosure
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.digests import BYTE_NAMES
 from specialize.errors import InputError

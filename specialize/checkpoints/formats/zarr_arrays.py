@@ -12,7 +12,7 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
-from specialize.checkpoints import enclosure
+from specialize.checkpoints.formats import enclosure
 from specialize.checkpoints.lazy_tensors import CHUNK_BYTES, Index, LazyTensor
 from specialize.errors import InputError
 from specialize.paths.arrays import kvstore as kvstore_in_bucket

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from specialize import paths, typed_json
+from specialize import typed_json
 from specialize.checks import shown
 from specialize.config import reading, scanning, words
 from specialize.digests import file_digest
@@ -108,8 +108,7 @@ def _read(command: Sequence[str]) -> reading.Config | None:
         return config
     try:
         files, bindings, folders = reading.words_of_flags(flags)
-        here = [str(paths.local(f)) if paths.in_bucket(f) else f for f in files]
-        config = reading.read(here, bindings, folders)
+        config = reading.read(files, bindings, folders)
     except InputError:
         return None  # the command itself says why
     _KNOWN[key] = _times(config), config

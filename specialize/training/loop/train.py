@@ -21,7 +21,7 @@ from specialize import checks, config, outputs, paths, run_folder, sharding
 from specialize.checkpoints import opening
 from specialize.checkpoints.spec import CheckpointSpec
 from specialize.checkpoints.store import CheckpointStore
-from specialize.errors import InputError, stands_for
+from specialize.errors import InputError
 from specialize.mesh import MeshSpec
 from specialize.progress import say
 from specialize.student.adapters import trees
@@ -339,8 +339,6 @@ def _working(where: pathlib.Path | str) -> Iterator[outputs.Working]:
     """Makes the run's folder, or checks that it is one; the folder to write in."""
     leader = jax.process_index() == 0
     with outputs.working_folder(where, "run", leader=leader, but=_LARGE) as working:
-        if isinstance(where, str):  # in a bucket, of which this is a copy
-            stands_for(working.path, where)
         sharding.barrier("run folder")
         yield working
 
