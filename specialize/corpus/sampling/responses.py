@@ -6,7 +6,6 @@ the run, so an export needs nothing else, and two samplings are never mixed.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -14,12 +13,12 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from specialize import typed_json, versions
 from specialize.corpus.records import Completion, Problem
 from specialize.corpus.sampling import tables
-from specialize.corpus.sampling.sqlite_errors import DAMAGED, explained
+from specialize.corpus.sampling.tables import DAMAGED, Standing, Usage, explained
 from specialize.corpus.sampling.teachers import Answer, Ask, Choice
 from specialize.corpus.sampling.wire import parse_body
 from specialize.errors import InputError
@@ -32,27 +31,6 @@ _LAYOUT = versions.RESPONSES.writes
 
 
 _OF_THESE = "AND samples.question IN (SELECT value FROM json_each(?))"
-
-
-class Usage(NamedTuple):
-    """What was paid for so far: responses, and tokens if the server counts them."""
-
-    responses: int
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclasses.dataclass
-class Standing:
-    """What is known about one question: its samples, and how many are right."""
-
-    samples: set[int]
-    right: int = 0
-
-    @property
-    def solved(self) -> bool:
-        """Whether a sample is right."""
-        return self.right > 0
 
 
 class ResponseStore:

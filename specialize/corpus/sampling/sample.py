@@ -17,13 +17,14 @@ from specialize.corpus.records import Problem
 from specialize.corpus.sampling import panel, scoring
 from specialize.corpus.sampling.endpoint import OpenAITeacher
 from specialize.corpus.sampling.responses import ResponseStore
-from specialize.corpus.sampling.sampler import Sampler, Tally
+from specialize.corpus.sampling.sampler import Sampler
 from specialize.corpus.sampling.spec import (
     CONVENTIONS,
     UPLOAD_EVERY_S,
     Endpoint,
     SamplingSpec,
 )
+from specialize.corpus.sampling.tally import Tally
 from specialize.corpus.sampling.teachers import Busy, Teacher, Unusable
 from specialize.corpus.sampling.uploads import opened
 from specialize.corpus.storage import cards
