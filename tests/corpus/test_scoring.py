@@ -3,6 +3,8 @@
 import asyncio
 import json
 import math
+import pathlib
+import sqlite3
 
 import numpy as np
 import pytest
@@ -25,7 +27,9 @@ from specialize.corpus.sampling.spec import (
     SamplingSpec,
 )
 from specialize.corpus.sampling.wire import parse_body
+from specialize.corpus.tasks import known
 from specialize.corpus.tasks.known import read_problems
+from specialize.corpus.wording import PAPER
 from specialize.errors import InputError
 from specialize.quickstart import miniature
 
@@ -74,11 +78,11 @@ def test_rationales_get_the_servers_probabilities_and_soft_rows(
     assert asked["max_tokens"] == 1 and "stop" not in asked and "seed" not in asked
     out, found = exported(problems)
     assert len(found) == 12
-    known = {one.id: one for one in read_problems(problems, "gsm8k")}
+    by_id = {one.id: one for one in read_problems(problems, "gsm8k")}
     for one in found:
-        problem = known[one.problem_id]
+        problem = by_id[one.problem_id]
         assert one.text == solution(problem)
-        prompt = teacher_prompt("", problem.question, problem.wording)
+        prompt = teacher_prompt("", problem.question, problem.wording) + "\n"
         tokens = TOKEN.findall(prompt + one.text)
         before = tokens[: len(TOKEN.findall(prompt))]
         assert "".join(before) == prompt
@@ -111,6 +115,52 @@ def test_rationales_get_the_servers_probabilities_and_soft_rows(
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("end", ["", ":", "\n", " ", "\n\n"])
+def test_a_given_text_begins_a_line_whatever_the_question_ends_with(
+    server, problems, tmp_path, capsys, end
+):
+    """No token of a server can hold the end of the question and the first word."""
+    task = tmp_path / "cakes.toml"
+    shipped = pathlib.Path(known.__file__).parent / "shipped" / "gsm8k.toml"
+    text = shipped.read_text().replace('"gsm8k"', '"cakes"')
+    template = json.dumps(f"Question: {{question}}\nLet's think{end}")
+    task.write_text(f"{text}\n[formats]\nteacher = {template}\n")
+    (tmp_path / "demonstrations.txt").write_text("Question: 1?\nOne.\n")
+    words = ["--task", str(task), "--prompt", str(tmp_path / "demonstrations.txt")]
+    score(server, problems, *words)
+    for one, request in zip(
+        read_problems(problems, "gsm8k"),
+        sorted(server.requests, key=lambda r: int(r.question.split()[2])),
+        strict=True,
+    ):
+        before = f"Question: 1?\nOne.\n\nQuestion: {one.question}\nLet's think"
+        expected = before + (end if end.isspace() else f"{end}\n") + solution(one)
+        assert request.body["prompt"] == expected
+    capsys.readouterr()
+
+
+def test_scores_of_prompts_without_the_break_are_refused_with_the_reason(
+    server, problems, capsys
+):
+    """Those of an older version; rollouts always had the break, and go on."""
+    found = problems.parent / "r.sqlite"
+    score(server, problems, "--limit", "2")
+    asked = len(server.requests)
+    with sqlite3.connect(found) as database:
+        (text,) = database.execute("SELECT value FROM meta WHERE name = 'settings'")
+        settings = json.loads(text[0])
+        assert settings.pop("prompt_template") == f"{PAPER.teacher}\n"
+        database.execute(
+            "UPDATE meta SET value = ? WHERE name = 'settings'", (json.dumps(settings),)
+        )
+    database.close()
+    capsys.readouterr()
+    score(server, problems, status=2)
+    said = capsys.readouterr().err
+    assert "no line break between the question and the text" in said
+    assert said.count("error: ") == 1 and len(server.requests) == asked
+
+
 def test_nothing_is_asked_twice_and_what_failed_is_asked_again(
     server, problems, capsys
 ):
@@ -127,12 +177,12 @@ def test_nothing_is_asked_twice_and_what_failed_is_asked_again(
 
 
 def test_several_texts_of_a_question_and_a_changed_text(server, problems, capsys):
-    known = read_problems(problems, "gsm8k")
+    questions = read_problems(problems, "gsm8k")
     texts = problems.parent / "texts.jsonl"
 
     def write(last="The answer is 2"):
         rows = [
-            {"problem_id": known[n].id, "sample": sample, "text": text}
+            {"problem_id": questions[n].id, "sample": sample, "text": text}
             for n in (1, 2)
             for sample, text in ((3, "Well. The answer is 1"), (8, last))
         ]

@@ -169,6 +169,11 @@ async def run(
 
     Nothing is shown if `log_every_s` is None.
     """
+    if texts is not None:
+        problems = [
+            dataclasses.replace(one, wording=one.wording.before_a_text)
+            for one in problems
+        ]
     settings = teacher.describe() | {
         "prompt_sha256": hashlib.sha256(prompt_prefix.encode()).hexdigest(),
         "seed": sampling.seed,
@@ -179,6 +184,8 @@ async def run(
         settings["prompt_template"] = template
     try:
         with opened(responses, upload_every_s) as (store, uploads):
+            if texts is not None:
+                scoring.check_prompts(store, template)
             store.configure(settings)
             store.add_questions(problems)
             given = None

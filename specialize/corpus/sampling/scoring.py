@@ -21,6 +21,7 @@ from specialize.corpus.sampling.spec import CAN_SCORE, Endpoint, check_scores
 from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
 from specialize.corpus.sampling.wire import echoed_tokens, token_counts
 from specialize.corpus.spelling import spell
+from specialize.corpus.wording import BREAK, PAPER
 from specialize.errors import InputError
 
 # What refusals of `echo` say.
@@ -115,6 +116,23 @@ def scored(body: bytes, prompt: str, text: str, where: str) -> list[TeacherToken
         else:
             found.append(token)
     return found
+
+
+def check_prompts(store: ResponseStore, template: str) -> None:
+    """Checks that stored scores are of texts that begin a line, as `template` ends.
+
+    Raises:
+        InputError: they were made by an older version, which put a text right after
+            the question.
+    """
+    before = store.settings() or {}
+    was = before.get("prompt_template", PAPER.teacher)
+    if before.get("scored") and f"{was}{BREAK}" == template:
+        raise InputError(
+            f"{store.path} was scored by an older version of specialize, which sent no "
+            "line break between the question and the text, so its scores are those of "
+            "another text. Name another --responses to score the texts anew."
+        )
 
 
 def check_texts(store: ResponseStore, texts: Texts) -> None:

@@ -8,7 +8,6 @@ server has scored once is never asked again, in whatever window the student writ
 import asyncio
 import collections
 import concurrent.futures
-import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,8 +38,6 @@ from specialize.training.rollouts.spec import RolloutSpec
 from specialize.training.rollouts.windows import Rows
 from specialize.training.rollouts.writing import Texts
 
-# The teacher's prompt ends with a line break, which its first step follows.
-_BREAK = "\n"
 # Why a text has no scores: the server never will say more of it.
 _LASTING = frozenset(("tokens_differ", "refused", "prompt_too_long"))
 
@@ -81,10 +78,7 @@ class ServedTeacher:
             api_key_env=spec.api_key_env,
         )
         ScoringTeacher(self._endpoint, {})  # refuses what no server can do, now
-        self._problems = {
-            name: dataclasses.replace(one, wording=_with_break(one.wording))
-            for name, one in problems.items()
-        }
+        self._problems = problems
 
     def read(self, texts: Texts) -> Rows:
         """See `making.Teacher.read`."""
@@ -201,10 +195,6 @@ class ServedTeacher:
         # In a thread of its own, where signals stay those of the run.
         with concurrent.futures.ThreadPoolExecutor(1, "teacher") as worker:
             worker.submit(ask).result()
-
-
-def _with_break(wording: Any) -> Any:
-    return dataclasses.replace(wording, teacher=wording.teacher + _BREAK)
 
 
 def _numbered(
