@@ -5,21 +5,23 @@ import json
 import math
 import pathlib
 import sqlite3
+import tempfile
 
 import numpy as np
 import pytest
 from echo_server import EchoServer, probability
 from fault_server import TOKEN, http
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import specialize
 from specialize import cli
 from specialize.corpus.completions import read_completions
 from specialize.corpus.prompts import solution, teacher_prompt
+from specialize.corpus.records import Problem
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.responses import ResponseStore
-from specialize.corpus.sampling.scoring import ScoringTeacher, as_choice, scored
+from specialize.corpus.sampling.scoring import ScoringTeacher, Text, as_choice, scored
 from specialize.corpus.sampling.spec import (
     Endpoint,
     PaceSpec,
@@ -148,10 +150,10 @@ def test_scores_of_prompts_without_the_break_are_refused_with_the_reason(
     asked = len(server.requests)
     with sqlite3.connect(found) as database:
         (text,) = database.execute("SELECT value FROM meta WHERE name = 'settings'")
-        settings = json.loads(text[0])
-        assert settings.pop("prompt_template") == f"{PAPER.teacher}\n"
+        stored = json.loads(text[0])
+        assert stored.pop("prompt_template") == f"{PAPER.teacher}\n"
         database.execute(
-            "UPDATE meta SET value = ? WHERE name = 'settings'", (json.dumps(settings),)
+            "UPDATE meta SET value = ? WHERE name = 'settings'", (json.dumps(stored),)
         )
     database.close()
     capsys.readouterr()
@@ -191,7 +193,7 @@ def test_several_texts_of_a_question_and_a_changed_text(server, problems, capsys
     write()
     score(server, problems, "--texts", str(texts))
     _, found = exported(problems)
-    assert [one.sample for one in found] == [0, 1, 0, 1]
+    assert [one.sample for one in found] == [3, 8, 3, 8]
     assert {one.text for one in found} == {"Well. The answer is 1", "The answer is 2"}
     capsys.readouterr()
     write("Another text")
@@ -200,13 +202,86 @@ def test_several_texts_of_a_question_and_a_changed_text(server, problems, capsys
     assert "has changed since it was scored" in said and "'The answer is 2'" in said
 
 
+@given(
+    st.lists(
+        st.dictionaries(
+            st.tuples(st.integers(0, 2), st.sampled_from([0, 1, 3, 7, 2**62])),
+            st.sampled_from(["stop", "length", "content_filter", "eos"]),
+            min_size=1,
+            max_size=6,
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=5)
+def test_texts_keep_their_numbers_and_ends_and_may_come_and_go(rounds):
+    """Each text is asked for once, whichever others are given beside it."""
+    cakes = {f"She had {n} cakes. How many?": str(n) for n in range(3)}
+    server = EchoServer(cakes)
+    questions = [
+        Problem(f"cakes-{n}", question, (gold,))
+        for n, (question, gold) in enumerate(cakes.items())
+    ]
+    ends: dict[tuple[int, int], str] = {}
+    with tempfile.TemporaryDirectory() as folder, server.running() as url:
+        found = pathlib.Path(folder) / "r.sqlite"
+        for keys in rounds:
+            for key, end in keys.items():
+                ends.setdefault(key, end)
+            texts = {
+                (f"cakes-{n}", number): Text(f"{number} of {n}", ends[n, number])
+                for n, number in keys
+            }
+            tally = sample.score(
+                questions, texts, Endpoint(url, "m"), found, SamplingSpec()
+            )
+            assert tally.planned == tally.cached + tally.done and not tally.failed
+        sample.export(found, found.with_suffix(".jsonl"))
+        stored = {
+            (one.completion.problem_id, one.completion.sample): one.completion
+            for one in read_completions(found.with_suffix(".jsonl"), questions)
+        }
+    assert len(server.requests) == len(ends) == len(stored)
+    for (n, number), end in ends.items():
+        one = stored[f"cakes-{n}", number]
+        assert (one.text, one.finish_reason) == (f"{number} of {n}", end)
+
+
+def test_a_given_text_that_is_missing_is_not_hidden_by_one_that_is_no_longer_given(
+    server, problems, capsys
+):
+    name = read_problems(problems, "gsm8k")[1].id
+    texts = problems.parent / "texts.jsonl"
+    for number, status in ((0, 0), (1, 1)):
+        row = {"problem_id": name, "sample": number, "text": f"So {number}."}
+        texts.write_text(json.dumps(row) + "\n")
+        score(server, problems, "--texts", str(texts), status=status)
+        server.fault = lambda request: "400"
+    capsys.readouterr()
+
+
+def test_a_text_with_another_end_has_changed(server, problems, capsys):
+    """What a corpus counts as cut must not depend on which run came first."""
+    name = read_problems(problems, "gsm8k")[1].id
+    texts = problems.parent / "texts.jsonl"
+    for reason, status in (("length", 0), ("length", 0), ("stop", 2)):
+        row = {"problem_id": name, "sample": 4, "text": "So", "finish_reason": reason}
+        texts.write_text(json.dumps(row) + "\n")
+        score(server, problems, "--texts", str(texts), status=status)
+    said = capsys.readouterr().err
+    assert "finish_reason was 'length', now it is 'stop'" in said
+    assert [one.finish_reason for one in exported(problems)[1]] == ["length"]
+    capsys.readouterr()
+
+
 def test_only_the_given_numbers_are_asked_for(server, problems):
     """A refused text leaves a gap in the numbers of its question."""
     asked = read_problems(problems, "gsm8k")[:2]
     texts = {
-        (asked[0].id, 2): "So 1.",
-        (asked[0].id, 5): "So 2.",
-        (asked[1].id, 1): "3",
+        (asked[0].id, 2): Text("So 1."),
+        (asked[0].id, 5): Text("So 2.", "length"),
+        (asked[1].id, 1): Text("3"),
     }
     endpoint = Endpoint(server.url, "m", request=RequestSpec(top_logprobs=2, stop=()))
     found = problems.parent / "r.sqlite"
@@ -227,7 +302,10 @@ def test_only_the_given_numbers_are_asked_for(server, problems):
     tally = ask(texts)
     assert (tally.cached, tally.done, tally.failed) == (1, 2, 0)
     with ResponseStore(found) as store:
-        stored = {(one.problem_id, one.sample): one.text for one in store.completions()}
+        stored = {
+            (one.problem_id, one.sample): Text(one.text, one.finish_reason)
+            for one in store.completions()
+        }
     assert stored == texts and len(server.requests) == 3
 
 
@@ -265,7 +343,7 @@ def test_however_a_server_cuts_the_text_the_tokens_spell_it(pieces, data, begins
     logprobs = [None, *(-0.1 * n for n in range(1, len(tokens)))]
     found = scored(body(whole + " and on", tokens, logprobs), prompt, text, "here")
     assert b"".join(one.token for one in found) == text.encode()
-    stored = json.dumps({"choices": [as_choice(text, found)]}).encode()
+    stored = json.dumps({"choices": [as_choice(Text(text), found)]}).encode()
     assert parse_body(stored, "here")[0].tokens == tuple(found)
     place, expected = 0, []
     for piece, value in zip(pieces, logprobs[begins:], strict=False):

@@ -114,7 +114,8 @@ def score(
 
     Args:
         problems: the questions.
-        texts: (id of a question, number) -> a text that answers it.
+        texts: (id of a question, number) -> a text that answers it. The stored
+            samples have these numbers.
         endpoint: the server.
         responses: as in `sample`.
         sampling: pace, price and judge; the numbers of samples are those of `texts`.
@@ -131,13 +132,16 @@ def score(
         InputError: as in `sample`; the server does not score texts, or a text is
             another than when it was scored.
     """
-    asked, flat = scoring.numbered(problems, texts)
+    with_texts = {name for name, _ in texts}
+    asked = [one for one in problems if one.id in with_texts]
+    ids = {one.id for one in asked}
+    texts = {key: text for key, text in texts.items() if key[0] in ids}
     if not asked:
         raise InputError("no text answers one of the questions: check their ids.")
     return asyncio.run(
         run(
             asked,
-            scoring.ScoringTeacher(endpoint, flat),
+            scoring.ScoringTeacher(endpoint, texts),
             responses,
             dataclasses.replace(sampling, samples_per_request=1),
             prompt_prefix=prompt_prefix,
@@ -146,7 +150,7 @@ def score(
             licence=licence,
             log_every_s=log_every_s,
             upload_every_s=upload_every_s,
-            texts=flat,
+            texts=texts,
         )
     )
 

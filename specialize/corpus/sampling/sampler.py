@@ -149,7 +149,7 @@ class Sampler:
             tally.cached += len(standing.samples)
             tally.right += standing.right
             due = self._due(problem.id, standing)
-            tally.planned += max(len(due), len(standing.samples))
+            tally.planned += len(standing.samples.union(due))
             self._enqueue(problem.id, due)
             if not self._missing[problem.id] and standing.samples:
                 tally.unsolved += not standing.solved

@@ -25,7 +25,7 @@ from specialize.corpus.alignment.given_ids import (
 from specialize.corpus.records import Problem, TeacherToken
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.responses import ResponseStore
-from specialize.corpus.sampling.scoring import ScoringTeacher
+from specialize.corpus.sampling.scoring import ScoringTeacher, Text
 from specialize.corpus.sampling.spec import (
     Endpoint,
     PaceSpec,
@@ -144,11 +144,11 @@ class ServedTeacher:
         if not wanted:
             return {}
         names = list(dict.fromkeys(name for name, _ in wanted))
-        known: dict[tuple[str, int], str] = {}
+        known: dict[tuple[str, int], Text] = {}
         if paths.exists(self._path):
             with ResponseStore(paths.local(self._path)) as store:
                 known = {
-                    (one.problem_id, one.sample): one.text
+                    (one.problem_id, one.sample): Text(one.text, one.finish_reason)
                     for one in store.completions(of=names)
                 }
         texts = _numbered(wanted, known)
@@ -163,9 +163,9 @@ class ServedTeacher:
                 (name, number): (reason, message)
                 for name, number, reason, message in store.failures()
             }
-        for (name, number), text in texts.items():
+        for (name, number), one in texts.items():
             reason, message = failed.get((name, number), ("", ""))
-            if (name, text) not in found and reason not in _LASTING:
+            if (name, one.text) not in found and reason not in _LASTING:
                 raise InputError(
                     f"the teacher has not scored a text of {name} "
                     f"({message or 'the command was stopped'}). What it has scored is "
@@ -173,7 +173,7 @@ class ServedTeacher:
                 )
         return {pair: found[pair] for pair in wanted if pair in found}
 
-    def _ask(self, names: Sequence[str], texts: Mapping[tuple[str, int], str]) -> None:
+    def _ask(self, names: Sequence[str], texts: Mapping[tuple[str, int], Text]) -> None:
         sampling = SamplingSpec(
             samples_per_request=1, pace=PaceSpec(concurrency=self._spec.concurrency)
         )
@@ -198,11 +198,11 @@ class ServedTeacher:
 
 
 def _numbered(
-    wanted: Sequence[tuple[str, str]], known: Mapping[tuple[str, int], str]
-) -> dict[tuple[str, int], str]:
+    wanted: Sequence[tuple[str, str]], known: Mapping[tuple[str, int], Text]
+) -> dict[tuple[str, int], Text]:
     """(question, number) -> text: what is known, and new texts with free numbers."""
     texts = dict(known)
-    have = {(name, text) for (name, _), text in known.items()}
+    have = {(name, one.text) for (name, _), one in known.items()}
     used: dict[str, set[int]] = collections.defaultdict(set)
     for name, number in known:
         used[name].add(number)
@@ -211,5 +211,5 @@ def _numbered(
             continue
         number = next(n for n in range(len(used[name]) + 1) if n not in used[name])
         used[name].add(number)
-        texts[name, number] = text
+        texts[name, number] = Text(text)
     return texts
