@@ -358,3 +358,131 @@ def test_however_a_server_cuts_the_text_the_tokens_spell_it(pieces, data, begins
 def test_an_answer_that_is_not_the_text_is_refused():
     with pytest.raises(InputError, match="not sent the given text back"):
         scored(body("other", ["other"], [None]), "ask", "text", "here")
+
+
+USAGE = {"prompt_tokens": 90, "completion_tokens": 10}
+
+
+def echoed(request, **logprobs):
+    """An answer to a request, paid for, with some of its fields replaced."""
+    text = request.body["prompt"] + "!"
+    said = {"tokens": [*text], "token_logprobs": [None, *[-0.1] * (len(text) - 1)]}
+    said["top_logprobs"] = [None, *[{one: -0.1} for one in text[1:]]]
+    for name, change in logprobs.items():
+        said[name] = change(said[name])
+    choice = {"text": text, "finish_reason": "length", "logprobs": said}
+    return {"choices": [choice], "usage": USAGE}
+
+
+def all_but_last(value):
+    """The server knows the probability of what it writes, and of nothing else."""
+    return lambda values: [*[value] * (len(values) - 1), values[-1]]
+
+
+# What is wrong with an answer -> (the answer, the reason, what is said of it).
+UNUSABLE = {
+    "null": (
+        {"token_logprobs": all_but_last(None), "top_logprobs": all_but_last(None)},
+        "no_logprobs",
+        "no log-probability of any token of the prompt",
+    ),
+    "-inf": (
+        {"token_logprobs": all_but_last(-math.inf)},
+        "no_logprobs",
+        "of any token",
+    ),
+    "-9999": ({"token_logprobs": all_but_last(-9999.0)}, "no_logprobs", "of any token"),
+    "all -9999": (
+        {"token_logprobs": lambda values: [-9999.0] * len(values)},
+        "no_logprobs",
+        "of any token",
+    ),
+    "too few alternatives": (
+        {"top_logprobs": lambda values: values[:-3]},
+        "no_logprobs",
+        "numbers of tokens, token_logprobs and top_logprobs are [",
+    ),
+    "too few": (
+        {"token_logprobs": lambda values: values[1:]},
+        "no_logprobs",
+        "expected equal numbers",
+    ),
+    "words": ({"token_logprobs": all_but_last("0")}, "no_logprobs", "expected"),
+    "NaN": ({"token_logprobs": all_but_last(math.nan)}, "bad_logprobs", "is nan"),
+    "positive": ({"token_logprobs": all_but_last(0.5)}, "bad_logprobs", "is 0.5"),
+    "above 1": (
+        {"top_logprobs": lambda values: [{"a": -0.1, "b": -0.1} for _ in values]},
+        "bad_logprobs",
+        "more than 1",
+    ),
+    "others": (
+        {"tokens": lambda values: ["X" + one for one in values]},
+        "tokens_differ",
+        "do not spell the text",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_is_wrong_with_an_answer_is_said_once_paid_and_asked_once(
+    name, server, problems, capsys
+):
+    change, reason, said = UNUSABLE[name]
+    server.fault = lambda request: http(
+        200, json.dumps(echoed(request, **change)).encode()
+    )
+    words = ["--price_input", "1000", "--max_cost", "0.5", "--concurrency", "1"]
+    for spent in ("0.54", "0.54"):
+        score(server, problems, *words, status=1)
+        err = capsys.readouterr().err
+        assert f"{spent} spent" in err and len(server.requests) == 6
+    with ResponseStore(problems.parent / "r.sqlite") as store:
+        found = store.failures()
+        assert (store.usage().prompt_tokens, store.usage().completion_tokens) == (
+            540,
+            60,
+        )
+    assert [one[2] for one in found] == [reason] * 6 and said in found[0][3]
+    assert found[0][3].count("text 0") == 1, found[0][3]
+
+
+@pytest.mark.parametrize(
+    "sent, reason",
+    [
+        (b"<html>", "malformed"),
+        (b"[]", "malformed"),
+        (b'{"choices": null}', "malformed"),
+        (b'{"choices": [7]}', "malformed"),
+        (b'{"error": {"message": "overloaded"}}', "error"),
+    ],
+)
+def test_a_broken_answer_is_asked_for_three_times(
+    sent, reason, server, problems, capsys
+):
+    server.fault = lambda request: http(200, sent)
+    score(server, problems, "--limit", "1", status=1)
+    assert len(server.requests) == 3
+    said = capsys.readouterr().err
+    assert f"retried: {reason} 3" in said and "{'message'" not in said
+
+
+def test_a_sample_that_cannot_be_used_is_paid_for(server, problems, capsys):
+    """Of a chat or completions server that is asked for samples, too."""
+    body = {"choices": [{"text": "x"}], "usage": USAGE}
+    server.fault = lambda request: http(200, json.dumps(body).encode())
+    line = ["corpus", "sample", "--problems", problems, "--base_url", server.url]
+    line += ["--model", "m", "--responses", problems.parent / "s.sqlite"]
+    line += ["--logprobs_are", "unknown", "--concurrency", 1, "--backoff", 0]
+    line += ["--price_input", 1000, "--max_cost", 0.2]
+    assert cli.main([*map(str, line)]) == 1
+    assert len(server.requests) == 3  # 0.09 each
+    assert "0.27 spent" in capsys.readouterr().err
+
+
+def test_a_wrong_model_is_said_with_the_options_that_there_are(
+    server, problems, capsys
+):
+    server.fault = lambda request: http(404, b'{"error": "no such model"}')
+    score(server, problems, status=2)
+    said = capsys.readouterr().err
+    assert "Check --base_url and --model." in said and "--api" not in said

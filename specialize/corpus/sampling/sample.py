@@ -1,7 +1,6 @@
 """One call of `specialize corpus sample`, and the export of its response database."""
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -192,16 +191,12 @@ async def run(
                 scoring.check_prompts(store, template)
             store.configure(settings)
             store.add_questions(problems)
-            given = None
             if texts is not None:
                 scoring.check_texts(store, texts)
-                given = collections.defaultdict[str, set[int]](set)
-                for problem_id, number in texts:
-                    given[problem_id].add(number)
             if store.noted("licence") not in (None, licence):
                 licence = f"{cards.UNKNOWN}: questions of files with other licences"
             store.note("licence", licence)
-            sampler = Sampler(problems, teacher, store, prompt_prefix, sampling, given)
+            sampler = Sampler(problems, teacher, store, prompt_prefix, sampling, texts)
             asks = isinstance(teacher, OpenAITeacher)
             sampler.tally.one_hot = asks and settings["top_logprobs"] == 0
             if store.noted("teacher") is None:

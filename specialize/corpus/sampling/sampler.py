@@ -24,10 +24,12 @@ from specialize.corpus.reasoning import answer_of
 from specialize.corpus.records import Completion, Problem, is_whole
 from specialize.corpus.sampling.limits import Limits
 from specialize.corpus.sampling.responses import ResponseStore
+from specialize.corpus.sampling.scoring import Text
 from specialize.corpus.sampling.spec import SamplingSpec
 from specialize.corpus.sampling.tables import Standing
 from specialize.corpus.sampling.tally import Tally
 from specialize.corpus.sampling.teachers import (
+    MOST_UNSCORED,
     Answer,
     Ask,
     Busy,
@@ -35,6 +37,7 @@ from specialize.corpus.sampling.teachers import (
     Teacher,
     Unusable,
     in_vain,
+    scores_nothing,
 )
 from specialize.errors import InputError
 from specialize.judging.answers import verdict
@@ -65,7 +68,8 @@ class Sampler:
         store: the response database.
         prompt_prefix: text before each question, such as demonstrations; may be empty.
         sampling: how many samples, at which pace and price.
-        given: question -> the samples that are asked for, whatever `sampling` says.
+        texts: (question, number) -> a text that the teacher scores; they are asked for,
+            whatever `sampling` says.
     """
 
     def __init__(
@@ -75,7 +79,7 @@ class Sampler:
         store: ResponseStore,
         prompt_prefix: str,
         sampling: SamplingSpec,
-        given: Mapping[str, Collection[int]] | None = None,
+        texts: Mapping[tuple[str, int], Text] | None = None,
     ):
         """Finds out what is missing."""
         self.tally = Tally(questions=len(problems))
@@ -84,7 +88,10 @@ class Sampler:
         self._store = store
         self._prompt_prefix = prompt_prefix
         self._sampling = sampling
-        self._given = given
+        self._texts = texts
+        self._given = collections.defaultdict[str, set[int]](set)
+        for question, number in texts or ():
+            self._given[question].add(number)
         self._student = sampling.student and writer_of(sampling.student)
         pace = sampling.pace
         self._limits = Limits(pace.requests_per_minute, pace.tokens_per_minute)
@@ -95,6 +102,7 @@ class Sampler:
         self._changed = asyncio.Condition()
         self.stopping = asyncio.Event()
         self._barren = 0  # asks given up in a row, with no success between them
+        self._unproven: list[tuple[Ask, Unusable]] = []  # not yet `unscored`
         self._mean_answer = _FIRST_ANSWER_TOKENS
         self._prepare()
 
@@ -122,6 +130,8 @@ class Sampler:
                         group.create_task(self._work())
                         for _ in range(self._sampling.pace.concurrency)
                     ]
+                if self.tally.done:
+                    await self._remember()
             except BaseExceptionGroup as error:
                 # Not `except*`: Python 3.11.2 wraps what is raised in it once more.
                 known = error.subgroup(InputError)
@@ -156,8 +166,9 @@ class Sampler:
 
     def _due(self, identity: str, standing: Standing) -> Collection[int]:
         """Which samples a question should have, as far as is known."""
-        given = self._given
-        return range(self._number_due(standing)) if given is None else given[identity]
+        if self._texts is not None:
+            return self._given[identity]
+        return range(self._number_due(standing))
 
     def _number_due(self, standing: Standing) -> int:
         sampling, have = self._sampling, standing.samples
@@ -234,6 +245,7 @@ class Sampler:
         got = len(answer.choices)
         right = await loop.run_in_executor(self._writer, self._keep, ask, answer)
         self._barren = 0
+        await self._remember()
         standing = self._standings[ask.problem_id]
         standing.samples.update(range(ask.first_sample, ask.first_sample + got))
         standing.right += right
@@ -310,7 +322,7 @@ class Sampler:
             estimate = len(ask.prompt) / _BYTES_PER_TOKEN
             estimate += ask.count * self._mean_answer
             await self._limits.wait(estimate)
-            if self.stopping.is_set() and attempt:
+            if attempt and (self.stopping.is_set() or self._too_expensive()):
                 return None
             tally.requests += 1
             try:
@@ -320,6 +332,8 @@ class Sampler:
                 tally.retries[error.reason] += 1
                 tally.last_fault = str(error)
                 unusable = isinstance(error, Unusable)
+                if unusable:
+                    await self._pay_in_vain(error, estimate)
                 paid += unusable or error.reason == "timeout"
                 if paid >= _PAID_ATTEMPTS or (unusable and not error.again):
                     break
@@ -346,18 +360,59 @@ class Sampler:
             await asyncio.wait_for(self.stopping.wait(), seconds)
 
     async def _give_up(self, ask: Ask, fault: Busy | Unusable) -> None:
-        self.tally.failed += ask.count
-        self.tally.last_fault = str(fault)
-        self._barren += 1  # before the disk is waited for: other workers go on
+        tally = self.tally
+        tally.failed += ask.count
+        tally.last_fault = str(fault)
+        lasting = None
+        if self._texts is not None:
+            tally.given_up[ask.problem_id, ask.first_sample] = fault
+            if isinstance(fault, Unusable) and fault.is_lasting:
+                lasting = fault
+        # A server that has scored other texts will score more of them.
+        if lasting is None or lasting.again or not (tally.done or tally.cached):
+            self._barren += 1  # before the disk is waited for: other workers go on
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(
             self._writer, self._store.add_failure, ask, fault.reason, str(fault)
         )
-        if self._barren >= (most := max(5, self._sampling.pace.concurrency)):
+        most = max(5, self._sampling.pace.concurrency)
+        if lasting is not None:
+            self._unproven.append((ask, lasting))
+            if tally.done and not lasting.again:
+                await self._remember()
+            if self._barren >= (most := max(most, MOST_UNSCORED)):
+                raise scores_nothing(most, lasting)
+        elif self._barren >= most:
             raise in_vain(most, fault)
-        last = not self._pending and self.tally.in_flight == 1
-        if last and isinstance(fault, Busy) and not self.tally.done:
+        last = not self._pending and tally.in_flight == 1
+        if last and isinstance(fault, Busy) and not tally.done:
             raise in_vain(self._barren, fault)
+
+    async def _remember(self) -> None:
+        """Stores which texts cannot be scored, once another one was.
+
+        Until then, the server may be one that scores nothing.
+        """
+        loop, texts = asyncio.get_running_loop(), self._texts or {}
+        while self._unproven:
+            ask, fault = self._unproven.pop()
+            text = texts[ask.problem_id, ask.first_sample].text
+            await loop.run_in_executor(
+                self._writer, self._store.add_unscored, ask.problem_id, text, fault
+            )
+
+    async def _pay_in_vain(self, fault: Unusable, estimate: float) -> None:
+        """Counts what an answer cost that cannot be used, also for later runs."""
+        prompt, completion = (number or 0 for number in fault.usage)
+        if not prompt + completion:
+            return
+        self._limits.settle(estimate, prompt + completion)
+        self.tally.recent.append((time.monotonic(), 1, prompt + completion))
+        self._pay(prompt, completion)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(
+            self._writer, self._store.add_unusable, prompt, completion
+        )
 
     def _pay(self, prompt_tokens: int, completion_tokens: int) -> None:
         tally = self.tally

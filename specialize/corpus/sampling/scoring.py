@@ -19,13 +19,16 @@ from specialize.corpus.sampling.endpoint import OpenAITeacher
 from specialize.corpus.sampling.responses import ResponseStore
 from specialize.corpus.sampling.spec import CAN_SCORE, Endpoint, check_scores
 from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
-from specialize.corpus.sampling.wire import echoed_tokens, token_counts
+from specialize.corpus.sampling.wire import echoed_tokens, paid_for, token_counts
 from specialize.corpus.spelling import spell
 from specialize.corpus.wording import BREAK, PAPER
 from specialize.errors import InputError
 
 # What refusals of `echo` say.
 _REFUSES_ECHO = re.compile(r"\becho\b|logits_all|prompt.logprobs", re.IGNORECASE)
+
+# Why the next answer to the same request may be another one.
+_BROKEN = ("malformed", "error")
 
 
 class Text(NamedTuple):
@@ -50,6 +53,8 @@ class ScoringTeacher(OpenAITeacher):
     Raises:
         InputError: the server is known not to score texts, or as `OpenAITeacher`.
     """
+
+    ADDRESS = "--base_url and --model"
 
     def __init__(self, endpoint: Endpoint, texts: Texts):
         check_scores(endpoint.base_url, "--base_url")
@@ -84,11 +89,17 @@ class ScoringTeacher(OpenAITeacher):
             raise
         seconds = time.monotonic() - began
         where = f"scores of {ask.problem_id}, text {ask.first_sample}"
-        tokens = scored(body, ask.prompt, text, where)
+        try:
+            with paid_for(body):
+                tokens = scored(body, ask.prompt, text, where)
+                choice = as_choice(given, tokens)
+                stored = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
+                choices = self._choices(stored, where)
+        except Unusable as error:
+            # Scores are not drawn: only a broken answer may be whole the next time.
+            error.again = error.reason in _BROKEN
+            raise
         prompt_tokens, completion_tokens = token_counts(body)
-        choice = as_choice(given, tokens)
-        stored = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
-        choices = self._choices(stored, where)
         return Answer(choices, stored, prompt_tokens, completion_tokens, seconds)
 
 

@@ -35,6 +35,19 @@ CREATE TABLE failures (
     message TEXT NOT NULL, PRIMARY KEY (question, first_sample)) WITHOUT ROWID;
 """
 
+# Texts that a teacher cannot score, by what they say. Older databases lack it.
+UNSCORED = """
+CREATE TABLE IF NOT EXISTS unscored (
+    question TEXT NOT NULL, text TEXT NOT NULL, reason TEXT NOT NULL,
+    message TEXT NOT NULL, PRIMARY KEY (question, text)) WITHOUT ROWID
+"""
+HAVE_UNSCORED = "SELECT COUNT(*) FROM sqlite_master WHERE name = 'unscored'"
+UNSCORED_OF = """
+SELECT question, text, reason, message FROM unscored
+WHERE question IN (SELECT value FROM json_each(?))
+"""
+OF_THESE = "AND samples.question IN (SELECT value FROM json_each(?))"
+
 
 class Usage(NamedTuple):
     """What was paid for so far: responses, and tokens if the server counts them."""

@@ -5,6 +5,7 @@ import dataclasses
 import time
 
 from specialize.corpus.plain_text.counting import SpellingCounts
+from specialize.corpus.sampling.teachers import Busy, Unusable
 
 
 @dataclasses.dataclass
@@ -33,6 +34,7 @@ class Tally:
         recent: (time, requests, tokens) of the last minute.
         last_fault: the message of the last failed attempt.
         cut: samples of this run that the server cut or refused; none of them is right.
+        given_up: (question, sample) -> why a given text has no scores.
         one_hot: whether no log-probabilities are asked for.
     """
 
@@ -59,6 +61,9 @@ class Tally:
     )
     last_fault: str = ""
     cut: int = 0
+    given_up: dict[tuple[str, int], Busy | Unusable] = dataclasses.field(
+        default_factory=dict[tuple[str, int], Busy | Unusable]
+    )
     one_hot: bool = False
 
     @property

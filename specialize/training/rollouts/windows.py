@@ -227,7 +227,7 @@ class RolloutSource(BatchSource):
 
         lost = window.left_out / max(1, window.left_out + len(mine))
         writing, scoring = (float(s) / self.steps_per_window for s in written.seconds)
-        return {
+        found = {
             f"{ON_POLICY}/share": mine.astype(np.float64),
             f"{ON_POLICY}/length": of_written(written.lengths),
             f"{ON_POLICY}/ended": of_written(written.ended),
@@ -237,6 +237,9 @@ class RolloutSource(BatchSource):
             f"{SPEED}writing_seconds": of_all(writing),
             f"{SPEED}scoring_seconds": of_all(scoring),
         }
+        if self.spec.server is not None:
+            found[f"{ON_POLICY}/unscored"] = of_written(written.rows.scored == 0)
+        return found
 
 
 def loss_with_parts(loss: LossConfig) -> LossConfig:
