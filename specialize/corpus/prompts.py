@@ -145,7 +145,8 @@ def draw_demonstrations(
 def teacher_prompt(prompt_prefix: str, question: str, wording: Wording = PAPER) -> str:
     """The prompt of a completion teacher: the prompt prefix, then the question.
 
-    The teacher continues it with a line break and its first step.
+    The teacher continues it with a line break and its first step. Where a text is given
+    instead, the wording is `Wording.before_a_text`.
 
     Args:
         prompt_prefix: demonstrations with a blank line between them: "Question: ...",

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from specialize.corpus.records import PROBABILITY_SLACK, TeacherToken
 from specialize.errors import InputError
@@ -127,6 +127,69 @@ def _log_sum(values: Iterable[float]) -> float:
 
 def _by_probability(option: tuple[bytes, float]) -> tuple[float, bytes]:
     return -option[1], option[0]
+
+
+# (token, log-probability, alternatives) as a server sends them.
+Reported = tuple[bytes, float, list[tuple[bytes, float]]]
+
+
+def as_sampled(reported: Iterable[Reported]) -> Iterator[Reported]:
+    """The tokens as the teacher sampled them, where a server reports other texts.
+
+    llama.cpp's server holds back the bytes of a character that is not complete, and
+    what may begin a stop text. It then reports "", and the held text with a later
+    token, but the alternatives are those of the token itself: it is not among them by
+    its text, but by its log-probability. At the end, what is held is the end of the
+    text, or was cut with the stop text.
+
+    A token that is reported as a whole character, while its alternatives are bytes of
+    one, is the last of several: nothing is known of those before it. The alternatives
+    of other such tokens are of no use: they are unknown.
+    """
+    held: list[Reported] = []
+    owed = b""  # what the held tokens write
+    for one in reported:
+        token, logprob, alternatives = one
+        listed = _listed(one)
+        if owed and (not token or token.startswith(owed)):
+            rest = (token[len(owed) :], logprob, alternatives)
+            if not token:
+                held.append((listed or b"", logprob, alternatives))
+                owed += listed or b""
+            else:
+                yield from (*held, *_split(rest, _listed(rest)))
+                held, owed = [], b""
+            continue
+        yield from ((b"", value, []) for _, value, _ in held)
+        held, owed = [], b""
+        if listed and not token:
+            held, owed = [(listed, logprob, alternatives)], listed
+        else:
+            yield from _split(one, listed)
+    yield from held
+
+
+def _split(one: Reported, listed: bytes | None) -> Iterator[Reported]:
+    """A token that is `listed` among its alternatives, and what was written with it."""
+    token, logprob, alternatives = one
+    if listed is None:
+        yield one
+    elif listed and token.endswith(listed):
+        yield token[: -len(listed)], -math.inf, []
+        yield listed, logprob, alternatives
+    else:
+        yield token, logprob, []
+
+
+def _listed(reported: Reported) -> bytes | None:
+    """The text of the token among its alternatives, if the server reports another."""
+    token, logprob, alternatives = reported
+    equal = [text for text, value in alternatives if value == logprob]
+    if not equal or token in equal or not IMPOSSIBLE <= logprob:
+        return None
+    if any(is_text_of(text, token) for text, _ in alternatives):
+        return None
+    return equal[0]
 
 
 def spell(text: str, tokens: Sequence[TeacherToken]) -> tuple[TeacherToken, ...] | None:

@@ -22,6 +22,8 @@ from specialize.corpus.templates import Template, template
 from specialize.errors import InputError
 
 STEP_BY_STEP = "Let's think step by step"
+# What a teacher writes between the question and its first step.
+BREAK = "\n"
 PAPER_INPUTS = {
     "in_context_cot": f"Q: {{question}}\n{STEP_BY_STEP}",
     "in_context_answer_only": "Q: {question}\nA:",
@@ -118,6 +120,18 @@ class Wording:
     def asked(self, question: str) -> str:
         """The question as a teacher is asked."""
         return template(self.teacher).fill({"question": question})
+
+    @property
+    def before_a_text(self) -> "Wording":
+        """The wording of a prompt that a given text follows, which is then scored.
+
+        A teacher that is asked for a text begins it with a line break. A given text
+        begins with its first step, so the break is the last character of the prompt: a
+        teacher would read "step by stepThere are", and one token may hold both words.
+        """
+        if self.teacher[-1:].isspace():
+            return self
+        return dataclasses.replace(self, teacher=self.teacher + BREAK)
 
     @property
     def judged_mark(self) -> str:

@@ -25,13 +25,13 @@ import numpy as np
 
 from specialize import processes, typed_json
 from specialize.corpus.sampling import sample
-from specialize.corpus.sampling.sampler import Tally
 from specialize.corpus.sampling.spec import (
     MOST_AT_ONCE,
     UPLOAD_EVERY_S,
     PaceSpec,
     SamplingSpec,
 )
+from specialize.corpus.sampling.tally import Tally
 from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
 from specialize.corpus.sampling.wire import usable_choices
 from specialize.corpus.spelling import token_text

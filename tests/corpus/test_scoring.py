@@ -3,21 +3,25 @@
 import asyncio
 import json
 import math
+import pathlib
+import sqlite3
+import tempfile
 
 import numpy as np
 import pytest
 from echo_server import EchoServer, probability
 from fault_server import TOKEN, http
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import specialize
 from specialize import cli
 from specialize.corpus.completions import read_completions
 from specialize.corpus.prompts import solution, teacher_prompt
+from specialize.corpus.records import Problem
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.responses import ResponseStore
-from specialize.corpus.sampling.scoring import ScoringTeacher, as_choice, scored
+from specialize.corpus.sampling.scoring import ScoringTeacher, Text, as_choice, scored
 from specialize.corpus.sampling.spec import (
     Endpoint,
     PaceSpec,
@@ -25,7 +29,9 @@ from specialize.corpus.sampling.spec import (
     SamplingSpec,
 )
 from specialize.corpus.sampling.wire import parse_body
+from specialize.corpus.tasks import known
 from specialize.corpus.tasks.known import read_problems
+from specialize.corpus.wording import PAPER
 from specialize.errors import InputError
 from specialize.quickstart import miniature
 
@@ -74,11 +80,11 @@ def test_rationales_get_the_servers_probabilities_and_soft_rows(
     assert asked["max_tokens"] == 1 and "stop" not in asked and "seed" not in asked
     out, found = exported(problems)
     assert len(found) == 12
-    known = {one.id: one for one in read_problems(problems, "gsm8k")}
+    by_id = {one.id: one for one in read_problems(problems, "gsm8k")}
     for one in found:
-        problem = known[one.problem_id]
+        problem = by_id[one.problem_id]
         assert one.text == solution(problem)
-        prompt = teacher_prompt("", problem.question, problem.wording)
+        prompt = teacher_prompt("", problem.question, problem.wording) + "\n"
         tokens = TOKEN.findall(prompt + one.text)
         before = tokens[: len(TOKEN.findall(prompt))]
         assert "".join(before) == prompt
@@ -111,6 +117,52 @@ def test_rationales_get_the_servers_probabilities_and_soft_rows(
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("end", ["", ":", "\n", " ", "\n\n"])
+def test_a_given_text_begins_a_line_whatever_the_question_ends_with(
+    server, problems, tmp_path, capsys, end
+):
+    """No token of a server can hold the end of the question and the first word."""
+    task = tmp_path / "cakes.toml"
+    shipped = pathlib.Path(known.__file__).parent / "shipped" / "gsm8k.toml"
+    text = shipped.read_text().replace('"gsm8k"', '"cakes"')
+    template = json.dumps(f"Question: {{question}}\nLet's think{end}")
+    task.write_text(f"{text}\n[formats]\nteacher = {template}\n")
+    (tmp_path / "demonstrations.txt").write_text("Question: 1?\nOne.\n")
+    words = ["--task", str(task), "--prompt", str(tmp_path / "demonstrations.txt")]
+    score(server, problems, *words)
+    for one, request in zip(
+        read_problems(problems, "gsm8k"),
+        sorted(server.requests, key=lambda r: int(r.question.split()[2])),
+        strict=True,
+    ):
+        before = f"Question: 1?\nOne.\n\nQuestion: {one.question}\nLet's think"
+        expected = before + (end if end.isspace() else f"{end}\n") + solution(one)
+        assert request.body["prompt"] == expected
+    capsys.readouterr()
+
+
+def test_scores_of_prompts_without_the_break_are_refused_with_the_reason(
+    server, problems, capsys
+):
+    """Those of an older version; rollouts always had the break, and go on."""
+    found = problems.parent / "r.sqlite"
+    score(server, problems, "--limit", "2")
+    asked = len(server.requests)
+    with sqlite3.connect(found) as database:
+        (text,) = database.execute("SELECT value FROM meta WHERE name = 'settings'")
+        stored = json.loads(text[0])
+        assert stored.pop("prompt_template") == f"{PAPER.teacher}\n"
+        database.execute(
+            "UPDATE meta SET value = ? WHERE name = 'settings'", (json.dumps(stored),)
+        )
+    database.close()
+    capsys.readouterr()
+    score(server, problems, status=2)
+    said = capsys.readouterr().err
+    assert "no line break between the question and the text" in said
+    assert said.count("error: ") == 1 and len(server.requests) == asked
+
+
 def test_nothing_is_asked_twice_and_what_failed_is_asked_again(
     server, problems, capsys
 ):
@@ -127,12 +179,12 @@ def test_nothing_is_asked_twice_and_what_failed_is_asked_again(
 
 
 def test_several_texts_of_a_question_and_a_changed_text(server, problems, capsys):
-    known = read_problems(problems, "gsm8k")
+    questions = read_problems(problems, "gsm8k")
     texts = problems.parent / "texts.jsonl"
 
     def write(last="The answer is 2"):
         rows = [
-            {"problem_id": known[n].id, "sample": sample, "text": text}
+            {"problem_id": questions[n].id, "sample": sample, "text": text}
             for n in (1, 2)
             for sample, text in ((3, "Well. The answer is 1"), (8, last))
         ]
@@ -141,7 +193,7 @@ def test_several_texts_of_a_question_and_a_changed_text(server, problems, capsys
     write()
     score(server, problems, "--texts", str(texts))
     _, found = exported(problems)
-    assert [one.sample for one in found] == [0, 1, 0, 1]
+    assert [one.sample for one in found] == [3, 8, 3, 8]
     assert {one.text for one in found} == {"Well. The answer is 1", "The answer is 2"}
     capsys.readouterr()
     write("Another text")
@@ -150,13 +202,86 @@ def test_several_texts_of_a_question_and_a_changed_text(server, problems, capsys
     assert "has changed since it was scored" in said and "'The answer is 2'" in said
 
 
+@given(
+    st.lists(
+        st.dictionaries(
+            st.tuples(st.integers(0, 2), st.sampled_from([0, 1, 3, 7, 2**62])),
+            st.sampled_from(["stop", "length", "content_filter", "eos"]),
+            min_size=1,
+            max_size=6,
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=5)
+def test_texts_keep_their_numbers_and_ends_and_may_come_and_go(rounds):
+    """Each text is asked for once, whichever others are given beside it."""
+    cakes = {f"She had {n} cakes. How many?": str(n) for n in range(3)}
+    server = EchoServer(cakes)
+    questions = [
+        Problem(f"cakes-{n}", question, (gold,))
+        for n, (question, gold) in enumerate(cakes.items())
+    ]
+    ends: dict[tuple[int, int], str] = {}
+    with tempfile.TemporaryDirectory() as folder, server.running() as url:
+        found = pathlib.Path(folder) / "r.sqlite"
+        for keys in rounds:
+            for key, end in keys.items():
+                ends.setdefault(key, end)
+            texts = {
+                (f"cakes-{n}", number): Text(f"{number} of {n}", ends[n, number])
+                for n, number in keys
+            }
+            tally = sample.score(
+                questions, texts, Endpoint(url, "m"), found, SamplingSpec()
+            )
+            assert tally.planned == tally.cached + tally.done and not tally.failed
+        sample.export(found, found.with_suffix(".jsonl"))
+        stored = {
+            (one.completion.problem_id, one.completion.sample): one.completion
+            for one in read_completions(found.with_suffix(".jsonl"), questions)
+        }
+    assert len(server.requests) == len(ends) == len(stored)
+    for (n, number), end in ends.items():
+        one = stored[f"cakes-{n}", number]
+        assert (one.text, one.finish_reason) == (f"{number} of {n}", end)
+
+
+def test_a_given_text_that_is_missing_is_not_hidden_by_one_that_is_no_longer_given(
+    server, problems, capsys
+):
+    name = read_problems(problems, "gsm8k")[1].id
+    texts = problems.parent / "texts.jsonl"
+    for number, status in ((0, 0), (1, 1)):
+        row = {"problem_id": name, "sample": number, "text": f"So {number}."}
+        texts.write_text(json.dumps(row) + "\n")
+        score(server, problems, "--texts", str(texts), status=status)
+        server.fault = lambda request: "400"
+    capsys.readouterr()
+
+
+def test_a_text_with_another_end_has_changed(server, problems, capsys):
+    """What a corpus counts as cut must not depend on which run came first."""
+    name = read_problems(problems, "gsm8k")[1].id
+    texts = problems.parent / "texts.jsonl"
+    for reason, status in (("length", 0), ("length", 0), ("stop", 2)):
+        row = {"problem_id": name, "sample": 4, "text": "So", "finish_reason": reason}
+        texts.write_text(json.dumps(row) + "\n")
+        score(server, problems, "--texts", str(texts), status=status)
+    said = capsys.readouterr().err
+    assert "finish_reason was 'length', now it is 'stop'" in said
+    assert [one.finish_reason for one in exported(problems)[1]] == ["length"]
+    capsys.readouterr()
+
+
 def test_only_the_given_numbers_are_asked_for(server, problems):
     """A refused text leaves a gap in the numbers of its question."""
     asked = read_problems(problems, "gsm8k")[:2]
     texts = {
-        (asked[0].id, 2): "So 1.",
-        (asked[0].id, 5): "So 2.",
-        (asked[1].id, 1): "3",
+        (asked[0].id, 2): Text("So 1."),
+        (asked[0].id, 5): Text("So 2.", "length"),
+        (asked[1].id, 1): Text("3"),
     }
     endpoint = Endpoint(server.url, "m", request=RequestSpec(top_logprobs=2, stop=()))
     found = problems.parent / "r.sqlite"
@@ -177,7 +302,10 @@ def test_only_the_given_numbers_are_asked_for(server, problems):
     tally = ask(texts)
     assert (tally.cached, tally.done, tally.failed) == (1, 2, 0)
     with ResponseStore(found) as store:
-        stored = {(one.problem_id, one.sample): one.text for one in store.completions()}
+        stored = {
+            (one.problem_id, one.sample): Text(one.text, one.finish_reason)
+            for one in store.completions()
+        }
     assert stored == texts and len(server.requests) == 3
 
 
@@ -215,7 +343,7 @@ def test_however_a_server_cuts_the_text_the_tokens_spell_it(pieces, data, begins
     logprobs = [None, *(-0.1 * n for n in range(1, len(tokens)))]
     found = scored(body(whole + " and on", tokens, logprobs), prompt, text, "here")
     assert b"".join(one.token for one in found) == text.encode()
-    stored = json.dumps({"choices": [as_choice(text, found)]}).encode()
+    stored = json.dumps({"choices": [as_choice(Text(text), found)]}).encode()
     assert parse_body(stored, "here")[0].tokens == tuple(found)
     place, expected = 0, []
     for piece, value in zip(pieces, logprobs[begins:], strict=False):
@@ -230,3 +358,131 @@ def test_however_a_server_cuts_the_text_the_tokens_spell_it(pieces, data, begins
 def test_an_answer_that_is_not_the_text_is_refused():
     with pytest.raises(InputError, match="not sent the given text back"):
         scored(body("other", ["other"], [None]), "ask", "text", "here")
+
+
+USAGE = {"prompt_tokens": 90, "completion_tokens": 10}
+
+
+def echoed(request, **logprobs):
+    """An answer to a request, paid for, with some of its fields replaced."""
+    text = request.body["prompt"] + "!"
+    said = {"tokens": [*text], "token_logprobs": [None, *[-0.1] * (len(text) - 1)]}
+    said["top_logprobs"] = [None, *[{one: -0.1} for one in text[1:]]]
+    for name, change in logprobs.items():
+        said[name] = change(said[name])
+    choice = {"text": text, "finish_reason": "length", "logprobs": said}
+    return {"choices": [choice], "usage": USAGE}
+
+
+def all_but_last(value):
+    """The server knows the probability of what it writes, and of nothing else."""
+    return lambda values: [*[value] * (len(values) - 1), values[-1]]
+
+
+# What is wrong with an answer -> (the answer, the reason, what is said of it).
+UNUSABLE = {
+    "null": (
+        {"token_logprobs": all_but_last(None), "top_logprobs": all_but_last(None)},
+        "no_logprobs",
+        "no log-probability of any token of the prompt",
+    ),
+    "-inf": (
+        {"token_logprobs": all_but_last(-math.inf)},
+        "no_logprobs",
+        "of any token",
+    ),
+    "-9999": ({"token_logprobs": all_but_last(-9999.0)}, "no_logprobs", "of any token"),
+    "all -9999": (
+        {"token_logprobs": lambda values: [-9999.0] * len(values)},
+        "no_logprobs",
+        "of any token",
+    ),
+    "too few alternatives": (
+        {"top_logprobs": lambda values: values[:-3]},
+        "no_logprobs",
+        "numbers of tokens, token_logprobs and top_logprobs are [",
+    ),
+    "too few": (
+        {"token_logprobs": lambda values: values[1:]},
+        "no_logprobs",
+        "expected equal numbers",
+    ),
+    "words": ({"token_logprobs": all_but_last("0")}, "no_logprobs", "expected"),
+    "NaN": ({"token_logprobs": all_but_last(math.nan)}, "bad_logprobs", "is nan"),
+    "positive": ({"token_logprobs": all_but_last(0.5)}, "bad_logprobs", "is 0.5"),
+    "above 1": (
+        {"top_logprobs": lambda values: [{"a": -0.1, "b": -0.1} for _ in values]},
+        "bad_logprobs",
+        "more than 1",
+    ),
+    "others": (
+        {"tokens": lambda values: ["X" + one for one in values]},
+        "tokens_differ",
+        "do not spell the text",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_is_wrong_with_an_answer_is_said_once_paid_and_asked_once(
+    name, server, problems, capsys
+):
+    change, reason, said = UNUSABLE[name]
+    server.fault = lambda request: http(
+        200, json.dumps(echoed(request, **change)).encode()
+    )
+    words = ["--price_input", "1000", "--max_cost", "0.5", "--concurrency", "1"]
+    for spent in ("0.54", "0.54"):
+        score(server, problems, *words, status=1)
+        err = capsys.readouterr().err
+        assert f"{spent} spent" in err and len(server.requests) == 6
+    with ResponseStore(problems.parent / "r.sqlite") as store:
+        found = store.failures()
+        assert (store.usage().prompt_tokens, store.usage().completion_tokens) == (
+            540,
+            60,
+        )
+    assert [one[2] for one in found] == [reason] * 6 and said in found[0][3]
+    assert found[0][3].count("text 0") == 1, found[0][3]
+
+
+@pytest.mark.parametrize(
+    "sent, reason",
+    [
+        (b"<html>", "malformed"),
+        (b"[]", "malformed"),
+        (b'{"choices": null}', "malformed"),
+        (b'{"choices": [7]}', "malformed"),
+        (b'{"error": {"message": "overloaded"}}', "error"),
+    ],
+)
+def test_a_broken_answer_is_asked_for_three_times(
+    sent, reason, server, problems, capsys
+):
+    server.fault = lambda request: http(200, sent)
+    score(server, problems, "--limit", "1", status=1)
+    assert len(server.requests) == 3
+    said = capsys.readouterr().err
+    assert f"retried: {reason} 3" in said and "{'message'" not in said
+
+
+def test_a_sample_that_cannot_be_used_is_paid_for(server, problems, capsys):
+    """Of a chat or completions server that is asked for samples, too."""
+    body = {"choices": [{"text": "x"}], "usage": USAGE}
+    server.fault = lambda request: http(200, json.dumps(body).encode())
+    line = ["corpus", "sample", "--problems", problems, "--base_url", server.url]
+    line += ["--model", "m", "--responses", problems.parent / "s.sqlite"]
+    line += ["--logprobs_are", "unknown", "--concurrency", 1, "--backoff", 0]
+    line += ["--price_input", 1000, "--max_cost", 0.2]
+    assert cli.main([*map(str, line)]) == 1
+    assert len(server.requests) == 3  # 0.09 each
+    assert "0.27 spent" in capsys.readouterr().err
+
+
+def test_a_wrong_model_is_said_with_the_options_that_there_are(
+    server, problems, capsys
+):
+    server.fault = lambda request: http(404, b'{"error": "no such model"}')
+    score(server, problems, status=2)
+    said = capsys.readouterr().err
+    assert "Check --base_url and --model." in said and "--api" not in said

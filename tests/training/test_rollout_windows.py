@@ -14,7 +14,7 @@ from specialize.student.loss.spec import PART, LossConfig
 from specialize.training.data.batches import BatchSource
 from specialize.training.data.mixtures import Mixture
 from specialize.training.data.spec import DataSpec
-from specialize.training.rollouts.spec import RolloutSpec
+from specialize.training.rollouts.spec import MOST_STEPS, RolloutSpec
 from specialize.training.rollouts.windows import (
     RolloutSource,
     Rows,
@@ -219,3 +219,38 @@ def test_mixtures_need_not_have_formats():
     batch = found.batch(0)
     formats = batch["decoder_format_ids"][batch["decoder_segment_ids"] > 0]
     assert set(formats) == {PART, 2 * PART}
+
+
+@pytest.mark.parametrize("share", [1e-300, 1e-4, 0.01, 0.3, 1.0])
+def test_a_small_share_has_windows_of_at_most_so_many_steps(share):
+    data = DataSpec(
+        tiny_run.mixture(),
+        tiny_run.LENGTHS,
+        8,
+        rollouts=RolloutSpec(share, teacher="anything"),
+    )
+    steps = RolloutSource(tiny_run.mixture(), data).steps_per_window
+    assert 1 <= steps <= MOST_STEPS and (share > 0.01 or steps == MOST_STEPS)
+
+
+def test_a_server_reports_so_many_alternatives_and_no_more():
+    known = {"server": "http://localhost:1/v1", "model": "m", "problems_path": "p"}
+    assert RolloutSpec(0.5, top_k=100, **known).top_k == 100
+    with pytest.raises(InputError, match="top_k = 101; it must be at most 100"):
+        RolloutSpec(0.5, top_k=101, **known)
+    assert RolloutSpec(0.5, teacher="anything", top_k=101).top_k == 101
+
+
+def test_texts_without_scores_are_counted_of_a_server_only():
+    server = {"teacher": None, "server": "http://localhost:1/v1", "model": "m"}
+    for more in ({}, {**server, "problems_path": "p"}):
+        found = source()
+        found.spec = dataclasses.replace(found.spec, **more)
+        texts = written(found, 0)
+        rows = texts.rows._replace(scored=texts.rows.scored * (texts.lengths > 4))
+        found.put(0, texts._replace(rows=rows))
+        metrics = found._windows[0].result().metrics
+        assert ("on_policy/unscored" in metrics) == bool(more)
+        if more:
+            values = metrics["on_policy/unscored"]
+            assert 0 < np.nanmean(values) < 1

@@ -233,6 +233,7 @@ def test_a_served_teacher_is_asked_for_every_text_once(server, problems, tmp_pat
     assert all(prompt.count("Let's think step by step\n") == 1 for _, prompt in asked)
     lines = tiny_run.lines(tmp_path / "run")
     assert all(line["train"]["on_policy/right"] == 0 for line in lines)
+    assert all(0 <= line["train"]["on_policy/unscored"] < 1 for line in lines)
     # Where nothing is known the loss is 0: a random student writes few real bytes.
     assert all(line["train"]["on_policy/kl"] >= 0 for line in lines)
     tiny_run.run(tmp_path / "again", 4, **options)
@@ -241,6 +242,20 @@ def test_a_served_teacher_is_asked_for_every_text_once(server, problems, tmp_pat
     before = len(server.requests)
     tiny_run.run(tmp_path / "again", 4, **options)
     assert len(server.requests) == before  # the database has all
+    # What the server reads belongs to the run, and is compared before anything runs.
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("Question: 1?\nOne.\n")
+    others = tmp_path / "train.jsonl"
+    others.write_text(problems.read_text() + "\n")
+    for name, changed in (
+        ("ROLLOUT_PROMPT_PATH", {"prompt_path": str(prompt)}),
+        ("ROLLOUT_PROBLEMS_PATH", {"problems_path": str(others)}),
+        ("ROLLOUT_TASK", {"task": "svamp"}),
+    ):
+        with pytest.raises(InputError, match=f"another run: {name} had another"):
+            again = options["rollouts"] | changed
+            tiny_run.run(tmp_path / "again", 5, questions=True, rollouts=again)
+    assert len(server.requests) == before
 
 
 @pytest.mark.slow

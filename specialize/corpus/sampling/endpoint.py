@@ -13,7 +13,7 @@ from typing import Any, cast
 from specialize.corpus.sampling.redaction import Redactor, checked_key
 from specialize.corpus.sampling.spec import Endpoint
 from specialize.corpus.sampling.teachers import Answer, Ask, Busy, Choice, Unusable
-from specialize.corpus.sampling.wire import token_counts, usable_choices
+from specialize.corpus.sampling.wire import paid_for, token_counts, usable_choices
 from specialize.errors import InputError, visible
 
 # A longer answer is refused: a server may send without end.
@@ -28,10 +28,15 @@ _MOST_CHOICES = re.compile(r"(?:<=|at most|up to|maximum(?: of)?|n ?==?)\s*(\d{1
 class OpenAITeacher:
     """Any server that has OpenAI's completions or chat API.
 
+    Attributes:
+        ADDRESS: the options that say which server and model is asked.
+
     Raises:
         InputError: there is no key although OpenAI itself is asked, or the extra
             `teacher` is not installed.
     """
+
+    ADDRESS = "--base_url, --model and --api"
 
     def __init__(self, endpoint: Endpoint):
         """Opens no connection yet."""
@@ -89,7 +94,8 @@ class OpenAITeacher:
             max_tokens=self.endpoint.request.max_tokens,
         )
         seconds = time.monotonic() - began
-        choices = self._choices(body, f"answer to {ask.problem_id}")[: ask.count]
+        with paid_for(body):
+            choices = self._choices(body, f"answer to {ask.problem_id}")[: ask.count]
         usage = token_counts(body)
         return Answer(choices, body, usage[0], usage[1], seconds)
 
@@ -223,7 +229,7 @@ class OpenAITeacher:
         if code == 404:
             return InputError(
                 f"{address} has no {endpoint.api} API for model "
-                f"{endpoint.model!r} ({message}). Check --base_url, --model and --api."
+                f"{endpoint.model!r} ({message}). Check {self.ADDRESS}."
             )
         return Unusable("refused", message, again=False)
 
@@ -287,7 +293,8 @@ def _admitted(body: bytes, redactor: Redactor, code: int) -> bytes:
     """
     clean = redactor.clean(body)
     if clean != body and code < 300 and _read(clean) != _read(body):
-        raise _echo()
+        with paid_for(clean):
+            raise _echo()
     return clean
 
 

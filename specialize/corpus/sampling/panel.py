@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from specialize.corpus.plain_text.counting import shown
-from specialize.corpus.sampling.sampler import Tally
+from specialize.corpus.sampling.tally import Tally
 from specialize.progress import console as default_console
 from specialize.progress import say
 

@@ -6,7 +6,6 @@ the run, so an export needs nothing else, and two samplings are never mixed.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
@@ -14,13 +13,13 @@ import sqlite3
 import threading
 import zlib
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from specialize import typed_json, versions
 from specialize.corpus.records import Completion, Problem
 from specialize.corpus.sampling import tables
-from specialize.corpus.sampling.sqlite_errors import DAMAGED, explained
-from specialize.corpus.sampling.teachers import Answer, Ask, Choice
+from specialize.corpus.sampling.tables import DAMAGED, Standing, Usage, explained
+from specialize.corpus.sampling.teachers import Answer, Ask, Choice, Unusable
 from specialize.corpus.sampling.wire import parse_body
 from specialize.errors import InputError
 from specialize.outputs import make_parent
@@ -28,31 +27,8 @@ from specialize.outputs import make_parent
 Path = str | os.PathLike[str]
 T = TypeVar("T")
 
+_UNUSABLE = "tokens of unusable answers"
 _LAYOUT = versions.RESPONSES.writes
-
-
-_OF_THESE = "AND samples.question IN (SELECT value FROM json_each(?))"
-
-
-class Usage(NamedTuple):
-    """What was paid for so far: responses, and tokens if the server counts them."""
-
-    responses: int
-    prompt_tokens: int
-    completion_tokens: int
-
-
-@dataclasses.dataclass
-class Standing:
-    """What is known about one question: its samples, and how many are right."""
-
-    samples: set[int]
-    right: int = 0
-
-    @property
-    def solved(self) -> bool:
-        """Whether a sample is right."""
-        return self.right > 0
 
 
 class ResponseStore:
@@ -281,6 +257,28 @@ class ResponseStore:
                 (ask.problem_id, ask.first_sample, reason, message),
             )
 
+    def add_unscored(self, question: str, text: str, fault: Unusable) -> None:
+        """Records that a teacher cannot score a text, whatever its number."""
+        with self._transaction() as database:
+            database.execute(tables.UNSCORED)
+            database.execute(
+                "INSERT OR REPLACE INTO unscored VALUES (?, ?, ?, ?)",
+                (question, text, fault.reason, str(fault)),
+            )
+
+    def unscored(self, of: Iterable[str]) -> dict[tuple[str, str], tuple[str, str]]:
+        """(question, text) -> (reason, message), of these questions."""
+        if (0,) in self._rows(tables.HAVE_UNSCORED, tuple[int]):
+            return {}
+        kind = tuple[str, str, str, str]
+        rows = self._rows(tables.UNSCORED_OF, kind, json.dumps([*of]))
+        return {(name, text): (why, said) for name, text, why, said in rows}
+
+    def add_unusable(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Adds the tokens of an answer that was paid for and is not stored."""
+        prompt, completion = self._unusable()
+        self.note(_UNUSABLE, [prompt + prompt_tokens, completion + completion_tokens])
+
     def standings(self) -> dict[str, Standing]:
         """What is stored, by question."""
         found: dict[str, Standing] = {}
@@ -293,13 +291,17 @@ class ResponseStore:
         return found
 
     def usage(self) -> Usage:
-        """What was paid for so far."""
+        """What was paid for so far, answers of no use included."""
         (row,) = self._rows(
             "SELECT COUNT(*), COALESCE(SUM(prompt_tokens), 0), "
             "COALESCE(SUM(completion_tokens), 0) FROM responses",
             tuple[int, int, int],
         )
-        return Usage(*row)
+        prompt, completion = self._unusable()
+        return Usage(row[0], row[1] + prompt, row[2] + completion)
+
+    def _unusable(self) -> tuple[int, int]:
+        return self._get(f"note/{_UNUSABLE}", tuple[int, int]) or (0, 0)
 
     def failures(self) -> list[tuple[str, int, str, str]]:
         """(question, first sample, reason, message) of every request given up."""
@@ -328,7 +330,7 @@ class ResponseStore:
             "LEFT JOIN questions ON questions.id = samples.question "
             "LEFT JOIN responses ON responses.id = response "
             f"WHERE is_right {'=' if unjudged else '>='} {tables.UNJUDGED} "
-            f"{_OF_THESE if of is not None else ''} "
+            f"{tables.OF_THESE if of is not None else ''} "
             "ORDER BY position, sample"
         )
         chosen = () if of is None else (json.dumps([*of]),)

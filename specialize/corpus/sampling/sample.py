@@ -1,7 +1,6 @@
 """One call of `specialize corpus sample`, and the export of its response database."""
 
 import asyncio
-import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -17,13 +16,14 @@ from specialize.corpus.records import Problem
 from specialize.corpus.sampling import panel, scoring
 from specialize.corpus.sampling.endpoint import OpenAITeacher
 from specialize.corpus.sampling.responses import ResponseStore
-from specialize.corpus.sampling.sampler import Sampler, Tally
+from specialize.corpus.sampling.sampler import Sampler
 from specialize.corpus.sampling.spec import (
     CONVENTIONS,
     UPLOAD_EVERY_S,
     Endpoint,
     SamplingSpec,
 )
+from specialize.corpus.sampling.tally import Tally
 from specialize.corpus.sampling.teachers import Busy, Teacher, Unusable
 from specialize.corpus.sampling.uploads import opened
 from specialize.corpus.storage import cards
@@ -113,7 +113,8 @@ def score(
 
     Args:
         problems: the questions.
-        texts: (id of a question, number) -> a text that answers it.
+        texts: (id of a question, number) -> a text that answers it. The stored
+            samples have these numbers.
         endpoint: the server.
         responses: as in `sample`.
         sampling: pace, price and judge; the numbers of samples are those of `texts`.
@@ -130,13 +131,16 @@ def score(
         InputError: as in `sample`; the server does not score texts, or a text is
             another than when it was scored.
     """
-    asked, flat = scoring.numbered(problems, texts)
+    with_texts = {name for name, _ in texts}
+    asked = [one for one in problems if one.id in with_texts]
+    ids = {one.id for one in asked}
+    texts = {key: text for key, text in texts.items() if key[0] in ids}
     if not asked:
         raise InputError("no text answers one of the questions: check their ids.")
     return asyncio.run(
         run(
             asked,
-            scoring.ScoringTeacher(endpoint, flat),
+            scoring.ScoringTeacher(endpoint, texts),
             responses,
             dataclasses.replace(sampling, samples_per_request=1),
             prompt_prefix=prompt_prefix,
@@ -145,7 +149,7 @@ def score(
             licence=licence,
             log_every_s=log_every_s,
             upload_every_s=upload_every_s,
-            texts=flat,
+            texts=texts,
         )
     )
 
@@ -168,6 +172,11 @@ async def run(
 
     Nothing is shown if `log_every_s` is None.
     """
+    if texts is not None:
+        problems = [
+            dataclasses.replace(one, wording=one.wording.before_a_text)
+            for one in problems
+        ]
     settings = teacher.describe() | {
         "prompt_sha256": hashlib.sha256(prompt_prefix.encode()).hexdigest(),
         "seed": sampling.seed,
@@ -178,18 +187,16 @@ async def run(
         settings["prompt_template"] = template
     try:
         with opened(responses, upload_every_s) as (store, uploads):
+            if texts is not None:
+                scoring.check_prompts(store, template)
             store.configure(settings)
             store.add_questions(problems)
-            given = None
             if texts is not None:
                 scoring.check_texts(store, texts)
-                given = collections.defaultdict[str, set[int]](set)
-                for problem_id, number in texts:
-                    given[problem_id].add(number)
             if store.noted("licence") not in (None, licence):
                 licence = f"{cards.UNKNOWN}: questions of files with other licences"
             store.note("licence", licence)
-            sampler = Sampler(problems, teacher, store, prompt_prefix, sampling, given)
+            sampler = Sampler(problems, teacher, store, prompt_prefix, sampling, texts)
             asks = isinstance(teacher, OpenAITeacher)
             sampler.tally.one_hot = asks and settings["top_logprobs"] == 0
             if store.noted("teacher") is None:

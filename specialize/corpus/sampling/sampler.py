@@ -10,7 +10,6 @@ import asyncio
 import collections
 import concurrent.futures
 import contextlib
-import dataclasses
 import hashlib
 import itertools
 import random
@@ -19,15 +18,18 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.corpus.plain_text.round_trip import as_spelt, writer_of
 from specialize.corpus.prompts import teacher_prompt
 from specialize.corpus.reasoning import answer_of
 from specialize.corpus.records import Completion, Problem, is_whole
 from specialize.corpus.sampling.limits import Limits
-from specialize.corpus.sampling.responses import ResponseStore, Standing
+from specialize.corpus.sampling.responses import ResponseStore
+from specialize.corpus.sampling.scoring import Text
 from specialize.corpus.sampling.spec import SamplingSpec
+from specialize.corpus.sampling.tables import Standing
+from specialize.corpus.sampling.tally import Tally
 from specialize.corpus.sampling.teachers import (
+    MOST_UNSCORED,
     Answer,
     Ask,
     Busy,
@@ -35,6 +37,7 @@ from specialize.corpus.sampling.teachers import (
     Teacher,
     Unusable,
     in_vain,
+    scores_nothing,
 )
 from specialize.errors import InputError
 from specialize.judging.answers import verdict
@@ -46,84 +49,6 @@ _LONGEST_BACKOFF_S = 60.0
 # A token of English is about four bytes; only for the first estimate of a prompt.
 _BYTES_PER_TOKEN = 4
 _FIRST_ANSWER_TOKENS = 256.0
-
-
-@dataclasses.dataclass
-class Tally:
-    """The numbers of a run; the panel reads them during the run.
-
-    Attributes:
-        cached: samples that were stored before the run began.
-        done: samples that arrived in this run.
-        planned: samples that there will be, as far as is known.
-        failed: samples that were given up.
-        right: samples of cached and done with the right answer.
-        spelling: what the student cannot write of the right samples of this run, if
-            its vocabulary is known.
-        misspelt: samples of this run that are right, but not as the student would
-            spell them.
-        unsolved: questions that have all planned samples, none of them right.
-        questions: questions of the run.
-        in_flight: requests without a response yet.
-        requests: attempts sent in this run.
-        retries: failed attempts, by reason.
-        prompt_tokens: tokens paid for, earlier runs included.
-        completion_tokens: likewise.
-        spent: likewise, in the currency of the prices.
-        began: `time.monotonic()` of the start.
-        recent: (time, requests, tokens) of the last minute.
-        last_fault: the message of the last failed attempt.
-        cut: samples of this run that the server cut or refused; none of them is right.
-        one_hot: whether no log-probabilities are asked for.
-    """
-
-    cached: int = 0
-    done: int = 0
-    planned: int = 0
-    failed: int = 0
-    right: int = 0
-    spelling: SpellingCounts = dataclasses.field(default_factory=SpellingCounts)
-    misspelt: int = 0
-    unsolved: int = 0
-    questions: int = 0
-    in_flight: int = 0
-    requests: int = 0
-    retries: collections.Counter[str] = dataclasses.field(
-        default_factory=collections.Counter[str]
-    )
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    spent: float = 0.0
-    began: float = dataclasses.field(default_factory=time.monotonic)
-    recent: collections.deque[tuple[float, int, int]] = dataclasses.field(
-        default_factory=collections.deque[tuple[float, int, int]]
-    )
-    last_fault: str = ""
-    cut: int = 0
-    one_hot: bool = False
-
-    @property
-    def projected(self) -> float:
-        """What the whole run will cost, at the mean price per sample so far."""
-        have = self.cached + self.done
-        return self.spent * max(self.planned, have) / have if have else 0.0
-
-    @property
-    def acceptance(self) -> float:
-        """Share of right samples, 0 to 1."""
-        have = self.cached + self.done
-        return self.right / have if have else 0.0
-
-    def per_minute(self) -> tuple[float, float]:
-        """(requests, tokens) per minute, over the last minute."""
-        now = time.monotonic()
-        while self.recent and self.recent[0][0] < now - 60:
-            self.recent.popleft()
-        window = min(60.0, max(1.0, now - self.began))
-        return (
-            sum(requests for _, requests, _ in self.recent) * 60 / window,
-            sum(tokens for _, _, tokens in self.recent) * 60 / window,
-        )
 
 
 class _Block(NamedTuple):
@@ -143,7 +68,8 @@ class Sampler:
         store: the response database.
         prompt_prefix: text before each question, such as demonstrations; may be empty.
         sampling: how many samples, at which pace and price.
-        given: question -> the samples that are asked for, whatever `sampling` says.
+        texts: (question, number) -> a text that the teacher scores; they are asked for,
+            whatever `sampling` says.
     """
 
     def __init__(
@@ -153,7 +79,7 @@ class Sampler:
         store: ResponseStore,
         prompt_prefix: str,
         sampling: SamplingSpec,
-        given: Mapping[str, Collection[int]] | None = None,
+        texts: Mapping[tuple[str, int], Text] | None = None,
     ):
         """Finds out what is missing."""
         self.tally = Tally(questions=len(problems))
@@ -162,7 +88,10 @@ class Sampler:
         self._store = store
         self._prompt_prefix = prompt_prefix
         self._sampling = sampling
-        self._given = given
+        self._texts = texts
+        self._given = collections.defaultdict[str, set[int]](set)
+        for question, number in texts or ():
+            self._given[question].add(number)
         self._student = sampling.student and writer_of(sampling.student)
         pace = sampling.pace
         self._limits = Limits(pace.requests_per_minute, pace.tokens_per_minute)
@@ -173,6 +102,7 @@ class Sampler:
         self._changed = asyncio.Condition()
         self.stopping = asyncio.Event()
         self._barren = 0  # asks given up in a row, with no success between them
+        self._unproven: list[tuple[Ask, Unusable]] = []  # not yet `unscored`
         self._mean_answer = _FIRST_ANSWER_TOKENS
         self._prepare()
 
@@ -200,6 +130,8 @@ class Sampler:
                         group.create_task(self._work())
                         for _ in range(self._sampling.pace.concurrency)
                     ]
+                if self.tally.done:
+                    await self._remember()
             except BaseExceptionGroup as error:
                 # Not `except*`: Python 3.11.2 wraps what is raised in it once more.
                 known = error.subgroup(InputError)
@@ -227,15 +159,16 @@ class Sampler:
             tally.cached += len(standing.samples)
             tally.right += standing.right
             due = self._due(problem.id, standing)
-            tally.planned += max(len(due), len(standing.samples))
+            tally.planned += len(standing.samples.union(due))
             self._enqueue(problem.id, due)
             if not self._missing[problem.id] and standing.samples:
                 tally.unsolved += not standing.solved
 
     def _due(self, identity: str, standing: Standing) -> Collection[int]:
         """Which samples a question should have, as far as is known."""
-        given = self._given
-        return range(self._number_due(standing)) if given is None else given[identity]
+        if self._texts is not None:
+            return self._given[identity]
+        return range(self._number_due(standing))
 
     def _number_due(self, standing: Standing) -> int:
         sampling, have = self._sampling, standing.samples
@@ -312,6 +245,7 @@ class Sampler:
         got = len(answer.choices)
         right = await loop.run_in_executor(self._writer, self._keep, ask, answer)
         self._barren = 0
+        await self._remember()
         standing = self._standings[ask.problem_id]
         standing.samples.update(range(ask.first_sample, ask.first_sample + got))
         standing.right += right
@@ -388,7 +322,7 @@ class Sampler:
             estimate = len(ask.prompt) / _BYTES_PER_TOKEN
             estimate += ask.count * self._mean_answer
             await self._limits.wait(estimate)
-            if self.stopping.is_set() and attempt:
+            if attempt and (self.stopping.is_set() or self._too_expensive()):
                 return None
             tally.requests += 1
             try:
@@ -398,6 +332,8 @@ class Sampler:
                 tally.retries[error.reason] += 1
                 tally.last_fault = str(error)
                 unusable = isinstance(error, Unusable)
+                if unusable:
+                    await self._pay_in_vain(error, estimate)
                 paid += unusable or error.reason == "timeout"
                 if paid >= _PAID_ATTEMPTS or (unusable and not error.again):
                     break
@@ -424,18 +360,59 @@ class Sampler:
             await asyncio.wait_for(self.stopping.wait(), seconds)
 
     async def _give_up(self, ask: Ask, fault: Busy | Unusable) -> None:
-        self.tally.failed += ask.count
-        self.tally.last_fault = str(fault)
-        self._barren += 1  # before the disk is waited for: other workers go on
+        tally = self.tally
+        tally.failed += ask.count
+        tally.last_fault = str(fault)
+        lasting = None
+        if self._texts is not None:
+            tally.given_up[ask.problem_id, ask.first_sample] = fault
+            if isinstance(fault, Unusable) and fault.is_lasting:
+                lasting = fault
+        # A server that has scored other texts will score more of them.
+        if lasting is None or lasting.again or not (tally.done or tally.cached):
+            self._barren += 1  # before the disk is waited for: other workers go on
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(
             self._writer, self._store.add_failure, ask, fault.reason, str(fault)
         )
-        if self._barren >= (most := max(5, self._sampling.pace.concurrency)):
+        most = max(5, self._sampling.pace.concurrency)
+        if lasting is not None:
+            self._unproven.append((ask, lasting))
+            if tally.done and not lasting.again:
+                await self._remember()
+            if self._barren >= (most := max(most, MOST_UNSCORED)):
+                raise scores_nothing(most, lasting)
+        elif self._barren >= most:
             raise in_vain(most, fault)
-        last = not self._pending and self.tally.in_flight == 1
-        if last and isinstance(fault, Busy) and not self.tally.done:
+        last = not self._pending and tally.in_flight == 1
+        if last and isinstance(fault, Busy) and not tally.done:
             raise in_vain(self._barren, fault)
+
+    async def _remember(self) -> None:
+        """Stores which texts cannot be scored, once another one was.
+
+        Until then, the server may be one that scores nothing.
+        """
+        loop, texts = asyncio.get_running_loop(), self._texts or {}
+        while self._unproven:
+            ask, fault = self._unproven.pop()
+            text = texts[ask.problem_id, ask.first_sample].text
+            await loop.run_in_executor(
+                self._writer, self._store.add_unscored, ask.problem_id, text, fault
+            )
+
+    async def _pay_in_vain(self, fault: Unusable, estimate: float) -> None:
+        """Counts what an answer cost that cannot be used, also for later runs."""
+        prompt, completion = (number or 0 for number in fault.usage)
+        if not prompt + completion:
+            return
+        self._limits.settle(estimate, prompt + completion)
+        self.tally.recent.append((time.monotonic(), 1, prompt + completion))
+        self._pay(prompt, completion)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(
+            self._writer, self._store.add_unusable, prompt, completion
+        )
 
     def _pay(self, prompt_tokens: int, completion_tokens: int) -> None:
         tally = self.tally

@@ -12,21 +12,34 @@ import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from specialize.corpus.records import Completion, Problem, TeacherToken
+from specialize.corpus.records import Completion, TeacherToken
 from specialize.corpus.sampling.endpoint import OpenAITeacher
 from specialize.corpus.sampling.responses import ResponseStore
 from specialize.corpus.sampling.spec import CAN_SCORE, Endpoint, check_scores
 from specialize.corpus.sampling.teachers import Answer, Ask, Unusable
-from specialize.corpus.sampling.wire import echoed_tokens, token_counts
+from specialize.corpus.sampling.wire import echoed_tokens, paid_for, token_counts
 from specialize.corpus.spelling import spell
+from specialize.corpus.wording import BREAK, PAPER
 from specialize.errors import InputError
 
 # What refusals of `echo` say.
 _REFUSES_ECHO = re.compile(r"\becho\b|logits_all|prompt.logprobs", re.IGNORECASE)
 
-Texts = Mapping[tuple[str, int], str]
+# Why the next answer to the same request may be another one.
+_BROKEN = ("malformed", "error")
+
+
+class Text(NamedTuple):
+    """A text to score, and how whoever wrote it ended it."""
+
+    text: str
+    finish_reason: str = "stop"
+
+
+# (id of a question, number of the text) -> the text
+Texts = Mapping[tuple[str, int], Text]
 
 
 class ScoringTeacher(OpenAITeacher):
@@ -35,11 +48,13 @@ class ScoringTeacher(OpenAITeacher):
     Args:
         endpoint: the server; only its model, top-k, timeout, key and extra fields are
             used.
-        texts: (id of a question, number of the text) -> the text.
+        texts: the texts that will be asked for.
 
     Raises:
         InputError: the server is known not to score texts, or as `OpenAITeacher`.
     """
+
+    ADDRESS = "--base_url and --model"
 
     def __init__(self, endpoint: Endpoint, texts: Texts):
         check_scores(endpoint.base_url, "--base_url")
@@ -54,7 +69,8 @@ class ScoringTeacher(OpenAITeacher):
 
     async def ask(self, ask: Ask) -> Answer:
         """Scores one text; see `Teacher.ask`."""
-        text = self._texts[ask.problem_id, ask.first_sample]
+        given = self._texts[ask.problem_id, ask.first_sample]
+        text = given.text
         began = time.monotonic()
         try:
             body = await self._post(
@@ -73,11 +89,17 @@ class ScoringTeacher(OpenAITeacher):
             raise
         seconds = time.monotonic() - began
         where = f"scores of {ask.problem_id}, text {ask.first_sample}"
-        tokens = scored(body, ask.prompt, text, where)
+        try:
+            with paid_for(body):
+                tokens = scored(body, ask.prompt, text, where)
+                choice = as_choice(given, tokens)
+                stored = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
+                choices = self._choices(stored, where)
+        except Unusable as error:
+            # Scores are not drawn: only a broken answer may be whole the next time.
+            error.again = error.reason in _BROKEN
+            raise
         prompt_tokens, completion_tokens = token_counts(body)
-        choice = as_choice(text, tokens)
-        stored = json.dumps({"choices": [choice]}, ensure_ascii=False).encode()
-        choices = self._choices(stored, where)
         return Answer(choices, stored, prompt_tokens, completion_tokens, seconds)
 
 
@@ -117,6 +139,23 @@ def scored(body: bytes, prompt: str, text: str, where: str) -> list[TeacherToken
     return found
 
 
+def check_prompts(store: ResponseStore, template: str) -> None:
+    """Checks that stored scores are of texts that begin a line, as `template` ends.
+
+    Raises:
+        InputError: they were made by an older version, which put a text right after
+            the question.
+    """
+    before = store.settings() or {}
+    was = before.get("prompt_template", PAPER.teacher)
+    if before.get("scored") and f"{was}{BREAK}" == template:
+        raise InputError(
+            f"{store.path} was scored by an older version of specialize, which sent no "
+            "line break between the question and the text, so its scores are those of "
+            "another text. Name another --responses to score the texts anew."
+        )
+
+
 def check_texts(store: ResponseStore, texts: Texts) -> None:
     """Checks that what is stored are scores of these texts.
 
@@ -124,22 +163,30 @@ def check_texts(store: ResponseStore, texts: Texts) -> None:
         InputError: a text is another than when it was scored.
     """
     for one in store.completions(of={name for name, _ in texts}):
-        text = texts.get((one.problem_id, one.sample))
-        if text is not None and text != one.text:
-            raise InputError(
-                f"text {one.sample} of {one.problem_id!r} has changed since it was "
-                f"scored in {store.path}: it was {one.text[:60]!r}. Give the same "
-                "texts, or name another --responses."
+        given = texts.get((one.problem_id, one.sample))
+        was = Text(one.text, one.finish_reason)
+        if given is None or given == was:
+            continue
+        what = f"it was {one.text[:60]!r}"
+        if given.text == was.text:
+            what = (
+                f"its finish_reason was {was.finish_reason!r}, now it is "
+                f"{given.finish_reason!r}"
             )
+        raise InputError(
+            f"text {one.sample} of {one.problem_id!r} has changed since it was scored "
+            f"in {store.path}: {what}. Give the same texts, give another text a "
+            "number of its own ('sample'), or name another --responses."
+        )
 
 
-def texts_of(completions: Iterable[Completion]) -> dict[tuple[str, int], str]:
+def texts_of(completions: Iterable[Completion]) -> dict[tuple[str, int], Text]:
     """The texts by question and number.
 
     Raises:
         InputError: there is none, or a number is given twice.
     """
-    found: dict[tuple[str, int], str] = {}
+    found: dict[tuple[str, int], Text] = {}
     for one in completions:
         key = (one.problem_id, one.sample)
         if key in found:
@@ -148,27 +195,14 @@ def texts_of(completions: Iterable[Completion]) -> dict[tuple[str, int], str]:
                 "text of a question its own number ('sample')."
             )
         if one.text:
-            found[key] = one.text
+            # A database has the first 100 characters of this word (`wire`).
+            found[key] = Text(one.text, one.finish_reason[:100])
     if not found:
         raise InputError("there is no text to score. Name a file with --texts.")
     return found
 
 
-def numbered(problems: Sequence[Problem], texts: Texts) -> tuple[list[Problem], Texts]:
-    """The questions that have texts, and the texts of each numbered from 0."""
-    by_question: dict[str, list[str]] = {}
-    for problem_id, sample in sorted(texts, key=lambda key: key[1]):
-        by_question.setdefault(problem_id, []).append(texts[problem_id, sample])
-    asked = [problem for problem in problems if problem.id in by_question]
-    flat = {
-        (problem.id, number): text
-        for problem in asked
-        for number, text in enumerate(by_question[problem.id])
-    }
-    return asked, flat
-
-
-def as_choice(text: str, tokens: Sequence[TeacherToken]) -> dict[str, Any]:
+def as_choice(given: Text, tokens: Sequence[TeacherToken]) -> dict[str, Any]:
     """A choice as a chat server sends it, whose tokens are exact bytes."""
 
     def option(token: bytes, logprob: float) -> dict[str, Any]:
@@ -183,7 +217,7 @@ def as_choice(text: str, tokens: Sequence[TeacherToken]) -> dict[str, Any]:
     ]
     return {
         "index": 0,
-        "text": text,
-        "finish_reason": "stop",
+        "text": given.text,
+        "finish_reason": given.finish_reason,
         "logprobs": {"content": content},
     }

@@ -28,6 +28,8 @@ _OURS = frozenset(
     "top_logprobs stream echo".split()
 )
 MOST_AT_ONCE = 10_000
+# Alternatives per token that a request may ask for.
+MOST_ALTERNATIVES = 100
 # Seconds between the beginnings of two uploads of a database in a bucket.
 UPLOAD_EVERY_S = 30.0
 APIS = ("completions", "chat")
@@ -107,7 +109,7 @@ class RequestSpec:
         checks.real("temperature", self.temperature, least=0.0, most=2.0)
         checks.real("top_p", self.top_p, above=0.0, most=1.0)
         _whole("max_tokens", self.max_tokens, 1_000_000)
-        _whole("top_logprobs", self.top_logprobs, 100)
+        _whole("top_logprobs", self.top_logprobs, MOST_ALTERNATIVES)
         for text in self.stop:
             _check_text("stop", text)
 

@@ -8,7 +8,13 @@ import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 from specialize.corpus.records import TeacherToken
+from specialize.corpus.sampling.spec import CAN_SCORE
 from specialize.errors import InputError, visible
+
+# Errors that were sent with the status of a success.
+_OF_THE_MOMENT = ("error",)
+# After so many texts in a row without any score, a server is taken to have none.
+MOST_UNSCORED = 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -89,12 +95,20 @@ class Unusable(Exception):
     Attributes:
         reason: a word for the kind of error.
         again: whether asking again may help ("malformed") or not ("refused").
+        usage: (prompt tokens, completion tokens) by the server's count, which are paid
+            for all the same; None if it did not say.
     """
 
     def __init__(self, reason: str, message: str, *, again: bool = True):
         super().__init__(visible(message))
         self.reason = reason
         self.again = again
+        self.usage: tuple[int | None, int | None] = (None, None)
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it is the answer, and not the moment, that is at fault."""
+        return self.reason not in _OF_THE_MOMENT
 
 
 @runtime_checkable
@@ -137,6 +151,21 @@ def in_vain(requests: int, fault: Busy | Unusable) -> InputError:
         f"{'1 request was given up' if requests == 1 else many} because of "
         f"{fault.reason} ({fault}). {_remedy(fault.reason)}What came before is stored; "
         "run the same command again to continue."
+    )
+
+
+def scores_nothing(requests: int, fault: Unusable) -> InputError:
+    """The error of a server from which text after text gets no scores.
+
+    Args:
+        requests: number of texts without scores.
+        fault: why the last one has none.
+    """
+    return InputError(
+        f"the server has scored none of the last {requests} texts. What it sends is of "
+        f"no use because of {fault.reason} ({str(fault).rstrip('.')}), and would be "
+        f"the same if it were asked again. Check its settings and --model; {CAN_SCORE} "
+        "score texts. What was scored before is stored."
     )
 
 

@@ -7,9 +7,10 @@ Both layouts of log-probabilities are read, at either endpoint:
   "logprob", "top_logprobs": [{"token", "bytes", "logprob"}]}]}`.
 """
 
+import contextlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -19,7 +20,8 @@ from specialize.corpus.records import TeacherToken, is_whole
 from specialize.corpus.sampling.teachers import Choice, Unusable
 from specialize.corpus.spelling import (
     IMPOSSIBLE,
-    is_text_of,
+    Reported,
+    as_sampled,
     spell,
     teacher_token,
     token_bytes,
@@ -80,6 +82,12 @@ class _Logprobs(msgspec.Struct):
     top_logprobs: list[_Pairs | None] | None = None
 
 
+class _Echoed(msgspec.Struct):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[_Pairs | None] | None = None
+
+
 def usable_choices(
     body: bytes, where: str, *, spelt: bool = True, rows: bool = True
 ) -> list[Choice]:
@@ -124,21 +132,9 @@ def read_choices(
     Raises:
         Unusable: it is no response with choices.
     """
-    try:
-        if isinstance(body, bytes):
-            response = _decoded(body, where)
-        else:
-            response = typed_json.convert(body, _Response, where)
-        if response.choices is msgspec.UNSET and response.error is not None:
-            # Some gateways send an error with the status of a success.
-            raise Unusable("error", f"{where}: {str(response.error)[:300]}")
-        if response.choices is msgspec.UNSET:
-            raise Unusable("malformed", f"{where}: the key 'choices' is missing.")
-    except InputError as error:
-        raise Unusable("malformed", f"not a response: {error}") from error
     read: list[tuple[int, _Choice]] = []
     found: list[Choice | Unusable] = []
-    for place, value in enumerate(response.choices):
+    for place, value in enumerate(choices_of(body, where)):
         try:
             choice = typed_json.convert(value, _Choice, f"{where}, choice {place}")
         except InputError as error:
@@ -157,10 +153,31 @@ def read_choices(
     return found
 
 
-class _Echoed(msgspec.Struct):
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[_Pairs | None] | None = None
+def choices_of(body: bytes | dict[str, Any], where: str) -> list[Any]:
+    """The choices of a response as the server sent them, of any type.
+
+    Raises:
+        Unusable: it is no response with choices.
+    """
+    try:
+        if isinstance(body, bytes):
+            response = _decoded(body, where)
+        else:
+            response = typed_json.convert(body, _Response, where)
+    except InputError as error:
+        raise Unusable("malformed", f"not a response: {error}") from error
+    if response.choices is msgspec.UNSET and response.error is not None:
+        # Some gateways send an error with the status of a success.
+        raise Unusable("error", f"{where}: the server sent an error: {_said(response)}")
+    if response.choices is msgspec.UNSET:
+        raise Unusable("malformed", f"{where}: the key 'choices' is missing.")
+    return response.choices
+
+
+def _said(response: _Response) -> str:
+    error: object = response.error
+    fields = cast(dict[str, Any], error) if isinstance(error, dict) else {}
+    return str(fields.get("message") or response.error)[:300]
 
 
 def echoed_tokens(body: bytes, where: str) -> tuple[str, list[TeacherToken]]:
@@ -169,26 +186,16 @@ def echoed_tokens(body: bytes, where: str) -> tuple[str, list[TeacherToken]]:
     A token without a log-probability, such as the first one, is unknown.
 
     Raises:
-        Unusable: it is no such response.
+        Unusable: it is no such response, or knows no probability of what was sent.
     """
+    choices = choices_of(body, where)
+    if not choices:
+        raise Unusable("no_choices", f"{where}: the response holds no choices")
     try:
-        response = _decoded(body, where)
-        if response.choices is msgspec.UNSET or not response.choices:
-            said = str(response.error)[:300] if response.error else "no choices"
-            raise Unusable("malformed", f"{where}: {said}")
-        choice = typed_json.convert(response.choices[0], _Choice, where)
-        if not isinstance(choice.logprobs, dict):
-            raise Unusable("no_logprobs", f"{where}: no log-probabilities")
-        logprobs = cast(dict[str, Any], choice.logprobs)
-        listed = typed_json.convert(logprobs, _Echoed, where)
-        values = [-math.inf if v is None else v for v in listed.token_logprobs]
-        known = _Logprobs(listed.tokens, values, listed.top_logprobs)
-        tokens = [
-            teacher_token(*token, where)
-            for token in as_sampled(_completion_tokens(known))
-        ]
-    except ValueError as error:  # of another type, NaN, or not as many as tokens
-        raise Unusable("no_logprobs", f"{where}: {error}") from error
+        choice = typed_json.convert(choices[0], _Choice, where)
+    except InputError as error:
+        raise Unusable("malformed", str(error)) from error
+    tokens = _tokens(choice, where, echoed=True)
     return choice.text or "", tokens
 
 
@@ -209,11 +216,28 @@ def parse_body(body: bytes, where: str) -> list[Choice]:
 
 def token_counts(body: bytes) -> tuple[int | None, int | None]:
     """(prompt tokens, completion tokens) as the server counts them, or None."""
-    usage = _decoded(body, "response").usage
+    try:
+        usage = _decoded(body, "response").usage
+    except InputError:  # no JSON
+        return None, None
     counted = cast(dict[str, Any], usage) if isinstance(usage, dict) else {}
     return _count(counted.get("prompt_tokens")), _count(
         counted.get("completion_tokens")
     )
+
+
+@contextlib.contextmanager
+def paid_for(body: bytes) -> Generator[None]:
+    """A response that the block cannot use says what it cost.
+
+    Raises:
+        Unusable: The block raised one.
+    """
+    try:
+        yield
+    except Unusable as error:
+        error.usage = token_counts(body)
+        raise
 
 
 def _count(value: Any) -> int | None:
@@ -262,19 +286,29 @@ def _is_reported(logprobs: Any) -> bool:
     return isinstance(logprobs, dict) and any(cast(dict[str, Any], logprobs).values())
 
 
-def _tokens(choice: _Choice, where: str) -> list[TeacherToken]:
+def _tokens(choice: _Choice, where: str, *, echoed: bool = False) -> list[TeacherToken]:
+    """The tokens of a choice; `echoed` ones may lack log-probabilities."""
     if not isinstance(choice.logprobs, dict):
         raise Unusable("no_logprobs", f"{where}: the server sent no log-probabilities")
     logprobs = cast(dict[str, Any], choice.logprobs)
     try:
-        if logprobs.get("content") is not None:
+        if logprobs.get("content") is not None and not echoed:
             chat = typed_json.convert(logprobs, _ChatLogprobs, where)
             reported = list(map(_chat_token, chat.content))
+        elif echoed:
+            given = typed_json.convert(logprobs, _Echoed, where)
+            reported = list(_completion_tokens(given, where))
         else:
             listed = typed_json.convert(logprobs, _Logprobs, where)
-            reported = list(_completion_tokens(listed))
-    except ValueError as error:  # of another type, or not as many as tokens
-        raise Unusable("no_logprobs", f"{where}: {error}") from error
+            reported = list(_completion_tokens(listed, where))
+    except InputError as error:  # of another type, or not as many as tokens
+        raise Unusable("no_logprobs", str(error)) from error
+    # The first token has nothing before it, and the last one was not sent by us.
+    sent = reported[1:-1]
+    if echoed and sent and not any(value >= IMPOSSIBLE for _, value, _ in sent):
+        what = f"{where}: the server sent no log-probability of any token of the prompt"
+        if not any(math.isnan(value) for _, value, _ in sent):
+            raise Unusable("no_logprobs", what)
     try:
         return [teacher_token(*token, where) for token in as_sampled(reported)]
     except InputError as error:  # NaN or above 1: only this choice is unusable
@@ -362,69 +396,7 @@ def _difference(choice: _Choice, tokens: Sequence[TeacherToken]) -> str:
     return "the tokens do not spell the text"
 
 
-_Reported = tuple[bytes, float, list[tuple[bytes, float]]]
-
-
-def as_sampled(reported: Iterable[_Reported]) -> Iterator[_Reported]:
-    """The tokens as the teacher sampled them, where a server reports other texts.
-
-    llama.cpp's server holds back the bytes of a character that is not complete, and
-    what may begin a stop text. It then reports "", and the held text with a later
-    token, but the alternatives are those of the token itself: it is not among them by
-    its text, but by its log-probability. At the end, what is held is the end of the
-    text, or was cut with the stop text.
-
-    A token that is reported as a whole character, while its alternatives are bytes of
-    one, is the last of several: nothing is known of those before it. The alternatives
-    of other such tokens are of no use: they are unknown.
-    """
-    held: list[_Reported] = []
-    owed = b""  # what the held tokens write
-    for one in reported:
-        token, logprob, alternatives = one
-        listed = _listed(one)
-        if owed and (not token or token.startswith(owed)):
-            rest = (token[len(owed) :], logprob, alternatives)
-            if not token:
-                held.append((listed or b"", logprob, alternatives))
-                owed += listed or b""
-            else:
-                yield from (*held, *_split(rest, _listed(rest)))
-                held, owed = [], b""
-            continue
-        yield from ((b"", value, []) for _, value, _ in held)
-        held, owed = [], b""
-        if listed and not token:
-            held, owed = [(listed, logprob, alternatives)], listed
-        else:
-            yield from _split(one, listed)
-    yield from held
-
-
-def _split(one: _Reported, listed: bytes | None) -> Iterator[_Reported]:
-    """A token that is `listed` among its alternatives, and what was written with it."""
-    token, logprob, alternatives = one
-    if listed is None:
-        yield one
-    elif listed and token.endswith(listed):
-        yield token[: -len(listed)], -math.inf, []
-        yield listed, logprob, alternatives
-    else:
-        yield token, logprob, []
-
-
-def _listed(reported: _Reported) -> bytes | None:
-    """The text of the token among its alternatives, if the server reports another."""
-    token, logprob, alternatives = reported
-    equal = [text for text, value in alternatives if value == logprob]
-    if not equal or token in equal or not IMPOSSIBLE <= logprob:
-        return None
-    if any(is_text_of(text, token) for text, _ in alternatives):
-        return None
-    return equal[0]
-
-
-def _chat_token(entry: _Entry) -> _Reported:
+def _chat_token(entry: _Entry) -> Reported:
     alternatives = [
         (_chat_bytes(option), option.logprob)
         for option in entry.top_logprobs or ()
@@ -437,11 +409,17 @@ def _chat_bytes(entry: _Entry | _Option) -> bytes:
     return token_bytes(entry.token) if entry.bytes is None else bytes(entry.bytes)
 
 
-def _completion_tokens(listed: _Logprobs) -> Iterator[_Reported]:
+def _completion_tokens(listed: _Logprobs | _Echoed, where: str) -> Iterator[Reported]:
     tops = listed.top_logprobs or [None] * len(listed.tokens)
+    sizes = [len(listed.tokens), len(listed.token_logprobs), len(tops)]
+    if len(set(sizes)) > 1:
+        raise InputError(
+            f"{where}: the numbers of tokens, token_logprobs and top_logprobs are "
+            f"{sizes}, expected equal numbers."
+        )
     for token, value, top in zip(
         listed.tokens, listed.token_logprobs, tops, strict=True
     ):
         pairs = top.items() if isinstance(top, dict) else top or ()
         alternatives = [(token_bytes(text), lp) for text, lp in pairs if lp is not None]
-        yield token_bytes(token), value, alternatives
+        yield token_bytes(token), -math.inf if value is None else value, alternatives

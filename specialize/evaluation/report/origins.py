@@ -33,6 +33,7 @@ OWN_TEXTS = (
             "on_policy/ended": "ended",
             "on_policy/right": "right",
             "on_policy/left_out": "did not fit",
+            "on_policy/unscored": "not scored",
         },
     ),
     (

@@ -283,11 +283,13 @@ def step_line(step: int, total_steps: int, record: Mapping[str, Any]) -> str:
 
 
 def _own_texts(means: Mapping[str, float]) -> str:
-    """`own 50 % (31 tokens, ended 98 %, right 40 %)`, of rollouts."""
+    """`own 50 % (31 tokens, ended 98 %, right 40 %, unscored 2 %)`, of rollouts."""
     about = [f"{means['on_policy/length']:.0f} tokens"]
     for name in ("ended", "right"):
         if (value := means.get(f"on_policy/{name}")) is not None:
             about.append(f"{name} {100 * value:.0f} %")
+    if unscored := means.get("on_policy/unscored"):
+        about.append(f"unscored {100 * unscored:.0f} %")
     return f"own {100 * means['on_policy/share']:.0f} % ({', '.join(about)})"
 
 

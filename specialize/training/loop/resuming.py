@@ -128,6 +128,7 @@ def check(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         lines.append(f"the optimizer was {was}, is {wanted}, which has another state")
     lines += _other_adapters(saved.get("adapters"), now.get("adapters"))
     lines += _other_teacher(saved.get("teacher"), now.get("teacher"))
+    lines += _other_prompts(saved.get("served"), now.get("served"))
     lines += _other_types(saved.get("settings", {}), now.get("settings", {}))
     if line := _other_average(saved.get("settings", {}), now.get("settings", {})):
         lines.append(line)
@@ -178,6 +179,19 @@ def _other_teacher(
         return []
     weights = ((one["name"], one["fingerprint"]) for one in (saved, now))
     return _other_weights("teacher's weights", *weights)
+
+
+def _other_prompts(
+    saved: Mapping[str, str] | None, now: Mapping[str, str] | None
+) -> list[str]:
+    """A line for each part of a served teacher's prompts that has another content."""
+    if not saved or not now:  # an older checkpoint, or another kind of teacher
+        return []
+    return [
+        f"{name} had another content or value ({saved[name]}, is {value})"
+        for name, value in now.items()
+        if saved.get(name, value) != value
+    ]
 
 
 def _other_weights(what: str, was: tuple[str, str], now: tuple[str, str]) -> list[str]:

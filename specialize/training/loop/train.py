@@ -49,7 +49,7 @@ from specialize.training.optimization.state import (
     lower_step,
     plan_state,
 )
-from specialize.training.rollouts.making import Rollouts
+from specialize.training.rollouts.making import Rollouts, read_by_server
 from specialize.training.rollouts.windows import RolloutSource, loss_with_parts
 
 # What a resumed run does not need a local copy of.
@@ -255,14 +255,16 @@ def _adapters(chain: Optimizer, base: str | None) -> dict[str, Any]:
 
 
 def _teacher(data: DataSpec) -> dict[str, Any]:
-    """What a checkpoint says about a teacher on the mesh; {} without one.
+    """What a checkpoint says about a teacher on the mesh or on a server; {} without.
 
     Raises:
-        InputError: it cannot be opened.
+        InputError: it, or what a server reads, cannot be opened.
     """
     source = data.rollouts.teacher
-    if not data.rollouts.on or source is None:
+    if not data.rollouts.on:
         return {}
+    if source is None:
+        return {"served": sharding.by_leader(lambda: read_by_server(data.rollouts))}
     name, fingerprint = sharding.by_leader(lambda: opening.identified(source))
     return {"teacher": {"name": name, "fingerprint": fingerprint}}
 

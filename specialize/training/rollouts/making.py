@@ -1,5 +1,6 @@
 """Before the first step of a window: the student writes, the teacher reads."""
 
+import hashlib
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
-from specialize import config, paths, sharding
+from specialize import config, paths, sharding, typed_json
 from specialize.corpus.records import Problem
 from specialize.corpus.tasks.known import find, index, read_problems
 from specialize.corpus.vocabulary import read_vocabulary
@@ -214,6 +215,33 @@ def _problems(spec: RolloutSpec) -> tuple[dict[str, Problem], JudgeSpec]:
     task = find(spec.task or index().default)
     problems = read_problems(paths.local(spec.problems_path), task)
     return {one.id: one for one in problems}, task.judge
+
+
+def read_by_server(spec: RolloutSpec) -> dict[str, str]:
+    """What the prompts of a served teacher are made of, by macro; a run keeps it.
+
+    Returns:
+        The name of the task, and the beginnings of the digests of the files.
+
+    Raises:
+        InputError: a file cannot be read, or the task is unknown.
+    """
+    files = {
+        "ROLLOUT_PROMPT_PATH": spec.prompt_path,
+        "ROLLOUT_PROBLEMS_PATH": spec.problems_path,
+    }
+    found = {"ROLLOUT_TASK": find(spec.task or index().default).name}
+    for name, path in files.items():
+        content = b""
+        if path is not None:
+            file = pathlib.Path(paths.local(path))
+            typed_json.refuse_device(file, remedy=f"Name a text file as {name}.")
+            try:
+                content = file.read_bytes()
+            except OSError as error:
+                raise InputError(f"{name}: {path} cannot be read ({error}).") from error
+        found[name] = hashlib.sha256(content).hexdigest()[:16]
+    return found
 
 
 def _say(text: str) -> None:

@@ -8,10 +8,9 @@ server has scored once is never asked again, in whatever window the student writ
 import asyncio
 import collections
 import concurrent.futures
-import dataclasses
 import io
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,23 +25,37 @@ from specialize.corpus.alignment.given_ids import (
 from specialize.corpus.records import Problem, TeacherToken
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.responses import ResponseStore
-from specialize.corpus.sampling.scoring import ScoringTeacher
+from specialize.corpus.sampling.scoring import ScoringTeacher, Text
 from specialize.corpus.sampling.spec import (
     Endpoint,
     PaceSpec,
     RequestSpec,
     SamplingSpec,
 )
+from specialize.corpus.sampling.tally import Tally
+from specialize.corpus.sampling.teachers import (
+    MOST_UNSCORED,
+    Unusable,
+    scores_nothing,
+)
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
+from specialize.progress import say
 from specialize.training.rollouts.spec import RolloutSpec
 from specialize.training.rollouts.windows import Rows
 from specialize.training.rollouts.writing import Texts
 
-# The teacher's prompt ends with a line break, which its first step follows.
-_BREAK = "\n"
-# Why a text has no scores: the server never will say more of it.
-_LASTING = frozenset(("tokens_differ", "refused", "prompt_too_long"))
+# Options in messages of `corpus score`, as they are called in training.
+_MACROS = {
+    "--responses": "MODEL_DIR",
+    "--base_url": "ROLLOUT_SERVER",
+    "--model": "ROLLOUT_MODEL",
+    "--prompt": "ROLLOUT_PROMPT_PATH",
+    "--api_key_env": "ROLLOUT_API_KEY_ENV",
+    "--concurrency": "ROLLOUT_CONCURRENCY",
+    "--top_logprobs": "ROLLOUT_TOP_K",
+}
+_OPTIONS = re.compile(rf"(?:{'|'.join(_MACROS)})\b")
 
 
 class ServedTeacher:
@@ -71,6 +84,7 @@ class ServedTeacher:
         self._spec, self._vocabulary, self._k = spec, vocabulary, k
         self._path = responses
         self._messages = processes.Messages("rollouts")
+        self._barren = 0  # texts without scores in a row, in this process
         self._prefix = sample.read_prompt_prefix(
             spec.prompt_path and paths.local(spec.prompt_path)
         )
@@ -81,10 +95,7 @@ class ServedTeacher:
             api_key_env=spec.api_key_env,
         )
         ScoringTeacher(self._endpoint, {})  # refuses what no server can do, now
-        self._problems = {
-            name: dataclasses.replace(one, wording=_with_break(one.wording))
-            for name, one in problems.items()
-        }
+        self._problems = problems
 
     def read(self, texts: Texts) -> Rows:
         """See `making.Teacher.read`."""
@@ -150,41 +161,70 @@ class ServedTeacher:
         if not wanted:
             return {}
         names = list(dict.fromkeys(name for name, _ in wanted))
-        known: dict[tuple[str, int], str] = {}
+        known: dict[tuple[str, int], Text] = {}
+        unscored: dict[tuple[str, str], tuple[str, str]] = {}
         if paths.exists(self._path):
             with ResponseStore(paths.local(self._path)) as store:
                 known = {
-                    (one.problem_id, one.sample): one.text
+                    (one.problem_id, one.sample): Text(one.text, one.finish_reason)
                     for one in store.completions(of=names)
                 }
-        texts = _numbered(wanted, known)
+                unscored = store.unscored(names)
+        texts = _numbered([pair for pair in wanted if pair not in unscored], known)
         if len(texts) > len(known):
-            self._ask(names, texts)
+            unscored |= self._asked(names, texts)
         with ResponseStore(paths.local(self._path)) as store:
             found = {
                 (one.problem_id, one.text): one.tokens or ()
                 for one in store.completions(of=names)
             }
-            failed = {
-                (name, number): (reason, message)
-                for name, number, reason, message in store.failures()
-            }
-        for (name, number), text in texts.items():
-            reason, message = failed.get((name, number), ("", ""))
-            if (name, text) not in found and reason not in _LASTING:
-                raise InputError(
-                    f"the teacher has not scored a text of {name} "
-                    f"({message or 'the command was stopped'}). What it has scored is "
-                    "stored; the same command resumes the run."
-                )
+        reasons = collections.Counter(
+            unscored[pair][0] for pair in wanted if pair not in found
+        )
+        if reasons:
+            said = ", ".join(f"{name} {count:,}" for name, count in reasons.items())
+            last = [unscored[pair][1] for pair in wanted if pair not in found][-1]
+            say(
+                f"{reasons.total():,} of the {len(wanted):,} texts of this window have "
+                f"no scores ({said}), so no loss: {last}"
+            )
         return {pair: found[pair] for pair in wanted if pair in found}
 
-    def _ask(self, names: Sequence[str], texts: Mapping[tuple[str, int], str]) -> None:
+    def _asked(
+        self, names: Sequence[str], texts: Mapping[tuple[str, int], Text]
+    ) -> dict[tuple[str, str], tuple[str, str]]:
+        """Asks for what is missing; (reason, message) of what cannot be scored.
+
+        Raises:
+            InputError: a text was not scored for a reason that may pass, or no text was
+                scored and none of many before them.
+        """
+        tally = self._ask(names, texts)
+        missing = tally.planned - tally.cached - tally.done
+        unscored: dict[tuple[str, str], tuple[str, str]] = {}
+        for (name, number), fault in tally.given_up.items():
+            if isinstance(fault, Unusable) and fault.is_lasting:
+                unscored[name, texts[name, number].text] = fault.reason, str(fault)
+        if len(unscored) < missing:
+            raise InputError(
+                f"the teacher has not scored {missing - len(unscored):,} of the texts "
+                f"({tally.last_fault or 'the command was stopped'}). What it has "
+                "scored is stored; the same command resumes the run."
+            )
+        self._barren = 0 if tally.done else self._barren + len(unscored)
+        if self._barren >= MOST_UNSCORED:
+            last = Unusable(*list(unscored.values())[-1])
+            raise _as_in_training(scores_nothing(self._barren, last))
+        return unscored
+
+    def _ask(
+        self, names: Sequence[str], texts: Mapping[tuple[str, int], Text]
+    ) -> Tally:
         sampling = SamplingSpec(
             samples_per_request=1, pace=PaceSpec(concurrency=self._spec.concurrency)
         )
 
-        def ask() -> Any:
+        def ask() -> Tally:
             return asyncio.run(
                 sample.run(
                     [self._problems[name] for name in names],
@@ -200,19 +240,22 @@ class ServedTeacher:
 
         # In a thread of its own, where signals stay those of the run.
         with concurrent.futures.ThreadPoolExecutor(1, "teacher") as worker:
-            worker.submit(ask).result()
+            try:
+                return worker.submit(ask).result()
+            except InputError as error:
+                raise _as_in_training(error) from None
 
 
-def _with_break(wording: Any) -> Any:
-    return dataclasses.replace(wording, teacher=wording.teacher + _BREAK)
+def _as_in_training(error: InputError) -> InputError:
+    return InputError(_OPTIONS.sub(lambda found: _MACROS[found[0]], str(error)))
 
 
 def _numbered(
-    wanted: Sequence[tuple[str, str]], known: Mapping[tuple[str, int], str]
-) -> dict[tuple[str, int], str]:
+    wanted: Sequence[tuple[str, str]], known: Mapping[tuple[str, int], Text]
+) -> dict[tuple[str, int], Text]:
     """(question, number) -> text: what is known, and new texts with free numbers."""
     texts = dict(known)
-    have = {(name, text) for (name, _), text in known.items()}
+    have = {(name, one.text) for (name, _), one in known.items()}
     used: dict[str, set[int]] = collections.defaultdict(set)
     for name, number in known:
         used[name].add(number)
@@ -221,5 +264,5 @@ def _numbered(
             continue
         number = next(n for n in range(len(used[name]) + 1) if n not in used[name])
         used[name].add(number)
-        texts[name, number] = text
+        texts[name, number] = Text(text)
     return texts

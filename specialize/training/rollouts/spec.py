@@ -5,9 +5,16 @@ import os
 from typing import Any
 
 from specialize import checks
-from specialize.corpus.sampling.spec import check_scores, check_url
+from specialize.corpus.sampling.spec import (
+    MOST_ALTERNATIVES,
+    check_scores,
+    check_url,
+)
 from specialize.corpus.tasks.known import find
 from specialize.errors import InputError
+
+# A window of more steps learns from weights that are too old, and fills the memory.
+MOST_STEPS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +36,8 @@ class RolloutSpec:
         task: how the problems are read: a task, its name or its file; None: the
             default task.
         steps: number of steps whose texts are written at once, with the weights before
-            the first of them. None: as few as fill `batch_size`.
+            the first of them. None: as few as fill `batch_size`, at most
+            `MOST_STEPS`.
         batch_size: number of texts that are written at a time; rounded up to a
             multiple of the devices that split a batch.
         temperature: sampling temperature of the student's texts.
@@ -74,6 +82,9 @@ class RolloutSpec:
         checks.whole("batch_size", self.batch_size)
         checks.real("temperature", self.temperature, above=0.0)
         checks.whole("top_k", self.top_k)
+        if self.server is not None:
+            # The largest number of alternatives that a request may ask for.
+            checks.whole("top_k", self.top_k, most=MOST_ALTERNATIVES)
         checks.flag("whole_vocabulary", self.whole_vocabulary)
         if self.whole_vocabulary and self.server is not None:
             raise InputError(

@@ -25,6 +25,7 @@ from specialize.training.data.order import hashed
 from specialize.training.data.spec import DataSpec
 from specialize.training.data.stored_examples import Examples
 from specialize.training.logging.step_results import SPEED
+from specialize.training.rollouts.spec import MOST_STEPS
 
 # Names of the metrics of examples with targets of the corpus and of the student.
 CORPUS, ON_POLICY = "corpus", "on_policy"
@@ -227,7 +228,7 @@ class RolloutSource(BatchSource):
 
         lost = window.left_out / max(1, window.left_out + len(mine))
         writing, scoring = (float(s) / self.steps_per_window for s in written.seconds)
-        return {
+        found = {
             f"{ON_POLICY}/share": mine.astype(np.float64),
             f"{ON_POLICY}/length": of_written(written.lengths),
             f"{ON_POLICY}/ended": of_written(written.ended),
@@ -237,6 +238,9 @@ class RolloutSource(BatchSource):
             f"{SPEED}writing_seconds": of_all(writing),
             f"{SPEED}scoring_seconds": of_all(scoring),
         }
+        if self.spec.server is not None:
+            found[f"{ON_POLICY}/unscored"] = of_written(written.rows.scored == 0)
+        return found
 
 
 def loss_with_parts(loss: LossConfig) -> LossConfig:
@@ -263,10 +267,14 @@ def nothing(k: int) -> Written:
 
 
 def _steps(mixture: Mixture, data: DataSpec) -> int:
-    """The smallest number of steps whose texts fill a batch of the decoder."""
+    """The smallest number of steps whose texts fill a batch of the decoder.
+
+    With a small share it would have no bound.
+    """
     one = BatchSource(mixture, dataclasses.replace(data, window_rows=data.batch_size))
     texts = data.rollouts.share * one.window_examples / one.steps_per_window
-    return max(1, math.ceil(data.rollouts.batch_size / texts))
+    needed = min(MOST_STEPS, data.rollouts.batch_size / max(texts, 1e-9))
+    return max(1, math.ceil(needed))
 
 
 def _with_rows(
