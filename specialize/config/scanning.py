@@ -267,13 +267,18 @@ class _Reader:
         where = f"{included_from}: " if included_from else ""
         including = self.open_files[-1] if self.open_files else ""
         place = finding.find(name, self.search_paths, including)
+        if place is None and finding.is_url(name):
+            raise InputError(
+                f"{where}gin file {name!r} does not exist. Check the name of bucket and "
+                "file."
+            )
         if place is None:
             hint = did_you_mean(name, finding.available(self.search_paths))
             folders = ", ".join(finding.searched(self.search_paths, including))
-            nowhere = f" in {folders}.{hint} Add its folder with --gin_search_paths."
-            if finding.is_url(name):
-                nowhere = ". Check the name of bucket and file."
-            raise InputError(f"{where}gin file {name!r} not found{nowhere}")
+            raise InputError(
+                f"{where}gin file {name!r} not found in {folders}.{hint} Add its folder "
+                "with --gin_search_paths."
+            )
         if finding.identity(place) in map(finding.identity, self.open_files):
             raise InputError(f"{where}{name!r} includes itself; remove the include.")
         self.places[including, name] = place

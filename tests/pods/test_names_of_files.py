@@ -73,7 +73,7 @@ def test_a_recipe_that_is_not_in_the_bucket_is_one_error(root, tmp_path, capsys)
         ): f"{root}/in/circle.gin:1: 'circle.gin' includes its",
         (f"{root}/in/out.gin",): "not found in ",
         (f"{root}/in/other.gin",): "'az://b/run.gin', a URL of az:. Name a local file",
-        (f"{root}/in/none.gin",): "not found. Check the name of bucket and file.",
+        (f"{root}/in/none.gin",): "does not exist. Check the name of bucket and file.",
         ("chil.gin", f"{root}/in"): f"{root}/in, ",
         ("child.gin", "az://b/in"): "--gin_search_paths is 'az://b/in', a URL of az:",
     }
