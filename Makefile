@@ -1,7 +1,8 @@
 # One rule makes every environment; every target depends on the one it runs in.
 PYTHON ?= python3
 BIN := .venv/bin
-JOBS ?= 2
+# Workers of the tests; some tests wait for other processes, so more than two cores'.
+JOBS ?= 3
 # By pip, which takes a CPU build where PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL names one.
 # On Linux the package index itself has the CUDA build only, several GB that also work.
 TORCH := torch==2.13.0

@@ -246,6 +246,7 @@ def test_it_is_the_trajectory_of_float32(tmp_path):
     assert lean != wide
 
 
+@pytest.mark.slow
 def test_the_trajectory_on_a_mesh_is_that_of_one_device(tmp_path):
     options = {**LEAN, "scan_layers": True}
     for name, mesh in (("one", "1"), ("eight", "2x2x2")):

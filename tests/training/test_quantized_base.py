@@ -75,6 +75,7 @@ def test_the_base_is_codes_and_scales_and_only_adapters_are_saved(run, base):
     assert about["fingerprint"] == convert(base, None).fingerprint
 
 
+@pytest.mark.slow
 def test_the_trajectory_on_a_mesh_is_that_of_one_device(
     run, base, tmp_path, same_parameters
 ):
