@@ -269,15 +269,15 @@ class _Reader:
         place = finding.find(name, self.search_paths, including)
         if place is None and finding.is_url(name):
             raise InputError(
-                f"{where}gin file {name!r} does not exist. Check the name of bucket and "
-                "file."
+                f"{where}gin file {name!r} does not exist. Check the name of bucket "
+                "and file."
             )
         if place is None:
             hint = did_you_mean(name, finding.available(self.search_paths))
             folders = ", ".join(finding.searched(self.search_paths, including))
             raise InputError(
-                f"{where}gin file {name!r} not found in {folders}.{hint} Add its folder "
-                "with --gin_search_paths."
+                f"{where}gin file {name!r} not found in {folders}.{hint} Add its "
+                "folder with --gin_search_paths."
             )
         if finding.identity(place) in map(finding.identity, self.open_files):
             raise InputError(f"{where}{name!r} includes itself; remove the include.")
