@@ -1,5 +1,6 @@
 """A response database in a bucket: what was uploaded is never asked for again."""
 
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -18,6 +19,7 @@ from specialize.corpus.sampling.spec import (
     RequestSpec,
     SamplingSpec,
 )
+from specialize.corpus.sampling.teachers import Unusable
 from specialize.corpus.tasks.known import read_problems
 from specialize.errors import InputError
 from specialize.outputs import lease
@@ -75,9 +77,10 @@ def uploaded(url):
 def until_uploaded(url, process, count):
     end = time.monotonic() + 300
     while True:
-        with_database = objects.stat(url) is not None
-        if with_database and len(found := uploaded(url)) >= count:
-            return found
+        # It is replaced again and again, also while it is read.
+        with contextlib.suppress(objects.ChangedError):
+            if objects.stat(url) is not None and len(found := uploaded(url)) >= count:
+                return found
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < end, "nothing is uploaded"
         time.sleep(0.05)
@@ -154,6 +157,28 @@ def test_after_kill_9_nothing_that_was_uploaded_or_is_left_here_is_asked_again(
         assert len(again & stored) <= CONCURRENCY  # what was under way
     ask(server, problems, tmp_path / "calm.sqlite")
     assert exported(url, tmp_path) == exported(tmp_path / "calm.sqlite", tmp_path)
+
+
+def test_what_a_killed_command_asked_in_vain_is_known_to_the_next(
+    problems, tmp_path, capfd
+):
+    """Texts without scores are not asked again, and their tokens count once."""
+    ours, theirs = (
+        ResponseStore(tmp_path / name, create=True, name=name) for name in "ab"
+    )
+    with ours, theirs:
+        for store in (ours, theirs):
+            store.add_questions(problems[:2])
+            store.add_unscored(problems[0].id, "both", Unusable("malformed", "x"))
+            store.add_unusable(10, 1)
+        theirs.add_unscored(problems[1].id, "theirs", Unusable("no_logprobs", "y"))
+        theirs.add_unusable(5, 0)
+        uploads._adopt_vain(ours, theirs)
+        uploads._adopt_vain(ours, theirs)
+        assert ours.unscored() == theirs.unscored() and len(ours.unscored()) == 2
+        assert ours.unscored([problems[0].id]).keys() == {(problems[0].id, "both")}
+        assert ours.unusable() == theirs.unusable() == (15, 1)
+        assert ours.usage()[1:] == (15, 1)
 
 
 @MOSTLY_S3

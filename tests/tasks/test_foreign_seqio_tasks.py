@@ -213,16 +213,24 @@ def test_an_id_outside_the_vocabulary_is_refused_with_its_example(
     assert f"has {size:,} ids, from 0 to {size - 1}" in message
 
 
-def test_the_last_id_of_the_vocabulary_is_accepted(located, tmp_path):
+def test_ids_of_the_rows_that_fill_up_are_accepted_and_no_more(located, tmp_path):
+    """A base student that has learnt little samples them as a second teacher."""
     import tensorflow as tf
 
     from specialize_tasks import locations
 
-    last = locations.VOCABULARY.vocab_size - 1
-    found = prepared(
-        register(changed(lambda ids: tf.fill(tf.shape(ids), last))), tmp_path
-    )
-    assert set(np.asarray(found.features["targets"]).tolist()) == {last}
+    def all_are(number):
+        task = register(changed(lambda ids: tf.fill(tf.shape(ids), number)))
+        return prepared(task, tmp_path / str(number))
+
+    size = locations.VOCABULARY.vocab_size
+    last = -(-size // 128) * 128 - 1
+    assert last > size - 1
+    for number in (size - 1, size, last):
+        found = all_are(number).features["targets"]
+        assert set(np.asarray(found).tolist()) == {number}
+    with pytest.raises(InputError, match=f"targets has the id {last + 1}, but"):
+        all_are(last + 1)
 
 
 def test_train_says_it_before_a_run_folder_is_left(

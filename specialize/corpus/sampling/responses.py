@@ -27,7 +27,6 @@ from specialize.outputs import make_parent
 Path = str | os.PathLike[str]
 T = TypeVar("T")
 
-_UNUSABLE = "tokens of unusable answers"
 _LAYOUT = versions.RESPONSES.writes
 
 
@@ -214,9 +213,8 @@ class ResponseStore:
             if have.isdisjoint((question, one) for question, one, _ in samples):
                 row = other._response(response)
                 with self._transaction() as database:
-                    tables.insert(
-                        database, row, ((one, choice) for _, one, choice in samples)
-                    )
+                    choices = ((one, choice) for _, one, choice in samples)
+                    tables.insert(database, row, choices)
                 count += 1
         return count
 
@@ -266,18 +264,19 @@ class ResponseStore:
                 (question, text, fault.reason, str(fault)),
             )
 
-    def unscored(self, of: Iterable[str]) -> dict[tuple[str, str], tuple[str, str]]:
-        """(question, text) -> (reason, message), of these questions."""
+    def unscored(self, of: Iterable[str] | None = None) -> tables.Reasons:
+        """(question, text) -> (reason, message), of these questions (None: all)."""
         if (0,) in self._rows(tables.HAVE_UNSCORED, tuple[int]):
             return {}
-        kind = tuple[str, str, str, str]
-        rows = self._rows(tables.UNSCORED_OF, kind, json.dumps([*of]))
+        these = json.dumps([*(self._questions() if of is None else of)])
+        rows = self._rows(tables.UNSCORED_OF, tuple[str, str, str, str], these)
         return {(name, text): (why, said) for name, text, why, said in rows}
 
     def add_unusable(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Adds the tokens of an answer that was paid for and is not stored."""
-        prompt, completion = self._unusable()
-        self.note(_UNUSABLE, [prompt + prompt_tokens, completion + completion_tokens])
+        now = prompt_tokens, completion_tokens
+        total = [sum(pair) for pair in zip(self.unusable(), now, strict=True)]
+        self.note(tables.UNUSABLE, total)
 
     def standings(self) -> dict[str, Standing]:
         """What is stored, by question."""
@@ -297,11 +296,12 @@ class ResponseStore:
             "COALESCE(SUM(completion_tokens), 0) FROM responses",
             tuple[int, int, int],
         )
-        prompt, completion = self._unusable()
+        prompt, completion = self.unusable()
         return Usage(row[0], row[1] + prompt, row[2] + completion)
 
-    def _unusable(self) -> tuple[int, int]:
-        return self._get(f"note/{_UNUSABLE}", tuple[int, int]) or (0, 0)
+    def unusable(self) -> tuple[int, int]:
+        """(prompt tokens, completion tokens) of answers that are of no use."""
+        return self._get(f"note/{tables.UNUSABLE}", tuple[int, int]) or (0, 0)
 
     def failures(self) -> list[tuple[str, int, str, str]]:
         """(question, first sample, reason, message) of every request given up."""

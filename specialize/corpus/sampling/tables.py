@@ -35,6 +35,10 @@ CREATE TABLE failures (
     message TEXT NOT NULL, PRIMARY KEY (question, first_sample)) WITHOUT ROWID;
 """
 
+# The name of the note of tokens that were paid for in vain.
+UNUSABLE = "tokens of unusable answers"
+# (question, text) -> (reason, message).
+Reasons = dict[tuple[str, str], tuple[str, str]]
 # Texts that a teacher cannot score, by what they say. Older databases lack it.
 UNSCORED = """
 CREATE TABLE IF NOT EXISTS unscored (

@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Generator
 
 from specialize import paths
 from specialize.corpus.sampling.responses import ResponseStore
+from specialize.corpus.sampling.teachers import Unusable
 from specialize.errors import InputError
 from specialize.outputs.replaced_object import ReplacedObject, replaced_object
 from specialize.progress import say
@@ -211,6 +212,8 @@ def _adopt(store: ResponseStore, left: pathlib.Path) -> None:
         with ResponseStore(left) as other:
             count = store.adopt(other)
             kept = other.usage().responses
+            if count is not None:
+                _adopt_vain(store, other)
     if count is None and kept:
         if not left.name.startswith(_KEPT):
             place = left.with_name(f"{_KEPT}.{uuid.uuid4().hex[:8]}.sqlite")
@@ -224,6 +227,21 @@ def _adopt(store: ResponseStore, left: pathlib.Path) -> None:
     if count:
         say(f"{store.path}: {count:,} responses of a killed command were added")
     _remove(left)
+
+
+def _adopt_vain(store: ResponseStore, other: ResponseStore) -> None:
+    """Adds what was asked in vain: texts that have no scores, and tokens paid for.
+
+    Both databases began as the same one, so the larger number of tokens counts.
+    """
+    known = store.unscored()
+    for (question, text), (reason, said) in other.unscored().items():
+        if (question, text) not in known:
+            store.add_unscored(question, text, Unusable(reason, said))
+    pairs = zip(store.unusable(), other.unusable(), strict=True)
+    prompt, completion = (max(0, theirs - ours) for ours, theirs in pairs)
+    if prompt or completion:
+        store.add_unusable(prompt, completion)
 
 
 def _move(file: pathlib.Path, target: pathlib.Path) -> None:

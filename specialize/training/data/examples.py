@@ -247,7 +247,7 @@ def _write(
     known: int | None,
 ) -> None:
     kinds = {name: _kind(task.output_features[name]) for name in names}
-    limits = {
+    vocabularies = {
         name: task.output_features[_IDS_OF.get(name, name)].vocabulary.vocab_size
         for name in names
         if kinds[name] != "<f4"
@@ -271,10 +271,10 @@ def _write(
                 side = 0 if name == "inputs" else 1
                 _check_aligned(task.name, name, batch[name], sizes[:, side], count)
                 found = batch[name].flat_values.numpy()
-                if name in limits:
+                if name in vocabularies:
                     foreign_tasks.check_ids(
                         f"task {task.name!r} ({split})",
-                        *(name, found, sizes[:, side], count, limits[name]),
+                        *(name, found, sizes[:, side], count, vocabularies[name]),
                     )
                 values = np.ascontiguousarray(found, kinds[name])
                 shapes[name] = values.shape[1:]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from specialize.checkpoints.vocabulary_rows import MULTIPLE
 from specialize.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,9 +87,12 @@ def check_ids(
     ids: Shaped[np.ndarray, "N ..."],
     sizes: Int[np.ndarray, " B"],
     first: int,
-    limit: int,
+    size: int,
 ) -> None:
-    """Refuses ids that a vocabulary does not have.
+    """Refuses ids that a network of this vocabulary does not have.
+
+    Its rows are rounded up, and a student that knows little samples the rows that only
+    fill up, so the answers of a second teacher may have their ids.
 
     Args:
         task: the task, in words.
@@ -96,11 +100,12 @@ def check_ids(
         ids: those of several examples, one after the other.
         sizes: number of tokens of each example.
         first: number of the first example.
-        limit: number of ids of the vocabulary.
+        size: number of ids of the vocabulary.
 
     Raises:
         InputError: an id is negative or too large.
     """
+    limit = -(-size // MULTIPLE) * MULTIPLE
     if not ids.size or (ids.min() >= 0 and ids.max() < limit):
         return
     outside = (ids < 0) | (ids >= limit)
@@ -108,7 +113,7 @@ def check_ids(
     example = first + int(np.searchsorted(np.cumsum(sizes), token, side="right"))
     raise InputError(
         f"{task}, example {example}: {name} has the id {ids[outside][0]}, but the "
-        f"vocabulary has {limit:,} ids, from 0 to {limit - 1:,}. Tokenize with the "
+        f"vocabulary has {size:,} ids, from 0 to {size - 1:,}. Tokenize with the "
         "student's vocabulary, or correct the preprocessor that changes its ids."
     )
 
