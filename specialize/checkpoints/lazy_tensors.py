@@ -260,18 +260,13 @@ def weighted_mean(
     types = {tensor.dtype for tensor in tensors}
     common = types.pop() if len(types) == 1 else np.dtype(np.float32)
     to = common if dtype is None else np.dtype(dtype)
-    load = functools.partial(_load_mean, weights, tensors, to, name)
-    return LazyTensor(tensors[0].shape, to, load)
+    mean = functools.partial(_mean, weights, tensors, to, name)
+    return LazyTensor(tensors[0].shape, to, functools.partial(_in_parts, mean, to))
 
 
-def _load_mean(
-    weights: Sequence[float],
-    tensors: Sequence[LazyTensor],
-    dtype: np.dtype,
-    name: str,
-    index: Index,
+def _in_parts(
+    mean: Callable[[Index], np.ndarray], dtype: np.dtype, index: Index
 ) -> np.ndarray:
-    mean = functools.partial(_mean, weights, tensors, dtype, name)
     sizes = [part.stop - part.start for part in index]
     if not sizes:
         return mean(index)
