@@ -20,9 +20,14 @@ MULTIPLE = 128
 _TENSORS = ((names.EMBEDDING, 0), (names.HEAD, 1))
 
 
+def rounded_up(rows: int) -> int:
+    """The number of rows with those that only fill up."""
+    return -(-rows // MULTIPLE) * MULTIPLE
+
+
 def same_tokens(first: int, second: int) -> bool:
     """Whether two numbers of rows differ only by rounding up."""
-    return -(-first // MULTIPLE) == -(-second // MULTIPLE)
+    return rounded_up(first) == rounded_up(second)
 
 
 def adapted(

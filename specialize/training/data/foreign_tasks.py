@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from specialize.checkpoints.vocabulary_rows import MULTIPLE
+from specialize.checkpoints.vocabulary_rows import rounded_up
 from specialize.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def check_ids(
     Raises:
         InputError: an id is negative or too large.
     """
-    limit = -(-size // MULTIPLE) * MULTIPLE
+    limit = rounded_up(size)
     if not ids.size or (ids.min() >= 0 and ids.max() < limit):
         return
     outside = (ids < 0) | (ids >= limit)
