@@ -90,6 +90,9 @@ def study(
         if not runner.attempt(cell, waits=False):
             say(f"{cell} is run by another process.")
     found = _write(spec, out)
+    while outcome.gather(spec, out).done > found.done:
+        # Another process may have written an earlier outcome in the meantime.
+        found = _write(spec, out)
     if failed:
         name, why = next(iter(failed.items()))
         raise InputError(
@@ -105,12 +108,8 @@ def _write(spec: StudySpec, out: str | os.PathLike[str]) -> outcome.Outcome:
     Raises:
         InputError: As for `outcome.gather`.
     """
-    found, newer = None, outcome.gather(spec, out)
-    while found is None or newer.done > found.done:
-        # Another process may have written a later outcome since these were gathered.
-        found = newer
-        outputs.write_json(paths.joined(out, outcome.FILE), dataclasses.asdict(found))
-        newer = outcome.gather(spec, out)
+    found = outcome.gather(spec, out)
+    outputs.write_json(paths.joined(out, outcome.FILE), dataclasses.asdict(found))
     return found
 
 
