@@ -15,7 +15,7 @@ _URL = re.compile(
 )
 # A host with a port, after which a path may have "@" or ":".
 _HOST_AND_PORT = re.compile(r"[\w.-]*:\d{1,5}|\[[\da-fA-F:.]*\](:\d{1,5})?")
-# The local path of a copy, or of work in progress -> the URL that it stands for.
+# The local path of a copy, or of work in progress -> the URL that messages show.
 _copies: dict[str, str] = {}
 
 
@@ -79,7 +79,7 @@ class TerminatedError(KeyboardInterrupt):
 
 
 def stands_for(copy: str | os.PathLike[str], url: str | os.PathLike[str]) -> None:
-    """Lets messages show a URL in place of the local path that stands for it.
+    """Lets messages show a URL instead of the local path of its copy.
 
     Args:
         copy: Absolute path of a copy of what is at the URL, or of the folder in which

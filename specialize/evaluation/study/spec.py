@@ -310,12 +310,12 @@ def _check_placeholders(
 
 
 def _check_macros_alone(where: str, text: str, *, in_words: bool) -> None:
-    """`{macros}` is several words, so it cannot be a part of one."""
+    """`{macros}` becomes several words, so it cannot be a part of one."""
     words = shlex.split(text) if in_words else [text]
     for word in words:
         if "{macros}" in word and word != "{macros}":
             raise InputError(
-                f"{where} has {{macros}} inside {checks.shown(word)}. It stands for "
+                f"{where} has {{macros}} inside {checks.shown(word)}. It becomes "
                 "several words, so write it as a word of a command, or of a tuple."
             )
 
