@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from specialize import checks, memory, outputs, run_folder
-from specialize.errors import InputError
+from specialize.errors import InputError, TerminatedError
+from specialize.processes import parts
 
 # What a suite of the miniature world measures -> the suite and its prompt format.
 SUITES = {
@@ -158,7 +159,10 @@ def quickstart(
         console.print(
             f"$ {line}", style="dim", markup=False, highlight=False, soft_wrap=True
         )
-        status = command(words)
+        with parts.in_this_process():
+            status = command(words)
+        if status > 128:  # a signal; `train` has saved its work
+            raise TerminatedError(status)
         if status:
             raise InputError(f"{line!r} ended with {status}.")
 

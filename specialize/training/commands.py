@@ -29,6 +29,7 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _run(flags: argparse.Namespace) -> int:
     from specialize import config, memory, quiet, sharding
     from specialize.errors import message
+    from specialize.processes import parts
 
     memory.keep_freed()
     # Before gin imports modules that might touch a device.
@@ -42,13 +43,13 @@ def _run(flags: argparse.Namespace) -> int:
     from specialize.training.loop.interruptions import NonFiniteError
 
     try:
-        config.call(train.train)
+        result = config.call(train.train)
     except NonFiniteError as error:
         # gin appends lines about its callers.
         text = str(error).partition("\n  In call to configurable")[0]
         print(f"error: {message(text)}", file=sys.stderr)
         return 1
-    return 0
+    return parts.status(result.signal)
 
 
 def _steps(text: str) -> tuple[int, int]:

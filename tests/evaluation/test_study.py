@@ -212,6 +212,14 @@ def test_a_cell_that_fails_leaves_the_others_alone(asked, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("status", [143, 130, -9])
+def test_a_command_that_a_signal_ended_is_not_done(asked, status):
+    names = {143: "SIGTERM", 130: "SIGINT", -9: "SIGKILL"}
+    with pytest.raises(InputError, match=f"was ended by a signal, {names[status]}"):
+        study(spec_of(asked), out=asked / "out", command=lambda line, held: status)
+    assert done(asked) == {}
+
+
 def test_stages_are_made_once_per_seed_before_what_needs_them(asked):
     made = []
 

@@ -2,12 +2,15 @@
 
 import json
 import pathlib
+import signal
 import subprocess
 
 import pytest
 
 from specialize import cli
+from specialize.errors import TerminatedError
 from specialize.quickstart import walk
+from specialize.training.loop import interruptions
 
 SIZES = dict(base_steps=2, steps=2, problems=12, test_problems=2)
 
@@ -60,3 +63,24 @@ def test_a_program_that_is_not_on_the_path_is_named_in_full(monkeypatch):
     monkeypatch.setattr(walk.shutil, "which", lambda name: None)
     monkeypatch.setattr(walk.sys, "executable", "/my venv/bin/python")
     assert walk._program() == "'/my venv/bin/python' -m specialize"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_training_ends_the_whole_way(tmp_path, monkeypatch, number):
+    """Training saves its step and ends well; nothing goes on with half a student."""
+    real, ran = interruptions.Stop.at, []
+
+    def at(stop, step):
+        signal.raise_signal(number)
+        return real(stop, step)
+
+    def command(words):
+        ran.append(words[0])
+        return cli.main(words)
+
+    monkeypatch.setattr(interruptions.Stop, "at", at)
+    with pytest.raises(TerminatedError) as ended:
+        walk.quickstart(str(tmp_path / "run"), command=command, **SIZES)
+    assert ended.value.status == 128 + number
+    assert ran == ["corpus", "train"]
+    assert (tmp_path / "run" / "base" / "checkpoints" / "1").exists()

@@ -13,7 +13,7 @@ import fcntl
 import os
 import pathlib
 import shlex
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +32,7 @@ from specialize.evaluation.study.cells import (
 )
 from specialize.evaluation.study.inputs import Inputs, inputs_of
 from specialize.evaluation.study.spec import StudySpec
+from specialize.processes import parts
 from specialize.progress import say
 
 # Runs the words of a command while the files of these numbers stay open.
@@ -204,10 +205,7 @@ def _make(work: Work, held: Sequence[int], command: Command) -> None:
         inputs.append(inputs_of(words, work.study))
         status = command(words, held)
         if status:
-            raise InputError(
-                f"'specialize {shlex.join(words)}' ended with {status}; its own "
-                "message says why."
-            )
+            raise InputError(f"'specialize {shlex.join(words)}' {_ended(status)}")
     seconds = round(time.monotonic() - began, 1)
     stages = {name: made_of(stage) for name, stage in work.stages.items()}
     done = Done(work.record, seconds, inputs, stages)
@@ -215,9 +213,17 @@ def _make(work: Work, held: Sequence[int], command: Command) -> None:
     say(f"{work.name}: done in {seconds:,.0f} s")
 
 
+def _ended(status: int) -> str:
+    number = -status if status < 0 else status - 128
+    if number <= 0:
+        return f"ended with {status}; its own message says why."
+    with contextlib.suppress(ValueError):
+        return f"was ended by a signal, {signal.Signals(number).name}."
+    return f"was ended by signal {number}."
+
+
 def _in_a_process(words: Sequence[str], held: Sequence[int]) -> int:
-    line = [sys.executable, "-m", "specialize", *words]
-    return subprocess.run(line, pass_fds=held, check=False).returncode
+    return parts.run([sys.executable, "-m", "specialize", *words], held)
 
 
 @contextlib.contextmanager

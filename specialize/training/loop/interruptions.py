@@ -24,11 +24,11 @@ class Stop:
     """Whether a signal asked this run to end.
 
     Attributes:
-        asked: True after this process received SIGTERM or SIGINT.
+        signal: number of the signal, SIGTERM or SIGINT; 0 if there was none.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.signal = 0
 
     def at(self, step: int) -> bool:
         """Whether all processes end after this step.
@@ -37,10 +37,12 @@ class Stop:
         `jax.distributed` chooses one step for all of them.
         """
         if jax.process_count() == 1:
-            return self.asked
+            return self.signal != 0
         from jax.experimental import multihost_utils
 
-        return bool(multihost_utils.reached_preemption_sync_point(step))
+        if multihost_utils.reached_preemption_sync_point(step):
+            self.signal = signal.SIGTERM
+        return self.signal != 0
 
 
 @contextlib.contextmanager
@@ -57,9 +59,9 @@ def stop_on_signals() -> Iterator[Stop]:
 
     def ask(number: int, frame: Any) -> None:
         del frame
-        if stop.asked and number == signal.SIGINT:
+        if stop.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.asked = True
+        stop.signal = number
 
     taken = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
     before = {number: signal.signal(number, ask) for number in taken}

@@ -71,6 +71,8 @@ class TrainResult:
         metrics: metrics of the last evaluation, and those of the last log line, under
             "train/".
         stopped: True if a signal ended the run before its last step.
+        signal: number of a signal that asked the run to end, early enough or not; 0
+            if there was none.
         model_dir: the run's folder, or its URL.
         params: the weights, on the mesh; those of the base and of the adapters, if
             adapters are trained.
@@ -79,6 +81,7 @@ class TrainResult:
     step: int
     metrics: dict[str, float]
     stopped: bool
+    signal: int
     model_dir: pathlib.Path | str
     params: Any = dataclasses.field(repr=False)
 
@@ -170,7 +173,7 @@ def train(
         frozen = load_frozen(layout, initial_checkpoint_path, chain.adapters)
         if run.step >= total_steps:
             _say(f"{where} is complete: {run.step} of {total_steps} steps")
-            return _result(run, frozen, where, stopped=False)
+            return _result(run, frozen, where, stop, stopped=False)
 
         # -- 4. The step, compiled once, and the evaluations. -------------------------
         began = time.perf_counter()
@@ -202,7 +205,7 @@ def train(
         )
         stopped = loop.run(stop, profiler)
         _say_how_it_ended(source, run.step, stopped=stopped)
-        return _result(run, frozen, where, stopped=stopped)
+        return _result(run, frozen, where, stop, stopped=stopped)
 
 
 def _check(
@@ -435,11 +438,12 @@ def _result(
     run: Progress,
     frozen: Mapping[str, Any],
     where: pathlib.Path | str,
+    stop: interruptions.Stop,
     *,
     stopped: bool,
 ) -> TrainResult:
     params = trees.join(run.state["params"], frozen)
-    return TrainResult(run.step, run.metrics, stopped, where, params)
+    return TrainResult(run.step, run.metrics, stopped, stop.signal, where, params)
 
 
 def _say(text: str) -> None:

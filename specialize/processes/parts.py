@@ -1,0 +1,123 @@
+"""Commands that are parts of a longer one, such as those of a study's cell.
+
+`train` ends with 0 after a signal, since a scheduler has what it asked for. The command
+that started it must not go on with half a model, so a part ends with 128 + the number
+of the signal, as shells do it.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+# Set in the environment of a part.
+_VARIABLE = "SPECIALIZE_PART"
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def status(number: int) -> int:
+    """The exit status of a command that has saved its work.
+
+    Args:
+        number: Number of the signal that asked it to end; 0 if there was none.
+    """
+    return 128 + number if number and os.environ.get(_VARIABLE) else 0
+
+
+@contextlib.contextmanager
+def in_this_process() -> Iterator[None]:
+    """Makes the commands that are called in the block parts of the one around it."""
+    before = os.environ.get(_VARIABLE)
+    os.environ[_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_VARIABLE]
+        else:
+            os.environ[_VARIABLE] = before
+
+
+def run(words: Sequence[str], held: Sequence[int] = ()) -> int:
+    """Runs a command as a part, in a process of its own, and waits for its end.
+
+    A signal to this process is passed on; it takes effect here when the command has
+    ended, so that none runs on without the process that started it, and each can save
+    its work. What a terminal sends is not passed on, for the command has it already.
+
+    Args:
+        words: The command line.
+        held: Numbers of files that stay open in it.
+
+    Returns:
+        Its exit status; -N if signal N ended it.
+
+    Raises:
+        KeyboardInterrupt: SIGINT was received; after other signals what their handlers
+            raise.
+    """
+    environment = {**os.environ, _VARIABLE: "1"}
+    if threading.current_thread() is not threading.main_thread():
+        return subprocess.run(words, pass_fds=held, env=environment).returncode
+    with _received() as passing:
+        process = subprocess.Popen(words, pass_fds=held, env=environment)
+        passing.to(process)
+        return process.wait()
+
+
+class _Passing:
+    """Signals on their way to a process, which may not have started yet."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._waiting: list[int] = []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def take(self, number: int, frame: Any) -> None:
+        """Handles a signal."""
+        del frame
+        self.received.append(number)
+        if number != signal.SIGINT or not _is_in_foreground():
+            self._waiting.append(number)
+            self._deliver()
+
+    def to(self, process: "subprocess.Popen[bytes]") -> None:
+        """Names the process, which gets what was received before."""
+        self._process = process
+        self._deliver()
+
+    def _deliver(self) -> None:
+        # Another signal may be handled between any two of these instructions.
+        while self._process is not None and self._waiting:
+            with contextlib.suppress(IndexError):
+                self._process.send_signal(self._waiting.pop(0))
+
+
+@contextlib.contextmanager
+def _received() -> Iterator[_Passing]:
+    """Takes the signals of the block, and raises them again at its end."""
+    passing = _Passing()
+    before: Mapping[int, Any] = {
+        number: signal.getsignal(number)
+        for number in _PASSED_ON
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    }
+    try:
+        for number in before:
+            signal.signal(number, passing.take)
+        yield passing
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in passing.received[:1]:
+            signal.raise_signal(number)
+
+
+def _is_in_foreground() -> bool:
+    """Whether this process belongs to the group that has the terminal."""
+    with contextlib.suppress(OSError):
+        return os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
+    return False
