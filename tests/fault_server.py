@@ -86,6 +86,7 @@ class FaultServer:
         golds: question -> the right answer.
         fault: says what goes wrong with a request, or None.
         delay_s: how long an answer takes.
+        held: whether a request is not answered yet; asked again and again.
         requests: everything that came, in order.
         raw_logprobs: whether log-probabilities are before temperature.
         max_choices: most choices of a response, however many are asked for.
@@ -97,6 +98,7 @@ class FaultServer:
         self.golds = dict(golds)
         self.fault: Fault = lambda request: None
         self.delay_s = 0.0
+        self.held: Callable[[Request], bool] = lambda request: False
         self.requests: list[Request] = []
         self.raw_logprobs = True
         self.max_choices: int | None = None
@@ -155,6 +157,8 @@ class FaultServer:
             try:
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
+                while self.held(request):
+                    await asyncio.sleep(0.01)
                 await self._respond(request, writer)
                 request.answered = True
             finally:

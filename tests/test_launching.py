@@ -247,7 +247,7 @@ def test_a_pod_passes_its_signal_on_waits_for_the_checkpoint_and_fails(page, scr
         time.sleep(0.02)
     try:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -51,11 +51,11 @@ sys.exit(128 - code if code < 0 else code)
 """
 
 
-def line_of(place, seconds=30):
+def line_of(place, seconds=300):
     return [sys.executable, "-c", PARENT, str(place), str(seconds), CHILD]
 
 
-def wait_for(path, seconds=60):
+def wait_for(path, seconds=300):
     until = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < until, path
@@ -81,7 +81,7 @@ def test_no_process_is_left_whenever_the_signal_comes(tmp_path, number, seed):
     wait_for(tmp_path / "begun")
     time.sleep(random.Random(f"{number} {seed}").choice([0, 0.01, 0.03, 0.2]))
     process.send_signal(number)
-    assert process.wait(timeout=60) == -number
+    assert process.wait(timeout=300) == -number
     assert runs(tmp_path) == []
     assert not (tmp_path / "went_on").exists()
 
@@ -103,7 +103,7 @@ def test_a_signal_while_the_part_starts_is_passed_on(tmp_path, monkeypatch, numb
     monkeypatch.setattr(parts.subprocess, "Popen", interrupted)
     before = signal.signal(number, handler)
     try:
-        words = [sys.executable, "-c", CHILD, str(tmp_path), "30"]
+        words = [sys.executable, "-c", CHILD, str(tmp_path), "300"]
         assert parts.run(words) == 0
         assert seen == [(number, repr([int(number)]))]  # once, when it had ended
         assert signal.getsignal(number) is handler
@@ -114,7 +114,7 @@ def test_a_signal_while_the_part_starts_is_passed_on(tmp_path, monkeypatch, numb
 def test_an_interrupt_by_the_keyboard_comes_once(tmp_path):
     """The terminal sends it to both processes."""
     line = [sys.executable, "-c", AT_A_TERMINAL, str(tmp_path), *line_of(tmp_path)]
-    process = subprocess.run(line, timeout=120)
+    process = subprocess.run(line, timeout=300)
     assert process.returncode == 128 + signal.SIGINT
     assert (tmp_path / "saved").read_text() == repr([int(signal.SIGINT)])
 
@@ -124,7 +124,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path):
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
     wait_for(tmp_path / "ready")
     process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=300) == 0
     assert (tmp_path / "saved").read_text() == "[]"
     assert (tmp_path / "went_on").read_text() == "0"
 

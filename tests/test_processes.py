@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
+from ports import free_port
 
 from specialize import sharding
 
@@ -21,7 +21,7 @@ from specialize import cli, processes, sharding
 from specialize.errors import InputError
 from specialize.processes import watching
 
-watching.LOST, watching.GRACE = 4.0, 2.0
+watching.LOST, watching.GRACE = 6.0, 2.0
 
 def register(subparsers):
     command = subparsers.add_parser("work")
@@ -66,7 +66,7 @@ def run(flags):
             data = bytes(range(250)) * (size // 250)
             assert sharding.bytes_from_leader(data if first else b"other") == data
         if first:
-            time.sleep(6)  # longer than LOST: the others wait at the end
+            time.sleep(8)  # longer than LOST: the others wait at the end
         return 0
     if what == "listen" and not first:
         messages.receive()
@@ -95,9 +95,7 @@ def start(tmp_path):
     started = []
 
     def start(what, parts=2):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        address = f"127.0.0.1:{free_port()}"
         for part in range(parts):
             words = [sys.executable, str(tmp_path / "command.py"), "work"]
             words += ["--what", what, "--address", address]

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from ports import free_port
 
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.checkpoints.store import CheckpointStore
@@ -376,7 +377,7 @@ def check_survivor(folder: pathlib.Path, at_least: int) -> int:
 def test_kill_9_while_saving_leaves_the_last_good_step(tmp_path):
     kill_while_saving(tmp_path, 0, saves=4, pause=0.0)
     # The third save began after the second was finished.
-    assert check_survivor(tmp_path, at_least=2) <= 4
+    check_survivor(tmp_path, at_least=2)
 
 
 @pytest.mark.slow
@@ -449,11 +450,7 @@ TWO_PROCESSES = """
 
 @pytest.mark.slow
 def test_two_processes_save_restore_and_agree_on_what_is_damaged(tmp_path):
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {"JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
     import os
 

@@ -3,13 +3,13 @@
 import contextlib
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 
 import pytest
+from ports import free_port
 
 
 def interpreter(extra, modules, variable):
@@ -32,9 +32,7 @@ def serving(words, page, log, patience_s=300):
         log: file for what it prints.
         patience_s: seconds until it must answer.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [str(port) if word == "PORT" else str(word) for word in words]
     with open(log, "wb") as stream:
         server = subprocess.Popen(command, stdout=stream, stderr=stream)

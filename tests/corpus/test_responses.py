@@ -196,7 +196,7 @@ def slow(server, problems, path, **asking):
     try:
         return ask(server, problems, path, timeout_s=0.5, attempts=2, **asking)
     finally:
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 60  # not for ever
 
 
 HEAD = b"HTTP/1.1 200 X\r\nContent-Length: 100000000000\r\n"
@@ -333,7 +333,7 @@ def test_a_database_that_another_process_holds_is_one_message(
     problems = str(of_0_1 / "world" / "gsm8k" / "train.jsonl")
     began = time.monotonic()
     status = cli.main(["corpus", *words.replace("P ", f"{problems} ").split()])
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60  # not for ever
     said = capfd.readouterr().err
     held = mode == "EXCLUSIVE" or words.startswith("sample")
     assert status == (2 if held else 0)  # otherwise what is there can be read

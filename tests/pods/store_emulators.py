@@ -12,6 +12,7 @@ import time
 import urllib.request
 
 from etils.epath import backend
+from ports import free_port
 
 from specialize.paths import store as objects
 
@@ -21,12 +22,6 @@ KEY, SECRET = "AKIAEMULATEDKEY00000", "EmulatedSecretOfNobody/0123456789abcdefg"
 BUCKET = "bucket"
 # What need not be repeated of the requests that the emulator of S3 has recorded.
 READING = re.compile(r'"method": "(GET|HEAD)"')
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def answers(port):
@@ -87,8 +82,10 @@ class Store:
                 stderr=log,
                 env=os.environ | variables,
             )
-            end = time.monotonic() + 60
+            end = time.monotonic() + 300
             while not answers(self._behind):
+                # Else another program's server would answer in its place.
+                assert self._emulator.poll() is None, "the emulator has ended"
                 assert time.monotonic() < end, "the emulator does not start"
                 time.sleep(0.05)
             if variables and not is_new:
@@ -103,8 +100,9 @@ class Store:
             self._front = subprocess.Popen(
                 [sys.executable, *words], stdout=log, stderr=log
             )
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not answers(self.port):
+            assert self._front.poll() is None, "the server before it has ended"
             assert time.monotonic() < end, "the server before it does not start"
             time.sleep(0.05)
         if self.scheme == "s3" and is_new:

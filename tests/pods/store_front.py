@@ -85,6 +85,10 @@ class Front(http.server.BaseHTTPRequestHandler):
         elif "uploadId=" in self.path and "If-Match" in self.headers:
             with self.lock:
                 self.as_s3(body)
+        elif {"If-Match", "If-None-Match"} & set(self.headers):
+            with self.lock:  # the emulator checks first and writes later
+                found = self.forward(self.command, self.path, body)
+            self.answer(*found)
         else:
             self.answer(*self.forward(self.command, self.path, body))
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from machines import Machine, build
-from store_emulators import free_port
+from ports import free_port
 
 from specialize.paths import store as objects
 

@@ -137,18 +137,17 @@ def test_after_kill_9_nothing_that_was_uploaded_or_is_left_here_is_asked_again(
 ):
     moves ^= store.scheme == "s3"  # each of the two in the ordinary tests
     url = f"{root}/r.sqlite"
-    server.delay_s = 0.2
+    server.held = lambda request: request.number >= 8
     killed = start(server, data, url, "--upload_every", "0.3")
     until_uploaded(url, killed, 3)
     killed.kill()
     killed.communicate()
-    time.sleep(3 * server.delay_s)
     kept, asked = uploaded(url), len(server.requests)
     assert 3 <= len(kept) < 16
     stored = {r.key[:2] for r in server.requests if r.answered}
     if moves:
         monkeypatch.setenv("SPECIALIZE_CACHE_DIR", str(tmp_path / "another"))
-    server.delay_s = 0.0
+    server.held = lambda request: False
     tally = ask(server, problems, url)
     again = {r.key[:2] for r in server.requests[asked:]}
     assert not again & kept
@@ -280,17 +279,15 @@ def test_a_signal_uploads_at_once_and_ends_with_what_was_under_way(
     server, problems, data, root
 ):
     url = f"{root}/r.sqlite"
-    server.delay_s = 0.5
+    server.held = lambda request: request.number >= 3
     stopped = start(server, data, url, "--upload_every", "3000")
-    while len(server.requests) < 3:
+    while len(server.requests) < 5:
         assert stopped.poll() is None, stopped.stdout.read()
         time.sleep(0.02)
     assert uploaded(url) == set()
-    server.delay_s = 5.0  # for those that come now
-    while len(server.requests) < 5:
-        time.sleep(0.02)
     stopped.terminate()
     assert len(until_uploaded(url, stopped, 2)) < len(server.requests)
+    server.held = lambda request: False
     said = stopped.communicate(timeout=300)[0]
     assert stopped.returncode == 1 and "Run the same command again" in said
     assert uploaded(url) == {r.key[:2] for r in server.requests}
@@ -314,8 +311,11 @@ def test_a_store_that_fails_ends_the_sampling_with_one_message(
     url = f"{root}/r.sqlite"
     real, failing = ReplacedObject.replace, threading.Event()
 
+    failed = threading.Event()
+
     def fail(self, file):
         if failing.is_set():
+            failed.set()
             raise InputError("s3://b/r.sqlite cannot be written: HTTP 503.")
         real(self, file)
 
@@ -323,7 +323,8 @@ def test_a_store_that_fails_ends_the_sampling_with_one_message(
         if request.number == 4:
             failing.set()
 
-    server.fault, server.delay_s = fault, 0.5
+    server.fault = fault
+    server.held = lambda request: request.number > 5 and not failed.is_set()
     with monkeypatch.context() as broken:
         broken.setattr(ReplacedObject, "replace", fail)
         with pytest.raises(InputError, match="the same command on this machine adds"):
@@ -334,16 +335,14 @@ def test_a_store_that_fails_ends_the_sampling_with_one_message(
     assert len(uploaded(url)) == len(server.requests) == 16
 
 
-def test_a_second_sampling_is_refused_before_it_asks(server, problems, root):
+def test_a_second_sampling_is_refused_before_it_asks(
+    server, problems, root, monkeypatch
+):
     url = f"{root}/r.sqlite"
+    monkeypatch.setattr(lease, "RENEWAL", 0.5)  # signs of life
     with lease.leased(url, is_file=True):
-        asked = json.loads(objects.read_bytes(f"{url}.{paths.WRITING}"))
-        lines = threading.Timer(1.5, objects.write_bytes, (f"{url}.{paths.WRITING}",))
-        lines.args = (*lines.args, json.dumps(asked | {"unique": "2"}).encode())
-        lines.start()  # a sign of life
         with pytest.raises(InputError, match=f"another command writes {url} .process"):
             ask(server, problems, url)
-        lines.join()
     assert server.requests == []
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_run
 from echo_server import EchoServer
-from test_trajectories import free_port
+from ports import free_port
 
 from specialize import versions
 from specialize.errors import InputError

@@ -1,9 +1,9 @@
 import json
-import socket
 
 import numpy as np
 import pytest
 import tiny_run
+from ports import free_port
 
 # All data, data x model, and the parameters sharded too.
 MESHES = ("8x1", "2x4", "2x2x2")
@@ -73,12 +73,6 @@ def test_the_trajectory_is_the_same_however_a_batch_is_split(tmp_path, same_para
     for split in (2, 4):
         np.testing.assert_allclose(runs[split][0], runs[1][0], rtol=1e-5)
         same_parameters(runs[split][1], runs[1][1], atol=1e-4)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 def test_two_processes_of_four_devices_take_the_same_way(tmp_path, case, agree, start):
