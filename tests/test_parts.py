@@ -34,17 +34,37 @@ place = pathlib.Path(sys.argv[1])
 status = parts.run([sys.executable, "-c", sys.argv[3], *sys.argv[1:3]])
 (place / "went_on").write_text(str(status))
 """
-# Runs it at a terminal of its own, where Ctrl-C is pressed when both run.
+# Runs it at a terminal of its own, where something happens when both run.
 AT_A_TERMINAL = """
-import os, pathlib, pty, sys, time
+import os, pathlib, pty, signal, sys, time
 process, terminal = pty.fork()
 if process == 0:
-    os.execv(sys.argv[2], sys.argv[2:])
-until = time.monotonic() + 60
+    if sys.argv[2] == "not the input":
+        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+    os.execv(sys.argv[3], sys.argv[3:])
+until = time.monotonic() + 300
 while not (pathlib.Path(sys.argv[1]) / "ready").exists():
     assert time.monotonic() < until
     time.sleep(0.01)
-os.write(terminal, b"\\x03")
+if sys.argv[2] == "kill":
+    os.kill(process, signal.SIGINT)
+elif sys.argv[2] == "kill twice":  # as `timeout` does
+    os.kill(process, signal.SIGINT)
+    os.killpg(process, signal.SIGINT)
+elif sys.argv[2] == "suspend":
+    os.write(terminal, b"\\x1a")
+    os.waitpid(process, os.WUNTRACED)
+    states = [
+        file.read_text().rpartition(")")[2].split()[0]
+        for file in pathlib.Path("/proc").glob("[0-9]*/stat")
+        if sys.argv[1].encode() in (file.parent / "cmdline").read_bytes()
+        and int(file.parent.name) != os.getpid()
+    ]
+    assert states == ["T", "T"], states
+    os.kill(process, signal.SIGCONT)
+    os.kill(process, signal.SIGINT)
+else:
+    os.write(terminal, b"\\x03")
 _, status = os.waitpid(process, 0)
 code = os.waitstatus_to_exitcode(status)
 sys.exit(128 - code if code < 0 else code)
@@ -111,10 +131,13 @@ def test_a_signal_while_the_part_starts_is_passed_on(tmp_path, monkeypatch, numb
         signal.signal(number, before)
 
 
-def test_an_interrupt_by_the_keyboard_comes_once(tmp_path):
-    """The terminal sends it to both processes."""
-    line = [sys.executable, "-c", AT_A_TERMINAL, str(tmp_path), *line_of(tmp_path)]
-    process = subprocess.run(line, timeout=300)
+@pytest.mark.parametrize(
+    "what", ["keyboard", "not the input", "kill", "kill twice", "suspend"]
+)
+def test_an_interrupt_at_a_terminal_comes_once(tmp_path, what):
+    """The terminal, or `timeout`, sends it to all processes of a group."""
+    line = [sys.executable, "-c", AT_A_TERMINAL, str(tmp_path), what]
+    process = subprocess.run([*line, *line_of(tmp_path)], timeout=300)
     assert process.returncode == 128 + signal.SIGINT
     assert (tmp_path / "saved").read_text() == repr([int(signal.SIGINT)])
 

@@ -65,7 +65,7 @@ def lint(
     problems += vocabulary_problems(config)
     problems += average_problems(config, specs.made)
     problems += metric_problems(config, specs.made)
-    problems += whole_vocabulary_problems(config, specs.made)
+    problems += on_policy_problems(config, specs.made)
     if imports and data is not None:
         problems += split_problems(config, data, specs.made.get("PeriodicEvaluation"))
     problems += adapter_problems(config, specs.made)
@@ -152,15 +152,15 @@ def metric_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
     return []
 
 
-def whole_vocabulary_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
-    """A loss without a form over the whole vocabulary, which is to be compared."""
+def on_policy_problems(config: Config, made: Mapping[str, Any]) -> list[Problem]:
+    """A loss without a form for texts of the student, or over the whole vocabulary."""
     loss, data = made.get("LossConfig"), made.get("DataSpec")
-    if loss is None or data is None:
-        return []
-    if not (data.rollouts.on and data.rollouts.whole_vocabulary):
+    if loss is None or data is None or not data.rollouts.on:
         return []
     try:
-        loss.check_whole_vocabulary()
+        loss.check_written()
+        if data.rollouts.whole_vocabulary:
+            loss.check_whole_vocabulary()
     except InputError as error:
         return [Problem("value", f"LOSS_MODE: {error}", config.origin("LOSS_MODE"))]
     return []

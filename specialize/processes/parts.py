@@ -10,12 +10,14 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+from specialize.processes.signals import Arrivals
 
 # Set in the environment of a part.
 _VARIABLE = "SPECIALIZE_PART"
-_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 def status(number: int) -> int:
@@ -46,7 +48,8 @@ def run(words: Sequence[str], held: Sequence[int] = ()) -> int:
 
     A signal to this process is passed on; it takes effect here when the command has
     ended, so that none runs on without the process that started it, and each can save
-    its work. What a terminal sends is not passed on, for the command has it already.
+    its work. The command has a process group of its own, so that it gets each signal
+    once: what a terminal sends to the group of this process comes from here alone.
 
     Args:
         words: The command line.
@@ -63,7 +66,9 @@ def run(words: Sequence[str], held: Sequence[int] = ()) -> int:
     if threading.current_thread() is not threading.main_thread():
         return subprocess.run(words, pass_fds=held, env=environment).returncode
     with _received() as passing:
-        process = subprocess.Popen(words, pass_fds=held, env=environment)
+        process = subprocess.Popen(
+            words, pass_fds=held, env=environment, process_group=0
+        )
         passing.to(process)
         return process.wait()
 
@@ -74,15 +79,23 @@ class _Passing:
     def __init__(self) -> None:
         self.received: list[int] = []
         self._waiting: list[int] = []
+        self._arrivals = Arrivals()
         self._process: subprocess.Popen[bytes] | None = None
 
     def take(self, number: int, frame: Any) -> None:
         """Handles a signal."""
         del frame
         self.received.append(number)
-        if number != signal.SIGINT or not _is_in_foreground():
+        if self._arrivals.is_new(number):
             self._waiting.append(number)
             self._deliver()
+
+    def suspend(self, number: int, frame: Any) -> None:
+        """Handles Ctrl-Z: the process stops and goes on as this one does."""
+        del number, frame
+        self._send(signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        self._send(signal.SIGCONT)
 
     def to(self, process: "subprocess.Popen[bytes]") -> None:
         """Names the process, which gets what was received before."""
@@ -93,31 +106,32 @@ class _Passing:
         # Another signal may be handled between any two of these instructions.
         while self._process is not None and self._waiting:
             with contextlib.suppress(IndexError):
-                self._process.send_signal(self._waiting.pop(0))
+                self._send(self._waiting.pop(0))
+
+    def _send(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
 
 
 @contextlib.contextmanager
 def _received() -> Iterator[_Passing]:
     """Takes the signals of the block, and raises them again at its end."""
     passing = _Passing()
-    before: Mapping[int, Any] = {
-        number: signal.getsignal(number)
-        for number in _PASSED_ON
-        if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    wanted: dict[int, Any] = dict.fromkeys(_PASSED_ON, passing.take)
+    wanted[signal.SIGTSTP] = passing.suspend
+    # The command is in the background of the terminal, and may write there.
+    wanted[signal.SIGTTOU] = signal.SIG_IGN
+    before = {
+        number: handler
+        for number in wanted
+        if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
     }
     try:
         for number in before:
-            signal.signal(number, passing.take)
+            signal.signal(number, wanted[number])
         yield passing
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         for number in passing.received[:1]:
             signal.raise_signal(number)
-
-
-def _is_in_foreground() -> bool:
-    """Whether this process belongs to the group that has the terminal."""
-    with contextlib.suppress(OSError):
-        return os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
-    return False

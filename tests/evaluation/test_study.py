@@ -284,12 +284,12 @@ def test_kill_9_loses_no_finished_cell(asked):
         process.wait()
         # The command of the killed process still runs, and its cell is left to it.
         other = start(asked, f"--cell={kept}")
-        assert "run by another process" in other.communicate(timeout=60)[0]
-        os.killpg(process.pid, signal.SIGKILL)
+        assert "run by another process" in other.communicate(timeout=300)[0]
+        kill(blocked(asked))
         place.unlink()
         (asked / "kept").rename(place)
         assert done(asked) == markers
-    said = start(asked).communicate(timeout=120)[0]
+    said = start(asked).communicate(timeout=300)[0]
     assert said.count("done in") == 2 and "6 of 6 cells" in said, said
     assert {name: done(asked)[name] for name in markers} == markers
 
@@ -301,13 +301,18 @@ def done(asked):
 
 
 def blocked(asked):
-    """Whether a command of a cell waits for its predictions."""
-    folders = pathlib.Path("/proc").glob("[0-9]*/cmdline")
-    return any(
-        str(asked).encode() in read(one).replace(b"study.gin", b"")
+    """The processes of cells' commands, which wait for their predictions."""
+    return [
+        int(one.parent.name)
+        for one in pathlib.Path("/proc").glob("[0-9]*/cmdline")
+        if str(asked).encode() in read(one).replace(b"study.gin", b"")
         and b"--predictions" in read(one)
-        for one in folders
-    )
+    ]
+
+
+def kill(processes):
+    for one in processes:
+        os.kill(one, signal.SIGKILL)
 
 
 def read(path):
@@ -326,7 +331,7 @@ def wait_for(condition):
 
 def test_processes_share_the_cells(asked):
     both = [start(asked), start(asked)]
-    said = [one.communicate(timeout=120)[0] for one in both]
+    said = [one.communicate(timeout=300)[0] for one in both]
     assert [one.returncode for one in both] == [0, 0], said
     assert sum(one.count("done in") for one in said) == 6, said
     assert outcome.load(asked / "out").done == 6
@@ -366,11 +371,11 @@ def test_a_process_takes_another_seed_while_a_stage_is_made(asked):
     second = start(asked)
     wait_for(lambda: len(done(asked)) == 4)
     assert not list((asked / "out/cells").glob("*/seed-0/done.json"))
-    os.killpg(first.pid, signal.SIGKILL)
+    kill([first.pid, *blocked(asked)])
     first.wait()
     (asked / "world/0.jsonl").unlink()
     os.link(asked / "good-1.jsonl", asked / "world/0.jsonl")
-    said = second.communicate(timeout=120)[0]
+    said = second.communicate(timeout=300)[0]
     assert second.returncode == 0 and "6 of 6 cells" in said, said
 
 
@@ -381,7 +386,7 @@ def test_an_interrupt_ends_the_command_too(asked):
     process = start(asked)
     wait_for(lambda: blocked(asked))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert process.wait(timeout=300) == 128 + signal.SIGTERM
     wait_for(lambda: not blocked(asked))
 
 

@@ -408,6 +408,56 @@ def test_parts_of_a_mixture_have_their_weights_and_their_metrics(fused):
                 )
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_texts_of_the_student_itself_have_no_cross_entropy(fused):
+    """Value and gradient of two parts, of which the student wrote the last."""
+    case = random_case()
+    parts = np.random.default_rng(3).integers(1, 4, case.formats.shape)
+    own = parts > 1
+    names = (("corpus", 1.0), ("on_policy/a", 0.5), ("on_policy/b", 2.0))
+    config = LossConfig("reverse", ce_weight=0.3, parts=names, written=2)
+    both = dataclasses.replace(
+        case, formats=(case.formats + PART * parts).astype(np.int32)
+    )
+    weights = case.weights * np.array([0, 1.0, 0.5, 2.0])[parts]
+
+    def loss(logits, one, how):
+        if fused:
+            eye = jnp.eye(logits.shape[-1])
+            return fused_distillation_loss(logits, eye, *one.teacher(), how).loss
+        return distillation_loss(logits, *one.teacher(), how).loss
+
+    def of_each(logits):
+        found = 0.0
+        for mine, ce in ((own, 0.0), (~own, 0.3)):
+            alone = dataclasses.replace(case, weights=weights * mine)
+            how = LossConfig("reverse", ce_weight=ce)
+            found += distillation_loss(logits, *alone.teacher(), how).loss
+        return found
+
+    with jax.enable_x64(True):
+        logits = jnp.asarray(case.logits)
+        value, gradient = jax.value_and_grad(loss)(logits, both, config)
+        wanted, slope = jax.value_and_grad(of_each)(logits)
+        np.testing.assert_allclose(value, wanted, rtol=1e-12)
+        np.testing.assert_allclose(gradient, slope, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mode": "sample"}, "no answers to be learnt"),
+        ({"kl_weight": 0.0, "ce_weight": 1.0}, "no answers to be learnt"),
+        ({"mode": "conditional", "ce_weight": 1.0}, "ignores the mass"),
+        ({"written": 2}, "written = 2"),
+    ],
+)
+def test_a_loss_without_a_form_for_own_texts_is_refused(fields, said):
+    LossConfig(**{**fields, "written": 0})
+    with pytest.raises(InputError, match=said):
+        LossConfig(**{"parts": (("on_policy", 1.0),), "written": 1, **fields})
+
+
 def test_a_part_without_a_weight_is_refused():
     with pytest.raises(InputError, match="the loss weight of .flan. = 0.0"):
         LossConfig(parts=(("flan", 0.0),))

@@ -23,12 +23,14 @@ from specialize.training.rollouts.windows import (
 )
 from specialize.training.rollouts.writing import lengths_of, of_texts
 
+LOSS = loss_with_parts(LossConfig())
 
-def source(share=0.5, mixture=None, parts=0, **fields):
+
+def source(share=0.5, mixture=None, loss=LOSS, **fields):
     spec = RolloutSpec(share, teacher="anything", steps=2, **fields)
     mixture = mixture or tiny_run.mixture()
     data = DataSpec(mixture, tiny_run.LENGTHS, 8, rollouts=spec)
-    return RolloutSource(mixture, data, parts)
+    return RolloutSource(mixture, data, loss)
 
 
 def written(found, number, seed=0):
@@ -153,7 +155,7 @@ def test_as_few_steps_as_fill_a_batch_of_the_decoder():
     def steps(share, batch_size):
         spec = RolloutSpec(share, teacher="anything", batch_size=batch_size)
         data = DataSpec(mixture, tiny_run.LENGTHS, 8, rollouts=spec)
-        return RolloutSource(mixture, data).steps_per_window
+        return RolloutSource(mixture, data, LOSS).steps_per_window
 
     assert steps(1.0, 8) == 1
     assert steps(0.1, 64) > steps(0.5, 64) > steps(1.0, 64)
@@ -165,8 +167,43 @@ def test_as_few_steps_as_fill_a_batch_of_the_decoder():
 
 def test_a_part_of_a_mixture_keeps_its_name():
     plain, mixed = LossConfig(), LossConfig(parts=(("x", 0.5), ("y", 2.0)))
-    assert loss_with_parts(plain).parts == (("corpus", 1.0), ("on_policy", 1.0))
-    assert loss_with_parts(mixed).parts == (*mixed.parts, ("on_policy", 1.0))
+    found = loss_with_parts(plain)
+    assert found.parts == (("corpus", 1.0), ("on_policy", 1.0)) and found.written == 1
+    found = loss_with_parts(mixed)
+    own = (("on_policy/x", 0.5), ("on_policy/y", 2.0))
+    assert found.parts == (*mixed.parts, *own) and found.written == 2
+    same = LossConfig(parts=(("x", 0.5), ("y", 0.5)))
+    assert loss_with_parts(same).parts == (*same.parts, ("on_policy", 0.5))
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.5, 2.0), (3.0, 0.25)])
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_a_text_has_the_weight_of_the_part_whose_inputs_it_answers(weights, share):
+    """Every position of a batch, by the record that it belongs to."""
+    loss = loss_with_parts(LossConfig(parts=tuple(zip("xy", weights, strict=True))))
+    tasks = []
+    for part, name in enumerate("xy", start=1):
+        one = tiny_run.examples(name, 60, part)
+        formats = one.features["format_id"] % PART + PART * part
+        features = {**one.features, "format_id": formats}
+        tasks.append(dataclasses.replace(one, features=features))
+    found = source(share, Mixture("m", tasks, [1.0, 1.0]), loss)
+    found.put(0, written(found, 0))
+    part_weights = np.asarray([1.0, *(weight for _, weight in loss.parts)])
+    seen = set()
+    for step in range(found.steps_per_window):
+        batch, ids = found.batch(step), found.record_ids(step)
+        parts = batch["decoder_format_ids"] // PART
+        for row, records in enumerate(ids):
+            segments = batch["decoder_segment_ids"][row]
+            for number, record in enumerate(records, start=1):
+                [part] = set(parts[row][segments == number])
+                own = "/rollout-" in record
+                assert (part > 2) == own
+                name = record[0]
+                assert part_weights[part] == weights["xy".index(name)], record
+                seen.add((name, own))
+    assert len(seen) == (4 if share < 1 else 2)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +238,8 @@ def test_what_the_teacher_reads_is_the_text_that_is_learnt():
         ({"share": 0.5, "teacher": "t", "server": "http://x/v1"}, "both"),
         ({"share": 0.5, "server": "http://x/v1"}, "ROLLOUT_MODEL"),
         ({"share": 0.5, "teacher": "t", "temperature": 0.0}, "temperature"),
+        ({"share": 0.5, "teacher": "t", "temperature": 1e-38}, "temperature"),
+        ({"share": 0.5, "teacher": "t", "concurrency": 20_000}, "concurrency"),
         ({"share": 0.5, "teacher": "t", "steps": 0}, "steps"),
         ({"share": 0.5, "teacher": "t", "top_k": 0}, "top_k"),
     ],
@@ -229,7 +268,7 @@ def test_a_small_share_has_windows_of_at_most_so_many_steps(share):
         8,
         rollouts=RolloutSpec(share, teacher="anything"),
     )
-    steps = RolloutSource(tiny_run.mixture(), data).steps_per_window
+    steps = RolloutSource(tiny_run.mixture(), data, LOSS).steps_per_window
     assert 1 <= steps <= MOST_STEPS and (share > 0.01 or steps == MOST_STEPS)
 
 

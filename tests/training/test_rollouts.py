@@ -1,8 +1,12 @@
 """A run that learns from its own texts: what is learnt, seen, kept and resumed."""
 
 import json
+import os
 import shutil
+import signal
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,9 +15,13 @@ from echo_server import EchoServer
 from ports import free_port
 
 from specialize import versions
+from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
+from specialize.training.rollouts import served_teacher
 from specialize.training.rollouts.keeping import Keeper
+from specialize.training.rollouts.mesh_teacher import MeshTeacher
 from specialize.training.rollouts.windows import nothing
+from specialize.training.rollouts.writing import Writer
 
 
 @pytest.fixture(scope="module")
@@ -299,3 +307,95 @@ def test_a_server_needs_the_extra_for_teachers(server, problems, tmp_path, monke
 def test_records_of_other_questions_are_named(server, problems, tmp_path):
     with pytest.raises(InputError, match="'a-.*' answers no question of"):
         tiny_run.run(tmp_path / "run", 4, rollouts=served(server, problems))
+
+
+# ---- Signals while the texts of a window are made ------------------------------------
+
+
+def latest(folder):
+    with CheckpointStore(folder / "checkpoints", read_only=True) as store:
+        return store.latest()
+
+
+@pytest.mark.parametrize("where", [(Writer, "write"), (MeshTeacher, "read")])
+def test_a_signal_between_two_windows_saves_the_step_and_loses_nothing(
+    whole,
+    teacher,
+    tmp_path,
+    monkeypatch,
+    same_parameters,
+    where,
+):
+    folder, straight = whole
+    real, calls = getattr(*where), []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, interrupted)
+        stopped = run(tmp_path / "run", teacher=teacher)
+    assert stopped.stopped and stopped.signal == signal.SIGTERM
+    assert stopped.step == latest(tmp_path / "run") == 4  # the end of a window
+    resumed = run(tmp_path / "run", teacher=teacher)
+    assert not resumed.stopped and resumed.signal == 0
+    same_parameters(tiny_run.parameters(resumed), tiny_run.parameters(straight))
+    assert tiny_run.lines(tmp_path / "run") == tiny_run.lines(folder)
+
+
+def test_a_signal_does_not_wait_for_a_server_that_hangs(
+    server,
+    problems,
+    tmp_path,
+    monkeypatch,
+):
+    monkeypatch.setattr(served_teacher, "_GRACE", 1.0)
+    options = {"questions": True, "rollouts": served(server, problems)}
+    asked = threading.Event()
+
+    def held(request):
+        if not asked.is_set():
+            asked.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return request.number >= 8  # what was answered in time is kept
+
+    server.held = held
+    stopped = tiny_run.run(tmp_path / "run", 4, **options)
+    assert stopped.stopped and stopped.step == latest(tmp_path / "run") == 0
+    kept = {one.key for one in server.requests if one.answered}
+    before = len(server.requests)
+    server.held = lambda request: False
+    resumed = tiny_run.run(tmp_path / "run", 4, **options)
+    assert resumed.step == 4 and not resumed.stopped
+    assert kept and not kept & {one.key for one in server.requests[before:]}
+
+
+def test_a_second_interrupt_does_not_wait_at_all(
+    server,
+    problems,
+    tmp_path,
+    monkeypatch,
+):
+    monkeypatch.setattr(served_teacher, "_GRACE", 3000.0)
+    second = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
+
+    def held(request):
+        if (
+            request.number == 0
+            and not second.is_alive()
+            and not second.finished.is_set()
+        ):
+            second.start()
+            os.kill(os.getpid(), signal.SIGINT)
+        return True
+
+    server.held = held
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run.run(
+            tmp_path / "run", 4, questions=True, rollouts=served(server, problems)
+        )
+    assert time.monotonic() - began < 300

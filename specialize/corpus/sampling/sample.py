@@ -167,10 +167,11 @@ async def run(
     log_every_s: float | None = 30.0,
     upload_every_s: float = UPLOAD_EVERY_S,
     texts: scoring.Texts | None = None,
+    stopping: asyncio.Event | None = None,
 ) -> Tally:
     """Samples like `sample`, or scores `texts`, with any `Teacher`, and closes it.
 
-    Nothing is shown if `log_every_s` is None.
+    Nothing is shown if `log_every_s` is None. `stopping` is that of the `Sampler`.
     """
     if texts is not None:
         problems = [
@@ -196,7 +197,9 @@ async def run(
             if store.noted("licence") not in (None, licence):
                 licence = f"{cards.UNKNOWN}: questions of files with other licences"
             store.note("licence", licence)
-            sampler = Sampler(problems, teacher, store, prompt_prefix, sampling, texts)
+            sampler = Sampler(
+                problems, teacher, store, prompt_prefix, sampling, texts, stopping
+            )
             asks = isinstance(teacher, OpenAITeacher)
             sampler.tally.one_hot = asks and settings["top_logprobs"] == 0
             if store.noted("teacher") is None:

@@ -41,6 +41,7 @@ from specialize.corpus.sampling.teachers import (
 )
 from specialize.errors import InputError
 from specialize.judging.answers import verdict
+from specialize.processes.signals import Arrivals
 
 # A response that cannot be used or comes too late costs money; other transient errors
 # cost nothing.
@@ -70,6 +71,11 @@ class Sampler:
         sampling: how many samples, at which pace and price.
         texts: (question, number) -> a text that the teacher scores; they are asked for,
             whatever `sampling` says.
+        stopping: as the attribute, if the caller has made it.
+
+    Attributes:
+        tally: what is known so far.
+        stopping: set when no more requests are sent; those in flight are waited for.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class Sampler:
         prompt_prefix: str,
         sampling: SamplingSpec,
         texts: Mapping[tuple[str, int], Text] | None = None,
+        stopping: asyncio.Event | None = None,
     ):
         """Finds out what is missing."""
         self.tally = Tally(questions=len(problems))
@@ -100,7 +107,8 @@ class Sampler:
         # Without their prompts: those of a whole run would fill the memory.
         self._pending: collections.deque[_Block] = collections.deque()
         self._changed = asyncio.Condition()
-        self.stopping = asyncio.Event()
+        self.stopping = stopping or asyncio.Event()
+        self._arrivals = Arrivals()
         self._barren = 0  # asks given up in a row, with no success between them
         self._unproven: list[tuple[Ask, Unusable]] = []  # not yet `unscored`
         self._mean_answer = _FIRST_ANSWER_TOKENS
@@ -123,7 +131,7 @@ class Sampler:
             # Outside the main thread, the caller handles signals.
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
                 for name in (signal.SIGINT, signal.SIGTERM):
-                    loop.add_signal_handler(name, self._interrupt)
+                    loop.add_signal_handler(name, self._interrupt, name)
             try:
                 async with asyncio.TaskGroup() as group:
                     self._workers = [
@@ -143,8 +151,9 @@ class Sampler:
                     loop.remove_signal_handler(name)
         return self.tally
 
-    def _interrupt(self) -> None:
-        if self.stopping.is_set():  # the second signal: stop waiting for responses
+    def _interrupt(self, number: int) -> None:
+        is_new = self._arrivals.is_new(number)
+        if self.stopping.is_set() and is_new:  # do not wait for responses
             for worker in self._workers:
                 worker.cancel()
         self.stop()

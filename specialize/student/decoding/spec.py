@@ -7,6 +7,8 @@ from specialize.errors import InputError
 
 METHODS = ("greedy", "sample", "beam")
 WEIGHTS = ("float", "int8")
+# Least temperature of sampling; logits that are divided by less may be infinite.
+LEAST_TEMPERATURE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,10 +49,11 @@ class GenerationSpec:
     def __post_init__(self) -> None:
         checks.one_of("method", self.method, METHODS)
         checks.real("temperature", self.temperature, least=0)
-        if self.method == "sample" and self.temperature == 0:
+        if self.method == "sample" and self.temperature < LEAST_TEMPERATURE:
             raise InputError(
-                "temperature = 0; it must be above 0 with method 'sample'. For the "
-                "likeliest token use method 'greedy'."
+                f"temperature = {self.temperature:g}; it must be at least "
+                f"{LEAST_TEMPERATURE:g} with method 'sample'. For the likeliest token "
+                "use method 'greedy'."
             )
         checks.real("top_p", self.top_p, above=0, most=1)
         checks.whole("num_samples", self.num_samples)

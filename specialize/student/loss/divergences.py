@@ -7,7 +7,7 @@ one function here, and name it in `FUNCTIONS` and `MODES`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -231,21 +231,23 @@ def objective(
         Nats per position, and the derivative of `weights * cost` with respect to the
         statistics; exactly 0 in unused slots and where the weight is 0.
     """
-    if rows.ids.shape[-1]:
-        terms = [(config.kl_weight, FUNCTIONS[config.mode])]
-        terms += [(config.ce_weight, sample_nll)]
-    else:
-        terms = [(1.0, sample_nll)]
+    terms: list[tuple[Any, Mode]] = []
+    if not rows.ids.shape[-1]:
+        terms.append((1.0, sample_nll))
+    elif config.kl_weight:
+        terms.append((config.kl_weight, FUNCTIONS[config.mode]))
+    if rows.ids.shape[-1] and config.ce_weight:
+        counts = rows.parts <= len(config.parts) - config.written
+        terms.append((config.ce_weight * counts, sample_nll))
     value = jnp.zeros_like(statistics.lse)
     total = {
         name: jnp.zeros_like(getattr(statistics, name)) for name in Cotangent._fields
     }
     for weight, function in terms:
-        if weight:
-            cost, cotangent = function(statistics, rows, config)
-            value += weight * cost
-            for name, derivative in cotangent.items():
-                total[name] += weight * derivative
+        cost, cotangent = function(statistics, rows, config)
+        value += weight * cost
+        for name, derivative in cotangent.items():
+            total[name] += weight * derivative
     if config.z_loss:
         value += config.z_loss * statistics.lse**2
         total["lse"] += 2 * config.z_loss * statistics.lse

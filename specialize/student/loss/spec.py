@@ -72,6 +72,8 @@ class LossConfig:
         parts: name and weight of each part of a mixture, in its order
             (`specialize_tasks.mixing`). The positions of a part count this often in the
             loss, and have metrics under its name.
+        written: number of the last parts, whose targets the student wrote itself. They
+            are no answers to be learnt, so `ce_weight` is 0 for them.
 
     Raises:
         InputError: a value is unknown or outside its range, there is nothing to
@@ -86,6 +88,7 @@ class LossConfig:
     parts: tuple[tuple[str, float], ...] = ()
     jsd_beta: float = 0.5
     skew_alpha: float = 0.1
+    written: int = 0
 
     def __post_init__(self):
         checks.one_of("loss mode", self.mode, MODES)
@@ -126,6 +129,26 @@ class LossConfig:
             raise InputError(
                 "mode 'conditional' ignores the mass that the student puts off the "
                 "teacher's ids. Give ce_weight a positive value, or use mode 'tail'."
+            )
+
+        checks.whole("written", self.written, 0, most=len(self.parts))
+        if self.written:
+            self.check_written()
+
+    def check_written(self) -> None:
+        """Raises an `InputError` if it has no form for texts of the student itself."""
+        if self.mode == "sample" or self.kl_weight == 0:
+            raise InputError(
+                f"loss mode {self.mode!r} with kl_weight {self.kl_weight}: texts that "
+                "the student writes itself (ON_POLICY_SHARE) are no answers to be "
+                "learnt, and nothing compares them with the teacher. Use mode 'tail' "
+                "and a positive kl_weight."
+            )
+        if self.mode == "conditional":
+            raise InputError(
+                "mode 'conditional' ignores the mass that the student puts off the "
+                "teacher's ids, and texts that it writes itself (ON_POLICY_SHARE) have "
+                "no cross-entropy that would hold it. Use mode 'tail'."
             )
 
     def check_whole_vocabulary(self) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from specialize import outputs
 from specialize.errors import InputError
+from specialize.processes.signals import Arrivals
 
 
 class NonFiniteError(FloatingPointError):
@@ -29,6 +30,13 @@ class Stop:
 
     def __init__(self) -> None:
         self.signal = 0
+
+    def now(self) -> bool:
+        """Whether this process ends before its next step, as the only one of a run.
+
+        Several processes agree on a step that all of them take.
+        """
+        return self.signal != 0 and jax.process_count() == 1
 
     def at(self, step: int) -> bool:
         """Whether all processes end after this step.
@@ -49,17 +57,18 @@ class Stop:
 def stop_on_signals() -> Iterator[Stop]:
     """Makes SIGTERM and the first SIGINT stop the run after the current step.
 
-    A second SIGINT interrupts at once. With several processes no handler is installed:
-    JAX's preemption service listens for SIGTERM.
+    A second SIGINT interrupts at once, unless it is a double of the first. With several
+    processes no handler is installed: JAX's preemption service listens for SIGTERM.
     """
-    stop = Stop()
+    stop, arrivals = Stop(), Arrivals()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
     def ask(number: int, frame: Any) -> None:
         del frame
-        if stop.signal and number == signal.SIGINT:
+        again = stop.signal and number == signal.SIGINT
+        if arrivals.is_new(number) and again:
             raise KeyboardInterrupt
         stop.signal = number
 

@@ -10,6 +10,7 @@ from specialize.errors import InputError
 from specialize.student.adapters.spec import AdapterSpec
 from specialize.training.data.batches import BatchSource
 from specialize.training.data.spec import DataSpec
+from specialize.training.rollouts.spec import identity_of
 
 # Settings that are checked otherwise, or that say only where files are.
 _ELSEWHERE = ("CheckpointSpec.dir", "PeriodicEvaluation.mixture")
@@ -113,6 +114,9 @@ def check(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         InputError: they differ; the message has both values.
     """
     before, run = ({"order": "random"} | one["run"] for one in (saved, now))
+    if "server" in (rollouts := before.get("rollouts") or {}):
+        # Of an earlier version, which also kept where the teacher is.
+        before["rollouts"] = identity_of(**rollouts)
     names = dict.fromkeys([*run, *before])
     differing = [name for name in names if before.get(name) != run.get(name)]
     causes = [name for name in differing if name not in _DERIVED] or differing

@@ -84,14 +84,15 @@ class OwnTexts(NamedTuple):
     Attributes:
         model: the student for the optimizer step.
         fixed: what every batch has for the step besides its arrays.
-        begin: called before the first of some steps with the number of steps taken and
-            the weights; returns the step before which it is to be called again. None:
-            the batches do not depend on the weights.
+        begin: called before the first of some steps with the number of steps taken,
+            the weights, and what says whether the run ends; returns the step before
+            which it is to be called again, or None if the run ends first. None: the
+            batches do not depend on the weights.
     """
 
     model: Any
     fixed: Mapping[str, Any] = {}
-    begin: Callable[[int, Any], int] | None = None
+    begin: Callable[[int, Any, Callable[[], bool]], int | None] | None = None
 
 
 @dataclasses.dataclass
@@ -157,7 +158,7 @@ class Loop:
         if run.evaluation_due and self.evaluators:
             self._evaluate()
         memory.return_freed()  # after building and compiling
-        with contextlib.closing(self._batches()) as batches:
+        with contextlib.closing(self._batches(stop)) as batches:
             for number, batch, layout in batches:
                 profiler.before(number)
                 run.state, healthy, results = self.take_step(
@@ -172,11 +173,15 @@ class Loop:
                 self._evaluate_and_save(stopped)
                 if stopped:
                     break
+        if run.step < self.total_steps and not stopped:
+            stopped = True  # before the texts of a window were written
+            run.evaluation_due = False
+            self._save()
         self.store.wait()
         run.metrics.update(self.results.latest)
         return stopped
 
-    def _batches(self) -> Generator[feed.Fed]:
+    def _batches(self, stop: Stop) -> Generator[feed.Fed]:
         """The batches of the remaining steps, each when the one before it is taken."""
         run = self.progress
         while run.step < self.total_steps:
@@ -184,7 +189,10 @@ class Loop:
             if self.own.begin is not None:
                 self.results.settle()  # else the time of a step would count here
                 weights = trees.join(run.state["params"], self.frozen)
-                last = min(last, self.own.begin(run.step, weights))
+                again = self.own.begin(run.step, weights, stop.now)
+                if again is None:
+                    return
+                last = min(last, again)
             yield from feed.feed(self.source, self.mesh, run.step, last)
 
     def _evaluate_and_save(self, stopped: bool) -> None:

@@ -276,10 +276,9 @@ def _batched(model: Any, mixture: Mixture, data: DataSpec) -> tuple[Any, BatchSo
     """The batches, and the student, whose loss has metrics of its own texts."""
     if not data.rollouts.on:
         return model, BatchSource(mixture, data)
-    source = RolloutSource(mixture, data, len(model.loss.parts))
     model = copy.copy(model)
     model.loss = loss_with_parts(model.loss)
-    return model, source
+    return model, RolloutSource(mixture, data, model.loss)
 
 
 def _own_texts(

@@ -24,12 +24,13 @@ from specialize.training.data.spec import DataSpec
 from specialize.training.optimization.step import TEACHER
 from specialize.training.rollouts.keeping import Keeper
 from specialize.training.rollouts.mesh_teacher import MeshTeacher, load_teacher
-from specialize.training.rollouts.spec import RolloutSpec
+from specialize.training.rollouts.spec import Ends, RolloutSpec
 from specialize.training.rollouts.whole import WholeStudent
 from specialize.training.rollouts.windows import (
     Asked,
     RolloutSource,
     Rows,
+    UnfinishedError,
     Written,
     nothing,
 )
@@ -39,8 +40,12 @@ from specialize.training.rollouts.writing import Texts, Writer, lengths_of
 class Teacher(Protocol):
     """Says how likely the pieces of texts are; all processes of a run call it."""
 
-    def read(self, texts: Texts) -> Rows:
-        """The rows of all positions of all texts, one text after the other."""
+    def read(self, texts: Texts, ends: Ends) -> Rows:
+        """The rows of all positions of all texts, one text after the other.
+
+        Raises:
+            UnfinishedError: `ends` has become true.
+        """
         ...
 
 
@@ -50,8 +55,9 @@ class _InTheStep:
     def __init__(self, k: int) -> None:
         self._k = k
 
-    def read(self, texts: Texts) -> Rows:
+    def read(self, texts: Texts, ends: Ends) -> Rows:
         """Empty rows."""
+        del ends
         sizes = np.asarray([len(ids) for ids in texts.ids], np.int64)
         total = int(sizes.sum())
         return Rows(
@@ -124,12 +130,16 @@ class Rollouts:
         self._keeper = Keeper(folder, source.identity(), publish)
         self._checkpoints = checkpoints
 
-    def begin(self, step: int, params: Any) -> int:
-        """Makes the window of a step, if it is not made; returns its last step, plus 1.
+    def begin(self, step: int, params: Any, ends: Ends) -> int | None:
+        """Makes the window of a step, if it is not made.
 
         Args:
             step: number of optimizer steps taken.
             params: the weights after them.
+            ends: whether the run ends; asked again and again.
+
+        Returns:
+            The window's last step, plus 1; None if the run ends before it is made.
         """
         number, steps = divmod(step, self._source.steps_per_window)
         if not self._source.has(number):
@@ -142,7 +152,10 @@ class Rollouts:
                         "are not in the run's folder: it writes others, so this run "
                         "differs from one that was not stopped"
                     )
-                written = self._make(number, params)
+                try:
+                    written = self._make(number, params, ends)
+                except UnfinishedError:
+                    return None
                 digest = weights or weights_digest(params)
                 self._keeper.write(number, digest, written)
             self._source.put(number, written)
@@ -150,14 +163,14 @@ class Rollouts:
             self._keeper.remove_before(needed // self._source.steps_per_window)
         return (number + 1) * self._source.steps_per_window
 
-    def _make(self, number: int, params: Any) -> Written:
+    def _make(self, number: int, params: Any, ends: Ends) -> Written:
         asked = self._source.asked(number)
         if not asked.inputs:
             return nothing(self._source.k)
         began = time.perf_counter()
-        texts = self._write(number, params, asked)
+        texts = self._write(number, params, asked, ends)
         read = time.perf_counter()
-        rows = self._teacher.read(texts)
+        rows = self._teacher.read(texts, ends)
         done = time.perf_counter()
         return Written(
             lengths=np.asarray([len(ids) for ids in texts.ids], np.int64),
@@ -168,7 +181,7 @@ class Rollouts:
             seconds=np.asarray([read - began, done - read]),
         )
 
-    def _write(self, number: int, params: Any, asked: Asked) -> Texts:
+    def _write(self, number: int, params: Any, asked: Asked, ends: Ends) -> Texts:
         count = len(asked.inputs)
         ids: list[np.ndarray] = [np.zeros(0, np.int32)] * count
         ended = np.zeros(count, bool)
@@ -177,7 +190,11 @@ class Rollouts:
             if sharding.simulated(self._mesh):
                 jax.block_until_ready(group.tokens)
             groups.append(group)
+            if ends():
+                raise UnfinishedError
         for group in groups:
+            if ends():
+                raise UnfinishedError
             tokens = np.asarray(group.tokens)
             sizes, whole = lengths_of(tokens, self._vocabulary.eos_id)
             for row, example in enumerate(group.examples):

@@ -22,7 +22,8 @@ from specialize.errors import InputError
 from specialize.inference.weights import load_student
 from specialize.student.model import Student
 from specialize.student.network.transformer import Transformer, head_kernel
-from specialize.training.rollouts.windows import Rows
+from specialize.training.rollouts.spec import Ends
+from specialize.training.rollouts.windows import Rows, UnfinishedError
 from specialize.training.rollouts.writing import Group, Texts
 
 # Positions whose logits exist at the same time.
@@ -103,9 +104,13 @@ class MeshTeacher:
         whole = sharding.replicated(mesh)
         self._score = jax.jit(self._likeliest, out_shardings=whole)
 
-    def read(self, texts: Texts) -> Rows:
-        """See `windows.Teacher.read`."""
-        found = [self._read(group) for group in texts.groups]
+    def read(self, texts: Texts, ends: Ends) -> Rows:
+        """See `making.Teacher.read`."""
+        found = []
+        for group in texts.groups:
+            if ends():
+                raise UnfinishedError
+            found.append(self._read(group))
         rows: list[Any] = [None] * len(texts.ids)
         for group, arrays in zip(texts.groups, found, strict=True):
             host = [np.asarray(array) for array in arrays]

@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import io
 import re
+import threading
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -41,10 +42,12 @@ from specialize.corpus.sampling.teachers import (
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 from specialize.progress import say
-from specialize.training.rollouts.spec import RolloutSpec
-from specialize.training.rollouts.windows import Rows
+from specialize.training.rollouts.spec import Ends, RolloutSpec
+from specialize.training.rollouts.windows import Rows, UnfinishedError
 from specialize.training.rollouts.writing import Texts
 
+# Seconds between two looks for a signal, and in which a server may answer after one.
+_LOOK, _GRACE = 0.2, 5.0
 # Options in messages of `corpus score`, as they are called in training.
 _MACROS = {
     "--responses": "MODEL_DIR",
@@ -97,11 +100,11 @@ class ServedTeacher:
         ScoringTeacher(self._endpoint, {})  # refuses what no server can do, now
         self._problems = problems
 
-    def read(self, texts: Texts) -> Rows:
+    def read(self, texts: Texts, ends: Ends) -> Rows:
         """See `making.Teacher.read`."""
         data = b""
         if jax.process_index() == 0:
-            rows = self._read(texts)
+            rows = self._read(texts, ends)
             buffer = io.BytesIO()
             np.savez(buffer, **rows._asdict())
             data = buffer.getvalue()
@@ -111,7 +114,7 @@ class ServedTeacher:
         with np.load(io.BytesIO(sharding.bytes_from_leader(data))) as file:
             return Rows(**{name: file[name] for name in Rows._fields})
 
-    def _read(self, texts: Texts) -> Rows:
+    def _read(self, texts: Texts, ends: Ends) -> Rows:
         given: list[tuple[str, GivenText]] = []
         for record, ids in zip(texts.asked.records, texts.ids, strict=True):
             problem = self._problem(record)
@@ -120,7 +123,7 @@ class ServedTeacher:
         wanted = dict.fromkeys(
             (name, one.text) for name, one in given if one.text.strip()
         )
-        known = self._scores(list(wanted))
+        known = self._scores(list(wanted), ends)
         also_open = frozenset[bytes]().union(
             *(
                 open_endings(known.get((name, one.text), ()), one, self._vocabulary)
@@ -155,7 +158,7 @@ class ServedTeacher:
         return found
 
     def _scores(
-        self, wanted: Sequence[tuple[str, str]]
+        self, wanted: Sequence[tuple[str, str]], ends: Ends
     ) -> dict[tuple[str, str], tuple[TeacherToken, ...]]:
         """The teacher's tokens of (question, text), those that it can score."""
         if not wanted:
@@ -172,7 +175,7 @@ class ServedTeacher:
                 unscored = store.unscored(names)
         texts = _numbered([pair for pair in wanted if pair not in unscored], known)
         if len(texts) > len(known):
-            unscored |= self._asked(names, texts)
+            unscored |= self._asked(names, texts, ends)
         with ResponseStore(paths.local(self._path)) as store:
             found = {
                 (one.problem_id, one.text): one.tokens or ()
@@ -191,25 +194,28 @@ class ServedTeacher:
         return {pair: found[pair] for pair in wanted if pair in found}
 
     def _asked(
-        self, names: Sequence[str], texts: Mapping[tuple[str, int], Text]
+        self, names: Sequence[str], texts: Mapping[tuple[str, int], Text], ends: Ends
     ) -> dict[tuple[str, str], tuple[str, str]]:
         """Asks for what is missing; (reason, message) of what cannot be scored.
 
         Raises:
+            UnfinishedError: the run ends; what was scored is stored.
             InputError: a text was not scored for a reason that may pass, or no text was
                 scored and none of many before them.
         """
-        tally = self._ask(names, texts)
+        tally = self._ask(names, texts, ends)
         missing = tally.planned - tally.cached - tally.done
         unscored: dict[tuple[str, str], tuple[str, str]] = {}
         for (name, number), fault in tally.given_up.items():
             if isinstance(fault, Unusable) and fault.is_lasting:
                 unscored[name, texts[name, number].text] = fault.reason, str(fault)
         if len(unscored) < missing:
+            if ends():
+                raise UnfinishedError
             raise InputError(
                 f"the teacher has not scored {missing - len(unscored):,} of the texts "
-                f"({tally.last_fault or 'the command was stopped'}). What it has "
-                "scored is stored; the same command resumes the run."
+                f"({tally.last_fault}). What it has scored is stored; the same command "
+                "resumes the run."
             )
         self._barren = 0 if tally.done else self._barren + len(unscored)
         if self._barren >= MOST_UNSCORED:
@@ -218,14 +224,16 @@ class ServedTeacher:
         return unscored
 
     def _ask(
-        self, names: Sequence[str], texts: Mapping[tuple[str, int], Text]
+        self, names: Sequence[str], texts: Mapping[tuple[str, int], Text], ends: Ends
     ) -> Tally:
         sampling = SamplingSpec(
             samples_per_request=1, pace=PaceSpec(concurrency=self._spec.concurrency)
         )
+        interrupted = threading.Event()
 
-        def ask() -> Tally:
-            return asyncio.run(
+        async def ask() -> Tally:
+            stopping = asyncio.Event()
+            asking = asyncio.create_task(
                 sample.run(
                     [self._problems[name] for name in names],
                     ScoringTeacher(self._endpoint, texts),
@@ -235,15 +243,28 @@ class ServedTeacher:
                     convention="before_temperature",
                     texts=texts,
                     log_every_s=None,
+                    stopping=stopping,
                 )
             )
+            left = _GRACE
+            while left > 0 and not interrupted.is_set():
+                if (await asyncio.wait([asking], timeout=_LOOK))[0]:
+                    return asking.result()
+                if ends():
+                    stopping.set()
+                    left -= _LOOK
+            asking.cancel()
+            await asyncio.wait([asking])
+            raise UnfinishedError
 
         # In a thread of its own, where signals stay those of the run.
         with concurrent.futures.ThreadPoolExecutor(1, "teacher") as worker:
             try:
-                return worker.submit(ask).result()
+                return worker.submit(asyncio.run, ask()).result()
             except InputError as error:
                 raise _as_in_training(error) from None
+            finally:
+                interrupted.set()  # else a second Ctrl-C would wait for the server
 
 
 def _as_in_training(error: InputError) -> InputError:

@@ -2,17 +2,22 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
 from specialize import checks
 from specialize.corpus.sampling.spec import (
     MOST_ALTERNATIVES,
+    MOST_AT_ONCE,
     check_scores,
     check_url,
 )
 from specialize.corpus.tasks.known import find
 from specialize.errors import InputError
+from specialize.student.decoding.spec import LEAST_TEMPERATURE
 
+# Whether a run is to end before its next step.
+Ends = Callable[[], bool]
 # A window of more steps learns from weights that are too old, and fills the memory.
 MOST_STEPS = 100
 
@@ -80,7 +85,7 @@ class RolloutSpec:
             checks.text(name, getattr(self, name))
         checks.whole("steps", self.steps, optional=True)
         checks.whole("batch_size", self.batch_size)
-        checks.real("temperature", self.temperature, above=0.0)
+        checks.real("temperature", self.temperature, least=LEAST_TEMPERATURE)
         checks.whole("top_k", self.top_k)
         if self.server is not None:
             # The largest number of alternatives that a request may ask for.
@@ -92,7 +97,7 @@ class RolloutSpec:
                 "T5 checkpoint (ROLLOUT_TEACHER), or set ROLLOUT_WHOLE_VOCABULARY = "
                 "False."
             )
-        checks.whole("concurrency", self.concurrency)
+        checks.whole("concurrency", self.concurrency, most=MOST_AT_ONCE)
         checks.path("prompt_path", self.prompt_path)
         checks.path("problems_path", self.problems_path)
         checks.path("task", self.task)
@@ -130,6 +135,14 @@ class RolloutSpec:
 
     def identity(self) -> dict[str, Any]:
         """What the texts depend on; a resumed run must have the same."""
-        names = ("share", "teacher", "server", "model", "temperature", "top_k")
+        names = ("share", "server", "model", "temperature", "top_k")
         names += ("whole_vocabulary",)
-        return {name: getattr(self, name) for name in names}
+        return identity_of(**{name: getattr(self, name) for name in names})
+
+
+def identity_of(server: str | None, **fields: Any) -> dict[str, Any]:
+    """An identity, with the kind of the teacher instead of the place where it is.
+
+    A server may have moved, and a checkpoint, whose fingerprint is compared.
+    """
+    return {**fields, "teacher": "T5" if server is None else "server"}

@@ -5,6 +5,7 @@ stored: neither teacher rows nor states. Targets of the corpus keep the loss of 
 rows. A batch has the teacher's weights under `TEACHER`.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,10 +21,10 @@ from specialize.training.optimization.step import TEACHER
 
 
 class WholeStudent(Student):
-    """A student whose last part of a mixture is compared with a teacher's network.
+    """A student whose own texts are compared with a teacher's network.
 
     Args:
-        student: the student; its loss has the part of its own texts last.
+        student: the student; its loss has the parts of its own texts last.
         teacher: network of the teacher.
 
     Raises:
@@ -47,7 +48,7 @@ class WholeStudent(Student):
         if teacher is None:
             return super().loss_sums(params, batch, dropout_rng)
         targets, formats = batch["decoder_target_tokens"], batch["decoder_format_ids"]
-        own = formats // PART == len(self.loss.parts)
+        own = formats // PART > len(self.loss.parts) - self.loss.written
         weights = batch.get("decoder_loss_weights", targets > 0).astype(jnp.float32)
         hidden = self._apply(params, batch, dropout_rng, return_hidden=True)
         states = self._teacher._apply(teacher, batch, None, return_hidden=True)
@@ -71,7 +72,7 @@ class WholeStudent(Student):
             targets,
             weights * own,
             formats,
-            self.loss,
+            dataclasses.replace(self.loss, ce_weight=0.0),
         )
         return LossSums(
             of_rows.loss + of_own.loss,

@@ -32,6 +32,10 @@ CORPUS, ON_POLICY = "corpus", "on_policy"
 _COT = tuple(i for i, name in enumerate(FORMATS, start=1) if name.endswith("_cot"))
 
 
+class UnfinishedError(RuntimeError):
+    """A signal came before the texts of a window were made."""
+
+
 class Rows(NamedTuple):
     """What a teacher says about texts.
 
@@ -95,16 +99,17 @@ class RolloutSource(BatchSource):
     Args:
         mixture: the examples.
         data: how batches are made of them, and `data.rollouts`.
-        parts: number of parts of the mixture (`LossConfig.parts`).
+        loss: the objective, from `loss_with_parts`.
     """
 
-    def __init__(self, mixture: Mixture, data: DataSpec, parts: int = 0) -> None:
+    def __init__(self, mixture: Mixture, data: DataSpec, loss: LossConfig) -> None:
         spec = data.rollouts
         steps = spec.steps or _steps(mixture, data)
         rows = steps * data.batch_size
         super().__init__(mixture, dataclasses.replace(data, window_rows=rows))
         self.spec = spec
-        self._parts = parts
+        self._written = loss.written
+        self._parts = len(loss.parts) - loss.written
         rows = [one.features.get("teacher_ids") for one in mixture.tasks]
         self.k = max([spec.top_k, *(one.shape[1] for one in rows if one is not None)])
         self._left_out = 0
@@ -172,19 +177,20 @@ class RolloutSource(BatchSource):
         draws = hashed(len(tasks), self.seed, 6, number)
         written = draws.astype(np.float64) < self.spec.share * 2.0**64
         if self.spec.server is not None:
-            written &= np.isin(self._formats(tasks, examples), _COT)
+            written &= np.isin(self._formats(tasks, examples) % PART, _COT)
         return _Drawn(tasks, examples, written)
 
     def _formats(
         self, tasks: Int[np.ndarray, " N"], examples: Int[np.ndarray, " N"]
     ) -> Int[np.ndarray, " N"]:
+        """The format of each example, plus `PART` times its part of the mixture."""
         found = np.zeros(len(tasks), np.int64)
         for task, stored in enumerate(self.mixture.tasks):
             if "format_id" in stored.features:
                 mine = tasks == task
                 first = stored.starts["targets"][examples[mine]]
                 found[mine] = stored.features["format_id"][first]
-        return found % PART
+        return found
 
     def _merged(self, number: int, drawn: _Drawn, written: Written) -> Mixture:
         """Two tasks: the examples of the corpus, and those that the student wrote."""
@@ -193,11 +199,12 @@ class RolloutSource(BatchSource):
             chosen = drawn.tasks[mine], drawn.examples[mine]
             features, lengths, _ = gathered(self.mixture, *chosen)
             if name == CORPUS:
-                # A mixture of one part gets a second one.
-                features = _with_rows(features, self.k, 0 if self._parts else 1)
+                features = _with_rows(features, self.k)
             else:
-                part = max(self._parts, 1) + 1
-                formats = self._formats(*chosen) + PART * part
+                formats, part = self._formats(*chosen), self._parts + 1
+                if self._written > 1:  # each part of the mixture has its own
+                    part = self._parts + np.maximum(formats // PART, 1)
+                formats = formats % PART + PART * part
                 features = _of_written(features["inputs"], written, formats)
                 lengths = {**lengths, "targets": written.lengths}
             table = np.stack([lengths["inputs"], lengths["targets"]], axis=1)
@@ -244,9 +251,19 @@ class RolloutSource(BatchSource):
 
 
 def loss_with_parts(loss: LossConfig) -> LossConfig:
-    """The objective of a run with rollouts, whose texts have metrics of their own."""
+    """The objective of a run with rollouts, whose texts have metrics of their own.
+
+    A text has the weight of the part of the mixture whose inputs it answers. If these
+    weights differ, the texts have a part for each of them.
+
+    Raises:
+        InputError: it has no form for texts of the student.
+    """
     parts = loss.parts or ((CORPUS, 1.0),)
-    return dataclasses.replace(loss, parts=(*parts, (ON_POLICY, 1.0)))
+    own = tuple((f"{ON_POLICY}/{name}", weight) for name, weight in parts)
+    if len({weight for _, weight in own}) == 1:
+        own = ((ON_POLICY, own[0][1]),)
+    return dataclasses.replace(loss, parts=(*parts, *own), written=len(own))
 
 
 def nothing(k: int) -> Written:
@@ -277,9 +294,7 @@ def _steps(mixture: Mixture, data: DataSpec) -> int:
     return max(1, math.ceil(needed))
 
 
-def _with_rows(
-    features: Mapping[str, np.ndarray], k: int, part: int
-) -> dict[str, np.ndarray]:
+def _with_rows(features: Mapping[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
     """Features of the corpus with K entries per row; one-hot if there is no teacher."""
     targets = features["targets"].astype(np.int32)
     total = len(targets)
@@ -299,7 +314,8 @@ def _with_rows(
         "teacher_ids": ids,
         "teacher_probs": probs,
         "teacher_tail": tail,
-        "format_id": formats + PART * part,
+        # In a mixture of one part it has no number.
+        "format_id": np.where(formats < PART, formats + PART, formats),
     }
 
 
