@@ -296,13 +296,17 @@ def merged(
         dtype: "float32" or "bfloat16" (None: as in `merge`).
 
     Raises:
-        InputError: they are of different networks or vocabularies.
+        InputError: they are of different networks or vocabularies, or a token of one
+            has no row in another.
     """
-    first = opened[0]
     for other in opened[1:]:
-        _check_network(first, other)
-        _check_vocabulary(first, other)
+        _check_network(opened[0], other)
+    known = max(opened, key=_knowledge)
+    for other in opened:
+        _check_vocabulary(known, other)
+    _check_rows(opened)
     used = [(w, s) for w, s in zip(weights, opened, strict=True) if w]
+    first = used[0][1]  # alone, it is the result bit for bit
     notes = [f"{one.path}: {note}" for one in opened for note in one.notes]
     tensors = [_with_rows(source, first, notes) for _, source in used]
     shares = [weight for weight, _ in used]
@@ -319,7 +323,7 @@ def merged(
         },
         first.config,
         step=first.step if len(steps) == 1 else None,
-        companions=next((one.companions for one in opened if one.companions), None),
+        companions=known.companions,
         kind=next((one.kind for one in opened if one.kind), None),
         special=special,
         notes=notes,
@@ -349,27 +353,63 @@ def _check_network(first: Source, other: Source) -> None:
         )
 
 
+def _knowledge(source: Source) -> tuple[bool, bool, bool]:
+    """What a checkpoint says of its tokens; more is greater."""
+    beside = source.companions
+    named = beside is not None and tokenizer_files.names_all(beside)
+    return named, beside is not None, _vocabulary(source) is not None
+
+
 def _check_vocabulary(first: Source, other: Source) -> None:
-    """Refuses two checkpoints whose ids mean different pieces.
+    """Refuses two checkpoints whose ids mean different tokens.
 
     Raises:
-        InputError: both vocabularies are known, and differ.
+        InputError: what both know of their vocabularies differs.
     """
+    remedy = "Merge checkpoints of one vocabulary."
     known = [(source.path, _vocabulary(source)) for source in (first, other)]
-    if None in (name for _, name in known):
-        return
-    digests = [vocabulary_digest(str(name)) for _, name in known]
-    if digests[0] != digests[1]:
-        raise InputError(
-            f"{first.path} and {other.path} have different vocabularies "
-            f"({known[0][1]}: {digests[0][:12]}, {known[1][1]}: {digests[1][:12]}), so "
-            "their ids mean different pieces. Merge checkpoints of one vocabulary."
-        )
+    if None not in (name for _, name in known):
+        digests = [vocabulary_digest(str(name)) for _, name in known]
+        if digests[0] != digests[1]:
+            raise InputError(
+                f"{first.path} and {other.path} have different vocabularies "
+                f"({known[0][1]}: {digests[0][:12]}, {known[1][1]}: "
+                f"{digests[1][:12]}), so their ids mean different pieces. {remedy}"
+            )
+    if first.companions is not None and other.companions is not None:
+        found = tokenizer_files.other_tokens(first.companions, other.companions)
+        if found:
+            raise InputError(
+                f"{first.path} and {other.path} have different tokens: {len(found)} "
+                f"are in one of them only, such as {tokenizer_files.shown(found)} of "
+                f"{found[0][2]}. Add them to both, with the same ids and a row each, "
+                "or merge checkpoints of one vocabulary."
+            )
     if first.special and other.special and first.special != other.special:
         raise InputError(
             f"{first.path} and {other.path} have other ids of padding and EOS: "
-            f"{first.special} and {other.special}. Merge checkpoints of one vocabulary."
+            f"{first.special} and {other.special}. {remedy}"
         )
+
+
+def _check_rows(opened: Sequence[Source]) -> None:
+    """Refuses a token for which a checkpoint has no row; padding is no token.
+
+    Raises:
+        InputError: a token of one is beyond the rows of another.
+    """
+    fewest = min(opened, key=lambda source: source.config.vocab_size)
+    rows = fewest.config.vocab_size
+    for one in opened:
+        if one.config.vocab_size == rows:
+            continue
+        if lost := tokenizer_files.without_rows(one.companions, rows):
+            raise InputError(
+                f"{fewest.path} has {rows} embedding rows, which are too few for "
+                f"{len(lost)} tokens of {one.path}, among them "
+                f"{tokenizer_files.shown(lost)}. Add them to {fewest.path} with a row "
+                "each, or merge checkpoints of one vocabulary."
+            )
 
 
 def _vocabulary(source: Source) -> str | None:
@@ -384,7 +424,7 @@ def _vocabulary(source: Source) -> str | None:
 def _with_rows(
     source: Source, first: Source, notes: list[str]
 ) -> Mapping[str, LazyTensor]:
-    """The tensors of a source with the first source's number of embedding rows."""
+    """The tensors of a source with another source's number of embedding rows."""
     tensors, note = vocabulary_rows.adapted(source.tensors, first.config.vocab_size)
     if note is not None:
         notes.append(f"{source.path}: {note}")

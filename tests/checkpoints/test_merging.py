@@ -1,6 +1,8 @@
 """Merges: the formula, its ends bit for bit, and what is refused."""
 
+import dataclasses
 import decimal
+import json
 import pathlib
 import shutil
 
@@ -12,9 +14,11 @@ from weight_cases import FAMILIES, random_weights
 from specialize import cli
 from specialize.checkpoints import lazy_tensors, merging, weighing
 from specialize.checkpoints.convert import convert
+from specialize.checkpoints.formats import tokenizer_files
 from specialize.checkpoints.lazy_tensors import from_array
 from specialize.checkpoints.merging import merge
 from specialize.checkpoints.opening import open_checkpoint
+from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "v0_1"
@@ -242,6 +246,105 @@ def test_other_vocabularies_are_refused(hf_folder, tmp_path):
     )
     with pytest.raises(InputError, match="different vocabularies"):
         merge([str(folder) for folder in folders], str(tmp_path / "m"))
+
+
+VOCABULARY = GOLDEN / "vocabulary.model"
+PIECES = Vocabulary(VOCABULARY).size
+ADDED = {"<newline>": PIECES, "{": PIECES + 1}
+
+
+def tokenizer_json(added):
+    pieces = [[Vocabulary(VOCABULARY).piece(i), 0.0] for i in range(PIECES)]
+    tokens = [{"id": index, "content": token} for token, index in added.items()]
+    return {"model": {"vocab": pieces}, "added_tokens": tokens}
+
+
+# What a folder has of a tokenizer with added tokens, by file.
+FORMS = {
+    "added": lambda added: {"added_tokens.json": added},
+    "decoder": lambda added: {
+        "tokenizer_config.json": {
+            "added_tokens_decoder": {str(i): {"content": t} for t, i in added.items()}
+        }
+    },
+    "fast": lambda added: {"tokenizer.json": tokenizer_json(added)},
+    "none": lambda added: {},
+}
+
+
+@pytest.fixture
+def student(hf_folder):
+    """Writes a folder with so many rows whose tokenizer has added tokens."""
+
+    def write(name, rows, form="none", added=ADDED, model=True):
+        network = dataclasses.replace(CONFIG, vocab_size=rows)
+        weights = random_weights(network, len(name))
+        folder = pathlib.Path(hf_folder(network, weights, name=name))
+        if model:
+            shutil.copyfile(VOCABULARY, folder / "spiece.model")
+        for file, content in FORMS[form](added).items():
+            (folder / file).write_text(json.dumps(content))
+        return str(folder)
+
+    return write
+
+
+OTHER = {"<newline>": PIECES + 1, "{": PIECES}  # the same tokens have other ids
+
+
+@pytest.mark.parametrize("form", ["added", "decoder", "fast"])
+@pytest.mark.parametrize("rows", [PIECES, PIECES + 2])
+@pytest.mark.parametrize("other", [{}, OTHER], ids=["none", "other"])
+def test_checkpoints_with_other_added_tokens_are_refused(
+    student, tmp_path, form, rows, other
+):
+    pair = [student("base", rows, form, other), student("special", PIECES + 2, form)]
+    for sources in (pair, pair[::-1]):
+        for weights in ((0.5, 0.5), (0.0, 1.0)):
+            with pytest.raises(InputError, match="have different tokens") as caught:
+                merge(sources, str(tmp_path / "m"), weights=weights)
+            said = str(caught.value)
+            assert f"'<newline>' ({PIECES})" in said and str(PIECES + 1) in said
+            assert all(path in said for path in pair)
+            assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("one", ["added", "decoder", "fast"])
+@pytest.mark.parametrize("two", ["added", "decoder", "fast"])
+def test_checkpoints_with_the_same_added_tokens_are_merged(student, tmp_path, one, two):
+    rows = PIECES + 2
+    pair = [student("base", rows, one), student("special", rows + 3, two)]
+    done = merge(pair, str(tmp_path / "m"))
+    assert "3 rows that no token" in " ".join(done.notes)
+    assert tokenizer_files.without_rows(tmp_path / "m", PIECES)[0][0] == PIECES
+    for number, source in enumerate(pair):  # also with its own number of rows
+        weights = (1.0 - number, float(number))
+        done = merge(pair, None, weights=weights)
+        assert done.fingerprint == convert(source, None).fingerprint
+
+
+def test_a_token_needs_a_row_in_every_checkpoint(student, tmp_path):
+    pair = [student("unknown", PIECES, model=False), student("own", PIECES + 2, "fast")]
+    for sources in (pair, pair[::-1]):
+        with pytest.raises(InputError, match="too few for 2 tokens of") as caught:
+            merge(sources, str(tmp_path / "m"))
+        said = str(caught.value)
+        assert f"{pair[0]} has {PIECES} embedding rows" in said and "'{'" in said
+    enough = student("padded", PIECES + 3, model=False)
+    merge([enough, pair[1]], str(tmp_path / "m"))
+    assert (tmp_path / "m" / "tokenizer.json").exists()  # of the one that has it
+
+
+def test_files_that_name_fewer_tokens_of_every_t5_are_no_other_tokenizer(student):
+    last = PIECES - 1
+    named = {"<pad>": 0, "</s>": 1, "<unk>": 2, "<extra_id_0>": last}
+    plain = pathlib.Path(student("plain", PIECES))
+    for form in ("added", "decoder", "fast"):
+        full = pathlib.Path(student(form, PIECES, form, named))
+        assert tokenizer_files.other_tokens(plain, full) == []
+    reused = pathlib.Path(student("reused", PIECES, "added", {"{": PIECES}))
+    (found,) = tokenizer_files.other_tokens(plain, reused)
+    assert found == (PIECES, "{", reused / "added_tokens.json")
 
 
 def test_a_series_ends_where_it_says_or_is_refused():

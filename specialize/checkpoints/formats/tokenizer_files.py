@@ -2,8 +2,9 @@
 
 import dataclasses
 import pathlib
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from specialize import typed_json
@@ -20,6 +21,8 @@ CONFIG = "tokenizer_config.json"
 ADDED = "added_tokens.json"
 ALL = (VOCABULARY, TOKENIZER, CONFIG, "special_tokens_map.json", ADDED)
 _FETCH = "Fetch it again, or remove it."
+# Every T5 has these tokens, whether or not its files name them.
+_COMMON = re.compile("▁?<(pad|s|/s|unk|extra_id_[0-9]+)>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,28 +102,72 @@ def named_vocabulary(folder: pathlib.Path) -> pathlib.Path | None:
     return None
 
 
+def names_all(folder: pathlib.Path) -> bool:
+    """Whether a folder has a vocabulary, and not only names of some tokens.
+
+    Raises:
+        InputError: as `named_vocabulary`.
+    """
+    return (folder / TOKENIZER).exists() or named_vocabulary(folder) is not None
+
+
 def check_rows(folder: pathlib.Path | None, rows: int) -> None:
     """Refuses an embedding with too few rows for the tokens of a folder.
 
     Raises:
         InputError: a token would lose its row, or a file is damaged.
     """
-    if folder is None:
-        return
-    lost = sorted(
-        {
-            (index, token, name)
-            for index, token, name in _tokens(folder)
-            if index >= rows
-        }
-    )
-    if lost:
-        some = ", ".join(f"{token!r:.40} ({index})" for index, token, _ in lost[:3])
+    lost = without_rows(folder, rows)
+    if folder is not None and lost:
         raise InputError(
             f"{rows} rows are too few: {len(lost)} tokens of {folder / lost[0][2]} "
-            f"would lose their rows, among them {some}. Keep at least "
+            f"would lose their rows, among them {shown(lost)}. Keep at least "
             f"{lost[-1][0] + 1} rows."
         )
+
+
+def without_rows(folder: pathlib.Path | None, rows: int) -> list[tuple[int, str, str]]:
+    """(id, token, file) of the tokens of a folder that are beyond so many rows.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    found = () if folder is None else _tokens(folder)
+    return sorted({one for one in found if one[0] >= rows})
+
+
+def other_tokens(
+    first: pathlib.Path, second: pathlib.Path
+) -> list[tuple[int, str, pathlib.Path]]:
+    """(id, token, file) of the tokens that only one of two folders has.
+
+    There are none if a folder does not name all of its tokens: nothing can be compared.
+    T5's sentinels are no difference, as older folders do not name them.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    if not (names_all(first) and names_all(second)):
+        return []
+    both: list[dict[int, dict[str, pathlib.Path]]] = []
+    for folder in (first, second):
+        own: dict[int, dict[str, pathlib.Path]] = {}
+        for index, token, name in _tokens(folder):
+            spelled = "" if _COMMON.fullmatch(token) else token
+            own.setdefault(index, {}).setdefault(spelled, folder / name)
+        both.append(own)
+    found: list[tuple[int, str, pathlib.Path]] = []
+    for own, other in (both, both[::-1]):
+        for index, tokens in own.items():
+            # An id that a folder does not name may be one of those that every T5 has.
+            if not tokens.keys() & other.get(index, {"": None}).keys():
+                found += [(index, name, tokens[name]) for name in tokens if name]
+    return sorted(found)
+
+
+def shown(tokens: Sequence[tuple[int, str, object]]) -> str:
+    """The first tokens of a list with their ids, for messages."""
+    return ", ".join(f"{token!r:.40} ({index})" for index, token, _ in tokens[:3])
 
 
 def _tokens(folder: pathlib.Path) -> Iterator[tuple[int, str, str]]:
