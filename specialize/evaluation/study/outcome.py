@@ -18,6 +18,11 @@ from specialize.errors import InputError
 from specialize.evaluation.results import scores_in
 from specialize.evaluation.scoring.statistics import CONFIDENCE
 from specialize.evaluation.study.cells import Cell, cells_of, done_of
+from specialize.evaluation.study.questions import (
+    Questions,
+    check_same,
+    questions_of,
+)
 from specialize.evaluation.study.spec import StudySpec
 
 FILE = versions.STUDY.file
@@ -37,6 +42,8 @@ class Estimate:
         high: Upper end.
         p_value: Two-sided t test of a mean of 0; None with fewer than two seeds.
         values: Seed -> value.
+        answered: Seed -> the number of questions that have an answer, and that of all,
+            of the seeds in which these differ.
     """
 
     n: typed_json.Count
@@ -45,6 +52,9 @@ class Estimate:
     high: float | None
     p_value: float | None
     values: dict[str, float]
+    answered: dict[str, tuple[typed_json.Count, typed_json.Count]] = dataclasses.field(
+        default_factory=dict[str, tuple[int, int]]
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +132,11 @@ def gather(spec: StudySpec, out: str | os.PathLike[str]) -> Outcome:
 
     Raises:
         InputError: A result is missing or malformed, or was made by other commands
-            or with another configuration.
+            or with another configuration, or the arms of a seed have results of
+            different questions.
     """
-    found: dict[tuple[str, str], dict[int, float]] = {}
+    found: dict[tuple[str, str], dict[int, _Value]] = {}
+    asked: dict[tuple[str, int], list[tuple[str, Questions]]] = {}
     cells, seconds = cells_of(spec, out), 0.0
     done: list[Cell] = []
     for cell in cells:
@@ -146,9 +158,14 @@ def gather(spec: StudySpec, out: str | os.PathLike[str]) -> Outcome:
                     f"{url} has no score of {key!r}, only {', '.join(files[file])}. "
                     f"Correct the measure {measure!r}."
                 )
-            score = float(files[file][key]["accuracy"])
-            found.setdefault((cell.arm, measure), {})[cell.seed] = score
+            questions = questions_of(files[file], key)
+            value = _Value(float(files[file][key]["accuracy"]), questions)
+            found.setdefault((cell.arm, measure), {})[cell.seed] = value
+            place = asked.setdefault((measure, cell.seed), [])
+            place.append((f"{file} of {cell}", questions))
     _check_complete(spec, cells, done, found)
+    for (measure, _), cells_of_seed in asked.items():
+        check_same(measure, cells_of_seed)
     arms = list(spec.all_arms())
     scores = {arm: _each(spec, found, {arm: 1.0}) for arm in arms}
     others = [arm for arm in arms if spec.reference and arm != spec.reference]
@@ -169,7 +186,15 @@ def gather(spec: StudySpec, out: str | os.PathLike[str]) -> Outcome:
     )
 
 
-_Found = Mapping[tuple[str, str], Mapping[int, float]]
+@dataclasses.dataclass(frozen=True)
+class _Value:
+    """An accuracy, and what it was measured on."""
+
+    accuracy: float
+    questions: Questions
+
+
+_Found = Mapping[tuple[str, str], Mapping[int, _Value]]
 
 
 def _check_complete(
@@ -208,24 +233,28 @@ def _each(
 ) -> dict[str, Estimate]:
     """The estimate of every measure that all these arms have."""
     return {
-        measure: estimate(
-            _combined(found, {(arm, measure): f for arm, f in arms.items()})
-        )
+        measure: _estimated(found, {(arm, measure): f for arm, f in arms.items()})
         for measure in spec.measures
         if all((arm, measure) in found for arm in arms)
     }
 
 
-def _combined(
-    found: _Found, terms: Mapping[tuple[str, str], float]
-) -> dict[int, float]:
-    """Seed -> the sum of the terms, of the seeds that have all of them."""
-    seeds = [found.get(term, {}) for term in terms]
-    return {
-        seed: sum(factor * found[term][seed] for term, factor in terms.items())
-        for seed in seeds[0]
-        if all(seed in one for one in seeds)
+def _estimated(found: _Found, terms: Mapping[tuple[str, str], float]) -> Estimate:
+    """The estimate of the sum of the terms, over the seeds that have all of them."""
+    each = [found.get(term, {}) for term in terms]
+    seeds = [seed for seed in each[0] if all(seed in one for one in each)]
+    values = {
+        seed: sum(found[term][seed].accuracy * f for term, f in terms.items())
+        for seed in seeds
     }
+    answered: dict[str, tuple[int, int]] = {}
+    for seed in seeds:
+        for one in each:
+            questions = one[seed].questions
+            if questions.asked is not None:
+                own = (questions.answered, questions.asked)
+                answered[str(seed)] = min(own, answered.get(str(seed), own))
+    return dataclasses.replace(estimate(values), answered=answered)
 
 
 def estimate(values: Mapping[int, float]) -> Estimate:
@@ -266,8 +295,7 @@ def _judged(
 ) -> Claim:
     judged: list[Contrast] = []
     for written, number in contrasts.items():
-        terms = spec.terms(written)
-        one = estimate(_combined(found, terms))
+        one = _estimated(found, spec.terms(written))
         judged.append(Contrast(written, float(number), one, verdict(one, number)))
     verdicts = [one.verdict for one in judged]
     return Claim(text, judged, _joint(verdicts))

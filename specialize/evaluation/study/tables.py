@@ -84,9 +84,9 @@ def share(one: Estimate) -> str:
     if one.mean is None:
         return "–"
     text = f"{one.mean * 100:.1f}"
-    if one.low is None or one.high is None:
-        return text
-    return f"{text} [{max(one.low, 0) * 100:.1f}, {min(one.high, 1) * 100:.1f}]"
+    if one.low is not None and one.high is not None:
+        text += f" [{max(one.low, 0) * 100:.1f}, {min(one.high, 1) * 100:.1f}]"
+    return text + answered(one)
 
 
 def points(one: Estimate) -> str:
@@ -94,8 +94,21 @@ def points(one: Estimate) -> str:
     if one.mean is None:
         return "–"
     text = f"{one.mean * 100:+.1f}"
-    if one.low is None or one.high is None or one.p_value is None:
-        return text
-    text += f" [{one.low * 100:+.1f}, {one.high * 100:+.1f}]"
-    p = "< 0.001" if one.p_value < 0.001 else f"= {one.p_value:.3f}"
-    return f"{text}, p {p}"
+    if one.low is not None and one.high is not None and one.p_value is not None:
+        p = "< 0.001" if one.p_value < 0.001 else f"= {one.p_value:.3f}"
+        text += f" [{one.low * 100:+.1f}, {one.high * 100:+.1f}], p {p}"
+    return text + answered(one)
+
+
+def answered(one: Estimate) -> str:
+    """Of how many questions, if only some have an answer: " (5 to 7 of 40 questions)".
+
+    The numbers are the least and the largest of the seeds.
+    """
+    if not one.answered:
+        return ""
+    ranges = [
+        f"{min(some):,}" + (f" to {max(some):,}" if len(set(some)) > 1 else "")
+        for some in zip(*one.answered.values(), strict=True)
+    ]
+    return f" ({ranges[0]} of {ranges[1]} questions)"
