@@ -83,9 +83,7 @@ def load_opened(
 ) -> Any:
     """As `load_params`, of a checkpoint that is opened."""
     frozen = isinstance(abstract_params, FrozenDict)
-    wanted: dict[str, Any] = {
-        "/".join(key): leaf for key, leaf in flatten_dict(dict(abstract_params)).items()
-    }
+    wanted = _flat(abstract_params)
     shapes = kernel_shapes(wanted, quantization)
     tensors, notes = _for_network(opened, wanted, shapes)
     if opened.adapters is not None:
@@ -110,14 +108,29 @@ def load_opened(
     return freeze(params) if frozen else params
 
 
+def check_fits(opened: Source, abstract_params: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint that does not fit a network, without reading weights.
+
+    Args:
+        opened: the checkpoint.
+        abstract_params: as for `load_params`.
+
+    Raises:
+        InputError: as `load_params`, but damaged weights are not found.
+    """
+    wanted = _flat(abstract_params)
+    _for_network(opened, wanted, kernel_shapes(wanted, "none"))
+
+
+def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {"/".join(key): leaf for key, leaf in flatten_dict(dict(params)).items()}
+
+
 def _verify(opened: Source, params: Mapping[str, Any]) -> None:
     """Checks the loaded arrays that our store saved in the same layout and type."""
-    loaded: dict[str, Any] = {
-        "/".join(key): array for key, array in flatten_dict(dict(params)).items()
-    }
     unchanged = {
         name: array
-        for name, array in loaded.items()
+        for name, array in _flat(params).items()
         if name in opened.stored
         and opened.stored[name].shape == array.shape
         and opened.stored[name].dtype == array.dtype

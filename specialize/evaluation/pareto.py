@@ -19,6 +19,7 @@ from specialize import checks, outputs, run_folder, sharding
 from specialize.checkpoints import merging, weighing
 from specialize.checkpoints.formats.adapters import of_quantized_base
 from specialize.checkpoints.opening import open_checkpoint
+from specialize.checkpoints.source import Source
 from specialize.corpus.tasks.known import index
 from specialize.errors import InputError
 from specialize.evaluation import tables
@@ -28,7 +29,7 @@ from specialize.evaluation.results import CHOICE, Results
 from specialize.evaluation.selection import criterion, steps_of
 from specialize.evaluation.spec import EvaluationSpec
 from specialize.evaluation.suites.loading import suites_of
-from specialize.inference.weights import abstract_weights, load_student
+from specialize.inference.weights import abstract_weights, check_fit, load_student
 from specialize.progress import console
 
 
@@ -147,7 +148,8 @@ def select_pareto(
         json_path: file for a copy of the choice.
 
     Raises:
-        InputError: a suite or checkpoint is unknown, or the start of the run is.
+        InputError: a suite or checkpoint is unknown, or the start of the run is, or a
+            candidate does not fit the student. Nothing has been decoded then.
     """
     target, suites = criterion(rule.target or index().default, evaluation)
     retain, more = criterion(rule.retain or index().generic, evaluation)
@@ -156,6 +158,7 @@ def select_pareto(
     final = dataclasses.replace(evaluation, split="test")
     for one in (asked, final):
         suites_of(one)  # rejects invalid names before anything is decoded
+    _check_readable(model, candidates, mesh)
     leader = jax.process_index() == 0
     where = output_dir or os.path.join(checkpoint, "selection")
     with outputs.working_folder(where, "selection", leader=leader) as working:
@@ -225,6 +228,25 @@ def _name_of(path: str) -> str:
     if not folders:  # such as "..": a name, never a step out of the folder
         folders = [part for part in os.path.abspath(path).split("/") if part]
     return "_".join(folders[-3:]) or "root"
+
+
+def _check_readable(model: Any, candidates: Sequence[Candidate], mesh: Any) -> None:
+    """Refuses candidates that cannot be made, before the others are decoded for hours.
+
+    Raises:
+        InputError: a checkpoint cannot be opened, does not fit the student, or cannot
+            be merged with another.
+    """
+    paths = dict.fromkeys(path for one in candidates for path, _ in one.parts)
+    opened = {p: open_checkpoint(p, activation=_activation(model)) for p in paths}
+
+    def source(candidate: Candidate) -> Source:
+        if len(candidate.parts) == 1:
+            return opened[candidate.parts[0][0]]
+        parts, weights = zip(*candidate.parts, strict=True)
+        return merging.merged([opened[path] for path in parts], weights)
+
+    check_fit(model, map(source, candidates), mesh)
 
 
 def _weights(model: Any, candidate: Candidate, mesh: Any) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from specialize import outputs, run_folder
 from specialize.checkpoints import step_folder
+from specialize.checkpoints.opening import open_checkpoint
 from specialize.corpus.tasks.known import index
 from specialize.errors import InputError
 from specialize.evaluation import tables
@@ -21,7 +22,7 @@ from specialize.evaluation.evaluate import evaluate_weights
 from specialize.evaluation.results import Results, file_stem
 from specialize.evaluation.spec import EvaluationSpec
 from specialize.evaluation.suites.loading import suites_of
-from specialize.inference.weights import load_student
+from specialize.inference.weights import check_fit, load_student
 from specialize.progress import console
 
 
@@ -69,7 +70,8 @@ def select(
         json_path: File for a copy of the choice.
 
     Raises:
-        InputError: The criterion is unknown, or there is no checkpoint.
+        InputError: The criterion is unknown, or there is no checkpoint, or one that
+            does not fit the student; nothing has been decoded then.
 
     Example:
         >>> student = specialize.load("runs/student")
@@ -96,6 +98,8 @@ def select(
     final = dataclasses.replace(evaluation, split="test")
     for one in (candidates, final):
         suites_of(one)  # rejects invalid names before anything is decoded
+    opened = (open_checkpoint(os.path.join(kept, str(step))) for step in steps)
+    check_fit(model, opened, mesh)  # before any of them is decoded
     validation: dict[int, dict[str, Any]] = {}
     leader = jax.process_index() == 0
     where = output_dir or os.path.join(checkpoint, "selection")

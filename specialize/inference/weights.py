@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 
 from specialize import config, run_folder, sharding
 from specialize.checkpoints import integrity, load_params, step_folder
+from specialize.checkpoints.loading import check_fits
+from specialize.checkpoints.source import Source
 from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
 from specialize.digests import value_digest
 from specialize.inference.engine import Engine
@@ -52,6 +54,24 @@ def load_student(
     mesh = sharding.read_mesh(mesh)
     params = load_params(checkpoint, abstract_weights(model, mesh))
     return Loaded(params, mesh, _step(checkpoint))
+
+
+def check_fit(model: Any, opened: Iterable[Source], mesh: Any = None) -> None:
+    """Refuses checkpoints that do not fit a student, before hours of work with others.
+
+    No weight is read.
+
+    Args:
+        model: the student.
+        opened: the checkpoints.
+        mesh: as for `load_student`.
+
+    Raises:
+        InputError: a checkpoint does not fit the network, or the mesh is invalid.
+    """
+    abstract = abstract_weights(model, sharding.read_mesh(mesh))
+    for one in opened:
+        check_fits(one, abstract)
 
 
 def abstract_weights(model: Any, mesh: Mesh) -> Any:

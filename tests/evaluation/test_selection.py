@@ -4,8 +4,10 @@ The students here are real and stored as a run stores them, but say one digit ea
 whatever they are asked: how often it is right follows from the files alone.
 """
 
+import dataclasses
 import functools
 import json
+import os
 import shlex
 import shutil
 
@@ -15,7 +17,9 @@ import numpy as np
 import pytest
 
 from specialize import cli
-from specialize.checkpoints import merging
+from specialize.checkpoints import merging, names
+from specialize.checkpoints.formats import huggingface, huggingface_companions
+from specialize.checkpoints.lazy_tensors import from_array
 from specialize.checkpoints.store import CheckpointStore
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.errors import InputError
@@ -299,11 +303,11 @@ def test_a_selection_that_is_done_decodes_nothing(kept, chosen, out, decoded):
 
 
 # The start says 5 and the newest checkpoint 3: of a merge the larger share decides.
-def weigh(kept, out, *more):
+def weigh(kept, out, *more, start=None):
     words = [
         *("select", "--by", "pareto", "--json", str(out / "pareto.json")),
         *("--target", "gsm8k", "--retain", "svamp", *more),
-        *("--start", str(kept / "run/checkpoints/100")),
+        *("--start", str(start or kept / "run/checkpoints/100")),
         *("--gin_file", str(kept / "recipe.gin"), "--gin.SUITES=('gsm8k', 'svamp')"),
         f"--gin.CHECKPOINT_PATH='{kept / 'run'}'",
         f"--gin.BENCHMARKS_DIR='{kept / 'benchmarks'}'",
@@ -419,6 +423,83 @@ def test_a_weighing_that_cannot_be_is_one_message(kept, tmp_path, capsys, more, 
     status, found = weigh(kept, tmp_path, *more)
     assert (status, found) == (2, None)
     assert said in capsys.readouterr().err
+
+
+@pytest.fixture
+def unusable(kept, tmp_path):
+    """Checkpoints that no student of the recipe can be loaded from, by name."""
+
+    def network(name, **changes):
+        folder = tmp_path / name
+        folder.mkdir()
+        config = dataclasses.replace(NETWORK, **changes)
+        tensors = {n: from_array(np.zeros(s)) for n, s in names.shapes(config).items()}
+        huggingface.write_weights(folder, tensors, max_shard_bytes=10**9)
+        huggingface_companions.write_settings(folder, config, "float64")
+        return folder
+
+    def damaged(name, file, content):
+        [place] = shutil.copytree(
+            kept / "run/checkpoints/200", tmp_path / name / "checkpoints/200"
+        ).rglob(file)
+        place.write_text(content)
+        return tmp_path / name / "checkpoints/200"
+
+    deep = network("deep", num_encoder_layers=2)
+    cut = network("cut")
+    os.truncate(cut / "model.safetensors", 200)
+    return {
+        "deep": (deep, "does not fit the network"),
+        "cut": (cut, "cut"),
+        "wide": (network("wide", emb_dim=16), "does not fit the network"),
+        # It fits alone, but is no start of the run.
+        "gate": (network("gate", mlp_activations=("silu", "linear")), "different net"),
+        "average": (f"{kept / 'run/checkpoints/200'}#ema", "EMA_DECAY"),
+        "table": (damaged("table", "_METADATA", "{"), "200"),
+    }
+
+
+@pytest.mark.parametrize("name", ["deep", "cut", "wide", "average", "table"])
+def test_a_candidate_that_cannot_be_loaded_is_named_before_others_are_decoded(
+    kept, unusable, tmp_path, capsys, decoded, name
+):
+    path, said = unusable[name]
+    out = tmp_path / "out"
+    status, found = weigh(kept, out, "--also", str(path))
+    error = capsys.readouterr().err
+    assert (status, found) == (2, None) and error.count("error:") == 1
+    assert said in error and str(path).removesuffix("#ema") in error
+    assert not decoded and not out.exists()
+
+
+@pytest.mark.parametrize("name", ["deep", "cut", "gate"])
+def test_a_merge_that_cannot_be_made_is_named_before_others_are_decoded(
+    kept, unusable, tmp_path, capsys, decoded, name
+):
+    path, said = unusable[name]
+    out = tmp_path / "out"
+    status, found = weigh(kept, out, "--alphas", "0.5", start=path)
+    error = capsys.readouterr().err
+    assert (status, found) == (2, None) and error.count("error:") == 1
+    assert str(path) in error and said in error
+    assert not decoded and not out.exists()
+
+
+def test_a_damaged_step_is_named_before_others_are_decoded(
+    kept, tmp_path, capsys, decoded
+):
+    run = shutil.copytree(kept / "run/checkpoints", tmp_path / "run/checkpoints")
+    for file in (run / "400").rglob("_METADATA"):
+        file.write_text("{")
+    words = [
+        *("select", "--by", "gsm8k", "--gin_file", str(kept / "recipe.gin")),
+        f"--gin.CHECKPOINT_PATH='{tmp_path / 'run'}'",
+        f"--gin.BENCHMARKS_DIR='{kept / 'benchmarks'}'",
+        f"--gin.VOCABULARY_PATH='{kept / 'spiece.model'}'",
+    ]
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("error:") == 1 and "400" in error and not decoded
 
 
 def test_options_of_a_weighing_are_refused_without_it(kept, capsys):
