@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from specialize import paths
 from specialize.checkpoints import names, vocabulary_rows
@@ -15,6 +15,7 @@ from specialize.checkpoints.formats import (
     exact_tokenizer,
     huggingface,
     huggingface_companions,
+    optimizer_states,
     orbax_folders,
     peft,
     t5x,
@@ -234,7 +235,12 @@ def _write_peft(
 
 
 def write(
-    opened: Source, target: str | None, export: Export, *, base: str | None = None
+    opened: Source,
+    target: str | None,
+    export: Export,
+    *,
+    base: str | None = None,
+    record: Callable[[pathlib.Path, str], None] = lambda folder, fingerprint: None,
 ) -> ConversionSummary:
     """Writes an opened checkpoint, one tensor in memory at a time.
 
@@ -243,6 +249,8 @@ def write(
         target: a new or empty folder; None only reads them.
         export: how they are written.
         base: hub name of the source, for the model card.
+        record: writes more into the folder of the target before it is in its place; it
+            also gets the fingerprint of the weights.
 
     Raises:
         InputError: as `convert`.
@@ -271,7 +279,7 @@ def write(
         for tensor in observed.values():
             tensor.read()
     else:
-        optimizer = _optimizer(opened, to, layers, export.rows, notes)
+        optimizer = optimizer_states.kept(opened, to, layers, export.rows, notes)
         with staged_directory(target, KIND) as staged:
             if to == "hf":
                 huggingface.write_weights(
@@ -300,6 +308,7 @@ def write(
             merged = opened.format == MERGED
             card = cards.whole(opened, config, parameters, digits, to, merged=merged)
             huggingface_companions.write_card(staged, card, base=base)
+            record(staged, digits)
     for _ in ticks:
         pass
     return ConversionSummary(
@@ -357,65 +366,6 @@ def _adapted(
         )
     notes.append(note)
     return tensors, dataclasses.replace(config, vocab_size=rows)
-
-
-def _optimizer(
-    opened: Source, to: str, layers: names.Layers, rows: int | None, notes: list[str]
-) -> Mapping[str, LazyTensor | None]:
-    """The optimizer state to write; adds to `notes` whether it is kept or dropped."""
-    arrays = [tensor for tensor in opened.optimizer.values() if tensor is not None]
-    if not arrays:
-        return {}
-    kept: Mapping[str, LazyTensor | None] | None = None
-    reason = "a Hugging Face folder has no place for it"
-    if opened.adapters is not None:
-        reason = "it is that of the adapters"
-    elif to != "hf" and any(one.shape and one.dtype.kind in "iu" for one in arrays):
-        reason = "T5X has no AdamW with moments in 8 bits"
-    elif to != "hf":
-        reason = "the number of vocabulary rows changes"
-        if rows is None or rows == opened.config.vocab_size:
-            reason = "its arrays do not have the layout of the parameters"
-            same = opened.layers == layers
-            kept = opened.optimizer if same else _relaid(opened, layers)
-    if kept is None:
-        notes.append(f"optimizer state ({len(arrays)} arrays) dropped: {reason}")
-        return {}
-    notes.append(f"optimizer state kept ({len(arrays)} arrays)")
-    return kept
-
-
-def _relaid(
-    opened: Source, layers: names.Layers
-) -> dict[str, LazyTensor | None] | None:
-    """Moments in another layout; None if an array is not shaped like its parameter."""
-    result: dict[str, LazyTensor | None] = {}
-    groups: dict[str, dict[str, LazyTensor]] = {}
-    for name, tensor in opened.optimizer.items():
-        parameter = next(
-            (other for other in opened.stored if name.endswith(f"/{other}")), None
-        )
-        if parameter is None or tensor is None:
-            if tensor is not None and tensor.shape:
-                return None
-            result[name] = tensor
-        elif tensor.shape != opened.stored[parameter].shape:
-            return None
-        else:
-            prefix = name.removesuffix(parameter)
-            groups.setdefault(prefix, {})[parameter] = tensor
-    for prefix, moments in groups.items():
-        if set(moments) != set(opened.stored):
-            return None
-        # Moments of a shared table that was stored per layer differ, and cannot merge.
-        own = opened.config.relpos_per_layer
-        stored_per_layer = names.has_tables_per_layer(opened.stored)
-        if not own and (layers == "scalable" or stored_per_layer):
-            return None
-        canonical = names.unrolled(moments, opened.path, table_per_layer=own)
-        for name, tensor in names.laid_out(canonical, layers).items():
-            result[prefix + name] = tensor
-    return result
 
 
 def _write_tokenizer(

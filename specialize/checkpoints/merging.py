@@ -10,12 +10,14 @@ import dataclasses
 import functools
 import math
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from specialize import checks, outputs, paths, sharding, typed_json, versions
 from specialize.checkpoints import names, vocabulary_rows, weighing
 from specialize.checkpoints.convert import (
+    KIND,
     MERGED,
     ConversionSummary,
     Export,
@@ -105,7 +107,7 @@ def merge(
         "weights": list(shares),
         "options": {**dataclasses.asdict(export), "quantized_base": quantized_base},
     }
-    finished = target if keep_finished and _is_merge(target) else None
+    finished = target if keep_finished and target and _is_merge(target) else None
     if target is not None and finished is None:
         check_target(target)
     opened = [_opened(source, activation) for source in sources]
@@ -115,15 +117,17 @@ def merge(
         export = dataclasses.replace(export, vocabulary=found)
     if finished is not None:
         return _kept(finished, request, write(mean, None, export))
-    done = write(mean, target, export)
-    if target is not None:
-        record = _Record(versions.MERGE.writes, request, done.fingerprint)
-        outputs.write_json(_record_of(target), dataclasses.asdict(record))
-    return done
+
+    def record(folder: pathlib.Path, fingerprint: str) -> None:
+        content = _Record(versions.MERGE.writes, request, fingerprint)
+        outputs.write_json(folder / versions.MERGE.file, dataclasses.asdict(content))
+
+    return write(mean, target, export, record=record)
 
 
-def _is_merge(target: str | None) -> bool:
-    return target is not None and paths.exists(_record_of(target))
+def _is_merge(target: str) -> bool:
+    """Whether a folder has a finished merge; a killed one may have a record."""
+    return paths.exists(_record_of(target)) and outputs.kind_of(target) == KIND
 
 
 def _record_of(target: str) -> str:

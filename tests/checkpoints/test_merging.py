@@ -481,10 +481,10 @@ def test_a_series_that_was_killed_keeps_what_it_finished(
     words = ["merge", *pair, "--alpha", "0:1:0.5", "--target", str(out)]
     real = merging.write
 
-    def killed(mean, target, export):
+    def killed(mean, target, export, **more):
         if target and target.endswith("alpha_0.5"):
             raise KeyboardInterrupt
-        return real(mean, target, export)
+        return real(mean, target, export, **more)
 
     monkeypatch.setattr(merging, "write", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -507,3 +507,33 @@ def test_a_series_that_was_killed_keeps_what_it_finished(
     shutil.copytree(pair[0], pair[1])
     assert cli.main(words) == 2
     assert "alpha_0.5 already holds a merge of other weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", ["hf", "t5x", "orbax"])
+def test_a_folder_is_never_without_the_record_of_its_merge(
+    pair, tmp_path, monkeypatch, capsys, to
+):
+    out = tmp_path / "grid"
+    words = ["merge", *pair, "--alpha", "0.5,1", "--to", to, "--target", str(out)]
+    real = merging.write
+
+    def killed(*args, **more):
+        real(*args, **more)
+        raise KeyboardInterrupt  # as soon as the folder is in its place
+
+    monkeypatch.setattr(merging, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        for target, weights in merging.requested(2, str(out), "0.5,1", None):
+            merge(pair, target, weights=weights, to=to, keep_finished=True)
+    assert [path.name for path in out.iterdir()] == ["alpha_0.5"]
+    monkeypatch.setattr(merging, "write", real)
+    capsys.readouterr()
+    assert cli.main(words) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("kept: this merge was finished before") == 1
+    # A record without what ends a folder is of a folder that was not finished.
+    torn = tmp_path / "torn" / "alpha_0.5"
+    torn.mkdir(parents=True)
+    shutil.copyfile(out / "alpha_0.5/merge.json", torn / "merge.json")
+    assert cli.main([*words[:-1], str(torn.parent)]) == 2
+    assert "alpha_0.5 is not empty" in capsys.readouterr().err

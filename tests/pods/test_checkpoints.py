@@ -1,13 +1,16 @@
 """Checkpoints that Orbax writes into a bucket."""
 
+import json
+import subprocess
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
 
-from specialize import cli
-from specialize.checkpoints import names, step_folder
+from specialize import cli, paths
+from specialize.checkpoints import merging, names, step_folder
 from specialize.checkpoints.convert import convert
 from specialize.checkpoints.formats import (
     huggingface,
@@ -23,6 +26,7 @@ from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
 from specialize.evaluation.selection import steps_of
 from specialize.inference import weights
+from specialize.outputs import lease
 from specialize.paths import arrays
 from specialize.paths import store as objects
 from specialize.student.network.architecture import T5Config
@@ -176,7 +180,9 @@ def test_the_newest_finished_checkpoint_of_t5x_is_read(root):
     assert sorted(t5x.steps(place)) == [0, 1, 2]
 
 
-def test_weights_are_converted_and_merged_in_buckets(root, tmp_path):
+@pytest.fixture
+def weights_folder(tmp_path):
+    """A Hugging Face folder of a small network."""
     config = T5Config(
         vocab_size=256,
         emb_dim=8,
@@ -192,9 +198,48 @@ def test_weights_are_converted_and_merged_in_buckets(root, tmp_path):
         name: from_array(rng.standard_normal(shape, np.float32))
         for name, shape in names.shapes(config).items()
     }
-    huggingface.write_weights(tmp_path, tensors)
-    huggingface_companions.write_settings(tmp_path, config, "float32")
-    wanted = convert(str(tmp_path), f"{root}/t5x").fingerprint
-    words = ["merge", f"{tmp_path}", f"{root}/t5x", "--target", f"{root}/merged"]
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    huggingface.write_weights(folder, tensors)
+    huggingface_companions.write_settings(folder, config, "float32")
+    return str(folder)
+
+
+def test_weights_are_converted_and_merged_in_buckets(root, weights_folder):
+    wanted = convert(weights_folder, f"{root}/t5x").fingerprint
+    words = ["merge", weights_folder, f"{root}/t5x", "--target", f"{root}/merged"]
     assert cli.main(words) == 0
     assert convert(f"{root}/merged", None).fingerprint == wanted
+
+
+def test_a_series_of_merges_that_was_killed_goes_on_in_a_bucket(
+    root, weights_folder, monkeypatch, capsys
+):
+    pair = [weights_folder, weights_folder]
+    words = ["merge", *pair, "--alpha", "0.5,1", "--target", f"{root}/grid"]
+    real = merging.write
+
+    def killed(mean, target, export, **more):
+        real(mean, target, export, **more)
+        raise KeyboardInterrupt  # as soon as the folder is in its place
+
+    monkeypatch.setattr(merging, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        merging.merge(pair, f"{root}/grid/alpha_0.5", weights=[0.5, 0.5])
+    monkeypatch.setattr(merging, "write", real)
+    # The upload of another one was killed after that of its record.
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    record = objects.read_bytes(f"{root}/grid/alpha_0.5/merge.json")
+    objects.write_bytes(f"{root}/grid/alpha_1/merge.json", record)
+    writer = {"host": lease._host(), "process": ended.pid}
+    objects.write_bytes(
+        f"{root}/grid/alpha_1/{paths.WRITING}", json.dumps(writer).encode()
+    )
+    capsys.readouterr()
+    assert cli.main(words) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("kept: this merge was finished before") == 1
+    found = objects.names(f"{root}/grid/alpha_1")
+    assert {"model.safetensors", "merge.json", paths.MARKER} <= {*found}
+    assert paths.WRITING not in found
