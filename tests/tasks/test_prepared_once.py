@@ -75,14 +75,14 @@ class Scale:
         return dataset
 
 
-def key(file, argument, step=Scale):
+def key(file, argument, step=Scale, source=None):
     """The key of a task over one file with one step, and whether it can be reused."""
     seqio = pytest.importorskip("seqio")
     from specialize.training.data.example_keys import key_of
 
     task = seqio.Task(
         "task",
-        source=seqio.TextLineDataSource({"train": str(file)}),
+        source=source or seqio.TextLineDataSource({"train": str(file)}),
         preprocessors=[step(argument)],
         output_features={"targets": seqio.Feature(seqio.PassThroughVocabulary(8))},
     )
@@ -154,6 +154,84 @@ def test_every_kind_of_argument_is_in_the_key(tmp_path, kind, values):
     first, again, second = (key(file, v, KINDS[kind]) for v in (one, one, other))
     assert first == again and first[1] is True
     assert first[0] != second[0]
+
+
+def test_how_a_source_reads_its_files_is_in_the_key(tmp_path):
+    """Its function may open the files; they are identified otherwise."""
+    seqio = pytest.importorskip("seqio")
+    file = tmp_path / "records.txt"
+    file.write_text("one")
+    files = {"train": str(file)}
+
+    def reader(argument):
+        return lambda paths: (open, argument)
+
+    class Own(seqio.FileDataSource):
+        def __init__(self, argument):
+            super().__init__(reader(0), files)
+            self.argument = argument
+
+    for make in (
+        lambda n: seqio.TextLineDataSource(files, skip_header_lines=n),
+        lambda n: seqio.FileDataSource(reader(n), files),
+        Own,
+    ):
+        first, again, second = (key(file, 2, source=make(n)) for n in (0, 0, 1))
+        assert first == again and first[1] is True
+        assert first[0] != second[0]
+
+
+def stock(seqio):
+    import tensorflow as tf
+
+    @seqio.map_over_dataset
+    def mapped(example):
+        return example
+
+    @tf.function
+    def graph(example):
+        return tf.strings.join([example, "a"])
+
+    @tf.autograph.experimental.do_not_convert
+    def plain(dataset):
+        return dataset.map(graph)
+
+    return [
+        *(mapped, graph, plain, seqio.CacheDatasetPlaceholder()),
+        *(seqio.preprocessors.tokenize, seqio.preprocessors.append_eos),
+        functools.partial(seqio.preprocessors.rekey, key_map={"inputs": "text"}),
+    ]
+
+
+def test_stock_preprocessors_and_what_decorates_own_ones_are_reused(tmp_path):
+    seqio = pytest.importorskip("seqio")
+    file = tmp_path / "records.txt"
+    file.write_text("one")
+    keys = [key(file, step, lambda step: step) for step in stock(seqio)]
+    assert [one[1:] for one in keys] == [(True, ())] * len(keys)
+    assert len({one[0] for one in keys}) == len(keys)
+
+
+def test_a_start_says_why_examples_are_made_again(tmp_path, capsys):
+    seqio = pytest.importorskip("seqio")
+    file = tmp_path / "records.txt"
+    file.write_text("one")
+    words = seqio.Feature(seqio.ByteVocabulary())
+
+    def both(dataset):
+        count = int(os.environ.get("NO_SUCH_COUNT", 1))
+        return dataset.map(lambda line: {"inputs": line, "targets": line}).take(count)
+
+    task = seqio.Task(
+        "said",
+        source=seqio.TextLineDataSource({"train": str(file)}),
+        preprocessors=[both, seqio.preprocessors.tokenize],
+        output_features={name: words for name in ("inputs", "targets")},
+    )
+    assert len(loaded(task, tmp_path / "examples")) == 1
+    said = capsys.readouterr().err
+    assert "said (train): its examples are prepared again at every start" in said
+    assert "both uses environ" in said
 
 
 def test_what_shows_only_its_address_keeps_one_folder_and_is_never_reused(tmp_path):

@@ -16,12 +16,13 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 from jaxtyping import Int
 
 from specialize import outputs, paths, run_folder, sharding, typed_json
 from specialize.errors import InputError
-from specialize.progress import console, track
+from specialize.progress import console, say, track
 from specialize.training.data import foreign_tasks, sharing
 from specialize.training.data.example_keys import key_of
 from specialize.training.data.stored_examples import (
@@ -83,13 +84,18 @@ def load_tasks(
     for task in sorted(tasks, key=foreign_tasks.is_ours):
         with foreign_tasks.named_errors(task, split):
             splits = sorted(task.splits)
-            key, repeatable = key_of(task, split, feature_lengths)
+            key = key_of(task, split, feature_lengths)
         if split not in splits:
             raise InputError(
                 f"task {task.name!r} has no split {split!r}; it has "
                 f"{', '.join(splits) or 'none'}."
             )
-        name = f"{task.name}-{split}-{key}"
+        repeatable = key.repeatable
+        if exchange is not None:
+            repeatable = sharding.all_agree(repeatable)
+        if reuse and key.unknown and jax.process_index() == 0:
+            _say_unknown(task.name, split, key.unknown)
+        name = f"{task.name}-{split}-{key.digest}"
         folders[task.name] = folder = pathlib.Path(cache_dir) / name
         ready = reuse and repeatable and (folder / META).exists()
         parts = sharing.number_of_parts(task) if reuse and repeatable else 1
@@ -311,6 +317,13 @@ def _write(
         **{name: int(value) for name, value in zip(CUTS, cuts, strict=True)},
     }
     describe(folder, task.name, split, features, counts)
+
+
+def _say_unknown(task: str, split: str, unknown: Sequence[str]) -> None:
+    say(
+        f"{task} ({split}): its examples are prepared again at every start, because a "
+        f"change of its code would not be noticed: {unknown[0]}."
+    )
 
 
 def report(examples: Examples) -> None:
