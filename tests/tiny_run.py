@@ -102,7 +102,7 @@ def student(dropout=0.0, heads=4, rows=VOCABULARY, loss=None, width=16, **fields
     return model.Student(transformer.Transformer(config), loss=loss)
 
 
-def base(folder, seed=0, rows=VOCABULARY):
+def base(folder, seed=0, rows=VOCABULARY, width=16):
     """A Hugging Face folder of random weights for the tiny student; returns it."""
     import numpy as np
 
@@ -111,7 +111,8 @@ def base(folder, seed=0, rows=VOCABULARY):
     from specialize.checkpoints.lazy_tensors import from_array
 
     os.makedirs(folder)
-    network, rng = student(rows=rows).module.config, np.random.default_rng(seed)
+    network = student(rows=rows, width=width).module.config
+    rng = np.random.default_rng(seed)
     weights = {
         name: rng.standard_normal(shape, np.float32) * shape[0] ** -0.5
         for name, shape in names.shapes(network).items()

@@ -92,7 +92,7 @@ def judge(program: Program, topology: Topology, *, cache: bool = True) -> Verdic
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used, limit = _numbers(str(error), program.state + program.batch)
+        used, limit = _numbers(str(error), program.arguments)
         memory = peak = None
     else:
         memory = memory_of(compiled, program)
@@ -124,7 +124,7 @@ def with_more(
     Args:
         verdict: the result of the program alone.
         limit: memory of one chip.
-        teacher: bytes of a teacher's weights on one chip.
+        teacher: bytes of a teacher's weights that the program does not read.
         temporaries: bytes that the step needs there beyond those of its compiler.
     """
     more = teacher + temporaries
@@ -150,20 +150,23 @@ def memory_of(compiled: Any, program: Program) -> Memory:
     """Splits the compiler's total by purpose.
 
     The compiler reports arguments, outputs, aliases and temporaries. Arguments are the
-    state and the batch, whose sizes follow from their shardings; the padding of a TPU's
-    layout counts with the optimizer's. An output that reuses an argument's memory costs
-    nothing; other outputs count as temporaries.
+    state, the batch and the weights of a teacher that reads it, whose sizes follow from
+    their shardings; the padding of a TPU's layout counts with the optimizer's. An
+    output that reuses an argument's memory costs nothing; other outputs count as
+    temporaries.
     """
     stats = compiled.memory_analysis()
     arguments = int(stats.argument_size_in_bytes)
     fresh = int(stats.output_size_in_bytes) - int(stats.alias_size_in_bytes)
-    batch = min(program.batch, arguments - program.params)
+    teacher = program.teacher - program.beside
+    batch = min(program.batch, arguments - program.params - teacher)
     return Memory(
         params=program.params,
-        optimizer=arguments - program.params - batch,
+        optimizer=arguments - program.params - teacher - batch,
         batch=batch,
         temporaries=int(stats.temp_size_in_bytes) + fresh,
         program=int(stats.generated_code_size_in_bytes),
+        teacher=teacher,
     )
 
 
@@ -196,7 +199,7 @@ def _numbers(message: str, arguments: int) -> tuple[int | None, int | None]:
 
     Args:
         message: the refusal.
-        arguments: bytes of state and batch.
+        arguments: bytes of all that the program reads.
     """
     if found := _USED.search(message):
         arguments = 0

@@ -149,9 +149,8 @@ def train_row(request: Request, *, cache: bool = True, **overrides: Any) -> Row:
             **{name: arguments[name] for name in taken if name in arguments},
             devices=devices,
             teacher_k=request.teacher_k,
+            embedding_lookup=_lookup(request.topology),
         )
-    extra = rollouts.of_run(model, data, lowered.mesh)
-    lowered = dataclasses.replace(lowered, teacher=extra.teacher)
     return _row(
         request,
         lowered,
@@ -162,7 +161,8 @@ def train_row(request: Request, *, cache: bool = True, **overrides: Any) -> Row:
         lengths=data.lengths,
         microbatches=data.microbatches,
         optimizer=arguments["optimizer"].name,
-        flops=_forward(model, data.batch_size, data.lengths) * 3 + extra.flops,
+        flops=_forward(model, data.batch_size, data.lengths) * 3
+        + rollouts.flops(model, data, lowered.reading),
         steps=int(arguments["total_steps"]),
         least_seconds=0.0,
     )
@@ -207,9 +207,8 @@ def _arguments(
 ) -> dict[str, Any]:
     """The arguments that the configuration, with `overrides`, binds to a function."""
     bindings = [*request.bindings, *(f"{k} = {v!r}" for k, v in overrides.items())]
-    if request.topology.compiler == "tpu":
-        # "auto" would choose by this host's backend.
-        bindings.append("T5Config.embedding_lookup = 'one_hot'")
+    if (lookup := _lookup(request.topology)) != "auto":
+        bindings.append(f"T5Config.embedding_lookup = {lookup!r}")
     configuration.parse(
         request.gin_files,
         bindings,
@@ -219,6 +218,11 @@ def _arguments(
         devices=request.topology.chips,
     )
     return configuration.arguments(function)
+
+
+def _lookup(topology: Topology) -> str:
+    """What "auto", which would choose by this host's backend, is on the chips."""
+    return "one_hot" if topology.compiler == "tpu" else "auto"
 
 
 def _kernels_of(topology: Topology) -> contextlib.AbstractContextManager[None]:
@@ -262,7 +266,7 @@ def _row(
         verdict = compiling.with_more(
             verdict,
             compiled_for.chip.hbm_bytes,
-            teacher=lowered.teacher,
+            teacher=lowered.beside,
             # As measured on a GPU (benchmarks/RESULTS.md, "Planned memory").
             temporaries=0 if compiled_for is topology else lowered.moment,
         )

@@ -15,16 +15,22 @@ import optax
 from jax.sharding import Mesh
 
 from specialize import sharding
+from specialize.cost.plan import rollouts
 from specialize.errors import InputError
 from specialize.inference.spec import DecodingSpec
 from specialize.inference.weights import abstract_weights
 from specialize.student.adapters.quantization import number_of_weights
 from specialize.student.decoding import decoding
+from specialize.student.network.architecture import T5Config
+from specialize.student.network.transformer import Transformer
 from specialize.training.data import packing
 from specialize.training.data.spec import DataSpec
 from specialize.training.optimization.optimizers import make_optimizer
 from specialize.training.optimization.spec import OptimizerSpec
 from specialize.training.optimization.state import adapted, lower_step, plan_state
+from specialize.training.optimization.step import TEACHER
+from specialize.training.rollouts.whole import WholeStudent
+from specialize.training.rollouts.windows import with_parts
 from specialize.typed_json import Count
 
 # K of the published corpora.
@@ -72,6 +78,8 @@ class Program:
         trained: number of them that are trained.
         decoder: bytes of weights on one chip that each decoded token reads.
         teacher: bytes of a teacher's weights on one chip.
+        in_step: whether the step reads these, as it reads state and batch.
+        reading: the network of a teacher on the mesh.
         moment: bytes of AdamW's first moment on one chip; 0 without one.
     """
 
@@ -84,7 +92,19 @@ class Program:
     trained: int = 0
     decoder: int = 0
     teacher: int = 0
+    in_step: bool = False
+    reading: T5Config | None = None
     moment: int = 0
+
+    @property
+    def beside(self) -> int:
+        """Bytes of weights on one chip that the step does not read."""
+        return 0 if self.in_step else self.teacher
+
+    @property
+    def arguments(self) -> int:
+        """Bytes on one chip that the step reads."""
+        return self.state + self.batch + self.teacher - self.beside
 
 
 def train_program(
@@ -96,8 +116,12 @@ def train_program(
     mesh: Any = None,
     rules: sharding.Rules = sharding.DEFAULT_RULES,
     teacher_k: int = TEACHER_K,
+    embedding_lookup: str = "auto",
 ) -> Program:
     """Lowers the training step of a configuration, without compiling it.
+
+    Of a run with rollouts it is the step that learns from the texts and, if whole
+    distributions are compared, has the teacher read them.
 
     Args:
         model: the student, as for `training.loop.train.train`.
@@ -107,20 +131,20 @@ def train_program(
         mesh: the device mesh.
         rules: the sharding rules.
         teacher_k: K of the corpus.
+        embedding_lookup: as for `rollouts.teacher_of`.
 
     Raises:
-        InputError: mesh, batch and microbatches do not fit each other.
+        InputError: mesh, batch and microbatches do not fit each other, or as for
+            `rollouts.teacher_of`.
     """
     mesh = sharding.read_mesh(mesh, devices)
     data.check_batch(sharding.batch_shards(mesh))
+    k = teacher_k if "teacher_ids" in data.feature_lengths else 0
+    if data.rollouts.on:
+        k = data.rollouts.entries([k])
     placed = sharding.batch_sharding(mesh)
-    shapes = batch_shapes(
-        data.feature_lengths,
-        data.batch_size,
-        packed=data.pack,
-        teacher_k=teacher_k if "teacher_ids" in data.feature_lengths else 0,
-    )
-    batch = {
+    shapes = batch_shapes(data.lengths, data.batch_size, packed=data.pack, teacher_k=k)
+    batch: dict[str, Any] = {
         name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
         for name, leaf in shapes.items()
     }
@@ -132,7 +156,12 @@ def train_program(
     made = make_optimizer(optimizer)
     model = adapted(model, made)
     layout = plan_state(model, made, hollow, mesh, rules)
-    _, lowered = lower_step(model, made, data, layout, batch)
+    reading = rollouts.teacher_of(model, data, embedding_lookup=embedding_lookup)
+    kept = {} if reading is None else rollouts.weights(reading, mesh)
+    learner, fixed = with_parts(model) if data.rollouts.on else model, {}
+    if reading is not None and data.rollouts.whole_vocabulary:
+        learner, fixed = WholeStudent(learner, Transformer(reading)), {TEACHER: kept}
+    _, lowered = lower_step(learner, made, data, layout, {**batch, **fixed})
     trained, frozen = layout.abstract["params"], layout.frozen
     moment = optax.tree.get(layout.abstract["opt_state"], "mu")
     return Program(
@@ -143,6 +172,9 @@ def train_program(
         batch=bytes_per_chip(batch),
         num_params=_number((trained, frozen)),
         trained=_number(trained),
+        teacher=bytes_per_chip(kept),
+        in_step=bool(fixed),
+        reading=reading,
         moment=bytes_per_chip(moment) if optimizer.name == "adamw" else 0,
     )
 
@@ -203,7 +235,7 @@ def batch_shapes(
     """Shapes and types of a training batch, as the packer makes them.
 
     Args:
-        lengths: lengths of the task's features; "inputs" and "targets" at least.
+        lengths: lengths of a sequence, "inputs" and "targets".
         rows: B, the number of sequences.
         packed: whether sequences hold several examples.
         teacher_k: K, or 0 for a corpus without a teacher.

@@ -1,4 +1,4 @@
-"""What rollouts add to a plan: the weights of a teacher on the mesh, and its FLOPs."""
+"""What rollouts add to a plan: a teacher on the mesh, and FLOPs."""
 
 import dataclasses
 import os
@@ -9,7 +9,6 @@ from jax.sharding import Mesh
 
 from specialize.checkpoints.opening import open_checkpoint
 from specialize.config import scanning
-from specialize.cost.plan.program import bytes_per_chip
 from specialize.errors import InputError
 from specialize.inference.weights import abstract_weights
 from specialize.student.model import Student
@@ -17,43 +16,53 @@ from specialize.student.network.architecture import T5Config
 from specialize.student.network.transformer import Transformer
 from specialize.training.data.spec import DataSpec
 from specialize.training.logging import throughput
+from specialize.training.rollouts import mesh_teacher
 
 
-@dataclasses.dataclass(frozen=True)
-class Rollouts:
-    """What a step costs besides learning.
+def teacher_of(
+    model: Any, data: DataSpec, *, embedding_lookup: str = "auto"
+) -> T5Config | None:
+    """The network of a run's teacher on the mesh; None if there is none.
 
-    Attributes:
-        teacher: bytes of the teacher's weights on one chip, all the time.
-        flops: model FLOPs of writing the texts of a step and of reading them.
-    """
-
-    teacher: int
-    flops: float
-
-
-def of_run(model: Any, data: DataSpec, mesh: Mesh) -> Rollouts:
-    """What the rollouts of a run add; a served teacher has no part of the chips.
-
-    Its texts count with as many tokens as the targets that they replace: a share of the
-    batch. Writing reads every weight once per token, which no FLOPs show.
+    Args:
+        model: the student.
+        data: the rollouts of the run.
+        embedding_lookup: what "auto" is on the chips that are planned for.
 
     Raises:
-        InputError: the teacher's network is not known here.
+        InputError: the teacher's network is not known here, or its distributions cannot
+            be compared with the student's.
     """
-    spec, rows = data.rollouts, data.batch_size
-    if not spec.on:
-        return Rollouts(0, 0.0)
-    lengths = tuple(data.lengths.values())
-    writing = throughput.training_flops(model.module.config, rows, *lengths) / 3
-    if spec.teacher is None:
-        return Rollouts(0, spec.share * writing)
-    network = dataclasses.replace(
-        network_of(spec.teacher), dtype=model.module.config.dtype, scan_layers=False
-    )
-    reading = throughput.training_flops(network, rows, *lengths) / 3
-    flops = spec.share * (writing + reading)
-    return Rollouts(_weights(network, mesh), flops)
+    spec, student = data.rollouts, model.module.config
+    if not spec.on or spec.teacher is None:
+        return None
+    network = network_of(spec.teacher)
+    if spec.whole_vocabulary:
+        mesh_teacher.check_rows(spec.teacher, network, student.vocab_size)
+    network = dataclasses.replace(network, embedding_lookup=embedding_lookup)
+    return mesh_teacher.reading(network, student.dtype)
+
+
+def flops(model: Any, data: DataSpec, teacher: T5Config | None) -> float:
+    """Model FLOPs of a step besides those of learning: of writing and of reading.
+
+    A text counts with as many tokens as the target that it replaces, so texts are a
+    share of the batch. A teacher that compares whole distributions reads all of the
+    batch, within the step. Writing reads every weight once per token, which no FLOPs
+    show; a served teacher has no part of the chips.
+
+    Args:
+        model: the student.
+        data: the rollouts of the run.
+        teacher: the network of a teacher on the mesh (`teacher_of`).
+    """
+    spec = data.rollouts
+    sizes = (data.batch_size, *data.lengths.values())
+    found = spec.share * throughput.training_flops(model.module.config, *sizes) / 3
+    if teacher is not None:
+        read = 1.0 if spec.whole_vocabulary else spec.share
+        found += read * throughput.training_flops(teacher, *sizes) / 3
+    return found
 
 
 def network_of(checkpoint: str) -> T5Config:
@@ -86,8 +95,10 @@ def network_of(checkpoint: str) -> T5Config:
         ) from error
 
 
-def _weights(network: T5Config, mesh: Mesh) -> int:
-    """Bytes of a teacher's weights on one chip, in the type of the activations."""
-    weights = abstract_weights(Student(Transformer(network)), mesh)
-    kept = jax.tree.map(lambda leaf: leaf.update(dtype=network.dtype), weights)
-    return bytes_per_chip(kept)
+def weights(network: T5Config, mesh: Mesh) -> Any:
+    """A teacher's weights as `jax.ShapeDtypeStruct`s, in the type of the activations.
+
+    They are sharded over a mesh, whose devices need not exist.
+    """
+    found = abstract_weights(Student(Transformer(network)), mesh)
+    return jax.tree.map(lambda leaf: leaf.update(dtype=network.dtype), found)

@@ -6,7 +6,6 @@ after an interruption, and does nothing if the run is complete.
 """
 
 import contextlib
-import copy
 import dataclasses
 import os
 import pathlib
@@ -50,7 +49,7 @@ from specialize.training.optimization.state import (
     plan_state,
 )
 from specialize.training.rollouts.making import Rollouts, read_by_server
-from specialize.training.rollouts.windows import RolloutSource, loss_with_parts
+from specialize.training.rollouts.windows import RolloutSource, with_parts
 
 # What a resumed run does not need a local copy of.
 _LARGE = tuple(
@@ -276,8 +275,7 @@ def _batched(model: Any, mixture: Mixture, data: DataSpec) -> tuple[Any, BatchSo
     """The batches, and the student, whose loss has metrics of its own texts."""
     if not data.rollouts.on:
         return model, BatchSource(mixture, data)
-    model = copy.copy(model)
-    model.loss = loss_with_parts(model.loss)
+    model = with_parts(model)
     return model, RolloutSource(mixture, data, model.loss)
 
 

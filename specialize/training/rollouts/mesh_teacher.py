@@ -21,6 +21,7 @@ from specialize.digests import vocabulary_digest
 from specialize.errors import InputError
 from specialize.inference.weights import load_student
 from specialize.student.model import Student
+from specialize.student.network.architecture import T5Config
 from specialize.student.network.transformer import Transformer, head_kernel
 from specialize.training.rollouts.spec import Ends
 from specialize.training.rollouts.windows import Rows, UnfinishedError
@@ -65,16 +66,9 @@ def load_teacher(
     """
     opened = open_checkpoint(checkpoint)
     _check_vocabulary(checkpoint, opened, vocabulary)
-    if rows not in (None, opened.config.vocab_size):
-        raise InputError(
-            f"the teacher {checkpoint} has {opened.config.vocab_size:,} vocabulary "
-            f"rows, the student has {rows:,}; whole distributions are compared row by "
-            "row. Set ROLLOUT_WHOLE_VOCABULARY = False, or name a teacher with as many."
-        )
-    network = dataclasses.replace(
-        opened.config, dtype=dtype, dropout_rate=0.0, scan_layers=False
-    )
-    module = Transformer(network)
+    if rows is not None:
+        check_rows(checkpoint, opened.config, rows)
+    module = Transformer(reading(opened.config, dtype))
     params = load_student(Student(module), checkpoint, mesh).params
     kind = jnp.dtype(dtype)
     if kind != jnp.float32:
@@ -83,6 +77,32 @@ def load_teacher(
         )
         params = cast(params)
     return LoadedTeacher(module, params)
+
+
+def reading(network: T5Config, dtype: Any) -> T5Config:
+    """The network of a teacher that only reads, with activations of a type."""
+    return dataclasses.replace(
+        network, dtype=dtype, dropout_rate=0.0, scan_layers=False
+    )
+
+
+def check_rows(checkpoint: str, network: T5Config, rows: int) -> None:
+    """Checks that whole distributions of a teacher and a student can be compared.
+
+    Args:
+        checkpoint: name of the teacher, for the message.
+        network: its network.
+        rows: number of the student's vocabulary rows.
+
+    Raises:
+        InputError: the teacher has another number of rows.
+    """
+    if network.vocab_size != rows:
+        raise InputError(
+            f"the teacher {checkpoint} has {network.vocab_size:,} vocabulary rows, the "
+            f"student has {rows:,}; whole distributions are compared row by row. Set "
+            "ROLLOUT_WHOLE_VOCABULARY = False, or name a teacher with as many."
+        )
 
 
 class MeshTeacher:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from specialize import checks
@@ -132,6 +132,14 @@ class RolloutSpec:
     def on(self) -> bool:
         """Whether the student writes any target."""
         return self.share > 0
+
+    def entries(self, corpus: Iterable[int]) -> int:
+        """K of a batch, which has teacher rows in any case.
+
+        Args:
+            corpus: K of each part of the corpus that has teacher rows.
+        """
+        return max([self.top_k, *corpus])
 
     def identity(self) -> dict[str, Any]:
         """What the texts depend on; a resumed run must have the same."""

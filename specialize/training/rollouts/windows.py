@@ -10,6 +10,7 @@ left out, as elsewhere.
 """
 
 import concurrent.futures
+import copy
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -111,7 +112,7 @@ class RolloutSource(BatchSource):
         self._written = loss.written
         self._parts = len(loss.parts) - loss.written
         rows = [one.features.get("teacher_ids") for one in mixture.tasks]
-        self.k = max([spec.top_k, *(one.shape[1] for one in rows if one is not None)])
+        self.k = spec.entries(one.shape[1] for one in rows if one is not None)
         self._left_out = 0
 
     def identity(self) -> dict[str, Any]:
@@ -264,6 +265,13 @@ def loss_with_parts(loss: LossConfig) -> LossConfig:
     if len({weight for _, weight in own}) == 1:
         own = ((ON_POLICY, own[0][1]),)
     return dataclasses.replace(loss, parts=(*parts, *own), written=len(own))
+
+
+def with_parts(model: Any) -> Any:
+    """The student of a run with rollouts, which has that objective."""
+    model = copy.copy(model)
+    model.loss = loss_with_parts(model.loss)
+    return model
 
 
 def nothing(k: int) -> Written:
