@@ -14,6 +14,7 @@ from specialize.cost.plan import compiling, program, rollouts, topologies
 from specialize.cost.plan.compiling import Verdict
 from specialize.cost.plan.program import Memory
 from specialize.errors import InputError
+from specialize.student.adapters.spec import AdapterSpec
 from specialize.student.model import Student
 from specialize.student.network.transformer import Transformer
 from specialize.training.data import packing
@@ -203,6 +204,19 @@ def test_writing_and_reading_cost_a_forward_pass_each_of_their_share():
     assert teacher_and_flops(0.5, **served)[1] == pytest.approx(forward / 2)
     for fields in ({}, {"teacher": TEACHER, "whole_vocabulary": True}):
         assert teacher_and_flops(0.0, **fields)[1] == 0.0
+
+
+def test_a_student_with_adapters_writes_with_all_its_weights():
+    """Its training has fewer products of the frozen ones, its forward pass has not."""
+    adapters = AdapterSpec(rank=2, targets=("query", "wo"))
+    data = DataSpec("m", LENGTHS, 8, rollouts=RolloutSpec(1.0, teacher=TEACHER))
+    plain, adapted = student(), student(adapters=adapters)
+    without, found = (rollouts.flops(one, data, None) for one in (plain, adapted))
+    assert without < found < 1.01 * without
+    sizes = (8, *LENGTHS.values())
+    learning = throughput.training_flops(plain.module.config, *sizes)
+    assert learning == pytest.approx(3 * without)
+    assert throughput.training_flops(adapted.module.config, *sizes) < learning
 
 
 def test_a_step_that_fits_may_not_fit_beside_a_teacher():

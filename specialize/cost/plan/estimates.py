@@ -161,7 +161,9 @@ def train_row(request: Request, *, cache: bool = True, **overrides: Any) -> Row:
         lengths=data.lengths,
         microbatches=data.microbatches,
         optimizer=arguments["optimizer"].name,
-        flops=_forward(model, data.batch_size, data.lengths) * 3
+        flops=throughput.training_flops(
+            model.module.config, data.batch_size, *data.lengths.values()
+        )
         + rollouts.flops(model, data, lowered.reading),
         steps=int(arguments["total_steps"]),
         least_seconds=0.0,
@@ -196,7 +198,9 @@ def evaluate_row(request: Request, *, cache: bool = True, **overrides: Any) -> R
         lengths=lengths,
         microbatches=1,
         optimizer=spec.method,
-        flops=_forward(arguments["model"], spec.batch_size, lengths),
+        flops=throughput.forward_flops(
+            arguments["model"].module.config, spec.batch_size, *lengths.values()
+        ),
         steps=math.ceil(request.questions / spec.batch_size),
         least_seconds=read,
     )
@@ -230,12 +234,6 @@ def _kernels_of(topology: Topology) -> contextlib.AbstractContextManager[None]:
     if topology.compiler == "modelled":
         return fused_attention.planned()
     return contextlib.nullcontext()
-
-
-def _forward(model: Any, rows: int, lengths: Mapping[str, int]) -> float:
-    """Model FLOPs of a forward pass, or of decoding with a cache."""
-    sizes = lengths["inputs"], lengths["targets"]
-    return throughput.training_flops(model.module.config, rows, *sizes) / 3
 
 
 def _row(

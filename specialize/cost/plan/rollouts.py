@@ -58,10 +58,10 @@ def flops(model: Any, data: DataSpec, teacher: T5Config | None) -> float:
     """
     spec = data.rollouts
     sizes = (data.batch_size, *data.lengths.values())
-    found = spec.share * throughput.training_flops(model.module.config, *sizes) / 3
+    found = spec.share * throughput.forward_flops(model.module.config, *sizes)
     if teacher is not None:
         read = 1.0 if spec.whole_vocabulary else spec.share
-        found += read * throughput.training_flops(teacher, *sizes) / 3
+        found += read * throughput.forward_flops(teacher, *sizes)
     return found
 
 

@@ -22,7 +22,24 @@ def training_flops(
     and the adapters' own products, of all projections that have one, are added.
     `network` is the `T5Config`.
     """
-    s, t = input_length, target_length
+    weights, scores, own = _products(network, input_length, target_length)
+    if network.adapters is None or not network.adapters.rank:
+        return 6.0 * rows * (weights + scores)
+    return 2.0 * rows * (2 * weights + 3 * (scores + own))
+
+
+def forward_flops(
+    network: Any, rows: int, input_length: int, target_length: int
+) -> float:
+    """Model FLOPs of a forward pass, or of decoding with a cache.
+
+    Arguments are those of `training_flops`.
+    """
+    return 2.0 * rows * sum(_products(network, input_length, target_length))
+
+
+def _products(network: Any, s: int, t: int) -> tuple[float, float, float]:
+    """Multiplications of a sequence: with weights, of scores, and with adapters."""
     joined_kv = network.num_heads * network.head_dim
     attention = 4 * network.emb_dim * joined_kv
     mlp = (len(network.mlp_activations) + 1) * network.emb_dim * network.mlp_dim
@@ -31,14 +48,17 @@ def training_flops(
     decoder = t * (attention + mlp) + (t + s) * attention / 2
     layers = network.num_encoder_layers * encoder + network.num_decoder_layers * decoder
     weights = layers + t * network.emb_dim * network.vocab_size
-    scores = joined_kv * (
-        network.num_encoder_layers * 2 * s * s
-        + network.num_decoder_layers * (2 * t * t + 2 * s * t)
+    scores = (
+        1.0
+        * joined_kv
+        * (
+            network.num_encoder_layers * 2 * s * s
+            + network.num_decoder_layers * (2 * t * t + 2 * s * t)
+        )
     )
     if network.adapters is None or not network.adapters.rank:
-        return 6.0 * rows * (weights + scores)
-    own = _adapter_products(network, s, t)
-    return 2.0 * rows * (2 * weights + 3 * (scores + own))
+        return weights, scores, 0.0
+    return weights, scores, _adapter_products(network, s, t)
 
 
 def _adapter_products(network: Any, s: int, t: int) -> float:
