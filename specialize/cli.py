@@ -35,11 +35,6 @@ ROOMS = (
     "specialize.cost.bench.commands",
 )
 _OVERRIDE = "--gin."
-# The options that name a file or folder to read; one in a bucket is copied first.
-INPUTS = (
-    *("problems", "completions", "demonstrations_from", "corpus", "vocabulary"),
-    *("predictions", "benchmarks", "prompts", "texts", "prompt", "requests"),
-)
 # Numbers of files that a process may open: too few, and as many as we ask for.
 FEWEST_FILES, ENOUGH_FILES = 128, 4096
 # Errors of the system that are not defects: the user can correct them.
@@ -307,6 +302,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 def _copy_inputs(arguments: argparse.Namespace) -> None:
     """Replaces the URLs of inputs in buckets by the paths of their local copies."""
     from specialize import paths
+    from specialize.config import words
 
     def copied(name: str, value: Any) -> Any:
         if isinstance(value, str) and paths.scheme_of(value):
@@ -321,7 +317,7 @@ def _copy_inputs(arguments: argparse.Namespace) -> None:
             ).SUFFIX
         return str(paths.local(value, companion=companion))
 
-    for name in INPUTS:
+    for name in words.INPUTS:
         value = getattr(arguments, name, None)
         if isinstance(value, list):
             setattr(arguments, name, [copied(name, one) for one in value])

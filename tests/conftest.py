@@ -134,3 +134,20 @@ def restate():
         path.write_text("".join(lines), encoding="utf-8")
 
     return change
+
+
+@pytest.fixture
+def other_process(monkeypatch):
+    """Adds a process with other inputs of a kind: a function changes those of ours."""
+    from specialize.processes import agreement
+
+    def add(kind, change):
+        def judged(own, judge):
+            if not (isinstance(own, list) and isinstance(own[1], dict)):
+                return judge([own])
+            other = change(dict(own[1])) if own[0] == kind else own[1]
+            return judge([own, [own[0], other]])
+
+        monkeypatch.setattr(agreement, "judged", judged)
+
+    return add

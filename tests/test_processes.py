@@ -53,6 +53,11 @@ def run(flags):
             open("/no/such/folder/file")
         if first:
             raise InputError("another command writes in s3://b/x.")
+    if what == "other_files":
+        for number in range(3):
+            given = {"prompts": max(number, 1) * (1 + flags.part % 2 * (number == 2))}
+            processes.agree(given, what="files", remedy="Give all the same.")
+            print("agreed", flush=True)
     messages = processes.Messages("talk")
     if what == "talk":
         for number in range(3):
@@ -187,6 +192,17 @@ def test_an_error_of_one_process_is_the_message_of_the_others(start):
     assert first == 1
     (line,) = errors(said)
     assert "process 1 of 2 ended with an error: MESH is 'x', which is wrong." in line
+
+
+def test_processes_with_other_inputs_all_end_with_the_same_message(start):
+    processes = start("other_files", parts=3)
+    ended = ends(processes)
+    assert [status for status, _ in ended] == [2, 2, 2], ended
+    message = (
+        "error: Process 1 of 3 was given other files than process 0: prompts is 2 in "
+        "processes 0 and 2, 4 in process 1. Give all the same."
+    )
+    assert [errors(said) for _, said in ended] == [[message]] * 3
 
 
 MOMENTS = ("at_once", "after_compilation", "in_the_middle", "by_the_system")

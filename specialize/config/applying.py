@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
-from specialize import paths
+from specialize import paths, processes
+from specialize.config import words
 from specialize.config.problems import raise_problems
 from specialize.config.reading import Config, read, words_of_flags
 from specialize.config.rules import lint
@@ -19,6 +20,11 @@ from specialize.config.scanning import REQUIRED, Macro
 from specialize.errors import InputError
 
 _CURRENT: list[Config] = []
+# Flags that are each process's own, or that the settings have already.
+_OF_A_PROCESS = {
+    *("coordinator", "process_id", "in_buckets", "output_files"),
+    *("gin_file", "gin_bindings", "gin_search_paths", "gin_overrides"),
+}
 
 
 def current() -> Config | None:
@@ -49,7 +55,7 @@ def macros_of_parameters() -> dict[str, str]:
 
 
 def from_flags(flags: argparse.Namespace, **options: Any) -> Config:
-    """`parse` of a parsed command line.
+    """`parse` of a parsed command line, which is the same in all its processes.
 
     Args:
         flags: The options of `add_flags`; `gin_overrides` has the `--gin.NAME=VALUE`
@@ -57,9 +63,29 @@ def from_flags(flags: argparse.Namespace, **options: Any) -> Config:
         **options: Keyword arguments of `parse`.
 
     Raises:
-        InputError: As for `parse`; or a `--gin.` word has no `=`.
+        InputError: As for `parse`; or a `--gin.` word has no `=`; or another process of
+            the command has other settings.
     """
-    return parse(*words_of_flags(flags), **options)
+    config = parse(*words_of_flags(flags), **options)
+    processes.agree(
+        _given(config, flags),
+        what="settings",
+        remedy="Start every process with the same gin files and options.",
+    )
+    return config
+
+
+def _given(config: Config, flags: argparse.Namespace) -> dict[str, Any]:
+    """All settings but paths, under which each machine may have its own copy."""
+    places = {*words.INPUTS, *words.OUTPUTS, *getattr(flags, "output_files", ())}
+    options = {
+        f"--{name}": processes.comparable(value)
+        for name, value in vars(flags).items()
+        if name not in places | _OF_A_PROCESS and not callable(value)
+    }
+    rows = config.rows()
+    settings = {r["name"]: processes.comparable(r["value"], r["name"]) for r in rows}
+    return {**settings, **options}
 
 
 def parse(

@@ -6,6 +6,11 @@ import re
 import warnings
 from typing import Any
 
+# The options that name a file or folder to read; one in a bucket is copied first.
+INPUTS = (
+    *("problems", "completions", "demonstrations_from", "corpus", "vocabulary"),
+    *("predictions", "benchmarks", "prompts", "texts", "prompt", "requests"),
+)
 # The options that name a file or folder to write, of all commands.
 OUTPUTS = ("out", "json", "html", "rejected", "responses", "target")
 # A text without quotes: a word or path without a character of gin's grammar, where "@"

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from specialize import outputs, paths, run_folder
+from specialize import outputs, paths, processes, run_folder
 from specialize.corpus.vocabulary import read_vocabulary
 from specialize.digests import value_digest as digest
 from specialize.evaluation import tables
@@ -23,7 +23,7 @@ from specialize.evaluation.results import Results, file_stem, own_folder, write_
 from specialize.evaluation.scoring import judging
 from specialize.evaluation.scoring.averages import averages
 from specialize.evaluation.spec import EvaluationSpec
-from specialize.evaluation.suites.loading import suites_of
+from specialize.evaluation.suites.loading import Suite, suites_of
 from specialize.inference.engine import Engine
 from specialize.inference.resumable import decode_to_file, names_network
 from specialize.inference.weights import (
@@ -57,7 +57,8 @@ def evaluate_weights(
         publish: Called after each prediction, to upload what has changed in `out`.
 
     Raises:
-        InputError: As for `suites_of`, or the batch does not divide over the mesh.
+        InputError: As for `suites_of`; the batch does not divide over the mesh; or
+            another process has other suites, weights or settings.
     """
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
@@ -68,6 +69,7 @@ def evaluate_weights(
     began = time.monotonic()
     folder = pathlib.Path(out)
     loaded = suites_of(evaluation)
+    _check_same_everywhere(loaded)
     vocabulary = read_vocabulary(evaluation.vocabulary(), network=module.config)
     decoding = evaluation.decoding
     engine = Engine(module, params, vocabulary, mesh, decoding)
@@ -189,6 +191,18 @@ def evaluate(
                     working.publish(now=True)  # what the copy names is there before it
                 _beside(results, json_path, output_dir).save(json_path)
     return results
+
+
+def _check_same_everywhere(suites: Mapping[str, Suite]) -> None:
+    """Checks that every process asks the same, and would judge it alike."""
+    processes.agree(
+        {
+            key: digest([[x.id, x.inputs, x.golds] for x in suite.examples])
+            for key, suite in suites.items()
+        },
+        what="suites",
+        remedy="Give every process the same benchmark files and options.",
+    )
 
 
 def _say_what_is_not_reused(folder: pathlib.Path) -> None:

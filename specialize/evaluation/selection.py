@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from specialize import outputs, run_folder
+from specialize import outputs, processes, run_folder
 from specialize.checkpoints import step_folder
 from specialize.checkpoints.opening import open_checkpoint
 from specialize.corpus.tasks.known import index
@@ -170,6 +170,12 @@ def steps_of(checkpoint: str) -> list[int]:
             f"{checkpoint} has no checkpoints to choose from ({kept}). Name the "
             "MODEL_DIR of 'specialize train'."
         )
+    processes.agree(
+        {"steps": steps},
+        what="checkpoints",
+        remedy="Name one run for all processes, on a disk that all machines share, or "
+        "in a bucket.",
+    )
     return steps
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import jax
 import msgspec
 
-from specialize import outputs, paths, sharding, typed_json, versions
+from specialize import outputs, paths, processes, sharding, typed_json, versions
 from specialize.checks import shown
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
@@ -100,13 +100,18 @@ def decode_to_file(
 
     Raises:
         InputError: the file has other settings, another version, or a malformed line,
-            or `sampling` is not empty.
+            `sampling` is not empty, or another process has other prompts or settings.
     """
     if sampling:
         raise InputError(
             f"sampling is {dict(sampling)}. Since version 0.2 an engine holds how it "
             "decodes: write Engine(..., decoding=DecodingSpec(...)) with these values."
         )
+    processes.agree(
+        {**settings, "number of prompts": len(prompts), "alternatives": alternatives},
+        what="prompts, weights or settings",
+        remedy="Give every process the same files and options.",
+    )
     file = pathlib.Path(path)
     # Every process decodes; one reads and writes. All must agree on what is done.
     leader = jax.process_index() == 0

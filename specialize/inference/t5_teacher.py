@@ -39,7 +39,11 @@ from specialize.corpus.tasks.known import find, index, licence_of, read_problems
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.inference.engine import Engine
 from specialize.inference.spec import DecodingSpec
-from specialize.inference.weights import load_engine, weights_digest
+from specialize.inference.weights import (
+    decoding_settings,
+    load_engine,
+    weights_digest,
+)
 from specialize.student.decoding.decoding import Generated
 
 # Requests that arrive while the device decodes form the next batch. If they do not fill
@@ -359,6 +363,13 @@ def sample_checkpoint(
     engine, vocabulary = load_engine(
         model, checkpoint, decoding, vocabulary_path=vocabulary_path, mesh=mesh
     )
+    if jax.process_count() > 1:
+        settings = decoding_settings(engine, vocabulary)
+        processes.agree(
+            {**settings, "top_logprobs": top_logprobs},
+            what="weights or settings",
+            remedy="Give every process the same files and options.",
+        )
     messages = processes.Messages("sample")
     if jax.process_index() != 0:
         planned, cached, done, failed = follow(engine, top_logprobs, messages)

@@ -37,8 +37,10 @@ from specialize.outputs.hidden_folders import (
     scratch,
     writing,
 )
+from specialize.outputs.in_buckets import Working
 from specialize.outputs.one_writer import only_writer_in, only_writer_of
 from specialize.outputs.replacing import contents, fill, flush, put, recover
+from specialize.outputs.shared import check_shared
 from specialize.outputs.streams import is_stream, pour
 from specialize.paths import MARKER, scheme_of
 
@@ -48,6 +50,7 @@ __all__ = [
     "MARKER",
     "Working",
     "check_file",
+    "check_shared",
     "check_writable",
     "claim",
     "claimed",
@@ -311,24 +314,6 @@ def staged_directory(
                 fill(target, staged, last=MARKER)
             else:
                 put(target, staged, before)
-
-
-@dataclasses.dataclass(frozen=True)
-class Working:
-    """A folder in which a command writes while it runs.
-
-    Attributes:
-        path: The folder, or the local copy of one in a bucket.
-        uploads: What is to be uploaded from that copy.
-    """
-
-    path: pathlib.Path
-    uploads: in_buckets.Uploads | None = None
-
-    def publish(self, *, now: bool = False) -> None:
-        """Uploads what has changed: now, or in the background and not too often."""
-        if self.uploads is not None:
-            self.uploads.now() if now else self.uploads.begin()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ uploaded file by file and its marker last; readers trust only a folder with its 
 
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import pathlib
 import tempfile
@@ -240,6 +241,24 @@ class Uploads:
                     if file.is_file():
                         found[inside.as_posix()] = (state.st_size, state.st_mtime_ns)
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Working:
+    """A folder in which a command writes while it runs.
+
+    Attributes:
+        path: The folder, or the local copy of one in a bucket.
+        uploads: What is to be uploaded from that copy.
+    """
+
+    path: pathlib.Path
+    uploads: Uploads | None = None
+
+    def publish(self, *, now: bool = False) -> None:
+        """Uploads what has changed: now, or in the background and not too often."""
+        if self.uploads is not None:
+            self.uploads.now() if now else self.uploads.begin()
 
 
 @contextlib.contextmanager

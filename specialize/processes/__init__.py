@@ -1,5 +1,6 @@
-"""The processes of one command: messages between them, and the end of one of them."""
+"""The processes of one command: what each was given, messages, and the end of one."""
 
+from specialize.processes.agreement import agree, comparable, in_words, judged
 from specialize.processes.messages import Messages
 from specialize.processes.watching import (
     LostError,
@@ -13,7 +14,11 @@ from specialize.processes.watching import (
 __all__ = [
     "LostError",
     "Messages",
+    "agree",
+    "comparable",
     "ending_together",
+    "in_words",
+    "judged",
     "may_say",
     "naming_the_lost",
     "tell",

@@ -36,13 +36,22 @@ class Messages:
 
     def receive(self) -> Any:
         """Waits for the next value."""
-        key = next(self._keys)
-        return typed_json.decode(self._received(key), object, "what process 0 sent")
+        return received(self._client, next(self._keys), "process 0")
 
-    def _received(self, key: str) -> bytes:
-        while True:
-            try:
-                return self._client.blocking_key_value_get(key, 10_000).encode()
-            except RuntimeError as error:  # jaxlib's kind of error
-                if "DEADLINE_EXCEEDED" not in str(error):
-                    raise
+
+def received(client: Any, key: str, sender: str) -> Any:
+    """Waits for a JSON value that a process sets in JAX's coordination service.
+
+    Args:
+        client: The service.
+        key: The key of the value.
+        sender: Who sets it, for messages.
+    """
+    while True:
+        try:
+            data = client.blocking_key_value_get(key, 10_000).encode()
+            break
+        except RuntimeError as error:  # jaxlib's kind of error
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+    return typed_json.decode(data, object, f"what {sender} sent")

@@ -58,6 +58,40 @@ def test_predictions_choices_and_samples_are_those_of_one_process(
     assert results[0][2].count("\n") == 12
 
 
+@pytest.mark.parametrize("what", ["prompts", "settings", "folder"])
+def test_processes_with_other_inputs_end_before_they_write(
+    data, reference, several, tmp_path, what
+):
+    """Each has its own working directory, in which relative paths are."""
+    machines = several(2)
+    for number, machine in enumerate(machines):
+        texts = [f"{n}{'!' if number and what == 'prompts' else '?'}" for n in range(6)]
+        lines = [{"id": n, "input": text} for n, text in enumerate(texts)]
+        write(machine.folder / "work/asked.jsonl", lines)
+        if number and what == "settings":
+            with open(machine.folder / "work/run.gin", "a") as file:
+                file.write("OUTPUT_LENGTH = 5\nBATCH_SIZE = 16\n")
+    if what == "prompts":
+        words = gin(data, CHECKPOINT_PATH=f"{reference[2]}/run")
+        asked = ["--prompts", "asked.jsonl", "--out", f"{tmp_path}/told.jsonl"]
+        started = begin(machines, "infer", *words, *asked)
+        expected = "prompts, weights or settings than process 0: prompts is"
+    else:
+        words = gin(data, CORPUS_DIR=f"{reference[2]}/corpus", TRAIN_STEPS=4)
+        folder = "run" if what == "folder" else f"{tmp_path}/run"
+        started = begin(machines, "train", *words, f"--gin.MODEL_DIR={folder}")
+        expected = "settings than process 0: BATCH_SIZE is 8 in process 0, 16 in"
+        if what == "folder":
+            expected = "MODEL_DIR is not shared by the processes: process 0 writes in"
+    said = [one.communicate(timeout=300)[0] for one in started]
+    assert [one.returncode for one in started] == [2, 2], said
+    found = [[x for x in one.splitlines() if x.startswith("error: ")] for one in said]
+    assert len(found[0]) == 1 and found[0] == found[1] and expected in found[0][0]
+    for place in (tmp_path, *(one.folder / "work" for one in machines)):
+        names = {one.name for one in place.iterdir()}
+        assert names <= {"asked.jsonl", "run.gin", "2 processes"}
+
+
 def end_all(started, killed):
     """Kills one of two processes; the other ends with one message that names it."""
     started[killed].kill()

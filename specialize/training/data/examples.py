@@ -76,12 +76,16 @@ def load_tasks(
 
     Raises:
         InputError: a task has no such split or no examples, lacks "inputs" or
-            "targets", or has an example without input or target tokens.
+            "targets", or has an example without input or target tokens; or the
+            processes have other files.
     """
     folders: dict[str, pathlib.Path] = {}
-    shared: list[sharing.Work] = []
+    shared: dict[str, sharing.Work] = {}
     # Those of others first: what is wrong with them is said before ours take minutes.
-    for task in sorted(tasks, key=foreign_tasks.is_ours):
+    tasks_in_turn = sorted(tasks, key=foreign_tasks.is_ours)
+    if exchange is not None:
+        sharing.check_sizes(tasks_in_turn, split)
+    for task in tasks_in_turn:
         with foreign_tasks.named_errors(task, split):
             splits = sorted(task.splits)
             key = key_of(task, split, feature_lengths)
@@ -104,8 +108,11 @@ def load_tasks(
         elif not sharding.all_agree(ready):
             place = os.path.join(exchange, f"{sharding.from_leader(name)}.parts")
             prepare = functools.partial(_prepare, task, split, feature_lengths)
-            shared.append(sharing.Work(place, folder, parts, prepare))
-    sharing.prepare_together(shared)
+            shared[task.name] = sharing.Work(place, folder, parts, prepare)
+    if exchange is not None and shared:
+        sharing.check_contents([t for t in tasks if t.name in shared], split)
+        outputs.check_shared(exchange, "the folder of prepared examples")
+    sharing.prepare_together([*shared.values()])
     return [open_examples(folders[task.name], task.name) for task in tasks]
 
 

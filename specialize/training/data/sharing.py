@@ -17,7 +17,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from specialize import outputs, paths, sharding
+from specialize import outputs, paths, processes, sharding
+from specialize.digests import file_digest
+from specialize.training.data import foreign_tasks
 from specialize.training.data.stored_examples import (
     META,
     check_files,
@@ -43,6 +45,46 @@ def number_of_parts(task: Any) -> int:
     if records is None or not all(map(_is_ours, task.preprocessors)):
         return 1
     return max(1, min(jax.process_count(), MOST_PARTS, records() // FEWEST_RECORDS))
+
+
+def check_sizes(tasks: Sequence[Any], split: str) -> None:
+    """Checks that all processes of the run have files of the same sizes.
+
+    It is quick. What is equal decides how the processes prepare a task, so that none
+    waits for another one in vain.
+
+    Raises:
+        InputError: They have not, or a task has no such files.
+    """
+
+    def size(path: pathlib.Path) -> int | None:
+        return path.stat().st_size if path.is_file() else None
+
+    _agree(tasks, split, size, "sizes of files")
+
+
+def check_contents(tasks: Sequence[Any], split: str) -> None:
+    """Checks that all processes of the run prepare parts of the same files.
+
+    Raises:
+        InputError: They do not.
+    """
+    _agree(tasks, split, file_digest, "files")
+
+
+def _agree(
+    tasks: Sequence[Any], split: str, of: Callable[[pathlib.Path], Any], what: str
+) -> None:
+    found: dict[str, Any] = {}
+    for task in tasks:
+        with foreign_tasks.named_errors(task, split):
+            files = task.source.list_shards(split) if split in task.splits else ()
+            found[task.name] = [of(pathlib.Path(str(path))) for path in files]
+    processes.agree(
+        processes.comparable(found),
+        what=what,
+        remedy="Give every process the same corpora, in a bucket or as equal copies.",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

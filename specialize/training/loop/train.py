@@ -17,7 +17,6 @@ import jax
 from jax.sharding import Mesh
 
 from specialize import checks, config, outputs, paths, run_folder, sharding
-from specialize.checkpoints import opening
 from specialize.checkpoints.spec import CheckpointSpec
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
@@ -37,6 +36,7 @@ from specialize.training.loop.evaluating import Evaluator, measurements
 from specialize.training.loop.profiling import Profiler
 from specialize.training.loop.running import Loop, OwnTexts, Progress
 from specialize.training.loop.spec import PeriodicEvaluation
+from specialize.training.loop.together import check_same_everywhere, other_weights
 from specialize.training.optimization import averaging
 from specialize.training.optimization.optimizers import Optimizer, make_optimizer
 from specialize.training.optimization.spec import OptimizerSpec
@@ -48,7 +48,7 @@ from specialize.training.optimization.state import (
     lower_step,
     plan_state,
 )
-from specialize.training.rollouts.making import Rollouts, read_by_server
+from specialize.training.rollouts.making import Rollouts
 from specialize.training.rollouts.windows import RolloutSource, with_parts
 
 # What a resumed run does not need a local copy of.
@@ -122,8 +122,8 @@ def train(
 
     Raises:
         InputError: the folder was not made by `train` or belongs to a run with other
-            settings or base, mesh and microbatches do not divide the batch, or adapters
-            have no base.
+            settings or base, mesh and microbatches do not divide the batch, adapters
+            have no base, or the processes have no folder or no examples in common.
         NonFiniteError: a step was not finite; the state before it was saved.
 
     Example:
@@ -140,16 +140,14 @@ def train(
         2
     """
     # -- 1. Check the arguments, before anything is written or compiled. --------------
-    outputs.check_writable(model_dir, "run")
+    where = _where(model_dir)
     _check(total_steps, checkpoints, evaluation, evaluators)
-    mesh = sharding.read_mesh(mesh)
-    data.check_batch(sharding.batch_shards(mesh))
+    mesh = _mesh(mesh, data)
     chain = _chain(optimizer)
     model = adapted(model, chain)
-    where = _where(model_dir)
 
     with contextlib.ExitStack() as exits:
-        work = exits.enter_context(_working(where))
+        work = exits.enter_context(_working(where, checkpoints))
         # -- 2. Data, prepared once; a step's batch then follows from (seed, step). ---
         mixture, held_out = _load(data, evaluation, where, model)
         model, source = _batched(model, mixture, data)
@@ -159,7 +157,9 @@ def train(
             total_steps=total_steps,
             initial_checkpoint_path=initial_checkpoint_path,
             mesh=str(MeshSpec(**mesh.shape)),
-        ) | _others_weights(chain, initial_checkpoint_path, data)
+        )
+        check_same_everywhere(about, held_out)
+        about |= other_weights(chain, initial_checkpoint_path, data)
 
         # -- 3. State, from the newest checkpoint, from given weights, or random. -----
         exits.enter_context(interruptions.full_disk(work.path))
@@ -232,45 +232,6 @@ def _say_how_it_ended(source: BatchSource, step: int, *, stopped: bool) -> None:
         _say(f"packing left out {left_out} examples")
 
 
-def _others_weights(
-    chain: Optimizer, base: str | None, data: DataSpec
-) -> dict[str, Any]:
-    """What a checkpoint says about weights that are read and not trained."""
-    return _adapters(chain, base) | _teacher(data)
-
-
-def _adapters(chain: Optimizer, base: str | None) -> dict[str, Any]:
-    """What a checkpoint of adapters says about them and their base; {} without any.
-
-    Raises:
-        InputError: the base is not named, cannot be opened, or has adapters itself.
-    """
-    if chain.adapters is None:
-        return {}
-    if base is None:
-        raise InputError(
-            "Adapters need weights to adapt, but no checkpoint is named. Set "
-            "INITIAL_CHECKPOINT_PATH (initial_checkpoint_path), or LORA_RANK = 0."
-        )
-    name, fingerprint = sharding.by_leader(lambda: opening.identified(base))
-    return resuming.about_adapters(chain.adapters, name, fingerprint)
-
-
-def _teacher(data: DataSpec) -> dict[str, Any]:
-    """What a checkpoint says about a teacher on the mesh or on a server; {} without.
-
-    Raises:
-        InputError: it, or what a server reads, cannot be opened.
-    """
-    source = data.rollouts.teacher
-    if not data.rollouts.on:
-        return {}
-    if source is None:
-        return {"served": sharding.by_leader(lambda: read_by_server(data.rollouts))}
-    name, fingerprint = sharding.by_leader(lambda: opening.identified(source))
-    return {"teacher": {"name": name, "fingerprint": fingerprint}}
-
-
 def _batched(model: Any, mixture: Mixture, data: DataSpec) -> tuple[Any, BatchSource]:
     """The batches, and the student, whose loss has metrics of its own texts."""
     if not data.rollouts.on:
@@ -330,18 +291,33 @@ def _chain(optimizer: OptimizerSpec | Optimizer) -> Optimizer:
     return optimizer
 
 
+def _mesh(mesh: Any, data: DataSpec) -> Mesh:
+    """The mesh, which divides the batch."""
+    found = sharding.read_mesh(mesh)
+    data.check_batch(sharding.batch_shards(found))
+    return found
+
+
 def _where(model_dir: str | os.PathLike[str]) -> pathlib.Path | str:
+    """The run's folder or URL, which can be written."""
+    outputs.check_writable(model_dir, "run")
     if paths.in_bucket(model_dir):
         return paths.checked_for_checkpoints(model_dir, "model_dir")
     return pathlib.Path(model_dir)
 
 
 @contextlib.contextmanager
-def _working(where: pathlib.Path | str) -> Iterator[outputs.Working]:
-    """Makes the run's folder, or checks that it is one; the folder to write in."""
+def _working(
+    where: pathlib.Path | str, checkpoints: CheckpointSpec
+) -> Iterator[outputs.Working]:
+    """Makes the run's folder, or checks that it is one; the folder to write in.
+
+    All processes write checkpoints; what else is in the folder, process 0 writes.
+    """
     leader = jax.process_index() == 0
     with outputs.working_folder(where, "run", leader=leader, but=_LARGE) as working:
-        sharding.barrier("run folder")
+        name = "MODEL_DIR" if checkpoints.dir is None else "CHECKPOINT_DIR"
+        outputs.check_shared(checkpoints.dir or where, name)
         yield working
 
 
