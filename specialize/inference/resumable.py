@@ -15,7 +15,6 @@ from specialize import outputs, paths, processes, sharding, typed_json, versions
 from specialize.checks import shown
 from specialize.errors import InputError
 from specialize.inference.engine import Engine
-from specialize.paths import store
 from specialize.progress import track
 
 # Settings of which only a digest is known.
@@ -62,8 +61,7 @@ def unfinished(
         return
     with outputs.working_folder(name, "decoded", leader=leader) as working:
         yield working.path / "decoded.jsonl", working.publish
-    if leader:
-        store.remove(paths.joined(name, one) for one in store.find(name))
+        working.clear()
 
 
 def decode_to_file(

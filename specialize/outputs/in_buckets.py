@@ -212,6 +212,19 @@ class Uploads:
         self._upload()
         self._last = time.monotonic()
 
+    def clear(self) -> None:
+        """Removes the folder in the bucket but for the object of who writes there.
+
+        The local files stay; only what changes in them afterwards is uploaded.
+
+        Raises:
+            InputError: Another command has begun to write there.
+        """
+        self._wait()
+        self._held.check()
+        self._done = self._states()
+        _remove(self._url, set(store.find(self._url)) - {paths.WRITING})
+
     def finish(self) -> None:
         """`now`, for the last time."""
         try:
@@ -259,6 +272,11 @@ class Working:
         """Uploads what has changed: now, or in the background and not too often."""
         if self.uploads is not None:
             self.uploads.now() if now else self.uploads.begin()
+
+    def clear(self) -> None:
+        """Removes what is in the bucket, while nobody else can write there."""
+        if self.uploads is not None:
+            self.uploads.clear()
 
 
 @contextlib.contextmanager

@@ -159,3 +159,33 @@ def test_a_writer_that_has_lost_its_place_removes_nothing(root, monkeypatch):
     with pytest.raises(InputError, match="another command has begun"):
         build(url, "new")
     assert [*objects.find(url)] == ["data", paths.WRITING]
+
+
+@one_store
+def test_the_end_of_a_decoding_leaves_what_a_second_command_has_begun(
+    root, monkeypatch
+):
+    """It begins with the same output at once when the first gives its lease back."""
+    from specialize.inference.resumable import unfinished
+
+    out, release, second = f"{root}/told.jsonl", lease.Lease.release, []
+
+    def begin_the_second(self):
+        release(self)
+        if not second:
+            second.append(unfinished(out))
+            second.append(second[0].__enter__())
+            file, publish = second[1]
+            file.write_text("texts of the second\n")
+
+    monkeypatch.setattr("specialize.outputs.in_buckets.PERIOD", 0)
+    monkeypatch.setattr(lease.Lease, "release", begin_the_second)
+    with unfinished(out) as (file, _):
+        file.write_text("texts of the first\n")
+    names = {outputs.MARKER, paths.WRITING}
+    assert set(objects.names(f"{out}.decoded.jsonl")) == names
+    second[1][1]()
+    with pytest.MonkeyPatch.context() as ended:
+        ended.setattr(lease.Lease, "release", release)
+        second[0].__exit__(None, None, None)
+    assert objects.names(root) == []
