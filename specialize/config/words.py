@@ -10,6 +10,7 @@ from typing import Any
 INPUTS = (
     *("problems", "completions", "demonstrations_from", "corpus", "vocabulary"),
     *("predictions", "benchmarks", "prompts", "texts", "prompt", "requests"),
+    "pickles",
 )
 # The options that name a file or folder to write, of all commands.
 OUTPUTS = ("out", "json", "html", "rejected", "responses", "target")

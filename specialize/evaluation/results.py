@@ -248,7 +248,7 @@ class Results:
 
 def _local(path: str | os.PathLike[str]) -> pathlib.Path:
     """The file of results, or its local copy with the predictions that it names."""
-    if not paths.in_bucket(path):
+    if not paths.read_from_bucket(path, "The results file"):
         return pathlib.Path(path)
     folder, name = paths.parent_of(path), paths.name_of(path)
     found = typed_json.read(paths.local(path), _Named, remedy=_REMEDY)

@@ -24,6 +24,7 @@ from specialize.paths.urls import (
     joined,
     name_of,
     parent_of,
+    read_from_bucket,
     scheme_of,
     shown,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "matches",
     "name_of",
     "parent_of",
+    "read_from_bucket",
     "refuse_clash",
     "scheme_of",
     "shown",

@@ -24,6 +24,21 @@ def in_bucket(path: object) -> TypeGuard[Path]:
     return isinstance(text, str) and bool(re.match(r"(gs|s3)://[^/]", text))
 
 
+def read_from_bucket(path: Path, name: str) -> bool:
+    """`in_bucket`, for a path that is read.
+
+    Args:
+        path: The path.
+        name: What it is of, for the message.
+
+    Raises:
+        InputError: It is a URL that is not read.
+    """
+    if scheme_of(path) and "://" in os.fspath(path):
+        checked(path, name)
+    return in_bucket(path)
+
+
 def shown(path: Path) -> str:
     """A path for a message: a URL without a user name and password."""
     return named(os.fspath(path))

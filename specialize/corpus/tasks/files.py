@@ -57,7 +57,7 @@ def read_task(
         except RecursionError as error:
             raise InputError(f"the task holds itself. {REMEDY}") from error
         return _task(values, "the task", {}, folder)
-    if paths.in_bucket(source):
+    if paths.read_from_bucket(source, "The task file"):
         url = paths.checked(source, "The task file")
         source = paths.local(paths.parent_of(url)) / paths.name_of(url)
     file = pathlib.Path(source).expanduser()

@@ -194,7 +194,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
 def _local(path: str | os.PathLike[str]) -> pathlib.Path:
     """The path, or of a run in a bucket a copy without its checkpoints."""
-    if not paths.in_bucket(path):
+    if not paths.read_from_bucket(path, "The run"):
         return pathlib.Path(path)
     if os.fspath(path).endswith(".json"):
         found = Results.load(path)
