@@ -247,6 +247,18 @@ def test_code_that_uses_what_cannot_be_compared_says_so(body, loaded):
     assert first[1] and again[1]
 
 
+class Hostile:
+    """Raises whatever is looked at, as a proxy of something that is gone."""
+
+    def __getattribute__(self, name):
+        raise RuntimeError(f"no {name}")
+
+
+def test_an_object_that_cannot_be_looked_at_says_so():
+    _, unknown = code_identity.identity([Hostile(), 1])
+    assert unknown and "no " in unknown[0]
+
+
 def test_a_source_may_read_its_files(loaded):
     step = loaded("def step(x): return open(x)", "", 3)
     assert code_identity.identity(step, may_read=True)[1] == []

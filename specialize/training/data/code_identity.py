@@ -111,7 +111,12 @@ class _Walk:
         """The digest of a first value."""
         digest = hashlib.sha256(self.text(value).encode("utf-8", "surrogatepass"))
         for found in self.found:  # describing one may find others
-            digest.update(self.described(*found).encode("utf-8", "surrogatepass"))
+            try:
+                described = self.described(*found)
+            except Exception as error:  # objects of a user may raise anything
+                described = type(found[0]).__qualname__
+                self.unknown.append(f"{described}: {error}")
+            digest.update(described.encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     def text(self, value: Any, *, of_instance: bool = False) -> str:
