@@ -108,15 +108,15 @@ CHANGES = [
 
 @pytest.mark.parametrize(("name", "value", "said"), CHANGES)
 @pytest.mark.parametrize(
-    ("others", "who", "rest", "were"),
+    ("others", "who", "rest", "of"),
     [
-        ([1], "process 1", "process 0", "of 2 was"),
-        ([2], "process 2", "processes 0 and 1", "of 3 was"),
-        ([1, 3], "processes 1 and 3", "processes 0 and 2", "of 4 were"),
+        ([1], "process 1", "process 0", "of 2"),
+        ([2], "process 2", "processes 0 and 1", "of 3"),
+        ([1, 3], "processes 1 and 3", "processes 0 and 2", "of 4"),
     ],
 )
 def test_every_process_names_those_that_differ_and_what_they_were_given(
-    together, name, value, said, others, who, rest, were
+    together, name, value, said, others, who, rest, of
 ):
     def call(number):
         given = GIVEN | ({name: value} if number in others else {})
@@ -124,7 +124,7 @@ def test_every_process_names_those_that_differ_and_what_they_were_given(
 
     found = together(call, others[-1] + 1)
     assert len(set(found)) == 1
-    start = f"{who.capitalize()} {were} given other settings than process 0: "
+    start = f"{who.capitalize()} {of} got other settings than process 0: "
     assert found[0].startswith(start + said.format(rest, who))
     assert found[0].endswith(". Give all the same.") and len(found[0]) < 400
 
@@ -156,7 +156,7 @@ def test_a_message_about_many_processes_and_values_stays_short(together):
 
     said = set(together(call, 12))
     assert len(said) == 1 and len(found := said.pop()) < 2000, found
-    assert "Processes 2, 3, 4, 5 and 6 more of 12 were given" in found
+    assert "Processes 2, 3, 4, 5 and 6 more of 12 got other" in found
     assert "and 22 more" in found
 
 
@@ -209,7 +209,9 @@ def test_folders_of_their_own_are_refused_and_nothing_is_left(
     assert len(set(found)) == 1 and time.monotonic() - began < 5
     said = f"MODEL_DIR is not shared by the processes: process 0 writes in {tmp_path}/0"
     assert found[0].startswith(said)
-    assert "process 1 of 3 does not find there" in found[0] and "s3://" in found[0]
+    assert (
+        "process 1 of 3 found nothing of it there" in found[0] and "s3://" in found[0]
+    )
     assert not any(any(one.iterdir()) for one in tmp_path.iterdir())
 
 
@@ -342,7 +344,7 @@ def test_other_files_of_a_task_end_a_run_before_they_are_read(
     # Several processes would prepare it together.
     monkeypatch.setattr(sharing, "number_of_parts", lambda task: 2)
     other_process(kind, lambda had: {name: had[name] + "!" for name in had})
-    with pytest.raises(InputError, match=f"was given other {kind} than.*: lines is"):
+    with pytest.raises(InputError, match=f"got other {kind} than.*: lines is"):
         examples.load_tasks(
             *([task], "train", dict.fromkeys(("inputs", "targets"), 8)),
             tmp_path / "prepared",

@@ -27,9 +27,11 @@ time.sleep(0.1)
 """
 # Starts it, and says what it does afterwards.
 PARENT = """
-import pathlib, sys
+import pathlib, signal, sys
 from specialize.processes import parts
 place = pathlib.Path(sys.argv[1])
+# A shell's jobs in the background ignore it, and so would their tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 (place / "begun").touch()
 status = parts.run([sys.executable, "-c", sys.argv[3], *sys.argv[1:3]])
 (place / "went_on").write_text(str(status))

@@ -199,7 +199,7 @@ def test_processes_with_other_inputs_all_end_with_the_same_message(start):
     ended = ends(processes)
     assert [status for status, _ in ended] == [2, 2, 2], ended
     message = (
-        "error: Process 1 of 3 was given other files than process 0: prompts is 2 in "
+        "error: Process 1 of 3 got other files than process 0: prompts is 2 in "
         "processes 0 and 2, 4 in process 1. Give all the same."
     )
     assert [errors(said) for _, said in ended] == [[message]] * 3

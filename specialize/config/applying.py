@@ -131,20 +131,33 @@ def _give_to_gin(config: Config, allow_missing: Sequence[str]) -> None:
         for name, binding in config.scan.macros().items()
         if name in allow_missing and binding.value == Macro(REQUIRED)
     ]
-    at_home = [
-        f"{binding.name} = {binding.value!r}"
-        for binding in config.scan.effective().values()
-        if binding.at_home
-    ]
+    at_home = [one for one in config.scan.effective().values() if one.at_home]
+    # By import: gin knows an object by the name under which it first met it.
+    imports = dict.fromkeys(
+        f"import {module}" for one in at_home if (module := _module_of(one.selector))
+    )
+    homes = [f"{one.name} = {one.value!r}" for one in at_home]
+    if imports:
+        homes = ["from __gin__ import dynamic_registration", *imports, *homes]
     try:
         with _reading(gin, config.scan.places):
             gin.parse_config_files_and_bindings(
                 list(config.gin_files),
-                [*config.bindings, *at_home, *unset],
-                finalize_config=True,
+                [*config.bindings, *unset],
+                finalize_config=False,
             )
+            gin.parse_config(homes)
+            gin.finalize()
     except (ValueError, OSError, SyntaxError, NameError, AttributeError) as error:
         raise InputError(f"gin refuses the configuration: {error}") from error
+
+
+def _module_of(selector: str) -> str:
+    """The loaded module in which a configurable is; "" if its name says none."""
+    module = selector.rpartition(".")[0]
+    while module and module not in sys.modules:
+        module = module.rpartition(".")[0]
+    return module
 
 
 @contextlib.contextmanager

@@ -67,9 +67,8 @@ def _check_local(folder: pathlib.Path, name: str) -> None:
     if without:
         who = processes.in_words(without)
         raise InputError(
-            f"{name} is not shared by the processes: process 0 writes in {told}, and "
-            f"{who} of {count} {'do' if without[1:] else 'does'} not find there what "
-            f"it wrote. {_REMEDY}"
+            f"{name} is not shared by the processes: process 0 writes in {told}, but "
+            f"{who} of {count} found nothing of it there. {_REMEDY}"
         )
 
 

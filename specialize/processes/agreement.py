@@ -147,8 +147,4 @@ def _differences(sent: Sequence[tuple[str, Mapping[str, str]]]) -> str | None:
             lines.append(f"{name} is {', '.join(parts[:_NAMED])}")
     if more := len(lines) - _MOST:
         lines = [*lines[:_MOST], *([f"and {more} more"] if more > 0 else [])]
-    verb = "was" if one else "were"
-    return (
-        f"{who} of {len(sent)} {verb} given other {what} than process 0: "
-        f"{'; '.join(lines)}."
-    )
+    return f"{who} of {len(sent)} got other {what} than process 0: {'; '.join(lines)}."

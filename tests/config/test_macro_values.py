@@ -214,20 +214,33 @@ def test_a_number_is_a_name_where_a_path_is_wanted(name, value):
     assert reading.words.binding_of_flag(name, f"'{value}'") == f"{name} = {value!r}"
 
 
-def test_a_tilde_in_a_parameter_is_the_home_folder(tmp_path, monkeypatch):
+HERE = ("'~/here'", "")
+
+
+@pytest.mark.parametrize("alias", ["spec", "checkpoint_spec", "other"])
+@pytest.mark.parametrize("by_macro", [False, True])
+def test_a_tilde_in_a_parameter_is_the_home_folder(
+    tmp_path, monkeypatch, alias, by_macro
+):
+    """Whatever name a file, read now or before, has for the configurable."""
     import gin
+
+    from specialize.checkpoints.spec import CheckpointSpec
 
     monkeypatch.setenv("HOME", str(tmp_path))
     file = tmp_path / "a.gin"
+    place, macro = ("%PLACE_DIR", "PLACE_DIR = '~/here'\n") if by_macro else HERE
     file.write_text(
         "from __gin__ import dynamic_registration\n"
-        "from specialize.checkpoints import spec\n"
-        "spec.CheckpointSpec:\n  dir = '~/here'\n  best_metric = '~/no/path'\n"
+        f"from specialize.checkpoints import spec as {alias}\n"
+        f"{macro}"
+        f"{alias}.CheckpointSpec:\n  dir = {place}\n  best_metric = '~/no/path'\n"
     )
     config.parse([str(file)])
-    name = "specialize.checkpoints.spec.CheckpointSpec"
-    assert gin.query_parameter(f"{name}.dir") == f"{tmp_path}/here"
-    assert gin.query_parameter(f"{name}.best_metric") == "~/no/path"
+    assert gin.get_bindings(CheckpointSpec) == {
+        "dir": f"{tmp_path}/here",
+        "best_metric": "~/no/path",
+    }
 
 
 def test_a_tilde_in_the_environment_is_the_home_folder(monkeypatch):

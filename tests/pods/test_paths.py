@@ -296,7 +296,7 @@ def test_a_killed_upload_is_not_read_and_the_next_one_takes_its_place(root, stor
         for n in range(40):
             (folder / f"{n:02}").write_bytes(b"x" * 1000)
     """
-    store.faults(hold=1, match="corpus%2F20" if store.scheme == "gs" else "corpus/20")
+    store.faults(hold=1, after=25)
     writer = child(code, f"{root}/corpus")
     while not store.state()[1]:
         assert writer.poll() is None

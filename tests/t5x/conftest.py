@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-sys.path.append(str(ROOT / "tests/pods"))  # store emulators
+sys.path += [str(ROOT / "tests"), str(ROOT / "tests/pods")]  # store emulators
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

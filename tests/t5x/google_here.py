@@ -140,5 +140,6 @@ if __name__ == "__main__":
     place, command = pathlib.Path(sys.argv[1]), sys.argv[2:]
     if "IN_NAMESPACES" not in os.environ:
         enter(place, command)
-    sys.path.append(str(pathlib.Path(__file__).parent.parent / "pods"))
+    tests = pathlib.Path(__file__).parent.parent
+    sys.path += [str(tests), str(tests / "pods")]
     sys.exit(main(place, command))

@@ -39,6 +39,11 @@ def teacher_of(server, folder, **fields):
     return ServedTeacher(spec, problems, vocabulary, str(folder / "r.sqlite"), 3)
 
 
+def never():
+    """Whether the run is to end."""
+    return False
+
+
 def texts(first, last):
     return [(f"cakes-{n}", f"So {n}.") for n in range(first, last)]
 
@@ -89,7 +94,7 @@ def test_a_text_with_an_unusable_answer_has_no_rows_and_is_not_asked_again(
         LASTING[reason](request) if " 3 cakes" in request.question else None
     )
     for start in range(2):
-        found = teacher_of(server, tmp_path)._scores(texts(0, 6))
+        found = teacher_of(server, tmp_path)._scores(texts(0, 6), never)
         assert found.keys() == {*texts(0, 3), *texts(4, 6)}
         said = capfd.readouterr().err
         assert f"1 of the 6 texts of this window have no scores ({reason} 1)" in said
@@ -101,9 +106,9 @@ def test_many_of_them_in_a_row_end_no_run_whose_teacher_scores_others(server, tm
     bad = [f"She had {n} cakes. How many?" for n in range(2, COUNT)]
     server.fault = lambda r: positive(r) if r.question in bad else None
     one = teacher_of(server, tmp_path, concurrency=1)
-    assert one._scores(texts(0, COUNT)).keys() == {*texts(0, 2)}
+    assert one._scores(texts(0, COUNT), never).keys() == {*texts(0, 2)}
     assert len(server.requests) == COUNT
-    assert teacher_of(server, tmp_path)._scores(texts(0, COUNT)).keys() == {
+    assert teacher_of(server, tmp_path)._scores(texts(0, COUNT), never).keys() == {
         *texts(0, 2)
     }
     assert len(server.requests) == COUNT
@@ -118,12 +123,12 @@ def test_a_teacher_that_scores_nothing_ends_the_run_and_says_what_it_sends(
     one = teacher_of(server, tmp_path)
     with pytest.raises(InputError) as caught:
         for first in range(0, COUNT, window):
-            one._scores(texts(first, min(first + window, COUNT)))
+            one._scores(texts(first, min(first + window, COUNT)), never)
     said = str(caught.value)
     assert "scored none of the last" in said and "bad_logprobs" in said
     assert "ROLLOUT_MODEL" in said and "--" not in said.replace("--logits_all", "")
     server.fault = lambda request: None
-    found = teacher_of(server, tmp_path)._scores(texts(0, COUNT))
+    found = teacher_of(server, tmp_path)._scores(texts(0, COUNT), never)
     assert found.keys() == {*texts(0, COUNT)}
 
 
@@ -135,8 +140,8 @@ def test_an_error_of_the_moment_is_asked_again(status, server, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("specialize.corpus.sampling.sampler._backoff", lambda *_: 0.0)
         with pytest.raises(InputError, match="not scored 1 .*overloaded.*resumes"):
-            one._scores(texts(0, 6))
+            one._scores(texts(0, 6), never)
     server.fault = lambda request: None
     before = len(server.requests)
-    assert one._scores(texts(0, 6)).keys() == {*texts(0, 6)}
+    assert one._scores(texts(0, 6), never).keys() == {*texts(0, 6)}
     assert len(server.requests) == before + 1

@@ -300,10 +300,11 @@ def _mesh(mesh: Any, data: DataSpec) -> Mesh:
 
 def _where(model_dir: str | os.PathLike[str]) -> pathlib.Path | str:
     """The run's folder or URL, which can be written."""
-    outputs.check_writable(model_dir, "run")
+    where = pathlib.Path(model_dir)
     if paths.in_bucket(model_dir):
-        return paths.checked_for_checkpoints(model_dir, "model_dir")
-    return pathlib.Path(model_dir)
+        where = paths.checked_for_checkpoints(model_dir, "model_dir")
+    outputs.check_writable(where, "run")
+    return where
 
 
 @contextlib.contextmanager
