@@ -6,8 +6,8 @@ import pathlib
 import random
 import subprocess
 import sys
-import tracemalloc
 
+import least
 import numpy as np
 import pytest
 
@@ -53,22 +53,13 @@ def build(world, path, out, **acceptance):
     )
 
 
-def peak(function):
-    """The most bytes that Python objects and arrays take while `function` runs."""
-    tracemalloc.start()
-    try:
-        function()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-
 @pytest.fixture
 def hold(monkeypatch):
     """Lets hardly any rows be held, and little else."""
 
     def most(rows):
         monkeypatch.setattr(sorted_runs, "_MOST_ROWS", rows)
+        monkeypatch.setattr(sorted_runs, "_FEWEST_ROWS", 1)
         monkeypatch.setattr(passes, "_CHUNK_BYTES", 1 << 12)
         monkeypatch.setattr(record_order, "_GATHERED", 256)
 
@@ -79,13 +70,13 @@ def test_verdicts_of_more_completions_take_no_more_memory(
     world, tmp_path, hold, monkeypatch
 ):
     hold(100)
-    few, many = (repeated(world, tmp_path / f"{n}", n) for n in (150, 650))
+    few, many = (repeated(world, tmp_path / f"{n}", n) for n in (150, 950))
     held: list[int] = []
     decide = verdicts.Verdicts.decide
 
     def seen(self, acceptance):
         found = decide(self, acceptance)
-        held.append(tracemalloc.get_traced_memory()[0])
+        held.append(least.held())
         return found
 
     monkeypatch.setattr(verdicts.Verdicts, "decide", seen)
@@ -98,10 +89,12 @@ def test_verdicts_of_more_completions_take_no_more_memory(
             processes=1,
         )
 
-    for path in (many, few, few, many):  # first what is made once, such as caches
-        peak(lambda path=path: run(path))
-    # A verification that is held takes over 300 bytes.
-    assert held[3] - held[2] < 30 * 500
+    run(many)  # first what is made once, such as imports
+    least.memory(lambda: run(few))
+    least.memory(lambda: run(many))
+    few_bytes, many_bytes = min(held[1:4]), min(held[4:])
+    # A row of numbers has 29 bytes, and a verification that is held over 300.
+    assert many_bytes - few_bytes < 15 * 800
 
 
 def test_the_order_of_more_records_takes_no_more_memory(tmp_path, hold):
@@ -122,9 +115,9 @@ def test_the_order_of_more_records_takes_no_more_memory(tmp_path, hold):
         tasks = list(map(len, (task.records for task in collected.tasks())))
         assert (sum(tasks), len(tasks)) == (count, len(collected))
 
-    # First what is made once, such as caches.
-    _, few_bytes, many_bytes = (peak(lambda n=n: run(n)) for n in (6000, 1000, 6000))
-    assert many_bytes - few_bytes < 15 * 5000  # a row has 36 bytes
+    run(6000)  # first what is made once, such as caches; enough to fill each gather
+    few_bytes, many_bytes = (least.memory(lambda n=n: run(n)) for n in (6000, 15000))
+    assert many_bytes - few_bytes < 15 * 9000  # a row has 36 bytes
 
 
 @pytest.mark.parametrize("most_rows", [1, 7, 64, 10_000])

@@ -1,8 +1,8 @@
 """The owners' files become problems; anything else is refused by name and place."""
 
 import json
-import time
 
+import least
 import pytest
 
 from specialize.corpus.tasks.known import read_problems
@@ -45,9 +45,8 @@ def test_open_calculator_marks_are_read_in_no_time(tmp_path):
     file = tmp_path / "train.jsonl"
     solution = f"{'<<' * 100_000} 1 + 1 = <<1+1=2>>2.\n#### 2"
     file.write_text(gsm8k_line(answer=solution) + "\n", encoding="utf-8")
-    begin = time.process_time()
+    assert least.seconds(lambda: read_problems(file, "gsm8k")) < 1
     [problem] = read_problems(file, "gsm8k")
-    assert time.process_time() - begin < 1
     assert problem.rationale == f"{'<<' * 100_000} 1 + 1 = 2."
 
 

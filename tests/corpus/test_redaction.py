@@ -3,11 +3,11 @@
 import base64
 import json
 import sqlite3
-import time
 import urllib.parse
 import zlib
 
 import hypothesis
+import least
 import pytest
 from hypothesis import strategies
 
@@ -360,9 +360,8 @@ def test_a_key_in_an_option_that_is_stored_is_refused(
 
 def test_searching_an_answer_for_the_key_takes_little_time():
     body = answer(choice(logprobs=listed(["é\n\\"] * 50_000)))
-    began = time.process_time()
     assert Redactor(KEY).clean(body) == body
-    assert time.process_time() - began < 1.0
+    assert least.seconds(lambda: Redactor(KEY).clean(body)) < 1.0
 
 
 HOSTILE = {
@@ -389,7 +388,7 @@ HOSTILE = {
 def test_a_hostile_body_is_searched_in_linear_time(family, size):
     unit = HOSTILE[family]
     body = unit * (size // len(unit))
-    began = time.process_time()
+    found = least.seconds(lambda: Redactor(KEY).clean(body))
+    assert found < 1.5 * size / (1 << 20)
     clean = Redactor(KEY).clean(body)
-    assert time.process_time() - began < 1.5 * size / (1 << 20)
     assert (clean != body) == (family in ("keys", "keys in base64"))

@@ -2,12 +2,13 @@
 
 import dataclasses
 import gzip
+import itertools
 import json
 import pathlib
 import random
-import tracemalloc
 from collections.abc import Iterator
 
+import least
 import numpy as np
 import pytest
 
@@ -405,10 +406,11 @@ def test_writing_takes_no_more_memory_for_more_records(
             noise = rng.randbytes(5_000).hex()
             yield dataclasses.replace(mine, id=str(number), inputs=noise)
 
-    peaks: list[int] = []
-    for count in (30, 120):
-        tracemalloc.start()
-        shards.write_shards(many(count), tmp_path / str(count), FINGERPRINT)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    assert peaks[1] < 1.2 * peaks[0]
+    folders = itertools.count()
+
+    def write(count: int) -> None:
+        folder = tmp_path / str(next(folders))
+        shards.write_shards(many(count), folder, FINGERPRINT)
+
+    few, more = (least.memory(lambda n=n: write(n)) for n in (30, 120))
+    assert more < 1.2 * few

@@ -1,7 +1,6 @@
 """A verdict takes little time and never an exception, however hostile a text is."""
 
-import time
-
+import least
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,13 +22,7 @@ PIECES = [
 
 
 def seconds(text: str, answer_type: str) -> float:
-    """The better of two times: one may have collected the garbage of other tests."""
-    times = []
-    for _ in range(2):
-        begin = time.thread_time()
-        judge(text, ["7"], answer_type)
-        times.append(time.thread_time() - begin)
-    return min(times)
+    return least.seconds(lambda: judge(text, ["7"], answer_type))
 
 
 @pytest.mark.parametrize("number", range(len(PIECES)))
