@@ -16,7 +16,7 @@ from typing import Any
 from gin import config_parser
 
 from specialize import checks, paths
-from specialize.config import finding, limits, words
+from specialize.config import finding, limits, repeats, words
 from specialize.config.finding import PACKAGE as PACKAGE
 from specialize.config.finding import package_folder as package_folder
 from specialize.errors import InputError, did_you_mean
@@ -334,6 +334,13 @@ class _Reader:
             else:
                 limits.check_literal(statement.value, origin)
                 self._bind(statement, origin, full, registered=not dynamic)
+        for key, first, line in repeats.repeats(text):
+            place = f"{file}:{line}" if numbered else file
+            before = f", first in line {first}" if numbered and first != line else ""
+            raise InputError(
+                f"{place}: the key {limits.shortened(key)} occurs twice in one "
+                f"dictionary{before}. Remove or rename one of them."
+            )
 
     def _bind(
         self, statement: Any, origin: Origin, full: Any, registered: bool
