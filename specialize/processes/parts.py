@@ -17,6 +17,8 @@ from specialize.processes.signals import Arrivals
 
 # Set in the environment of a part.
 _VARIABLE = "SPECIALIZE_PART"
+# Seconds after which a signal is noticed that interrupted nothing.
+_LOOK = 0.5
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -70,7 +72,19 @@ def run(words: Sequence[str], held: Sequence[int] = ()) -> int:
             words, pass_fds=held, env=environment, process_group=0
         )
         passing.to(process)
-        return process.wait()
+        return _end_of(process)
+
+
+def _end_of(process: "subprocess.Popen[bytes]") -> int:
+    """The exit status of a process, with an ear for signals until it has ended.
+
+    Python handles a signal between two instructions. One that comes in the moment
+    before the system waits, or that another thread receives, would be handled when the
+    process has ended.
+    """
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=_LOOK)
 
 
 class _Passing:

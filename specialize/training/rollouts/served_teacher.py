@@ -260,7 +260,12 @@ class ServedTeacher:
         # In a thread of its own, where signals stay those of the run.
         with concurrent.futures.ThreadPoolExecutor(1, "teacher") as worker:
             try:
-                return worker.submit(asyncio.run, ask()).result()
+                asked = worker.submit(asyncio.run, ask())
+                # Python handles a signal between two instructions, and this thread
+                # may not be interrupted while it waits.
+                while not concurrent.futures.wait([asked], timeout=_LOOK).done:
+                    pass
+                return asked.result()
             except InputError as error:
                 raise _as_in_training(error) from None
             finally:
