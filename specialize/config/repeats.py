@@ -78,7 +78,12 @@ def _end_of_key(bracket: _Bracket, line: int) -> Iterator[Repeat]:
     bracket.key = None
     try:
         key = ast.literal_eval(written)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # it has a macro or a reference
+    except (
+        SyntaxError,
+        ValueError,
+        RecursionError,
+        MemoryError,
+    ):  # it has a macro or a reference
         key = (written,)
     if key in bracket.lines:
         yield Repeat(written, bracket.lines[key], line)

@@ -7,6 +7,7 @@ no T5X, so a recipe can be checked for both engines on any machine.
 """
 
 import dataclasses
+import functools
 import io
 import os
 import tokenize
@@ -314,7 +315,7 @@ class _Reader:
             matches = {k for k in known_selectors if f".{k}".endswith(f".{selector}")}
             return matches.pop() if len(matches) == 1 else selector
 
-        for statement in _statements(text, file, numbered):
+        for statement in _parsed(text, file, numbered):
             line = statement.location.line_num if numbered else 0
             content = statement.location.line_content.strip()
             origin = Origin(file, line, content)
@@ -334,13 +335,6 @@ class _Reader:
             else:
                 limits.check_literal(statement.value, origin)
                 self._bind(statement, origin, full, registered=not dynamic)
-        for key, first, line in repeats.repeats(text):
-            place = f"{file}:{line}" if numbered else file
-            before = f", first in line {first}" if numbered and first != line else ""
-            raise InputError(
-                f"{place}: the key {limits.shortened(key)} occurs twice in one "
-                f"dictionary{before}. Remove or rename one of them."
-            )
 
     def _bind(
         self, statement: Any, origin: Origin, full: Any, registered: bool
@@ -369,6 +363,20 @@ class _Reader:
         self.bindings.append(
             Binding(scope, selector, parameter, at_home, origin, at_home != value)
         )
+
+
+@functools.lru_cache(maxsize=128)
+def _parsed(text: str, file: str, numbered: bool) -> tuple[Any, ...]:
+    """The statements of a file, which a study reads again for each of its cells."""
+    statements = tuple(_statements(text, file, numbered))
+    for key, first, line in repeats.repeats(text):
+        place = f"{file}:{line}" if numbered else file
+        before = f", first in line {first}" if numbered and first != line else ""
+        raise InputError(
+            f"{place}: the key {limits.shortened(key)} occurs twice in one "
+            f"dictionary{before}. Remove or rename one of them."
+        )
+    return statements
 
 
 def _statements(text: str, file: str, numbered: bool) -> Iterator[Any]:

@@ -49,7 +49,9 @@ def test_keys_that_python_holds_equal_are_one(same, key):
 
 def test_file_and_both_lines_are_named(tmp_path):
     path = tmp_path / "study.gin"
-    path.write_text("N = 1\nARMS = {\n  'a': {'X': 1},\n  'b': {},\n  'a': {'X': 2},\n}")
+    path.write_text(
+        "N = 1\nARMS = {\n  'a': {'X': 1},\n  'b': {},\n  'a': {'X': 2},\n}"
+    )
     with pytest.raises(InputError) as caught:
         config.read([str(path)])
     assert str(caught.value) == (

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference_t5
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specialize import sharding
@@ -49,6 +49,7 @@ def decode(module, params, **options):
     return run
 
 
+@settings(max_examples=40)  # each shape is compiled
 @given(
     st.integers(0, 10**6),
     st.tuples(st.integers(1, 5), st.integers(1, 40), st.integers(1, 9)),

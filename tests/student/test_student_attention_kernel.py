@@ -175,7 +175,7 @@ def network():
     "options",
     [
         {},
-        {"remat_policy": "minimal_attention"},
+        pytest.param({"remat_policy": "minimal_attention"}, marks=pytest.mark.slow),
         {"attention_block": 40, "remat_policy": "full"},
     ],
 )
