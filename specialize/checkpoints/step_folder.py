@@ -80,7 +80,9 @@ def begun_steps(directory: str | os.PathLike[str]) -> list[int]:
     if paths.in_bucket(directory):
         inside = store.names(directory)
     elif os.path.isdir(directory):
-        inside = [entry.name for entry in os.scandir(directory) if entry.is_dir()]
+        # `isdir` is false for a link in a circle, such as one beside the steps.
+        names = filter(is_step, os.listdir(directory))
+        inside = [one for one in names if os.path.isdir(os.path.join(directory, one))]
     else:
         inside = []
     return sorted(int(name) for name in inside if is_step(name))

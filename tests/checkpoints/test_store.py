@@ -19,6 +19,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ports import free_port
 
+from specialize.checkpoints import step_folder
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
@@ -310,6 +311,18 @@ def test_a_save_at_any_moment_of_a_full_disk_is_one_message_and_no_half_step(
         again.save(9, state, {})
         again.wait()
         assert again.latest() == 9
+
+
+@pytest.mark.parametrize("name", ["7", "notes"])
+def test_what_is_no_folder_is_no_step(tmp_path, name):
+    """A link in a circle was an error of the system."""
+    (tmp_path / "3").mkdir()
+    (tmp_path / "4").touch()
+    (tmp_path / "5.tmp").mkdir()
+    (tmp_path / name).symlink_to(tmp_path / name)
+    assert step_folder.begun_steps(tmp_path) == [3]
+    assert step_folder.begun_steps(tmp_path / "3") == []
+    assert step_folder.begun_steps(tmp_path / name) == []
 
 
 def test_a_thread_that_still_writes_leaves_no_unfinished_step(tmp_path):
