@@ -28,6 +28,7 @@ from specialize.corpus.alignment.given_ids import (
     align_given,
     common_pieces,
     open_endings,
+    speaks_as_student,
     text_of,
 )
 from specialize.corpus.alignment.rows import SOFT
@@ -134,12 +135,16 @@ def measure(texts, vocabulary, most):
     endings = frozenset().union(
         *(open_endings(tokens, given, vocabulary) for _, _, given, tokens in scored)
     )
+    named = all(
+        speaks_as_student(tokens, given, vocabulary) for *_, given, tokens in scored
+    )
     for problem, ids, given, tokens in scored:
         found = align_given(
             *(tokens, given, len(ids), vocabulary),
             k=ALL,
             where=problem.id,
             also_open=endings,
+            named=named,
         )
         steps = check_tokens(tokens, given.raw, problem.id)
         warped = time_warping.rows(steps, given.raw, vocabulary)

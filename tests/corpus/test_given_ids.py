@@ -1,15 +1,22 @@
 """Rows of ids that a student sampled: what the teacher says of them, and no more."""
 
+import math
 import random
 from collections import defaultdict
 
 import numpy as np
 import pytest
-from teacher_cases import vocabulary_of
-from test_alignment_bytes import PIECES, all_paths, tokens_of
+from hypothesis import given, settings
+from teacher_cases import token, vocabulary_of
+from test_alignment_bytes import PIECES, WORDS, all_paths, taught_texts, tokens_of
 
-from specialize.corpus.alignment.aligning import align
-from specialize.corpus.alignment.given_ids import align_given, text_of
+from specialize.corpus.alignment import byte_offsets, places
+from specialize.corpus.alignment.aligning import align, check_tokens
+from specialize.corpus.alignment.given_ids import (
+    align_given,
+    speaks_as_student,
+    text_of,
+)
 from specialize.corpus.alignment.rows import SOFT
 from specialize.corpus.vocabulary import ByteVocabulary
 
@@ -91,6 +98,82 @@ def test_rows_bracket_what_the_teacher_would_write_after_any_pieces(words):
             known += tail < 0.5
             parted += tail < 0.5 and ids[mine] != canonical[theirs]
     assert known > 50 and parted > 5
+
+
+@settings(max_examples=150)
+@given(taught=taught_texts("catsdog48/2 \n", WORDS))
+def test_rows_bracket_the_truth_where_alternatives_change_the_piece_before(
+    words, taught
+):
+    """Such as "s" after " sell", in a text that alone is known of its teacher."""
+    tokens = [token(*step) for step in taught]
+    raw = b"".join(one.token for one in tokens)
+    own = words.segment(raw).ids
+    steps = check_tokens(tokens, raw, "here")
+    endings = places.open_endings(steps, raw, words)
+    rows = byte_offsets.rows(steps, raw, words, named=False, also_open=endings)
+    texts, path, before = [], 1.0, b""
+    for (_, _, others), one in zip(taught, tokens, strict=True):
+        listed = [(text, math.exp(p)) for text, p in one.top if text != one.token]
+        rest = 1 - math.exp(one.logprob) - sum(others.values())
+        for text, p in [*listed, (b"", rest)]:  # what is not listed begins a word
+            texts.append((words.segment(before + text + b" In").ids, path * p))
+        before += one.token
+        path *= math.exp(one.logprob)
+    texts.append((words.segment(raw + b" In").ids, path))
+    for place, row in enumerate(rows.masses):
+        truth = defaultdict(float)
+        for pieces, p in texts:
+            if pieces[:place] == own[:place]:
+                truth[[*pieces, words.eos_id][place]] += p
+        total, tail = sum(truth.values()), 1 - sum(row.values())
+        for piece in {*truth, *row}:
+            low, exactly = row.get(piece, 0.0), truth[piece] / total
+            assert low - 1e-9 <= exactly <= low + tail + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("taught", "piece", "row"),
+    [
+        (
+            [("In", 1.0, {}), (" sell", 0.9, {" a": 0.1}), (" the", 0.2, {"s": 0.8})],
+            "▁sell",
+            {"▁sell": 0.18, "▁sells": 0.72, "▁a": 0.1},
+        ),
+        (
+            [(" do", 0.6, {" a": 0.4}), (" the", 0.5, {"g": 0.3, "t": 0.2})],
+            "▁do",
+            {"▁do": 0.3, "▁dog": 0.18, "▁dot": 0.12, "▁a": 0.4},
+        ),
+        (  # two pieces before it change
+            [(" 4", 0.5, {}), ("8", 1.0, {}), ("/2", 1.0, {}), (" a", 0.5, {"x": 0.5})],
+            "▁48",
+            {"▁48": 0.5},
+        ),
+    ],
+)
+def test_a_piece_that_an_alternative_changes_has_the_rest_alone(
+    words, taught, piece, row
+):
+    tokens = [token(*step) for step in taught]
+    raw = b"".join(one.token for one in tokens)
+    steps = check_tokens(tokens, raw, "here")
+    endings = places.open_endings(steps, raw, words)
+    rows = byte_offsets.rows(steps, raw, words, named=False, also_open=endings)
+    place = rows.ids.index(words.id_of(piece))
+    found = {words.piece(one): mass for one, mass in rows.masses[place].items()}
+    assert found == pytest.approx(row)
+
+
+def test_a_teacher_is_not_the_students_by_chance(words):
+    """Its tokens are pieces of the student, but "s" after " sell" would be none."""
+    alone = [token(" sell", 0.6, {" the": 0.4}), token(" a", 0.5, {"s": 0.5})]
+    plain = [token(" sell", 0.6, {" the": 0.4}), token(" a", 0.5, {" dog": 0.5})]
+    for tokens, same in ((alone, False), (plain, True)):
+        raw = b"".join(one.token for one in tokens)
+        given = text_of(words.encode(raw.decode()), words)
+        given = given._replace(raw=raw)
+        assert speaks_as_student(tokens, given, words) == same
 
 
 def _positions(ids, canonical, vocabulary):

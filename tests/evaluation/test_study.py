@@ -714,10 +714,10 @@ def test_the_study_of_rollouts_in_its_reduced_form(tmp_path, capfd):
     out = tmp_path / "on_policy"
     line = ["study", "studies/on_policy.gin", "--out", str(out), "--gin.SEEDS=(0, 1)"]
     line += ["--gin.STEPS=30", "--gin.TEACHER_STEPS=30", "--gin.BASE_STEPS=30"]
-    line += ["--gin.PROBLEMS=200", "--gin.QUESTIONS=20"]
+    line += ["--gin.MORE_STEPS=30", "--gin.PROBLEMS=200", "--gin.QUESTIONS=20"]
     assert cli.main(line) == 0
     found = outcome.load(out)
-    assert found.done == found.cells == 14
+    assert found.done == found.cells == 20
     text = (out / "cells/few_all/seed-0/run" / run_folder.METRICS).read_text()
     assert '"on_policy/share": 1.0' in text
     capfd.readouterr()

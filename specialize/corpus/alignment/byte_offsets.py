@@ -15,9 +15,17 @@ docs/explanation/alignment.md says what "settled" means and why this is right;
 same byte, and no alternative reaches beyond it, the computation restarts with M = 1.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from specialize.corpus.alignment.readings import Book, Reader, ending, reader_of
+from specialize.corpus.alignment.places import (
+    WHITESPACE,
+    Places,
+    changes,
+    cuts,
+    endings_within,
+    has_pieces_of,
+)
+from specialize.corpus.alignment.readings import Reader, reader_of
 from specialize.corpus.alignment.rows import (
     NO_DISTRIBUTION,
     SOFT,
@@ -25,13 +33,11 @@ from specialize.corpus.alignment.rows import (
     Rows,
     Step,
 )
-from specialize.corpus.vocabulary import SPACE, Segmentation, Vocabulary
+from specialize.corpus.vocabulary import SPACE, Vocabulary
 
 # The mass of a sampled token whose probability was rounded to 0. Any value far below
 # what servers report will do: it cancels where this token alone decides.
 _LEAST = 1e-12
-
-_WHITESPACE = frozenset(b" \t\n\r\f\v")
 
 
 def rows(
@@ -50,11 +56,12 @@ def rows(
         vocabulary: the student's vocabulary.
         named: whether tokens that are pieces of the student are those pieces; they are
             not if they were rewritten.
-        also_open: endings that other texts have in the middle of a piece
+        also_open: endings that any text has in the middle of a piece
             (`open_endings`). If they are given, no row says more than is certain: an
             alternative that ends within several pieces of a word stays open, too,
-            because it may be the beginning of another word; and what may have passed a
-            position counts there.
+            because it may be the beginning of another word; a piece that an alternative
+            to the next token would change is not settled before that token; and what
+            may have passed a position counts there.
     """
     text = _Text(steps, raw, vocabulary, named, also_open)
     while len(text.masses) < text.total:
@@ -65,15 +72,6 @@ def rows(
     for position in text.unreported:
         origins[position] = NO_DISTRIBUTION
     return Rows(text.ids, text.masses, origins)
-
-
-def open_endings(
-    steps: Sequence[Step], raw: bytes, vocabulary: Vocabulary
-) -> frozenset[bytes]:
-    """Endings of tokens that a text has in the middle of a piece."""
-    segmentation = vocabulary.segment(raw)
-    starts, _ = _cuts(steps, segmentation)
-    return frozenset(_open_endings(steps, starts, raw, segmentation))
 
 
 class _Text:
@@ -104,21 +102,32 @@ class _Text:
         self._steps = steps
         self._raw = raw
         self._reader: Reader = reader_of(vocabulary)
-        self._starts, self._first_open = _cuts(steps, self.segmentation)
-        self._same = named and _speaks_as_student(
-            steps, self.segmentation, self._reader
-        )
+        self._starts, self._first_open = cuts(steps, self.segmentation)
+        self._same = named and has_pieces_of(steps, self.segmentation, self._reader)
         if self._same:
             self._first_open = list(range(len(steps) + 1))
-        self._open_endings = _open_endings(steps, self._starts, raw, self.segmentation)
+        self._open_endings = endings_within(steps, self._starts, raw, self.segmentation)
         self._cautious = also_open is not None
         if also_open is not None:
             self._open_endings |= also_open
             if not self._same:
-                _, self._first_open = _cuts(
-                    steps, self.segmentation, self._open_endings
-                )
+                _, self._first_open = cuts(steps, self.segmentation, self._open_endings)
+                self._reopen()
         self._node = 0
+
+    def _reopen(self) -> None:
+        """Leaves the pieces open that an alternative to a later token would change."""
+        first_open = self._first_open = list(self._first_open)
+        for node, place, _ in changes(self._steps, self._places()):
+            first_open[node] = min(first_open[node], place)
+        for node in range(len(first_open) - 2, -1, -1):
+            first_open[node] = min(first_open[node], first_open[node + 1])
+
+    def _places(self) -> Places:
+        return Places(
+            *(self._raw, self.segmentation, self._starts, self._first_open),
+            self._reader,
+        )
 
     def extend(self) -> None:
         """Appends rows from the next token to the place where the computation restarts.
@@ -129,6 +138,7 @@ class _Text:
         ids, total, first_open = self.ids, self.total, self._first_open
         open_endings, by_name = self._open_endings, self._reader.by_name
         new_words = self._reader.book(b"", ())
+        places = self._places()
         node = self._node
         base = len(self.masses)
         # Per position from `base`: the mass per piece, and all mass that leaves there.
@@ -149,24 +159,25 @@ class _Text:
                 _lengthen(found, leaving, at - base)
             here, own = found[at - base], ids[at]
             left = rest
-            book, fresh = self._book(node)
+            book, _, fresh = places.book(node)
             # At the start of a text the space of a piece may have been stripped.
             same = self._same and (node > 0 or token.startswith(b" "))
             for alternative, probability in others:
                 if same and alternative in by_name:
                     pieces = by_name[alternative]
                 else:
-                    if fresh and alternative[0] in _WHITESPACE:
-                        pieces, how, certain = new_words[alternative]
+                    if fresh and alternative[0] in WHITESPACE:
+                        pieces, how, certain, _ = new_words[alternative]
                     else:
-                        pieces, how, certain = book[alternative]
+                        pieces, how, certain, _ = book[alternative]
                     if how in open_endings or (
                         self._cautious and how is not None and len(pieces) > certain + 1
                     ):
+                        agreeing = at + self._agreeing(pieces, at)
                         pieces = pieces[:certain]
                         if self._cautious:
-                            cut = at + self._agreeing(pieces, at)
-                            last = self._passable(node, alternative, cut)
+                            cut = min(agreeing, at + certain)
+                            last = self._passable(node, alternative, agreeing)
                             if last > reach:
                                 reach = last
                                 _lengthen(found, leaving, last - base)
@@ -187,8 +198,15 @@ class _Text:
                         there = found[position - base]
                         there[piece] = there.get(piece, 0.0) + weight * probability
             leaving[at - base] += weight * left
-            if self._cautious:  # a token that is not known may begin as this one does
-                perhaps.append((at, first_open[node + 1] - 1, weight * rest))
+            if self._cautious:
+                # A token that is not known may begin as this one does, and what is
+                # open before it may be as it is here.
+                last = self._passable(node, b"", at)
+                if last > reach:
+                    reach = last
+                    _lengthen(found, leaving, last - base)
+                last = max(last, first_open[node + 1] - 1)
+                perhaps.append((at, last, weight * rest))
             weight *= sampled if sampled > _LEAST else _LEAST
             node += 1
             if first_open[node] > reach or first_open[node] == total:
@@ -206,13 +224,17 @@ class _Text:
     def _passable(self, node: int, alternative: bytes, position: int) -> int:
         """The last position that an alternative may reach if its pieces are not known.
 
-        It passes the text's pieces, from `position`, of which it has all bytes.
+        It passes the text's pieces, from `position`, of which it has all bytes. A space
+        that is a piece has no more than the bytes before its successor.
         """
         begin = self._starts[node]
         same = zip(alternative, self._raw[begin:], strict=False)
         common = next((n for n, (a, b) in enumerate(same) if a != b), len(alternative))
-        ends = self.segmentation.ends
-        while position < self.total and ends[position] <= begin + common:
+        _, pieces, ends, *_ = self.segmentation
+        alone = SPACE.encode()
+        while position < self.total and (
+            ends[position] - (pieces[position] == alone) <= begin + common
+        ):
             position += 1
         return min(position, self.total - 1)
 
@@ -225,19 +247,6 @@ class _Text:
             if position == self.total or self.ids[position] != piece:
                 return position, piece
         return at + len(pieces), None
-
-    def _book(self, node: int) -> tuple[Book, bool]:
-        """The readings of alternatives to token `node`, and whether the word is whole.
-
-        After a whole word, an alternative with a leading space begins a new word.
-        """
-        byte, piece = self._starts[node], self._first_open[node]
-        starts, begins = self.segmentation.word_starts, self.segmentation.begins
-        fresh = begins[piece] == byte
-        last = piece - 1 if fresh and piece else piece
-        context = self._raw[begins[last] : byte]
-        settled = tuple(self.ids[starts[last] : piece])
-        return self._reader.book(context, settled), fresh
 
     def _close(
         self,
@@ -261,15 +270,21 @@ class _Text:
             self.masses.append(found[0])
             return
         _lengthen(found, leaving, end - base)
+        passed = [0.0] * (len(found) + 1)
+        for first, last, mass in perhaps:
+            last = min(last, end - 1)
+            if first < last:
+                passed[last - base] += mass
+                passed[first - base] -= mass
+        may_pass = 0.0
         passing = weight + sum(leaving[end - base :])
         for position in range(end - 1, base - 1, -1):
             row = found[position - base]
             arriving = passing + leaving[position - base]
+            may_pass += passed[position - base]
             own = self.ids[position]
             if arriving > 0.0:
-                whole = arriving + sum(
-                    mass for first, last, mass in perhaps if first < position <= last
-                )
+                whole = arriving + may_pass
                 if whole != 1.0:
                     row = {piece: mass / whole for piece, mass in row.items()}
                 row[own] = row.get(own, 0.0) + passing / whole
@@ -284,74 +299,3 @@ def _lengthen(found: list[dict[int, float]], leaving: list[float], last: int) ->
     while len(found) <= last:
         found.append({})
         leaving.append(0.0)
-
-
-def _cuts(
-    steps: Sequence[Step],
-    segmentation: Segmentation,
-    open_endings: Collection[bytes] = (),
-) -> tuple[list[int], list[int]]:
-    """The bytes where tokens begin, and the first piece that is not settled there.
-
-    A piece that ends with a token is not settled before the next token if the token has
-    an open ending: an alternative to the next one may continue the piece.
-    """
-    ends = segmentation.ends
-    total = len(ends)
-    starts: list[int] = []
-    first_open: list[int] = []
-    byte = piece = 0
-    for step in steps:
-        starts.append(byte)
-        first_open.append(piece)
-        byte += len(step.token)
-        how = ending(step.token) if open_endings else None
-        least = byte - (how is not None and how[0] in open_endings)
-        while piece < total and ends[piece] <= least:
-            piece += 1
-    while piece < total and ends[piece] <= byte:
-        piece += 1
-    first_open.append(piece)
-    return starts, first_open
-
-
-def _open_endings(
-    steps: Sequence[Step], starts: list[int], raw: bytes, segmentation: Segmentation
-) -> set[bytes]:
-    """Endings of tokens that this text has in the middle of a piece."""
-    cuts = set(segmentation.ends)
-    found: set[bytes] = set()
-    last = b""
-    for number in range(1, len(steps)):
-        byte = starts[number]
-        # A token that writes nothing ends where the one before it does.
-        last = steps[number - 1].token or last
-        if byte in cuts or raw[byte - 1 : byte].isspace():
-            continue
-        if not raw[byte : byte + 1].isspace():
-            how = ending(last)
-            if how is not None:
-                found.add(how[0])
-    return found
-
-
-def _speaks_as_student(
-    steps: Sequence[Step], segmentation: Segmentation, reader: Reader
-) -> bool:
-    """Whether all tokens and alternatives of a text are pieces of the student.
-
-    Then the teacher has the student's vocabulary, and an alternative is the piece with
-    its name, even if T5 would segment the text so far differently.
-    """
-    pieces = segmentation.pieces
-    if not pieces or len(steps) != len(pieces):
-        return False
-    space = SPACE.encode()
-    return (
-        pieces[0].replace(space, b"") == steps[0].token.lstrip(b" ")
-        and all(
-            piece.replace(space, b" ") == step.token
-            for piece, step in zip(pieces[1:], steps[1:], strict=True)
-        )
-        and all(reader.is_name(text) for step in steps for text, _ in step.others)
-    )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from specialize.corpus.alignment import byte_offsets
+from specialize.corpus.alignment import byte_offsets, places
 from specialize.corpus.alignment.aligning import check_tokens
 from specialize.corpus.alignment.rows import SOFT, assemble
 from specialize.corpus.records import TeacherToken
@@ -81,13 +81,26 @@ def open_endings(
 ) -> frozenset[bytes]:
     """Endings of the teacher's tokens that a text has in the middle of a piece.
 
-    An alternative with such an ending may be the beginning of a longer piece, whatever
-    text it is an alternative in.
+    Or that an alternative of at least 1 % has. An alternative with such an ending may
+    be the beginning of a longer piece, whatever text it is an alternative in.
     """
     if not tokens or not given.raw.strip():
         return frozenset()
     steps = check_tokens(tokens, given.raw, "a scored text")
-    return byte_offsets.open_endings(steps, given.raw, vocabulary)
+    return places.open_endings(steps, given.raw, vocabulary)
+
+
+def speaks_as_student(
+    tokens: Sequence[TeacherToken], given: GivenText, vocabulary: Vocabulary
+) -> bool:
+    """Whether the teacher of a scored text may have the student's own pieces.
+
+    One text may look so by chance; all texts of a teacher do not.
+    """
+    if not tokens or not given.raw.strip():
+        return True
+    steps = check_tokens(tokens, given.raw, "a scored text")
+    return places.speaks_as_student(steps, given.raw, vocabulary)
 
 
 def align_given(
@@ -99,6 +112,7 @@ def align_given(
     k: int,
     where: str,
     also_open: frozenset[bytes] = frozenset(),
+    named: bool = True,
 ) -> tuple[
     Int[np.ndarray, "L {k}"], Float[np.ndarray, "L {k}"], Float[np.ndarray, " L"]
 ]:
@@ -113,10 +127,13 @@ def align_given(
         where: name of the text in messages.
         also_open: endings of the teacher's tokens that other texts have in the middle
             of a piece (`open_endings`).
+        named: whether a token that is a piece of the student is that piece, if all
+            tokens of this text are (`speaks_as_student`).
 
     Returns:
         Ids, probabilities and tail. The teacher's probability of any piece lies in
-        [row(piece), row(piece) + tail].
+        [row(piece), row(piece) + tail], if no alternative goes on within a piece but
+        those with an ending in `also_open`.
 
     Raises:
         InputError: the tokens do not spell the text, or their probabilities are none.
@@ -125,7 +142,9 @@ def align_given(
     tail = np.ones(length, np.float32)
     if given.raw.strip():
         steps = check_tokens(tokens, given.raw, where)
-        rows = byte_offsets.rows(steps, given.raw, vocabulary, also_open=also_open)
+        rows = byte_offsets.rows(
+            steps, given.raw, vocabulary, named=named, also_open=also_open
+        )
         found = assemble(rows, vocabulary, k)
         for mine, theirs in common_pieces(given, vocabulary):
             if rows.origins[theirs] == SOFT:

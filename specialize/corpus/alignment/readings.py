@@ -42,11 +42,14 @@ class Reading(NamedTuple):
         pieces: student ids, after the pieces that were settled before.
         ending: key of its ending, see `ending`; None if nothing can continue it.
         certain: number of pieces that remain if that ending is open.
+        agrees: number of settled pieces before the first that the alternative
+            contradicts; None if it contradicts none.
     """
 
     pieces: tuple[int, ...]
     ending: bytes | None
     certain: int
+    agrees: int | None = None
 
 
 _NOTHING = Reading((), None, 0)
@@ -151,7 +154,9 @@ class Reader:
         known = len(settled)
         if tuple(ids[:known]) != settled:
             # It would change settled pieces, so it settles nothing.
-            return _NOTHING
+            pairs = zip(ids, settled, strict=False)
+            agrees = next((n for n, (a, b) in enumerate(pairs) if a != b), None)
+            return _NOTHING._replace(agrees=agrees)
         ids = ids[known:]
         return Reading(tuple(ids), key, max(0, certain - known))
 

@@ -21,6 +21,7 @@ from specialize.corpus.alignment.given_ids import (
     GivenText,
     align_given,
     open_endings,
+    speaks_as_student,
     text_of,
 )
 from specialize.corpus.records import Problem, TeacherToken
@@ -124,12 +125,11 @@ class ServedTeacher:
             (name, one.text) for name, one in given if one.text.strip()
         )
         known = self._scores(list(wanted), ends)
+        scores = [(known.get((name, one.text), ()), one) for name, one in given]
         also_open = frozenset[bytes]().union(
-            *(
-                open_endings(known.get((name, one.text), ()), one, self._vocabulary)
-                for name, one in given
-            )
+            *(open_endings(*pair, self._vocabulary) for pair in scores)
         )
+        named = all(speaks_as_student(*pair, self._vocabulary) for pair in scores)
         parts, scored = [], []
         for (name, one), ids in zip(given, texts.ids, strict=True):
             tokens = known.get((name, one.text), ())
@@ -141,6 +141,7 @@ class ServedTeacher:
                     k=self._k,
                     where=f"the scores of a text of {name}",
                     also_open=also_open,
+                    named=named,
                 )
             )
             scored.append(len(tokens))
