@@ -132,8 +132,8 @@ def measure(texts, vocabulary, most):
         if given.ids:
             scored.append((problem, ids, given, teacher.score(problem, given.text)))
     # As of the texts of a window of steps.
-    endings = frozenset().union(
-        *(open_endings(tokens, given, vocabulary) for _, _, given, tokens in scored)
+    endings = open_endings(
+        [(tokens, given) for *_, given, tokens in scored], vocabulary
     )
     named = all(
         speaks_as_student(tokens, given, vocabulary) for *_, given, tokens in scored

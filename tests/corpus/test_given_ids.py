@@ -14,6 +14,7 @@ from specialize.corpus.alignment import byte_offsets, places
 from specialize.corpus.alignment.aligning import align, check_tokens
 from specialize.corpus.alignment.given_ids import (
     align_given,
+    open_endings,
     speaks_as_student,
     text_of,
 )
@@ -162,6 +163,35 @@ def test_a_piece_that_an_alternative_changes_has_the_rest_alone(
     rows = byte_offsets.rows(steps, raw, words, named=False, also_open=endings)
     place = rows.ids.index(words.id_of(piece))
     found = {words.piece(one): mass for one, mass in rows.masses[place].items()}
+    assert found == pytest.approx(row)
+
+
+@pytest.mark.parametrize(
+    ("texts", "row"),
+    [  # " 4" may be the beginning of " 48" if no token has two digits
+        ([[(" 48", 0.6, {" 4": 0.4})]], {"▁48": 0.6, "▁4": 0.4}),
+        ([[(" a", 0.6, {" 4": 0.4})]], {"▁a": 0.6}),
+        ([[(" a", 0.6, {" 4": 0.4})], [(" 48", 1.0, {})]], {"▁a": 0.6, "▁4": 0.4}),
+        ([[(" a", 0.6, {" 48": 0.4})], [(" 4", 1.0, {})]], {"▁a": 0.6}),
+    ],
+)
+def test_a_number_may_go_on_that_has_as_many_digits_as_any_token(words, texts, row):
+    scored = []
+    for taught in texts:
+        tokens = [token(*step) for step in taught]
+        raw = b"".join(one.token for one in tokens)
+        ids = words.encode(raw.decode())
+        scored.append((tokens, text_of(ids, words)._replace(raw=raw)))
+    tokens, given = scored[0]
+    endings = open_endings(scored, words)
+    rows = byte_offsets.rows(
+        check_tokens(tokens, given.raw, "here"),
+        given.raw,
+        words,
+        named=False,
+        also_open=endings,
+    )
+    found = {words.piece(one): mass for one, mass in rows.masses[0].items()}
     assert found == pytest.approx(row)
 
 

@@ -9,7 +9,7 @@ stays unknown, a row without entries whose tail is 1: the other ids of such a wo
 determine, and all that follows an id that writes no text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 
 from specialize.corpus.alignment import byte_offsets, places
 from specialize.corpus.alignment.aligning import check_tokens
+from specialize.corpus.alignment.readings import digits_ending
 from specialize.corpus.alignment.rows import SOFT, assemble
 from specialize.corpus.records import TeacherToken
 from specialize.corpus.vocabulary import SPACE, Vocabulary
@@ -77,17 +78,27 @@ def text_of(
 
 
 def open_endings(
-    tokens: Sequence[TeacherToken], given: GivenText, vocabulary: Vocabulary
+    scored: Iterable[tuple[Sequence[TeacherToken], GivenText]], vocabulary: Vocabulary
 ) -> frozenset[bytes]:
-    """Endings of the teacher's tokens that a text has in the middle of a piece.
+    """Endings of the teacher's tokens after which a piece may go on.
 
-    Or that an alternative of at least 1 % has. An alternative with such an ending may
-    be the beginning of a longer piece, whatever text it is an alternative in.
+    An alternative with such an ending may be the beginning of a longer piece, whatever
+    text it is an alternative in. They are the endings that a text, or an alternative of
+    at least 1 %, has within a piece; and as many digits as a token has at most, because
+    a shorter number that goes on would be a longer token.
+
+    Args:
+        scored: the tokens of each text; none of a text that was not scored.
+        vocabulary: the student's vocabulary.
     """
-    if not tokens or not given.raw.strip():
-        return frozenset()
-    steps = check_tokens(tokens, given.raw, "a scored text")
-    return places.open_endings(steps, given.raw, vocabulary)
+    found: set[bytes] = set()
+    digits = 0
+    for tokens, given in scored:
+        if tokens and given.raw.strip():
+            steps = check_tokens(tokens, given.raw, "a scored text")
+            found |= places.open_endings(steps, given.raw, vocabulary)
+            digits = max(digits, places.most_digits(steps))
+    return frozenset(found | {digits_ending(digits)} if digits else found)
 
 
 def speaks_as_student(

@@ -7,7 +7,13 @@ would change. docs/explanation/alignment.md says when a piece is settled.
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from specialize.corpus.alignment.readings import Book, Reader, ending, reader_of
+from specialize.corpus.alignment.readings import (
+    Book,
+    Reader,
+    digits_ending,
+    ending,
+    reader_of,
+)
 from specialize.corpus.alignment.rows import Step
 from specialize.corpus.vocabulary import SPACE, Segmentation, Vocabulary
 
@@ -64,6 +70,17 @@ def open_endings(
         if probability >= _SHOWN and how is not None:
             found.add(how[0])
     return frozenset(found)
+
+
+def most_digits(steps: Sequence[Step]) -> int:
+    """The most digits with which a token or an alternative ends."""
+    texts = (
+        text
+        for step in steps
+        for text in (step.token, *(alternative for alternative, _ in step.others))
+    )
+    found = (how for text in texts if (how := ending(text)) is not None)
+    return max((size for key, size in found if key == digits_ending(size)), default=0)
 
 
 def speaks_as_student(

@@ -179,10 +179,15 @@ def ending(token: bytes) -> tuple[bytes, int] | None:
     tail = run[0]
     length = len(tail.encode())
     if tail.isdigit():
-        return b"#%d" % len(tail), length
+        return digits_ending(len(tail)), length
     if tail.isalpha():
         return b"w" + token, length
     return b" " + tail.encode(), length
+
+
+def digits_ending(count: int) -> bytes:
+    """The key of an ending of so many digits, see `ending`."""
+    return b"#%d" % count
 
 
 def _whole_characters(text: bytes) -> bytes:

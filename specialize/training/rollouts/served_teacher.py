@@ -126,9 +126,7 @@ class ServedTeacher:
         )
         known = self._scores(list(wanted), ends)
         scores = [(known.get((name, one.text), ()), one) for name, one in given]
-        also_open = frozenset[bytes]().union(
-            *(open_endings(*pair, self._vocabulary) for pair in scores)
-        )
+        also_open = open_endings(scores, self._vocabulary)
         named = all(speaks_as_student(*pair, self._vocabulary) for pair in scores)
         parts, scored = [], []
         for (name, one), ids in zip(given, texts.ids, strict=True):
