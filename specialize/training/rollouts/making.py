@@ -82,6 +82,7 @@ class Rollouts:
         mesh: the devices.
         folder: the run's folder, or the local copy of one in a bucket.
         publish: uploads what has changed in it.
+        teacher: what the teacher's rows depend on besides, as digests.
         responses: database of a served teacher's answers, or its URL.
         checkpoints: the steps that a run may resume from.
 
@@ -98,6 +99,7 @@ class Rollouts:
         *,
         folder: pathlib.Path,
         publish: Callable[[], None],
+        teacher: Any,
         responses: str,
         checkpoints: Callable[[], Sequence[int]],
     ) -> None:
@@ -127,7 +129,7 @@ class Rollouts:
         self._writer = Writer(
             *(model.module, self._vocabulary, mesh, data, source.usual_texts), rows
         )
-        self._keeper = Keeper(folder, source.identity(), publish)
+        self._keeper = Keeper(folder, source.identity(), teacher, publish)
         self._checkpoints = checkpoints
 
     def begin(self, step: int, params: Any, ends: Ends) -> int | None:
@@ -238,7 +240,8 @@ def read_by_server(spec: RolloutSpec) -> dict[str, str]:
     """What the prompts of a served teacher are made of, by macro; a run keeps it.
 
     Returns:
-        The name of the task, and the beginnings of the digests of the files.
+        The name of the task, and the beginnings of the digests of the files; that of a
+        task file is the digest of its settings.
 
     Raises:
         InputError: a file cannot be read, or the task is unknown.
@@ -247,7 +250,10 @@ def read_by_server(spec: RolloutSpec) -> dict[str, str]:
         "ROLLOUT_PROMPT_PATH": spec.prompt_path,
         "ROLLOUT_PROBLEMS_PATH": spec.problems_path,
     }
-    found = {"ROLLOUT_TASK": find(spec.task or index().default).name}
+    task = find(spec.task or index().default)
+    found = {"ROLLOUT_TASK": task.name}
+    if spec.task is not None and str(spec.task) not in index().tasks:
+        found["the content of ROLLOUT_TASK"] = task.digest
     for name, path in files.items():
         content = b""
         if path is not None:
