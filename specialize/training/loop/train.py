@@ -259,7 +259,7 @@ def _own_texts(
         publish=lambda: work.publish(now=True),
         teacher=resuming.teacher_of(about),
         responses=os.path.join(where, run_folder.ROLLOUTS, run_folder.RESPONSES),
-        checkpoints=store.steps,
+        checkpoints=store.after_a_kill,
     )
     return OwnTexts(found.model, found.fixed, found.begin)
 

@@ -84,7 +84,7 @@ class Rollouts:
         publish: uploads what has changed in it.
         teacher: what the teacher's rows depend on besides, as digests.
         responses: database of a served teacher's answers, or its URL.
-        checkpoints: the steps that a run may resume from.
+        checkpoints: the steps from which the run may resume if it is killed now.
 
     Raises:
         InputError: the teacher, the vocabulary or the problems cannot be read.
