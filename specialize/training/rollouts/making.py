@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from specialize import config, paths, sharding, typed_json
-from specialize.corpus.records import Problem
+from specialize.corpus.records import Problem, RecordId
 from specialize.corpus.tasks.known import find, index, read_problems
 from specialize.corpus.vocabulary import read_vocabulary
 from specialize.errors import InputError
@@ -209,7 +209,7 @@ class Rollouts:
         for number, (record, ids) in enumerate(
             zip(texts.asked.records, texts.ids, strict=True)
         ):
-            if problem := self._problems.get(record.partition("/")[0]):
+            if problem := self._problems.get(RecordId.read(record).problem):
                 text = self._vocabulary.decode(ids.tolist())
                 found[number] = verdict(text, problem.answers, self._judge).correct
         return found

@@ -23,7 +23,7 @@ from specialize.corpus.alignment.given_ids import (
     open_endings,
     text_of,
 )
-from specialize.corpus.records import Problem, TeacherToken
+from specialize.corpus.records import Problem, RecordId, TeacherToken
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.responses import ResponseStore
 from specialize.corpus.sampling.scoring import ScoringTeacher, Text
@@ -148,7 +148,7 @@ class ServedTeacher:
         return Rows(*columns, scored=np.asarray(scored, np.int64))
 
     def _problem(self, record: str) -> Problem:
-        name = record.partition("/")[0]
+        name = RecordId.read(record).problem
         if (found := self._problems.get(name)) is None:
             raise InputError(
                 f"the record {record!r} answers no question of "
