@@ -57,7 +57,11 @@ def test_the_log_shows_what_the_student_wrote(whole):
         assert train["on_policy/kl"] >= 0 and train["corpus/kl"] >= 0
         assert "on_policy/right" not in train  # no golds are known
     text = (folder / "metrics.jsonl").read_text()
-    assert '"writing_seconds"' in text and '"scoring_seconds"' in text
+    _, *later = (json.loads(line)["speed"] for line in text.splitlines())
+    assert len(later) == 5  # the first step is not timed
+    for speed in later:  # the windows begin before steps 1 and 5
+        making = speed["writing_seconds"] + speed["scoring_seconds"]
+        assert 0 < making < speed["seconds_per_step"]
 
 
 def test_a_run_within_a_window_reads_its_texts_again(
