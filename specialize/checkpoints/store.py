@@ -85,6 +85,7 @@ class CheckpointStore:
         self._metrics: dict[int, float | None] = {}
         self._damaged: dict[int, str] = {}
         self._failed = False
+        self._safe: int | None = None
         self._manager = None
         if not read_only:
             with objects.explained(self.directory):
@@ -118,12 +119,25 @@ class CheckpointStore:
         self.close()
 
     def steps(self) -> list[int]:
-        """The finished steps that are not known to be damaged, oldest first."""
+        """The steps that are not known to be damaged, oldest first.
+
+        After `save` the new one counts as finished, and those that it replaces as
+        removed, although both happen in the background.
+        """
         if self._manager is not None:
             found = self._manager.all_steps()
         else:
             found = step_folder.finished_steps(self.directory)
         return sorted(set(found) - set(self._damaged))
+
+    def after_a_kill(self) -> list[int]:
+        """The steps from which a run may resume if it is killed now, oldest first.
+
+        Beside `steps()` it is the newest step before the last save: whether this has
+        succeeded is known only when the next one begins.
+        """
+        safe = [] if self._safe is None else [self._safe]
+        return sorted({*safe, *self.steps()})
 
     def latest(self) -> int | None:
         """The newest of `steps()`, or None."""
@@ -161,6 +175,7 @@ class CheckpointStore:
         # An earlier save's failure is reported before a new one starts.
         self._manager.wait_until_finished()
         self._set_damaged_aside(self._manager)
+        self._safe = self.latest()
         leaves = step_folder.named_leaves(state)
         sums = integrity.checksums(leaves)
         sealed = step_folder.sealed(step, metadata, leaves, sums)

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -21,6 +21,36 @@ FORMAT_IDS = {name: index for index, name in enumerate(RECORD_FORMATS, start=1)}
 # Probabilities arrive rounded (the paper's to 4 decimals, others as bfloat16). A sum
 # may exceed 1 by this much; it is then scaled down to 1.
 PROBABILITY_SLACK = 1e-2
+
+
+class RecordId(NamedTuple):
+    """The id of a record, "<problem>/<sample>/<format>".
+
+    The id of a problem may have slashes, such as "test/algebra/4.json"; what follows it
+    has none.
+
+    Attributes:
+        problem: id of the `Problem`, or of the line of text.
+        sample: number of the sample, or "human"; "" in ids that are no record's.
+        format: one of `choices.RECORD_FORMATS`; "" in ids that are no record's.
+
+    Example:
+        >>> RecordId.read("gsm8k-train-7/3/zero_shot_cot").problem
+        'gsm8k-train-7'
+    """
+
+    problem: str
+    sample: str
+    format: str
+
+    def __str__(self) -> str:
+        return "/".join(self)
+
+    @classmethod
+    def read(cls, text: str) -> "RecordId":
+        """The parts of an id; one of another form is a problem's as a whole."""
+        parts = text.rsplit("/", 2)
+        return cls(*parts) if len(parts) == len(cls._fields) else cls(text, "", "")
 
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]

@@ -15,7 +15,7 @@ import numpy as np
 
 from specialize.corpus.alignment.targets import AlignedTarget, DistillRecord
 from specialize.corpus.choices import TEXT
-from specialize.corpus.records import Fingerprint
+from specialize.corpus.records import Fingerprint, RecordId
 from specialize.corpus.spec import FolderSpec
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.cards import Card
@@ -137,7 +137,7 @@ def _records(
                 setattr(funnel, stage, getattr(funnel, stage) + 1)
             solved = True
             yield DistillRecord(
-                id=f"{line['id']}/{sample}/{TEXT}",
+                id=str(RecordId(str(line["id"]), str(sample), TEXT)),
                 format=TEXT,
                 inputs=line["input"],
                 targets=found["texts"][sample],

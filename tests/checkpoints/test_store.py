@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint._src.checkpointers import async_checkpointer
 from ports import free_port
 
 from specialize.checkpoints import step_folder
@@ -399,6 +400,31 @@ def test_kill_9_at_many_moments_leaves_the_last_good_step(tmp_path):
     for pause in (0.0, 0.003, 0.01, 0.02, 0.04, 0.08):
         kill_while_saving(tmp_path, first, saves=3, pause=pause)
         first = 1 + check_survivor(tmp_path, at_least=first + 1)
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_run_may_resume_from_a_step_until_the_save_that_replaces_it_has_ended(
+    tmp_path, monkeypatch, keep
+):
+    """The step whose save is under way is another."""
+    commit, ends = async_checkpointer._on_commit_callback, threading.Event()
+    monkeypatch.setattr(
+        async_checkpointer,
+        "_on_commit_callback",
+        lambda *given, **more: ends.wait(60) and commit(*given, **more),
+    )
+    state = {"params": {"w": placed(mesh_of(2, 4), jnp.ones((8, 8)))}}
+    before = []
+    with CheckpointStore(tmp_path, keep=keep) as store:
+        for step in (1, 3, 4):
+            store.save(step, state, {})
+            finished = step_folder.finished_steps(tmp_path)
+            assert finished[-1:] == before
+            assert store.after_a_kill() == [*before, step]
+            ends.set()
+            store.wait()
+            ends.clear()
+            before = [step]
 
 
 @pytest.mark.parametrize(

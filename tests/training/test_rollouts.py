@@ -17,9 +17,12 @@ from ports import free_port
 from specialize import versions
 from specialize.checkpoints.store import CheckpointStore
 from specialize.errors import InputError
+from specialize.training.loop.resuming import teacher_of
 from specialize.training.rollouts import served_teacher
 from specialize.training.rollouts.keeping import Keeper
+from specialize.training.rollouts.making import read_by_server
 from specialize.training.rollouts.mesh_teacher import MeshTeacher
+from specialize.training.rollouts.spec import RolloutSpec
 from specialize.training.rollouts.windows import nothing
 from specialize.training.rollouts.writing import Writer
 
@@ -54,7 +57,11 @@ def test_the_log_shows_what_the_student_wrote(whole):
         assert train["on_policy/kl"] >= 0 and train["corpus/kl"] >= 0
         assert "on_policy/right" not in train  # no golds are known
     text = (folder / "metrics.jsonl").read_text()
-    assert '"writing_seconds"' in text and '"scoring_seconds"' in text
+    _, *later = (json.loads(line)["speed"] for line in text.splitlines())
+    assert len(later) == 5  # the first step is not timed
+    for speed in later:  # the windows begin before steps 1 and 5
+        making = speed["writing_seconds"] + speed["scoring_seconds"]
+        assert 0 < making < speed["seconds_per_step"]
 
 
 def test_a_run_within_a_window_reads_its_texts_again(
@@ -78,7 +85,7 @@ def test_a_run_within_a_window_reads_its_texts_again(
 
 
 def test_texts_that_no_run_resumes_with_are_removed(tmp_path):
-    keeper = Keeper(tmp_path, {"seed": 0}, lambda: None)
+    keeper = Keeper(tmp_path, {"seed": 0}, "teacher", lambda: None)
     (tmp_path / "rollouts").mkdir()
     for number in range(3):
         keeper.write(number, "weights", nothing(3))
@@ -86,13 +93,46 @@ def test_texts_that_no_run_resumes_with_are_removed(tmp_path):
     assert [file.name for file in (tmp_path / "rollouts").iterdir()] == ["2.npz"]
     assert keeper.read(2, None) is not None and keeper.read(2, "weights") is not None
     assert keeper.read(2, "others") is None and keeper.read(1, None) is None
-    assert Keeper(tmp_path, {"seed": 1}, lambda: None).read(2, None) is None
+    for other in (({"seed": 1}, "teacher"), ({"seed": 0}, "another")):
+        assert Keeper(tmp_path, *other, lambda: None).read(2, None) is None
     newer = versions.ROLLOUTS._replace(reads=(2,))  # a later version's
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(versions, "ROLLOUTS", newer)
         keeper.write(2, "weights", nothing(3))
     with pytest.raises(InputError, match="file of rollouts of version 2"):
         keeper.read(2, None)
+
+
+def test_texts_whose_teacher_is_not_named_are_read_within_their_window(tmp_path):
+    """An earlier version did not name it; between windows they are written again."""
+    keeper = Keeper(tmp_path, {}, "teacher", lambda: None)
+    (tmp_path / "rollouts").mkdir()
+    keeper.write(2, "weights", nothing(3))
+    path = tmp_path / "rollouts/2.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays["about"]))
+    del about["teacher"]
+    np.savez(path, **arrays | {"about": np.asarray(json.dumps(about))})
+    assert keeper.read(2, None) is not None and keeper.read(2, "weights") is None
+
+
+def test_a_run_without_a_checkpoint_reads_its_texts_to_another_teacher(
+    whole, teacher, tmp_path, monkeypatch
+):
+    """To the same one somewhere else, it does not."""
+    real, read = MeshTeacher.read, []
+    monkeypatch.setattr(
+        MeshTeacher, "read", lambda *given: read.append(1) or real(*given)
+    )
+    shutil.copytree(whole[0], tmp_path / "run", ignore=lambda *_: ["checkpoints"])
+    shutil.copytree(teacher, tmp_path / "moved")
+    run(tmp_path / "run", 1, teacher=str(tmp_path / "moved"))
+    assert not read
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    other = tiny_run.base(tmp_path / "other", seed=1, rows=tiny_run.BYTES)
+    run(tmp_path / "run", 1, teacher=other)
+    assert read
 
 
 def test_another_teacher_is_another_run(whole, teacher, tmp_path):
@@ -266,6 +306,33 @@ def test_a_served_teacher_is_asked_for_every_text_once(server, problems, tmp_pat
             again = options["rollouts"] | changed
             tiny_run.run(tmp_path / "again", 5, questions=True, rollouts=again)
     assert len(server.requests) == before
+
+
+def test_texts_belong_to_what_the_server_read_and_not_to_its_place(problems, tmp_path):
+    """Also before the first checkpoint, when only the kept texts say it."""
+    fields = {"question": "She: {question}", "answer": "answer"}
+    task = json.dumps({"name": "own", "fields": fields})
+    files = {"prompt_path": "She had one cake?\nOne.\n", "task": task}
+    files["problems_path"] = problems.read_text()
+
+    def kept(folder, written=False, **changed):
+        folder = tmp_path / folder
+        folder.mkdir(exist_ok=True)
+        for name, content in (files | changed).items():
+            (folder / f"{name}.json").write_text(content)
+        paths = {name: str(folder / f"{name}.json") for name in files}
+        spec = RolloutSpec(0.5, server=f"http://{folder.name}/v1", model="m", **paths)
+        teacher = teacher_of({"served": read_by_server(spec)})
+        keeper = Keeper(tmp_path, spec.identity(), teacher, lambda: None)
+        if written:
+            keeper.write(0, "weights", nothing(3))
+        return keeper.read(0, "weights") is not None
+
+    (tmp_path / "rollouts").mkdir()
+    assert kept("one", written=True) and kept("moved")
+    for name, content in files.items():
+        assert not kept("one", **{name: content.replace("She", "He", 1)})
+    assert kept("one")
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from specialize.training.logging import run_log
 from specialize.training.logging.run_log import MetricSums, RunLog
@@ -139,3 +141,27 @@ def test_a_damaged_line_is_dropped_and_the_others_stay(tmp_path, capfd, line):
 )
 def test_durations_are_short(seconds, text):
     assert run_log._duration(seconds) == text
+
+
+WINDOWS = st.lists(
+    st.tuples(st.integers(1, 4), st.floats(0, 9)), min_size=1, max_size=5
+)
+
+
+@given(WINDOWS)
+def test_every_step_of_a_window_has_its_share_of_the_time_before_the_window(windows):
+    """Each step takes 1 s; so with a line for each step, no line has all of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        now = [0.0]
+        patch.setattr(run_log.time, "perf_counter", lambda: now[0])
+        clock, found, expected = run_log.Clock(), [], []
+        for steps, before in windows:
+            now[0] += before
+            clock.spread(before, steps)
+            for _ in range(steps):
+                now[0] += 1
+                clock.tick()
+                found.append(clock.read())
+                expected.append(1 + before / steps)
+    assert found[0] is None  # the first step is left out
+    assert found[1:] == pytest.approx(expected[1:])

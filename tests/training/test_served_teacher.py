@@ -1,5 +1,6 @@
 """A served teacher of rollouts: what it scores, cannot score, and is never asked."""
 
+import itertools
 import json
 
 import pytest
@@ -130,6 +131,21 @@ def test_a_teacher_that_scores_nothing_ends_the_run_and_says_what_it_sends(
     server.fault = lambda request: None
     found = teacher_of(server, tmp_path)._scores(texts(0, COUNT), never)
     assert found.keys() == {*texts(0, COUNT)}
+
+
+def test_scores_of_another_prompt_are_refused_also_where_every_text_has_some(
+    server, tmp_path
+):
+    teacher_of(server, tmp_path)._scores(texts(0, 6), never)
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("Question: 1?\nOne.\n")
+    changes = ({"prompt_path": str(prompt)}, {"top_k": 2})
+    for wanted, changed in itertools.product((texts(0, 6), texts(2, 3)), changes):
+        other = teacher_of(server, tmp_path, **changed)
+        with pytest.raises(InputError, match="other settings.*another MODEL_DIR"):
+            other._scores(wanted, never)
+    assert teacher_of(server, tmp_path)._scores(texts(0, 6), never)
+    assert len(server.requests) == 6
 
 
 @pytest.mark.parametrize("status", [200, 500])

@@ -26,7 +26,7 @@ from specialize.corpus.building.safe_pickle import load
 from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.corpus.plain_text.round_trip import writer_of
 from specialize.corpus.plain_text.writer import AS_IT_IS, Writer
-from specialize.corpus.records import PROBABILITY_SLACK, Fingerprint, Problem
+from specialize.corpus.records import PROBABILITY_SLACK, Fingerprint, Problem, RecordId
 from specialize.corpus.spec import AlignmentSpec, FolderSpec
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.funnel import Funnel
@@ -52,9 +52,10 @@ TASK = "gsm8k"
 
 
 class _Item(NamedTuple):
-    """One entry of a pickle, with the id of its record."""
+    """One entry of a pickle, with the problem and the sample that its record names."""
 
-    id: str
+    problem: str
+    sample: str
     where: str
     entry: Mapping[str, Any]
 
@@ -161,7 +162,7 @@ def convert(item: "_Item", vocabulary: Vocabulary, k: int) -> DistillRecord | st
         target = one_hot(text, vocabulary, k)
     inputs = cast(str, entry["question"]).rstrip("\n")
     return DistillRecord(
-        id=f"{item.id}/{name}",
+        id=str(RecordId(item.problem, item.sample, name)),
         format=name,
         inputs=inputs,
         targets=text,
@@ -202,7 +203,7 @@ def _chunks(
             )
             key = (identity, entry["type"])
             sample = samples[key] = samples.get(key, -1) + 1
-            chunk.append(_Item(f"{identity}/{sample}", where, entry))
+            chunk.append(_Item(identity, str(sample), where, entry))
             funnel.read += 1
             if entry.get("answer_label", 1) == 1:
                 right.add(identity)

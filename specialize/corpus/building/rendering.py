@@ -16,7 +16,7 @@ from specialize.corpus.alignment.rows import SOFT
 from specialize.corpus.alignment.targets import AlignedTarget, DistillRecord
 from specialize.corpus.plain_text.counting import SpellingCounts
 from specialize.corpus.plain_text.round_trip import as_spelt, writer_of
-from specialize.corpus.records import HUMAN, Completion, Problem
+from specialize.corpus.records import HUMAN, Completion, Problem, RecordId
 from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.errors import InputError
 from specialize.judging.answers import verdict
@@ -221,9 +221,9 @@ class Renderer:
             targets = self.writer.text(targets)
             target = one_hot(targets, self.vocabulary, self.alignment.k)
         assert target is not None  # CoT formats are rendered only with a target
-        sample = "human" if completion.sample == HUMAN else completion.sample
+        sample = "human" if completion.sample == HUMAN else str(completion.sample)
         record = DistillRecord(
-            id=f"{problem.id}/{sample}/{name}",
+            id=str(RecordId(problem.id, sample, name)),
             format=name,
             inputs=inputs,
             targets=targets,

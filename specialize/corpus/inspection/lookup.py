@@ -15,7 +15,7 @@ from specialize.corpus.completions import Questions, Sample, read_completions
 from specialize.corpus.inspection.view import View, view, view_record
 from specialize.corpus.plain_text.round_trip import writer_of
 from specialize.corpus.plain_text.writer import of_description
-from specialize.corpus.records import Problem
+from specialize.corpus.records import Problem, RecordId
 from specialize.corpus.spec import AlignmentSpec, RecordsSpec
 from specialize.corpus.storage import cards, shards
 from specialize.corpus.storage.funnel import Funnel
@@ -66,7 +66,7 @@ def look_at_record(
     )
     vocabulary = writer.vocabulary
     record = _record(corpus, identity, index, vocabulary.sha256)
-    problem_id, _, sample = record.id.rpartition("/")[0].rpartition("/")
+    problem_id, sample, _ = RecordId.read(record.id)
     completion = None
     if completions and sample.isdecimal() and record.format.endswith("_cot"):
         policy = manifest.fingerprint.sampling.get("reasoning")
@@ -208,7 +208,7 @@ def _record(
 ) -> DistillRecord:
     formats = None
     if identity is not None:
-        name = identity.rpartition("/")[2]
+        name = RecordId.read(identity).format
         known = Manifest.load(corpus).formats
         if name not in known:
             raise InputError(

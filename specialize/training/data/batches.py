@@ -56,9 +56,17 @@ class BatchSource:
     Unless `data.window_rows` is set, a window has `WINDOW_ROWS` sequences, or fewer if
     one epoch of a small mixture fills fewer, or one batch if questions stay together.
     It is rounded up to whole batches.
+
+    Args:
+        mixture: the examples.
+        data: how batches are made of them.
+        by_batch: whether the examples of a window, in the order of the stream, are
+            divided among its batches before each is packed.
     """
 
-    def __init__(self, mixture: Mixture, data: DataSpec) -> None:
+    def __init__(
+        self, mixture: Mixture, data: DataSpec, *, by_batch: bool = False
+    ) -> None:
         self.mixture = mixture
         self.batch_size = batch_size = data.batch_size
         self.lengths = data.lengths
@@ -79,6 +87,8 @@ class BatchSource:
         rows = max(window_rows, self._order.smallest_window)
         self.steps_per_window = -(-rows // batch_size)
         self.window_rows = self.steps_per_window * batch_size
+        self._groups = self.steps_per_window if by_batch else 1
+        self._group_rows = self.window_rows // self._groups
         self.window_examples = self._examples_of_a_window()
         self._windows: dict[int, concurrent.futures.Future[Window]] = {}
         self._lock = threading.Lock()
@@ -96,6 +106,7 @@ class BatchSource:
             "window_examples": self.window_examples,
             # Absent for "random", so that older runs can be resumed.
             **({} if self.order == "random" else {"order": self.order}),
+            **({} if self._groups == 1 else {"packed_rows": self._group_rows}),
         }
 
     def layout(self, step: int) -> BatchLayout:
@@ -186,21 +197,33 @@ class BatchSource:
         examples: Int[np.ndarray, " N"],
     ) -> "Window":
         """Assigns the examples of a window, in the order of the stream, to its rows."""
-        seed = int(hashed(1, self.seed, 2, number)[0] >> np.uint64(1))
-        if self.packed:
-            lengths = lengths_of(mixture, tasks, examples)
-            rows = packing.assign_rows(
-                lengths, self.capacities, self.window_rows, seed=seed
-            )
-        else:
-            rows = np.arange(self.window_rows)
-        # Otherwise sequences that were hard to fill would share a batch.
-        row_order = shuffled(self.window_rows, self.seed, 3, number)
-        rows = np.where(rows < 0, -1, row_order[rows])
+        lengths = lengths_of(mixture, tasks, examples)
+        rows = np.concatenate(
+            [
+                self._rows(number * self._groups + group, lengths[mine], group)
+                for group, mine in enumerate(
+                    np.array_split(np.arange(len(lengths)), self._groups)
+                )
+            ]
+        )
         order = np.argsort(rows, kind="stable")
         left_out = int((rows < 0).sum())
         order = order[left_out:]
         return Window(mixture, tasks[order], examples[order], rows[order], left_out)
+
+    def _rows(
+        self, number: int, lengths: Int[np.ndarray, "N 2"], group: int
+    ) -> Int[np.ndarray, " N"]:
+        """The row in the window of each example of a group; -1: it did not fit."""
+        count = self._group_rows
+        seed = int(hashed(1, self.seed, 2, number)[0] >> np.uint64(1))
+        if self.packed:
+            rows = packing.assign_rows(lengths, self.capacities, count, seed=seed)
+        else:
+            rows = np.arange(count)
+        # Otherwise sequences that were hard to fill would share a batch.
+        row_order = shuffled(count, self.seed, 3, number)
+        return np.where(rows < 0, -1, row_order[rows] + group * count)
 
     def _laid_out(
         self,
@@ -232,17 +255,16 @@ class BatchSource:
         if not self.packed:
             return self.window_rows
         per_row = float((np.asarray(self.capacities) / self._mean_lengths()).min())
-        most = max(
-            int(self.window_rows * per_row * 1.1) + 1, self._order.smallest_window
-        )
+        smallest = self._order.smallest_window
+        most = max(int(self._group_rows * per_row * 1.1) + 1, smallest)
         windows = [
             lengths_of(self.mixture, *self._order.window(number, most))
             for number in range(CALIBRATION_WINDOWS)
         ]
         found = packing.greatest_count(
-            windows, self.capacities, self.window_rows, seed=self.seed
+            windows, self.capacities, self._group_rows, seed=self.seed
         )
-        return max(found, self._order.smallest_window)
+        return max(found * self._groups, smallest)
 
 
 class Window(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt64
 
+from specialize.corpus.records import RecordId
 from specialize.errors import InputError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -42,12 +43,12 @@ def shuffled(count: int, *key: int) -> Int[np.ndarray, " N"]:
 def questions_of(tasks: Sequence[Any]) -> list[Int[np.ndarray, " _"]]:
     """Returns, for each task (`examples.Examples`), every example's question number.
 
-    The id of a record begins with its question's: "gsm8k-train-7/3/zero_shot_cot".
+    An id that is not a record's is a question's of its own.
     """
     numbers: dict[str, int] = {}
 
     def number(stored: Any, example: int) -> int:
-        question = stored.record_id(example).partition("/")[0]
+        question = RecordId.read(stored.record_id(example)).problem
         return numbers.setdefault(question, len(numbers))
 
     return [

@@ -74,18 +74,33 @@ class Clock:
         self._average: float | None = None
         self._interval = 0.0
         self._steps = 0
+        self._share = 0.0
 
     def tick(self) -> None:
         """Counts one more step, which has just ended."""
         now = time.perf_counter()
         if self._last is not None:
-            self._interval += now - self._last
+            self._interval += now - self._last + self._share
             self._steps += 1
         self._last = now
 
     def restart(self) -> None:
         """Leaves out what happened since the last tick (evaluation, saving)."""
-        self._last = time.perf_counter()
+        if self._last is not None:
+            self._last = time.perf_counter()
+
+    def spread(self, seconds: float, steps: int) -> None:
+        """Counts what happened since the last tick as a part of the next steps.
+
+        Otherwise it would be in the log line of the first of them alone.
+
+        Args:
+            seconds: how long it took.
+            steps: number of steps for which it was done; each has the same part, until
+                this is called again.
+        """
+        self.restart()
+        self._share = seconds / steps
 
     def read(self) -> float | None:
         """Mean seconds per step since the last reading."""

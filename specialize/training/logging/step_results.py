@@ -93,6 +93,15 @@ class StepResults:
         """Leaves the time since the last step out of the seconds per step."""
         self._clock.restart()
 
+    def spread(self, seconds: float, steps: int) -> None:
+        """Counts the time since the last step as a part of the next ones.
+
+        Args:
+            seconds: how long it was.
+            steps: number of steps that have a part of it.
+        """
+        self._clock.spread(seconds, steps)
+
     def _read(
         self, step: int, results: Float[np.ndarray, "N 2"], layout: BatchLayout
     ) -> None:
@@ -108,7 +117,12 @@ class StepResults:
         tokens = float(layout.encoder_tokens + layout.decoder_tokens)
         pairs["_tokens"] = (tokens, 1.0)
         pairs["_filled"] = (tokens, float(self._positions))
-        pairs |= layout.metrics
+        pairs |= {
+            # A duration is one of the step, however many examples it has.
+            name: (total / count, 1.0) if name.startswith(SPEED) and count else pair
+            for name, pair in layout.metrics.items()
+            for total, count in [pair]
+        }
         self._sums.add(pairs)
         taken = step + 1
         if taken % self._period and taken != self.log.total_steps:

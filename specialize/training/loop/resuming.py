@@ -69,6 +69,20 @@ def about_adapters(spec: AdapterSpec, base: str, fingerprint: str) -> dict[str, 
     return {"adapters": dataclasses.asdict(record)}
 
 
+def teacher_of(about: Mapping[str, Any]) -> Any:
+    """What the teacher of the student's own texts is, wherever it is.
+
+    Args:
+        about: What a checkpoint says about the run, with `together.other_weights`.
+
+    Returns:
+        The fingerprint of its weights, or the digests of what a server reads.
+    """
+    if teacher := about.get("teacher"):
+        return teacher["fingerprint"]
+    return about.get("served")
+
+
 def _settings(*specifications: Any, **others: Any) -> dict[str, str]:
     found = {f"train.{name}": value for name, value in others.items()}
     waiting = list(specifications)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -189,10 +190,12 @@ class Loop:
             if self.own.begin is not None:
                 self.results.settle()  # else the time of a step would count here
                 weights = trees.join(run.state["params"], self.frozen)
+                began = time.perf_counter()
                 again = self.own.begin(run.step, weights, stop.now)
                 if again is None:
                     return
                 last = min(last, again)
+                self.results.spread(time.perf_counter() - began, last - run.step)
             yield from feed.feed(self.source, self.mesh, run.step, last)
 
     def _evaluate_and_save(self, stopped: bool) -> None:

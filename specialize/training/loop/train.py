@@ -176,7 +176,7 @@ def train(
 
         # -- 4. The step, compiled once, and the evaluations. -------------------------
         began = time.perf_counter()
-        own = _own_texts(source, data, model, mesh, work, store, where)
+        own = _own_texts(source, data, model, mesh, work, store, where, about)
         names, compiled = _compiled(own, chain, data, layout, source)
         _save_configuration(work.path)  # after the last check
         measured = measurements(evaluation, data, held_out, model, layout, work.path)
@@ -248,6 +248,7 @@ def _own_texts(
     work: outputs.Working,
     store: CheckpointStore,
     where: pathlib.Path | str,
+    about: Mapping[str, Any],
 ) -> OwnTexts:
     """The student and its batches, also if these depend on the weights."""
     if not isinstance(source, RolloutSource):
@@ -256,8 +257,9 @@ def _own_texts(
         *(source, data, model, mesh),
         folder=work.path,
         publish=lambda: work.publish(now=True),
+        teacher=resuming.teacher_of(about),
         responses=os.path.join(where, run_folder.ROLLOUTS, run_folder.RESPONSES),
-        checkpoints=store.steps,
+        checkpoints=store.after_a_kill,
     )
     return OwnTexts(found.model, found.fixed, found.begin)
 

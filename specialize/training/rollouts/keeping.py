@@ -20,7 +20,7 @@ import numpy as np
 from specialize import outputs, run_folder, sharding, typed_json, versions
 from specialize.training.rollouts.windows import Rows, Written
 
-_ABOUT = "about"
+_ABOUT, _TEACHER = "about", "teacher"
 _OWN = tuple(name for name in Written._fields if name != "rows")
 
 
@@ -31,14 +31,20 @@ class Keeper:
         folder: the run's folder, or the local copy of one in a bucket; only that of
             process 0 is used.
         identity: what the batches of the run depend on.
+        teacher: what else the teacher's rows depend on; not where it is.
         publish: called after a file was written, to upload it.
     """
 
     def __init__(
-        self, folder: pathlib.Path, identity: Any, publish: Callable[[], None]
+        self,
+        folder: pathlib.Path,
+        identity: Any,
+        teacher: Any,
+        publish: Callable[[], None],
     ) -> None:
         self._folder = folder / run_folder.ROLLOUTS
         self._run = _digest(identity)
+        self._teacher = _digest(teacher)
         self._publish = publish
 
     def write(self, number: int, weights: str, written: Written) -> None:
@@ -46,7 +52,8 @@ class Keeper:
         if jax.process_index() != 0:
             return
         about = {"version": versions.ROLLOUTS.writes, "run": self._run}
-        text = json.dumps({**about, "window": number, "weights": weights})
+        about |= {_TEACHER: self._teacher, "window": number, "weights": weights}
+        text = json.dumps(about)
         with outputs.staged_file(self._path(number)) as staged, open(staged, "wb") as f:
             arrays = {**written._asdict(), **written.rows._asdict()}
             del arrays["rows"]
@@ -84,7 +91,7 @@ class Keeper:
         return self._folder / f"{number}.npz"
 
     def _fits(self, content: bytes, number: int, weights: str | None) -> bool:
-        """Whether a file is intact and of this window, this run and these weights."""
+        """Whether a file is intact and of this window, run, teacher and weights."""
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 about = typed_json.decode(
@@ -98,6 +105,11 @@ class Keeper:
         known = {"run": self._run, "window": number}
         if weights is not None:
             known["weights"] = weights
+        if weights is not None or _TEACHER in about:
+            # A file of an earlier version does not say who read its texts. They are
+            # written again where they can be. Within a window they cannot, and there
+            # the checkpoint says that it is the same teacher.
+            known[_TEACHER] = self._teacher
         return all(about.get(name) == value for name, value in known.items())
 
 

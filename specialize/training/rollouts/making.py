@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float
 
 from specialize import config, paths, sharding, typed_json
-from specialize.corpus.records import Problem
+from specialize.corpus.records import Problem, RecordId
 from specialize.corpus.tasks.known import find, index, read_problems
 from specialize.corpus.vocabulary import read_vocabulary
 from specialize.errors import InputError
@@ -82,8 +82,9 @@ class Rollouts:
         mesh: the devices.
         folder: the run's folder, or the local copy of one in a bucket.
         publish: uploads what has changed in it.
+        teacher: what the teacher's rows depend on besides, as digests.
         responses: database of a served teacher's answers, or its URL.
-        checkpoints: the steps that a run may resume from.
+        checkpoints: the steps from which the run may resume if it is killed now.
 
     Raises:
         InputError: the teacher, the vocabulary or the problems cannot be read.
@@ -98,6 +99,7 @@ class Rollouts:
         *,
         folder: pathlib.Path,
         publish: Callable[[], None],
+        teacher: Any,
         responses: str,
         checkpoints: Callable[[], Sequence[int]],
     ) -> None:
@@ -127,7 +129,7 @@ class Rollouts:
         self._writer = Writer(
             *(model.module, self._vocabulary, mesh, data, source.usual_texts), rows
         )
-        self._keeper = Keeper(folder, source.identity(), publish)
+        self._keeper = Keeper(folder, source.identity(), teacher, publish)
         self._checkpoints = checkpoints
 
     def begin(self, step: int, params: Any, ends: Ends) -> int | None:
@@ -207,7 +209,7 @@ class Rollouts:
         for number, (record, ids) in enumerate(
             zip(texts.asked.records, texts.ids, strict=True)
         ):
-            if problem := self._problems.get(record.partition("/")[0]):
+            if problem := self._problems.get(RecordId.read(record).problem):
                 text = self._vocabulary.decode(ids.tolist())
                 found[number] = verdict(text, problem.answers, self._judge).correct
         return found
@@ -238,7 +240,8 @@ def read_by_server(spec: RolloutSpec) -> dict[str, str]:
     """What the prompts of a served teacher are made of, by macro; a run keeps it.
 
     Returns:
-        The name of the task, and the beginnings of the digests of the files.
+        The name of the task, and the beginnings of the digests of the files; that of a
+        task file is the digest of its settings.
 
     Raises:
         InputError: a file cannot be read, or the task is unknown.
@@ -247,7 +250,10 @@ def read_by_server(spec: RolloutSpec) -> dict[str, str]:
         "ROLLOUT_PROMPT_PATH": spec.prompt_path,
         "ROLLOUT_PROBLEMS_PATH": spec.problems_path,
     }
-    found = {"ROLLOUT_TASK": find(spec.task or index().default).name}
+    task = find(spec.task or index().default)
+    found = {"ROLLOUT_TASK": task.name}
+    if spec.task is not None and str(spec.task) not in index().tasks:
+        found["the content of ROLLOUT_TASK"] = task.digest
     for name, path in files.items():
         content = b""
         if path is not None:

@@ -24,7 +24,7 @@ from specialize.corpus.alignment.given_ids import (
     speaks_as_student,
     text_of,
 )
-from specialize.corpus.records import Problem, TeacherToken
+from specialize.corpus.records import Problem, RecordId, TeacherToken
 from specialize.corpus.sampling import sample
 from specialize.corpus.sampling.responses import ResponseStore
 from specialize.corpus.sampling.scoring import ScoringTeacher, Text
@@ -88,6 +88,7 @@ class ServedTeacher:
         self._spec, self._vocabulary, self._k = spec, vocabulary, k
         self._path = responses
         self._messages = processes.Messages("rollouts")
+        self._compared = False  # the database's settings with these, in this process
         self._barren = 0  # texts without scores in a row, in this process
         self._prefix = sample.read_prompt_prefix(
             spec.prompt_path and paths.local(spec.prompt_path)
@@ -147,7 +148,7 @@ class ServedTeacher:
         return Rows(*columns, scored=np.asarray(scored, np.int64))
 
     def _problem(self, record: str) -> Problem:
-        name = record.partition("/")[0]
+        name = RecordId.read(record).problem
         if (found := self._problems.get(name)) is None:
             raise InputError(
                 f"the record {record!r} answers no question of "
@@ -173,8 +174,10 @@ class ServedTeacher:
                 }
                 unscored = store.unscored(names)
         texts = _numbered([pair for pair in wanted if pair not in unscored], known)
-        if len(texts) > len(known):
+        # The database says what its scores belong to when it is asked for more.
+        if len(texts) > len(known) or not self._compared:
             unscored |= self._asked(names, texts, ends)
+            self._compared = True
         with ResponseStore(paths.local(self._path)) as store:
             found = {
                 (one.problem_id, one.text): one.tokens or ()

@@ -107,7 +107,11 @@ class RolloutSource(BatchSource):
         spec = data.rollouts
         steps = spec.steps or _steps(mixture, data)
         rows = steps * data.batch_size
-        super().__init__(mixture, dataclasses.replace(data, window_rows=rows))
+        super().__init__(
+            mixture,
+            dataclasses.replace(data, window_rows=rows),
+            by_batch=data.order == "same_question",
+        )
         self.spec = spec
         self._written = loss.written
         self._parts = len(loss.parts) - loss.written
