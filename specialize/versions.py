@@ -49,6 +49,9 @@ CHECKPOINT = Format("checkpoint", "name an older checkpoint or another MODEL_DIR
 DECODED = Format("file of decoded texts", "remove it to decode again")
 RESULTS = Format("results file", "evaluate again to replace it")
 STUDY = Format("study", "run the study again to replace it", file="study.json")
+BEGUN = Format(
+    "record of what a study has begun", "remove the folder of the cell to run it again"
+)
 MERGE = Format("record of a merge", "remove the folder", file="merge.json")
 PREDICTIONS = Format("line of predictions", "write the predictions again")
 T5X = Format("checkpoint of T5X", "convert it with T5X", (0, 1, 2, 3))

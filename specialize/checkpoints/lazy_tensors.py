@@ -288,7 +288,8 @@ def _mean(
     name: str,
     index: Index,
 ) -> np.ndarray:
-    total = np.zeros([part.stop - part.start for part in index])
+    # Adding to -0.0 changes nothing; 0.0 would lose the sign of zeros.
+    total = np.full([part.stop - part.start for part in index], -0.0)
     with np.errstate(over="ignore", invalid="ignore"):
         for weight, tensor in zip(weights, tensors, strict=True):
             total += weight * tensor.load(index).astype(np.float64)

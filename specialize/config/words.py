@@ -15,8 +15,9 @@ INPUTS = (
 # The options that name a file or folder to write, of all commands.
 OUTPUTS = ("out", "json", "html", "rejected", "responses", "target")
 # A text without quotes: a word or path without a character of gin's grammar, where "@"
-# begins a reference; or a URL, which begins nothing else.
-_BARE = re.compile(r"^([\w./~:+=,-][\w./~:+=,@-]*|[A-Za-z][\w+.-]*:/.*)$")
+# begins a reference; or a URL, which begins nothing else. On a command line "#" begins
+# no comment: it is in the names of averaged weights.
+_BARE = re.compile(r"^([\w./~:+=,-][\w./~:+=,@#-]*|[A-Za-z][\w+.-]*:/.*)$")
 
 
 def binding_of_flag(name: str, value: str) -> str:
@@ -26,7 +27,7 @@ def binding_of_flag(name: str, value: str) -> str:
     """
     value = value.strip()
     literal = value == "None" if _is_path(name) else _is_literal(value)
-    text = _BARE.match(value) and not literal
+    text = _BARE.match(value) and (not literal or "#" in value)
     return f"{name} = {value!r}" if text else f"{name} = {value}"
 
 

@@ -26,6 +26,7 @@ from specialize.corpus.choices import RECORD_FORMATS, TEXT
 from specialize.corpus.storage.manifest import Manifest
 from specialize.digests import file_digest
 from specialize.errors import InputError, did_you_mean
+from specialize.training.data import foreign_tasks
 from specialize.training.data.foreign_tasks import SIDES, is_ours
 
 from . import distill, locations, preprocessors, text
@@ -232,9 +233,13 @@ def _with_rows(task: Any, name: str, k: int, part: int) -> str:
     sides = {
         side: seqio.Feature(words, add_eos=features[side].add_eos) for side in SIDES
     }
-    of_task = functools.partial(preprocessors.token_ids, task=task.name)
+    of_teacher = preprocessors.TEACHER_FEATURES if "teacher_ids" in features else ()
+    more = [*of_teacher, *foreign_tasks.trusted(task)]
+    of_task = functools.partial(preprocessors.token_ids, task=task.name, more=more)
     steps = [*task.preprocessors, of_task]
-    if "teacher_ids" in features:
+    if foreign_tasks.CUTS not in more:
+        steps.append(preprocessors.fit_tokens)
+    if of_teacher:
         of_part = functools.partial(preprocessors.name_part, part=part)
         return _register(name, task.source, [*steps, of_part], sides)
     return _add(name, task.source, steps, k, part, sides)

@@ -12,7 +12,7 @@ The field "cuts" of an example counts [demonstrations dropped, input tokens cut,
 tokens cut]. The embedded engine shows the sums.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -48,25 +48,28 @@ def name_part(dataset: tf.data.Dataset, part: int) -> tf.data.Dataset:
     return dataset.map(name, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def token_ids(dataset: tf.data.Dataset, task: str) -> tf.data.Dataset:
-    """Refuses what is no sequence of ids, and makes all ids int32.
+def token_ids(
+    dataset: tf.data.Dataset, task: str, more: Sequence[str] = ()
+) -> tf.data.Dataset:
+    """Keeps what is trained on, refuses what is no sequence of ids, and makes it int32.
 
     Args:
         dataset: Elements with "inputs" and "targets" of any type of integers. What
             int32 cannot hold becomes its largest, an id that no vocabulary has.
         task: Name of the task that others wrote, for the message.
+        more: Other fields that are kept. A field of another name means what its author
+            pleases, also if we have one of that name.
 
     Raises:
         InputError: "inputs" or "targets" is missing, or no vector of integers.
     """
     elements: Any = dataset.element_spec
     check_tokens(task, elements)
-    if all(elements[side].dtype == tf.int32 for side in SIDES):
-        return dataset
+    kept = [name for name in more if name in elements]
 
     def cast(example: Example) -> Example:
         ids = {side: tf.saturate_cast(example[side], tf.int32) for side in SIDES}
-        return {**example, **ids}
+        return {**ids, **{name: example[name] for name in kept}}
 
     return dataset.map(cast, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -106,6 +109,40 @@ def fit_text(
             cuts.append(cut)
         out["cuts"] = tf.stack(cuts)
         return out
+
+    return dataset.map(fit, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def fit_tokens(
+    dataset: tf.data.Dataset,
+    output_features: Mapping[str, seqio.Feature],
+    sequence_length: Mapping[str, int] | None = None,
+) -> tf.data.Dataset:
+    """Cuts inputs and targets at their ends, with their rows; an EOS that ends stays.
+
+    Unlike `fit_text`, it leaves open whether there is an EOS, as the preprocessors of
+    others append it or not.
+    """
+    elements: Any = dataset.element_spec
+    rows = [name for name in TEACHER_FEATURES if name in elements]
+
+    def fit(example: Example) -> Example:
+        out = dict(example)
+        cuts = [tf.constant(0, tf.int32)]
+        for side, names in (("inputs", []), ("targets", rows)):
+            ids = example[side]
+            length = tf.shape(ids)[0]
+            limit = int((sequence_length or {}).get(side) or 0)
+            cuts.append(tf.maximum(length - limit, 0) if limit else tf.constant(0))
+            if not limit:
+                continue
+            places = tf.range(tf.minimum(length, limit))
+            ends = tf.reduce_any(ids[-1:] == output_features[side].vocabulary.eos_id)
+            last = tf.where(ends, length - 1, limit - 1)
+            places = tf.where(places == limit - 1, last, places)
+            for name in (side, *names):
+                out[name] = tf.gather(example[name], places)
+        return {**out, "cuts": tf.stack(cuts)}
 
     return dataset.map(fit, num_parallel_calls=tf.data.AUTOTUNE)
 

@@ -83,6 +83,20 @@ def test_a_checkpoint_merged_with_itself_is_itself(hf_folder, tmp_path, alpha, d
     assert done.fingerprint == convert(one, None).fingerprint
 
 
+@pytest.mark.parametrize("shares", [(0.3, 0.7), (1.0,), (0.25, 0.25, 0.5), (1.5, -0.5)])
+@pytest.mark.parametrize("dtype", ["float32", "float16", ml_dtypes.bfloat16])
+def test_the_mean_of_equal_tensors_is_each_of_them_bit_for_bit(shares, dtype):
+    """Also of zeros, which have signs, and of the smallest and largest numbers."""
+    of = ml_dtypes.finfo(dtype)
+    most, least, tiny = (float(one) for one in (of.max, of.min, of.smallest_subnormal))
+    numbers = [0.0, -0.0, 1.0, -3.0, most, least, tiny, -tiny]
+    one = np.array([numbers] * 3).astype(dtype)
+    mean = lazy_tensors.weighted_mean(shares, [from_array(one)] * len(shares))
+    if shares == (1.5, -0.5):  # 1.5 * 0.0 - 0.5 * 0.0 is 0.0 for both zeros
+        one[one == 0] = 0
+    assert mean.read().tobytes() == one.tobytes()
+
+
 def test_two_types_are_merged_in_float32(hf_folder, tmp_path):
     weights = random_weights(CONFIG)
     folder = str(hf_folder(CONFIG, weights))

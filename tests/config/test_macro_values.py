@@ -214,6 +214,24 @@ def test_a_number_is_a_name_where_a_path_is_wanted(name, value):
     assert reading.words.binding_of_flag(name, f"'{value}'") == f"{name} = {value!r}"
 
 
+@pytest.mark.parametrize("ending", ["#ema", "#", "#ema#ema", "#8", "/400#ema", "#a=b"])
+@pytest.mark.parametrize("start", ["8", "1e3", "True", "None", "a", "runs/a-b_1", "~"])
+@pytest.mark.parametrize("name", ["CHECKPOINT_PATH", "MODEL_DIR", "a.b.path", "WORD"])
+def test_a_number_sign_begins_no_comment_on_a_command_line(name, start, ending):
+    for word in (start + ending, f"gs://bucket/{start}{ending}"):
+        binding = reading.words.binding_of_flag(name, word)
+        assert binding == f"{name} = {word!r}"
+    quoted = f"'{start}{ending}'"
+    assert reading.words.binding_of_flag(name, quoted) == f"{name} = {quoted}"
+
+
+@pytest.mark.parametrize("word", ["20#ema", "runs/specialist/checkpoints/400#ema"])
+def test_the_average_of_a_checkpoint_is_named_on_the_command_line(word):
+    binding = reading.words.binding_of_flag("INITIAL_CHECKPOINT_PATH", word)
+    read = config.read(FILES, [binding], entry=ENTRY)
+    assert read.value("INITIAL_CHECKPOINT_PATH") == word
+
+
 HERE = ("'~/here'", "")
 
 

@@ -178,7 +178,7 @@ def test_other_commands_are_refused_before_any_work(asked, capsys):
     made = []
     study(spec_of(asked), out=asked / "out", only=[3], command=in_this_process(made))
     other = spec_of(asked, cell=(spec_of(asked).cell[0] + " --rule reference",))
-    with pytest.raises(InputError, match="other commands: .*Name another --out"):
+    with pytest.raises(InputError, match="other commands: .*name another --out"):
         study(other, out=asked / "out", command=in_this_process(made))
     assert len(made) == 1
 

@@ -84,7 +84,7 @@ def test_arms_with_different_questions_are_not_compared(
     text = str(caught.value)
     assert said in text and f"measure {measure!r}" in text
     assert "cell 4 (b, seed 1)" in text and "seed 0" not in text
-    assert "remove done.json" in text
+    assert "remove the folder" in text
     capsys.readouterr()
 
 

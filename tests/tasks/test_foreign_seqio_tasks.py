@@ -248,3 +248,91 @@ def test_train_says_it_before_a_run_folder_is_left(
     error = capsys.readouterr().err
     assert error.count("error:") == 1 and "KeyError: 'nothing'" in error
     assert not (tmp_path / "run").exists()
+
+
+def with_field(name, value):
+    """A preprocessor that gives every example a field of the user's own."""
+    return lambda dataset: dataset.map(lambda e: {**e, name: value})
+
+
+def of_lengths(inputs, targets, *, eos):
+    """A preprocessor that makes all sides so long, perhaps with EOS in the end."""
+    import tensorflow as tf
+
+    def ids(length):
+        return tf.concat([tf.range(length - eos) % 50 + 10, [1] * eos], 0)
+
+    return lambda dataset: dataset.map(
+        lambda e: {"inputs": ids(inputs), "targets": ids(targets)}
+    )
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("eos", [0, 1])
+@pytest.mark.parametrize(
+    "sizes", [(12, 8), (13, 8), (12, 9), (400, 400), (3, 2)], ids=str
+)
+def test_what_is_too_long_is_cut_and_counted_and_ends_with_eos(
+    located, tmp_path, capsys, alone, eos, sizes
+):
+    from specialize.training.data.mixtures import load_mixture
+
+    name = register(of_lengths(*sizes, eos=eos))
+    asked = name if alone else {name: 1.0}
+    [found] = load_mixture(asked, "train", lengths(12, 8), tmp_path).tasks
+    cut = [size > limit for size, limit in zip(sizes, (12, 8), strict=True)]
+    counts = found.counts
+    assert counts["cut"] == 3 * any(cut)
+    named = [counts["input_tokens_cut"], counts["target_tokens_cut"]]
+    assert named == [3 * one for one in cut] and counts["left_out"] == 0
+    assert ("of 3 examples 3 were cut" in capsys.readouterr().err) == any(cut)
+    shape = [min(size, limit) for size, limit in zip(sizes, (12, 8), strict=True)]
+    assert found.lengths.tolist() == [shape] * 3
+    for side, length, was_cut in zip(("inputs", "targets"), shape, cut, strict=True):
+        first = found.features[side][:length].tolist()
+        kept = eos and not (alone and was_cut)
+        assert first == [*range(10, 10 + length - kept), *[1] * kept]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("name", ["record_id", "cuts", "format_id"])
+@pytest.mark.parametrize("value", [7, "same", [1, 2], [1.5, 2.0, 3.0]], ids=str)
+def test_a_field_of_the_users_own_means_nothing_to_us(
+    located, tmp_path, alone, name, value
+):
+    from specialize.training.data.mixtures import load_mixture
+
+    task = register(with_field(name, value))
+    asked = task if alone else {task: 1.0}
+    [found] = load_mixture(asked, "train", lengths(40, 40), tmp_path).tasks
+    assert found.counts["cut"] == 0 and len(found) == 3
+    assert found.record_id(2) == f"{found.task}/train/2"
+
+
+def test_rows_of_a_teacher_are_cut_with_their_tokens(located):
+    import tensorflow as tf
+
+    from specialize_tasks import locations, preprocessors
+
+    one = {
+        "inputs": tf.range(5),
+        "targets": tf.constant([4, 5, 6, 7, 1]),
+        "teacher_ids": tf.reshape(tf.range(10), [5, 2]),
+        "teacher_tail": tf.range(5.0),
+    }
+
+    class Feature:
+        vocabulary = locations.VOCABULARY
+
+    features = {"inputs": Feature, "targets": Feature}
+    dataset = preprocessors.fit_tokens(
+        tf.data.Dataset.from_tensors(one), features, {"inputs": 5, "targets": 3}
+    )
+    [found] = dataset.as_numpy_iterator()
+    assert found["targets"].tolist() == [4, 5, 1] and found["cuts"].tolist() == [
+        0,
+        0,
+        2,
+    ]
+    assert found["teacher_ids"].tolist() == [[0, 1], [2, 3], [8, 9]]
+    assert found["teacher_tail"].tolist() == [0, 1, 4] and len(found["inputs"]) == 5

@@ -6,45 +6,14 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from specialize import paths, typed_json
+from specialize import paths
 from specialize.errors import InputError
 from specialize.evaluation.study import spec
-from specialize.evaluation.study.inputs import Inputs, differences, inputs_of
 from specialize.evaluation.study.spec import StudySpec
 
 DONE = "done.json"
 # The name of a study's folder in the record of what was run.
 _ANYWHERE = "{study}"
-_REMEDY = "Remove it to run it again."
-
-
-@dataclasses.dataclass(frozen=True)
-class Made:
-    """How something was made: by which commands, and what they read.
-
-    Earlier versions did not record the inputs.
-    """
-
-    commands: list[list[str]]
-    inputs: list[Inputs] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Done:
-    """The content of a marker.
-
-    Attributes:
-        commands: The words of each command.
-        seconds: Seconds of the commands.
-        inputs: What each command read; earlier versions did not record it.
-        stages: Name -> how each stage was made that a cell began with. Earlier versions
-            did not record it.
-    """
-
-    commands: list[list[str]]
-    seconds: float
-    inputs: list[Inputs] | None = None
-    stages: dict[str, Made] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,77 +83,6 @@ def cells_of(study: StudySpec, out: str | os.PathLike[str]) -> list[Cell]:
             work = dataclasses.replace(work, stages=stages)
             found.append(Cell(len(found), arm, seed, folder, work))
     return found
-
-
-def is_done(work: Work) -> bool:
-    """Whether it was made by the same commands.
-
-    Raises:
-        InputError: It was made by other commands, or with another configuration.
-    """
-    return done_of(work) is not None
-
-
-def done_of(work: Work) -> Done | None:
-    """The marker of what was made by the same commands; None if it is not made.
-
-    Raises:
-        InputError: It, or a stage that it began with, was made by other commands, or
-            with another configuration.
-    """
-    if not paths.exists(work.marker):
-        return None
-    found = typed_json.read(paths.local(work.marker), Done, remedy=_REMEDY)
-    _check(work, Made(found.commands, found.inputs), f"{work.marker}: {work.name}")
-    for name, made in (found.stages or {}).items():
-        if name in work.stages:
-            stage = work.stages[name]
-            where = f"{work.marker}: {stage.name}, with which {work.name} began,"
-            _check(stage, made, where)
-    return found
-
-
-def made_of(work: Work) -> Made:
-    """How something was made that is done.
-
-    Raises:
-        InputError: It is not done, or as for `done_of`.
-    """
-    found = done_of(work)
-    if found is None:
-        raise InputError(
-            f"{work.marker}: {work.name} is not made. Run the study again."
-        )
-    return Made(found.commands, found.inputs)
-
-
-def _check(work: Work, made: Made, where: str) -> None:
-    """Refuses what was made otherwise than it would be made now."""
-    if made.commands != work.record:
-        new = [words for words in work.record if words not in made.commands]
-        old = [words for words in made.commands if words not in work.record]
-        raise InputError(
-            f"{where} was made by other commands: {_shown(old)} instead of "
-            f"{_shown(new)}. Name another --out, or remove its folder to run it again."
-        )
-    for command, words, before in zip(
-        work.commands, work.record, made.inputs or (), strict=False
-    ):
-        differing = differences(before, inputs_of(command, work.study), command)
-        if differing:
-            more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
-            raise InputError(
-                f"{where} was made with another configuration: "
-                f"{'; '.join(differing[:3])}{more}, in '{shlex.join(words)}'. Set this "
-                "back, name another --out, or remove its folder to run it again."
-            )
-
-
-def _shown(commands: Sequence[Sequence[str]]) -> str:
-    if not commands:
-        return "fewer"
-    text = shlex.join(commands[0])
-    return f"'{text}'"
 
 
 def _work(

@@ -17,12 +17,13 @@ from specialize import paths, typed_json, versions
 from specialize.errors import InputError
 from specialize.evaluation.results import scores_in
 from specialize.evaluation.scoring.statistics import CONFIDENCE
-from specialize.evaluation.study.cells import Cell, cells_of, done_of
+from specialize.evaluation.study.cells import Cell, cells_of
 from specialize.evaluation.study.questions import (
     Questions,
     check_same,
     questions_of,
 )
+from specialize.evaluation.study.records import done_of
 from specialize.evaluation.study.spec import StudySpec
 
 FILE = versions.STUDY.file
@@ -216,8 +217,8 @@ def _check_complete(
         file, _ = spec.place_of((lacks or list(spec.measures))[0])
         raise InputError(
             f"{paths.joined(cell.folder, file)} is missing, but {cell} is done. "
-            f"Correct the file's name in the measures, or remove {cell.work.marker} to "
-            "run the cell again."
+            f"Correct the file's name in the measures, or remove {cell.folder} to run "
+            "the cell again."
         )
     for measure in spec.measures:
         if len(done) == len(cells) and all((c.arm, measure) not in found for c in done):

@@ -117,6 +117,6 @@ def check_same(measure: str, asked: Sequence[tuple[str, Questions]]) -> None:
         f"the measure {measure!r} is of different questions within a seed, whose arms "
         f"are compared: {first} has {others[0][1][0]}; {shown}{more}. Evaluate these "
         "cells with the same split, number of questions and judge, and predictions "
-        "of all questions (remove done.json of a cell to run it again), or give the "
+        "of all questions (remove the folder of a cell to run it again), or give the "
         "other questions a file and a measure of their own."
     )

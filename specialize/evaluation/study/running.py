@@ -21,16 +21,9 @@ from collections.abc import Callable, Iterator, Sequence
 from specialize import checks, outputs, paths
 from specialize.errors import InputError
 from specialize.evaluation.study import outcome
-from specialize.evaluation.study.cells import (
-    Cell,
-    Done,
-    Work,
-    cells_of,
-    done_of,
-    is_done,
-    made_of,
-)
-from specialize.evaluation.study.inputs import Inputs, inputs_of
+from specialize.evaluation.study.cells import Cell, Work, cells_of
+from specialize.evaluation.study.inputs import Inputs
+from specialize.evaluation.study.records import Done, begin, done_of, is_done, made_of
 from specialize.evaluation.study.spec import StudySpec
 from specialize.processes import parts
 from specialize.progress import say
@@ -58,7 +51,7 @@ def study(
         What the cells that are done have measured.
 
     Raises:
-        InputError: There is no such cell, `out` is not ours, a cell was run by other
+        InputError: There is no such cell, `out` is not ours, a cell was begun by other
             commands or with another configuration, or a command failed; the other
             cells are run all the same.
     """
@@ -200,9 +193,9 @@ class _Runner:
 def _make(work: Work, held: Sequence[int], command: Command) -> None:
     began = time.monotonic()
     inputs: list[Inputs] = []
-    for words in work.commands:
+    for number, words in enumerate(work.commands):
         say(f"{work.name}: specialize {shlex.join(words)}")
-        inputs.append(inputs_of(words, work.study))
+        inputs.append(begin(work, number))
         status = command(words, held)
         if status:
             raise InputError(f"'specialize {shlex.join(words)}' {_ended(status)}")

@@ -40,7 +40,7 @@ from specialize.training.data.stored_examples import (
 if TYPE_CHECKING:
     import seqio
 
-RECORD_ID = "record_id"
+RECORD_ID = foreign_tasks.RECORD_ID
 # The file that names the run whose processes alone may use prepared examples.
 _RUN = "run"
 READ_BATCH = 512
@@ -208,6 +208,7 @@ def _dataset(
         shuffle=False,
         seed=0,
         try_in_mem_cache=False,
+        trim_output_features=False,  # below, where it is counted
         shard_info=source.block(*part) if part[1] > 1 else None,
     )
     spec = dataset.element_spec
@@ -219,14 +220,18 @@ def _dataset(
             "'inputs' and 'targets', each with a length in feature_lengths."
         )
     foreign_tasks.check_tokens(task.name, spec)
-    kept = [n for n in (*names, RECORD_ID, "cuts") if n in spec]
+    kept = [n for n in (*names, *foreign_tasks.trusted(task)) if n in spec]
 
     @as_written
     def keep(example: Mapping[str, Any]) -> dict[str, Any]:
         chosen = {name: example[name] for name in kept}
-        if "cuts" in chosen:
-            chosen["cuts"] = tf.ensure_shape(chosen["cuts"], [len(CUTS)])
-        return chosen
+        # As SeqIO does, and T5X with it; our own preprocessors leave nothing to cut.
+        long = [name for name in names if spec[name].shape.rank]
+        beyond = {n: tf.shape(example[n])[0] - feature_lengths[n] for n in long}
+        chosen |= {n: example[n][: feature_lengths[n]] for n in long}
+        cut = [tf.constant(0), *(tf.maximum(beyond[n], 0) for n in foreign_tasks.SIDES)]
+        found = tf.ensure_shape(chosen.get("cuts", [0] * len(CUTS)), [len(CUTS)])
+        return {**chosen, "cuts": found + tf.stack(cut)}
 
     dataset = dataset.map(keep)
     dataset = dataset.ragged_batch(READ_BATCH)
@@ -300,10 +305,9 @@ def _write(
                     f"{task.name}/{split}/{count + i}".encode()
                     for i in range(len(sizes))
                 ]
-            if "cuts" in batch:
-                found = batch["cuts"].numpy()
-                cuts += (found > 0).sum(0)
-                cut_examples += int((found > 0).any(1).sum())
+            found = batch["cuts"].numpy()
+            cuts += (found > 0).sum(0)
+            cut_examples += int((found > 0).any(1).sum())
             count += len(sizes)
     finally:
         for file in files.values():

@@ -25,6 +25,12 @@ SIDES = ("inputs", "targets")
 # Preprocessors of SeqIO in our tasks.
 _PLAIN = ("seqio.preprocessors.tokenize", "seqio.preprocessors.append_eos")
 _OURS = "specialize_tasks"
+# Fields of our preprocessors, which give an example its name and count what was cut.
+RECORD_ID, CUTS = "record_id", "cuts"
+_GIVE = {
+    RECORD_ID: ("name_records", "distillation_features"),
+    CUTS: ("fit_text", "fit_records", "fit_tokens"),
+}
 
 
 def is_plain(task: "seqio.Task") -> bool:
@@ -33,18 +39,34 @@ def is_plain(task: "seqio.Task") -> bool:
     It makes TensorFlow's operations of Python's `if` and `for` over tensors, which
     others may write. Ours have none.
     """
+    return all(
+        name.partition(".")[0] == _OURS or name in _PLAIN for name in _steps(task)
+    )
+
+
+def _steps(task: "seqio.Task") -> Iterator[str]:
+    """The names of its preprocessors, with their modules."""
     import seqio
 
     for step in task.preprocessors:
         while isinstance(step, functools.partial):
             step = step.func
-        if isinstance(step, seqio.CacheDatasetPlaceholder):
-            continue
-        home = getattr(step, "__module__", None) or ""
-        name = f"{home}.{getattr(step, '__qualname__', '')}"
-        if home.partition(".")[0] != _OURS and name not in _PLAIN:
-            return False
-    return True
+        if not isinstance(step, seqio.CacheDatasetPlaceholder):
+            home = getattr(step, "__module__", None) or ""
+            yield f"{home}.{getattr(step, '__qualname__', '')}"
+
+
+def trusted(task: "seqio.Task") -> list[str]:
+    """The fields of its examples that our own preprocessors have made.
+
+    Others may use the same names for something else.
+    """
+    steps = [*_steps(task)]
+    return [
+        field
+        for field, names in _GIVE.items()
+        if any(f"{_OURS}.preprocessors.{name}" in steps for name in names)
+    ]
 
 
 def is_ours(task: "seqio.Task") -> bool:
