@@ -1,6 +1,7 @@
 """Eight simulated devices, strict shapes, and where the real data lie."""
 
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
+import threading
 
 import filelock
 import hypothesis
@@ -151,3 +153,81 @@ def other_process(monkeypatch):
         monkeypatch.setattr(agreement, "judged", judged)
 
     return add
+
+
+class Service:
+    """JAX's coordination service, as far as it is used."""
+
+    def __init__(self):
+        self.values, self.changed = {}, threading.Condition()
+
+    def key_value_set(self, key, value):
+        with self.changed:
+            assert key not in self.values
+            self.values[key] = value
+            self.changed.notify_all()
+
+    def blocking_key_value_get(self, key, milliseconds):
+        with self.changed:
+            if not self.changed.wait_for(lambda: key in self.values, 5):
+                raise RuntimeError("nothing came")
+            return self.values[key]
+
+    def key_value_delete(self, key):
+        with self.changed:
+            for one in [one for one in self.values if one.startswith(f"{key}/")]:
+                del self.values[one]
+
+
+class Here(threading.local):
+    """What differs between processes."""
+
+    process_id = 0
+
+    def __init__(self):
+        self.rounds = itertools.count()
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """Calls a function, of the number of its process, in threads as processes."""
+    from jax._src import distributed
+
+    from specialize.errors import InputError
+    from specialize.processes import agreement
+
+    here, service = Here(), Service()
+
+    class State:
+        client, num_processes = service, 0
+        process_id = property(lambda self: here.process_id)
+
+    class Rounds:
+        def __next__(self):
+            return next(here.rounds)
+
+    state = State()
+    monkeypatch.setattr(distributed, "global_state", state)
+    monkeypatch.setattr(agreement, "_rounds", Rounds())
+
+    def together(call, count):
+        said, state.num_processes = [None] * count, count
+        service.values.clear()
+
+        def one(number):
+            here.process_id = number
+            try:
+                said[number] = call(number)
+            except InputError as error:
+                said[number] = str(error)
+
+        threads = [threading.Thread(target=one, args=(n,)) for n in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
+        return said
+
+    together.service = service
+    return together

@@ -1,7 +1,6 @@
 """Processes that were given different inputs all end, each with the same message."""
 
 import argparse
-import itertools
 import threading
 import time
 
@@ -10,82 +9,7 @@ import pytest
 from specialize import outputs, processes
 from specialize.errors import InputError
 from specialize.outputs import shared
-from specialize.processes import agreement
-
-
-class Service:
-    """JAX's coordination service, as far as it is used."""
-
-    def __init__(self):
-        self.values, self.changed = {}, threading.Condition()
-
-    def key_value_set(self, key, value):
-        with self.changed:
-            assert key not in self.values
-            self.values[key] = value
-            self.changed.notify_all()
-
-    def blocking_key_value_get(self, key, milliseconds):
-        with self.changed:
-            if not self.changed.wait_for(lambda: key in self.values, 5):
-                raise RuntimeError("nothing came")
-            return self.values[key]
-
-    def key_value_delete(self, key):
-        with self.changed:
-            for one in [one for one in self.values if one.startswith(f"{key}/")]:
-                del self.values[one]
-
-
-class Here(threading.local):
-    """What differs between processes."""
-
-    process_id = 0
-
-    def __init__(self):
-        self.rounds = itertools.count()
-
-
-@pytest.fixture
-def together(monkeypatch):
-    """Calls a function, of the number of its process, in threads as processes."""
-    from jax._src import distributed
-
-    here, service = Here(), Service()
-
-    class State:
-        client, num_processes = service, 0
-        process_id = property(lambda self: here.process_id)
-
-    class Rounds:
-        def __next__(self):
-            return next(here.rounds)
-
-    state = State()
-    monkeypatch.setattr(distributed, "global_state", state)
-    monkeypatch.setattr(agreement, "_rounds", Rounds())
-
-    def together(call, count):
-        said, state.num_processes = [None] * count, count
-
-        def one(number):
-            here.process_id = number
-            try:
-                said[number] = call(number)
-            except InputError as error:
-                said[number] = str(error)
-
-        threads = [threading.Thread(target=one, args=(n,)) for n in range(count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(20)
-            assert not thread.is_alive()
-        return said
-
-    together.service = service
-    return together
-
+from specialize.processes import listing
 
 GIVEN = {
     "LEARNING_RATE": 1e-3,
@@ -292,13 +216,15 @@ def test_other_prompts_weights_or_settings_end_a_decoding_before_it_begins(
     assert not any(tmp_path.iterdir())
 
 
-def test_other_checkpoints_end_a_choice(other_process, tmp_path, monkeypatch):
+def test_other_checkpoints_end_a_choice(together, tmp_path, monkeypatch):
     from specialize.evaluation import selection
 
-    monkeypatch.setattr(selection.step_folder, "finished_steps", lambda kept: [2, 4])
-    other_process("checkpoints", lambda had: {"steps": "[2]"})
-    with pytest.raises(InputError, match=r"steps is \[2, 4\] in process 0, \[2\]"):
-        selection.steps_of(str(tmp_path))
+    monkeypatch.setattr(listing, "LOOKED", 0.2)
+    for step in ("0/checkpoints/2", "0/checkpoints/4", "1/checkpoints/2"):
+        (tmp_path / step).mkdir(parents=True)
+    said = together(lambda n: selection.steps_of(str(tmp_path / str(n))), 2)
+    assert len(set(said)) == 1
+    assert "checkpoints/4 is seen by process 0 of 2, but not by process 1" in said[0]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 from flax.core import FrozenDict, freeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from specialize import sharding
+from specialize import processes, sharding
 from specialize.checkpoints import integrity, names, vocabulary_rows
 from specialize.checkpoints.formats import tokenizer_files
 from specialize.checkpoints.lazy_tensors import Index, LazyTensor
@@ -70,7 +70,8 @@ def load_params(
             have wrong shapes for this network (all are named).
     """
     # No weight depends on the activation, which T5X's checkpoints do not tell.
-    opened = open_checkpoint(source, activation="gelu")
+    together = on_all_processes(abstract_params)
+    opened = open_checkpoint(source, activation="gelu", together=together)
     return load_opened(opened, abstract_params, quiet=quiet, quantization=quantization)
 
 
@@ -120,6 +121,16 @@ def check_fits(opened: Source, abstract_params: Mapping[str, Any]) -> None:
     """
     wanted = _flat(abstract_params)
     _for_network(opened, wanted, kernel_shapes(wanted, "none"))
+
+
+def on_all_processes(abstract_params: Mapping[str, Any]) -> bool:
+    """Whether parameters are sharded over several processes, which then load together.
+
+    Args:
+        abstract_params: as for `load_params`.
+    """
+    places = (leaf.sharding for leaf in _flat(abstract_params).values())
+    return processes.of_all(d for one in places if one for d in one.device_set)
 
 
 def _flat(params: Mapping[str, Any]) -> dict[str, Any]:

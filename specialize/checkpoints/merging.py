@@ -26,7 +26,7 @@ from specialize.checkpoints.convert import (
 )
 from specialize.checkpoints.formats import adapters, tokenizer_files
 from specialize.checkpoints.lazy_tensors import LazyTensor, weighted_mean
-from specialize.checkpoints.loading import load_opened
+from specialize.checkpoints.loading import load_opened, on_all_processes
 from specialize.checkpoints.opening import (
     open_checkpoint,
     verify_run,
@@ -280,7 +280,11 @@ def load_mean(
     Raises:
         InputError: as `merge`.
     """
-    opened = [open_checkpoint(source, activation=activation) for source in sources]
+    together = on_all_processes(abstract_params)
+    opened = [
+        open_checkpoint(source, activation=activation, together=together)
+        for source in sources
+    ]
     for one in opened:
         if one.format == "specialize":
             sharding.by_leader(functools.partial(verify_run, one))

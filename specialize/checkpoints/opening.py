@@ -42,6 +42,7 @@ from specialize.paths import arrays, store
 from specialize.progress import track
 from specialize.student.network.architecture import T5Config
 
+_Choice = Callable[[epath.Path], epath.Path | None]
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # The models on the hub that the recipes start from.
 HUB_NAMES = (
@@ -70,6 +71,7 @@ def open_checkpoint(
     activation: str | None = None,
     config: T5Config | None = None,
     base: str | None = None,
+    together: bool = False,
 ) -> Source:
     """Opens the checkpoint that `source` names; see the top of this module.
 
@@ -80,6 +82,8 @@ def open_checkpoint(
         activation: "relu", "gelu" or "silu", for checkpoints that do not contain it.
         config: the network, if the caller knows it.
         base: place of the weights that adapters adapt; None: where the adapters say.
+        together: whether all processes of the command call this for one checkpoint.
+            Process 0 then says which one is the newest of a folder.
 
     Raises:
         InputError: there is no checkpoint, or it is damaged or of an unknown kind, or
@@ -87,10 +91,11 @@ def open_checkpoint(
     """
 
     def open_base(name: str, where: object, stated: str | None = None) -> Source:
-        return _open_base(base or name, where, activation or stated)
+        return _open_base(base or name, where, activation or stated, choose)
 
+    choose = step_choice.step_of_all if together else step_choice.step_in
     with store.explained(source):
-        return _open(source, activation, config, open_base)
+        return _open(source, activation, config, open_base, choose)
 
 
 def _open(
@@ -98,15 +103,18 @@ def _open(
     activation: str | None,
     config: T5Config | None,
     open_base: Callable[..., Source],
+    choose: _Choice = step_choice.step_in,
 ) -> Source:
     """As `open_checkpoint`.
 
     `open_base` opens the base of adapters by its name; its other arguments are the
     place of the adapters, for messages, and the activation that their run states.
+    `choose` finds the step that a path means.
     """
     if source.endswith(run_folder.AVERAGE) and not pathlib.Path(source).exists():
         last = source.removesuffix(run_folder.AVERAGE)
-        return orbax_folders.averaged(_open(last, activation, config, open_base))
+        last_weights = _open(last, activation, config, open_base, choose)
+        return orbax_folders.averaged(last_weights)
     remote = "://" in source
     path = _in_bucket(source) if remote else epath.Path(_local(source))
     if remote:
@@ -120,7 +128,7 @@ def _open(
     if path.is_file():
         # T5X's msgpack file or a safetensors file names its folder.
         path = path.parent
-    folder = step_choice.step_in(path)
+    folder = choose(path)
     if (
         folder is None
         and named != path
@@ -278,14 +286,16 @@ def _open_huggingface(path: epath.Path, open_base: Callable[..., Source]) -> Sou
     return huggingface.open_folder(folder)
 
 
-def _open_base(name: str, where: object, activation: str | None) -> Source:
+def _open_base(
+    name: str, where: object, activation: str | None, choose: _Choice
+) -> Source:
     """The weights that adapters name.
 
     Raises:
         InputError: they cannot be opened, or have adapters themselves.
     """
     try:
-        return _open(name, activation, None, _refused)
+        return _open(name, activation, None, _refused, choose)
     except InputError as error:
         raise InputError(
             f"{where} has adapters of {name}, which cannot be opened: {error} If the "
@@ -321,11 +331,18 @@ def identified(source: str) -> tuple[str, str]:
     """
     with store.explained(source):
         opened = _open(source, "gelu", None, _refused)
-    name = source
-    if "://" in source or pathlib.Path(_without_average(source)).expanduser().exists():
-        average = source[len(_without_average(source)) :]
-        name = opened.path + average
+    name = name_of(opened, source)
     return name, fingerprint.of(opened.tensors, opened.path, opened.saved_under)
+
+
+def name_of(opened: Source, source: str) -> str:
+    """The name of a checkpoint itself, if `source`, with which it was opened, is more.
+
+    The newest checkpoint of a run's folder may change. A model on the hub has one name.
+    """
+    if "://" in source or pathlib.Path(_without_average(source)).expanduser().exists():
+        return opened.path + source[len(_without_average(source)) :]
+    return source
 
 
 def _without_average(source: str) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from specialize import paths, typed_json, versions
+from specialize import paths, processes, typed_json, versions
 from specialize.checkpoints import names
 from specialize.errors import InputError
 from specialize.paths import store
@@ -73,6 +73,25 @@ def finished_steps(directory: str | os.PathLike[str]) -> list[int]:
         for step in begun_steps(directory)
         if is_finished(paths.joined(directory, str(step)))
     ]
+
+
+def steps_of_all(directory: str | os.PathLike[str]) -> list[int]:
+    """As `finished_steps`, but the same steps in every process, which all call it.
+
+    A step that the listing of one process lacks is found by its name.
+
+    Raises:
+        InputError: the store cannot be read, or some processes do not find a step that
+            others find.
+    """
+
+    def sees(step: int) -> bool:
+        folder = paths.joined(directory, str(step))
+        if paths.in_bucket(directory):
+            return is_finished(folder)
+        return os.path.isdir(folder)
+
+    return processes.seen_by_all(finished_steps(directory), sees, directory)
 
 
 def begun_steps(directory: str | os.PathLike[str]) -> list[int]:

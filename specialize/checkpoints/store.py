@@ -11,7 +11,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -87,12 +87,14 @@ class CheckpointStore:
         self._failed = False
         self._safe: int | None = None
         self._manager = None
+        self._names = _Names()
         if not read_only:
             with objects.explained(self.directory):
                 self._manager = self._new_manager(keep, asynchronous)
 
     def _new_manager(self, keep: int, asynchronous: bool) -> ocp.CheckpointManager:
         step_folder.drop_late_callbacks()
+        self._names.steps = step_folder.steps_of_all(self.directory)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_LatestAndBest(keep, self.best),
             save_decision_policy=_Always(),
@@ -102,6 +104,7 @@ class CheckpointStore:
             # end the run here. Our metadata are read when they are needed.
             lightweight_initialize=True,
             save_root_metadata=False,
+            step_name_format=self._names,
         )
         return ocp.CheckpointManager(
             self.directory,
@@ -127,7 +130,7 @@ class CheckpointStore:
         if self._manager is not None:
             found = self._manager.all_steps()
         else:
-            found = step_folder.finished_steps(self.directory)
+            found = step_folder.steps_of_all(self.directory)
         return sorted(set(found) - set(self._damaged))
 
     def after_a_kill(self) -> list[int]:
@@ -329,6 +332,7 @@ class CheckpointStore:
                         folder.rename(aside)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        self._names.steps = self.steps()
         self._damaged.clear()
         self._metrics.clear()
         manager.reload()
@@ -386,6 +390,32 @@ class _LatestAndBest:
         steps = sorted(info.step for info in checkpoints)
         kept = {*steps[-self.keep :], self.best(steps)}
         return [info.step in kept for info in checkpoints]
+
+
+class _Names:
+    """Orbax's protocol of the names of steps; it finds those that all processes see.
+
+    Orbax itself lists the folder in every process.
+
+    Attributes:
+        steps: what is found.
+    """
+
+    def __init__(self) -> None:
+        self._standard = ocp.path.step.standard_name_format()
+        self.steps: list[int] = []
+
+    def build_name(self, step: int) -> str:
+        return self._standard.build_name(step)
+
+    def find_all(self, base_path: Any) -> Iterator[ocp.path.step.Metadata]:
+        for step in self.steps:
+            yield ocp.path.step.Metadata(
+                step=step, path=epath.Path(base_path) / str(step)
+            )
+
+    def find_step(self, base_path: Any, step: int) -> ocp.path.step.Metadata:
+        return self._standard.find_step(base_path, step)
 
 
 class _Always:

@@ -238,7 +238,8 @@ def _check_readable(model: Any, candidates: Sequence[Candidate], mesh: Any) -> N
             be merged with another.
     """
     paths = dict.fromkeys(path for one in candidates for path, _ in one.parts)
-    opened = {p: open_checkpoint(p, activation=_activation(model)) for p in paths}
+    known: dict[str, Any] = {"activation": _activation(model), "together": True}
+    opened = {path: open_checkpoint(path, **known) for path in paths}
 
     def source(candidate: Candidate) -> Source:
         if len(candidate.parts) == 1:

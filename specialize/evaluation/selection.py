@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from specialize import outputs, processes, run_folder
+from specialize import outputs, run_folder
 from specialize.checkpoints import step_folder
 from specialize.checkpoints.opening import open_checkpoint
 from specialize.corpus.tasks.known import index
@@ -161,21 +161,15 @@ def steps_of(checkpoint: str) -> list[int]:
     """The steps of the finished checkpoints that a run kept, ascending.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, or not all processes find the same.
     """
     kept = os.path.join(checkpoint, run_folder.CHECKPOINTS)
-    steps = step_folder.finished_steps(kept)
+    steps = step_folder.steps_of_all(kept)
     if not steps:
         raise InputError(
             f"{checkpoint} has no checkpoints to choose from ({kept}). Name the "
             "MODEL_DIR of 'specialize train'."
         )
-    processes.agree(
-        {"steps": steps},
-        what="checkpoints",
-        remedy="Name one run for all processes, on a disk that all machines share, or "
-        "in a bucket.",
-    )
     return steps
 
 

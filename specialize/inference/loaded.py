@@ -14,9 +14,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from specialize import sharding
+from specialize import processes, sharding
 from specialize.checkpoints.opening import (
     check_eos,
+    name_of,
     open_checkpoint,
     vocabulary_of,
 )
@@ -260,13 +261,14 @@ def load(
         True
     """
     name = os.fspath(checkpoint)
-    opened = open_checkpoint(name)
+    mesh = sharding.read_mesh(mesh)
+    opened = open_checkpoint(name, together=processes.of_all(mesh.devices.flat))
     path = _vocabulary_file(name, vocabulary, opened.companions)
     network = dataclasses.replace(
         opened.config, dtype=dtype, dropout_rate=0.0, scan_layers=False
     )
     student = Student(Transformer(network))
-    loaded = load_student(student, name, mesh)
+    loaded = load_student(student, name_of(opened, name), mesh)
     words = read_vocabulary(path, rows=network.vocab_size)
     check_eos(opened, words.path, words.special)
     return LoadedStudent(student, loaded.params, loaded.mesh, words, loaded.step)

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from specialize import config, run_folder, sharding
-from specialize.checkpoints import integrity, load_params, step_folder
-from specialize.checkpoints.loading import check_fits
+from specialize.checkpoints import integrity, step_folder
+from specialize.checkpoints.loading import check_fits, load_opened, on_all_processes
+from specialize.checkpoints.opening import open_checkpoint
 from specialize.checkpoints.source import Source
 from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
 from specialize.digests import value_digest
@@ -52,8 +53,12 @@ def load_student(
             is invalid.
     """
     mesh = sharding.read_mesh(mesh)
-    params = load_params(checkpoint, abstract_weights(model, mesh))
-    return Loaded(params, mesh, _step(checkpoint))
+    abstract = abstract_weights(model, mesh)
+    together = on_all_processes(abstract)
+    # No weight depends on the activation, which T5X's checkpoints do not tell.
+    opened = open_checkpoint(checkpoint, activation="gelu", together=together)
+    params = load_opened(opened, abstract)
+    return Loaded(params, mesh, _step(checkpoint, opened.path))
 
 
 def check_fit(model: Any, opened: Iterable[Source], mesh: Any = None) -> None:
@@ -146,14 +151,14 @@ def prompts_digest(prompts: Sequence[str]) -> str:
     return value_digest(list(prompts))
 
 
-def _step(checkpoint: str) -> int | None:
+def _step(*names: str) -> int | None:
     """The steps of a checkpoint, as the names of its folders say."""
-    checkpoint = checkpoint.removesuffix(run_folder.AVERAGE)
-    named = re.search(r"(?:checkpoints/|checkpoint_)(\d+)/*$", checkpoint)
-    if named:
-        return int(named.group(1))
-    kept = os.path.join(checkpoint, run_folder.CHECKPOINTS)
-    return max(step_folder.finished_steps(kept), default=None)
+    for name in names:
+        folder = name.removesuffix(run_folder.AVERAGE).rstrip("/")
+        folder = folder.removesuffix(f"/{step_folder.STATE}")
+        if named := re.search(r"(?:checkpoints/|checkpoint_)(\d+)$", folder):
+            return int(named.group(1))
+    return None
 
 
 def weights_digest(params: Any) -> str:

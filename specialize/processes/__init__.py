@@ -1,6 +1,7 @@
 """The processes of one command: what each was given, messages, and the end of one."""
 
 from specialize.processes.agreement import agree, comparable, in_words, judged
+from specialize.processes.listing import chosen_by_first, of_all, seen_by_all
 from specialize.processes.messages import Messages
 from specialize.processes.watching import (
     LostError,
@@ -15,12 +16,15 @@ __all__ = [
     "LostError",
     "Messages",
     "agree",
+    "chosen_by_first",
     "comparable",
     "ending_together",
     "in_words",
     "judged",
     "may_say",
     "naming_the_lost",
+    "of_all",
+    "seen_by_all",
     "tell",
     "watch",
 ]

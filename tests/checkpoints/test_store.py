@@ -513,3 +513,14 @@ def test_two_processes_save_restore_and_agree_on_what_is_damaged(tmp_path):
     for process in processes:
         out, err = process.communicate(timeout=300)
         assert process.returncode == 0 and "good" in out, err[-3000:]
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_the_steps_are_those_that_all_processes_see(two_steps, monkeypatch, read_only):
+    """Not those that one lists; another one may know that step 2 is no more."""
+    state = some_state(seed=3)
+    for common in ([1, 2], [1]):
+        monkeypatch.setattr(step_folder, "steps_of_all", lambda _, all=common: all)
+        with CheckpointStore(two_steps, read_only=read_only) as store:
+            assert (store.steps(), store.latest()) == (common, common[-1])
+            assert store.restore(None, abstract(state))[1]["step"] == common[-1]

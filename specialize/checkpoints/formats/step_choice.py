@@ -2,10 +2,27 @@
 
 from etils import epath
 
-from specialize import run_folder
+from specialize import processes, run_folder
 from specialize.checkpoints import step_folder
 from specialize.checkpoints.formats import orbax_folders, t5x
 from specialize.progress import say
+
+
+def step_of_all(path: epath.Path) -> epath.Path | None:
+    """As `step_in`, but process 0 chooses for all processes, which all call it.
+
+    `path` may be another one in each of them, such as that of a copy.
+
+    Raises:
+        InputError: as `step_in`, or a process does not find the chosen step.
+    """
+
+    def choose() -> str | None:
+        folder = step_in(path)
+        return folder and str(folder).removeprefix(str(path)).strip("/")
+
+    found = processes.chosen_by_first(choose, lambda one: (path / one).exists(), path)
+    return found if found is None else path / found
 
 
 def step_in(path: epath.Path) -> epath.Path | None:

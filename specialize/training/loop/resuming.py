@@ -83,6 +83,14 @@ def teacher_of(about: Mapping[str, Any]) -> Any:
     return about.get("served")
 
 
+def base_in(about: Mapping[str, Any]) -> str | None:
+    """The checkpoint that was identified as the base of adapters; None without any.
+
+    A run whose newest one it was may have saved another one since.
+    """
+    return about.get("adapters", {}).get("base")
+
+
 def _settings(*specifications: Any, **others: Any) -> dict[str, str]:
     found = {f"train.{name}": value for name, value in others.items()}
     waiting = list(specifications)

@@ -169,7 +169,7 @@ def train(
         start = (model, layout, source.padding(), data.seed, initial_checkpoint_path)
         run = _resumed(store, layout, about, where)
         run = run or Progress(create_state(*start), about)
-        frozen = load_frozen(layout, initial_checkpoint_path, chain.adapters)
+        frozen = load_frozen(layout, resuming.base_in(about), chain.adapters)
         if run.step >= total_steps:
             _say(f"{where} is complete: {run.step} of {total_steps} steps")
             return _result(run, frozen, where, stop, stopped=False)

@@ -14,8 +14,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from specialize import sharding
-from specialize.checkpoints.opening import open_checkpoint, vocabulary_of
+from specialize import processes, sharding
+from specialize.checkpoints.opening import name_of, open_checkpoint, vocabulary_of
 from specialize.corpus.vocabulary import Vocabulary
 from specialize.digests import vocabulary_digest
 from specialize.errors import InputError
@@ -64,12 +64,13 @@ def load_teacher(
         InputError: there is no such checkpoint, it has another vocabulary, or another
             number of rows.
     """
-    opened = open_checkpoint(checkpoint)
+    together = processes.of_all(mesh.devices.flat)
+    opened = open_checkpoint(checkpoint, together=together)
     _check_vocabulary(checkpoint, opened, vocabulary)
     if rows is not None:
         check_rows(checkpoint, opened.config, rows)
     module = Transformer(reading(opened.config, dtype))
-    params = load_student(Student(module), checkpoint, mesh).params
+    params = load_student(Student(module), name_of(opened, checkpoint), mesh).params
     kind = jnp.dtype(dtype)
     if kind != jnp.float32:
         cast = jax.jit(
