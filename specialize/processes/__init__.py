@@ -1,6 +1,7 @@
 """The processes of one command: what each was given, messages, and the end of one."""
 
 from specialize.processes.agreement import agree, comparable, in_words, judged
+from specialize.processes.joining import are_several, join
 from specialize.processes.messages import Messages
 from specialize.processes.watching import (
     LostError,
@@ -8,19 +9,19 @@ from specialize.processes.watching import (
     may_say,
     naming_the_lost,
     tell,
-    watch,
 )
 
 __all__ = [
     "LostError",
     "Messages",
     "agree",
+    "are_several",
     "comparable",
     "ending_together",
     "in_words",
+    "join",
     "judged",
     "may_say",
     "naming_the_lost",
     "tell",
-    "watch",
 ]
