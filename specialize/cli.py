@@ -429,11 +429,14 @@ def _run(argv: Sequence[str] | None) -> int:
             f"'specialize {arguments.command}' takes no gin settings: "
             f"{' '.join(overrides)}. Leave them out."
         )
-    _check_outputs(arguments)
-    _allow_open_files()
     arguments.gin_overrides = overrides
     arguments.main = main
     with _cleaning_up(), processes.naming_the_lost():
+        if processes.are_several(arguments):
+            # Whatever fails on one machine then ends the others, too.
+            importlib.import_module("specialize.sharding").join(arguments)
+        _check_outputs(arguments)
+        _allow_open_files()
         _copy_inputs(arguments)
         try:
             return int(arguments.run(arguments) or 0)

@@ -23,7 +23,7 @@ from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from specialize import checks, processes, typed_json
+from specialize import checks, memory, processes, typed_json
 from specialize.errors import InputError
 from specialize.mesh import MeshSpec
 from specialize.paths import programs
@@ -280,12 +280,13 @@ def initialize_distributed(
     Raises:
         InputError: Only some of the three are given, or they contradict each other; the
             coordinator has no port; or no cluster is found.
+        LostError: The others have not joined in time.
     """
     given = [coordinator is not None, num_processes is not None, process_id is not None]
     if not any(given):
         if os.environ.get("SPECIALIZE_CLUSTER") == "1":
             try:
-                jax.distributed.initialize()
+                return processes.join(jax.distributed.initialize) > 1
             except (ValueError, KeyError) as error:
                 raise InputError(
                     "No cluster (Slurm, MPI, TPU pod) tells this process its part of "
@@ -293,8 +294,6 @@ def initialize_distributed(
                     "SPECIALIZE_CLUSTER out for one process, or give "
                     "--coordinator_address, --process_count and --process_index."
                 ) from error
-            processes.watch()
-            return jax.process_count() > 1
         return False
     if not all(given):
         options = ("--coordinator_address", "--process_count", "--process_index")
@@ -315,27 +314,29 @@ def initialize_distributed(
             f"--process_index is {process_id} and --process_count {num_processes}; the "
             "processes of a run are numbered from 0 to one less than their count."
         )
-    jax.distributed.initialize(
+    count = processes.join(
+        jax.distributed.initialize,
         coordinator_address=coordinator,
         num_processes=num_processes,
         process_id=process_id,
     )
-    processes.watch()
-    return num_processes > 1
+    return count > 1
 
 
-def join(flags: argparse.Namespace, *, saves_at_sigterm: bool = False) -> None:
-    """`initialize_distributed`, as the flags of a command say; programs are kept.
+def join(flags: argparse.Namespace) -> None:
+    """`initialize_distributed`, as a command's flags say; keeps memory and programs.
 
     Args:
-        flags: The flags.
-        saves_at_sigterm: Whether the command asks JAX for the step after which all
-            processes end. Otherwise SIGTERM ends this one as if it were the only one.
+        flags: The flags. If they have `saves_at_sigterm`, the command asks JAX for the
+            step after which all processes end. Otherwise SIGTERM ends this one as if it
+            were the only one.
     """
+    memory.keep_freed()  # before JAX starts threads
     if flags.multiprocess_gpu:
         os.environ["SPECIALIZE_CLUSTER"] = "1"
     given = (flags.coordinator, flags.num_processes, flags.process_id)
-    if initialize_distributed(*given) and not saves_at_sigterm:
+    saves = getattr(flags, "saves_at_sigterm", False)
+    if initialize_distributed(*given) and not saves:
         # JAX has taken it for its own service.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     programs.keep()

@@ -345,7 +345,9 @@ class CheckpointStore:
         # folder anew. It is gone if it is absent twice.
         absent, deadline = 0, time.monotonic() + _LAST_WRITES
         while absent < 2 and time.monotonic() < deadline:
-            found = list(self.directory.glob("*.orbax-checkpoint-tmp"))
+            found: list[Any] = []
+            with contextlib.suppress(Exception):  # the store may refuse this, too
+                found = list(self.directory.glob("*.orbax-checkpoint-tmp"))
             absent = 0 if found else absent + 1
             for unfinished in found:
                 with contextlib.suppress(OSError):
@@ -359,9 +361,10 @@ class CheckpointStore:
             raise
         except Exception as error:
             here = "://" not in os.fspath(self.directory)
-            reason = _storage_failure(error)
-            if reason is None and not here:
-                reason = failures.reason_of(error)
+            reason, found = _storage_failure(error), failures.of_store(error)
+            if found is not None and not here:
+                found = objects.told_why(os.fspath(self.directory), found)
+                reason = failures.reason_of(found)
             if reason is None and here and is_full(self.directory):
                 reason = _FULL  # what Orbax raises may be a consequence
             if reason is None:
@@ -369,7 +372,7 @@ class CheckpointStore:
             free = f" ({free_space(self.directory)})" if here else ""
             remedy = "Free space or name another model directory and start again"
             if not here:
-                remedy = "Run the same command again when the store answers"
+                remedy = failures.remedy_of(found)
             self._failed = True
             self._remove_unfinished()
             raise InputError(

@@ -67,7 +67,11 @@ def register(subparsers: Commands) -> None:
         metavar="FILE",
         help="results of the base model, for differences and paired tests",
     )
-    evaluate.set_defaults(run=_evaluate, in_buckets=("json",))
+    evaluate.set_defaults(
+        run=_evaluate,
+        in_buckets=("json",),
+        is_alone=lambda flags: bool(flags.predictions),
+    )
 
     _register_select(subparsers)
     _register_infer(subparsers)
@@ -196,9 +200,8 @@ def _evaluate(flags: argparse.Namespace) -> int:
         return 0
     if flags.suite:
         raise InputError("--suite is for --predictions. Name suites with --gin.SUITES.")
-    from specialize import config, memory, sharding
+    from specialize import config, sharding
 
-    memory.keep_freed()
     sharding.join(flags)
     if flags.tasks:
         flags.tasks = tuple(flags.tasks)
@@ -232,9 +235,8 @@ def _select(flags: argparse.Namespace) -> int:
     given = [name for name in _WEIGHING if getattr(flags, name) is not None]
     if given and flags.by != "pareto":
         raise InputError(f"--{given[0]} is for --by pareto. Add that, or leave it out.")
-    from specialize import config, memory, sharding
+    from specialize import config, sharding
 
-    memory.keep_freed()
     sharding.join(flags)
     config.from_flags(flags, entry="specialize.evaluation.evaluate.evaluate")
     if flags.by == "pareto":
@@ -263,9 +265,8 @@ def _rule(flags: argparse.Namespace) -> "Rule":
 
 
 def _infer(flags: argparse.Namespace) -> int:
-    from specialize import config, memory, sharding
+    from specialize import config, sharding
 
-    memory.keep_freed()
     sharding.join(flags)
     config.from_flags(flags, entry="specialize.evaluation.inferring.infer")
     from specialize.evaluation import inferring

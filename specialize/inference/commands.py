@@ -2,7 +2,7 @@
 
 import argparse
 
-from specialize import config, memory
+from specialize import config
 from specialize.corpus import options
 from specialize.inference import prompts
 
@@ -63,7 +63,6 @@ def _add_teacher(command: argparse.ArgumentParser) -> None:
 def _label(flags: argparse.Namespace) -> int:
     from specialize import sharding
 
-    memory.keep_freed()
     sharding.join(flags)
     config.from_flags(flags, entry="specialize.inference.labelling.label")
     from specialize.inference import labelling
@@ -81,7 +80,6 @@ def _label(flags: argparse.Namespace) -> int:
 def _sample(flags: argparse.Namespace) -> int:
     from specialize import sharding
 
-    memory.keep_freed()
     sharding.join(flags)
     config.from_flags(flags, entry="specialize.inference.t5_teacher.sample_checkpoint")
     import jax

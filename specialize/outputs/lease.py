@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from specialize import typed_json
 from specialize.errors import InputError
-from specialize.paths import WRITING, joined, store
+from specialize.paths import WRITING, failures, joined, store
 
 # Seconds between two renewals, and without one until the writer counts as killed.
 RENEWAL, EXPIRY = 10.0, 45.0
@@ -55,6 +55,7 @@ class Lease:
         self._ended = threading.Event()
         self._renewing = threading.Lock()
         self._lost = self.inherited = self.keep = False
+        self._refused = ""  # why the last renewal was refused
         # What was written since a renewal was confirmed; any of it may have arrived.
         self._written: list[bytes] = []
         self._version, self._confirmed = self._taken()
@@ -76,6 +77,12 @@ class Lease:
                 "last files may be missing there."
             )
         if _seconds() - self._confirmed >= EXPIRY:
+            if self._refused:
+                raise InputError(
+                    f"the store has refused for {EXPIRY:.0f} s that this command goes "
+                    f"on writing {self._what}, so another one may have begun to. It "
+                    f"ends; its last files may be missing there. {self._refused}"
+                )
             raise InputError(
                 f"the store was not reached for {EXPIRY:.0f} s, so another command may "
                 f"have begun to write {self._what}. This one ends; its last files may "
@@ -156,8 +163,7 @@ class Lease:
             self._renew_once()
 
     def _renew_once(self) -> None:
-        # Until the store answers again, others cannot reach it either.
-        with self._renewing, contextlib.suppress(InputError):
+        with self._renewing:
             try:
                 try:
                     self._replace()
@@ -165,8 +171,14 @@ class Lease:
                     # An earlier renewal of ours may have arrived unconfirmed.
                     self._version = self._own()
                     self._replace()
+                self._refused = ""
             except store.TakenError:
                 self._lost = True
+            except InputError as error:
+                # If the store does not answer, others cannot reach it either.
+                cause = error.__cause__
+                refused = cause is not None and failures.is_refusal(cause)
+                self._refused = str(error) if refused else ""
 
     def _replace(self) -> None:
         data, began = _content(), _seconds()

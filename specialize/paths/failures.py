@@ -12,9 +12,40 @@ _PASSING_ERRNO = (
 )
 # 409: S3 has another conditional write of the same object at this moment.
 _PASSING_STATUS = (408, 409, 429, 500, 502, 503, 504)
+# Statuses of a client's errors by which a store says something of the object.
+_OF_AN_OBJECT = (404, 410, 416)
 # What TensorStore says of it.
 _UNKNOWN_CALLER = re.compile("UNAUTHENTICATED|http_response_code='401'")
+_HTTP_STATUS = re.compile(r"http_response_code='(\d{3})'")
 _NO_ANSWER = re.compile("UNAVAILABLE|DEADLINE_EXCEEDED")
+
+_RENEW = "Renew them, for s3:// with their AWS_SESSION_TOKEN"
+_AGAIN = "and run the same command again."
+_CLOCK = (
+    "the clock of this machine is wrong",
+    f"Set it by a time server, {_AGAIN}",
+)
+_EXPIRED = ("the credentials have expired", f"{_RENEW}, {_AGAIN}")
+_INVALID = (
+    "the store does not accept the credentials",
+    f"Check AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, {_AGAIN}",
+)
+# The store says no more to a request for the metadata of an object.
+_BAD_REQUEST = (
+    "the store refuses the request (HTTP 400)",
+    "Most often the credentials have expired or the clock of this machine is wrong. "
+    f"{_RENEW}, or set the clock, {_AGAIN}",
+)
+# What a store says of whoever asks, apart from a missing right: why, and what to do.
+_OF_THE_CALLER = {
+    **dict.fromkeys(("ExpiredToken", "TokenRefreshRequired"), _EXPIRED),
+    **dict.fromkeys(("RequestTimeTooSkewed", "RequestExpired"), _CLOCK),
+    **dict.fromkeys(("InvalidAccessKeyId", "SignatureDoesNotMatch"), _INVALID),
+    **dict.fromkeys(("InvalidToken", "InvalidSecurity", "NotSignedUp"), _INVALID),
+    "400": _BAD_REQUEST,
+}
+# What Google's library says of a key that it has signed with a wrong clock.
+_SKEWED = "Token must be a short-lived token"
 
 
 def of_store(error: BaseException | None) -> BaseException | None:
@@ -22,10 +53,7 @@ def of_store(error: BaseException | None) -> BaseException | None:
     while error is not None:
         here = getattr(error, "filename", None) is not None  # a file of this machine
         if not here and (
-            is_passing(error)
-            or _is_unknown_caller(error)
-            or _is_denied(error)
-            or _NO_ANSWER.search(str(error))
+            is_passing(error) or is_refusal(error) or _NO_ANSWER.search(str(error))
         ):
             return error
         error = error.__cause__ or error.__context__
@@ -37,11 +65,46 @@ def reason_of(error: BaseException | None) -> str | None:
     found = of_store(error)
     if found is None:
         return None
+    if caller := _of_the_caller(found):
+        return caller[0]
     if _is_unknown_caller(found):
         return "no valid credentials were found"
     if _is_denied(found):
         return "access is denied"
-    return f"the store does not answer ({_cause(found)})"
+    does = "refuses the request" if is_refusal(found) else "does not answer"
+    return f"the store {does} ({_cause(found)})"
+
+
+def remedy_of(error: BaseException | None) -> str:
+    """What to do about the failure that `reason_of` names, without a full stop."""
+    found = of_store(error)
+    if found is None or not is_refusal(found):
+        return "Run the same command again when the store answers"
+    if caller := _of_the_caller(found):
+        return caller[1].rstrip(".")
+    return "Give this account the right to it, and run the same command again"
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the store does not do what it is asked, and will not do it later.
+
+    That it does not have an object, or not so many bytes of it, is none.
+    """
+    status = _status(_origin(error)) or _status(error) or 0
+    return not is_passing(error) and (
+        _of_the_caller(error) is not None
+        or _is_unknown_caller(error)
+        or _is_denied(error)
+        or (400 <= status < 500 and status not in _OF_AN_OBJECT)
+    )
+
+
+def is_silent(error: BaseException) -> bool:
+    """Whether a store that refuses a call may say why when it is asked differently.
+
+    S3's answer to HEAD has no text.
+    """
+    return _code(error) in ("400", "403")
 
 
 def is_taken(error: BaseException) -> bool:
@@ -83,7 +146,32 @@ def _status(error: BaseException) -> int | None:
     response = getattr(error, "response", None)  # of botocore
     answer = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
     status = str(answer.get("HTTPStatusCode") or getattr(error, "code", None))
+    if found := _HTTP_STATUS.search(str(error)):
+        status = found[1]
     return int(status) if status.isdigit() else None
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The error of S3's library that s3fs has translated; otherwise the error."""
+    if isinstance(error, OSError):
+        for one in (error.__cause__, error.__context__):
+            if one is not None and isinstance(getattr(one, "response", None), dict):
+                return one
+    return error
+
+
+def _code(error: BaseException) -> str:
+    """The word with which S3 has refused a call; its status if it said none."""
+    response = getattr(_origin(error), "response", None)
+    said = response.get("Error", {}) if isinstance(response, dict) else {}
+    return str(said.get("Code", ""))
+
+
+def _of_the_caller(error: BaseException) -> tuple[str, str] | None:
+    """Why the store refuses whoever asks, and what to do."""
+    if _SKEWED in str(error):
+        return _CLOCK
+    return _OF_THE_CALLER.get(_code(error))
 
 
 def _is_unknown_caller(error: BaseException) -> bool:
@@ -118,6 +206,8 @@ def reason(error: BaseException, *, anonymous: bool = False) -> str:
     """Why a call failed and what to do, without anything that may be secret."""
     if isinstance(error, FileNotFoundError):
         return "there is no such bucket or object. Check its name."
+    if caller := _of_the_caller(error):
+        return ". ".join(caller)
     if anonymous or _is_unknown_caller(error):
         without = (
             f" Asked without any, it fails ({_cause(error)})." if anonymous else ""
@@ -130,12 +220,16 @@ def reason(error: BaseException, *, anonymous: bool = False) -> str:
         )
     if _is_denied(error):
         return "access is denied. Give this account the right to it, or name another."
+    if is_refusal(error):
+        return f"the store refuses the request ({_cause(error)})."
     return f"{_cause(error)}. Run the same command again when the store answers."
 
 
 def _cause(error: BaseException) -> str:
-    if status := _status(error):
-        return f"HTTP {status}"
+    if status := _status(_origin(error)) or _status(error):
+        code = _code(error)
+        said = f", {code}" if code.isalpha() else ""
+        return f"HTTP {status}{said}"
     if found := _NO_ANSWER.search(str(error)):
         return found[0]
     return str(getattr(error, "strerror", None) or type(error).__name__)

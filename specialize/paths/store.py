@@ -325,7 +325,8 @@ def repeated(url: str, verb: str, call: Callable[[], T]) -> T:
                 time.sleep(delay * random.uniform(0.7, 1.3))
                 continue
             if is_known(error):
-                reason = failures.reason(error, anonymous=_is_anonymous(url))
+                told = told_why(url, error)
+                reason = failures.reason(told, anonymous=_is_anonymous(url))
                 raise InputError(f"{url} cannot be {verb}: {reason}") from error
             raise
     raise AssertionError("the last try returns or raises")
@@ -356,8 +357,25 @@ def explain(url: Path, verb: str, error: BaseException) -> None:
     found = failures.of_store(error) if in_bucket(url) else None
     if found is not None:
         text = os.fspath(url)
-        reason = failures.reason(found, anonymous=_is_anonymous(text))
+        told = told_why(text, found)
+        reason = failures.reason(told, anonymous=_is_anonymous(text))
         raise InputError(f"{text} cannot be {verb}: {reason}") from error
+
+
+def told_why(url: str, error: BaseException) -> BaseException:
+    """A refused call's error, or that of another call of which the store says more.
+
+    Args:
+        url: The object of the call.
+        error: The error.
+    """
+    if scheme_of(url) == "s3" and failures.is_silent(error):
+        try:
+            filesystem(url).cat_file(url, start=0, end=1)
+        except Exception as other:
+            if failures.is_refusal(other) and not failures.is_silent(other):
+                return other
+    return error
 
 
 def _is_anonymous(url: str) -> bool:

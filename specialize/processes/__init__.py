@@ -1,6 +1,7 @@
 """The processes of one command: what each was given, messages, and the end of one."""
 
 from specialize.processes.agreement import agree, comparable, in_words, judged
+from specialize.processes.joining import are_several, join
 from specialize.processes.listing import chosen_by_first, of_all, seen_by_all
 from specialize.processes.messages import Messages
 from specialize.processes.watching import (
@@ -9,7 +10,6 @@ from specialize.processes.watching import (
     may_say,
     naming_the_lost,
     tell,
-    watch,
 )
 
 __all__ = [
@@ -17,14 +17,15 @@ __all__ = [
     "Messages",
     "agree",
     "chosen_by_first",
+    "are_several",
     "comparable",
     "ending_together",
     "in_words",
+    "join",
     "judged",
     "may_say",
     "naming_the_lost",
     "of_all",
     "seen_by_all",
     "tell",
-    "watch",
 ]

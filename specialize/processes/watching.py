@@ -153,7 +153,7 @@ class _Watch:
             aborts = silent > SILENCE and aborting.is_aborting()
             if not (aborts or silent > LOST):
                 continue
-            if not _accepts(self._first):
+            if not accepts(self._first):
                 self._end(self._killed(0), HASTE if aborts else GRACE)
             if aborts:  # if process 0 is there, it is for another reason
                 return
@@ -196,7 +196,7 @@ class _Watch:
         return f"process {process} of {self._count} was killed or is unreachable."
 
 
-def _accepts(address: str) -> bool:
+def accepts(address: str) -> bool:
     """Whether a process accepts connections at "host:port"."""
     host, _, port = address.rpartition(":")
     with contextlib.suppress(OSError, ValueError):
@@ -206,16 +206,30 @@ def _accepts(address: str) -> bool:
 
 
 _watch: _Watch | None = None
+_joining: threading.Thread | None = None
 
 
-def watch() -> None:
-    """Notices, from now on, the ends of the other processes that JAX has joined."""
+def end_without(thread: threading.Thread) -> None:
+    """Lets this process end while a thread still waits in JAX to join the others."""
+    global _joining
+    _joining = thread
+
+
+def watch() -> int:
+    """Notices, from now on, the ends of the other processes that JAX has joined.
+
+    Returns:
+        The number of processes, with this one; 0 if JAX has not joined any.
+    """
     global _watch
     from jax._src import distributed
 
-    if distributed.global_state.client is not None and _watch is None:
+    if distributed.global_state.client is None:
+        return 0
+    if _watch is None:
         _watch = _Watch(distributed.global_state)
         atexit.register(_watch.finish)  # before JAX waits for the others
+    return int(distributed.global_state.num_processes)
 
 
 def tell(error: object) -> None:
@@ -269,20 +283,26 @@ def ending_together() -> Iterator[End]:
     try:
         yield end
     except SystemExit as error:
-        if _watch is None:
+        if not _is_shared():
             raise
         tell("it received a signal")
         end.status = error.code if isinstance(error.code, int) else 1
     except BaseException as error:
-        if _watch is None:
+        if not _is_shared():
             raise
         tell(f"{type(error).__name__}: {error}")
         traceback.print_exc()
         end.status = 1
-    if _watch is not None and end.status:
+    if end.status and _is_shared():
         if end.status > 1:  # 1: a command ended, and something is missing
             tell("its own message says which")
         _leave(end.status)
+
+
+def _is_shared() -> bool:
+    """Whether JAX has joined this process with others, or waits for them."""
+    joins = _joining is not None and _joining.is_alive()
+    return _watch is not None or joins
 
 
 def _leave(status: int) -> None:

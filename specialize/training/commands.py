@@ -23,17 +23,16 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="FIRST:LAST",
         help="steps to trace into MODEL_DIR/profile (default: 10:15)",
     )
-    command.set_defaults(run=_run)
+    command.set_defaults(run=_run, saves_at_sigterm=True)
 
 
 def _run(flags: argparse.Namespace) -> int:
-    from specialize import config, memory, quiet, sharding
+    from specialize import config, quiet, sharding
     from specialize.errors import message
     from specialize.processes import parts
 
-    memory.keep_freed()
     # Before gin imports modules that might touch a device.
-    sharding.join(flags, saves_at_sigterm=True)
+    sharding.join(flags)
     if flags.profile:
         steps = _steps(flags.profile)
         flags.gin_bindings.append(f"LoggingSpec.profile_steps = {steps}")

@@ -5,6 +5,7 @@
 `POST /-/faults` with JSON sets what happens to the requests that follow:
 
     {"status": 503, "seconds": 5}     answered by an error for some seconds
+    {"status": 403, "code": "Word"}   refused by S3, which gives its word as the reason
     {"delay": 0.5, "seconds": 5}      answered late
     {"cut": 1000, "count": 2}         uploads longer than this many bytes are cut
     {"hold": 1}                       held until faults are set again, and then cut
@@ -73,7 +74,7 @@ class Front(http.server.BaseHTTPRequestHandler):
             return
         body = self.read_body(length)
         if isinstance(fault, int):
-            self.answer(fault, {"Content-Type": "text/plain"}, b"try again")
+            self.answer(fault, {"Content-Type": "text/plain"}, self.said())
             return
         if self.is_gcs:
             with self.lock:
@@ -129,6 +130,11 @@ class Front(http.server.BaseHTTPRequestHandler):
         if "cut" in now:
             return "cut" if length > now["cut"] else None
         return now.get("status")
+
+    def said(self) -> bytes:
+        code = Front.faults.get("code")
+        xml = f"<Error><Code>{code}</Code><Message>no</Message></Error>"
+        return xml.encode() if code else b"try again"
 
     def forward(self, method: str, path: str, body: bytes):
         client = http.client.HTTPConnection("127.0.0.1", self.emulator, timeout=60)

@@ -169,6 +169,67 @@ def test_a_checkpoint_that_may_not_be_read_is_one_message_and_no_damage(
     assert kept.steps() == [1, 2]
 
 
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (400, "ExpiredToken", "credentials have expired. Renew them"),
+        (400, "TokenRefreshRequired", "credentials have expired. Renew them"),
+        (403, "RequestTimeTooSkewed", "the clock of this machine is wrong. Set it"),
+        (403, "InvalidAccessKeyId", "does not accept the credentials. Check AWS"),
+        (403, "SignatureDoesNotMatch", "does not accept the credentials. Check AWS"),
+        (403, "AccessDenied", "access is denied"),
+        (400, "InvalidArgument", "the store refuses the request"),
+    ],
+)
+def test_what_s3_refuses_has_its_reason_in_every_call(
+    root, store, monkeypatch, status, code, said
+):
+    monkeypatch.setattr(objects, "_S3_TRIES", 1)
+    store.faults(status=status, code=code)
+    for call, data in (
+        (objects.stat, ()),
+        (objects.find, ()),
+        (objects.read_bytes, ()),
+        (objects.write_bytes, (b"x",)),
+        (objects.create, (b"x",)),
+    ):
+        with pytest.raises(InputError, match=said):
+            call(f"{root}/1", *data)
+
+
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (400, "ExpiredToken", "the credentials have expired.* Renew them"),
+        (403, "RequestTimeTooSkewed", "the clock of this machine is wrong.* Set it"),
+    ],
+)
+def test_credentials_that_expire_are_no_damage_of_a_checkpoint(
+    root, store, state, monkeypatch, status, code, said
+):
+    monkeypatch.setattr(objects, "_S3_TRIES", 1)
+    place = f"{root}/run/checkpoints"
+    with CheckpointStore(place, asynchronous=False) as kept:
+        kept.save(1, state, {})
+        kept.save(2, state, {})
+    for match in ("metadata", "state"):
+        store.faults(status=status, code=code, match=match)
+        with pytest.raises(InputError, match=said) as caught:
+            kept.restore(None, state)
+        assert not isinstance(caught.value, DamagedCheckpointError)
+    store.faults()
+    kept = CheckpointStore(place)
+    assert kept.steps() == [1, 2]
+    store.faults(status=status, code=code)
+    with pytest.raises(InputError, match=said):
+        kept.save(3, state, {})
+        kept.wait()
+    store.faults()
+    assert kept.restore(None, state)[1]["step"] == 2
+
+
 def test_the_newest_finished_checkpoint_of_t5x_is_read(root):
     for step in (1, 2, 3):
         objects.write_bytes(f"{root}/checkpoint_{step}/_METADATA", b"{}")

@@ -36,6 +36,28 @@ def cut_off(*_, **__):
 
 
 @one_store
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (400, "ExpiredToken", "the credentials have expired. Renew them"),
+        (403, "AccessDenied", "access is denied. Give this account the right"),
+    ],
+)
+def test_a_lease_whose_renewal_is_refused_says_why(
+    root, store, elsewhere, monkeypatch, status, code, said
+):
+    first = elsewhere(root)
+    monkeypatch.setattr(lease, "EXPIRY", 0.2)
+    store.faults(status=status, code=code)
+    time.sleep(0.3)
+    with pytest.raises(InputError, match="the store has refused for .* " + said):
+        first.check()
+    store.faults()
+    first.check()
+    first.release()
+
+
+@one_store
 def test_a_lease_that_was_not_renewed_in_time_is_not_valid(
     root, elsewhere, monkeypatch
 ):
