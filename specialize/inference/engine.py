@@ -118,6 +118,23 @@ class Engine:
         self._replicated = sharding.replicated(mesh)
         self._compiled: dict[int, Callable[..., Any]] = {}
 
+    def check_alternatives(self, option: str, value: int) -> None:
+        """Refuses more alternatives per token than the network has.
+
+        Args:
+            option: The option that asks for them.
+            value: Their number.
+
+        Raises:
+            InputError: There are not as many.
+        """
+        size = self.module.config.vocab_size
+        if not 0 <= value <= size:
+            raise InputError(
+                f"{option} = {value}; the network has {size} ids: ask for "
+                f"0 to {size} alternatives per token."
+            )
+
     def buckets(self, prompts: Sequence[str]) -> tuple[list[list[int]], list[Bucket]]:
         """Token ids of every prompt, and the batches in which they are decoded.
 

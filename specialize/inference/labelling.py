@@ -73,6 +73,7 @@ def label(
     engine, vocabulary = load_engine(
         model, checkpoint, decoding, vocabulary_path=vocabulary_path, mesh=mesh
     )
+    engine.check_alternatives("--k", top_logprobs)
     prompts = [line["input"] for line in asked]
     settings = decoding_settings(engine, vocabulary)
     settings["prompts"] = prompts_digest(prompts)

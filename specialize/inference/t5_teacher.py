@@ -363,6 +363,7 @@ def sample_checkpoint(
     engine, vocabulary = load_engine(
         model, checkpoint, decoding, vocabulary_path=vocabulary_path, mesh=mesh
     )
+    engine.check_alternatives("--top_logprobs", top_logprobs)
     if jax.process_count() > 1:
         settings = decoding_settings(engine, vocabulary)
         processes.agree(

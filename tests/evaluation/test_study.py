@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -569,6 +570,31 @@ def test_results_that_are_missing_are_not_left_out_of_a_mean(asked, capsys):
         )
         with pytest.raises(InputError, match=f"no cell has {file}.*'more'"):
             study(both, out=asked / "out", command=in_this_process([]))
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("contrast", "lacks"),
+    [("good.more - bad.more", "bad"), ("bad.more - 2 * good.sums", "bad")]
+    + [("good.sums - good.more", "good")],
+)
+def test_a_claim_on_what_an_arm_does_not_have_is_no_open_question(
+    asked, contrast, lacks, capsys
+):
+    more = {"sums": "sums:zero_shot_cot", "more": ("m.json", "sums:zero_shot_cot")}
+    spec = spec_of(asked, measures=more, claims={"More.": {contrast: 0.0}})
+    run = in_this_process([])
+
+    def command(line, held):
+        status, results = run(line, held), pathlib.Path(line[-1])
+        if f"/{lacks}/" not in str(results):
+            (results.parent / "m.json").write_bytes(results.read_bytes())
+        return status
+
+    assert study(spec, out=asked / "out", only=[0, 1], command=command).done == 2
+    said = f"claim 'More.' needs {lacks}.more for '{contrast}', but no cell of the arm"
+    with pytest.raises(InputError, match=re.escape(said)):
+        study(spec, out=asked / "out", command=command)
     capsys.readouterr()
 
 

@@ -202,7 +202,7 @@ def test_the_command_writes_what_the_function_does(place, corpus, tmp_path, capf
             ({"prompts": f"blank{n}.jsonl"}, rf"blank{n}\.jsonl:2: .* blank")
             for n in "012"
         ),
-        ({"k": 300}, "alternatives = 300"),
+        ({"k": 300}, "--k = 300; the network has 256 ids"),
     ],
 )
 def test_what_cannot_be_labelled_is_one_message(place, tmp_path, changed, said):

@@ -207,7 +207,8 @@ def _check_complete(
     same.
 
     Raises:
-        InputError: Results of a cell are missing, or nothing has a measure.
+        InputError: Results of a cell are missing, nothing has a measure, or an arm does
+            not have that of a claim.
     """
     for cell in done:
         its = [m for m in spec.measures if (cell.arm, m) in found]
@@ -220,13 +221,26 @@ def _check_complete(
             f"Correct the file's name in the measures, or remove {cell.folder} to run "
             "the cell again."
         )
+    if len(done) < len(cells):
+        return
     for measure in spec.measures:
-        if len(done) == len(cells) and all((c.arm, measure) not in found for c in done):
+        if all((cell.arm, measure) not in found for cell in done):
             file, key = spec.place_of(measure)
             raise InputError(
                 f"no cell has {file}, where {key!r} of the measure {measure!r} should "
                 "be. Correct the file's name, or leave the measure out."
             )
+    for claim, contrasts in spec.claims.items():
+        for contrast in contrasts:
+            for arm, measure in spec.terms(contrast):
+                if (arm, measure) not in found:
+                    file, key = spec.place_of(measure)
+                    raise InputError(
+                        f"the claim {claim!r} needs {arm}.{measure} for {contrast!r}, "
+                        f"but no cell of the arm {arm} has {file}, where {key!r} of "
+                        f"the measure {measure!r} should be. Let the arm be measured "
+                        "by it, or correct the contrast."
+                    )
 
 
 def _each(
