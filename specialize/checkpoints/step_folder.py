@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from specialize import paths, processes, typed_json, versions
+from specialize import outputs, paths, processes, typed_json, versions
 from specialize.checkpoints import names
 from specialize.errors import InputError
 from specialize.paths import store
@@ -55,6 +55,35 @@ class SavedArray:
     shape: tuple[int, ...]
     dtype: str
     sums: str | None = None
+
+
+class Names:
+    """Orbax's protocol of the names of steps; it finds those that all processes see.
+
+    Orbax itself lists the folder in every process.
+
+    Attributes:
+        steps: what is found.
+    """
+
+    def __init__(self) -> None:
+        self._standard = ocp.path.step.standard_name_format()
+        self.steps: list[int] = []
+
+    def build_name(self, step: int) -> str:
+        """The name of the folder of a step."""
+        return self._standard.build_name(step)
+
+    def find_all(self, base_path: Any) -> Iterator[ocp.path.step.Metadata]:
+        """`steps`, in the folder of the steps."""
+        for step in self.steps:
+            yield ocp.path.step.Metadata(
+                step=step, path=epath.Path(base_path) / str(step)
+            )
+
+    def find_step(self, base_path: Any, step: int) -> ocp.path.step.Metadata:
+        """One step, which is finished."""
+        return self._standard.find_step(base_path, step)
 
 
 def finished_steps(directory: str | os.PathLike[str]) -> list[int]:
@@ -176,15 +205,42 @@ def read_metadata(folder: epath.Path) -> tuple[dict[str, Any], dict[str, SavedAr
         DamagedCheckpointError: the metadata are missing, unreadable or changed.
         InputError: they have another version.
     """
+    _, content = _read_sealed(folder)
+    table = {name: SavedArray(*array) for name, array in content.leaves.items()}
+    return {**content.metadata, "step": content.step}, table
+
+
+def amend_metadata(
+    folder: epath.Path, metrics: Mapping[str, float], others: Mapping[str, Any]
+) -> None:
+    """Changes the caller's metadata of one step folder, completely or not at all.
+
+    Args:
+        folder: `<model_dir>/checkpoints/<step>`.
+        metrics: what is added to the metrics in the metadata.
+        others: other JSON values, which replace those of the same name.
+
+    Raises:
+        DamagedCheckpointError: as `read_metadata`.
+        InputError: the metadata cannot be written.
+    """
+    raw, content = _read_sealed(folder)
+    metrics = {**content.metadata.get("metrics", {}), **metrics}
+    metadata = {**content.metadata, **others, "metrics": metrics}
+    text = json.dumps(_seal({**raw, "metadata": metadata}))
+    # Orbax's handler gives the file the name of its folder.
+    outputs.write_text(paths.joined(folder, METADATA, METADATA), text)
+
+
+def _read_sealed(folder: epath.Path) -> tuple[dict[str, Any], _Content]:
+    """The sealed content of `metadata/`, as it is there and as its type."""
     try:
         sealed = ocp.JsonCheckpointHandler().restore(folder / METADATA)
         if sealed != _seal(sealed["content"]):
             raise DamagedCheckpointError(f"{METADATA} differs from what was written")
         version = sealed["content"].get("version", 1)
         versions.CHECKPOINT.check(version, folder / METADATA)
-        content = msgspec.convert(sealed["content"], _Content)
-        table = {name: SavedArray(*array) for name, array in content.leaves.items()}
-        return {**content.metadata, "step": content.step}, table
+        return sealed["content"], msgspec.convert(sealed["content"], _Content)
     except InputError:
         raise
     except Exception as error:

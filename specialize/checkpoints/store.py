@@ -11,7 +11,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -87,7 +87,7 @@ class CheckpointStore:
         self._failed = False
         self._safe: int | None = None
         self._manager = None
-        self._names = _Names()
+        self._names = step_folder.Names()
         if not read_only:
             with objects.explained(self.directory):
                 self._manager = self._new_manager(keep, asynchronous)
@@ -249,6 +249,23 @@ class CheckpointStore:
         """
         return step_folder.read_metadata(self.directory / str(step))[0]
 
+    def amend(self, step: int, metrics: Mapping[str, float], **others: Any) -> None:
+        """Adds metrics that were measured after a finished step had been saved.
+
+        Args:
+            step: number of the step.
+            metrics: names and numbers, for `metadata["metrics"]`.
+            **others: JSON values that replace those of the same name in the metadata.
+
+        Raises:
+            InputError: the metadata cannot be read, or as `save`.
+        """
+        if (value := self._metric_in({"metrics": metrics})) is not None:
+            self._metrics[step] = value
+        if jax.process_index() == 0:
+            folder = self.directory / str(step)
+            self._guarded(lambda: step_folder.amend_metadata(folder, metrics, others))
+
     def wait(self) -> None:
         """Blocks until everything is written.
 
@@ -393,32 +410,6 @@ class _LatestAndBest:
         steps = sorted(info.step for info in checkpoints)
         kept = {*steps[-self.keep :], self.best(steps)}
         return [info.step in kept for info in checkpoints]
-
-
-class _Names:
-    """Orbax's protocol of the names of steps; it finds those that all processes see.
-
-    Orbax itself lists the folder in every process.
-
-    Attributes:
-        steps: what is found.
-    """
-
-    def __init__(self) -> None:
-        self._standard = ocp.path.step.standard_name_format()
-        self.steps: list[int] = []
-
-    def build_name(self, step: int) -> str:
-        return self._standard.build_name(step)
-
-    def find_all(self, base_path: Any) -> Iterator[ocp.path.step.Metadata]:
-        for step in self.steps:
-            yield ocp.path.step.Metadata(
-                step=step, path=epath.Path(base_path) / str(step)
-            )
-
-    def find_step(self, base_path: Any, step: int) -> ocp.path.step.Metadata:
-        return self._standard.find_step(base_path, step)
 
 
 class _Always:

@@ -524,3 +524,37 @@ def test_the_steps_are_those_that_all_processes_see(two_steps, monkeypatch, read
         with CheckpointStore(two_steps, read_only=read_only) as store:
             assert (store.steps(), store.latest()) == (common, common[-1])
             assert store.restore(None, abstract(state))[1]["step"] == common[-1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_metrics_that_were_measured_after_a_save_decide_which_step_is_kept(
+    tmp_path, seed
+):
+    random, state = np.random.default_rng(seed), some_state()
+    values = dict(enumerate(random.permutation(6) / 10, 1))
+    late = set(random.choice(6, 3, replace=False) + 1)
+    for step, value in values.items():
+        metrics = {"mine": float(value)}
+        with CheckpointStore(tmp_path, keep=1, best_metric="mine") as store:
+            first = {"loss": 1.0} | ({} if step in late else metrics)
+            store.save(step, state, {"metrics": first, "due": step in late, "a": [1]})
+        if step in late:
+            with CheckpointStore(tmp_path, keep=1, best_metric="mine") as store:
+                store.amend(step, metrics, due=False)
+        best = max(range(1, step + 1), key=lambda one: values[one])
+        with CheckpointStore(tmp_path, best_metric="mine", read_only=True) as store:
+            assert store.best() == best
+            # What was the best one before is removed at the next save.
+            assert step in late or store.steps() == sorted({best, step})
+            said = {"metrics": {"loss": 1.0, **metrics}, "due": False, "a": [1]}
+            assert store.metadata(step) == {**said, "step": step}
+    with CheckpointStore(tmp_path, read_only=True) as store:
+        assert same(state, store.restore(None, abstract(state))[0])
+
+
+def test_process_0_alone_writes_metrics_that_all_know(two_steps, monkeypatch):
+    with CheckpointStore(two_steps, best_metric="mine") as store:
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        store.amend(1, {"mine": 1.0})
+        assert store.best() == 1 and store.metadata(1) == {"note": "first", "step": 1}
+        monkeypatch.undo()

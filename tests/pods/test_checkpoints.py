@@ -47,10 +47,11 @@ def test_steps_are_saved_kept_restored_and_skipped_if_damaged(root, state):
             store.save(step, changed, {"metrics": {"loss": 1.0 / step}})
             store.wait()
         assert store.steps() == [2, 3]
+        store.amend(3, {"late": 2.0})
     with CheckpointStore(place, read_only=True) as store:
         assert store.steps() == [2, 3]
         found, metadata = store.restore(None, state)
-        assert metadata["step"] == 3
+        assert metadata == {"metrics": {"loss": 1 / 3, "late": 2.0}, "step": 3}
         np.testing.assert_array_equal(found["params"]["a"], 3 * state["params"]["a"])
     found = objects.find(f"{place}/3/{step_folder.STATE}")
     data = [name for name in found if "/d/" in name or name.startswith("d/")]

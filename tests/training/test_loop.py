@@ -102,16 +102,15 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_nan_stops_with_step_records_and_the_state_before_it(
-    tmp_path, same_parameters
-):
+def poisoned_at(number):
+    """A mixture with a NaN first in the batch of a step, and whose example has it."""
     poisoned = tiny_run.mixture()
     tails = poisoned.tasks[0].features["teacher_tail"]
     source = tiny_run.source(poisoned)
-    plan = source.layout(2)
+    plan = source.layout(number)
     earlier = {
         (int(t), int(e))
-        for step in (0, 1)
+        for step in range(number)
         for t, e in zip(
             source.layout(step).tasks, source.layout(step).examples, strict=True
         )
@@ -123,6 +122,32 @@ def test_a_nan_stops_with_step_records_and_the_state_before_it(
     ]
     _, example = fresh[0]
     tails[poisoned.tasks[0].starts["targets"][example]] = np.nan
+    return poisoned, example
+
+
+def test_a_checkpoint_has_the_metrics_of_its_own_weights_only(tmp_path):
+    """Such as the one before a step that was not finite, which nothing evaluated."""
+    poisoned, _ = poisoned_at(3)
+    with pytest.raises(interruptions.NonFiniteError, match="step 4 is not finite"):
+        tiny_run.run(
+            tmp_path / "run",
+            9,
+            data={"mixture": poisoned},
+            checkpoints={"keep": 1, "best_metric": "mine"},
+            evaluation={"period": 2},
+            evaluators=[lambda params, step: {"mine": 1.0}],
+        )
+    with CheckpointStore(
+        tmp_path / "run/checkpoints", read_only=True, best_metric="mine"
+    ) as store:
+        assert store.steps() == [2, 3] and store.best() == 2
+        assert "mine" not in store.metadata(3)["metrics"]
+
+
+def test_a_nan_stops_with_step_records_and_the_state_before_it(
+    tmp_path, same_parameters
+):
+    poisoned, example = poisoned_at(2)
     with pytest.raises(interruptions.NonFiniteError, match="step 3 is not finite"):
         tiny_run.run(tmp_path / "run", 9, data={"mixture": poisoned})
     report = json.loads((tmp_path / "run" / "nonfinite-2.json").read_text())
@@ -155,18 +180,31 @@ def test_held_out_loss_is_measured_and_its_best_checkpoint_kept(tmp_path):
 
 
 def test_an_evaluation_that_a_stop_prevented_is_made_up_for(tmp_path, monkeypatch):
+    """Its checkpoint is then kept as the best one, also after a later stop."""
     seen = []
     options = {
+        "period": 100,
         "evaluation": {"period": 3},
-        "evaluators": [lambda params, step: seen.append(step) or {"mine": 1.0}],
+        "evaluators": [lambda params, step: seen.append(step) or {"mine": -1.0 * step}],
+        "checkpoints": {"keep": 1, "best_metric": "mine"},
     }
     real = interruptions.Stop.at
-    monkeypatch.setattr(interruptions.Stop, "at", lambda self, step: step == 3)
-    assert tiny_run.run(tmp_path / "run", 6, **options).stopped
-    assert seen == []
+    for stop in (3, 4):
+        monkeypatch.setattr(
+            interruptions.Stop, "at", lambda _, step, at=stop: step == at
+        )
+        assert tiny_run.run(tmp_path / "run", 6, **options).stopped
+        assert seen == ([3] if stop > 3 else [])
     monkeypatch.setattr(interruptions.Stop, "at", real)
     tiny_run.run(tmp_path / "run", 6, **options)
     assert seen == [3, 6]
+    with CheckpointStore(
+        tmp_path / "run/checkpoints", best_metric="mine", read_only=True
+    ) as store:
+        assert store.steps() == [3, 6] and store.best() == 3
+        saved = store.metadata(3)
+    assert saved["metrics"]["mine"] == saved["latest"]["mine"] == -3
+    assert saved["evaluation_due"] is False
 
 
 def test_held_out_loss_equals_the_loss_of_all_records_at_once(tmp_path):

@@ -118,7 +118,8 @@ class Loop:
         total_steps: number of steps of the whole run.
         own: what changes if the student writes texts.
         frozen: the parameters beside the adapters, on the mesh; {} if all are trained.
-        scores: metrics of the evaluation after the current step, if there was one.
+        scores: metrics of the last evaluation.
+        scored: number of steps that had been taken at the last evaluation.
     """
 
     model_dir: pathlib.Path | str
@@ -135,6 +136,7 @@ class Loop:
     own: "OwnTexts"
     frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    scored: int = -1
 
     def run(self, stop: Stop, profiler: Profiler) -> bool:
         """Takes the remaining steps.
@@ -157,7 +159,7 @@ class Loop:
         # each hold some of the threads and wait forever for the others.
         one_at_a_time = sharding.simulated(self.mesh)
         if run.evaluation_due and self.evaluators:
-            self._evaluate()
+            self._make_up_for_evaluation()
         memory.return_freed()  # after building and compiling
         with contextlib.closing(self._batches(stop)) as batches:
             for number, batch, layout in batches:
@@ -211,18 +213,30 @@ class Loop:
         self.results.settle()
         if evaluated and not stopped:
             self._evaluate()
-        else:
-            self.scores.clear()
         if saved or self.checkpoints.best_metric is not None:
             # A run that was asked to stop does not evaluate first.
             self.progress.evaluation_due = evaluated and stopped
             self._save()
             self.results.restart_clock()
 
+    def _make_up_for_evaluation(self) -> None:
+        """Makes the evaluation that a stop prevented, also for the saved checkpoint.
+
+        Without its metrics, the checkpoint would never be the best one.
+        """
+        run = self.progress
+        self._evaluate()
+        run.evaluation_due = False
+        self.results.log.upload()
+        self.store.amend(
+            run.step, self.scores, latest=run.metrics, evaluation_due=False
+        )
+
     def _evaluate(self) -> None:
         run = self.progress
         trained = averaging.weights_of(run.state, self.evaluation.weights)
         weights = trees.join(trained, self.frozen)
+        self.scores, self.scored = {}, run.step
         for evaluator in self.evaluators:
             self.scores.update(evaluator(weights, run.step))
         memory.return_freed()
@@ -237,7 +251,8 @@ class Loop:
             return
         record = {
             # Checkpoints are compared only by evaluations of their own weights.
-            "metrics": self.results.latest | self.scores,
+            "metrics": self.results.latest
+            | (self.scores if self.scored == run.step else {}),
             "latest": run.metrics,
             "interval": run.sums.to_json(),
             "evaluation_due": run.evaluation_due,
