@@ -11,6 +11,7 @@ import dataclasses
 import math
 import os
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -392,6 +393,13 @@ class CheckpointStore:
                 remedy = failures.remedy_of(found)
             self._failed = True
             self._remove_unfinished()
+            if not here and _is_removal(error):
+                remedy = _KEPT if remedy == failures.GRANT else remedy
+                raise InputError(
+                    f"The last checkpoint is saved in {self.directory}, but an older "
+                    f"one cannot be removed: {reason}. {remedy}; the run resumes from "
+                    "the last checkpoint."
+                ) from error
             raise InputError(
                 f"Could not save a checkpoint in {self.directory}: {reason}{free}. "
                 f"Earlier checkpoints are unchanged. {remedy}; the run resumes from "
@@ -425,6 +433,23 @@ def _absolute(directory: str | os.PathLike[str]) -> str:
 
 
 _FULL = "disk is full"
+
+
+# What helps if a store permits no deletes.
+_KEPT = (
+    "Give this account the right to delete objects there (and the bucket no rule that "
+    "forbids it), or keep more checkpoints (KEEP), and run the same command again"
+)
+
+
+def _is_removal(error: BaseException | None) -> bool:
+    """Whether Orbax has failed to remove a step that is no longer kept."""
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if any(frame.filename.endswith("path/deleter.py") for frame in frames):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _storage_failure(error: BaseException | None) -> str | None:

@@ -44,6 +44,8 @@ _OF_THE_CALLER = {
     **dict.fromkeys(("InvalidToken", "InvalidSecurity", "NotSignedUp"), _INVALID),
     "400": _BAD_REQUEST,
 }
+# What helps if access is denied.
+GRANT = "Give this account the right to it, and run the same command again"
 # What Google's library says of a key that it has signed with a wrong clock.
 _SKEWED = "Token must be a short-lived token"
 
@@ -82,7 +84,7 @@ def remedy_of(error: BaseException | None) -> str:
         return "Run the same command again when the store answers"
     if caller := _of_the_caller(found):
         return caller[1].rstrip(".")
-    return "Give this account the right to it, and run the same command again"
+    return GRANT
 
 
 def is_refusal(error: BaseException) -> bool:

@@ -231,6 +231,23 @@ def test_credentials_that_expire_are_no_damage_of_a_checkpoint(
     assert kept.restore(None, state)[1]["step"] == 2
 
 
+def test_a_store_that_permits_no_deletes_says_that_an_old_step_stays(
+    root, store, state, monkeypatch
+):
+    monkeypatch.setattr(objects, "_S3_TRIES", 1)
+    place = f"{root}/run/checkpoints"
+    kept = CheckpointStore(place, keep=1, asynchronous=False)
+    kept.save(1, state, {})
+    # S3 deletes several objects with a POST.
+    store.faults(status=403, match="?delete" if store.scheme == "s3" else "DELETE")
+    with pytest.raises(InputError, match="older one cannot be removed: access is deni"):
+        kept.save(2, state, {})
+        kept.wait()
+    store.faults()
+    _, metadata = CheckpointStore(place, read_only=True).restore(None, state)
+    assert metadata["step"] == 2
+
+
 def test_the_newest_finished_checkpoint_of_t5x_is_read(root):
     for step in (1, 2, 3):
         objects.write_bytes(f"{root}/checkpoint_{step}/_METADATA", b"{}")

@@ -1,4 +1,5 @@
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -102,11 +103,18 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path, case, agree):
     agree(tmp_path / "run", tiny_run.parameters(result))
 
 
-def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(
-    tmp_path, start
+@pytest.mark.parametrize(
+    ("number", "to"),
+    [
+        (signal.SIGTERM, [1]),
+        # A launcher passes a terminal's Ctrl-C on to all.
+        pytest.param(signal.SIGINT, [1, 0], marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, [1], marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_to_some_of_two_processes_stops_both_after_the_same_step(
+    tmp_path, start, number, to
 ):
-    import signal
-
     from test_loop import wait_for_line
 
     coordinator = f"localhost:{free_port()}"
@@ -123,7 +131,8 @@ def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(
         for index in (0, 1)
     ]
     wait_for_line(processes[0], folder)
-    processes[1].send_signal(signal.SIGTERM)
+    for index in to:
+        processes[index].send_signal(number)
     ends = []
     for process in processes:
         out, error = process.communicate(timeout=300)
@@ -131,5 +140,6 @@ def test_sigterm_to_one_of_two_processes_stops_both_after_the_same_step(
         ends.append(out.splitlines()[-1].split())  # Gloo prints too
     assert ends[0][0] == ends[1][0] == "stopped"
     assert ends[0][1] == ends[1][1]
+    assert (folder / "checkpoints" / ends[0][1]).is_dir()
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] <= int(ends[0][1])

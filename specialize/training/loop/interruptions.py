@@ -58,7 +58,8 @@ def stop_on_signals() -> Iterator[Stop]:
     """Makes SIGTERM and the first SIGINT stop the run after the current step.
 
     A second SIGINT interrupts at once, unless it is a double of the first. With several
-    processes no handler is installed: JAX's preemption service listens for SIGTERM.
+    processes JAX's preemption service listens for SIGTERM, and gets one for the first
+    SIGINT.
     """
     stop, arrivals = Stop(), Arrivals()
     if threading.current_thread() is not threading.main_thread():
@@ -72,8 +73,20 @@ def stop_on_signals() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.signal = number
 
-    taken = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
-    before = {number: signal.signal(number, ask) for number in taken}
+    asked: list[int] = []
+
+    def ask_all(number: int, frame: Any) -> None:
+        del frame
+        if arrivals.is_new(number):
+            asked.append(number)
+            if asked[1:]:
+                raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
+
+    handlers = {signal.SIGTERM: ask, signal.SIGINT: ask}
+    if jax.process_count() > 1:
+        handlers = {signal.SIGINT: ask_all}
+    before = {number: signal.signal(number, one) for number, one in handlers.items()}
     try:
         yield stop
     finally:
