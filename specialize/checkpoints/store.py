@@ -11,7 +11,6 @@ import dataclasses
 import math
 import os
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ from specialize.checkpoints import integrity, step_folder
 from specialize.checkpoints.spec import CheckpointSpec
 from specialize.checkpoints.step_folder import DamagedCheckpointError
 from specialize.errors import InputError
-from specialize.outputs import DISK_FULL, free_space, is_full
+from specialize.outputs import failed_saves, free_space, is_full
 from specialize.paths import arrays, failures
 from specialize.paths import store as objects
 from specialize.progress import say
@@ -379,12 +378,12 @@ class CheckpointStore:
             raise
         except Exception as error:
             here = "://" not in os.fspath(self.directory)
-            reason, found = _storage_failure(error), failures.of_store(error)
+            reason, found = failed_saves.reason_of(error), failures.of_store(error)
             if found is not None and not here:
                 found = objects.told_why(os.fspath(self.directory), found)
                 reason = failures.reason_of(found)
             if reason is None and here and is_full(self.directory):
-                reason = _FULL  # what Orbax raises may be a consequence
+                reason = failed_saves.FULL  # what Orbax raises may be a consequence
             if reason is None:
                 raise
             free = f" ({free_space(self.directory)})" if here else ""
@@ -393,7 +392,7 @@ class CheckpointStore:
                 remedy = failures.remedy_of(found)
             self._failed = True
             self._remove_unfinished()
-            if not here and _is_removal(error):
+            if not here and failed_saves.is_removal(error):
                 remedy = _KEPT if remedy == failures.GRANT else remedy
                 raise InputError(
                     f"The last checkpoint is saved in {self.directory}, but an older "
@@ -432,43 +431,11 @@ def _absolute(directory: str | os.PathLike[str]) -> str:
     return text if "://" in text else os.path.abspath(text)
 
 
-_FULL = "disk is full"
-
-
 # What helps if a store permits no deletes.
 _KEPT = (
     "Give this account the right to delete objects there (and the bucket no rule that "
     "forbids it), or keep more checkpoints (KEEP), and run the same command again"
 )
-
-
-def _is_removal(error: BaseException | None) -> bool:
-    """Whether Orbax has failed to remove a step that is no longer kept."""
-    while error is not None:
-        frames = traceback.extract_tb(error.__traceback__)
-        if any(frame.filename.endswith("path/deleter.py") for frame in frames):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _storage_failure(error: BaseException | None) -> str | None:
-    """The storage failure that caused `error`, in a few words, or None."""
-    signs = {
-        _FULL: ("no space left", "disk quota exceeded", "file too large"),
-        "permission denied": ("permission denied", "read-only file system"),
-    }
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        text = str(error).lower()
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            return _FULL
-        for reason, words in signs.items():
-            if any(word in text for word in words):
-                return reason
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _some(names: Sequence[str], limit: int = 4) -> str:
