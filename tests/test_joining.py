@@ -11,7 +11,9 @@ from ports import free_port
 
 # `infer`, whose waits are short.
 COMMAND = """
-import sys
+import signal, sys
+# A shell's jobs in the background ignore it, and so would their tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from specialize import cli
 from specialize.processes import joining, watching
 watching.GRACE = 1.0

@@ -319,6 +319,7 @@ def test_another_type_or_optimizer_is_another_run(run):
             tiny_run.run(folder, 13, **{**LEAN, **changed})
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_no_trace(tmp_path, start, same_parameters):
     lean = {name: LEAN[name] for name in ("lean", "optimizer", "width")}
     lean["scan_layers"] = True
