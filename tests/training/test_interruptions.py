@@ -17,6 +17,7 @@ def test_ctrl_c_in_one_of_several_processes_is_the_sigterm_that_jax_listens_for(
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     seen = []
     before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         with interruptions.stop_on_signals():
             signal.raise_signal(signal.SIGINT)
@@ -26,6 +27,6 @@ def test_ctrl_c_in_one_of_several_processes_is_the_sigterm_that_jax_listens_for(
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
         assert seen == [signal.SIGTERM]
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is interrupt
     finally:
         signal.signal(signal.SIGTERM, before)
