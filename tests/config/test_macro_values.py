@@ -179,7 +179,7 @@ ODD = strategies.one_of(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(macro=strategies.sampled_from(sorted(WRONG)), value=ODD)
 def test_no_value_on_the_command_line_is_a_traceback(macro, value):
     words = ["config", "--no_imports", "--for", "train", "--gin_file", FILES[0]]

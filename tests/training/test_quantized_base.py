@@ -214,6 +214,7 @@ def test_another_quantisation_is_refused_and_the_same_goes_on(run, base, tmp_pat
             tiny_run.run(folder, STEPS + 1, **changed)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_about_as_beside_the_base_itself(base, tmp_path):
     few = Mixture("few", [tiny_run.examples("a", 16)], [1.0])
     adapters = {"rank": 8, "alpha": 32.0, "targets": (*ALL, "logits_dense")}

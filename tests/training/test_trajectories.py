@@ -63,6 +63,7 @@ def test_the_trajectory_is_the_same_on_every_mesh(tmp_path, case, agree, mesh):
     agree(tmp_path / "run", tiny_run.parameters(result))
 
 
+@pytest.mark.slow
 def test_the_trajectory_is_the_same_however_a_batch_is_split(tmp_path, same_parameters):
     # Dropout draws its masks per microbatch.
     case = {"steps": 12, "log_period": 1, "period": 1000}
