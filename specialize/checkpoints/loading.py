@@ -69,9 +69,7 @@ def load_params(
         InputError: the source cannot be read, or tensors are missing, unexpected or
             have wrong shapes for this network (all are named).
     """
-    # No weight depends on the activation, which T5X's checkpoints do not tell.
-    together = on_all_processes(abstract_params)
-    opened = open_checkpoint(source, activation="gelu", together=together)
+    opened = open_for(source, abstract_params)
     return load_opened(opened, abstract_params, quiet=quiet, quantization=quantization)
 
 
@@ -121,6 +119,13 @@ def check_fits(opened: Source, abstract_params: Mapping[str, Any]) -> None:
     """
     wanted = _flat(abstract_params)
     _for_network(opened, wanted, kernel_shapes(wanted, "none"))
+
+
+def open_for(source: str, abstract_params: Mapping[str, Any]) -> Source:
+    """Opens the checkpoint that `load_params` would load, for its name and path."""
+    together = on_all_processes(abstract_params)
+    # No weight depends on the activation, which T5X's checkpoints do not tell.
+    return open_checkpoint(source, activation="gelu", together=together)
 
 
 def on_all_processes(abstract_params: Mapping[str, Any]) -> bool:

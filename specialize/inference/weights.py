@@ -12,8 +12,7 @@ from jax.sharding import Mesh
 
 from specialize import config, run_folder, sharding
 from specialize.checkpoints import integrity, step_folder
-from specialize.checkpoints.loading import check_fits, load_opened, on_all_processes
-from specialize.checkpoints.opening import open_checkpoint
+from specialize.checkpoints.loading import check_fits, load_opened, open_for
 from specialize.checkpoints.source import Source
 from specialize.corpus.vocabulary import Vocabulary, read_vocabulary
 from specialize.digests import value_digest
@@ -54,9 +53,7 @@ def load_student(
     """
     mesh = sharding.read_mesh(mesh)
     abstract = abstract_weights(model, mesh)
-    together = on_all_processes(abstract)
-    # No weight depends on the activation, which T5X's checkpoints do not tell.
-    opened = open_checkpoint(checkpoint, activation="gelu", together=together)
+    opened = open_for(checkpoint, abstract)
     params = load_opened(opened, abstract)
     return Loaded(params, mesh, _step(checkpoint, opened.path))
 

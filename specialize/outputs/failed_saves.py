@@ -3,18 +3,18 @@
 import traceback
 
 from specialize.outputs import DISK_FULL
+from specialize.paths import failures
 
 FULL = "disk is full"
 
 
 def is_removal(error: BaseException | None) -> bool:
     """Whether Orbax has failed to remove a step that is no longer kept."""
-    while error is not None:
-        frames = traceback.extract_tb(error.__traceback__)
-        if any(frame.filename.endswith("path/deleter.py") for frame in frames):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(
+        frame.filename.endswith("path/deleter.py")
+        for one in failures.causes(error)
+        for frame in traceback.extract_tb(one.__traceback__)
+    )
 
 
 def reason_of(error: BaseException | None) -> str | None:
@@ -23,14 +23,11 @@ def reason_of(error: BaseException | None) -> str | None:
         FULL: ("no space left", "disk quota exceeded", "file too large"),
         "permission denied": ("permission denied", "read-only file system"),
     }
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        text = str(error).lower()
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
+    for one in failures.causes(error):
+        text = str(one).lower()
+        if isinstance(one, OSError) and one.errno in DISK_FULL:
             return FULL
         for reason, words in signs.items():
             if any(word in text for word in words):
                 return reason
-        error = error.__cause__ or error.__context__
     return None

@@ -2,6 +2,7 @@
 
 import errno
 import re
+from collections.abc import Iterator
 
 _PASSING_ERRNO = (
     errno.EBUSY,
@@ -52,14 +53,22 @@ _SKEWED = "Token must be a short-lived token"
 
 def of_store(error: BaseException | None) -> BaseException | None:
     """The failure of a store that has caused an error of a library, or None."""
-    while error is not None:
-        here = getattr(error, "filename", None) is not None  # a file of this machine
+    for one in causes(error):
+        here = getattr(one, "filename", None) is not None  # a file of this machine
         if not here and (
-            is_passing(error) or is_refusal(error) or _NO_ANSWER.search(str(error))
+            is_passing(one) or is_refusal(one) or _NO_ANSWER.search(str(one))
         ):
-            return error
-        error = error.__cause__ or error.__context__
+            return one
     return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error, what caused it, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def reason_of(error: BaseException | None) -> str | None:

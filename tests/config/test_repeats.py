@@ -1,4 +1,4 @@
-"""A key that a dictionary of a gin file has twice is refused, wherever it stands."""
+"""A key that occurs twice in a dictionary of a gin file is refused, wherever it is."""
 
 import pytest
 from hypothesis import given, settings
