@@ -35,10 +35,8 @@ def judged(own: Any, judge: Callable[[list[Any]], Any]) -> Any:
         own: The value of this process.
         judge: Returns a JSON value; called in process 0, with the values in order.
     """
-    from jax._src import distributed
-
-    state: Any = distributed.global_state
-    if state.client is None or state.num_processes == 1:
+    state = state_of_several()
+    if state is None:
         return judge([own])
     client, number = state.client, next(_rounds)
     place = f"{_PLACE}/{number}"
@@ -54,6 +52,15 @@ def judged(own: Any, judge: Callable[[list[Any]], Any]) -> Any:
     if number:
         client.key_value_delete(f"{_PLACE}/{number - 1}")
     return verdict
+
+
+def state_of_several() -> Any:
+    """JAX's state of its processes; None if this is the only one."""
+    from jax._src import distributed
+
+    state: Any = distributed.global_state
+    alone = state.client is None or state.num_processes == 1
+    return None if alone else state
 
 
 def agree(values: Mapping[str, Any], *, what: str, remedy: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from specialize.errors import InputError
-from specialize.processes.agreement import in_words, judged
+from specialize.processes.agreement import in_words, judged, state_of_several
 
 # Seconds for which processes look for what another one sees: network file systems keep
 # what they know of a folder for up to about this time.
@@ -54,7 +54,7 @@ def seen_by_all(
     Raises:
         InputError: Some processes find a name and others do not.
     """
-    if _state() is None:
+    if state_of_several() is None:
         return list(own)
     names = judged(list(own), lambda sent: sorted({n for one in sent for n in one}))
     return _seen(names, sees, os.fspath(place))
@@ -77,7 +77,7 @@ def chosen_by_first(
     Raises:
         InputError: `choose` raised one, or not every process finds the name.
     """
-    state = _state()
+    state = state_of_several()
     if state is None:
         return choose()
     found: dict[str, Any] = {}
@@ -126,12 +126,3 @@ def _seen(names: list[Name], sees: Callable[[Name], bool], place: str) -> list[N
         if "seen" in found:
             return found["seen"]
         time.sleep(_PAUSE)
-
-
-def _state() -> Any:
-    """JAX's state of its processes; None if this is the only one."""
-    from jax._src import distributed
-
-    state: Any = distributed.global_state
-    alone = state.client is None or state.num_processes == 1
-    return None if alone else state
